@@ -1,0 +1,43 @@
+//! What the objects of a provider ask for, before arbitration.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Backend, FrontendAddress, ServiceName};
+
+/// One object's (a container's label's, a config entry's) wish: serve this backend at this frontend.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Claim {
+    /// The service that it makes the backend part of. Claims of one name have one owner.
+    pub service: ServiceName,
+    /// Where it wants to be reached.
+    pub frontend: FrontendAddress,
+    /// The backend; `None` asks for the frontend only (a service whose backends are all gone).
+    pub backend: Option<Backend>,
+    /// Ring slots asked for.
+    pub ring_size: Option<u32>,
+    /// Age of the claim for arbitration, in milliseconds since the epoch: of two owners of one
+    /// frontend the one with the smallest value keeps it. 0 for the config file.
+    pub since_ms: u64,
+    /// Where it comes from, for messages: ``container `redis-1`, label `aliyun.lb.port_6379` ``.
+    pub source: String,
+}
+
+/// Something that was asked for and not granted.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Refusal {
+    /// The object: ``container `redis-1` ``, ``service `web` in lb.toml``.
+    pub object: String,
+    /// The label or key, where there is one.
+    pub key: Option<String>,
+    /// What is wrong, where, and what to do.
+    pub message: String,
+}
+
+/// Everything that one provider knows at one moment.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Claims {
+    /// What is asked for.
+    pub claims: Vec<Claim>,
+    /// What the provider itself had to refuse.
+    pub refusals: Vec<Refusal>,
+}

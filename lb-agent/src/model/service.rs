@@ -1,0 +1,156 @@
+//! Services, frontends and backends as the node should have them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
+
+use serde::{Deserialize, Serialize};
+
+/// A transport protocol that can be balanced.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP, also for HTTP and HTTPS, which pass through untouched.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// Where clients connect, on the node's front interfaces.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct FrontendAddress {
+    /// The virtual address.
+    pub vip: IpAddr,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Port, never 0.
+    pub port: u16,
+}
+
+/// Name of a service, unique on the node: `compose/PROJECT/SERVICE:PORT`, `swarm/SERVICE:PORT`,
+/// `docker/IMAGE:PORT`, `file/NAME`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ServiceName(pub String);
+
+/// How the data path reaches a backend.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "path")]
+pub enum BackendPath {
+    /// A container on this node, behind the host-side veth with this interface index.
+    Local {
+        /// Interface index in the node's network namespace.
+        ifindex: u32,
+    },
+    /// By the node's routing table; its replies come back through this node.
+    Routed,
+}
+
+/// State of a backend, as in the design's glossary.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendState {
+    /// Not known to be healthy yet: takes no flows.
+    Starting,
+    /// Takes new flows and keeps its own.
+    Healthy,
+    /// Fails its probe but lives: keeps its flows, takes no new ones.
+    Unhealthy,
+    /// Asked to leave: keeps its flows, takes no new ones.
+    Draining,
+    /// Taken out by an operator: takes and keeps nothing.
+    Disabled,
+}
+
+impl BackendState {
+    /// Whether new flows may go to the backend.
+    #[must_use]
+    pub fn takes_new(self) -> bool {
+        self == Self::Healthy
+    }
+
+    /// Whether the backend keeps the flows that it has.
+    #[must_use]
+    pub fn takes_old(self) -> bool {
+        matches!(self, Self::Healthy | Self::Unhealthy | Self::Draining)
+    }
+}
+
+/// One backend of a service.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Backend {
+    /// The replica's identity within its service (`3` for Compose container number or Swarm slot 3,
+    /// a container name, an address): decides the place in the ring. A replacement inherits it.
+    pub place: String,
+    /// What tells this instance from its predecessor at the same place: container id and start time
+    /// for containers, empty for static backends. Two backends of one place differ in it.
+    pub instance: String,
+    /// For people: a container's name, or the address.
+    pub display_name: String,
+    /// Address and port that traffic is translated to.
+    pub address: SocketAddr,
+    /// Share of new flows, relative to the other backends; 0 takes none.
+    pub weight: u16,
+    /// How it is reached.
+    pub path: BackendPath,
+    /// Whether it takes flows.
+    pub state: BackendState,
+    /// Order in which instances of one place came: of several, the greatest holds the place.
+    /// Milliseconds since the epoch for containers, 0 for static backends.
+    pub started_at_ms: u64,
+}
+
+/// A named set of backends, served at one or more frontends.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Service {
+    /// Its name.
+    pub name: ServiceName,
+    /// Where clients connect.
+    pub frontends: BTreeSet<FrontendAddress>,
+    /// Its backends, ordered by (place, instance).
+    pub backends: Vec<Backend>,
+    /// Ring slots asked for; `None`: chosen when the service is made.
+    pub ring_size: Option<u32>,
+}
+
+/// All services that the node should have, arbitrated.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Services by name.
+    pub services: BTreeMap<ServiceName, Service>,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+impl fmt::Display for FrontendAddress {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}://{}", self.protocol, SocketAddr::new(self.vip, self.port))
+    }
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for BackendState {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Starting => "starting",
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+            Self::Draining => "draining",
+            Self::Disabled => "disabled",
+        })
+    }
+}

@@ -1,0 +1,162 @@
+//! What the tables of the data path hold, as plain data, and the actions that change them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use lb_common::abi::Slot;
+
+use crate::model::{BackendPath, FrontendAddress};
+
+/// One backend as the kernel holds it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KernelBackend {
+    /// Hash of service name, place, instance, address and path; never zero.
+    pub instance_hash: [u64; 2],
+    /// Number of its service.
+    pub service: u32,
+    /// Generation of the number.
+    pub generation: u32,
+    /// Address and port.
+    pub address: SocketAddr,
+    /// How it is reached.
+    pub path: BackendPath,
+    /// `TAKES_*` bits.
+    pub state: u8,
+}
+
+/// One ring as the kernel holds it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KernelRing {
+    /// First slot in `RING_SLOTS`.
+    pub start: u32,
+    /// Count of publications, wrapping.
+    pub epoch: u32,
+    /// The slots; as many as the ring's size.
+    pub slots: Vec<Slot>,
+}
+
+/// Everything that the agent keeps in the kernel.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct KernelState {
+    /// Service number -> hash of the service's name.
+    pub services: BTreeMap<u32, [u64; 2]>,
+    /// Backend number -> backend.
+    pub backends: BTreeMap<u32, KernelBackend>,
+    /// Last generation of backend numbers that are free now and were in use before.
+    pub free_generations: BTreeMap<u32, u32>,
+    /// Ring number (`lb_common::abi::ring_number`) -> ring.
+    pub rings: BTreeMap<u32, KernelRing>,
+    /// Frontend -> service number.
+    pub frontends: BTreeMap<FrontendAddress, u32>,
+    /// Addresses that have an entry of their own (protocol any, port 0).
+    pub vips: BTreeSet<IpAddr>,
+    /// Host-side veths that carry the reply program.
+    pub reply_interfaces: BTreeSet<u32>,
+    /// `META_*` flags.
+    pub flags: u32,
+}
+
+/// One change. Each is idempotent; removing what is absent is not an error.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Put the reply program on a host-side veth.
+    AttachReply {
+        /// Its index.
+        ifindex: u32,
+    },
+    /// Take the reply program off.
+    DetachReply {
+        /// Index of the host-side veth, which may no longer exist.
+        ifindex: u32,
+    },
+    /// Switch data path features, `META_*`.
+    SetFlags {
+        /// All flags.
+        flags: u32,
+    },
+    /// Take a service number.
+    WriteService {
+        /// Service number.
+        number: u32,
+        /// Hash of the service's name.
+        name_hash: [u64; 2],
+    },
+    /// Give a service number back.
+    ClearService {
+        /// Service number.
+        number: u32,
+    },
+    /// Take a backend number; nothing refers to it yet.
+    WriteBackend {
+        /// Backend number.
+        number: u32,
+        /// What to write.
+        backend: KernelBackend,
+    },
+    /// Store the state byte of a backend.
+    SetBackendState {
+        /// Backend number.
+        number: u32,
+        /// `TAKES_*` bits.
+        state: u8,
+    },
+    /// Give a backend number back; its generation stays.
+    ClearBackend {
+        /// Backend number.
+        number: u32,
+    },
+    /// Fill an extent that no reader uses, then publish it by one store of the descriptor.
+    PublishRing {
+        /// Ring number.
+        ring: u32,
+        /// What to write.
+        content: KernelRing,
+    },
+    /// Unpublish a ring.
+    ClearRing {
+        /// Ring number.
+        ring: u32,
+    },
+    /// Recognise an address as ours.
+    PutVip {
+        /// The address.
+        vip: IpAddr,
+    },
+    /// No longer recognise an address.
+    DeleteVip {
+        /// The address.
+        vip: IpAddr,
+    },
+    /// Serve a frontend by a service.
+    PutFrontend {
+        /// The frontend.
+        frontend: FrontendAddress,
+        /// Service number.
+        service: u32,
+    },
+    /// Stop serving a frontend.
+    DeleteFrontend {
+        /// The frontend.
+        frontend: FrontendAddress,
+    },
+}
+
+/// An action that the kernel refused.
+#[derive(Debug, thiserror::Error)]
+#[error("{action}: {cause}")]
+pub struct KernelError {
+    /// What was tried, in words.
+    pub action: String,
+    /// What the kernel said, and what to do.
+    pub cause: String,
+    /// The device or object is gone: nothing to repair, the next look at the provider will tell.
+    pub is_absent: bool,
+}
+
+/// The edge to the kernel. The only implementations are `datapath` and the fakes of tests.
+pub trait Kernel {
+    /// Executes one action. Idempotent.
+    fn execute(&mut self, action: &Action) -> Result<(), KernelError>;
+}

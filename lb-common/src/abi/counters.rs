@@ -1,0 +1,49 @@
+//! Per-CPU counters and the indexes into them.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::numbers::Verdict;
+
+/// Value of the per-CPU array `BACKEND_COUNTERS`, indexed by backend number.
+#[repr(C)]
+#[derive(
+    FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Debug, Default,
+)]
+pub struct BackendCounters {
+    /// Packets forwarded to the backend. A GSO packet counts once.
+    pub packets_in: u64,
+    /// Bytes forwarded to the backend, link layer included.
+    pub bytes_in: u64,
+    /// Packets translated on their way from the backend to a client.
+    pub packets_out: u64,
+    /// Bytes translated on their way from the backend to a client.
+    pub bytes_out: u64,
+    /// Flows that were given to the backend.
+    pub flows: u64,
+}
+
+/// Where a packet met the data path; indexes `VERDICTS` together with the verdict.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hook {
+    /// TC ingress of a front interface.
+    TcFront = 0,
+    /// TC ingress of a backend's host-side veth.
+    TcReply = 1,
+    /// XDP on a front interface.
+    Xdp = 2,
+}
+
+/// Number of hooks that [`Hook`] names.
+pub const HOOK_COUNT: u32 = 3;
+
+/// Entries per hook in the per-CPU array `VERDICTS`.
+pub const VERDICT_SLOTS: u32 = 8;
+
+/// Index into the per-CPU array `VERDICTS`.
+#[must_use]
+pub const fn verdict_index(hook: Hook, verdict: Verdict) -> u32 {
+    hook as u32 * VERDICT_SLOTS + verdict as u32
+}
+
+const _: () = assert!(size_of::<BackendCounters>() == 40);

@@ -1,0 +1,181 @@
+//! Keys and values of every map, their limits, and the numbers that are fixed for ever.
+//!
+//! Everything in a map is `repr(C)`, free of padding, valid for any bit pattern and checked for its
+//! size here. A change of any layout or meaning in this module must raise [`ABI_VERSION`]: the agent
+//! adopts pinned maps of its own version only.
+
+mod backend;
+mod counters;
+mod flow;
+mod frontend;
+mod net;
+mod numbers;
+mod ring;
+mod service;
+
+pub use backend::{
+    BACKEND_NONE, BackendIdentity, BackendV4, BackendV6, PATH_LOCAL, PATH_ROUTED, TAKES_NEW,
+    TAKES_OLD,
+};
+pub use counters::{BackendCounters, HOOK_COUNT, Hook, VERDICT_SLOTS, verdict_index};
+pub use flow::{
+    CLASS_CLOSING, CLASS_ESTABLISHED, CLASS_HALF_OPEN, FlowKeyV4, FlowKeyV6, FlowRecord,
+    ReplyKeyV4, ReplyKeyV6, ReplyRecordV4, ReplyRecordV6,
+};
+pub use frontend::{
+    Frontend, FrontendKeyV4, FrontendKeyV6, PROTOCOL_ANY, PROTOCOL_TCP, PROTOCOL_UDP, SCOPE_FRONT,
+};
+pub use net::{NetAddr6, NetU16, NetU32};
+pub use numbers::{DROP_REASON_SLOTS, DropReason, Verdict};
+pub use ring::{
+    FAMILY_V4, FAMILY_V6, RING_SIZES, RINGS_PER_SERVICE, RingDescriptor, SLOT_MOVING, SLOT_PLAIN,
+    SLOT_SETTLED, Slot, ring_number,
+};
+pub use service::{META_ROUTED_BACKENDS, Meta, ServiceIdentity};
+
+/// Version of everything in this module. Maps pinned under another version are not adopted.
+pub const ABI_VERSION: u32 = 1;
+
+/// Services that the tables have room for; service numbers are `0..MAX_SERVICES`.
+pub const MAX_SERVICES: u32 = 4096;
+/// Backends that the tables have room for; backend numbers are `1..=MAX_BACKENDS`.
+pub const MAX_BACKENDS: u32 = 65_536;
+/// Frontends per address family.
+pub const MAX_FRONTENDS: u32 = 16_384;
+/// Ring slots shared by all services, by default (32 MiB).
+pub const DEFAULT_RING_SLOTS: u32 = 4 * 1024 * 1024;
+/// Recorded flows per address family, by default.
+pub const DEFAULT_RECORDS: u32 = 128 * 1024;
+/// Interfaces that XDP may redirect to: interface indexes below this one.
+pub const MAX_XDP_IFINDEX: u32 = 4096;
+
+/// Nanoseconds in a tick, the unit of time in maps: a power of two, so that a shift converts.
+pub const TICK_NS: u64 = 1 << 30;
+
+/// Ticks since boot for a reading of `CLOCK_MONOTONIC` in nanoseconds.
+#[must_use]
+pub const fn ticks_from_ns(monotonic_ns: u64) -> u32 {
+    (monotonic_ns >> 30) as u32
+}
+
+/// Ticks for a duration in seconds, rounded up.
+#[must_use]
+pub const fn ticks_from_seconds(seconds: u32) -> u32 {
+    (seconds as u64 * 1_000_000_000).div_ceil(TICK_NS) as u32
+}
+
+/// Seconds without a packet after which a half-open record is dead (SYN-ACK retransmissions: 63 s).
+pub const HALF_OPEN_SECONDS: u32 = 75;
+/// Seconds without a packet after which an established record is dead: TCP keepalive of two hours,
+/// the slack of Linux' timer wheel and nine lost probes.
+pub const ESTABLISHED_SECONDS: u32 = 8400;
+/// Seconds without a packet after which a closing record is dead.
+pub const CLOSING_SECONDS: u32 = 120;
+
+/// Names of the maps, as they are in the object and under the pin directory.
+pub mod map_names {
+    /// `HashMap<FrontendKeyV4, Frontend>`.
+    pub const FRONTENDS_V4: &str = "FRONTENDS_V4";
+    /// `HashMap<FrontendKeyV6, Frontend>`.
+    pub const FRONTENDS_V6: &str = "FRONTENDS_V6";
+    /// `Array<u64>` of [`super::RingDescriptor`], mapped; indexed by ring number.
+    pub const RINGS: &str = "RINGS";
+    /// `Array<u64>` of [`super::Slot`], mapped.
+    pub const RING_SLOTS: &str = "RING_SLOTS";
+    /// `Array<BackendV4>`, mapped; indexed by backend number.
+    pub const BACKENDS_V4: &str = "BACKENDS_V4";
+    /// `Array<BackendV6>`, mapped; indexed by backend number.
+    pub const BACKENDS_V6: &str = "BACKENDS_V6";
+    /// `Array<BackendIdentity>`, mapped; indexed by backend number. For the agent only.
+    pub const BACKEND_IDENTITIES: &str = "BACKEND_IDENTITIES";
+    /// `Array<ServiceIdentity>`, mapped; indexed by service number. For the agent only.
+    pub const SERVICES: &str = "SERVICES";
+    /// `Array<Meta>` of one element, mapped.
+    pub const META: &str = "META";
+    /// `HashMap<FlowKeyV4, FlowRecord>`.
+    pub const FLOWS_V4: &str = "FLOWS_V4";
+    /// `HashMap<FlowKeyV6, FlowRecord>`.
+    pub const FLOWS_V6: &str = "FLOWS_V6";
+    /// `HashMap<ReplyKeyV4, ReplyRecordV4>`.
+    pub const REPLIES_V4: &str = "REPLIES_V4";
+    /// `HashMap<ReplyKeyV6, ReplyRecordV6>`.
+    pub const REPLIES_V6: &str = "REPLIES_V6";
+    /// `PerCpuArray<BackendCounters>`; indexed by backend number.
+    pub const BACKEND_COUNTERS: &str = "BACKEND_COUNTERS";
+    /// `PerCpuArray<u64>`; indexed by [`super::DropReason`].
+    pub const DROPS: &str = "DROPS";
+    /// `PerCpuArray<u64>`; indexed by [`super::verdict_index`].
+    pub const VERDICTS: &str = "VERDICTS";
+    /// `Array<u64>`, mapped; indexed by interface index: 1 where XDP may redirect to.
+    pub const XDP_EGRESS: &str = "XDP_EGRESS";
+
+    /// Every map, in a fixed order.
+    pub const ALL: &[&str] = &[
+        META,
+        SERVICES,
+        FRONTENDS_V4,
+        FRONTENDS_V6,
+        RINGS,
+        RING_SLOTS,
+        BACKENDS_V4,
+        BACKENDS_V6,
+        BACKEND_IDENTITIES,
+        FLOWS_V4,
+        FLOWS_V6,
+        REPLIES_V4,
+        REPLIES_V6,
+        BACKEND_COUNTERS,
+        DROPS,
+        VERDICTS,
+        XDP_EGRESS,
+    ];
+}
+
+/// Names of the programs, as they are in the object.
+pub mod program_names {
+    /// TC ingress of front interfaces.
+    pub const TC_FRONT: &str = "lb_tc_front";
+    /// TC ingress of host-side veths of backends.
+    pub const TC_REPLY: &str = "lb_tc_reply";
+    /// XDP on front interfaces.
+    pub const XDP_FRONT: &str = "lb_xdp_front";
+}
+
+#[cfg(feature = "user")]
+mod pod {
+    //! `aya::Pod` for what is a key or value of a hash or per-CPU map. Sound for any type that
+    //! zerocopy takes: `repr(C)`, no padding, valid for any bytes.
+
+    macro_rules! pod {
+        ($($type:ty),+ $(,)?) => {
+            $(
+                const _: () = {
+                    const fn plain<T: zerocopy::FromBytes + zerocopy::IntoBytes>() {}
+                    plain::<$type>();
+                };
+                // SAFETY: zerocopy's derives above prove that there is no padding and that every
+                // bit pattern is valid.
+                unsafe impl aya::Pod for $type {}
+            )+
+        };
+    }
+
+    pod!(
+        super::BackendCounters,
+        super::BackendIdentity,
+        super::BackendV4,
+        super::BackendV6,
+        super::FlowKeyV4,
+        super::FlowKeyV6,
+        super::FlowRecord,
+        super::Frontend,
+        super::FrontendKeyV4,
+        super::FrontendKeyV6,
+        super::Meta,
+        super::ReplyKeyV4,
+        super::ReplyKeyV6,
+        super::ReplyRecordV4,
+        super::ReplyRecordV6,
+        super::ServiceIdentity,
+    );
+}

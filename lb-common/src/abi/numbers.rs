@@ -1,0 +1,75 @@
+//! Numbers that are part of the interface for ever: verdicts and drop reasons.
+//!
+//! A number is never given another meaning; one that falls out of use stays reserved.
+
+/// What the data path decided to do with a packet.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Not ours: untouched, on to whatever comes next.
+    Pass = 0,
+    /// To a container on this node.
+    Deliver = 1,
+    /// To a backend that the routing table leads to.
+    Route = 2,
+    /// A backend's reply, on its way to the client.
+    Reply = 3,
+    /// Dropped; there is a [`DropReason`].
+    Drop = 4,
+}
+
+macro_rules! drop_reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $text:literal;)+) => {
+        /// Why a packet was not forwarded. The number indexes the per-CPU array `DROPS`.
+        #[repr(u8)]
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
+        pub enum DropReason {
+            $($(#[doc = $doc])+ $name = $number,)+
+        }
+
+        impl DropReason {
+            /// Every reason there is, in order of its number.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// The name in metrics and in the command line client.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)+
+                }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// The packet was not dropped.
+    None = 0, "none";
+    /// The IPv4 header contradicts itself or the packet: version, header length or total length.
+    Ipv4HeaderInvalid = 1, "ipv4_header_invalid";
+    /// The TCP header is cut off or its data offset is impossible.
+    TcpHeaderInvalid = 2, "tcp_header_invalid";
+    /// A fragment of a packet to a VIP. Fragments are not balanced yet.
+    Fragment = 3, "fragment";
+    /// The service has no backend that may take the packet.
+    NoBackend = 4, "no_backend";
+    /// The table of recorded flows has no room.
+    RecordTableFull = 5, "record_table_full";
+    /// TTL or hop limit is used up.
+    TtlExceeded = 6, "ttl_exceeded";
+    /// The routing table has no way to the backend or back to the client.
+    NoRoute = 7, "no_route";
+    /// The kernel refused to change the packet or its checksum.
+    EditFailed = 8, "edit_failed";
+    /// Frontend, ring, slot and backend do not fit together; a defect of the agent.
+    TablesInconsistent = 9, "tables_inconsistent";
+    /// Another living flow has the same client address, client port and backend.
+    TupleCollision = 10, "tuple_collision";
+    /// Forwarding is switched off on the interface (`net.ipv4.conf.*.forwarding`).
+    ForwardingDisabled = 11, "forwarding_disabled";
+}
+
+/// Entries in the per-CPU array `DROPS`; room for reasons to come.
+pub const DROP_REASON_SLOTS: u32 = 64;
+
+const _: () = assert!(DropReason::ALL.len() <= DROP_REASON_SLOTS as usize);

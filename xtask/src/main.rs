@@ -1,0 +1,3 @@
+//! Builds, tests and shows lb.
+
+fn main() {}
