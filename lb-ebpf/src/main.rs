@@ -12,6 +12,7 @@ mod count;
 mod fib;
 mod maps;
 mod tc;
+mod trace;
 mod xdp;
 
 /// Never called: a reachable panic leaves a function that cannot end, which the build refuses and

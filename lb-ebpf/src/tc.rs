@@ -17,7 +17,7 @@ use lb_common::{
     },
 };
 
-use crate::{count, fib, maps::Maps};
+use crate::{count, fib, maps::Maps, trace};
 
 const PASS: i32 = TC_ACT_UNSPEC;
 const DROP: i32 = TC_ACT_SHOT as i32;
@@ -48,6 +48,7 @@ fn run(mut packet: TcPacket, hook: Hook) -> i32 {
         Hook::TcReply => reply_v4(&packet, &Maps, &context),
         _ => front_v4(&packet, &Maps, &context),
     };
+    trace::decision(&packet.ctx, hook, &decision);
     match apply(&mut packet, hook, &context, &decision) {
         Ok(action) => action,
         Err(reason) => {

@@ -25,6 +25,7 @@ use crate::{
     count, fib,
     fib::NextHop,
     maps::{Maps, XDP_EGRESS},
+    trace,
 };
 
 /// Packets from clients, and replies of routed backends.
@@ -35,6 +36,7 @@ pub fn lb_xdp_front(ctx: XdpContext) -> u32 {
         return XDP_PASS;
     };
     let decision = front_v4(&packet, &Maps, &context);
+    trace::decision(&packet.ctx, Hook::Xdp, &decision);
     match apply(&mut packet, &context, &decision) {
         Ok(action) => action,
         Err(reason) => {

@@ -28,10 +28,15 @@ const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 const XDP_REDIRECT: u32 = 4;
 
-/// The release object that `cargo xtask build-ebpf` makes.
+/// The object under test: `LB_OBJECT`, or else the one that `cargo xtask build-ebpf` makes.
 pub fn object_bytes() -> anyhow::Result<Vec<u8>> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../lb-ebpf/target/bpfel-unknown-none/release/lb-ebpf");
+    let path = std::env::var_os("LB_OBJECT").map_or_else(
+        || {
+            PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+                .join("../lb-ebpf/target/bpfel-unknown-none/release/lb-ebpf")
+        },
+        PathBuf::from,
+    );
     std::fs::read(&path)
         .with_context(|| format!("{}: run `cargo xtask build-ebpf` first", path.display()))
 }
