@@ -20,7 +20,7 @@ use super::{
 };
 
 /// Index of the interface that leads to backend 3 and to the clients.
-const EGRESS_IFINDEX: u32 = 9;
+pub const EGRESS_IFINDEX: u32 = 9;
 const TC_ACT_UNSPEC: u32 = u32::MAX;
 const TC_ACT_SHOT: u32 = 2;
 const TC_ACT_REDIRECT: u32 = 7;
@@ -37,6 +37,14 @@ pub fn object_bytes() -> anyhow::Result<Vec<u8>> {
         },
         PathBuf::from,
     );
+    std::fs::read(&path)
+        .with_context(|| format!("{}: run `cargo xtask build-ebpf` first", path.display()))
+}
+
+/// The object of the benchmark's harness, built beside it.
+pub fn bench_object_bytes() -> anyhow::Result<Vec<u8>> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../lb-ebpf/target/bpfel-unknown-none/release/lb-bench-ebpf");
     std::fs::read(&path)
         .with_context(|| format!("{}: run `cargo xtask build-ebpf` first", path.display()))
 }
@@ -237,7 +245,7 @@ fn now_tick() -> u32 {
 
 /// Moves this thread into a new namespace with one interface, by which backend 3 and the clients
 /// are reached.
-fn enter_namespace() -> anyhow::Result<()> {
+pub fn enter_namespace() -> anyhow::Result<()> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
         .context("unshare(CLONE_NEWNET): run as root")?;
     let mac = |bytes: [u8; 6]| bytes.map(|byte| format!("{byte:02x}")).join(":");

@@ -9,10 +9,10 @@ mod cases;
 mod host;
 mod kernel;
 
-pub use builder::{CLIENT, PacketSpec, VIP, syn, tcp};
+pub use builder::{BACKEND_ONE, BACKEND_THREE, BACKEND_TWO, CLIENT, PacketSpec, VIP, syn, tcp};
 pub use cases::all;
 pub use host::run_on_host;
-pub use kernel::{KernelBed, object_bytes};
+pub use kernel::{EGRESS_IFINDEX, KernelBed, bench_object_bytes, enter_namespace, object_bytes};
 use lb_common::abi::{
     BackendV4, DropReason, FlowKeyV4, PATH_LOCAL, PATH_ROUTED, ReplyKeyV4, ReplyRecordV4,
     TAKES_NEW, TAKES_OLD, Verdict,
