@@ -6,9 +6,9 @@
 mod abi;
 mod binaries;
 mod command;
-mod demo;
 mod dist;
 mod ebpf;
+mod launch;
 mod object_check;
 mod packages;
 mod test;
@@ -37,7 +37,9 @@ enum Task {
     /// `test`, and the checks that need further tools, where these are installed.
     Ci(test::Options),
     /// Show the balancer at work on this machine, and clean up.
-    Demo(demo::Options),
+    Demo(launch::Options),
+    /// Measure: `packet` (cost of the programs) or `path` (throughput and latency beside others).
+    Bench(launch::Options),
     /// Pack what goes to a server into one archive.
     Dist(dist::Options),
     /// Record the map layouts of lb-common as those of their ABI version.
@@ -49,7 +51,8 @@ fn main() -> ExitCode {
         Task::BuildEbpf(options) => ebpf::run(&options),
         Task::Test(options) => test::run(&options, test::Extent::Test),
         Task::Ci(options) => test::run(&options, test::Extent::Ci),
-        Task::Demo(options) => demo::run(&options),
+        Task::Demo(options) => launch::demo(&options),
+        Task::Bench(options) => launch::bench(&options),
         Task::Dist(options) => dist::run(&options),
         Task::BlessAbi => abi::bless(),
     };
