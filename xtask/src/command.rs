@@ -135,7 +135,8 @@ pub(crate) fn is_executable(path: &Path) -> bool {
 
 /// The command as one would type it.
 pub(crate) fn describe(command: &Command) -> String {
-    std::iter::once(command.get_program())
+    let program = Path::new(command.get_program());
+    std::iter::once(program.file_name().unwrap_or(program.as_os_str()))
         .chain(command.get_args())
         .map(OsStr::to_string_lossy)
         .collect::<Vec<_>>()

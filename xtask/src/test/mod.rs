@@ -65,9 +65,10 @@ pub(crate) fn run(options: &Options, extent: Extent) -> Result<ExitCode> {
     if options.filter.is_none() {
         lint(&mut session, extent, options.no_kernel);
     }
-    let mut unit = unit_tests(options.filter.as_deref());
-    unit.command.env(skips::VARIABLE, skip_log.path());
-    session.tests(&mut unit);
+    for mut unit in unit_tests(options.filter.as_deref()) {
+        unit.command.env(skips::VARIABLE, skip_log.path());
+        session.tests(&mut unit);
+    }
     if !options.no_kernel {
         let mut binaries = None;
         session.check("build the programs under test", || {
@@ -133,18 +134,24 @@ fn lint(session: &mut Session, extent: Extent, no_kernel: bool) {
 }
 
 /// Everything that runs on any machine, in parallel.
-fn unit_tests(filter: Option<&str>) -> Run {
-    let mut command = command::host_cargo();
-    if command::find_program("cargo-nextest").is_some() {
-        command.args(["nextest", "run", "--no-tests", "pass"]);
-    } else {
-        command.arg("test");
+fn unit_tests(filter: Option<&str>) -> Vec<Run> {
+    let run = |name, arguments: &[&str]| {
+        let mut command = command::host_cargo();
+        command.args(arguments);
+        command.args(["--workspace", "--exclude", "lb-tests", "--locked", "--no-fail-fast"]);
+        command.args(filter);
+        // A snapshot that differs is a failure, and not written for review.
+        command.env("INSTA_UPDATE", "no");
+        Run { name, command, limit: LIMIT_UNIT }
+    };
+    if command::find_program("cargo-nextest").is_none() {
+        return vec![run("unit tests", &["test"])];
     }
-    command.args(["--workspace", "--exclude", "lb-tests", "--locked", "--no-fail-fast"]);
-    command.args(filter);
-    // A snapshot that differs is a failure, and not written for review.
-    command.env("INSTA_UPDATE", "no");
-    Run { name: "unit tests", command, limit: LIMIT_UNIT }
+    // Nextest leaves out the examples in the documentation.
+    vec![
+        run("unit tests", &["nextest", "run", "--no-tests", "pass"]),
+        run("documentation tests", &["test", "--doc"]),
+    ]
 }
 
 /// In-kernel and end-to-end tests: one at a time, as they share a kernel and measure time.
