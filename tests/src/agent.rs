@@ -205,7 +205,8 @@ impl Agent {
     /// Rows of a list command.
     pub fn rows(&self, what: &str) -> Result<Vec<Value>> {
         let value = self.json(&format!("{what} list"))?;
-        let rows = value.as_array().with_context(|| format!("lbctl {what} list: {value}"))?;
+        let rows = value[format!("{what}s")].as_array();
+        let rows = rows.with_context(|| format!("lbctl {what} list: {value}"))?;
         Ok(rows.clone())
     }
 
@@ -213,10 +214,27 @@ impl Agent {
     pub fn healthy_backends(&self) -> Result<Vec<String>> {
         let rows = self.rows("backend")?;
         let healthy = rows.iter().filter(|row| row["state"] == "healthy");
-        let mut names: Vec<_> =
-            healthy.map(|row| row["name"].as_str().unwrap_or_default().to_owned()).collect();
+        let mut names: Vec<_> = healthy
+            .map(|row| row["display_name"].as_str().unwrap_or_default().to_owned())
+            .collect();
         names.sort();
         Ok(names)
+    }
+
+    /// Messages of what was asked for and not granted.
+    pub fn refusals(&self) -> Result<Vec<String>> {
+        let status = self.json("status")?;
+        let rows = status["refusals"].as_array().context("no refusals in the status")?;
+        Ok(rows.iter().map(|row| format!("{}: {}", row["object"], row["message"])).collect())
+    }
+
+    /// What a provider has to complain about; `None`: it sees its source.
+    pub fn trouble(&self, provider: &str) -> Result<Option<String>> {
+        let status = self.json("status")?;
+        let rows = status["providers"].as_array().context("no providers in the status")?;
+        let row = rows.iter().find(|row| row["name"] == provider);
+        let row = row.with_context(|| format!("no provider {provider}: {rows:?}"))?;
+        Ok(row["trouble"].as_str().map(str::to_owned))
     }
 
     /// Waits until exactly these backends are healthy.

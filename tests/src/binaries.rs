@@ -26,6 +26,9 @@ impl Binaries {
     /// Finds them, once per process.
     pub fn find() -> Result<&'static Self> {
         static FOUND: OnceLock<Result<Binaries, String>> = OnceLock::new();
+        if let Some(given) = GIVEN.get() {
+            return Ok(given);
+        }
         FOUND
             .get_or_init(|| {
                 Self::look().map_err(|error| format!("{error:#}; `cargo xtask test` builds all"))
@@ -43,9 +46,23 @@ impl Binaries {
     }
 }
 
+static GIVEN: OnceLock<Binaries> = OnceLock::new();
+
+/// Uses these from here on, for a program that is told where they are.
+pub fn set(binaries: Binaries) -> Result<()> {
+    for path in [&binaries.agent, &binaries.lbctl, &binaries.testkit] {
+        ensure!(path.is_file(), "{} is no file", path.display());
+    }
+    ensure!(GIVEN.set(binaries).is_ok(), "the programs are known already");
+    Ok(())
+}
+
 /// `lb-testkit`: found, or built, which takes a few seconds as it has no dependencies.
 pub fn testkit() -> Result<PathBuf> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    if let Some(given) = GIVEN.get() {
+        return Ok(given.testkit.clone());
+    }
     if let Some(path) = from_environment("LB_TESTKIT") {
         return path;
     }

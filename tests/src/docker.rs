@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -44,6 +45,8 @@ impl Docker {
     #[must_use]
     pub fn command(&self) -> Command {
         let mut command = Command::new("docker");
+        // Ctrl-C is for us: what is running is still needed to clean up.
+        command.process_group(0);
         command.env_remove("DOCKER_CONTEXT").env_remove("DOCKER_HOST");
         command.arg("--host").arg(format!("unix://{}", self.socket.display()));
         command

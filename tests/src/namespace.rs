@@ -1,8 +1,11 @@
 //! Network namespaces, and what is in them.
 
-use std::{fs::File, path::PathBuf, process::Command, thread};
+use std::{
+    fs::File, os::unix::process::CommandExt as _, path::PathBuf, process::Command, thread,
+    time::Duration,
+};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 
 use crate::{
     names,
@@ -27,6 +30,8 @@ impl Namespace {
         process::run(Command::new("ip").args(["netns", "add", &name]))?;
         let namespace = Self { name, is_host: false, is_owner: true };
         namespace.ip("link set lo up")?;
+        // Else addresses change by themselves for seconds.
+        namespace.sysctl("net.ipv6.conf.default.accept_dad=0")?;
         Ok(namespace)
     }
 
@@ -63,6 +68,8 @@ impl Namespace {
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         // Not `ip netns exec`: that hides /sys/fs/bpf and the cgroups.
         let mut command = Command::new("setpriv");
+        // Ctrl-C is for us: what is running is still needed to clean up.
+        command.process_group(0);
         command.args(["--pdeathsig", "KILL"]);
         if !self.is_host {
             command.arg("nsenter").arg(format!("--net={}", self.path().display()));
@@ -105,7 +112,18 @@ impl Namespace {
         self.ip(&format!("addr add {address} dev {link}"))?;
         other.ip(&format!("addr add {other_address} dev {other_link}"))?;
         self.ip(&format!("link set {link} up"))?;
-        other.ip(&format!("link set {other_link} up")).map(|_| ())
+        other.ip(&format!("link set {other_link} up"))?;
+        self.wait_up(link)?;
+        other.wait_up(other_link)
+    }
+
+    /// Waits until the kernel has noticed that a link has a carrier.
+    fn wait_up(&self, link: &str) -> Result<()> {
+        process::wait_for(&format!("link {link}"), Duration::from_secs(5), || {
+            let shown = self.ip(&format!("-o link show dev {link}"))?;
+            ensure!(shown.contains("state UP"), "{shown}");
+            Ok(())
+        })
     }
 
     /// Runs a function on a thread of its own that has entered the namespace.

@@ -11,7 +11,11 @@ use crate::{bpffs, namespace::Namespace};
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Snapshot {
     sections: BTreeMap<String, Vec<String>>,
+    links: Vec<String>,
 }
+
+/// Sections that say something of each link, whether or not lb did anything to it.
+const OF_LINKS: [&str; 5] = ["addresses", "links", "routes", "qdiscs", "sysctls"];
 
 /// Sysctls that count something and thus change by themselves.
 const VOLATILE_SYSCTLS: [&str; 4] =
@@ -27,7 +31,7 @@ impl Snapshot {
         add("nft list ruleset", without_counters(&namespace.run("nft list ruleset")?));
         add("addresses", namespace.ip("-o addr")?);
         // Without statistics; with XDP programs, flags, MTU.
-        add("links", namespace.ip("-o -d link")?);
+        add("links", without_timers(&namespace.ip("-o -d link")?));
         add("routes", namespace.ip("route show table all")?);
         add("rules", namespace.ip("rule")?);
         add("qdiscs", namespace.run("tc qdisc show")?);
@@ -50,7 +54,7 @@ impl Snapshot {
         for directory in directories {
             add(&directory.display().to_string(), bpffs::tree(directory).join("\n"));
         }
-        Ok(Self { sections })
+        Ok(Self { sections, links })
     }
 
     /// Lines that are only here (`-`) or only in the later one (`+`); empty when they are the same.
@@ -58,7 +62,7 @@ impl Snapshot {
     pub fn difference(&self, later: &Self) -> String {
         let mut out = String::new();
         for (name, before) in &self.sections {
-            let after = &later.sections[name];
+            let after = later.sections.get(name).map_or(&[][..], Vec::as_slice);
             let gone = before.iter().filter(|line| !after.contains(line)).map(|line| ('-', line));
             let new = after.iter().filter(|line| !before.contains(line)).map(|line| ('+', line));
             for (sign, line) in gone.chain(new) {
@@ -66,6 +70,23 @@ impl Snapshot {
             }
         }
         out
+    }
+
+    /// Like [`Self::difference`], when containers came or went in between: what merely exists with
+    /// a link that is only in one of them is left out. What is attached to such a link is not.
+    #[must_use]
+    pub fn difference_but_links(&self, later: &Self) -> String {
+        let both = |link: &&String| self.links.contains(*link) && later.links.contains(*link);
+        let either = self.links.iter().chain(&later.links);
+        let changed: Vec<_> = either.filter(|link| !both(link)).collect();
+        let is_theirs = |line: &&str| {
+            let of_links = OF_LINKS.iter().any(|section| line.starts_with(section));
+            of_links
+                && !line.contains("clsact")
+                && changed.iter().any(|link| line.contains(link.as_str()))
+        };
+        let difference = self.difference(later);
+        difference.lines().filter(|line| !is_theirs(line)).collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -97,16 +118,26 @@ fn tcx(links: &[String]) -> String {
 
 /// `counter packets 12 bytes 3456` of Docker's own rules changes with traffic.
 fn without_counters(ruleset: &str) -> String {
+    blank_after(ruleset, |word| matches!(word, "packets" | "bytes"))
+}
+
+/// Bridges have timers that run.
+fn without_timers(links: &str) -> String {
+    blank_after(links, |word| word.ends_with("_timer"))
+}
+
+/// Replaces every word that follows such a word.
+fn blank_after(text: &str, is_volatile: impl Fn(&str) -> bool) -> String {
     let line = |line: &str| {
         let mut words: Vec<&str> = line.split(' ').collect();
         for index in 1..words.len() {
-            if matches!(words[index - 1], "packets" | "bytes") {
+            if is_volatile(words[index - 1]) {
                 words[index] = "N";
             }
         }
         words.join(" ")
     };
-    ruleset.lines().map(line).collect::<Vec<_>>().join("\n")
+    text.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use lb_tests::{
-    Snapshot, World,
+    World,
     container::PORT,
     skip,
     skip::lacking,
@@ -68,7 +68,7 @@ fn a_snapshot_sees_what_changes_and_nothing_else() -> Result<()> {
     ] {
         let before = world.snapshot()?;
         world.node().run(change)?;
-        let difference = before.difference(&Snapshot::take(world.node(), &[])?);
+        let difference = before.difference(&world.snapshot()?);
         ensure!(difference.contains(what), "{change}: {difference}");
     }
     Ok(())
