@@ -73,9 +73,20 @@ pub(crate) fn install(packages: &[String], purpose: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether the package archive knows a package.
-pub(crate) fn is_available(package: &str) -> bool {
-    command::output(Command::new("apt-cache").args(["show", "--no-all-versions", package])).is_ok()
+/// Those of the packages that the archive has.
+pub(crate) fn available(packages: &[String]) -> Vec<String> {
+    let known = || -> Vec<String> {
+        let is_known = |package: &&String| {
+            let arguments = ["show", "--no-all-versions", package.as_str()];
+            command::output(Command::new("apt-cache").args(arguments)).is_ok()
+        };
+        packages.iter().filter(is_known).cloned().collect()
+    };
+    let found = known();
+    if !found.is_empty() || command::run(apt_get().arg("update")).is_err() {
+        return found;
+    }
+    known()
 }
 
 fn apt_install(packages: &[String]) -> Result<()> {

@@ -62,17 +62,18 @@ pub(super) fn install(llvm_major: u32) -> Result<PathBuf> {
 
 fn install_llvm(llvm_major: u32) -> Result<()> {
     let wanted = [format!("llvm-{llvm_major}-dev"), format!("libpolly-{llvm_major}-dev")];
+    if packages::obstacle().is_some() {
+        return packages::install(&wanted, "to build bpf-linker");
+    }
     // polly is part of some LLVM packages, and then there is none of that name.
-    let available: Vec<String> =
-        wanted.iter().filter(|name| packages::is_available(name)).cloned().collect();
-    if available.is_empty() && packages::obstacle().is_none() {
+    let available = packages::available(&wanted);
+    if !available.contains(&wanted[0]) {
         bail!(
             "no bpf-linker for LLVM {llvm_major} in PATH, and no package {} to build one",
             wanted[0]
         );
     }
-    let names = if available.is_empty() { &wanted[..1] } else { &available[..] };
-    packages::install(names, "to build bpf-linker")
+    packages::install(&available, "to build bpf-linker")
 }
 
 fn candidates(llvm_major: u32) -> Vec<PathBuf> {
