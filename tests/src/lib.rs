@@ -12,6 +12,7 @@ pub mod container;
 pub mod docker;
 pub mod names;
 pub mod namespace;
+pub mod packets;
 pub mod process;
 pub mod proxy;
 pub mod skip;
