@@ -140,7 +140,7 @@ impl Agent {
         ensure!(self.child.is_none(), "the agent runs already");
         let log = File::options().create(true).append(true).open(self.log_path())?;
         let mut command = self.command("run");
-        command.env("RUST_LOG", "info").env("NO_COLOR", "1").stdin(Stdio::null());
+        command.env("LB_LOG", "info").env("NO_COLOR", "1").stdin(Stdio::null());
         self.child = Some(command.stdout(log.try_clone()?).stderr(log).spawn()?);
         Ok(())
     }

@@ -65,7 +65,8 @@ pub struct World {
     _turn: Flock<File>,
 }
 
-fn take_turn() -> Result<Flock<File>> {
+/// Waits until no other world exists, and keeps it so until this is dropped.
+pub fn take_turn() -> Result<Flock<File>> {
     // A file that is there anyway, so that none is left behind.
     let file = File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
         .or_else(|_| File::open("/proc/version"))?;

@@ -22,7 +22,8 @@ use nix::sys::socket::{
 
 const MEGABYTE: u64 = 1 << 20;
 
-/// Counts packets for the VIP that come in and reach the stack: XDP takes them before.
+/// Counts TCP packets that reach the stack, coming or going: XDP takes them before. The node itself
+/// speaks no TCP in these tests.
 struct Tap {
     ended: Arc<AtomicBool>,
     seen: Arc<AtomicU64>,
@@ -49,7 +50,7 @@ impl Tap {
                 // A time-out is no packet. Cooked: the packet begins with the IP header.
                 if let Ok(length) = recv(tap.as_raw_fd(), &mut packet, MsgFlags::empty())
                     && length >= 20
-                    && packet[16..20] == [203, 0, 113, 10]
+                    && (packet[0] >> 4, packet[9]) == (4, 6)
                 {
                     shared.1.fetch_add(1, Ordering::Relaxed);
                 }
@@ -143,7 +144,7 @@ fn through_xdp(mode: &str) -> Result<()> {
     // Neighbours are known now: XDP takes every packet.
     let tap = Tap::open(world.node())?;
     check_traffic(&world, &agent, &remotes)?;
-    assert_eq!(tap.close()?, 0, "packets for the VIP went past XDP");
+    assert_eq!(tap.close()?, 0, "packets went past XDP");
     Ok(())
 }
 
