@@ -140,7 +140,7 @@ impl Agent {
         ensure!(self.child.is_none(), "the agent runs already");
         let log = File::options().create(true).append(true).open(self.log_path())?;
         let mut command = self.command("run");
-        command.env("RUST_LOG", "info").env("NO_COLOR", "1").stdin(Stdio::null());
+        command.env("LB_LOG", "info").env("NO_COLOR", "1").stdin(Stdio::null());
         self.child = Some(command.stdout(log.try_clone()?).stderr(log).spawn()?);
         Ok(())
     }
@@ -225,7 +225,12 @@ impl Agent {
     pub fn refusals(&self) -> Result<Vec<String>> {
         let status = self.json("status")?;
         let rows = status["refusals"].as_array().context("no refusals in the status")?;
-        Ok(rows.iter().map(|row| format!("{}: {}", row["object"], row["message"])).collect())
+        let text = |row: &Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
+        let line = |row: &Value| {
+            let (object, key) = (text(row, "object"), text(row, "key"));
+            format!("{object} {key}: {}", text(row, "message"))
+        };
+        Ok(rows.iter().map(line).collect())
     }
 
     /// What a provider has to complain about; `None`: it sees its source.
@@ -241,7 +246,7 @@ impl Agent {
     pub fn wait_backends(&self, expected: &[&str]) -> Result<()> {
         let mut expected: Vec<_> = expected.to_vec();
         expected.sort_unstable();
-        process::wait_for("the backends", Duration::from_secs(10), || {
+        process::wait_for("the backends", Duration::from_secs(15), || {
             let found = self.healthy_backends()?;
             ensure!(found == expected, "healthy backends: {found:?}, expected {expected:?}");
             Ok(())
@@ -252,6 +257,25 @@ impl Agent {
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// Waits until something was refused with a message that contains every one of these.
+    pub fn wait_refusal(&self, parts: &[&str]) -> Result<String> {
+        process::wait_for(&format!("a refusal with {parts:?}"), Duration::from_secs(10), || {
+            let refusals = self.refusals()?;
+            let fits = |message: &&String| parts.iter().all(|part| message.contains(part));
+            refusals.iter().find(fits).cloned().with_context(|| format!("refusals: {refusals:#?}"))
+        })
+    }
+
+    /// How a front interface is served: (`tc`, `xdp`).
+    pub fn attachment(&self, interface: &str) -> Result<(String, String)> {
+        let status = self.json("status")?;
+        let rows = status["fronts"].as_array().context("no fronts in the status")?;
+        let row = rows.iter().find(|row| row["interface"] == interface);
+        let row = row.with_context(|| format!("no front {interface}: {rows:?}"))?;
+        let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
+        Ok((text("tc"), text("xdp")))
     }
 
     /// Waits until it says something.

@@ -46,13 +46,26 @@ fn cgroup_roots() -> Vec<PathBuf> {
         .collect()
 }
 
-/// Removes the cgroup of this name, and those in it, from every hierarchy.
+/// Removes the cgroup of this name, and those in it, from every hierarchy. Processes that are still
+/// in it are containers of a daemon of ours that could not remove them: they are ended.
 pub fn remove_cgroups(name: &str) {
+    fn subdirectories(directory: &Path) -> Vec<PathBuf> {
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        let is_directory = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+        entries.filter(is_directory).map(|entry| entry.path()).collect()
+    }
+    fn end_processes(directory: &Path) {
+        let processes = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+        for pid in processes.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 1) {
+            process::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        }
+        for subdirectory in subdirectories(directory) {
+            end_processes(&subdirectory);
+        }
+    }
     fn remove(directory: &Path) {
-        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                remove(&entry.path());
-            }
+        for subdirectory in subdirectories(directory) {
+            remove(&subdirectory);
         }
         // Busy for a moment after its last process has ended.
         let removed = || fs::remove_dir(directory).is_ok() || !directory.exists();
@@ -60,12 +73,10 @@ pub fn remove_cgroups(name: &str) {
             eprintln!("cannot remove cgroup {}", directory.display());
         }
     }
-    for root in cgroup_roots() {
-        let directory = root.join(name);
-        if directory.is_dir() {
-            remove(&directory);
-        }
-    }
+    let roots = cgroup_roots();
+    let directories = || roots.iter().map(|root| root.join(name)).filter(|path| path.is_dir());
+    directories().for_each(|directory| end_processes(&directory));
+    directories().for_each(|directory| remove(&directory));
 }
 
 /// Ends every process whose command line or working files name this directory of ours: a daemon's

@@ -70,7 +70,10 @@ impl Proxy {
                 }
                 let shared = Arc::clone(&accepting);
                 thread::spawn(move || {
-                    if let Err(error) = shared.serve(client) {
+                    let served = shared.serve(&client);
+                    // `open` has another handle of it, so that dropping it would not close it.
+                    drop(client.shutdown(Shutdown::Both));
+                    if let Err(error) = served {
                         // Expected whenever connections are cut; shown with a failing test.
                         println!("proxy: {error}");
                     }
@@ -115,11 +118,11 @@ impl Shared {
         Ok(())
     }
 
-    fn serve(&self, mut client: UnixStream) -> io::Result<()> {
-        self.remember(&client)?;
+    fn serve(&self, mut client: &UnixStream) -> io::Result<()> {
+        self.remember(client)?;
         let fault = *self.fault.lock().unwrap_or_else(PoisonError::into_inner);
         let answer = match fault {
-            Fault::None => return self.pass(&client, &[]),
+            Fault::None => return self.pass(client, &[]),
             Fault::EmptyListing => return self.filter(client),
             Fault::Refuse => return Ok(()),
             Fault::Silence => {
@@ -132,7 +135,7 @@ impl Shared {
                 response("500 Internal Server Error", "{\"message\":\"out of order\"}")
             }
         };
-        read_head(&mut client)?;
+        read_head(client)?;
         client.write_all(&answer)
     }
 
@@ -148,20 +151,20 @@ impl Shared {
         });
         let mut client_end = client.try_clone()?;
         drop(io::copy(&mut daemon, &mut client_end));
-        client.shutdown(Shutdown::Both)?;
+        drop(client.shutdown(Shutdown::Both));
         drop(up.join());
         Ok(())
     }
 
     /// One request: a listing is answered here, anything else passes, on a connection of its own.
-    fn filter(&self, mut client: UnixStream) -> io::Result<()> {
-        let head = String::from_utf8_lossy(&read_head(&mut client)?).into_owned();
+    fn filter(&self, mut client: &UnixStream) -> io::Result<()> {
+        let head = String::from_utf8_lossy(&read_head(client)?).into_owned();
         let line = head.lines().next().unwrap_or_default();
         if line.contains("/containers/json") {
             return client.write_all(&response("200 OK", "[]\n"));
         }
         let closing = head.replacen("\r\n", "\r\nConnection: close\r\n", 1);
-        self.pass(&client, closing.as_bytes())
+        self.pass(client, closing.as_bytes())
     }
 }
 
@@ -175,7 +178,7 @@ fn response(status: &str, body: &str) -> Vec<u8> {
 }
 
 /// Reads a request up to its empty line; Docker's requests that we answer have no body.
-fn read_head(client: &mut UnixStream) -> io::Result<Vec<u8>> {
+fn read_head(mut client: &UnixStream) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") && head.len() < 64 * 1024 {

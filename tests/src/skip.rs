@@ -16,13 +16,38 @@ pub fn report(name: &str, why: &str) {
     }
 }
 
-/// Skips the test: `skip!("name_of_the_test", "why {}", details)` returns from it.
+/// Name of the test that this is used in.
+#[macro_export]
+macro_rules! test_name {
+    () => {{
+        fn here() {}
+        let path = std::any::type_name_of_val(&here);
+        path.trim_end_matches("::here").rsplit("::").next().unwrap_or(path)
+    }};
+}
+
+/// Skips the test: `skip!("why {}", details)` returns from it.
 #[macro_export]
 macro_rules! skip {
-    ($name:expr, $($why:tt)+) => {{
-        $crate::skip::report($name, &format!($($why)+));
+    ($($why:tt)+) => {{
+        $crate::skip::report($crate::test_name!(), &format!($($why)+));
         return Ok(());
     }};
+}
+
+/// Skips the test where something is missing: `needs!(namespaces)`, `needs!(docker)`.
+#[macro_export]
+macro_rules! needs {
+    (namespaces) => {
+        if let Some(why) = $crate::skip::lacking(false) {
+            $crate::skip!("{why}");
+        }
+    };
+    (docker) => {
+        if let Some(why) = $crate::skip::lacking(true) {
+            $crate::skip!("{why}");
+        }
+    };
 }
 
 /// What this machine lacks for tests with namespaces, or with Docker too.

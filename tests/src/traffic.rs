@@ -2,8 +2,9 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead as _, BufReader, Read},
-    net::SocketAddr,
+    io::{BufRead as _, BufReader, Read, Write as _},
+    net::{SocketAddr, TcpStream},
+    os::fd::AsRawFd as _,
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc::{self, Receiver},
     thread,
@@ -11,6 +12,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::{
+    socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, sockopt},
+    time::TimeVal,
+};
 use serde::Deserialize;
 
 use crate::{binaries, namespace::Namespace, process};
@@ -162,6 +167,31 @@ impl Namespace {
         report.answers.into_iter().next().context("no answer and no failure")
     }
 
+    /// One request from a source port of the caller's choice; who answered.
+    pub fn fetch_from(&self, source_port: u16, target: SocketAddr) -> Result<String> {
+        let answer = self.enter(|| request_from(source_port, target))?;
+        let answer = answer.with_context(|| format!("from port {source_port} to {target}"))?;
+        let name = answer.split_whitespace().find_map(|word| word.strip_prefix("name="));
+        Ok(name.with_context(|| format!("answer `{answer}`"))?.to_owned())
+    }
+
+    /// A server in the namespace, named after it.
+    pub fn serve(&self, port: u16) -> Result<Server> {
+        self.serve_as(self.name(), port)
+    }
+
+    /// A server with a name of its own.
+    pub fn serve_as(&self, name: &str, port: u16) -> Result<Server> {
+        let mut command = self.testkit(&format!("serve --port {port} --name {name}"))?;
+        let server = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+        let server = Server(server);
+        let local = SocketAddr::from(([127, 0, 0, 1], port));
+        process::wait_for("the server", Duration::from_secs(5), || {
+            self.fetch_one(local).map(|_| ())
+        })?;
+        Ok(server)
+    }
+
     /// Bytes up and down, summed at the far end.
     pub fn bulk(&self, target: SocketAddr, bytes: u64) -> Result<Report> {
         run_command(self.testkit(&format!("bulk --target {target} --bytes {bytes}"))?)
@@ -177,6 +207,37 @@ impl Namespace {
     pub fn streams(&self, target: SocketAddr, count: u32) -> Result<Load> {
         let words = format!("streams --until-eof --target {target} --count {count}");
         Load::start(self.testkit(&words)?)
+    }
+}
+
+/// `GET /` by hand, since the source port has to be chosen before connecting.
+fn request_from(source_port: u16, target: SocketAddr) -> Result<String> {
+    let SocketAddr::V4(target) = target else { bail!("{target}: IPv4 only") };
+    let socket =
+        socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let timeout = TimeVal::new(2, 0);
+    socket::setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    socket::setsockopt(&socket, sockopt::SendTimeout, &timeout)?;
+    socket::setsockopt(&socket, sockopt::ReceiveTimeout, &timeout)?;
+    socket::bind(socket.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, source_port))?;
+    socket::connect(socket.as_raw_fd(), &SockaddrIn::from(target))?;
+    // Closes by a reset, so that the port is free again at once.
+    socket::setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
+    let mut stream = TcpStream::from(socket);
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// A server in a namespace; killed on drop.
+#[derive(Debug)]
+pub struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        process::signal(&self.0, nix::sys::signal::Signal::SIGKILL);
+        process::wait_child(&mut self.0, Duration::from_secs(2));
     }
 }
 

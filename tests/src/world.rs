@@ -10,7 +10,6 @@ use std::{
     fs::File,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
-    process::{Child, Stdio},
     time::Duration,
 };
 
@@ -20,12 +19,13 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::{
     agent::{Agent, AgentConfig},
     bpffs::BpfFs,
-    container::PORT,
+    container::{Container, PORT},
     docker::{Docker, DockerNode, DockerOptions},
     names::Directory,
     namespace::Namespace,
     process,
     snapshot::Snapshot,
+    traffic::Server,
 };
 
 /// Address of the client.
@@ -36,8 +36,16 @@ pub const NODE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 pub const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10));
 /// The front interface.
 pub const FRONT: &str = "front0";
+/// Where clients of the service `web` connect.
+pub const FRONT_PORT: u16 = 80;
 /// Name of the balancer in labels.
 pub const BALANCER: &str = "slb_test";
+
+/// The VIP with a port.
+#[must_use]
+pub fn vip(port: u16) -> SocketAddr {
+    SocketAddr::new(VIP, port)
+}
 
 #[derive(Debug)]
 enum Node {
@@ -57,7 +65,8 @@ pub struct World {
     _turn: Flock<File>,
 }
 
-fn take_turn() -> Result<Flock<File>> {
+/// Waits until no other world exists, and keeps it so until this is dropped.
+pub fn take_turn() -> Result<Flock<File>> {
     // A file that is there anyway, so that none is left behind.
     let file = File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
         .or_else(|_| File::open("/proc/version"))?;
@@ -127,16 +136,29 @@ impl World {
         }
     }
 
+    /// Replica `number` of the Compose service `web`, behind port 80 of the VIP; not started.
+    pub fn web(&self, number: u32) -> Result<Container> {
+        let container = self.docker_client()?.container(&format!("web-{number}"));
+        Ok(container
+            .compose("shop", "web", number)
+            .balanced(&format!("http://{BALANCER}:{FRONT_PORT}")))
+    }
+
+    /// `count` such replicas, started.
+    pub fn start_webs(&self, count: u32) -> Result<Vec<Container>> {
+        (1..=count).map(|number| self.web(number)?.start()).collect()
+    }
+
     /// Files of this world.
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// The VIP with a port.
+    /// Where clients of the service `web` connect.
     #[must_use]
-    pub fn vip(&self, port: u16) -> SocketAddr {
-        SocketAddr::new(VIP, port)
+    pub fn front(&self) -> SocketAddr {
+        vip(FRONT_PORT)
     }
 
     /// A configuration with the front interface, Docker where there is one, and one balancer.
@@ -173,7 +195,7 @@ impl World {
 /// Another machine behind the node that serves; its replies return through the node.
 #[derive(Debug)]
 pub struct RemoteHost {
-    server: Child,
+    _server: Server,
     /// Its namespace.
     pub namespace: Namespace,
     /// Where it serves.
@@ -190,22 +212,13 @@ impl RemoteHost {
         let (near, far) = (format!("10.99.{number}.1"), format!("10.99.{number}.2"));
         namespace.connect(("eth0", &format!("{far}/24")), node, (&link, &format!("{near}/24")))?;
         namespace.ip(&format!("route add default via {near}"))?;
-        let mut command =
-            namespace.testkit(&format!("serve --port {PORT} --name remote-{number}"))?;
-        let server = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+        let server = namespace.serve_as(&format!("remote-{number}"), PORT)?;
         let address = format!("{far}:{PORT}").parse()?;
-        let host = Self { server, namespace, address, link };
+        let host = Self { _server: server, namespace, address, link };
         process::wait_for("the remote server", Duration::from_secs(5), || {
             host.namespace.fetch_one(address).map(|_| ())
         })
         .context("remote host")?;
         Ok(host)
-    }
-}
-
-impl Drop for RemoteHost {
-    fn drop(&mut self) {
-        process::signal(&self.server, nix::sys::signal::Signal::SIGKILL);
-        process::wait_child(&mut self.server, Duration::from_secs(2));
     }
 }

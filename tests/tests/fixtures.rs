@@ -2,18 +2,16 @@
 
 use anyhow::{Result, ensure};
 use lb_tests::{
-    World,
+    Docker, World,
     container::PORT,
-    skip,
-    skip::lacking,
+    needs,
+    proxy::{Fault, Proxy},
     world::{CLIENT, NODE, RemoteHost},
 };
 
 #[test]
 fn a_plain_world_routes_to_a_remote_host() -> Result<()> {
-    if let Some(why) = lacking(false) {
-        skip!("a_plain_world_routes_to_a_remote_host", "{why}");
-    }
+    needs!(namespaces);
     let world = World::plain()?;
     let remote = RemoteHost::start(world.node(), 1)?;
     let answer = world.client().fetch_one(remote.address)?;
@@ -24,9 +22,7 @@ fn a_plain_world_routes_to_a_remote_host() -> Result<()> {
 
 #[test]
 fn containers_serve_and_publish() -> Result<()> {
-    if let Some(why) = lacking(true) {
-        skip!("containers_serve_and_publish", "{why}");
-    }
+    needs!(docker);
     let world = World::docker()?;
     let docker = world.docker_client()?;
     let plain = docker.container("plain").start()?;
@@ -51,9 +47,7 @@ fn containers_serve_and_publish() -> Result<()> {
 
 #[test]
 fn a_snapshot_sees_what_changes_and_nothing_else() -> Result<()> {
-    if let Some(why) = lacking(false) {
-        skip!("a_snapshot_sees_what_changes_and_nothing_else", "{why}");
-    }
+    needs!(namespaces);
     let world = World::plain()?;
     let before = world.snapshot()?;
     // Refused, after an exchange of packets.
@@ -72,4 +66,42 @@ fn a_snapshot_sees_what_changes_and_nothing_else() -> Result<()> {
         ensure!(difference.contains(what), "{change}: {difference}");
     }
     Ok(())
+}
+
+#[test]
+fn a_source_port_can_be_used_again_at_once() -> Result<()> {
+    needs!(namespaces);
+    let world = World::plain()?;
+    let remote = RemoteHost::start(world.node(), 1)?;
+    for port in [40000, 40001, 40000, 40000, 40001] {
+        assert_eq!(world.client().fetch_from(port, remote.address)?, "remote-1");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_proxy_misbehaves_on_demand() -> Result<()> {
+    needs!(docker);
+    let world = World::docker()?;
+    world.start_webs(1)?;
+    let socket = world.directory().join("proxy.sock");
+    let proxy = Proxy::start(socket, world.docker_client()?.socket())?;
+    let docker = Docker::at(proxy.socket());
+    for _ in 0..2 {
+        assert_eq!(docker.run("ps --format {{.Names}}")?, "web-1");
+        proxy.set(Fault::EmptyListing);
+        assert_eq!(docker.run("ps --format {{.Names}}")?, "");
+        assert_eq!(docker.run("inspect --format {{.Name}} web-1")?, "/web-1");
+        for fault in [Fault::Garbage, Fault::GarbageBody, Fault::Refuse, Fault::ServerError] {
+            proxy.set(fault);
+            ensure!(docker.run("ps").is_err(), "{fault:?}");
+        }
+        proxy.set(Fault::None);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_test_knows_its_name() {
+    assert_eq!(lb_tests::test_name!(), "a_test_knows_its_name");
 }
