@@ -4,6 +4,7 @@
 //! sends a status and no claims, so that the last good ones stay in force.
 
 pub mod docker;
+pub mod file;
 
 use crate::model::Claims;
 

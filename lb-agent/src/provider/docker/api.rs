@@ -25,8 +25,9 @@ use hyper::{
 
 use super::{
     engine::{Engine, EngineError, Event, Inspected, Summary},
-    is_labelled, timestamp,
+    timestamp,
 };
+use crate::labels;
 
 /// Longest wait for one answer. A busy daemon takes a second; one that hangs takes for ever.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -103,10 +104,8 @@ impl Engine for Api {
             .unwrap_or_default()
             .saturating_sub(EVENTS_SINCE)
             .as_secs();
-        let filters = HashMap::from([
-            ("type", vec!["container", "network"]),
-            ("event", ACTIONS.to_vec()),
-        ]);
+        let filters =
+            HashMap::from([("type", vec!["container", "network"]), ("event", ACTIONS.to_vec())]);
         let options =
             EventsOptionsBuilder::new().since(&since.to_string()).filters(&filters).build();
         let events = client.events(Some(options)).filter_map(async |message| match message {
@@ -137,9 +136,9 @@ async fn within<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T, 
 }
 
 async fn within_raw<T>(answer: impl Future<Output = T>) -> Result<T, EngineError> {
-    tokio::time::timeout(ANSWER_WITHIN, answer).await.map_err(|_elapsed| {
-        EngineError(format!("no answer within {} s", ANSWER_WITHIN.as_secs()))
-    })
+    tokio::time::timeout(ANSWER_WITHIN, answer)
+        .await
+        .map_err(|_elapsed| EngineError(format!("no answer within {} s", ANSWER_WITHIN.as_secs())))
 }
 
 /// The error and what caused it: the outermost message alone only says that a request failed.
@@ -159,14 +158,14 @@ fn describe(error: &Error) -> String {
 /// `None`: an event that does not concern a container. The daemon filters, but an old one may not.
 fn event_of(message: EventMessage) -> Option<Event> {
     let actor = message.actor?;
-    let attributes = actor.attributes.unwrap_or_default();
+    let attributes: BTreeMap<_, _> = actor.attributes.unwrap_or_default().into_iter().collect();
     let action = message.action?;
     if !ACTIONS.contains(&action.as_str()) {
         return None;
     }
     let (container, labelled) = match message.typ? {
         // Events of a container carry its labels beside their own attributes.
-        EventMessageTypeEnum::CONTAINER => (actor.id?, Some(is_labelled(attributes.keys()))),
+        EventMessageTypeEnum::CONTAINER => (actor.id?, Some(labels::wants_balancing(&attributes))),
         EventMessageTypeEnum::NETWORK => (attributes.get("container")?.clone(), None),
         _ => return None,
     };

@@ -3,11 +3,16 @@
 use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use super::{
-    ContainerFacts,
     engine::{Engine, Inspected},
     host::{Host, Process as _},
 };
-use crate::netlink::{ContainerNetwork, NetworkError, NetworkRefusal};
+use crate::{
+    labels::{ContainerFacts, aliyun, shown},
+    netlink::{ContainerNetwork, NetworkError, NetworkRefusal},
+};
+
+/// Most labels that are refused one by one for a container that cannot be served at all.
+const LABELS_MAX: usize = 16;
 
 /// A refusal counts when it is found twice, this far apart: while Docker connects a container to
 /// another network, it is without default route for a moment.
@@ -102,11 +107,11 @@ fn facts(id: &str, inspected: Inspected, network: &ContainerNetwork) -> Containe
 }
 
 fn refused(inspected: Inspected, reason: NetworkRefusal) -> Refused {
-    let is_ours = |key: &String| super::is_labelled([key]);
+    let ours = inspected.labels.keys().filter(|key| key.starts_with(aliyun::PREFIX));
     Refused {
+        labels: ours.take(LABELS_MAX).map(|key| shown(key)).collect(),
         name: inspected.name,
         started_at_ms: inspected.started_at_ms,
-        labels: inspected.labels.into_keys().filter(is_ours).collect(),
         reason,
     }
 }

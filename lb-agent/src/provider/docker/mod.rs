@@ -19,18 +19,15 @@ mod state;
 mod tests;
 mod timestamp;
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
 use super::ProviderEvent;
-use crate::model::Claims;
+use crate::{labels::ContainerFacts, model::Claims};
 
 /// Name of this provider in [`ProviderEvent`]s.
 pub const PROVIDER: &str = "docker";
-
-/// Labels that concern us start with this.
-const LABEL_PREFIX: &str = "aliyun.lb.port_";
 
 /// How to reach Docker, and how often to look.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -63,27 +60,6 @@ impl Settings {
     }
 }
 
-/// A running container, as far as its claims depend on it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ContainerFacts {
-    /// Its id, 64 hexadecimal digits.
-    pub id: String,
-    /// Its name, without the slash.
-    pub name: String,
-    /// The image that it was made from, as it was named.
-    pub image: String,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
-    /// When it was made, in milliseconds since the epoch.
-    pub created_at_ms: u64,
-    /// When this run of it started, in milliseconds since the epoch.
-    pub started_at_ms: u64,
-    /// Its address on the interface of its default route.
-    pub address: IpAddr,
-    /// Index of the node's end of that interface.
-    pub ifindex: u32,
-}
-
 /// Turns a container into claims; pure.
 pub type ClaimsOf = Arc<dyn Fn(&ContainerFacts) -> Claims + Send + Sync>;
 
@@ -92,16 +68,18 @@ pub type ClaimsOf = Arc<dyn Fn(&ContainerFacts) -> Claims + Send + Sync>;
 pub async fn run(settings: Settings, claims_of: ClaimsOf, events: mpsc::Sender<ProviderEvent>) {
     let source = format!("unix://{}", settings.socket_path);
     let engine = api::Api::new(settings.socket_path);
-    follow::follow(engine, host::Node, follow::Pace::new(settings.resync), source, claims_of, events)
-        .await;
+    follow::follow(
+        engine,
+        host::Node,
+        follow::Pace::new(settings.resync),
+        source,
+        claims_of,
+        events,
+    )
+    .await;
 }
 
 /// The name of one run of a container, as [`crate::model::Backend::instance`] has it.
 fn instance(id: &str, started_at_ms: u64) -> String {
     format!("{id}@{started_at_ms}")
-}
-
-/// Whether labels concern us at all.
-fn is_labelled<'a>(keys: impl IntoIterator<Item = &'a String>) -> bool {
-    keys.into_iter().any(|key| key.starts_with(LABEL_PREFIX))
 }

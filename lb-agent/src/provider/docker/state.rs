@@ -17,10 +17,11 @@ use super::{
     ClaimsOf, PROVIDER,
     engine::{Event, Summary},
     host::Process,
-    instance, is_labelled,
+    instance,
     look::{Look, Refused},
 };
 use crate::{
+    labels::{self, shown},
     model::{Claims, Refusal},
     provider::ProviderEvent,
 };
@@ -256,7 +257,7 @@ impl<P: Process> State<P> {
     fn choose(&mut self, summaries: Vec<Summary>) -> Vec<Summary> {
         let mut ours: Vec<Summary> = summaries
             .into_iter()
-            .filter(|summary| is_labelled(summary.labels.keys()))
+            .filter(|summary| labels::wants_balancing(&summary.labels))
             .collect();
         ours.sort_by_cached_key(|summary| {
             let runs = self.containers.get(&summary.id).is_some_and(|known| known.run.is_some());
@@ -314,7 +315,14 @@ impl<P: Process> State<P> {
     }
 
     /// A look found that the container runs.
-    fn runs(&mut self, id: &str, name: String, started_at_ms: u64, process: Arc<P>, claims: Claims) {
+    fn runs(
+        &mut self,
+        id: &str,
+        name: String,
+        started_at_ms: u64,
+        process: Arc<P>,
+        claims: Claims,
+    ) {
         let instance = instance(id, started_at_ms);
         let Some(container) = self.containers.get_mut(id) else { return };
         container.failure = None;
@@ -446,7 +454,7 @@ fn gone<P>(instance: &str) -> Effect<P> {
 
 fn claims_of_refused(refused: &Refused) -> Claims {
     let refusals = refused.labels.iter().map(|label| Refusal {
-        object: format!("container `{}`", refused.name),
+        object: format!("container `{}`", shown(&refused.name)),
         key: Some(label.clone()),
         message: refused.reason.to_string(),
     });
@@ -455,7 +463,7 @@ fn claims_of_refused(refused: &Refused) -> Claims {
 
 /// ``container `a` ``, ``containers `a`, `b`, `c` and 4 more``.
 fn names<'a>(names: impl Iterator<Item = &'a str>) -> Option<String> {
-    let names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
+    let names: Vec<String> = names.map(|name| format!("`{}`", shown(name))).collect();
     let noun = if names.len() == 1 { "container" } else { "containers" };
     let more = names.len().saturating_sub(NAMES_MAX);
     let shown = names.iter().take(NAMES_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
