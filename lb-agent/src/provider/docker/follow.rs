@@ -280,9 +280,10 @@ impl<E: Engine, H: Host> Follower<E, H> {
 async fn listen<E: Engine, P>(engine: Arc<E>, pace: Pace, inputs: mpsc::Sender<Input<P>>) {
     let mut backoff = pace.backoff();
     loop {
-        let reason = match engine.follow().await {
-            Err(error) => error.to_string(),
-            Ok(stream) => {
+        let reason = match timeout(pace.limit, engine.follow()).await {
+            Err(_elapsed) => format!("no answer within {} s", pace.limit.as_secs()),
+            Ok(Err(error)) => error.to_string(),
+            Ok(Ok(stream)) => {
                 if inputs.send(Input::Connected).await.is_err() {
                     return;
                 }

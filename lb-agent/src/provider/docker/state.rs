@@ -405,24 +405,33 @@ impl<P: Process> State<P> {
                  are, trying again"
             ));
         }
-        let unlisted = self.containers.values().filter(|known| known.unlisted);
-        if let Some(names) = names(unlisted.map(|known| known.name.as_str())) {
+        let unlisted: Vec<&str> = self
+            .containers
+            .values()
+            .filter(|known| known.unlisted)
+            .map(|known| known.name.as_str())
+            .collect();
+        if let Some(names) = names(&unlisted) {
+            let they =
+                if unlisted.len() == 1 { "it lives; it stays" } else { "they live; they stay" };
             parts.push(format!(
-                "Docker at `{source}` does not list {names}, but the kernel says that it lives; it \
-                 stays"
+                "Docker at `{source}` does not list {names}, but the kernel says that {they}"
             ));
         }
         // One failed look is not worth a word.
-        let failing = self.containers.values().filter_map(|known| {
-            let failure = known.failure.as_ref().filter(|failure| failure.attempts > 1)?;
-            Some((known, failure))
-        });
-        let failing: Vec<_> = failing.collect();
-        if let Some((_, failure)) = failing.first()
-            && let Some(names) = names(failing.iter().map(|(known, _)| known.name.as_str()))
-        {
-            let text = &failure.text;
-            parts.push(format!("cannot look at {names}: {text}; what is known of it stays"));
+        let failing: Vec<(&str, &str)> = self
+            .containers
+            .values()
+            .filter_map(|known| {
+                let failure = known.failure.as_ref().filter(|failure| failure.attempts > 1)?;
+                Some((known.name.as_str(), failure.text.as_str()))
+            })
+            .collect();
+        let failing_names: Vec<&str> = failing.iter().map(|(name, _)| *name).collect();
+        if let (Some(names), Some((_, text))) = (names(&failing_names), failing.first()) {
+            parts.push(format!(
+                "cannot look at {names}: {text}; what is known of it stays, trying again"
+            ));
         }
         if self.too_many > 0 {
             parts.push(format!(
@@ -462,14 +471,13 @@ fn claims_of_refused(refused: &Refused) -> Claims {
 }
 
 /// ``container `a` ``, ``containers `a`, `b`, `c` and 4 more``.
-fn names<'a>(names: impl Iterator<Item = &'a str>) -> Option<String> {
-    let names: Vec<String> = names.map(|name| format!("`{}`", shown(name))).collect();
+fn names(names: &[&str]) -> Option<String> {
     let noun = if names.len() == 1 { "container" } else { "containers" };
-    let more = names.len().saturating_sub(NAMES_MAX);
-    let shown = names.iter().take(NAMES_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
-    match (names.is_empty(), more) {
+    let quoted = names.iter().take(NAMES_MAX).map(|name| format!("`{}`", shown(name)));
+    let listed = quoted.collect::<Vec<_>>().join(", ");
+    match (names.is_empty(), names.len().saturating_sub(NAMES_MAX)) {
         (true, _) => None,
-        (false, 0) => Some(format!("{noun} {shown}")),
-        (false, more) => Some(format!("{noun} {shown} and {more} more")),
+        (false, 0) => Some(format!("{noun} {listed}")),
+        (false, more) => Some(format!("{noun} {listed} and {more} more")),
     }
 }
