@@ -84,6 +84,14 @@ impl Api {
     }
 }
 
+/// A moment ago, as Docker counts seconds. A clock that jumps does no harm: past events are asked for
+/// only because the stream begins a little after the question.
+#[expect(clippy::disallowed_methods, reason = "Docker's API knows the wall clock only")]
+fn events_since() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(EVENTS_SINCE).as_secs()
+}
+
 /// `/containers/json` -> `/v1.41/containers/json`.
 fn with_version(uri: &Uri, version: &ClientVersion) -> Result<Uri, Box<dyn std::error::Error>> {
     let mut parts = uri.clone().into_parts();
@@ -99,11 +107,7 @@ impl Engine for Api {
     ) -> Result<impl Stream<Item = Result<Event, EngineError>> + Send, EngineError> {
         self.negotiate().await?;
         let client = self.client()?;
-        let since = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default()
-            .saturating_sub(EVENTS_SINCE)
-            .as_secs();
+        let since = events_since();
         let filters =
             HashMap::from([("type", vec!["container", "network"]), ("event", ACTIONS.to_vec())]);
         let options =
