@@ -1,1 +1,248 @@
-//! Comes with the next commits.
+//! The agent's TOML file: read, checked, and turned into types that cannot be wrong.
+//!
+//! Owns the grammar of the file and its error messages. It reads one file and nothing else; what the
+//! node looks like (interfaces, routes, groups) is checked by those who use the values.
+
+mod error;
+mod raw;
+#[cfg(test)]
+mod tests;
+mod validate;
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+pub use error::{ConfigError, Position, Problem};
+use lb_common::abi;
+
+use crate::model::FrontendAddress;
+
+/// Where the file is when nobody says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/lb/lb.toml";
+
+/// Largest file that is read, in bytes: 65,536 backends need less than a quarter of it.
+const FILE_BYTES_MAX: u64 = 32 * 1024 * 1024;
+
+/// Everything that the file can say, with the defaults filled in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// Name of the file, for messages; `built-in defaults` when there is none.
+    pub file_name: String,
+    /// Front interfaces; empty: those of the IPv4 default route.
+    pub front: Vec<String>,
+    /// Directory on a bpffs that holds our pins.
+    pub pin_path: PathBuf,
+    /// Runtime directory: API socket, markers of what we made.
+    pub state_path: PathBuf,
+    /// Seed of the flow hash, the same on every node of a cluster; `None`: chosen at random when the
+    /// tables are made.
+    pub hash_seed: Option<u64>,
+    /// XDP on front interfaces.
+    pub xdp: XdpConfig,
+    /// TC programs.
+    pub tc: TcConfig,
+    /// The API socket.
+    pub api: ApiConfig,
+    /// The Docker provider.
+    pub docker: DockerConfig,
+    /// Sizes of tables.
+    pub tables: TablesConfig,
+    /// SLB instances that labels refer to.
+    pub balancers: Vec<Balancer>,
+    /// Services of the file provider.
+    pub services: Vec<StaticService>,
+}
+
+/// `[xdp]`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct XdpConfig {
+    /// For interfaces that are not named in `interfaces`.
+    pub mode: XdpMode,
+    /// Mode per interface.
+    pub interfaces: BTreeMap<String, XdpMode>,
+}
+
+/// How XDP is attached to an interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum XdpMode {
+    /// Native on a physical NIC, off on veth and other virtual links.
+    #[default]
+    Auto,
+    /// In the driver.
+    Native,
+    /// In the stack, for tests and for drivers without XDP.
+    Generic,
+    /// Not at all.
+    Off,
+}
+
+/// `[tc]`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct TcConfig {
+    /// How TC programs are attached.
+    pub mode: TcMode,
+}
+
+/// How TC programs are attached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TcMode {
+    /// TCX where the kernel has it, else clsact.
+    #[default]
+    Auto,
+    /// TCX links only.
+    Tcx,
+    /// clsact filters only.
+    Clsact,
+}
+
+/// `[api]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ApiConfig {
+    /// Path of the Unix socket; by default `api.sock` under `state_path`.
+    pub socket: PathBuf,
+    /// Group that may use the socket beside root.
+    pub group: String,
+}
+
+/// `[docker]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DockerConfig {
+    /// Whether containers are looked at.
+    pub enabled: bool,
+    /// Address of the daemon: `unix:///var/run/docker.sock`.
+    pub endpoint: String,
+    /// Time between full listings.
+    pub resync_seconds: u32,
+}
+
+/// `[tables]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TablesConfig {
+    /// Ring slots shared by all services.
+    pub ring_slots: u32,
+    /// Recorded flows per address family.
+    pub records: u32,
+}
+
+/// `[[balancer]]`: an SLB instance that labels name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Balancer {
+    /// Its name.
+    pub name: String,
+    /// Its id, which labels may use instead of the name.
+    pub id: Option<String>,
+    /// Its virtual address.
+    pub vip: IpAddr,
+}
+
+/// `[[service]]`: a service with backends of its own.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StaticService {
+    /// Its name.
+    pub name: String,
+    /// Where clients connect.
+    pub frontends: Vec<FrontendAddress>,
+    /// Ring slots, one of [`abi::RING_SIZES`].
+    pub ring_size: Option<u32>,
+    /// Its backends.
+    pub backends: Vec<StaticBackend>,
+    /// Line of the file that opens it, for messages.
+    pub line: usize,
+}
+
+/// `[[service.backend]]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StaticBackend {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// Share of new flows relative to the others.
+    pub weight: u16,
+}
+
+impl Config {
+    /// Parses and checks the text of a file. `file_name` is for messages.
+    pub fn parse(text: &str, file_name: &str) -> Result<Self, ConfigError> {
+        validate::parse(text, file_name)
+    }
+
+    /// Reads, parses and checks a file that must exist.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let file_name = path.display().to_string();
+        let failed = |cause: &dyn std::fmt::Display| {
+            ConfigError::whole_file(
+                &file_name,
+                format!("cannot be read: {cause}; correct it, or name another file by --config"),
+            )
+        };
+        let size = std::fs::metadata(path).map_err(|error| failed(&error))?.len();
+        if size > FILE_BYTES_MAX {
+            return Err(failed(&format_args!("{size} bytes are more than {FILE_BYTES_MAX}")));
+        }
+        let bytes = std::fs::read(path).map_err(|error| failed(&error))?;
+        match std::str::from_utf8(&bytes) {
+            Ok(text) => Self::parse(text, &file_name),
+            Err(error) => {
+                // All bytes before this one are valid, so that the position can be counted in them.
+                let valid = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+                Err(ConfigError::at(
+                    &file_name,
+                    &valid,
+                    valid.len(),
+                    "this byte is not UTF-8; save the file as UTF-8".to_owned(),
+                ))
+            }
+        }
+    }
+
+    /// Reads the file that the operator named, which must exist; when none was named, reads
+    /// [`DEFAULT_PATH`], and takes the defaults when that does not exist.
+    pub fn load_or_default(named: Option<&Path>) -> Result<Self, ConfigError> {
+        let default_path = Path::new(DEFAULT_PATH);
+        match named {
+            Some(path) => Self::load(path),
+            None if matches!(default_path.try_exists(), Ok(false)) => Ok(Self::default()),
+            None => Self::load(default_path),
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let state_path = PathBuf::from("/run/lb-agent");
+        Self {
+            file_name: "built-in defaults".to_owned(),
+            front: Vec::new(),
+            pin_path: PathBuf::from("/sys/fs/bpf/lb"),
+            hash_seed: None,
+            xdp: XdpConfig::default(),
+            tc: TcConfig::default(),
+            api: ApiConfig { socket: state_path.join("api.sock"), group: "lb".to_owned() },
+            docker: DockerConfig::default(),
+            tables: TablesConfig::default(),
+            balancers: Vec::new(),
+            services: Vec::new(),
+            state_path,
+        }
+    }
+}
+
+impl Default for DockerConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            endpoint: "unix:///var/run/docker.sock".to_owned(),
+            resync_seconds: 30,
+        }
+    }
+}
+
+impl Default for TablesConfig {
+    fn default() -> Self {
+        Self { ring_slots: abi::DEFAULT_RING_SLOTS, records: abi::DEFAULT_RECORDS }
+    }
+}

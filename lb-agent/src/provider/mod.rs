@@ -3,6 +3,8 @@
 //! Level-triggered: a provider sends everything that it knows, each time. When it cannot look, it
 //! sends a status and no claims, so that the last good ones stay in force.
 
+pub mod file;
+
 use crate::model::Claims;
 
 /// What a provider sends to the runtime.

@@ -1,0 +1,529 @@
+//! From the file as written to a [`Config`]: every value checked, every problem collected with its
+//! place, so that one run tells all.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::Range,
+    path::PathBuf,
+};
+
+use lb_common::abi;
+use toml::Spanned;
+
+use super::{
+    ApiConfig, Balancer, Config, ConfigError, DockerConfig, Problem, StaticBackend, StaticService,
+    TablesConfig, TcConfig, XdpConfig, error::Lines, raw,
+};
+use crate::{
+    maglev::MEMBERS_MAX,
+    model::{FrontendAddress, Protocol},
+};
+
+/// Longest interface name that the kernel takes.
+const INTERFACE_NAME_BYTES_MAX: usize = 15;
+/// Longest path of a Unix socket.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// Longest name of a balancer, a service or a group.
+const NAME_CHARS_MAX: usize = 128;
+/// Balancers beyond this could not have a service each.
+const BALANCERS_MAX: usize = abi::MAX_SERVICES as usize;
+/// Smallest pool: one ring and its successor.
+const RING_SLOTS_MIN: u32 = 2 * abi::RING_SIZES[0];
+/// Largest pool that a ring descriptor can address.
+const RING_SLOTS_MAX: u32 = 1 << 28;
+/// Largest table of recorded flows per family; about 3 GiB.
+const RECORDS_MAX: u32 = 32 * 1024 * 1024;
+/// Problems after which the rest is not listed.
+const PROBLEMS_MAX: usize = 100;
+const DAY_SECONDS: u32 = 24 * 3600;
+
+pub(super) fn parse(text: &str, file_name: &str) -> Result<Config, ConfigError> {
+    let file: raw::File =
+        toml::from_str(text).map_err(|error| ConfigError::from_toml(file_name, text, &error))?;
+    let mut checker = Checker { lines: Lines::new(text), problems: Vec::new() };
+    let config = checker.config(file, file_name);
+    let mut problems = checker.problems;
+    if problems.is_empty() {
+        return Ok(config);
+    }
+    problems.sort();
+    if problems.len() > PROBLEMS_MAX {
+        let message = format!("and {} more problems", problems.len() - PROBLEMS_MAX);
+        problems.truncate(PROBLEMS_MAX);
+        problems.push(Problem { position: None, message });
+    }
+    Err(ConfigError { file_name: file_name.to_owned(), problems })
+}
+
+/// Collects problems; a value with a problem is replaced by something harmless, since the whole
+/// config is refused in the end.
+struct Checker<'a> {
+    lines: Lines<'a>,
+    problems: Vec<Problem>,
+}
+
+impl Checker<'_> {
+    fn problem(&mut self, span: Range<usize>, message: String) {
+        let position = Some(self.lines.position(span.start));
+        self.problems.push(Problem { position, message });
+    }
+
+    fn line(&self, span: &Range<usize>) -> usize {
+        self.lines.position(span.start).line
+    }
+
+    fn config(&mut self, file: raw::File, file_name: &str) -> Config {
+        let defaults = Config::default();
+        let state_path = self.path(file.state_path, "state_path", defaults.state_path);
+        let balancers = self.balancers(file.balancer);
+        let services = self.services(file.service, &balancers);
+        Config {
+            file_name: file_name.to_owned(),
+            front: self.front(file.front),
+            pin_path: self.path(file.pin_path, "pin_path", defaults.pin_path),
+            hash_seed: file.hash_seed.and_then(|seed| self.hash_seed(&seed)),
+            xdp: self.xdp(file.xdp),
+            tc: TcConfig { mode: file.tc.mode },
+            api: self.api(file.api, state_path.join("api.sock"), defaults.api.group),
+            docker: self.docker(file.docker),
+            tables: self.tables(file.tables),
+            balancers,
+            services,
+            state_path,
+        }
+    }
+
+    fn front(&mut self, names: Vec<Spanned<String>>) -> Vec<String> {
+        let mut front = Vec::new();
+        for name in names {
+            self.interface_name(name.get_ref(), name.span());
+            if front.contains(name.get_ref()) {
+                let message = format!("interface `{}` is named twice in `front`", name.get_ref());
+                self.problem(name.span(), message);
+            }
+            front.push(name.into_inner());
+        }
+        front
+    }
+
+    fn interface_name(&mut self, name: &str, span: Range<usize>) {
+        let is_name = !name.is_empty()
+            && name.len() <= INTERFACE_NAME_BYTES_MAX
+            && name != "."
+            && name != ".."
+            && !name.contains(|char: char| char == '/' || char == ':' || !char.is_ascii_graphic());
+        if !is_name {
+            self.problem(
+                span,
+                format!(
+                    "`{}` is no interface name; write it as `ip link` shows it, at most \
+                     {INTERFACE_NAME_BYTES_MAX} characters",
+                    name.escape_debug()
+                ),
+            );
+        }
+    }
+
+    fn path(&mut self, path: Option<Spanned<String>>, key: &str, default: PathBuf) -> PathBuf {
+        let Some(path) = path else { return default };
+        let span = path.span();
+        let path = PathBuf::from(path.into_inner());
+        if !path.is_absolute() || path.as_os_str().as_encoded_bytes().contains(&0) {
+            let message = format!("`{key}` must be an absolute path, like {}", default.display());
+            self.problem(span, message);
+        }
+        path
+    }
+
+    fn hash_seed(&mut self, seed: &Spanned<i64>) -> Option<u64> {
+        let checked = u64::try_from(*seed.get_ref())
+            .map_err(|_| format!("`hash_seed` is {}; it must not be negative", seed.get_ref()));
+        self.accept(checked, seed.span())
+    }
+
+    fn xdp(&mut self, xdp: raw::Xdp) -> XdpConfig {
+        let mut interfaces = BTreeMap::new();
+        for (name, mode) in xdp.interfaces {
+            self.interface_name(&name, mode.span());
+            interfaces.insert(name, mode.into_inner());
+        }
+        XdpConfig { mode: xdp.mode, interfaces }
+    }
+
+    fn api(&mut self, api: raw::Api, socket: PathBuf, group: String) -> ApiConfig {
+        let span = api.socket.as_ref().map(Spanned::span);
+        let socket = self.path(api.socket, "socket", socket);
+        if socket.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
+            self.problem(
+                span.unwrap_or(0..0),
+                format!(
+                    "the socket path `{}` is too long for the kernel; use at most \
+                     {SOCKET_PATH_BYTES_MAX} bytes",
+                    socket.display()
+                ),
+            );
+        }
+        let group = match api.group {
+            Some(group) => self.name(group, "group"),
+            None => group,
+        };
+        ApiConfig { socket, group }
+    }
+
+    fn docker(&mut self, docker: raw::Docker) -> DockerConfig {
+        let defaults = DockerConfig::default();
+        let endpoint = match docker.endpoint {
+            None => defaults.endpoint,
+            Some(endpoint) => {
+                let path = endpoint.get_ref().strip_prefix("unix://").unwrap_or_default();
+                if !path.starts_with('/') || path.contains('\0') {
+                    self.problem(
+                        endpoint.span(),
+                        format!(
+                            "`{}` is no Docker endpoint; the agent needs the daemon of its own \
+                             node, so write `unix://` and the absolute path of its socket",
+                            endpoint.get_ref().escape_debug()
+                        ),
+                    );
+                }
+                endpoint.into_inner()
+            }
+        };
+        DockerConfig {
+            enabled: docker.enabled.unwrap_or(defaults.enabled),
+            endpoint,
+            resync_seconds: self.number(
+                docker.resync_seconds,
+                "resync_seconds",
+                1..=DAY_SECONDS,
+                defaults.resync_seconds,
+            ),
+        }
+    }
+
+    fn tables(&mut self, tables: raw::Tables) -> TablesConfig {
+        let defaults = TablesConfig::default();
+        TablesConfig {
+            ring_slots: self.number(
+                tables.ring_slots,
+                "ring_slots",
+                RING_SLOTS_MIN..=RING_SLOTS_MAX,
+                defaults.ring_slots,
+            ),
+            records: self.number(tables.records, "records", 1..=RECORDS_MAX, defaults.records),
+        }
+    }
+
+    fn number(
+        &mut self,
+        value: Option<Spanned<i64>>,
+        key: &str,
+        allowed: std::ops::RangeInclusive<u32>,
+        default: u32,
+    ) -> u32 {
+        let Some(value) = value else { return default };
+        match u32::try_from(*value.get_ref()) {
+            Ok(number) if allowed.contains(&number) => number,
+            _ => {
+                self.problem(
+                    value.span(),
+                    format!(
+                        "`{key}` is {}; it must be from {} to {}",
+                        value.get_ref(),
+                        allowed.start(),
+                        allowed.end()
+                    ),
+                );
+                default
+            }
+        }
+    }
+
+    /// Names go into messages, tables and labels: no spaces, nothing unprintable.
+    fn name(&mut self, name: Spanned<String>, key: &str) -> String {
+        let text = name.get_ref();
+        let is_name = !text.is_empty()
+            && text.chars().count() <= NAME_CHARS_MAX
+            && !text.contains(|char: char| char.is_whitespace() || char.is_control());
+        if !is_name {
+            let message = format!(
+                "`{key}` must be 1 to {NAME_CHARS_MAX} characters without spaces and control \
+                 characters"
+            );
+            self.problem(name.span(), message);
+        }
+        name.into_inner()
+    }
+
+    fn balancers(&mut self, balancers: Vec<raw::Balancer>) -> Vec<Balancer> {
+        let mut by_name: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+        let mut by_vip: BTreeMap<IpAddr, usize> = BTreeMap::new();
+        let mut checked = Vec::new();
+        for (index, balancer) in balancers.into_iter().enumerate() {
+            let line = self.line(&balancer.name.span());
+            if index == BALANCERS_MAX {
+                let message = format!("more than {BALANCERS_MAX} balancers; remove some");
+                self.problem(balancer.name.span(), message);
+            }
+            for name in std::iter::once(&balancer.name).chain(&balancer.id) {
+                match by_name.entry(name.get_ref().clone()) {
+                    Entry::Vacant(entry) => {
+                        entry.insert((index, line));
+                    }
+                    // A name and an id of one balancer may be the same word.
+                    Entry::Occupied(entry) if entry.get().0 == index => {}
+                    Entry::Occupied(entry) => {
+                        let message = format!(
+                            "`{}` already names the balancer of line {}; a name or id stands for \
+                             one balancer, so choose another",
+                            name.get_ref().escape_debug(),
+                            entry.get().1
+                        );
+                        self.problem(name.span(), message);
+                    }
+                }
+            }
+            let vip = self.vip(&balancer.vip);
+            if let Some(vip) = vip
+                && let Some(other) = by_vip.insert(vip, line)
+            {
+                let message = format!(
+                    "the VIP {vip} already belongs to the balancer of line {other}; give each \
+                     balancer an address of its own"
+                );
+                self.problem(balancer.vip.span(), message);
+            }
+            checked.push(Balancer {
+                name: self.name(balancer.name, "name"),
+                id: balancer.id.map(|id| self.name(id, "id")),
+                vip: vip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            });
+        }
+        checked
+    }
+
+    fn vip(&mut self, vip: &Spanned<String>) -> Option<IpAddr> {
+        let checked = match vip.get_ref().parse::<IpAddr>() {
+            Ok(address) => usable_address(address, "VIP"),
+            Err(_) => Err(format!(
+                "`{}` is no IP address; `vip` is one address without port or prefix, like \
+                 192.0.2.10",
+                vip.get_ref().escape_debug()
+            )),
+        };
+        self.accept(checked, vip.span())
+    }
+
+    fn accept<T>(&mut self, checked: Result<T, String>, span: Range<usize>) -> Option<T> {
+        checked.map_err(|message| self.problem(span, message)).ok()
+    }
+
+    fn services(
+        &mut self,
+        services: Vec<raw::Service>,
+        balancers: &[Balancer],
+    ) -> Vec<StaticService> {
+        let mut lines = BTreeMap::new();
+        let mut owners = BTreeMap::new();
+        let mut vips: Vec<IpAddr> = balancers.iter().map(|balancer| balancer.vip).collect();
+        let mut backends: usize = 0;
+        let mut checked = Vec::new();
+        // Backends are compared with every VIP of the file, also with those of later services.
+        let mut addresses = Vec::new();
+        for (index, service) in services.into_iter().enumerate() {
+            let span = service.name.span();
+            let line = self.line(&span);
+            if let Some(first) = lines.insert(service.name.get_ref().clone(), line) {
+                let message = format!(
+                    "the service `{}` already stands at line {first}; join the two or rename one",
+                    service.name.get_ref().escape_debug()
+                );
+                self.problem(span.clone(), message);
+            }
+            backends += service.backend.len();
+            self.limits(index, &service, backends);
+            let frontends = self.frontends(&service.frontends, line, &mut owners);
+            vips.extend(frontends.iter().map(|frontend| frontend.vip));
+            let static_backends = self.backends(service.backend, &mut addresses);
+            checked.push(StaticService {
+                name: self.name(service.name, "name"),
+                frontends,
+                ring_size: service.ring_size.and_then(|size| self.ring_size(&size)),
+                backends: static_backends,
+                line,
+            });
+        }
+        vips.sort_unstable();
+        for (address, span) in addresses {
+            if vips.binary_search(&address).is_ok() {
+                let message = format!(
+                    "the backend address {address} is a VIP of this file; traffic would run in a \
+                     circle, so name the server's own address"
+                );
+                self.problem(span, message);
+            }
+        }
+        checked
+    }
+
+    fn limits(&mut self, index: usize, service: &raw::Service, backends_so_far: usize) {
+        let span = service.name.span();
+        let max_services = abi::MAX_SERVICES as usize;
+        let max_backends = abi::MAX_BACKENDS as usize;
+        let own = service.backend.len();
+        if index == max_services {
+            self.problem(span.clone(), format!("more than {max_services} services; remove some"));
+        }
+        if own > MEMBERS_MAX {
+            self.problem(
+                span.clone(),
+                format!("{own} backends; a service can have {MEMBERS_MAX}, so split it"),
+            );
+        }
+        if backends_so_far > max_backends && backends_so_far - own <= max_backends {
+            let message = format!("more than {max_backends} backends up to here; remove some");
+            self.problem(span, message);
+        }
+    }
+
+    fn frontends(
+        &mut self,
+        urls: &Spanned<Vec<Spanned<String>>>,
+        line: usize,
+        owners: &mut BTreeMap<FrontendAddress, usize>,
+    ) -> Vec<FrontendAddress> {
+        if urls.get_ref().is_empty() {
+            let message =
+                "`frontends` is empty; name at least one, like tcp://192.0.2.10:80".to_owned();
+            self.problem(urls.span(), message);
+        }
+        let mut frontends = Vec::new();
+        for url in urls.get_ref() {
+            let Some(frontend) = self.accept(parse_frontend(url.get_ref()), url.span()) else {
+                continue;
+            };
+            if let Some(owner) = owners.insert(frontend, line) {
+                let message = format!(
+                    "{frontend} is already a frontend of the service of line {owner}; a frontend \
+                     has one service"
+                );
+                self.problem(url.span(), message);
+            }
+            if owners.len() == abi::MAX_FRONTENDS as usize + 1 {
+                let message = format!("more than {} frontends; remove some", abi::MAX_FRONTENDS);
+                self.problem(url.span(), message);
+            }
+            frontends.push(frontend);
+        }
+        frontends
+    }
+
+    fn ring_size(&mut self, size: &Spanned<i64>) -> Option<u32> {
+        let known = u32::try_from(*size.get_ref()).ok().filter(|it| abi::RING_SIZES.contains(it));
+        if known.is_none() {
+            let sizes: Vec<String> = abi::RING_SIZES.iter().map(u32::to_string).collect();
+            let message = format!(
+                "`ring_size` is {}; it must be one of {}",
+                size.get_ref(),
+                sizes.join(", ")
+            );
+            self.problem(size.span(), message);
+        }
+        known
+    }
+
+    fn backends(
+        &mut self,
+        backends: Vec<raw::Backend>,
+        addresses: &mut Vec<(IpAddr, Range<usize>)>,
+    ) -> Vec<StaticBackend> {
+        let mut lines = BTreeMap::new();
+        let mut checked = Vec::new();
+        for backend in backends {
+            let span = backend.address.span();
+            let parsed = parse_backend(backend.address.get_ref());
+            let weight = self.number(backend.weight, "weight", 0..=u32::from(u16::MAX), 100);
+            let Some(address) = self.accept(parsed, span.clone()) else { continue };
+            if let Some(first) = lines.insert(address, self.line(&span)) {
+                let message = format!(
+                    "{address} is already a backend of this service, at line {first}; remove one"
+                );
+                self.problem(span.clone(), message);
+            }
+            addresses.push((address.ip(), span));
+            checked
+                .push(StaticBackend { address, weight: u16::try_from(weight).unwrap_or(u16::MAX) });
+        }
+        checked
+    }
+}
+
+/// `tcp://192.0.2.10:80`.
+fn parse_frontend(url: &str) -> Result<FrontendAddress, String> {
+    let shown = url.escape_debug();
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return Err(format!("`{shown}` is no frontend; write it like tcp://192.0.2.10:80"));
+    };
+    match scheme {
+        "tcp" => {}
+        "udp" => {
+            return Err(format!(
+                "`{shown}`: UDP is not balanced yet; remove this frontend until the data path has \
+                 UDP"
+            ));
+        }
+        _ => {
+            return Err(format!(
+                "`{shown}`: unknown scheme `{}`; the schemes are: tcp",
+                scheme.escape_debug()
+            ));
+        }
+    }
+    let address: SocketAddr = rest.parse().map_err(|_| {
+        format!("`{shown}`: after tcp:// comes an IP address and a port, like tcp://192.0.2.10:80")
+    })?;
+    let vip = usable_address(address.ip(), "VIP")?;
+    Ok(FrontendAddress { vip, protocol: Protocol::Tcp, port: usable_port(address.port())? })
+}
+
+/// `10.0.0.1:8080`.
+fn parse_backend(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text.parse().map_err(|_| {
+        format!(
+            "`{}` is no address and port; write it like 10.0.0.1:8080 (names are not resolved)",
+            text.escape_debug()
+        )
+    })?;
+    usable_address(address.ip(), "backend address")?;
+    usable_port(address.port())?;
+    Ok(address)
+}
+
+fn usable_port(port: u16) -> Result<u16, String> {
+    if port == 0 {
+        return Err("port 0 does not exist; ports are 1 to 65535".to_owned());
+    }
+    Ok(port)
+}
+
+/// What is wrong with an address for one server or service.
+fn usable_address(address: IpAddr, what: &str) -> Result<IpAddr, String> {
+    let IpAddr::V4(v4) = address else {
+        return Err(format!(
+            "the {what} {address} is IPv6, which is not balanced yet; use an IPv4 address"
+        ));
+    };
+    let kind = if v4.octets()[0] == 0 {
+        "in 0.0.0.0/8, where no host is"
+    } else if v4.is_loopback() {
+        "a loopback address"
+    } else if v4.is_multicast() {
+        "a multicast address"
+    } else if v4.octets()[0] >= 240 {
+        "a reserved or broadcast address"
+    } else {
+        return Ok(address);
+    };
+    Err(format!("the {what} {address} is {kind}; use the address of one host"))
+}
