@@ -1,1 +1,3 @@
 //! Fixtures of the end-to-end and in-kernel tests.
+
+pub mod packets;

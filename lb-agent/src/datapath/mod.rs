@@ -1,1 +1,257 @@
-//! Comes with the next commits.
+//! The kernel side of a node: loading, pinning, attaching, and access to the maps.
+//!
+//! Owns every call of bpf(2), and with it everything that stays in the kernel when the agent is
+//! gone. Decides nothing about services: it executes the [`Action`]s that `plan` made, and reads
+//! back what the kernel holds. Synchronous: callers run it on a thread of its own, which must stay
+//! in the network namespace in which [`Datapath::open`] was called.
+
+mod clsact;
+mod counters;
+mod extents;
+mod fronts;
+mod hook;
+mod hooks;
+mod links;
+mod mapped;
+mod object;
+mod options;
+mod pins;
+mod prerequisites;
+mod read;
+mod records;
+mod rtnl;
+mod state_dir;
+mod sys;
+mod tables;
+mod uninstall;
+
+use anyhow::bail;
+use lb_common::abi::{Hook, ticks_from_ns};
+
+use self::{
+    clsact::Ownership,
+    fronts::Fronts,
+    hook::{AttachError, display_interface},
+    hooks::Hooks,
+    pins::PinDir,
+    state_dir::{Lock, StateDir},
+    tables::Tables,
+};
+pub use self::{
+    counters::{Counters, RecordCounts},
+    fronts::FrontStatus,
+    hook::Way,
+    hooks::Attachment,
+    object::embedded,
+    options::{FrontInterface, Options, TcMode, XdpMode},
+    records::SweepReport,
+    uninstall::{Report, uninstall},
+};
+use crate::plan::{Action, Kernel, KernelError, KernelState};
+
+/// The programs and maps of this node. Dropping it leaves everything running.
+pub struct Datapath {
+    tables: Tables,
+    hooks: Hooks,
+    fronts: Fronts,
+    front_statuses: Vec<FrontStatus>,
+    records: u32,
+    has_adopted: bool,
+    _locks: [Lock; 2],
+}
+
+impl Datapath {
+    /// Adopts what an earlier agent left, or makes everything, and attaches the programs to the
+    /// front interfaces. Programs that run are replaced without a gap.
+    ///
+    /// Fails when another agent runs, when pinned maps are not exactly what this agent needs, and
+    /// when no front interface can be used at all; single troubles are in [`Self::fronts`].
+    pub fn open(options: &Options) -> anyhow::Result<Self> {
+        let object = embedded()?;
+        prerequisites::check_host()?;
+        let state = StateDir::create(&options.state_path)?;
+        let state_lock = state.lock()?;
+        prerequisites::prepare_pin_path(&options.pin_path, &state)?;
+        let locks = [state_lock, state_dir::lock_pins(&options.pin_path)?];
+
+        let pins = PinDir::at(&options.pin_path);
+        let (mut ebpf, has_made_maps) = pins.load_object(object, options)?;
+        let ownership =
+            if has_made_maps { Ownership::Names } else { Ownership::Maps(pins.map_ids()) };
+        let mut hooks = Hooks::load(&mut ebpf, &pins, state, ownership, options.tc_mode)?;
+        hooks.adopt()?;
+        let mut datapath = Self {
+            tables: Tables::take(&mut ebpf)?,
+            hooks,
+            fronts: Fronts::new(options.fronts.clone()),
+            front_statuses: Vec::new(),
+            records: options.records,
+            has_adopted: !has_made_maps,
+            _locks: locks,
+        };
+        datapath.check_seed(options);
+        datapath.attach_fronts(true);
+        if !options.fronts.is_empty() && datapath.fronts().iter().all(|front| front.tc.is_none()) {
+            bail!("no front interface can be used: {}", datapath.troubles().join("; "));
+        }
+        for trouble in datapath.troubles() {
+            tracing::warn!("{trouble}");
+        }
+        Ok(datapath)
+    }
+
+    /// The seed of the flow hash that is in force.
+    pub fn hash_seed(&self) -> u64 {
+        self.tables.meta().hash_seed
+    }
+
+    /// Whether maps of an earlier agent were adopted.
+    pub fn has_adopted(&self) -> bool {
+        self.has_adopted
+    }
+
+    /// The front interfaces, as they were when they were last looked at.
+    pub fn fronts(&self) -> &[FrontStatus] {
+        &self.front_statuses
+    }
+
+    /// Looks at the front interfaces again: one that came, or was deleted and made anew, gets its
+    /// programs. Also forgets interfaces that are gone. For a timer, and for link events.
+    pub fn ensure_fronts(&mut self) -> &[FrontStatus] {
+        self.attach_fronts(false);
+        if let Err(error) = self.hooks.prune() {
+            tracing::warn!("remains of deleted interfaces stay: {error:#}");
+        }
+        &self.front_statuses
+    }
+
+    /// Every program on every interface.
+    pub fn attachments(&self) -> Vec<Attachment> {
+        self.hooks.attachments()
+    }
+
+    /// Everything that the kernel holds.
+    pub fn read_state(&mut self) -> anyhow::Result<KernelState> {
+        let mut state = self.tables.read()?;
+        for attachment in self.hooks.attachments() {
+            if attachment.hook == Hook::TcReply && self.hooks.is_alive(attachment) {
+                state.reply_interfaces.insert(attachment.ifindex);
+            }
+        }
+        Ok(state)
+    }
+
+    /// Deletes records of flows that count no more, of a bounded number that it looks at.
+    pub fn sweep(&mut self, now_tick: u32) -> anyhow::Result<SweepReport> {
+        self.tables.sweep(now_tick)
+    }
+
+    /// Counters of these backends, and those that are of no backend.
+    pub fn counters(&self, backends: &[u32]) -> anyhow::Result<Counters> {
+        self.tables.counters(backends, self.records)
+    }
+
+    /// Puts the reply program on a host-side veth; idempotent.
+    pub fn attach_reply(&mut self, ifindex: u32) -> Result<(), KernelError> {
+        self.execute(&Action::AttachReply { ifindex })
+    }
+
+    /// Takes the reply program off; idempotent, also when the interface is gone.
+    pub fn detach_reply(&mut self, ifindex: u32) -> Result<(), KernelError> {
+        self.execute(&Action::DetachReply { ifindex })
+    }
+
+    fn attach_fronts(&mut self, replaces: bool) {
+        self.front_statuses = self.fronts.attach(&mut self.hooks, &self.tables, replaces);
+    }
+
+    fn troubles(&self) -> Vec<String> {
+        self.front_statuses.iter().flat_map(|front| front.troubles.clone()).collect()
+    }
+
+    fn check_seed(&self, options: &Options) {
+        let pinned = self.hash_seed();
+        if let Some(configured) = options.hash_seed
+            && configured != pinned
+        {
+            tracing::warn!(
+                configured,
+                in_force = pinned,
+                "hash_seed is not changed under living connections: the seed that the maps were \
+                 made with stays in force until `lb-agent uninstall`",
+            );
+        }
+    }
+
+    fn try_execute(&mut self, action: &Action) -> Result<(), AttachError> {
+        let tables = &mut self.tables;
+        match action {
+            Action::AttachReply { ifindex } => {
+                return self.hooks.attach_tc(Hook::TcReply, *ifindex);
+            }
+            Action::DetachReply { ifindex } => {
+                return self.hooks.detach(Hook::TcReply, *ifindex);
+            }
+            Action::SetFlags { flags } => tables.set_flags(*flags),
+            Action::WriteService { number, name_hash } => tables.write_service(*number, *name_hash),
+            Action::ClearService { number } => tables.clear_service(*number),
+            Action::WriteBackend { number, backend } => tables.write_backend(*number, backend),
+            Action::SetBackendState { number, state } => tables.set_backend_state(*number, *state),
+            Action::ClearBackend { number } => tables.clear_backend(*number),
+            Action::PublishRing { ring, content } => tables.publish_ring(*ring, content),
+            Action::ClearRing { ring } => tables.clear_ring(*ring),
+            Action::PutVip { vip } => tables.put_vip(*vip),
+            Action::DeleteVip { vip } => tables.delete_vip(*vip),
+            Action::PutFrontend { frontend, service } => tables.put_frontend(frontend, *service),
+            Action::DeleteFrontend { frontend } => tables.delete_frontend(frontend),
+        }
+        .map_err(AttachError::Refused)
+    }
+}
+
+impl Kernel for Datapath {
+    fn execute(&mut self, action: &Action) -> Result<(), KernelError> {
+        self.try_execute(action).map_err(|error| KernelError {
+            action: describe(action),
+            is_absent: matches!(error, AttachError::Absent),
+            cause: error.to_string(),
+        })
+    }
+}
+
+/// The present tick, as the data path counts them.
+pub fn now_tick() -> u32 {
+    ticks_from_ns(sys::monotonic_ns())
+}
+
+/// An action in words, without its contents.
+fn describe(action: &Action) -> String {
+    match action {
+        Action::AttachReply { ifindex } => {
+            format!("attach the reply program to {}", display_interface(*ifindex))
+        }
+        Action::DetachReply { ifindex } => {
+            format!("detach the reply program from {}", display_interface(*ifindex))
+        }
+        Action::SetFlags { flags } => format!("set flags {flags:#x}"),
+        Action::WriteService { number, .. } => format!("write service {number}"),
+        Action::ClearService { number } => format!("clear service {number}"),
+        Action::WriteBackend { number, backend } => {
+            format!("write backend {number} ({})", backend.address)
+        }
+        Action::SetBackendState { number, state } => {
+            format!("set state {state:#04b} of backend {number}")
+        }
+        Action::ClearBackend { number } => format!("clear backend {number}"),
+        Action::PublishRing { ring, content } => {
+            format!("publish ring {ring} of {} slots", content.slots.len())
+        }
+        Action::ClearRing { ring } => format!("clear ring {ring}"),
+        Action::PutVip { vip } => format!("recognise VIP {vip}"),
+        Action::DeleteVip { vip } => format!("forget VIP {vip}"),
+        Action::PutFrontend { frontend, service } => {
+            format!("serve {frontend} by service {service}")
+        }
+        Action::DeleteFrontend { frontend } => format!("stop serving {frontend}"),
+    }
+}

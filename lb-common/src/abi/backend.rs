@@ -21,7 +21,7 @@ pub const PATH_ROUTED: u8 = 1;
 ///
 /// A record is written while nothing refers to its number; afterwards only `state` changes, by a
 /// store of that one byte.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(
     FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Debug, Default,
 )]
@@ -41,7 +41,7 @@ pub struct BackendV4 {
 }
 
 /// Value of the array `BACKENDS_V6`, indexed by backend number. A number is in use in one family.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(
     FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Debug, Default,
 )]
@@ -64,7 +64,7 @@ pub struct BackendV6 {
 
 /// Value of the array `BACKEND_IDENTITIES`, indexed by backend number: lets a restarted agent find
 /// its backends again. Not read by the data path.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(
     FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Debug, Default,
 )]

@@ -5,7 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::numbers::Verdict;
 
 /// Value of the per-CPU array `BACKEND_COUNTERS`, indexed by backend number.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(
     FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Debug, Default,
 )]

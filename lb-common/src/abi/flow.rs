@@ -5,14 +5,14 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::net::{NetAddr6, NetU16, NetU32};
 
 /// Record class: the client has sent its SYN only.
-pub const CLASS_HALF_OPEN: u8 = 0;
+pub const CLASS_HALF_OPEN: u32 = 0;
 /// Record class: the client has sent more than a SYN.
-pub const CLASS_ESTABLISHED: u8 = 1;
+pub const CLASS_ESTABLISHED: u32 = 1;
 /// Record class: a FIN or RST was seen from either side.
-pub const CLASS_CLOSING: u8 = 2;
+pub const CLASS_CLOSING: u32 = 2;
 
 /// Key of the map `FLOWS_V4`: a flow as its client sends it.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(
     FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Hash, Debug, Default,
 )]
@@ -25,14 +25,12 @@ pub struct FlowKeyV4 {
     pub client_port: NetU16,
     /// Port that the client sends to.
     pub vip_port: NetU16,
-    /// IP protocol number.
-    pub protocol: u8,
-    /// Written as 0.
-    pub pad: [u8; 3],
+    /// IP protocol number, as a whole word: no bytes of padding to write.
+    pub protocol: u32,
 }
 
 /// Key of the map `FLOWS_V6`: a flow as its client sends it.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(
     FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Hash, Debug, Default,
 )]
@@ -45,14 +43,12 @@ pub struct FlowKeyV6 {
     pub client_port: NetU16,
     /// Port that the client sends to.
     pub vip_port: NetU16,
-    /// IP protocol number.
-    pub protocol: u8,
-    /// Written as 0.
-    pub pad: [u8; 3],
+    /// IP protocol number, as a whole word: no bytes of padding to write.
+    pub protocol: u32,
 }
 
 /// Value of the maps `FLOWS_V4` and `FLOWS_V6`: which backend has the flow.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(
     FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Debug, Default,
 )]
@@ -64,13 +60,11 @@ pub struct FlowRecord {
     /// Tick of the last packet from the client.
     pub last_seen_tick: u32,
     /// `CLASS_*`.
-    pub class: u8,
-    /// Written as 0.
-    pub pad: [u8; 3],
+    pub class: u32,
 }
 
 /// Key of the map `REPLIES_V4`: a reply as the backend sends it.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(
     FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Hash, Debug, Default,
 )]
@@ -86,14 +80,14 @@ pub struct ReplyKeyV4 {
     pub backend_port: NetU16,
     /// Port of the client.
     pub client_port: NetU16,
-    /// IP protocol number.
-    pub protocol: u8,
+    /// IP protocol number, as a whole word: no bytes of padding to write.
+    pub protocol: u32,
     /// Written as 0.
-    pub pad: [u8; 3],
+    pub reserved: u32,
 }
 
 /// Key of the map `REPLIES_V6`: a reply as the backend sends it.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(
     FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Hash, Debug, Default,
 )]
@@ -108,14 +102,14 @@ pub struct ReplyKeyV6 {
     pub backend_port: NetU16,
     /// Port of the client.
     pub client_port: NetU16,
-    /// IP protocol number.
-    pub protocol: u8,
+    /// IP protocol number, as a whole word: no bytes of padding to write.
+    pub protocol: u32,
     /// Written as 0.
-    pub pad: [u8; 3],
+    pub reserved: u32,
 }
 
 /// Value of the map `REPLIES_V4`: what a reply is translated to.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(
     FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Debug, Default,
 )]
@@ -133,7 +127,7 @@ pub struct ReplyRecordV4 {
 }
 
 /// Value of the map `REPLIES_V6`: what a reply is translated to.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(
     FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Debug, Default,
 )]
@@ -148,12 +142,14 @@ pub struct ReplyRecordV6 {
     pub backend: u32,
     /// Index of the front interface on which the client's packet came.
     pub ifindex: u32,
+    /// Written as 0.
+    pub reserved: u32,
 }
 
 const _: () = assert!(size_of::<FlowKeyV4>() == 16);
 const _: () = assert!(size_of::<FlowKeyV6>() == 40);
 const _: () = assert!(size_of::<FlowRecord>() == 16);
-const _: () = assert!(size_of::<ReplyKeyV4>() == 20);
-const _: () = assert!(size_of::<ReplyKeyV6>() == 44);
+const _: () = assert!(size_of::<ReplyKeyV4>() == 24);
+const _: () = assert!(size_of::<ReplyKeyV6>() == 48);
 const _: () = assert!(size_of::<ReplyRecordV4>() == 16);
-const _: () = assert!(size_of::<ReplyRecordV6>() == 28);
+const _: () = assert!(size_of::<ReplyRecordV6>() == 32);

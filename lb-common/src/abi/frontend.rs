@@ -15,7 +15,7 @@ pub const PROTOCOL_ANY: u8 = 0;
 pub const SCOPE_FRONT: u8 = 0;
 
 /// Key of the map `FRONTENDS_V4`.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(
     FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Hash, Debug, Default,
 )]
@@ -31,7 +31,7 @@ pub struct FrontendKeyV4 {
 }
 
 /// Key of the map `FRONTENDS_V6`.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(
     FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Hash, Debug, Default,
 )]
@@ -44,10 +44,12 @@ pub struct FrontendKeyV6 {
     pub protocol: u8,
     /// `SCOPE_*`.
     pub scope: u8,
+    /// Written as 0.
+    pub reserved: u32,
 }
 
 /// Value of the maps `FRONTENDS_V4` and `FRONTENDS_V6`.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(
     FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Debug, Default,
 )]
@@ -63,5 +65,5 @@ pub struct Frontend {
 }
 
 const _: () = assert!(size_of::<FrontendKeyV4>() == 8);
-const _: () = assert!(size_of::<FrontendKeyV6>() == 20);
+const _: () = assert!(size_of::<FrontendKeyV6>() == 24);
 const _: () = assert!(size_of::<Frontend>() == 16);

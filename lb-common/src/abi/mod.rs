@@ -1,7 +1,8 @@
 //! Keys and values of every map, their limits, and the numbers that are fixed for ever.
 //!
 //! Everything in a map is `repr(C)`, free of padding, valid for any bit pattern and checked for its
-//! size here. A change of any layout or meaning in this module must raise [`ABI_VERSION`]: the agent
+//! size here. All of it is aligned to 8 bytes, since LLVM merges stores of neighbouring fields and
+//! the verifier refuses a store to the stack that is wider than its alignment. A change of any layout or meaning in this module must raise [`ABI_VERSION`]: the agent
 //! adopts pinned maps of its own version only.
 
 mod backend;

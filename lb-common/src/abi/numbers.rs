@@ -2,8 +2,9 @@
 //!
 //! A number is never given another meaning; one that falls out of use stays reserved.
 
-/// What the data path decided to do with a packet.
-#[repr(u8)]
+/// What the data path decided to do with a packet. A whole word, like every field of a decision:
+/// bytes of padding beside a smaller one would be stored misaligned, which the verifier refuses.
+#[repr(u32)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
     /// Not ours: untouched, on to whatever comes next.
@@ -21,7 +22,7 @@ pub enum Verdict {
 macro_rules! drop_reasons {
     ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $text:literal;)+) => {
         /// Why a packet was not forwarded. The number indexes the per-CPU array `DROPS`.
-        #[repr(u8)]
+        #[repr(u32)]
         #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
         pub enum DropReason {
             $($(#[doc = $doc])+ $name = $number,)+

@@ -4,7 +4,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Value of the array `SERVICES`, indexed by service number: lets a restarted agent find its
 /// services again.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(
     FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Debug, Default,
 )]
@@ -17,7 +17,7 @@ pub struct ServiceIdentity {
 pub const META_ROUTED_BACKENDS: u32 = 1;
 
 /// Value of the one-element array `META`.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(
     FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Debug, Default,
 )]

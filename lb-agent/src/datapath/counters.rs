@@ -1,0 +1,86 @@
+//! Reading the per-CPU counters, summed.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use lb_common::abi::{BackendCounters, DropReason, Hook, Verdict, verdict_index};
+
+use super::{hook::HOOKS, tables::Tables};
+
+/// Every verdict.
+const VERDICTS: [Verdict; 5] =
+    [Verdict::Pass, Verdict::Deliver, Verdict::Route, Verdict::Reply, Verdict::Drop];
+
+/// What the data path has counted since its maps were made.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Counters {
+    /// By backend number, for those that were asked for. A number begins at zero for each backend
+    /// that gets it.
+    pub backends: BTreeMap<u32, BackendCounters>,
+    /// By reason, every one.
+    pub drops: Vec<(DropReason, u64)>,
+    /// By hook and verdict, every one.
+    pub verdicts: Vec<(Hook, Verdict, u64)>,
+    /// How full the tables of recorded flows are.
+    pub records: RecordCounts,
+}
+
+/// Recorded flows, as the last whole sweep counted them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RecordCounts {
+    /// IPv4 flows.
+    pub flows_v4: u64,
+    /// IPv6 flows.
+    pub flows_v6: u64,
+    /// Replies of IPv4 flows.
+    pub replies_v4: u64,
+    /// Replies of IPv6 flows.
+    pub replies_v6: u64,
+    /// Room in each of these.
+    pub limit: u32,
+}
+
+impl Tables {
+    /// Counters of these backends, and all that are of no backend.
+    pub(super) fn counters(&self, backends: &[u32], limit: u32) -> anyhow::Result<Counters> {
+        let mut counters = Counters {
+            records: RecordCounts {
+                flows_v4: self.records.flows_v4.counted(),
+                flows_v6: self.records.flows_v6.counted(),
+                replies_v4: self.records.replies_v4.counted(),
+                replies_v6: self.records.replies_v6.counted(),
+                limit,
+            },
+            ..Counters::default()
+        };
+        for &number in backends {
+            let values = self
+                .backend_counters
+                .get(&number, 0)
+                .with_context(|| format!("counters of backend {number}"))?;
+            counters.backends.insert(number, sum(&values));
+        }
+        for &reason in DropReason::ALL {
+            let values = self.drops.get(&(reason as u32), 0).context("`DROPS`")?;
+            counters.drops.push((reason, values.iter().sum()));
+        }
+        for hook in HOOKS {
+            for verdict in VERDICTS {
+                let values =
+                    self.verdicts.get(&verdict_index(hook, verdict), 0).context("`VERDICTS`")?;
+                counters.verdicts.push((hook, verdict, values.iter().sum()));
+            }
+        }
+        Ok(counters)
+    }
+}
+
+fn sum(values: &[BackendCounters]) -> BackendCounters {
+    values.iter().fold(BackendCounters::default(), |sum, value| BackendCounters {
+        packets_in: sum.packets_in.wrapping_add(value.packets_in),
+        bytes_in: sum.bytes_in.wrapping_add(value.bytes_in),
+        packets_out: sum.packets_out.wrapping_add(value.packets_out),
+        bytes_out: sum.bytes_out.wrapping_add(value.bytes_out),
+        flows: sum.flows.wrapping_add(value.flows),
+    })
+}

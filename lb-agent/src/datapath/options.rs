@@ -1,0 +1,74 @@
+//! What the data path needs to know from the configuration.
+
+use std::path::PathBuf;
+
+use lb_common::abi::{DEFAULT_RECORDS, DEFAULT_RING_SLOTS};
+
+/// How XDP is used on one front interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum XdpMode {
+    /// Native on a physical NIC whose driver can, off on everything else.
+    #[default]
+    Auto,
+    /// In the driver; a driver that cannot is reported.
+    Native,
+    /// In the stack, for tests and for NICs without native XDP.
+    Generic,
+    /// Not at all.
+    Off,
+}
+
+/// How programs are attached to TC ingress.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum TcMode {
+    /// TCX where the kernel has it, else a clsact filter; found out by trying.
+    #[default]
+    Auto,
+    /// TCX links only.
+    Tcx,
+    /// Filters on the clsact qdisc only.
+    Clsact,
+}
+
+/// An interface on which clients' packets arrive.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FrontInterface {
+    /// Its name in the node's network namespace.
+    pub name: String,
+    /// Whether XDP runs on it.
+    pub xdp: XdpMode,
+}
+
+/// Everything that [`super::Datapath::open`] and [`super::uninstall`] need. The default is what an
+/// agent without a configuration file uses, so that `uninstall` works without one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// Directory on a bpffs for maps, programs and links; made when its parent exists.
+    pub pin_path: PathBuf,
+    /// Directory for the lock and for the notes about what the agent made outside of `pin_path`.
+    pub state_path: PathBuf,
+    /// The front interfaces.
+    pub fronts: Vec<FrontInterface>,
+    /// How programs are attached to TC ingress.
+    pub tc_mode: TcMode,
+    /// Slots shared by the rings of all services; fixed when the maps are made.
+    pub ring_slots: u32,
+    /// Recorded flows per address family; fixed when the maps are made.
+    pub records: u32,
+    /// Seed of the flow hash; `None`: random when the maps are made.
+    pub hash_seed: Option<u64>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            pin_path: PathBuf::from("/sys/fs/bpf/lb"),
+            state_path: PathBuf::from("/run/lb-agent"),
+            fronts: Vec::new(),
+            tc_mode: TcMode::Auto,
+            ring_slots: DEFAULT_RING_SLOTS,
+            records: DEFAULT_RECORDS,
+            hash_seed: None,
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What the kernel holds, as plain data: the other half of what [`super::tables`] writes.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::Context as _;
+use lb_common::abi::{
+    BackendIdentity, MAX_BACKENDS, MAX_SERVICES, PATH_LOCAL, PROTOCOL_ANY, PROTOCOL_TCP,
+    PROTOCOL_UDP, RingDescriptor, SCOPE_FRONT, Slot,
+};
+
+use super::tables::Tables;
+use crate::{
+    model::{BackendPath, FrontendAddress, Protocol},
+    plan::{KernelBackend, KernelRing, KernelState},
+};
+
+impl Tables {
+    /// Everything but attachments.
+    pub(super) fn read(&self) -> anyhow::Result<KernelState> {
+        let mut state = KernelState { flags: self.meta().flags, ..KernelState::default() };
+        for number in 0..MAX_SERVICES {
+            let service = self.services.load(number).context("`SERVICES` is too short")?;
+            if service.name_hash != [0; 2] {
+                state.services.insert(number, service.name_hash);
+            }
+        }
+        for number in 1..=MAX_BACKENDS {
+            let identity =
+                self.identities.load(number).context("`BACKEND_IDENTITIES` is too short")?;
+            if identity.instance_hash != [0; 2] {
+                state.backends.insert(number, self.read_backend(number, &identity));
+            } else if identity.generation != 0 {
+                state.free_generations.insert(number, identity.generation);
+            }
+        }
+        for ring in 0..Self::ring_count() {
+            let raw = self.rings.load(ring).context("`RINGS` is too short")?;
+            let descriptor = RingDescriptor::from_raw(raw);
+            if descriptor.size() != 0 {
+                state.rings.insert(ring, self.read_ring(descriptor));
+            }
+        }
+        self.read_frontends(&mut state)?;
+        Ok(state)
+    }
+
+    fn read_backend(&self, number: u32, identity: &BackendIdentity) -> KernelBackend {
+        let (ip, port, record_path, ifindex, takes) = if self.is_v4(number) {
+            let record = self.backends_v4.load(number).unwrap_or_default();
+            let ip = IpAddr::V4(record.address.into());
+            (ip, record.port, record.path, record.ifindex, record.state)
+        } else {
+            let record = self.backends_v6.load(number).unwrap_or_default();
+            let ip = IpAddr::V6(record.address.into());
+            (ip, record.port, record.path, record.ifindex, record.state)
+        };
+        let is_local = record_path == PATH_LOCAL;
+        KernelBackend {
+            instance_hash: identity.instance_hash,
+            service: identity.service,
+            generation: identity.generation,
+            address: SocketAddr::new(ip, port.get()),
+            path: if is_local { BackendPath::Local { ifindex } } else { BackendPath::Routed },
+            state: takes,
+        }
+    }
+
+    fn read_ring(&self, descriptor: RingDescriptor) -> KernelRing {
+        let range = descriptor.start()..descriptor.start() + descriptor.size();
+        KernelRing {
+            start: descriptor.start(),
+            epoch: descriptor.epoch(),
+            slots: range
+                .map_while(|index| self.ring_slots.load(index))
+                .map(Slot::from_raw)
+                .collect(),
+        }
+    }
+
+    fn read_frontends(&self, state: &mut KernelState) -> anyhow::Result<()> {
+        let mut add = |vip: IpAddr, protocol, port, scope, service| {
+            let protocol = match protocol {
+                PROTOCOL_ANY if port == 0 && scope == SCOPE_FRONT => {
+                    state.vips.insert(vip);
+                    return;
+                }
+                PROTOCOL_TCP if scope == SCOPE_FRONT => Protocol::Tcp,
+                PROTOCOL_UDP if scope == SCOPE_FRONT => Protocol::Udp,
+                _ => {
+                    tracing::error!(%vip, protocol, port, scope, "a frontend that we do not know");
+                    return;
+                }
+            };
+            state.frontends.insert(FrontendAddress { vip, protocol, port }, service);
+        };
+        for entry in self.frontends_v4.iter() {
+            let (key, value) = entry.context("`FRONTENDS_V4` cannot be read")?;
+            let vip = IpAddr::V4(key.vip.into());
+            add(vip, key.protocol, key.port.get(), key.scope, value.service);
+        }
+        for entry in self.frontends_v6.iter() {
+            let (key, value) = entry.context("`FRONTENDS_V6` cannot be read")?;
+            let vip = IpAddr::V6(key.vip.into());
+            add(vip, key.protocol, key.port.get(), key.scope, value.service);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,319 @@
+//! The bpf(2) calls that aya has no door to: links by interface index, what a link or program
+//! belongs to, and whole batches of map entries.
+//!
+//! The structures below mirror the members of `union bpf_attr`; the kernel takes any prefix of it
+//! and reads the rest as zero. Nothing here decides anything.
+
+use std::{
+    ffi::CString,
+    io,
+    mem::size_of,
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+const BPF_OBJ_PIN: u32 = 6;
+const BPF_OBJ_GET: u32 = 7;
+const BPF_PROG_GET_FD_BY_ID: u32 = 13;
+const BPF_OBJ_GET_INFO_BY_FD: u32 = 15;
+const BPF_MAP_LOOKUP_BATCH: u32 = 24;
+const BPF_LINK_CREATE: u32 = 28;
+const BPF_LINK_UPDATE: u32 = 29;
+
+/// `BPF_F_BEFORE` without a relative: at the head of the list.
+pub(super) const FLAG_FIRST: u32 = 1 << 3;
+/// `XDP_FLAGS_SKB_MODE`.
+pub(super) const FLAG_XDP_GENERIC: u32 = 1 << 1;
+/// `XDP_FLAGS_DRV_MODE`.
+pub(super) const FLAG_XDP_NATIVE: u32 = 1 << 2;
+
+/// `enum bpf_attach_type`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub(super) enum AttachType {
+    Xdp = 37,
+    TcxIngress = 46,
+}
+
+const LINK_TYPE_XDP: u32 = 6;
+const LINK_TYPE_TCX: u32 = 11;
+
+/// What the kernel tells about a program.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct ProgramInfo {
+    /// Name, as far as the kernel keeps it (15 bytes).
+    pub(super) name: String,
+    /// Ids of the maps that it uses.
+    pub(super) map_ids: Vec<u32>,
+}
+
+#[repr(C)]
+#[derive(IntoBytes, FromBytes, Immutable, KnownLayout, Default)]
+struct ObjectAttr {
+    pathname: u64,
+    fd: u32,
+    file_flags: u32,
+}
+
+#[repr(C)]
+#[derive(IntoBytes, FromBytes, Immutable, KnownLayout, Default)]
+struct IdAttr {
+    id: u32,
+    next_id: u32,
+    open_flags: u32,
+}
+
+#[repr(C)]
+#[derive(IntoBytes, FromBytes, Immutable, KnownLayout, Default)]
+struct InfoAttr {
+    fd: u32,
+    length: u32,
+    info: u64,
+}
+
+#[repr(C)]
+#[derive(IntoBytes, FromBytes, Immutable, KnownLayout, Default)]
+struct LinkCreateAttr {
+    program_fd: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+    relative: u32,
+    pad: u32,
+    expected_revision: u64,
+}
+
+#[repr(C)]
+#[derive(IntoBytes, FromBytes, Immutable, KnownLayout, Default)]
+struct LinkUpdateAttr {
+    link_fd: u32,
+    new_program_fd: u32,
+    flags: u32,
+    old_program_fd: u32,
+}
+
+#[repr(C)]
+#[derive(IntoBytes, FromBytes, Immutable, KnownLayout, Default)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
+/// The head of `struct bpf_link_info`, for the two link types that we make.
+#[repr(C)]
+#[derive(IntoBytes, FromBytes, Immutable, KnownLayout, Default)]
+struct RawLinkInfo {
+    link_type: u32,
+    id: u32,
+    program_id: u32,
+    pad: u32,
+    ifindex: u32,
+    attach_type: u32,
+    reserved: [u64; 4],
+}
+
+/// The head of `struct bpf_prog_info`.
+#[repr(C)]
+#[derive(IntoBytes, FromBytes, Immutable, KnownLayout, Default)]
+struct RawProgramInfo {
+    program_type: u32,
+    id: u32,
+    tag: [u8; 8],
+    jited_length: u32,
+    xlated_length: u32,
+    jited: u64,
+    xlated: u64,
+    load_time: u64,
+    created_by_uid: u32,
+    map_count: u32,
+    map_ids: u64,
+    name: [u8; 16],
+}
+
+fn bpf<T: IntoBytes + FromBytes + Immutable>(command: u32, attr: &mut T) -> io::Result<RawFd> {
+    // SAFETY: `attr` is a prefix of `union bpf_attr` of the size that is passed; addresses within it
+    // are of buffers that its maker keeps alive and of the size that the command writes.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut(attr).cast::<libc::c_void>(),
+            size_of::<T>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    RawFd::try_from(result).map_err(io::Error::other)
+}
+
+fn owned(fd: RawFd) -> OwnedFd {
+    // SAFETY: the kernel has just returned this descriptor from a command that makes one.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// A descriptor as the attribute structures hold it.
+fn raw(fd: BorrowedFd<'_>) -> u32 {
+    fd.as_raw_fd().cast_unsigned()
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)
+}
+
+/// Pins an object at a path on a bpffs.
+pub(super) fn pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    let mut attr = ObjectAttr { pathname: path.as_ptr() as u64, fd: raw(fd), file_flags: 0 };
+    bpf(BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
+/// Opens a pinned object.
+pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    let mut attr = ObjectAttr { pathname: path.as_ptr() as u64, ..Default::default() };
+    bpf(BPF_OBJ_GET, &mut attr).map(owned)
+}
+
+/// Attaches a program to an interface of the calling thread's network namespace.
+pub(super) fn link_create(
+    program: BorrowedFd<'_>,
+    ifindex: u32,
+    attach_type: AttachType,
+    flags: u32,
+) -> io::Result<OwnedFd> {
+    let mut attr = LinkCreateAttr {
+        program_fd: raw(program),
+        target: ifindex,
+        attach_type: attach_type as u32,
+        flags,
+        ..Default::default()
+    };
+    bpf(BPF_LINK_CREATE, &mut attr).map(owned)
+}
+
+/// Replaces the program of a link, atomically. `ENOLINK`: the interface is gone.
+pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr =
+        LinkUpdateAttr { link_fd: raw(link), new_program_fd: raw(program), ..Default::default() };
+    bpf(BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+fn info<T: IntoBytes + FromBytes + Immutable>(fd: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
+    let length = u32::try_from(size_of::<T>()).map_err(io::Error::other)?;
+    let mut attr = InfoAttr { fd: raw(fd), length, info: std::ptr::from_mut(info) as u64 };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr).map(drop)
+}
+
+/// Index of the interface of a link, in the interface's own namespace; 0 when it is gone, or when
+/// the link is of a type that has none.
+pub(super) fn link_ifindex(link: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut raw_info = RawLinkInfo::default();
+    info(link, &mut raw_info)?;
+    let has_interface = matches!(raw_info.link_type, LINK_TYPE_XDP | LINK_TYPE_TCX);
+    Ok(if has_interface { raw_info.ifindex } else { 0 })
+}
+
+/// Name and maps of a program in the kernel.
+pub(super) fn program_info(id: u32) -> io::Result<ProgramInfo> {
+    // A program uses 64 maps at most (MAX_USED_MAPS).
+    let mut map_ids = vec![0_u32; 64];
+    let program = owned(bpf(BPF_PROG_GET_FD_BY_ID, &mut IdAttr { id, ..Default::default() })?);
+    let mut raw_info = RawProgramInfo {
+        map_count: 64,
+        map_ids: map_ids.as_mut_ptr() as u64,
+        ..Default::default()
+    };
+    info(std::os::fd::AsFd::as_fd(&program), &mut raw_info)?;
+    map_ids.truncate(raw_info.map_count as usize);
+    let length = raw_info.name.iter().position(|&byte| byte == 0).unwrap_or(16);
+    Ok(ProgramInfo {
+        name: String::from_utf8_lossy(&raw_info.name[..length]).into_owned(),
+        map_ids,
+    })
+}
+
+/// One batch of a hash map's entries.
+#[derive(Debug)]
+pub(super) struct Batch {
+    /// Entries that were written to the buffers.
+    pub(super) count: usize,
+    /// Where the next batch begins; `None`: this was the last.
+    pub(super) next: Option<u32>,
+}
+
+/// Reads entries of a hash map from `cursor` on into `keys` and `values`, which have room for the
+/// same number of entries (linux 5.6).
+///
+/// `ENOSPC`: one bucket holds more entries than there is room for.
+pub(super) fn lookup_batch<K, V>(
+    map: BorrowedFd<'_>,
+    cursor: Option<u32>,
+    keys: &mut [K],
+    values: &mut [V],
+) -> io::Result<Batch>
+where
+    K: FromBytes + IntoBytes,
+    V: FromBytes + IntoBytes,
+{
+    let mut next = 0_u32;
+    let mut attr = BatchAttr {
+        in_batch: cursor.as_ref().map_or(0, |cursor| std::ptr::from_ref(cursor) as u64),
+        out_batch: std::ptr::from_mut(&mut next) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: u32::try_from(keys.len().min(values.len())).map_err(io::Error::other)?,
+        map_fd: raw(map),
+        ..Default::default()
+    };
+    let result = bpf(BPF_MAP_LOOKUP_BATCH, &mut attr);
+    let count = attr.count as usize;
+    match result {
+        Ok(_) => Ok(Batch { count, next: Some(next) }),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Batch { count, next: None }),
+        Err(error) => Err(error),
+    }
+}
+
+/// A number that tells the calling thread's network namespace from every other since boot. On
+/// kernels before 5.14, which do not tell it, the inode of the namespace.
+pub(super) fn netns_cookie() -> io::Result<u64> {
+    use std::os::{fd::AsFd as _, unix::fs::MetadataExt as _};
+
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+    let mut cookie = 0_u64;
+    let mut length = libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
+    // SAFETY: the descriptor is open, and `cookie` and `length` are of the size that is passed.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            std::ptr::from_mut(&mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 {
+        return Ok(cookie);
+    }
+    Ok(std::fs::metadata("/proc/thread-self/ns/net")?.ino())
+}
+
+/// The clock of `bpf_ktime_get_ns`.
+pub(super) fn monotonic_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is a whole structure that lives during the call. The clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}

@@ -1,0 +1,386 @@
+//! The maps, typed, and how an [`Action`](crate::plan::Action) changes them.
+//!
+//! Arrays are memory and written word by word, in an order that never shows a reader half of a
+//! change. What is not true of a number in the array `BACKEND_IDENTITIES` or `SERVICES` is not true
+//! at all: these are written last when a number is taken, and first when it is given back.
+
+use std::{mem::offset_of, net::IpAddr, os::fd::AsFd as _};
+
+use anyhow::Context as _;
+use aya::{
+    Ebpf, Pod,
+    maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
+};
+use lb_common::abi::{
+    BACKEND_NONE, BackendCounters, BackendIdentity, BackendV4, BackendV6, FAMILY_V4, FAMILY_V6,
+    Frontend, FrontendKeyV4, FrontendKeyV6, MAX_BACKENDS, MAX_SERVICES, Meta, NetU16, PATH_LOCAL,
+    PATH_ROUTED, PROTOCOL_ANY, PROTOCOL_TCP, PROTOCOL_UDP, RINGS_PER_SERVICE, RingDescriptor,
+    SCOPE_FRONT, ServiceIdentity, map_names, ring_number,
+};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::{extents::Extents, mapped::MappedArray, records::Records};
+use crate::{
+    model::{BackendPath, FrontendAddress, Protocol},
+    plan::{KernelBackend, KernelRing},
+};
+
+/// The word of [`BackendV4`] with address, port and state.
+const STATE_WORD_V4: usize = offset_of!(BackendV4, state) / 8;
+/// The word of [`BackendV6`] with port, state and interface.
+const STATE_WORD_V6: usize = offset_of!(BackendV6, state) / 8;
+/// The first word of the hash, without which the number is free.
+const IDENTITY_WORD: usize = offset_of!(BackendIdentity, instance_hash) / 8;
+/// The word with version and flags.
+const FLAGS_WORD: usize = offset_of!(Meta, flags) / 8;
+
+/// Why a table could not be changed, in words.
+pub(super) type Refusal = String;
+
+/// Every map of the data path.
+pub(super) struct Tables {
+    pub(super) meta: MappedArray<Meta>,
+    pub(super) services: MappedArray<ServiceIdentity>,
+    pub(super) frontends_v4: HashMap<MapData, FrontendKeyV4, Frontend>,
+    pub(super) frontends_v6: HashMap<MapData, FrontendKeyV6, Frontend>,
+    pub(super) rings: MappedArray<u64>,
+    pub(super) ring_slots: MappedArray<u64>,
+    pub(super) backends_v4: MappedArray<BackendV4>,
+    pub(super) backends_v6: MappedArray<BackendV6>,
+    pub(super) identities: MappedArray<BackendIdentity>,
+    pub(super) backend_counters: PerCpuArray<MapData, BackendCounters>,
+    pub(super) drops: PerCpuArray<MapData, u64>,
+    pub(super) verdicts: PerCpuArray<MapData, u64>,
+    pub(super) xdp_egress: MappedArray<u64>,
+    pub(super) records: Records,
+    extents: Extents,
+}
+
+impl Tables {
+    /// Takes the maps out of the loaded object.
+    pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
+        let rings = mapped(ebpf, map_names::RINGS)?;
+        Ok(Self {
+            extents: Extents::read(&rings),
+            meta: mapped(ebpf, map_names::META)?,
+            services: mapped(ebpf, map_names::SERVICES)?,
+            frontends_v4: HashMap::try_from(take(ebpf, map_names::FRONTENDS_V4)?)?,
+            frontends_v6: HashMap::try_from(take(ebpf, map_names::FRONTENDS_V6)?)?,
+            rings,
+            ring_slots: mapped(ebpf, map_names::RING_SLOTS)?,
+            backends_v4: mapped(ebpf, map_names::BACKENDS_V4)?,
+            backends_v6: mapped(ebpf, map_names::BACKENDS_V6)?,
+            identities: mapped(ebpf, map_names::BACKEND_IDENTITIES)?,
+            backend_counters: PerCpuArray::try_from(take(ebpf, map_names::BACKEND_COUNTERS)?)?,
+            drops: PerCpuArray::try_from(take(ebpf, map_names::DROPS)?)?,
+            verdicts: PerCpuArray::try_from(take(ebpf, map_names::VERDICTS)?)?,
+            xdp_egress: mapped(ebpf, map_names::XDP_EGRESS)?,
+            records: Records::take(ebpf)?,
+        })
+    }
+
+    /// What the tables are.
+    pub(super) fn meta(&self) -> Meta {
+        self.meta.load(0).unwrap_or_default()
+    }
+
+    pub(super) fn set_flags(&self, flags: u32) -> Result<(), Refusal> {
+        let meta = Meta { flags, ..self.meta() };
+        self.meta.store(0, &meta, FLAGS_WORD).ok_or_else(|| "META is empty".to_owned())
+    }
+
+    pub(super) fn write_service(&self, number: u32, name_hash: [u64; 2]) -> Result<(), Refusal> {
+        if name_hash == [0; 2] {
+            return Err("a service's hash is not zero, which stands for a free number".to_owned());
+        }
+        self.services
+            .store(number, &ServiceIdentity { name_hash }, 0)
+            .ok_or_else(|| no_service(number))
+    }
+
+    pub(super) fn clear_service(&self, number: u32) -> Result<(), Refusal> {
+        self.services
+            .store(number, &ServiceIdentity::default(), 0)
+            .ok_or_else(|| no_service(number))
+    }
+
+    pub(super) fn write_backend(
+        &mut self,
+        number: u32,
+        backend: &KernelBackend,
+    ) -> Result<(), Refusal> {
+        check_backend(number, backend)?;
+        let identity = BackendIdentity {
+            instance_hash: backend.instance_hash,
+            service: backend.service,
+            generation: backend.generation,
+        };
+        let previous = self.identity(number);
+        // Counters of a number that had another backend begin anew.
+        if previous.generation != 0 && previous != identity {
+            self.reset_counters(number)?;
+        }
+        let (path, ifindex) = match backend.path {
+            BackendPath::Local { ifindex } => (PATH_LOCAL, ifindex),
+            BackendPath::Routed => (PATH_ROUTED, 0),
+        };
+        let port = NetU16::new(backend.address.port());
+        let KernelBackend { state, generation, .. } = *backend;
+        // Nothing refers to the number. The state goes last all the same, with the address or after
+        // it, and a record of the other family does not stay.
+        let stored = match backend.address.ip() {
+            IpAddr::V4(address) => {
+                let address = address.into();
+                let record = BackendV4 { address, port, state, path, ifindex, generation };
+                self.backends_v6
+                    .store(number, &BackendV6::default(), STATE_WORD_V6)
+                    .and_then(|()| self.backends_v4.store(number, &record, STATE_WORD_V4))
+            }
+            IpAddr::V6(address) => {
+                let address = address.into();
+                let record =
+                    BackendV6 { address, port, state, path, ifindex, generation, reserved: 0 };
+                self.backends_v4
+                    .store(number, &BackendV4::default(), STATE_WORD_V4)
+                    .and_then(|()| self.backends_v6.store(number, &record, STATE_WORD_V6))
+            }
+        };
+        stored
+            .and_then(|()| self.identities.store(number, &identity, IDENTITY_WORD))
+            .ok_or_else(|| no_backend(number))
+    }
+
+    pub(super) fn set_backend_state(&self, number: u32, state: u8) -> Result<(), Refusal> {
+        if self.identity(number).instance_hash == [0; 2] {
+            return Ok(());
+        }
+        let stored = if self.is_v4(number) {
+            self.backends_v4.store_byte(number, offset_of!(BackendV4, state), state)
+        } else {
+            self.backends_v6.store_byte(number, offset_of!(BackendV6, state), state)
+        };
+        stored.ok_or_else(|| no_backend(number))
+    }
+
+    /// Gone at once for the data path. The record stays otherwise as it is: a packet may be in the
+    /// middle of reading it.
+    pub(super) fn clear_backend(&self, number: u32) -> Result<(), Refusal> {
+        let identity = BackendIdentity {
+            instance_hash: [0; 2],
+            service: 0,
+            generation: self.identity(number).generation,
+        };
+        self.set_backend_state(number, 0)?;
+        self.identities
+            .store(number, &identity, IDENTITY_WORD)
+            .filter(|()| number != BACKEND_NONE)
+            .ok_or_else(|| no_backend(number))
+    }
+
+    /// Slots first, into an extent that no reader uses, then one store that publishes them.
+    pub(super) fn publish_ring(&mut self, ring: u32, content: &KernelRing) -> Result<(), Refusal> {
+        let size = u32::try_from(content.slots.len()).unwrap_or(u32::MAX);
+        self.check_ring(ring)?;
+        self.extents.claim(ring, content.start, size, self.ring_slots.entries())?;
+        for (index, slot) in (content.start..).zip(&content.slots) {
+            if self.ring_slots.store(index, &slot.raw(), 0).is_none() {
+                return Err(format!("slot {index} is beyond the table"));
+            }
+        }
+        let descriptor = RingDescriptor::new(content.start, size, content.epoch);
+        self.rings.store(ring, &descriptor.raw(), 0).ok_or_else(|| no_ring(ring))
+    }
+
+    pub(super) fn clear_ring(&mut self, ring: u32) -> Result<(), Refusal> {
+        self.check_ring(ring)?;
+        self.rings
+            .store(ring, &RingDescriptor::NONE.raw(), 0)
+            .map(|()| self.extents.release(ring))
+            .ok_or_else(|| no_ring(ring))
+    }
+
+    pub(super) fn put_vip(&mut self, vip: IpAddr) -> Result<(), Refusal> {
+        let value = Frontend { service: 0, ring: 0, flags: 0, reserved: 0 };
+        self.put(vip, PROTOCOL_ANY, 0, value)
+    }
+
+    pub(super) fn delete_vip(&mut self, vip: IpAddr) -> Result<(), Refusal> {
+        self.delete(vip, PROTOCOL_ANY, 0)
+    }
+
+    pub(super) fn put_frontend(
+        &mut self,
+        frontend: &FrontendAddress,
+        service: u32,
+    ) -> Result<(), Refusal> {
+        if service >= MAX_SERVICES {
+            return Err(no_service(service));
+        }
+        if frontend.port == 0 {
+            return Err("a frontend has a port other than 0".to_owned());
+        }
+        let family = if frontend.vip.is_ipv4() { FAMILY_V4 } else { FAMILY_V6 };
+        let protocol = protocol_number(frontend.protocol);
+        let ring = ring_number(service, family, protocol);
+        let value = Frontend { service, ring, flags: 0, reserved: 0 };
+        self.put(frontend.vip, protocol, frontend.port, value)
+    }
+
+    pub(super) fn delete_frontend(&mut self, frontend: &FrontendAddress) -> Result<(), Refusal> {
+        self.delete(frontend.vip, protocol_number(frontend.protocol), frontend.port)
+    }
+
+    /// XDP may redirect to these interfaces, and to no other.
+    pub(super) fn set_xdp_egress(&self, interfaces: &[u32]) {
+        for ifindex in 0..self.xdp_egress.entries() {
+            let value = u64::from(interfaces.contains(&ifindex));
+            if self.xdp_egress.load(ifindex) != Some(value) {
+                self.xdp_egress.store(ifindex, &value, 0);
+            }
+        }
+        for ifindex in interfaces.iter().filter(|&&index| index >= self.xdp_egress.entries()) {
+            tracing::warn!(ifindex, "XDP cannot redirect to an interface of so great an index");
+        }
+    }
+
+    pub(super) fn identity(&self, number: u32) -> BackendIdentity {
+        self.identities.load(number).unwrap_or_default()
+    }
+
+    /// A number is in use in one family; the record of the other is zero.
+    pub(super) fn is_v4(&self, number: u32) -> bool {
+        self.backends_v4.load(number).is_some_and(|record| record.address.raw() != 0)
+    }
+
+    /// Rings that could be published.
+    pub(super) fn ring_count() -> u32 {
+        MAX_SERVICES * RINGS_PER_SERVICE
+    }
+
+    fn check_ring(&self, ring: u32) -> Result<(), Refusal> {
+        if ring < Self::ring_count().min(self.rings.entries()) {
+            Ok(())
+        } else {
+            Err(no_ring(ring))
+        }
+    }
+
+    fn reset_counters(&mut self, number: u32) -> Result<(), Refusal> {
+        let cpus = aya::util::nr_cpus().map_err(|(path, error)| format!("{path}: {error}"))?;
+        PerCpuValues::try_from(vec![BackendCounters::default(); cpus])
+            .map_err(|error| error.to_string())
+            .and_then(|zero| self.backend_counters.set(number, zero, 0).map_err(map_refusal))
+    }
+
+    fn put(
+        &mut self,
+        vip: IpAddr,
+        protocol: u8,
+        port: u16,
+        value: Frontend,
+    ) -> Result<(), Refusal> {
+        let port = NetU16::new(port);
+        let scope = SCOPE_FRONT;
+        match vip {
+            IpAddr::V4(vip) => {
+                let key = FrontendKeyV4 { vip: vip.into(), port, protocol, scope };
+                self.frontends_v4.insert(key, value, 0)
+            }
+            IpAddr::V6(vip) => {
+                let key = FrontendKeyV6 { vip: vip.into(), port, protocol, scope };
+                self.frontends_v6.insert(key, value, 0)
+            }
+        }
+        .map_err(map_refusal)
+    }
+
+    fn delete(&mut self, vip: IpAddr, protocol: u8, port: u16) -> Result<(), Refusal> {
+        let port = NetU16::new(port);
+        let scope = SCOPE_FRONT;
+        let result = match vip {
+            IpAddr::V4(vip) => {
+                let key = FrontendKeyV4 { vip: vip.into(), port, protocol, scope };
+                self.frontends_v4.remove(&key)
+            }
+            IpAddr::V6(vip) => {
+                let key = FrontendKeyV6 { vip: vip.into(), port, protocol, scope };
+                self.frontends_v6.remove(&key)
+            }
+        };
+        match result {
+            Err(error) if !is_absent(&error) => Err(map_refusal(error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// IP protocol number of a protocol.
+pub(super) fn protocol_number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => PROTOCOL_TCP,
+        Protocol::Udp => PROTOCOL_UDP,
+    }
+}
+
+/// Whether a map has no such key.
+pub(super) fn is_absent(error: &MapError) -> bool {
+    match error {
+        MapError::KeyNotFound | MapError::ElementNotFound => true,
+        MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::ENOENT),
+        _ => false,
+    }
+}
+
+/// Takes a map out of the loaded object.
+pub(super) fn take(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<Map> {
+    ebpf.take_map(name).with_context(|| format!("the embedded BPF object has no map `{name}`"))
+}
+
+fn mapped<T: FromBytes + IntoBytes + Immutable + Pod>(
+    ebpf: &mut Ebpf,
+    name: &str,
+) -> anyhow::Result<MappedArray<T>> {
+    let Map::Array(map) = take(ebpf, name)? else {
+        anyhow::bail!("map `{name}` of the embedded BPF object is no array");
+    };
+    MappedArray::new(map.fd().as_fd(), map.info()?.max_entries())
+        .with_context(|| format!("map `{name}` cannot be mapped"))
+}
+
+fn check_backend(number: u32, backend: &KernelBackend) -> Result<(), Refusal> {
+    if number == BACKEND_NONE || number > MAX_BACKENDS {
+        return Err(no_backend(number));
+    }
+    if backend.service >= MAX_SERVICES {
+        return Err(no_service(backend.service));
+    }
+    if backend.instance_hash == [0; 2] {
+        return Err("a backend's hash is not zero, which stands for a free number".to_owned());
+    }
+    if backend.address.ip().is_unspecified() {
+        return Err(format!("{} is no address of a backend", backend.address));
+    }
+    Ok(())
+}
+
+fn map_refusal(error: MapError) -> Refusal {
+    match error {
+        MapError::SyscallError(error) => match error.io_error.raw_os_error() {
+            Some(libc::E2BIG) => "the table is full".to_owned(),
+            _ => format!("{}: {}", error.call, error.io_error),
+        },
+        error => error.to_string(),
+    }
+}
+
+fn no_service(number: u32) -> Refusal {
+    format!("service number {number} is not below {MAX_SERVICES}")
+}
+
+fn no_backend(number: u32) -> Refusal {
+    format!("backend number {number} is not from 1 to {MAX_BACKENDS}")
+}
+
+fn no_ring(ring: u32) -> Refusal {
+    format!("ring number {ring} is not below {}", Tables::ring_count())
+}

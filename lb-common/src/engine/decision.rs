@@ -1,0 +1,109 @@
+//! The value that the engine returns for a packet.
+
+use super::Edit;
+use crate::abi::{
+    BACKEND_NONE, DropReason, FlowKeyV4, FlowRecord, NetU16, NetU32, ReplyKeyV4, ReplyRecordV4,
+    Verdict,
+};
+
+/// What happens to a packet. A value: looking at it changes nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Decision {
+    /// Where it goes.
+    pub verdict: Verdict,
+    /// Why it is dropped; [`DropReason::None`] for every other verdict.
+    pub reason: DropReason,
+    /// Number of the backend it goes to or comes from, or [`BACKEND_NONE`].
+    pub backend: u32,
+    /// `Deliver`: the host-side veth of the container. `Reply`: the front interface that the
+    /// client's packet came in on. Else 0.
+    pub ifindex: u32,
+    /// What is changed in it.
+    pub edit: Option<Edit>,
+    /// What is remembered or forgotten.
+    pub record: Record,
+}
+
+/// What is remembered or forgotten about a flow.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RecordChange {
+    /// Nothing.
+    Keep,
+    /// A flow that was not known or not alive: both directions are written, and must fit, or the
+    /// packet is dropped.
+    Insert,
+    /// A known flow: both directions are written again.
+    Renew,
+    /// The flow's record gets another class.
+    Class,
+    /// The backend's port answers somebody else now: forget how to translate its answers.
+    ForgetReply,
+}
+
+/// A change of records and what it is about. Fields that the change does not need are there all the
+/// same: LLVM would carry an absent enum payload along in whatever register is at hand, also one
+/// with a pointer in it, which the verifier refuses to see stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Record {
+    /// What changes.
+    pub change: RecordChange,
+    /// The flow as the client sends it.
+    pub flow: FlowKeyV4,
+    /// The flow's record from now on.
+    pub flow_record: FlowRecord,
+    /// The flow as the backend answers it.
+    pub reply: ReplyKeyV4,
+    /// How its answers are translated from now on.
+    pub reply_record: ReplyRecordV4,
+}
+
+impl Record {
+    /// Nothing changes.
+    pub const KEEP: Self = Self {
+        change: RecordChange::Keep,
+        flow: FlowKeyV4 {
+            client: NetU32::from_raw(0),
+            vip: NetU32::from_raw(0),
+            client_port: NetU16::new(0),
+            vip_port: NetU16::new(0),
+            protocol: 0,
+        },
+        flow_record: FlowRecord { backend: 0, generation: 0, last_seen_tick: 0, class: 0 },
+        reply: ReplyKeyV4 {
+            ifindex: 0,
+            backend: NetU32::from_raw(0),
+            client: NetU32::from_raw(0),
+            backend_port: NetU16::new(0),
+            client_port: NetU16::new(0),
+            protocol: 0,
+            reserved: 0,
+        },
+        reply_record: ReplyRecordV4 {
+            vip: NetU32::from_raw(0),
+            vip_port: NetU16::new(0),
+            pad: 0,
+            backend: 0,
+            ifindex: 0,
+        },
+    };
+}
+
+impl Decision {
+    /// Not ours.
+    pub const PASS: Self = Self {
+        verdict: Verdict::Pass,
+        reason: DropReason::None,
+        backend: BACKEND_NONE,
+        ifindex: 0,
+        edit: None,
+        record: Record::KEEP,
+    };
+
+    /// Dropped.
+    #[inline(always)]
+    #[must_use]
+    pub const fn drop(reason: DropReason, backend: u32) -> Self {
+        Self { verdict: Verdict::Drop, reason, backend, ..Self::PASS }
+    }
+}

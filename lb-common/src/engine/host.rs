@@ -1,0 +1,139 @@
+//! The engine's host side: packets in memory and tables as ordinary maps, for tests, `explain` and
+//! the comparison with the kernel.
+
+use std::{cell::RefCell, collections::HashMap, vec::Vec};
+
+use super::{
+    Context, Decision, EditError, Packet, TableFull, Tables, checksum, commit, edit::translate_v4,
+};
+use crate::abi::{
+    BackendV4, DropReason, FlowKeyV4, FlowRecord, Frontend, FrontendKeyV4, ReplyKeyV4,
+    ReplyRecordV4, RingDescriptor, Slot, Verdict,
+};
+
+/// A packet in memory, whose checksums are complete.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HostPacket(
+    /// From the Ethernet header on.
+    pub Vec<u8>,
+);
+
+impl Packet for HostPacket {
+    fn length_bytes(&self) -> usize {
+        self.0.len()
+    }
+
+    fn window<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
+        self.0.get(offset..offset.checked_add(N)?)?.try_into().ok()
+    }
+
+    fn window_mut<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
+        self.0.get_mut(offset..offset.checked_add(N)?)?.try_into().ok()
+    }
+
+    fn fix_l4_checksum(
+        &mut self,
+        offset: usize,
+        change: checksum::Change,
+    ) -> Result<(), EditError> {
+        let field = self.window_mut::<2>(offset).ok_or(EditError)?;
+        let sum = checksum::add(change.pseudo, change.payload);
+        *field = checksum::apply(u16::from_ne_bytes(*field), sum).to_ne_bytes();
+        Ok(())
+    }
+}
+
+/// Tables in memory. Writes go through a `RefCell`, as the kernel's go through map helpers.
+#[derive(Clone, Debug, Default)]
+pub struct HostTables {
+    /// `FRONTENDS_V4`.
+    pub frontends_v4: HashMap<FrontendKeyV4, Frontend>,
+    /// `RINGS`.
+    pub rings: HashMap<u32, RingDescriptor>,
+    /// `RING_SLOTS`.
+    pub slots: Vec<Slot>,
+    /// `BACKENDS_V4`.
+    pub backends_v4: HashMap<u32, BackendV4>,
+    /// `FLOWS_V4`.
+    pub flows_v4: RefCell<HashMap<FlowKeyV4, FlowRecord>>,
+    /// `REPLIES_V4`.
+    pub replies_v4: RefCell<HashMap<ReplyKeyV4, ReplyRecordV4>>,
+    /// Entries that `FLOWS_V4` and `REPLIES_V4` have room for each.
+    pub records_max: usize,
+}
+
+impl Tables for HostTables {
+    fn frontend_v4(&self, key: &FrontendKeyV4) -> Option<Frontend> {
+        self.frontends_v4.get(key).copied()
+    }
+
+    fn ring(&self, ring: u32) -> Option<RingDescriptor> {
+        // An array of the kernel has every element; those never written are zero.
+        Some(self.rings.get(&ring).copied().unwrap_or_default())
+    }
+
+    fn slot(&self, index: u32) -> Option<Slot> {
+        self.slots.get(usize::try_from(index).ok()?).copied()
+    }
+
+    fn backend_v4(&self, number: u32) -> Option<BackendV4> {
+        Some(self.backends_v4.get(&number).copied().unwrap_or_default())
+    }
+
+    fn flow_v4(&self, key: &FlowKeyV4) -> Option<FlowRecord> {
+        self.flows_v4.borrow().get(key).copied()
+    }
+
+    fn reply_v4(&self, key: &ReplyKeyV4) -> Option<ReplyRecordV4> {
+        self.replies_v4.borrow().get(key).copied()
+    }
+
+    fn put_flow_v4(&self, key: &FlowKeyV4, record: &FlowRecord) -> Result<(), TableFull> {
+        put(&mut self.flows_v4.borrow_mut(), self.records_max, *key, *record)
+    }
+
+    fn put_reply_v4(&self, key: &ReplyKeyV4, record: &ReplyRecordV4) -> Result<(), TableFull> {
+        put(&mut self.replies_v4.borrow_mut(), self.records_max, *key, *record)
+    }
+
+    fn remove_flow_v4(&self, key: &FlowKeyV4) {
+        self.flows_v4.borrow_mut().remove(key);
+    }
+
+    fn remove_reply_v4(&self, key: &ReplyKeyV4) {
+        self.replies_v4.borrow_mut().remove(key);
+    }
+}
+
+fn put<K: Eq + std::hash::Hash, V>(
+    map: &mut HashMap<K, V>,
+    entries_max: usize,
+    key: K,
+    value: V,
+) -> Result<(), TableFull> {
+    if map.len() >= entries_max && !map.contains_key(&key) {
+        return Err(TableFull);
+    }
+    map.insert(key, value);
+    Ok(())
+}
+
+/// Decides on a packet and carries the decision out, as a hook does.
+pub fn run(
+    packet: &mut HostPacket,
+    tables: &HostTables,
+    context: &Context,
+    decide: impl Fn(&HostPacket, &HostTables, &Context) -> Decision,
+) -> Decision {
+    let decision = decide(packet, tables, context);
+    if let Err(reason) = commit(tables, &decision) {
+        return Decision::drop(reason, decision.backend);
+    }
+    if let Some(edit) = &decision.edit
+        && decision.verdict != Verdict::Drop
+        && translate_v4(packet, edit).is_err()
+    {
+        return Decision::drop(DropReason::EditFailed, decision.backend);
+    }
+    decision
+}

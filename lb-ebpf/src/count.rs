@@ -1,0 +1,64 @@
+//! Per-CPU counters. A program is not interrupted by another of its kind on its CPU, so plain
+//! additions do.
+
+use aya_ebpf::{btf_maps::PerCpuArray, helpers::bpf_ktime_get_ns};
+use lb_common::{
+    abi::{DropReason, Hook, Verdict, ticks_from_ns, verdict_index},
+    engine::{Context, Decision, RecordChange},
+};
+
+use crate::maps::{BACKEND_COUNTERS, DROPS, META, VERDICTS};
+
+/// Where and when; `None` while the agent has not yet written `META`.
+#[inline(always)]
+pub fn context(ingress_ifindex: u32) -> Option<Context> {
+    let meta = META.get(0)?;
+    // SAFETY: the helper has no preconditions.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    Some(Context {
+        now_tick: ticks_from_ns(now_ns),
+        ingress_ifindex,
+        hash_seed: meta.hash_seed,
+        meta_flags: meta.flags,
+    })
+}
+
+/// Counts a verdict.
+#[inline(always)]
+pub fn verdict(hook: Hook, verdict: Verdict) {
+    increment(&VERDICTS, verdict_index(hook, verdict));
+}
+
+/// Counts a dropped packet.
+#[inline(always)]
+pub fn drop(hook: Hook, reason: DropReason) {
+    verdict(hook, Verdict::Drop);
+    increment(&DROPS, reason as u32);
+}
+
+/// Counts a packet that was forwarded to or came from a backend.
+#[inline(always)]
+pub fn forwarded(hook: Hook, decision: &Decision, length_bytes: u32) {
+    verdict(hook, decision.verdict);
+    let Some(counters) = BACKEND_COUNTERS.get_ptr_mut(decision.backend) else { return };
+    let is_new = matches!(decision.record.change, RecordChange::Insert);
+    // SAFETY: the pointer is to this CPU's element.
+    unsafe {
+        if decision.verdict as u32 == Verdict::Reply as u32 {
+            (*counters).packets_out += 1;
+            (*counters).bytes_out += length_bytes as u64;
+        } else {
+            (*counters).packets_in += 1;
+            (*counters).bytes_in += length_bytes as u64;
+            (*counters).flows += is_new as u64;
+        }
+    }
+}
+
+#[inline(always)]
+fn increment<const N: usize>(map: &PerCpuArray<u64, N>, index: u32) {
+    if let Some(counter) = map.get_ptr_mut(index) {
+        // SAFETY: the pointer is to this CPU's element.
+        unsafe { *counter += 1 };
+    }
+}

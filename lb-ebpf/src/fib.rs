@@ -1,0 +1,75 @@
+//! The next hop, by the kernel's routing table.
+
+use aya_ebpf::{
+    bindings::{
+        BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
+        bpf_fib_lookup as FibLookup,
+    },
+    helpers::bpf_fib_lookup,
+};
+use lb_common::{
+    abi::{DropReason, NetU32, PROTOCOL_TCP},
+    engine::Context,
+};
+
+/// `AF_INET`.
+const ADDRESS_FAMILY_INET: u8 = 2;
+
+/// Where a packet goes next.
+pub struct NextHop {
+    /// Outgoing interface.
+    pub ifindex: u32,
+    /// Destination and source MAC address, when the neighbour is known.
+    pub macs: Option<[u16; 6]>,
+}
+
+/// Looks up the way from `source` to `destination` for a packet that came in where `context` says.
+///
+/// # Minimum kernel version
+///
+/// 4.18.
+#[inline(always)]
+pub fn next_hop<C>(
+    context: *mut C,
+    place: &Context,
+    source: NetU32,
+    destination: NetU32,
+    tos: u8,
+) -> Result<NextHop, DropReason> {
+    // SAFETY: plain data, for which zero is valid.
+    let mut lookup: FibLookup = unsafe { core::mem::zeroed() };
+    lookup.family = ADDRESS_FAMILY_INET;
+    lookup.l4_protocol = PROTOCOL_TCP;
+    lookup.ifindex = place.ingress_ifindex;
+    lookup.__bindgen_anon_2.tos = tos;
+    lookup.__bindgen_anon_3.ipv4_src = source.raw();
+    lookup.__bindgen_anon_4.ipv4_dst = destination.raw();
+    // `tot_len` stays 0: the kernel would refuse GSO packets, which are larger than the MTU.
+    let length = size_of::<FibLookup>() as i32;
+    // SAFETY: `context` is the program's own, `lookup` is `length` bytes.
+    let result = unsafe { bpf_fib_lookup(context.cast(), &raw mut lookup, length, 0) };
+    if result == i64::from(BPF_FIB_LKUP_RET_SUCCESS) {
+        return Ok(NextHop { ifindex: lookup.ifindex, macs: Some(macs(&lookup)) });
+    }
+    if result == i64::from(BPF_FIB_LKUP_RET_NO_NEIGH) {
+        return Ok(NextHop { ifindex: lookup.ifindex, macs: None });
+    }
+    if result == i64::from(BPF_FIB_LKUP_RET_FWD_DISABLED) {
+        return Err(DropReason::ForwardingDisabled);
+    }
+    Err(DropReason::NoRoute)
+}
+
+/// The two addresses as words, destination first. Read one by one: merged into wider loads they would
+/// be misaligned, which the verifier refuses for the stack.
+#[inline(always)]
+fn macs(lookup: &FibLookup) -> [u16; 6] {
+    let mut words = [0; 6];
+    for (at, mac) in [(0, &raw const lookup.dmac), (3, &raw const lookup.smac)] {
+        for index in 0..3 {
+            // SAFETY: three words of a six byte array, at an even offset.
+            words[at + index] = unsafe { mac.cast::<u16>().add(index).read_volatile() };
+        }
+    }
+    words
+}

@@ -1,0 +1,154 @@
+//! Packet cases: one list, run on the host's engine and by the real programs in the kernel.
+//!
+//! A case is data: what the tables hold, the packets that arrive, and for each of them the verdict,
+//! the reason and the bytes that leave. Expected packets are built from scratch, so that their
+//! checksums owe nothing to the code under test.
+
+mod builder;
+mod cases;
+mod host;
+mod kernel;
+
+pub use builder::{BACKEND_ONE, BACKEND_THREE, BACKEND_TWO, CLIENT, PacketSpec, VIP, syn, tcp};
+pub use cases::all;
+pub use host::run_on_host;
+pub use kernel::{EGRESS_IFINDEX, KernelBed, bench_object_bytes, enter_namespace, object_bytes};
+use lb_common::abi::{
+    BackendV4, DropReason, FlowKeyV4, PATH_LOCAL, PATH_ROUTED, ReplyKeyV4, ReplyRecordV4,
+    TAKES_NEW, TAKES_OLD, Verdict,
+};
+
+/// Slots of the ring of service 0 in every world.
+pub const RING_SIZE: u32 = 1021;
+/// Interface index of the loopback device, on which test runs arrive.
+pub const INGRESS_IFINDEX: u32 = 1;
+
+/// What the tables hold before a case.
+#[derive(Clone, Debug)]
+pub struct World {
+    /// The backend in every slot of the ring; `None`: the service has no ring.
+    pub ring: Option<u32>,
+    /// Backends by number.
+    pub backends: Vec<(u32, BackendV4)>,
+    /// Recorded flows.
+    pub flows: Vec<KnownFlow>,
+    /// Recorded replies.
+    pub replies: Vec<(ReplyKeyV4, ReplyRecordV4)>,
+    /// `META` flags.
+    pub flags: u32,
+    /// Whether XDP may send on the interface that leads to backend 3.
+    pub xdp_may_send: bool,
+    /// Room in the tables of records.
+    pub records_max: u32,
+}
+
+/// A record, with its age instead of a time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KnownFlow {
+    /// The flow.
+    pub key: FlowKeyV4,
+    /// Number of its backend.
+    pub backend: u32,
+    /// Generation of the backend.
+    pub generation: u32,
+    /// Ticks since the client was heard of.
+    pub age_ticks: u32,
+    /// `CLASS_*`.
+    pub class: u32,
+}
+
+/// Which program gets the packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Program {
+    /// `lb_tc_front`.
+    TcFront,
+    /// `lb_tc_reply`.
+    TcReply,
+    /// `lb_xdp_front`.
+    XdpFront,
+}
+
+/// One packet and what must come of it.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// Who gets it.
+    pub program: Program,
+    /// The packet.
+    pub input: Vec<u8>,
+    /// The verdict. XDP leaves to TC, unchanged, what it is not for: then `Pass`.
+    pub verdict: Verdict,
+    /// The reason, for drops.
+    pub reason: DropReason,
+    /// The packet that leaves; `None`: unchanged, or dropped.
+    pub output: Option<Vec<u8>>,
+}
+
+/// A case.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// The behaviour that it shows.
+    pub name: &'static str,
+    /// The tables before.
+    pub world: World,
+    /// The packets, in order.
+    pub steps: Vec<Step>,
+    /// The recorded flows afterwards.
+    pub flows_after: Vec<KnownFlow>,
+    /// The recorded replies afterwards.
+    pub replies_after: Vec<ReplyKeyV4>,
+}
+
+/// Backend 1: a container behind `INGRESS_IFINDEX`, with another port than the VIP's.
+#[must_use]
+pub fn backend_one(state: u8) -> BackendV4 {
+    BackendV4 {
+        address: builder::BACKEND_ONE.ip().to_owned().into(),
+        port: lb_common::abi::NetU16::new(builder::BACKEND_ONE.port()),
+        state,
+        path: PATH_LOCAL,
+        ifindex: INGRESS_IFINDEX,
+        generation: 5,
+    }
+}
+
+/// Backend 2: a container with the VIP's port.
+#[must_use]
+pub fn backend_two(state: u8) -> BackendV4 {
+    BackendV4 {
+        address: builder::BACKEND_TWO.ip().to_owned().into(),
+        port: lb_common::abi::NetU16::new(builder::BACKEND_TWO.port()),
+        ..backend_one(state)
+    }
+}
+
+/// Backend 3: on another machine.
+#[must_use]
+pub fn backend_three(state: u8) -> BackendV4 {
+    BackendV4 {
+        address: builder::BACKEND_THREE.ip().to_owned().into(),
+        port: lb_common::abi::NetU16::new(builder::BACKEND_THREE.port()),
+        path: PATH_ROUTED,
+        ifindex: 0,
+        ..backend_one(state)
+    }
+}
+
+impl Default for World {
+    /// Backends 1 to 3 are healthy, and the ring is backend 1's.
+    fn default() -> Self {
+        let state = TAKES_NEW | TAKES_OLD;
+        Self {
+            ring: Some(1),
+            backends: vec![
+                (1, backend_one(state)),
+                (2, backend_two(state)),
+                (3, backend_three(state)),
+            ],
+            flows: Vec::new(),
+            replies: Vec::new(),
+            flags: 0,
+            xdp_may_send: true,
+            records_max: 16,
+        }
+    }
+}
