@@ -103,11 +103,16 @@ pub fn status(status: &StatusView) -> String {
             reconcile.failed_actions
         ),
     ];
-    lines.extend(
-        status
-            .records
-            .map(|records| format!("recorded flows {} of {}", records.used, records.limit)),
-    );
+    lines.extend(status.records.map(|records| {
+        format!(
+            "recorded flows {} IPv4, {} IPv6, their replies {}, {}, of {} each",
+            records.flows_v4,
+            records.flows_v6,
+            records.replies_v4,
+            records.replies_v6,
+            records.limit
+        )
+    }));
     let sections = [
         providers(&status.providers),
         fronts(&status.fronts),
@@ -156,8 +161,8 @@ fn drop_line(drop: &DropView) -> String {
 fn refusal_line(refusal: &RefusalView) -> String {
     let by = match refusal.refused_by {
         RefusedBy::Provider => "invalid",
-        RefusedBy::Conflict => "conflict",
-        RefusedBy::Limit => "limit",
+        RefusedBy::Arbiter => "refused",
+        RefusedBy::Planner => "plan",
         RefusedBy::Kernel => "kernel",
     };
     let key = refusal.key.as_ref().map_or_else(String::new, |key| format!(", `{key}`"));

@@ -199,7 +199,7 @@ pub struct StatusView {
     pub providers: Vec<ProviderView>,
     /// Front interfaces.
     pub fronts: Vec<FrontView>,
-    /// Recorded flows; `None` when they could not be counted.
+    /// Recorded flows; `None` when they were not counted yet.
     pub records: Option<RecordsView>,
     /// Packets that were dropped, by reason; reasons that never occurred are absent.
     pub drops: Vec<DropView>,
@@ -247,12 +247,18 @@ pub struct FrontView {
     pub trouble: Option<String>,
 }
 
-/// The table of recorded flows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+/// The tables of recorded flows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct RecordsView {
-    /// Flows recorded.
-    pub used: u64,
-    /// Room.
+    /// IPv4 flows.
+    pub flows_v4: u64,
+    /// IPv6 flows.
+    pub flows_v6: u64,
+    /// Replies of IPv4 flows.
+    pub replies_v4: u64,
+    /// Replies of IPv6 flows.
+    pub replies_v6: u64,
+    /// Room in each of these.
     pub limit: u64,
 }
 
@@ -271,10 +277,10 @@ pub struct DropView {
 pub enum RefusedBy {
     /// The provider: it does not parse, or cannot be served.
     Provider,
-    /// The arbiter: an older claim holds it.
-    Conflict,
-    /// The planner: a table has no room.
-    Limit,
+    /// The arbiter: an older claim holds it, or there is no room.
+    Arbiter,
+    /// The planner: a table has no room, or the kernel refuses a backend; tried again.
+    Planner,
     /// The kernel; tried again.
     Kernel,
 }

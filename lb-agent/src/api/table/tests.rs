@@ -172,7 +172,7 @@ fn status_says_what_is_wrong() {
             xdp: "native".to_owned(),
             trouble: None,
         }],
-        records: Some(RecordsView { used: 17, limit: 131_072 }),
+        records: Some(RecordsView { flows_v4: 17, limit: 131_072, ..RecordsView::default() }),
         drops: vec![DropView { reason: "no_backend".to_owned(), packets: 4 }],
         refusals: vec![RefusalView {
             refused_by: RefusedBy::Provider,
@@ -191,7 +191,7 @@ fn status_says_what_is_wrong() {
     assert_snapshot!(status(&view), @r#"
     lb-agent 0.1.0, ABI 1, up 1d2h
     rounds 3, actions 42, latest round 812 us, 1 refused by the kernel (again in 2 s)
-    recorded flows 17 of 131072
+    recorded flows 17 IPv4, 0 IPv6, their replies 0, 0, of 131072 each
 
     PROVIDER  STATE    CLAIMS  TROUBLE
     docker    trouble      12  cannot reach `/var/run/docker.sock`; trying again
