@@ -1,1 +1,290 @@
-//! Comes with the next commits.
+//! Claims of all providers -> one snapshot, with every conflict as data. Pure; the result does not
+//! depend on the order of the claims.
+//!
+//! Two services that want one frontend are in conflict: the older keeps it, the newer is refused and
+//! told so. Nobody's backends are taken away by another's claim. Claims of one service are joined.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    net::IpAddr,
+};
+
+use lb_common::abi;
+
+use crate::{
+    maglev::MEMBERS_MAX,
+    model::{Backend, Claim, FrontendAddress, Refusal, Service, ServiceName, Snapshot},
+};
+
+/// What the tables have room for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Services.
+    pub services: usize,
+    /// Backends of all services.
+    pub backends: usize,
+    /// Backends of one service.
+    pub backends_per_service: usize,
+    /// Frontends and VIPs together, per address family.
+    pub frontends: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            services: abi::MAX_SERVICES as usize,
+            backends: abi::MAX_BACKENDS as usize,
+            backends_per_service: MEMBERS_MAX,
+            frontends: abi::MAX_FRONTENDS as usize,
+        }
+    }
+}
+
+/// What the node should have, and which claims it cannot grant.
+pub fn arbitrate(claims: Vec<Claim>) -> (Snapshot, Vec<Refusal>) {
+    arbitrate_within(claims, Limits::default())
+}
+
+/// [`arbitrate`] with other limits.
+pub fn arbitrate_within(claims: Vec<Claim>, limits: Limits) -> (Snapshot, Vec<Refusal>) {
+    let mut refusals = BTreeSet::new();
+    let granted = resolve_conflicts(claims, &mut refusals);
+    let services = join(granted, &mut refusals);
+    let snapshot = fit(services, limits, &mut refusals);
+    (snapshot, refusals.into_iter().collect())
+}
+
+fn refuse(refusals: &mut BTreeSet<Refusal>, object: &str, message: String) {
+    refusals.insert(Refusal { object: object.to_owned(), key: None, message });
+}
+
+/// The service that a frontend belongs to, and the claim that it owes this to.
+struct Owner {
+    service: ServiceName,
+    since_ms: u64,
+    source: String,
+}
+
+impl Owner {
+    fn rank(&self) -> (u64, &ServiceName, &str) {
+        (self.since_ms, &self.service, &self.source)
+    }
+}
+
+/// The claims whose service owns the frontend that they want.
+fn resolve_conflicts(claims: Vec<Claim>, refusals: &mut BTreeSet<Refusal>) -> Vec<Claim> {
+    let mut owners: BTreeMap<FrontendAddress, Owner> = BTreeMap::new();
+    for claim in &claims {
+        let owner = || Owner {
+            service: claim.service.clone(),
+            since_ms: claim.since_ms,
+            source: claim.source.clone(),
+        };
+        match owners.entry(claim.frontend) {
+            Entry::Vacant(entry) => {
+                entry.insert(owner());
+            }
+            Entry::Occupied(mut entry) => {
+                let rank = (claim.since_ms, &claim.service, claim.source.as_str());
+                if rank < entry.get().rank() {
+                    entry.insert(owner());
+                }
+            }
+        }
+    }
+    claims.into_iter().filter(|claim| is_granted(claim, &owners, refusals)).collect()
+}
+
+fn is_granted(
+    claim: &Claim,
+    owners: &BTreeMap<FrontendAddress, Owner>,
+    refusals: &mut BTreeSet<Refusal>,
+) -> bool {
+    let Claim { frontend, service, source, .. } = claim;
+    if let Some(owner) = owners.get(frontend)
+        && owner.service != *service
+    {
+        let message = format!(
+            "wants {frontend} for the service `{service}`, but that belongs to the service `{}`, by \
+             the older claim of {}; use another front port or VIP, or remove one of the two",
+            owner.service, owner.source
+        );
+        refuse(refusals, source, message);
+        return false;
+    }
+    if let Some(backend) = &claim.backend
+        && backend.address.is_ipv4() != frontend.vip.is_ipv4()
+    {
+        let message = format!(
+            "the backend {} and the frontend {frontend} are of different address families, which \
+             are not translated into each other; use addresses of one family",
+            backend.address
+        );
+        refuse(refusals, source, message);
+        return false;
+    }
+    true
+}
+
+/// A service while its claims are joined.
+struct Joined {
+    service: Service,
+    /// Backends by place and instance, each with the source of its claim.
+    backends: BTreeMap<(String, String), (Backend, String)>,
+    /// Age of its oldest claim.
+    since_ms: u64,
+}
+
+fn join(mut claims: Vec<Claim>, refusals: &mut BTreeSet<Refusal>) -> BTreeMap<ServiceName, Joined> {
+    // Of claims that contradict each other the same one is heard whatever the order of arrival.
+    claims.sort_by(|left, right| rank(left).cmp(&rank(right)));
+    let mut services = BTreeMap::new();
+    for claim in claims {
+        let joined = services.entry(claim.service.clone()).or_insert_with(|| Joined {
+            service: Service {
+                name: claim.service.clone(),
+                frontends: BTreeSet::new(),
+                backends: Vec::new(),
+                ring_size: None,
+            },
+            backends: BTreeMap::new(),
+            since_ms: claim.since_ms,
+        });
+        joined.since_ms = joined.since_ms.min(claim.since_ms);
+        joined.service.frontends.insert(claim.frontend);
+        joined.service.ring_size = joined.service.ring_size.max(claim.ring_size);
+        let Some(backend) = claim.backend else { continue };
+        match joined.backends.entry((backend.place.clone(), backend.instance.clone())) {
+            Entry::Vacant(entry) => {
+                entry.insert((backend, claim.source));
+            }
+            // The same backend at another frontend.
+            Entry::Occupied(entry) if entry.get().0 == backend => {}
+            Entry::Occupied(entry) => {
+                let (first, first_source) = entry.get();
+                let message = format!(
+                    "{} describes the backend `{}` of the service `{}` as {}, and {first_source} \
+                     as {}; the latter counts. Give the two different names",
+                    claim.source, backend.place, claim.service, backend.address, first.address
+                );
+                refuse(refusals, &claim.source, message);
+            }
+        }
+    }
+    services
+}
+
+/// An order in which no two different claims are equal.
+fn rank(claim: &Claim) -> impl Ord + '_ {
+    let backend = claim.backend.as_ref().map(|backend| {
+        let name = (&backend.place, &backend.instance, &backend.display_name);
+        let policy = (backend.weight, backend.state, backend.started_at_ms);
+        (name, backend.address, backend.path, policy)
+    });
+    (claim.since_ms, &claim.service, claim.frontend, &claim.source, backend, claim.ring_size)
+}
+
+/// As many services, frontends and backends as there is room for, the oldest first, so that a new
+/// one never displaces what already works.
+fn fit(
+    services: BTreeMap<ServiceName, Joined>,
+    limits: Limits,
+    refusals: &mut BTreeSet<Refusal>,
+) -> Snapshot {
+    let mut by_age: Vec<Joined> = services.into_values().collect();
+    by_age.sort_by(|left, right| {
+        (left.since_ms, &left.service.name).cmp(&(right.since_ms, &right.service.name))
+    });
+    let mut snapshot = Snapshot::default();
+    let mut room = Room { limits, backends: 0, frontends: [0; 2], vips: BTreeSet::new() };
+    for joined in by_age {
+        let Joined { mut service, backends, .. } = joined;
+        let object = format!("service `{}`", service.name);
+        if snapshot.services.len() == limits.services {
+            let message = format!(
+                "the node has room for {} services, and older ones have it all; remove one",
+                limits.services
+            );
+            refuse(refusals, &object, message);
+            continue;
+        }
+        let wanted = service.frontends.len();
+        service.frontends.retain(|frontend| room.take_frontend(frontend));
+        if service.frontends.len() < wanted {
+            let message = format!(
+                "{} of {wanted} frontends find no room among the {} that the node can have; \
+                 remove others",
+                wanted - service.frontends.len(),
+                limits.frontends
+            );
+            refuse(refusals, &object, message);
+        }
+        if service.frontends.is_empty() {
+            continue;
+        }
+        service.backends = room.take_backends(backends, &object, refusals);
+        snapshot.services.insert(service.name.clone(), service);
+    }
+    snapshot
+}
+
+/// What of the limits is used.
+struct Room {
+    limits: Limits,
+    backends: usize,
+    /// Entries per address family: frontends, and one for each VIP.
+    frontends: [usize; 2],
+    vips: BTreeSet<IpAddr>,
+}
+
+impl Room {
+    fn take_frontend(&mut self, frontend: &FrontendAddress) -> bool {
+        let used = &mut self.frontends[usize::from(frontend.vip.is_ipv6())];
+        let needed = if self.vips.contains(&frontend.vip) { 1 } else { 2 };
+        if *used + needed > self.limits.frontends {
+            return false;
+        }
+        *used += needed;
+        self.vips.insert(frontend.vip);
+        true
+    }
+
+    fn take_backends(
+        &mut self,
+        backends: BTreeMap<(String, String), (Backend, String)>,
+        object: &str,
+        refusals: &mut BTreeSet<Refusal>,
+    ) -> Vec<Backend> {
+        let mut backends: Vec<Backend> =
+            backends.into_values().map(|(backend, _)| backend).collect();
+        let wanted = backends.len();
+        let own = self.limits.backends_per_service;
+        let total = self.limits.backends - self.backends;
+        let granted = wanted.min(own).min(total);
+        if granted < wanted {
+            let message = format!(
+                "{} of {wanted} backends find no room: a service can have {own} and the node {}; \
+                 the newest are left out",
+                wanted - granted,
+                self.limits.backends
+            );
+            refuse(refusals, object, message);
+            backends.sort_by(|left, right| age(left).cmp(&age(right)));
+            backends.truncate(granted);
+            backends.sort_by(|left, right| place(left).cmp(&place(right)));
+        }
+        self.backends += granted;
+        backends
+    }
+}
+
+fn age(backend: &Backend) -> impl Ord + '_ {
+    (backend.started_at_ms, &backend.place, &backend.instance)
+}
+
+fn place(backend: &Backend) -> impl Ord + '_ {
+    (&backend.place, &backend.instance)
+}

@@ -111,7 +111,9 @@ pub(super) enum AttachError {
 
 /// Name of an interface in the calling thread's namespace; `None`: there is none.
 pub(super) fn interface_name(ifindex: u32) -> Option<String> {
-    nix::net::if_::if_indextoname(ifindex).ok()?.into_string().ok()
+    let name = nix::net::if_::if_indextoname(ifindex).ok()?.into_string().ok()?;
+    // What nix makes of an index that no interface has.
+    (!name.is_empty()).then_some(name)
 }
 
 /// An interface in messages: by name where it has one.

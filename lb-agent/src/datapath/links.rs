@@ -76,6 +76,12 @@ impl LinkDir {
     /// Takes the program off; a link that is not there is as good.
     pub(super) fn detach(&self, link: &LinkName) -> Result<(), AttachError> {
         let pin = self.pin(link);
+        if let Ok(fd) = sys::open_pin(&pin)
+            && let Err(error) = sys::link_detach(fd.as_fd())
+        {
+            // The pin goes all the same, and the program with it a little later.
+            tracing::debug!(%link, %error, "cannot detach at once");
+        }
         remove_if_there(&pin).map_err(|error| {
             AttachError::Refused(format!("cannot remove the link `{}`: {error}", pin.display()))
         })

@@ -2,10 +2,11 @@
 //! a bpffs that outlives the agent.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, DirBuilder},
     io,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use anyhow::{Context as _, bail, ensure};
@@ -110,12 +111,8 @@ fn mount_bpffs_if_needed(pin_path: &Path, state: &StateDir) -> anyhow::Result<()
 /// A bpffs that only a private mount namespace shows goes with the last process in it, and all pins
 /// with it; one that PID 1 also shows stays.
 fn check_mount_namespace(pin_path: &Path) -> anyhow::Result<()> {
-    if is_mount_namespace_of_init() {
-        return Ok(());
-    }
     let Ok(mounts) = fs::read_to_string("/proc/1/mountinfo") else {
-        // Not allowed to look: hidepid, or a container's own PID namespace. Then it is the
-        // operator who has mounted the bpffs for us.
+        // Not allowed to look (hidepid): then it is the operator who mounted the bpffs for us.
         return Ok(());
     };
     let device = fs::metadata(pin_path)?.dev();
@@ -129,12 +126,20 @@ fn check_mount_namespace(pin_path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether a mount that we make is also PID 1's. The links in `/proc/1/ns` may be read only with
+/// all capabilities of PID 1; the numbers of mounts, no two alike in all namespaces, by anybody.
 fn is_mount_namespace_of_init() -> bool {
-    let link = |process: &str| fs::read_link(PathBuf::from("/proc").join(process).join("ns/mnt"));
-    match (link("1"), link("thread-self")) {
-        (Ok(init), Ok(own)) => init == own,
+    let mounts = |process| fs::read_to_string(format!("/proc/{process}/mountinfo"));
+    match (mounts("1"), mounts("thread-self")) {
+        (Ok(init), Ok(own)) => share_a_mount(&init, &own),
         _ => true,
     }
+}
+
+fn share_a_mount(one: &str, other: &str) -> bool {
+    let number = |line: &str| line.split(' ').next().map(str::to_owned);
+    let numbers: BTreeSet<_> = one.lines().filter_map(number).collect();
+    other.lines().filter_map(number).any(|number| numbers.contains(&number))
 }
 
 fn effective_capabilities(status: &str) -> anyhow::Result<u64> {
@@ -192,6 +197,14 @@ mod tests {
         check("5.10.0-28-amd64", Some((5, 10)));
         check("6.1", Some((6, 1)));
         check("linux", None);
+    }
+
+    #[test]
+    fn namespaces_are_told_apart_by_their_mounts() {
+        let init = "21 1 8:1 / / rw - ext4 /dev/sda1 rw\n30 21 0:26 / /sys rw - sysfs sysfs rw\n";
+        let own = "121 1 8:1 / / rw - ext4 /dev/sda1 rw\n130 121 0:26 / /sys rw - sysfs sysfs rw\n";
+        assert!(share_a_mount(init, init));
+        assert!(!share_a_mount(init, own));
     }
 
     #[test]

@@ -106,7 +106,6 @@ impl Tables {
                     client_port: key.client_port,
                     vip_port: reply.vip_port,
                     protocol: key.protocol,
-                    pad: [0; 3],
                 };
                 flows_v4.has(&flow, reply.backend)
             })?,
@@ -117,7 +116,6 @@ impl Tables {
                     client_port: key.client_port,
                     vip_port: reply.vip_port,
                     protocol: key.protocol,
-                    pad: [0; 3],
                 };
                 flows_v6.has(&flow, reply.backend)
             })?,
@@ -316,7 +314,7 @@ mod tests {
         let check = |class, age_seconds: i64, backend: BackendView, expected: bool| {
             let age_ticks = (age_seconds * 1_000_000_000) >> 30;
             let last_seen_tick = u32::try_from(i64::from(NOW) - age_ticks).unwrap();
-            let flow = FlowRecord { backend: 1, generation: 7, last_seen_tick, class, pad: [0; 3] };
+            let flow = FlowRecord { backend: 1, generation: 7, last_seen_tick, class };
             let dead = is_dead(&flow, NOW, backend);
             assert_eq!(dead, expected, "class {class}, {age_seconds} s, {backend:?}");
         };

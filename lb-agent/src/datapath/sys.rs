@@ -24,6 +24,7 @@ const BPF_OBJ_GET_INFO_BY_FD: u32 = 15;
 const BPF_MAP_LOOKUP_BATCH: u32 = 24;
 const BPF_LINK_CREATE: u32 = 28;
 const BPF_LINK_UPDATE: u32 = 29;
+const BPF_LINK_DETACH: u32 = 34;
 
 /// `BPF_F_BEFORE` without a relative: at the head of the list.
 pub(super) const FLAG_FIRST: u32 = 1 << 3;
@@ -208,6 +209,11 @@ pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     let mut attr =
         LinkUpdateAttr { link_fd: raw(link), new_program_fd: raw(program), ..Default::default() };
     bpf(BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Takes the program of a link off, at once; closing the last descriptor does it some time later.
+pub(super) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    bpf(BPF_LINK_DETACH, &mut LinkUpdateAttr { link_fd: raw(link), ..Default::default() }).map(drop)
 }
 
 fn info<T: IntoBytes + FromBytes + Immutable>(fd: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {

@@ -287,7 +287,7 @@ impl Tables {
                 self.frontends_v4.insert(key, value, 0)
             }
             IpAddr::V6(vip) => {
-                let key = FrontendKeyV6 { vip: vip.into(), port, protocol, scope };
+                let key = FrontendKeyV6 { vip: vip.into(), port, protocol, scope, reserved: 0 };
                 self.frontends_v6.insert(key, value, 0)
             }
         }
@@ -303,7 +303,7 @@ impl Tables {
                 self.frontends_v4.remove(&key)
             }
             IpAddr::V6(vip) => {
-                let key = FrontendKeyV6 { vip: vip.into(), port, protocol, scope };
+                let key = FrontendKeyV6 { vip: vip.into(), port, protocol, scope, reserved: 0 };
                 self.frontends_v6.remove(&key)
             }
         };

@@ -132,9 +132,7 @@ fn remove_filters(clsact: &mut Clsact, report: &mut Report) {
 fn remove_pins(pins: &PinDir, report: &mut Report) {
     for directory in [pins.links(), pins.programs(), pins.maps(), pins.maps_new()] {
         if directory.is_dir() {
-            let count = fs::read_dir(&directory).map_or(0, Iterator::count);
-            let what = format!("{} ({count} pins)", directory.display());
-            report.step(what, || remove_directory(&directory));
+            report.step(directory.display().to_string(), || remove_directory(&directory));
         }
     }
     if !pins.path().is_dir() {
@@ -181,14 +179,14 @@ fn remove_state(state: &StateDir, path: &Path, report: &mut Report) {
         report.left.push(format!("{what}: it holds notes about what is left"));
         return;
     }
-    for file in own {
-        report.step(file.display().to_string(), || remove_if_there(&file));
-    }
-    if foreign == 0 {
-        report.step(what, || fs::remove_dir(path));
-    } else {
+    if foreign != 0 {
         report.left.push(format!("{what}: it holds {foreign} entries that are not ours"));
     }
+    let what = if foreign == 0 { what } else { format!("our files in {what}") };
+    report.step(what, || {
+        own.iter().try_for_each(|file| remove_if_there(file))?;
+        if foreign == 0 { fs::remove_dir(path) } else { Ok(()) }
+    });
 }
 
 /// Number of entries of a directory beside these.

@@ -8,6 +8,8 @@
 #[cfg(test)]
 mod tests;
 
+use lb_common::abi::RING_SIZES;
+
 /// Fewest slots per member with which shares stay close to the weights, and the loss of one member
 /// moves less than 3 % of what belongs to the others.
 pub const SLOTS_PER_MEMBER_MIN: u32 = 100;
@@ -16,8 +18,8 @@ pub const SLOTS_PER_MEMBER_MIN: u32 = 100;
 pub const MEMBERS_MAX: usize = 1310;
 
 const _: () = assert!(
-    MEMBERS_MAX as u32
-        == lb_common::abi::RING_SIZES[lb_common::abi::RING_SIZES.len() - 1] / SLOTS_PER_MEMBER_MIN
+    MEMBERS_MAX == (RING_SIZES[RING_SIZES.len() - 1] / SLOTS_PER_MEMBER_MIN) as usize,
+    "the limit follows from the largest ring"
 );
 
 /// One candidate for slots.
@@ -37,7 +39,7 @@ pub struct Member {
 /// with no slot.
 #[must_use]
 pub fn build(members: &[Member], size: u32) -> Vec<u32> {
-    debug_assert!(size >= 2 && lb_common::abi::RING_SIZES.contains(&size) || cfg!(test));
+    debug_assert!(size >= 2 && RING_SIZES.contains(&size) || cfg!(test));
     let mut walkers = walkers(members, size);
     let weight_max = walkers.iter().map(|walker| walker.weight).max().unwrap_or(0);
     if weight_max == 0 || size < 2 {
@@ -47,8 +49,10 @@ pub fn build(members: &[Member], size: u32) -> Vec<u32> {
     let mut taken = BitSet::new(size);
     let mut rounds = Rounds::new(&walkers, weight_max, size);
     let mut free = size;
+    let mut due = Vec::new();
     for round in 1..=u64::from(size) {
-        for index in rounds.due(round) {
+        rounds.take_due(round, &mut due);
+        for index in due.drain(..) {
             let walker = &mut walkers[index as usize];
             let slot = walker.first_free(&taken, size);
             taken.insert(slot);
@@ -151,19 +155,15 @@ impl Rounds {
         }
     }
 
-    /// Takes the list of a round, in the order of the members.
-    fn due(&mut self, round: u64) -> Vec<u32> {
-        let Some(head) = usize::try_from(round).ok().and_then(|it| self.heads.get(it)) else {
-            return Vec::new();
-        };
-        let first = (*head != END).then_some(*head);
-        let following = |walker: &u32| {
-            let next = self.next[*walker as usize];
-            (next != END).then_some(next)
-        };
-        let mut due: Vec<u32> = std::iter::successors(first, following).collect();
+    /// The members of a round, in their order.
+    fn take_due(&self, round: u64, due: &mut Vec<u32>) {
+        let head = usize::try_from(round).ok().and_then(|round| self.heads.get(round));
+        let mut walker = head.copied().unwrap_or(END);
+        while walker != END {
+            due.push(walker);
+            walker = self.next[walker as usize];
+        }
         due.sort_unstable();
-        due
     }
 }
 

@@ -79,15 +79,13 @@ fn disruption(count: u32, size: u32) -> f64 {
         let rest: Vec<Member> =
             (0..count).filter(|name| *name != gone).map(|name| members[name as usize]).collect();
         let after = build(&rest, size);
-        let kept = before.iter().filter(|owner| **owner != gone).count();
-        let moved = before
-            .iter()
-            .zip(&after)
-            .filter(|(owner, heir)| {
-                **owner != gone && members[**owner as usize].key != rest[**heir as usize].key
-            })
-            .count();
-        worst = worst.max(moved as f64 / kept as f64);
+        let kept = before.iter().zip(&after).filter(|(owner, _)| **owner != gone);
+        let (mut total, mut moved) = (0_u32, 0_u32);
+        for (owner, heir) in kept {
+            total += 1;
+            moved += u32::from(members[*owner as usize].key != rest[*heir as usize].key);
+        }
+        worst = worst.max(f64::from(moved) / f64::from(total));
     }
     worst
 }

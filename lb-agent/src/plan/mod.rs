@@ -1,8 +1,70 @@
 //! (what the kernel holds, what it should hold) -> what to change, as data.
 //!
-//! Pure: never awaits, never calls the kernel. [`Kernel`] is the edge that executes actions;
-//! `datapath` implements it on BPF maps, tests on [`KernelState`].
+//! Pure: never awaits, never calls the kernel, never reads a clock. [`Kernel`] is the edge that
+//! executes actions; `datapath` implements it on BPF maps, tests on [`KernelState`].
+//!
+//! The rules, each of which a test watches:
+//! - What the kernel holds already and is right stays as it is: numbers, generations, rings. So a
+//!   restarted agent changes nothing.
+//! - Death first: a backend that is gone loses its state bits before anything else happens. Then
+//!   what is new is made from the inside out (reply program, service, backend, ring, VIP, frontend),
+//!   then what is old is taken away from the outside in.
+//! - What a reader of the tables may still see is not reused: extents and numbers rest for a
+//!   quarantine after nothing refers to them any more.
+//! - What fails is left out and tried again later; what depends on it waits; all else goes on.
 
+mod apply;
+mod display;
+mod draft;
+mod extents;
+mod hash;
+mod numbers;
+mod planner;
+mod removal;
+mod ring;
 mod state;
+#[cfg(test)]
+mod tests;
+mod trouble;
 
+use lb_common::abi::{self, FAMILY_V4, FAMILY_V6};
+
+pub use apply::{Applied, Outcome, apply, reconcile};
+pub use hash::{NameHash, instance_hash, place_hash, service_hash};
+pub use planner::{Planner, Settings};
 pub use state::{Action, Kernel, KernelBackend, KernelError, KernelRing, KernelState};
+
+use crate::model::{BackendState, FrontendAddress, Protocol, Refusal};
+
+/// What to change, in this order, and what cannot be done. Displayed as one line per action.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Plan {
+    /// What to do.
+    pub actions: Vec<Action>,
+    /// What was asked for and has no room or keeps failing.
+    pub refusals: Vec<Refusal>,
+    /// When to plan again although nothing else has changed, in monotonic milliseconds.
+    pub due_ms: Option<u64>,
+}
+
+/// Number of the ring that serves a frontend of a service.
+pub fn ring_of(service: u32, frontend: &FrontendAddress) -> u32 {
+    let family = if frontend.vip.is_ipv4() { FAMILY_V4 } else { FAMILY_V6 };
+    let protocol = match frontend.protocol {
+        Protocol::Tcp => abi::PROTOCOL_TCP,
+        Protocol::Udp => abi::PROTOCOL_UDP,
+    };
+    abi::ring_number(service, family, protocol)
+}
+
+/// Number of the service that a ring belongs to.
+pub fn service_of(ring: u32) -> u32 {
+    ring / abi::RINGS_PER_SERVICE
+}
+
+/// The state byte of a backend.
+pub fn state_bits(state: BackendState) -> u8 {
+    let new = if state.takes_new() { abi::TAKES_NEW } else { 0 };
+    let old = if state.takes_old() { abi::TAKES_OLD } else { 0 };
+    new | old
+}

@@ -53,10 +53,12 @@ fn static_backend(backend: &StaticBackend) -> Backend {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use insta::assert_snapshot;
 
     use super::claims;
-    use crate::config::Config;
+    use crate::{config::Config, model::Claim};
 
     fn check(text: &str) -> String {
         let config = Config::parse(text, "lb.toml").unwrap();
@@ -69,10 +71,12 @@ mod tests {
                 format!("{} weight {} {:?}", backend.place, backend.weight, backend.path)
             });
             let ring = claim.ring_size.map_or(String::new(), |size| format!(", ring {size}"));
-            shown += &format!(
-                "{} at {}: {backend}{ring}; since {} by {}\n",
-                claim.service, claim.frontend, claim.since_ms, claim.source
-            );
+            let Claim { service, frontend, since_ms, source, .. } = claim;
+            writeln!(
+                shown,
+                "{service} at {frontend}: {backend}{ring}; since {since_ms} by {source}"
+            )
+            .unwrap();
         }
         shown
     }

@@ -84,7 +84,7 @@ fn write_ipv4<P: Packet>(packet: &mut P, edit: &Edit, pseudo: u32) -> Option<()>
     let before = u16::from_ne_bytes([header[TTL_OFFSET], header[TTL_OFFSET + 1]]);
     header[TTL_OFFSET] = header[TTL_OFFSET].wrapping_sub(1);
     let after = u16::from_ne_bytes([header[TTL_OFFSET], header[TTL_OFFSET + 1]]);
-    let ttl = checksum::difference(before as u32, after as u32);
+    let ttl = checksum::difference(u32::from(before), u32::from(after));
     let old =
         u16::from_ne_bytes([header[HEADER_CHECKSUM_OFFSET], header[HEADER_CHECKSUM_OFFSET + 1]]);
     let new = checksum::apply(old, checksum::add(pseudo, ttl)).to_ne_bytes();

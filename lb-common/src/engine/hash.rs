@@ -1,7 +1,7 @@
 //! The flow hash: which slot of a ring a flow falls on.
 //!
 //! All nodes of a cluster must compute the same number for the same packet and seed, so the function
-//! is part of the ABI. Two rounds of multiply and xor-shift with the constants of MurmurHash3's
+//! is part of the ABI. Two rounds of multiply and xor-shift with the constants of `MurmurHash3`'s
 //! 64-bit finalizer; not cryptographic, as a client chooses its own backend at worst.
 
 use crate::abi::FlowKeyV4;
@@ -61,7 +61,7 @@ mod tests {
                     flow(0x0a00_0000 + index, 40_000)
                 };
                 let hash = u64::from(flow_hash_v4(7, &flow));
-                counts[usize::try_from(hash * BUCKETS as u64 >> 32).expect("small")] += 1;
+                counts[usize::try_from((hash * BUCKETS as u64) >> 32).expect("small")] += 1;
             }
             // 1000 expected, standard deviation 31: five of them either way.
             for (bucket, count) in counts.iter().enumerate() {

@@ -55,7 +55,7 @@ pub fn commit<T: Tables>(tables: &T, decision: &Decision) -> Result<(), DropReas
         }
         RecordChange::Class => {
             // Only overwrites: a record that was swept meanwhile may come back for its short time.
-            let _ = tables.put_flow_v4(flow, flow_record);
+            tables.put_flow_v4(flow, flow_record).ok();
         }
         RecordChange::ForgetReply => tables.remove_reply_v4(reply),
     }

@@ -173,7 +173,7 @@ impl KernelBed {
     fn compare(&mut self, case: &Case) -> anyhow::Result<()> {
         let now_tick = now_tick();
         let mut flows = HashMap::new();
-        for entry in self.flows()?.iter() {
+        for entry in &self.flows()? {
             let (key, record) = entry?;
             let age_ticks = now_tick.wrapping_sub(record.last_seen_tick);
             let known = KnownFlow {

@@ -14,7 +14,7 @@ pub use cases::all;
 pub use host::run_on_host;
 pub use kernel::{EGRESS_IFINDEX, KernelBed, bench_object_bytes, enter_namespace, object_bytes};
 use lb_common::abi::{
-    BackendV4, DropReason, FlowKeyV4, PATH_LOCAL, PATH_ROUTED, ReplyKeyV4, ReplyRecordV4,
+    BackendV4, DropReason, FlowKeyV4, NetU16, PATH_LOCAL, PATH_ROUTED, ReplyKeyV4, ReplyRecordV4,
     TAKES_NEW, TAKES_OLD, Verdict,
 };
 
@@ -102,8 +102,8 @@ pub struct Case {
 #[must_use]
 pub fn backend_one(state: u8) -> BackendV4 {
     BackendV4 {
-        address: builder::BACKEND_ONE.ip().to_owned().into(),
-        port: lb_common::abi::NetU16::new(builder::BACKEND_ONE.port()),
+        address: BACKEND_ONE.ip().to_owned().into(),
+        port: NetU16::new(BACKEND_ONE.port()),
         state,
         path: PATH_LOCAL,
         ifindex: INGRESS_IFINDEX,
@@ -115,8 +115,8 @@ pub fn backend_one(state: u8) -> BackendV4 {
 #[must_use]
 pub fn backend_two(state: u8) -> BackendV4 {
     BackendV4 {
-        address: builder::BACKEND_TWO.ip().to_owned().into(),
-        port: lb_common::abi::NetU16::new(builder::BACKEND_TWO.port()),
+        address: BACKEND_TWO.ip().to_owned().into(),
+        port: NetU16::new(BACKEND_TWO.port()),
         ..backend_one(state)
     }
 }
@@ -125,8 +125,8 @@ pub fn backend_two(state: u8) -> BackendV4 {
 #[must_use]
 pub fn backend_three(state: u8) -> BackendV4 {
     BackendV4 {
-        address: builder::BACKEND_THREE.ip().to_owned().into(),
-        port: lb_common::abi::NetU16::new(builder::BACKEND_THREE.port()),
+        address: BACKEND_THREE.ip().to_owned().into(),
+        port: NetU16::new(BACKEND_THREE.port()),
         path: PATH_ROUTED,
         ifindex: 0,
         ..backend_one(state)

@@ -1,0 +1,238 @@
+//! Who gets what, and what the others are told.
+
+use std::fmt::Write as _;
+
+use insta::assert_snapshot;
+use proptest::prelude::*;
+
+use super::{Limits, arbitrate, arbitrate_within};
+use crate::model::{
+    Backend, BackendPath, BackendState, Claim, FrontendAddress, Protocol, Refusal, ServiceName,
+    Snapshot,
+};
+
+fn frontend(port: u16) -> FrontendAddress {
+    FrontendAddress { vip: "192.0.2.10".parse().unwrap(), protocol: Protocol::Tcp, port }
+}
+
+fn backend(place: &str, instance: u16) -> Backend {
+    Backend {
+        place: place.to_owned(),
+        instance: format!("{instance}"),
+        display_name: format!("{place}-{instance}"),
+        address: format!("10.0.0.{}:80", instance % 250 + 1).parse().unwrap(),
+        weight: 100,
+        path: BackendPath::Routed,
+        state: BackendState::Healthy,
+        started_at_ms: u64::from(instance),
+    }
+}
+
+/// A claim by a container that is named after service and place.
+fn claim(service: &str, port: u16, place: &str, since_ms: u64) -> Claim {
+    Claim {
+        service: ServiceName(service.to_owned()),
+        frontend: frontend(port),
+        backend: Some(backend(place, 1)),
+        ring_size: None,
+        since_ms,
+        source: format!("container `{service}-{place}`"),
+    }
+}
+
+fn show((snapshot, refusals): &(Snapshot, Vec<Refusal>)) -> String {
+    let mut shown = String::new();
+    for service in snapshot.services.values() {
+        let frontends: Vec<String> = service.frontends.iter().map(ToString::to_string).collect();
+        let backends: Vec<&str> =
+            service.backends.iter().map(|backend| &*backend.display_name).collect();
+        let (frontends, backends) = (frontends.join(" "), backends.join(" "));
+        write!(shown, "{} at {frontends}: {backends}", service.name).unwrap();
+        match service.ring_size {
+            Some(size) => writeln!(shown, "; ring {size}").unwrap(),
+            None => writeln!(shown).unwrap(),
+        }
+    }
+    for refusal in refusals {
+        writeln!(shown, "refused: {}: {}", refusal.object, refusal.message).unwrap();
+    }
+    shown
+}
+
+/// The outcome, which must be the same whatever the order.
+fn check(claims: &[Claim]) -> String {
+    let outcome = show(&arbitrate(claims.to_vec()));
+    let reversed: Vec<Claim> = claims.iter().rev().cloned().collect();
+    assert_eq!(outcome, show(&arbitrate(reversed)));
+    outcome
+}
+
+#[test]
+fn claims_of_one_service_are_joined() {
+    let shown = check(&[
+        claim("web", 80, "1", 10),
+        claim("web", 80, "2", 20),
+        claim("web", 443, "1", 10),
+        claim("web", 443, "3", 5),
+        claim("web", 80, "1", 10),
+    ]);
+    assert_snapshot!(shown, @"web at tcp://192.0.2.10:80 tcp://192.0.2.10:443: 1-1 2-1 3-1");
+}
+
+#[test]
+fn the_older_owner_keeps_its_frontend() {
+    let shown = check(&[
+        claim("blue", 80, "1", 10),
+        claim("green", 80, "1", 9),
+        claim("green", 80, "2", 11),
+        claim("blue", 81, "2", 10),
+    ]);
+    assert_snapshot!(shown, @"
+    blue at tcp://192.0.2.10:81: 2-1
+    green at tcp://192.0.2.10:80: 1-1 2-1
+    refused: container `blue-1`: wants tcp://192.0.2.10:80 for the service `blue`, but that belongs to the service `green`, by the older claim of container `green-1`; use another front port or VIP, or remove one of the two
+    ");
+}
+
+#[test]
+fn of_the_same_age_the_name_decides() {
+    assert_snapshot!(check(&[claim("b", 80, "1", 10), claim("a", 80, "1", 10)]), @"
+    a at tcp://192.0.2.10:80: 1-1
+    refused: container `b-1`: wants tcp://192.0.2.10:80 for the service `b`, but that belongs to the service `a`, by the older claim of container `a-1`; use another front port or VIP, or remove one of the two
+    ");
+}
+
+#[test]
+fn the_file_is_older_than_any_container() {
+    let mut file = claim("file/web", 80, "1", 0);
+    file.source = "service `web` in lb.toml, line 3".to_owned();
+    assert_snapshot!(check(&[claim("docker/web", 80, "1", 1), file]), @"
+    file/web at tcp://192.0.2.10:80: 1-1
+    refused: container `docker/web-1`: wants tcp://192.0.2.10:80 for the service `docker/web`, but that belongs to the service `file/web`, by the older claim of service `web` in lb.toml, line 3; use another front port or VIP, or remove one of the two
+    ");
+}
+
+#[test]
+fn a_service_without_backends_keeps_its_frontend() {
+    let mut empty = claim("a", 80, "1", 1);
+    empty.backend = None;
+    empty.ring_size = Some(1021);
+    assert_snapshot!(check(&[empty, claim("b", 80, "1", 2)]), @"
+    a at tcp://192.0.2.10:80: ; ring 1021
+    refused: container `b-1`: wants tcp://192.0.2.10:80 for the service `b`, but that belongs to the service `a`, by the older claim of container `a-1`; use another front port or VIP, or remove one of the two
+    ");
+}
+
+#[test]
+fn contradictions_within_a_service_are_told() {
+    let mut other = claim("a", 80, "1", 1);
+    other.source = "container `twin`".to_owned();
+    other.backend.as_mut().unwrap().address = "10.0.0.99:80".parse().unwrap();
+    assert_snapshot!(check(&[claim("a", 80, "1", 1), other]), @"
+    a at tcp://192.0.2.10:80: 1-1
+    refused: container `twin`: container `twin` describes the backend `1` of the service `a` as 10.0.0.99:80, and container `a-1` as 10.0.0.2:80; the latter counts. Give the two different names
+    ");
+}
+
+#[test]
+fn families_are_not_mixed() {
+    let mut other = claim("a", 80, "2", 1);
+    other.backend.as_mut().unwrap().address = "[2001:db8::1]:80".parse().unwrap();
+    assert_snapshot!(check(&[claim("a", 80, "1", 1), other]), @"
+    a at tcp://192.0.2.10:80: 1-1
+    refused: container `a-2`: the backend [2001:db8::1]:80 and the frontend tcp://192.0.2.10:80 are of different address families, which are not translated into each other; use addresses of one family
+    ");
+}
+
+#[test]
+fn limits_leave_out_the_newest() {
+    let limits = Limits { services: 2, backends: 5, backends_per_service: 3, frontends: 4 };
+    let mut claims = vec![
+        claim("a", 80, "1", 1),
+        claim("b", 81, "1", 2),
+        claim("b", 82, "1", 2),
+        claim("b", 83, "1", 2),
+        claim("c", 84, "1", 3),
+    ];
+    for (service, port) in [("a", 80), ("b", 81)] {
+        for started in 2..6 {
+            let mut more = claim(service, port, "2", 9);
+            more.backend = Some(backend("2", started));
+            claims.push(more);
+        }
+    }
+    assert_snapshot!(show(&arbitrate_within(claims, limits)), @"
+    a at tcp://192.0.2.10:80: 1-1 2-2 2-3
+    b at tcp://192.0.2.10:81 tcp://192.0.2.10:82: 1-1 2-2
+    refused: service `a`: 2 of 5 backends find no room: a service can have 3 and the node 5; the newest are left out
+    refused: service `b`: 1 of 3 frontends find no room among the 4 that the node can have; remove others
+    refused: service `b`: 3 of 5 backends find no room: a service can have 3 and the node 5; the newest are left out
+    refused: service `c`: the node has room for 2 services, and older ones have it all; remove one
+    ");
+}
+
+fn any_claim() -> impl Strategy<Value = Claim> {
+    let backend = (0..3_u8, 0..2_u16, 0..2_u16).prop_map(|(place, instance, weight)| {
+        let mut backend = backend(&place.to_string(), instance);
+        backend.weight = weight;
+        backend
+    });
+    (0..4_u8, 80..83_u16, prop::option::weighted(0.9, backend), 0..3_u64, 0..6_u8).prop_map(
+        |(service, port, backend, since_ms, source)| Claim {
+            service: ServiceName(format!("s{service}")),
+            frontend: frontend(port),
+            backend,
+            ring_size: None,
+            since_ms,
+            source: format!("container `c{source}`"),
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn the_order_of_the_claims_does_not_matter(
+        (claims, shuffled) in prop::collection::vec(any_claim(), 0..20)
+            .prop_flat_map(|claims| (Just(claims.clone()), Just(claims).prop_shuffle())),
+        small in any::<bool>(),
+    ) {
+        let limits = if small {
+            Limits { services: 2, backends: 4, backends_per_service: 3, frontends: 4 }
+        } else {
+            Limits::default()
+        };
+        let outcome = arbitrate_within(claims, limits);
+        prop_assert_eq!(&outcome, &arbitrate_within(shuffled, limits));
+        prop_assert!(outcome.0.services.len() <= limits.services);
+    }
+
+    #[test]
+    fn a_frontend_has_the_oldest_service(claims in prop::collection::vec(any_claim(), 1..20)) {
+        let (snapshot, refusals) = arbitrate(claims.clone());
+        for service in snapshot.services.values() {
+            let mut sorted = service.backends.clone();
+            sorted.sort_by(|left, right| {
+                (&left.place, &left.instance).cmp(&(&right.place, &right.instance))
+            });
+            prop_assert_eq!(&sorted, &service.backends);
+        }
+        for claim in &claims {
+            let rivals = claims.iter().filter(|rival| rival.frontend == claim.frontend);
+            let owner = rivals.min_by_key(|rival| (rival.since_ms, &rival.service)).unwrap();
+            let holders: Vec<_> = snapshot
+                .services
+                .values()
+                .filter(|service| service.frontends.contains(&claim.frontend))
+                .map(|service| &service.name)
+                .collect();
+            prop_assert_eq!(holders, [&owner.service]);
+            // Who is refused is told; who is not, is served.
+            if claim.service != owner.service {
+                prop_assert!(refusals.iter().any(|refusal| refusal.object == claim.source));
+            } else if let Some(backend) = &claim.backend {
+                let service = &snapshot.services[&claim.service];
+                prop_assert!(service.backends.iter().any(|it| it.place == backend.place));
+            }
+        }
+    }
+}

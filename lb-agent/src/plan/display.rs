@@ -1,0 +1,147 @@
+//! Plans and kernel states for people: one fact per line, in a fixed order.
+
+use std::{collections::BTreeMap, fmt};
+
+use lb_common::abi::{SLOT_PLAIN, Slot, TAKES_NEW, TAKES_OLD};
+
+use super::{Action, KernelBackend, KernelRing, KernelState, NameHash, Plan};
+use crate::model::BackendPath;
+
+struct Hash(NameHash);
+
+impl fmt::Display for Hash {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Enough to tell names apart in a dump.
+        write!(formatter, "#{:08x}", self.0[0] >> 32)
+    }
+}
+
+struct Takes(u8);
+
+impl fmt::Display for Takes {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match (self.0 & TAKES_NEW != 0, self.0 & TAKES_OLD != 0) {
+            (true, true) => "takes new and old",
+            (true, false) => "takes new",
+            (false, true) => "takes old",
+            (false, false) => "takes nothing",
+        })
+    }
+}
+
+/// How many slots each backend has.
+struct Shares<'a>(&'a [Slot]);
+
+impl fmt::Display for Shares<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shares: BTreeMap<u32, usize> = BTreeMap::new();
+        for slot in self.0 {
+            *shares.entry(slot.cur()).or_default() += 1;
+        }
+        for (index, (backend, count)) in shares.into_iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            match backend {
+                lb_common::abi::BACKEND_NONE => write!(formatter, "{comma}nobody {count}")?,
+                backend => write!(formatter, "{comma}{backend} x {count}")?,
+            }
+        }
+        let consulting = self.0.iter().filter(|slot| slot.state() != SLOT_PLAIN).count();
+        if consulting > 0 {
+            write!(formatter, "; {consulting} not plain")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for KernelRing {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (size, start, shares) = (self.slots.len(), self.start, Shares(&self.slots));
+        write!(formatter, "{size} slots at {start}, epoch {}: {shares}", self.epoch)
+    }
+}
+
+impl fmt::Display for KernelBackend {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { service, generation, address, .. } = self;
+        write!(formatter, "{} {address} ", Hash(self.instance_hash))?;
+        match self.path {
+            BackendPath::Local { ifindex } => write!(formatter, "by veth {ifindex}")?,
+            BackendPath::Routed => write!(formatter, "routed")?,
+        }
+        write!(formatter, ", service {service}, generation {generation}, {}", Takes(self.state))
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AttachReply { ifindex } => write!(formatter, "veth {ifindex}: attach"),
+            Self::DetachReply { ifindex } => write!(formatter, "veth {ifindex}: detach"),
+            Self::SetFlags { flags } => write!(formatter, "flags: {flags:#x}"),
+            Self::WriteService { number, name_hash } => {
+                write!(formatter, "service {number}: write {}", Hash(*name_hash))
+            }
+            Self::ClearService { number } => write!(formatter, "service {number}: clear"),
+            Self::WriteBackend { number, backend } => {
+                write!(formatter, "backend {number}: write {backend}")
+            }
+            Self::SetBackendState { number, state } => {
+                write!(formatter, "backend {number}: {}", Takes(*state))
+            }
+            Self::ClearBackend { number } => write!(formatter, "backend {number}: clear"),
+            Self::PublishRing { ring, content } => {
+                write!(formatter, "ring {ring}: publish {content}")
+            }
+            Self::ClearRing { ring } => write!(formatter, "ring {ring}: clear"),
+            Self::PutVip { vip } => write!(formatter, "vip {vip}: put"),
+            Self::DeleteVip { vip } => write!(formatter, "vip {vip}: delete"),
+            Self::PutFrontend { frontend, service } => {
+                write!(formatter, "frontend {frontend}: put service {service}")
+            }
+            Self::DeleteFrontend { frontend } => write!(formatter, "frontend {frontend}: delete"),
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for action in &self.actions {
+            writeln!(formatter, "{action}")?;
+        }
+        for refusal in &self.refusals {
+            writeln!(formatter, "refused: {}: {}", refusal.object, refusal.message)?;
+        }
+        if let Some(due_ms) = self.due_ms {
+            writeln!(formatter, "again at {due_ms} ms")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for KernelState {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(formatter, "flags {:#x}", self.flags)?;
+        for vip in &self.vips {
+            writeln!(formatter, "vip {vip}")?;
+        }
+        for (frontend, service) in &self.frontends {
+            writeln!(formatter, "frontend {frontend} -> service {service}")?;
+        }
+        for (number, name_hash) in &self.services {
+            writeln!(formatter, "service {number} {}", Hash(*name_hash))?;
+        }
+        for (number, ring) in &self.rings {
+            writeln!(formatter, "ring {number}: {ring}")?;
+        }
+        for (number, backend) in &self.backends {
+            writeln!(formatter, "backend {number}: {backend}")?;
+        }
+        for (number, generation) in &self.free_generations {
+            writeln!(formatter, "backend {number}: free, generation {generation}")?;
+        }
+        for ifindex in &self.reply_interfaces {
+            writeln!(formatter, "veth {ifindex}: attached")?;
+        }
+        Ok(())
+    }
+}

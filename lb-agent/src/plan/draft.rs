@@ -1,0 +1,144 @@
+//! A plan while it is made: actions by phase, and what this pass has decided so far.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use lb_common::abi::MAX_SERVICES;
+
+use super::{
+    Action, KernelBackend, KernelState, Plan,
+    extents::FreeExtents,
+    hash::{HashIndex, NameHash},
+    numbers::NumberSet,
+    service_of,
+};
+use crate::model::{FrontendAddress, Refusal};
+
+/// When an action has its turn; actions of one phase keep the order in which they were found.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Phase {
+    Restrict,
+    DeleteFrontends,
+    DeleteVips,
+    RaiseFlags,
+    AttachReplies,
+    WriteServices,
+    WriteBackends,
+    Admit,
+    PublishRings,
+    PutVips,
+    PutFrontends,
+    ClearRings,
+    ClearBackends,
+    DetachReplies,
+    ClearServices,
+    LowerFlags,
+}
+
+pub(super) struct Draft<'a> {
+    pub(super) kernel: &'a KernelState,
+    pub(super) now_ms: u64,
+    actions: Vec<(Phase, Action)>,
+    refusals: BTreeSet<Refusal>,
+    /// Kernel services and backends by their hashes; of doubles, the smallest number.
+    pub(super) services_by_hash: HashIndex<u32>,
+    pub(super) backends_by_hash: HashIndex<(u32, &'a KernelBackend)>,
+    /// Service numbers that anything in the kernel has, or that this plan takes.
+    pub(super) services_taken: Vec<bool>,
+    /// Service numbers of services that are to be there.
+    pub(super) services_wanted: Vec<bool>,
+    /// Backend numbers that are to be there, old and new.
+    pub(super) backends_wanted: NumberSet,
+    /// No backend number is free.
+    pub(super) is_out_of_backends: bool,
+    /// Some ring waits for a resting extent.
+    pub(super) waits_for_extents: bool,
+    /// Veths of wanted backends that have the reply program, or get it by this plan.
+    pub(super) replies_wanted: HashSet<u32>,
+    pub(super) rings_wanted: HashSet<u32>,
+    /// Frontends that are to be there, with the numbers of their services.
+    pub(super) frontends_wanted: BTreeMap<FrontendAddress, u32>,
+    pub(super) is_routed_wanted: bool,
+    /// Where rings can be written; looked up when the first one is.
+    pub(super) free_extents: Option<FreeExtents>,
+}
+
+impl<'a> Draft<'a> {
+    pub(super) fn new(kernel: &'a KernelState, now_ms: u64) -> Self {
+        let rev = |it: &'a BTreeMap<u32, NameHash>| it.iter().rev().map(|(it, hash)| (*hash, *it));
+        let backends = kernel.backends.iter().rev();
+        let mut services_taken = vec![false; MAX_SERVICES as usize];
+        let in_use = kernel.services.keys().copied();
+        let in_use = in_use.chain(kernel.rings.keys().map(|ring| service_of(*ring)));
+        let in_use = in_use.chain(kernel.frontends.values().copied());
+        for number in in_use.chain(kernel.backends.values().map(|backend| backend.service)) {
+            if let Some(taken) = services_taken.get_mut(number as usize) {
+                *taken = true;
+            }
+        }
+        Self {
+            kernel,
+            now_ms,
+            actions: Vec::new(),
+            refusals: BTreeSet::new(),
+            services_by_hash: rev(&kernel.services).collect(),
+            backends_by_hash: backends
+                .map(|(it, held)| (held.instance_hash, (*it, held)))
+                .collect(),
+            services_taken,
+            services_wanted: vec![false; MAX_SERVICES as usize],
+            backends_wanted: NumberSet::new(),
+            is_out_of_backends: false,
+            waits_for_extents: false,
+            replies_wanted: HashSet::new(),
+            rings_wanted: HashSet::new(),
+            frontends_wanted: BTreeMap::new(),
+            is_routed_wanted: false,
+            free_extents: None,
+        }
+    }
+
+    pub(super) fn push(&mut self, action: Action) {
+        let phase = self.phase(&action);
+        self.actions.push((phase, action));
+    }
+
+    fn phase(&self, action: &Action) -> Phase {
+        match action {
+            Action::SetBackendState { number, state } => {
+                let held = self.kernel.backends.get(number).map_or(0, |backend| backend.state);
+                if *state & !held == 0 { Phase::Restrict } else { Phase::Admit }
+            }
+            Action::SetFlags { flags } if *flags & !self.kernel.flags == 0 => Phase::LowerFlags,
+            Action::SetFlags { .. } => Phase::RaiseFlags,
+            Action::DeleteFrontend { .. } => Phase::DeleteFrontends,
+            Action::DeleteVip { .. } => Phase::DeleteVips,
+            Action::AttachReply { .. } => Phase::AttachReplies,
+            Action::WriteService { .. } => Phase::WriteServices,
+            Action::WriteBackend { .. } => Phase::WriteBackends,
+            Action::PublishRing { .. } => Phase::PublishRings,
+            Action::PutVip { .. } => Phase::PutVips,
+            Action::PutFrontend { .. } => Phase::PutFrontends,
+            Action::ClearRing { .. } => Phase::ClearRings,
+            Action::ClearBackend { .. } => Phase::ClearBackends,
+            Action::DetachReply { .. } => Phase::DetachReplies,
+            Action::ClearService { .. } => Phase::ClearServices,
+        }
+    }
+
+    pub(super) fn refuse(&mut self, object: String, message: String) {
+        self.refusals.insert(Refusal { object, key: None, message });
+    }
+
+    pub(super) fn is_service_wanted(&self, number: u32) -> bool {
+        self.services_wanted.get(number as usize).copied().unwrap_or(false)
+    }
+
+    pub(super) fn finish(mut self, due_ms: Option<u64>) -> Plan {
+        self.actions.sort_by_key(|(phase, _)| *phase);
+        Plan {
+            actions: self.actions.into_iter().map(|(_, action)| action).collect(),
+            refusals: self.refusals.into_iter().collect(),
+            due_ms,
+        }
+    }
+}

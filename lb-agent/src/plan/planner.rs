@@ -1,0 +1,465 @@
+//! What is to be there: numbers for services and backends, rings, frontends.
+
+use std::collections::{BTreeSet, HashMap};
+
+use lb_common::abi::{self, MAX_BACKENDS, MAX_SERVICES, RingDescriptor};
+
+use super::{
+    Action, KernelBackend, KernelError, KernelRing, KernelState, Plan,
+    draft::Draft,
+    extents::Extents,
+    hash::{instance_hash, place_hash, service_hash},
+    numbers::{Clocks, NumberSet, Turn, next_generation},
+    ring::{NewRing, Pool, RingMember, choose_sizes, desired_owners, is_coarse, next_slots},
+    ring_of, state_bits,
+    trouble::{Subject, Troubles},
+};
+use crate::model::{Backend, BackendPath, Service, Snapshot};
+
+/// What a planner must be told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// Entries of the map `RING_SLOTS`.
+    pub ring_slots: u32,
+    /// How long extents and numbers rest before they are used again. No program and no reader runs
+    /// longer than this.
+    pub quarantine_ms: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { ring_slots: abi::DEFAULT_RING_SLOTS, quarantine_ms: 2000 }
+    }
+}
+
+/// Makes plans, and remembers between them what the kernel's tables do not show: since when numbers
+/// and extents rest, what failed, and which rings are known to be right. Losing it (a restart) costs
+/// some time and nothing else.
+#[derive(Debug)]
+pub struct Planner {
+    settings: Settings,
+    extents: Extents,
+    service_turn: Turn,
+    backend_turn: Turn,
+    pub(super) service_clocks: Clocks,
+    pub(super) backend_clocks: Clocks,
+    pub(super) rings: HashMap<u32, RingMemo>,
+    troubles: Troubles,
+}
+
+/// What is known of a ring as long as its descriptor stays what it is.
+#[derive(Debug)]
+pub(super) struct RingMemo {
+    start: u32,
+    epoch: u32,
+    size: usize,
+    /// Backend numbers that its slots refer to.
+    pub(super) numbers: Vec<u32>,
+    /// The members that its slots are right for.
+    members: Option<Vec<RingMember>>,
+}
+
+impl RingMemo {
+    fn is_of(&self, ring: &KernelRing) -> bool {
+        (self.start, self.epoch, self.size) == (ring.start, ring.epoch, ring.slots.len())
+    }
+}
+
+/// A service that is to be there.
+struct Wanted<'a> {
+    service: &'a Service,
+    number: u32,
+    is_new: bool,
+    /// Its rings with their sizes.
+    rings: Vec<(u32, u32)>,
+}
+
+impl Planner {
+    /// A planner that knows nothing yet.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            extents: Extents::new(settings.ring_slots, settings.quarantine_ms),
+            service_turn: Turn::new(0..=MAX_SERVICES - 1),
+            backend_turn: Turn::new(1..=MAX_BACKENDS),
+            service_clocks: Clocks::new(settings.quarantine_ms),
+            backend_clocks: Clocks::new(settings.quarantine_ms),
+            rings: HashMap::new(),
+            troubles: Troubles::default(),
+        }
+    }
+
+    /// Looks at what a predecessor left, as early as possible: what it may have freed shortly before
+    /// it ended begins to rest now and not with the first plan.
+    pub fn adopt(&mut self, kernel: &KernelState, now_ms: u64) {
+        let never_used = kernel.services.is_empty()
+            && kernel.backends.is_empty()
+            && kernel.free_generations.is_empty()
+            && kernel.rings.is_empty();
+        self.extents.observe(&kernel.rings, never_used, now_ms);
+        self.service_turn.start_behind(kernel.services.keys().copied());
+        let numbers = kernel.backends.keys().chain(kernel.free_generations.keys());
+        self.backend_turn.start_behind(numbers.copied());
+    }
+
+    /// What to change so that the kernel holds the snapshot. Plan again after the actions have been
+    /// executed, until there are none: resting times begin when a plan sees what is no longer used.
+    pub fn plan(&mut self, kernel: &KernelState, snapshot: &Snapshot, now_ms: u64) -> Plan {
+        self.adopt(kernel, now_ms);
+        self.troubles.forget_old(now_ms);
+        let referenced = self.look_at_rings(kernel);
+        let mut draft = Draft::new(kernel, now_ms);
+        let wanted = self.services(&mut draft, snapshot);
+        for service in &wanted {
+            self.service(&mut draft, service);
+        }
+        draft.frontends(&wanted);
+        self.removals(&mut draft, &referenced);
+        let due_ms = [
+            self.service_clocks.next_over_ms(now_ms),
+            self.backend_clocks.next_over_ms(now_ms),
+            self.troubles.next_retry_ms(now_ms),
+            self.extents.next_free_ms().filter(|_| draft.waits_for_extents),
+        ];
+        draft.finish(due_ms.into_iter().flatten().min())
+    }
+
+    /// Hears that the kernel refused an action, so that the next plan can do without it.
+    pub fn note_failure(&mut self, action: &Action, error: &KernelError, now_ms: u64) {
+        self.troubles.note(action, error, now_ms);
+    }
+
+    /// The backend numbers that any ring refers to.
+    fn look_at_rings(&mut self, kernel: &KernelState) -> NumberSet {
+        let mut scratch = NumberSet::new();
+        let mut referenced = NumberSet::new();
+        self.rings.retain(|number, _| kernel.rings.contains_key(number));
+        for (number, ring) in &kernel.rings {
+            let memo = self.rings.get(number).filter(|memo| memo.is_of(ring));
+            if memo.is_none() {
+                let memo = RingMemo {
+                    start: ring.start,
+                    epoch: ring.epoch,
+                    size: ring.slots.len(),
+                    numbers: scratch.of_slots(&ring.slots),
+                    members: None,
+                };
+                self.rings.insert(*number, memo);
+            }
+            for backend in &self.rings[number].numbers {
+                referenced.insert(*backend);
+            }
+        }
+        referenced
+    }
+
+    /// Gives every service its number, and its rings their sizes.
+    fn services<'a>(&mut self, draft: &mut Draft<'_>, snapshot: &'a Snapshot) -> Vec<Wanted<'a>> {
+        let mut wanted = Vec::new();
+        let mut new_rings = Vec::new();
+        for service in snapshot.services.values() {
+            let held = draft.services_by_hash.get(&service_hash(&service.name)).copied();
+            let taken = &draft.services_taken;
+            let number = held.or_else(|| self.service_turn.next(|number| taken[number as usize]));
+            let Some(number) = number else {
+                let message = format!(
+                    "no service number is free: {MAX_SERVICES} are in use or rest; it is tried \
+                     again when one is free"
+                );
+                draft.refuse(format!("service `{}`", service.name), message);
+                continue;
+            };
+            draft.services_taken[number as usize] = true;
+            let rings: BTreeSet<u32> =
+                service.frontends.iter().map(|frontend| ring_of(number, frontend)).collect();
+            let members = count_places(service);
+            let is_missing = |ring: &&u32| !draft.kernel.rings.contains_key(ring);
+            new_rings.extend(
+                rings
+                    .iter()
+                    .filter(is_missing)
+                    .map(|_| NewRing { asked: service.ring_size, members }),
+            );
+            wanted.push((service, number, held.is_none(), rings));
+        }
+        let held = draft.kernel.rings.values();
+        let sizes = held.map(|ring| u32::try_from(ring.slots.len()).unwrap_or(u32::MAX));
+        let pool = Pool {
+            slots: self.settings.ring_slots,
+            used: sizes.clone().fold(0, u32::saturating_add),
+            largest: sizes.max().unwrap_or(0),
+        };
+        let mut sizes = choose_sizes(&new_rings, pool).into_iter();
+        wanted
+            .into_iter()
+            .map(|(service, number, is_new, rings)| {
+                let rings = rings.into_iter().filter_map(|ring| {
+                    let held = draft.kernel.rings.get(&ring);
+                    let held = held.and_then(|ring| u32::try_from(ring.slots.len()).ok());
+                    let size = held.or_else(|| sizes.next().flatten());
+                    if size.is_none() {
+                        self.refuse_ring(draft, service);
+                    }
+                    Some((ring, size?))
+                });
+                Wanted { service, number, is_new, rings: rings.collect() }
+            })
+            .collect()
+    }
+
+    fn refuse_ring(&self, draft: &mut Draft<'_>, service: &Service) {
+        let message = format!(
+            "its ring finds no room in the pool of {} slots; remove services, or raise `ring_slots` \
+             in [tables] of the config and run `lb-agent uninstall` before the next start",
+            self.settings.ring_slots
+        );
+        draft.refuse(format!("service `{}`", service.name), message);
+    }
+
+    /// Its number, its backends, its rings.
+    fn service(&mut self, draft: &mut Draft<'_>, wanted: &Wanted<'_>) {
+        // Nothing is left of a service without ring; a new one is not begun.
+        if wanted.rings.is_empty() {
+            return;
+        }
+        draft.services_wanted[wanted.number as usize] = true;
+        if wanted.is_new {
+            let name_hash = service_hash(&wanted.service.name);
+            draft.push(Action::WriteService { number: wanted.number, name_hash });
+        }
+        let members = self.backends(draft, wanted);
+        for (ring, size) in &wanted.rings {
+            draft.rings_wanted.insert(*ring);
+            let is_v4 = is_ring_v4(*ring);
+            let of_family: Vec<RingMember> =
+                members.iter().filter(|it| it.0 == is_v4).map(|it| it.1).collect();
+            warn_if_coarse(draft, wanted.service, *size, of_family.len());
+            self.ring(draft, wanted, *ring, *size, of_family);
+        }
+    }
+
+    /// Gives every backend its number. Returns the ring members, each with whether it is IPv4.
+    fn backends(&mut self, draft: &mut Draft<'_>, wanted: &Wanted<'_>) -> Vec<(bool, RingMember)> {
+        let service = wanted.service;
+        let mut members = Vec::new();
+        for place in service.backends.chunk_by(|left, right| left.place == right.place) {
+            // One of each family.
+            let mut newest: [Option<(&Backend, u32)>; 2] = [None; 2];
+            for backend in place {
+                let Some(number) = self.backend(draft, wanted, backend) else { continue };
+                let newest = &mut newest[usize::from(backend.address.is_ipv6())];
+                let is_newer = newest.is_none_or(|(other, _)| age(backend) > age(other));
+                if backend.state.takes_new() && backend.weight > 0 && is_newer {
+                    *newest = Some((backend, number));
+                }
+            }
+            for (backend, number) in newest.into_iter().flatten() {
+                let place = place_hash(&service.name, &backend.place);
+                let member = RingMember { place, number, weight: backend.weight };
+                members.push((backend.address.is_ipv4(), member));
+            }
+        }
+        members
+    }
+
+    /// Its number; `None` when it cannot get traffic.
+    fn backend(
+        &mut self,
+        draft: &mut Draft<'_>,
+        wanted: &Wanted<'_>,
+        backend: &Backend,
+    ) -> Option<u32> {
+        let hash = instance_hash(&wanted.service.name, backend);
+        let is_reachable = self.is_reachable(draft, wanted.service, backend);
+        let state = state_bits(backend.state);
+        let held = draft.backends_by_hash.get(&hash).copied().filter(|(_, held)| {
+            (held.service, held.address, held.path)
+                == (wanted.number, backend.address, backend.path)
+        });
+        if let Some((number, held)) = held {
+            draft.backends_wanted.insert(number);
+            draft.is_routed_wanted |= backend.path == BackendPath::Routed;
+            if held.state != state {
+                draft.push(Action::SetBackendState { number, state });
+            }
+            return is_reachable.then_some(number);
+        }
+        if !is_reachable {
+            return None;
+        }
+        if let Some(trouble) = self.troubles.current(Subject::Backend(hash), draft.now_ms) {
+            draft.refuse(backend_object(wanted.service, backend), trouble.cause.clone());
+            return None;
+        }
+        let number = self.new_backend_number(draft, wanted.service)?;
+        draft.is_routed_wanted |= backend.path == BackendPath::Routed;
+        let content = KernelBackend {
+            instance_hash: hash,
+            service: wanted.number,
+            generation: next_generation(draft.kernel.free_generations.get(&number).copied()),
+            address: backend.address,
+            path: backend.path,
+            state,
+        };
+        draft.push(Action::WriteBackend { number, backend: content });
+        Some(number)
+    }
+
+    fn new_backend_number(&mut self, draft: &mut Draft<'_>, service: &Service) -> Option<u32> {
+        if !draft.is_out_of_backends {
+            let number = self.backend_turn.next(|number| {
+                draft.kernel.backends.contains_key(&number)
+                    || draft.backends_wanted.contains(number)
+            });
+            if let Some(number) = number {
+                draft.backends_wanted.insert(number);
+                return Some(number);
+            }
+            draft.is_out_of_backends = true;
+        }
+        let message = format!(
+            "some of its backends get no number: {MAX_BACKENDS} are in use or rest; they are tried \
+             again when numbers are free"
+        );
+        draft.refuse(format!("service `{}`", service.name), message);
+        None
+    }
+
+    /// Whether replies of the backend will be translated; asks for the reply program.
+    fn is_reachable(&self, draft: &mut Draft<'_>, service: &Service, backend: &Backend) -> bool {
+        let BackendPath::Local { ifindex } = backend.path else { return true };
+        if draft.replies_wanted.contains(&ifindex) {
+            return true;
+        }
+        if !draft.kernel.reply_interfaces.contains(&ifindex) {
+            if let Some(trouble) = self.troubles.current(Subject::Reply(ifindex), draft.now_ms) {
+                draft.refuse(backend_object(service, backend), trouble.cause.clone());
+                return false;
+            }
+            draft.push(Action::AttachReply { ifindex });
+        }
+        draft.replies_wanted.insert(ifindex);
+        true
+    }
+
+    /// Publishes a ring where it is not right already.
+    fn ring(
+        &mut self,
+        draft: &mut Draft<'_>,
+        wanted: &Wanted<'_>,
+        ring: u32,
+        size: u32,
+        members: Vec<RingMember>,
+    ) {
+        let held = draft.kernel.rings.get(&ring);
+        let memo = self.rings.get_mut(&ring);
+        if memo.as_ref().is_some_and(|memo| memo.members.as_ref() == Some(&members)) {
+            return;
+        }
+        let owners = desired_owners(&members, size);
+        let slots = next_slots(held.map(|ring| &*ring.slots), &owners);
+        if let (Some(held), Some(memo)) = (held, memo)
+            && held.slots == slots
+        {
+            memo.members = Some(members);
+            return;
+        }
+        let free = draft.free_extents.get_or_insert_with(|| self.extents.free());
+        let Some(extent) = free.take(size) else {
+            draft.waits_for_extents = true;
+            if held.is_none() {
+                draft.rings_wanted.remove(&ring);
+            }
+            let message = format!(
+                "no {size} free slots in one piece for its ring: the pool of {} slots is full of \
+                 rings and of extents that rest; the ring stays as it is until there are. If this \
+                 lasts, raise `ring_slots` in [tables] of the config",
+                self.settings.ring_slots
+            );
+            draft.refuse(format!("service `{}`", wanted.service.name), message);
+            return;
+        };
+        self.extents.mark_used(extent);
+        let epoch = held.map_or(0, |ring| ring.epoch).wrapping_add(1);
+        // As it will be read back.
+        let epoch = RingDescriptor::new(0, 0, epoch).epoch();
+        let memo = RingMemo {
+            start: extent.start,
+            epoch,
+            size: slots.len(),
+            numbers: NumberSet::new().of_slots(&slots),
+            members: Some(members),
+        };
+        self.rings.insert(ring, memo);
+        let content = KernelRing { start: extent.start, epoch, slots };
+        draft.push(Action::PublishRing { ring, content });
+    }
+}
+
+impl Draft<'_> {
+    /// Frontends whose ring is there, and their VIPs.
+    fn frontends(&mut self, wanted: &[Wanted<'_>]) {
+        for Wanted { service, number, .. } in wanted {
+            for frontend in &service.frontends {
+                if self.rings_wanted.contains(&ring_of(*number, frontend)) {
+                    self.frontends_wanted.insert(*frontend, *number);
+                }
+            }
+        }
+        let kernel = self.kernel;
+        let vips: BTreeSet<_> = self.frontends_wanted.keys().map(|frontend| frontend.vip).collect();
+        for vip in vips.difference(&kernel.vips) {
+            self.push(Action::PutVip { vip: *vip });
+        }
+        for vip in kernel.vips.difference(&vips) {
+            self.push(Action::DeleteVip { vip: *vip });
+        }
+        let frontends = std::mem::take(&mut self.frontends_wanted);
+        for (frontend, service) in &frontends {
+            if kernel.frontends.get(frontend) != Some(service) {
+                self.push(Action::PutFrontend { frontend: *frontend, service: *service });
+            }
+        }
+        for frontend in kernel.frontends.keys().filter(|it| !frontends.contains_key(it)) {
+            self.push(Action::DeleteFrontend { frontend: *frontend });
+        }
+        self.frontends_wanted = frontends;
+    }
+}
+
+fn count_places(service: &Service) -> usize {
+    service.backends.chunk_by(|left, right| left.place == right.place).count()
+}
+
+/// Order in which instances of one place came.
+fn age(backend: &Backend) -> (u64, &str) {
+    (backend.started_at_ms, &backend.instance)
+}
+
+fn is_ring_v4(ring: u32) -> bool {
+    (ring % abi::RINGS_PER_SERVICE) / 2 == abi::FAMILY_V4
+}
+
+fn backend_object(service: &Service, backend: &Backend) -> String {
+    format!("backend `{}` of service `{}`", backend.display_name, service.name)
+}
+
+/// A ring keeps its size as long as the service lives; the operator should know what that costs.
+fn warn_if_coarse(draft: &mut Draft<'_>, service: &Service, size: u32, members: usize) {
+    let object = || format!("service `{}`", service.name);
+    if is_coarse(size, members) {
+        let message = format!(
+            "its ring of {size} slots has {members} backends, less than 100 slots for each: shares \
+             are coarse, and more connections move when backends come and go. A ring keeps its size \
+             as long as the service exists; set `ring_size`, or make the service anew"
+        );
+        draft.refuse(object(), message);
+    }
+    if let Some(asked) = service.ring_size.filter(|asked| *asked != size) {
+        let message = format!(
+            "`ring_size` asks for {asked} slots, and its ring has {size}: a ring keeps its size as long \
+             as the service exists, so the new size counts when the service is made anew"
+        );
+        draft.refuse(object(), message);
+    }
+}

@@ -1,0 +1,103 @@
+//! What is no longer to be there: taken from new traffic at once, from the tables when no reader can
+//! see it any more.
+
+use std::collections::{HashMap, HashSet};
+
+use lb_common::abi::{META_ROUTED_BACKENDS, RINGS_PER_SERVICE};
+
+use super::{Action, KernelBackend, draft::Draft, numbers::NumberSet, planner::Planner};
+use crate::model::BackendPath;
+
+impl Planner {
+    pub(super) fn removals(&mut self, draft: &mut Draft<'_>, referenced: &NumberSet) {
+        let kernel = draft.kernel;
+        for ring in kernel.rings.keys() {
+            if !draft.rings_wanted.contains(ring) {
+                draft.push(Action::ClearRing { ring: *ring });
+            }
+        }
+        let remaining = self.gone_backends(draft, referenced);
+        draft.replies(&remaining);
+        draft.flags(&remaining);
+        self.gone_services(draft, &remaining);
+    }
+
+    /// Returns what the tables hold of gone backends after this plan.
+    fn gone_backends<'a>(
+        &mut self,
+        draft: &mut Draft<'a>,
+        referenced: &NumberSet,
+    ) -> Vec<&'a KernelBackend> {
+        self.backend_clocks.begin();
+        let mut remaining = Vec::new();
+        for (number, backend) in &draft.kernel.backends {
+            let number = *number;
+            if draft.backends_wanted.contains(number) {
+                continue;
+            }
+            if backend.state != 0 {
+                draft.push(Action::SetBackendState { number, state: 0 });
+            } else if !referenced.contains(number)
+                && self.backend_clocks.is_over(number, draft.now_ms)
+            {
+                draft.push(Action::ClearBackend { number });
+                continue;
+            }
+            remaining.push(backend);
+        }
+        remaining
+    }
+
+    fn gone_services(&mut self, draft: &mut Draft<'_>, remaining: &[&KernelBackend]) {
+        self.service_clocks.begin();
+        let kernel = draft.kernel;
+        let is_gone = |number: &&u32| !draft.is_service_wanted(**number);
+        let gone: Vec<u32> = kernel.services.keys().filter(is_gone).copied().collect();
+        if gone.is_empty() {
+            return;
+        }
+        let at_frontends: HashSet<u32> = kernel.frontends.values().copied().collect();
+        let mut backends: HashMap<u32, usize> = HashMap::new();
+        for backend in remaining {
+            *backends.entry(backend.service).or_default() += 1;
+        }
+        for number in gone {
+            let first_ring = number * RINGS_PER_SERVICE;
+            let mut rings = kernel.rings.range(first_ring..first_ring + RINGS_PER_SERVICE);
+            if rings.next().is_some() || at_frontends.contains(&number) {
+                continue;
+            }
+            if self.service_clocks.is_over(number, draft.now_ms) && !backends.contains_key(&number)
+            {
+                draft.push(Action::ClearService { number });
+            }
+        }
+    }
+}
+
+impl Draft<'_> {
+    /// The reply program stays as long as the tables hold a backend behind the veth.
+    fn replies(&mut self, remaining: &[&KernelBackend]) {
+        let kernel = self.kernel;
+        let still = remaining.iter().filter_map(|backend| match backend.path {
+            BackendPath::Local { ifindex } => Some(ifindex),
+            BackendPath::Routed => None,
+        });
+        let still: HashSet<u32> = still.collect();
+        for ifindex in &kernel.reply_interfaces {
+            if !self.replies_wanted.contains(ifindex) && !still.contains(ifindex) {
+                self.push(Action::DetachReply { ifindex: *ifindex });
+            }
+        }
+    }
+
+    fn flags(&mut self, remaining: &[&KernelBackend]) {
+        let is_routed = self.is_routed_wanted
+            || remaining.iter().any(|backend| backend.path == BackendPath::Routed);
+        let flag = if is_routed { META_ROUTED_BACKENDS } else { 0 };
+        let flags = self.kernel.flags & !META_ROUTED_BACKENDS | flag;
+        if flags != self.kernel.flags {
+            self.push(Action::SetFlags { flags });
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! Random lives of a node: snapshots come and go, one action in ten fails, the agent is restarted at
+//! any moment. After every single action the tables must be fit for packets; in the end they must
+//! hold the last snapshot and nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lb_common::abi::{BACKEND_NONE, META_ROUTED_BACKENDS};
+use proptest::prelude::*;
+
+use super::{backend, service, snapshot};
+use crate::{
+    model::{Backend, BackendPath, BackendState, Service, Snapshot},
+    plan::{
+        Action, Kernel, KernelError, KernelState, Planner, Settings, instance_hash, reconcile,
+        ring_of, service_hash, service_of, state_bits,
+    },
+};
+
+const QUARANTINE_MS: u64 = 2000;
+const SETTINGS: Settings = Settings { ring_slots: 12 * 1021, quarantine_ms: QUARANTINE_MS };
+
+/// A kernel that fails at random, by a seed, and checks after each action what readers would see.
+struct Auditor {
+    state: KernelState,
+    now_ms: u64,
+    random: u64,
+    fail_percent: u64,
+    /// Extents that were published, with the time of their end.
+    left_extents: Vec<(u32, u32, u64)>,
+    /// When a slot referred to a backend number last.
+    referred: BTreeMap<u32, u64>,
+    /// Every number that an instance ever had.
+    numbers: BTreeMap<[u64; 2], BTreeSet<u32>>,
+    /// (number, generation) pairs that were given out.
+    generations: BTreeSet<(u32, u32)>,
+}
+
+impl Auditor {
+    fn new(seed: u64) -> Self {
+        Self {
+            state: KernelState::default(),
+            now_ms: 1000,
+            random: seed,
+            fail_percent: 10,
+            left_extents: Vec::new(),
+            referred: BTreeMap::new(),
+            numbers: BTreeMap::new(),
+            generations: BTreeSet::new(),
+        }
+    }
+
+    /// Splitmix64.
+    fn is_failing(&mut self) -> bool {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.random;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (bits ^ (bits >> 31)) % 100 < self.fail_percent
+    }
+
+    fn before(&mut self, action: &Action) {
+        let state = &self.state;
+        match action {
+            Action::WriteBackend { number, backend } => {
+                let last = self.referred.get(number);
+                let is_rested = last.is_none_or(|last| last + QUARANTINE_MS <= self.now_ms);
+                assert!(is_rested, "{action} too early");
+                assert!(!state.backends.contains_key(number), "{action} overwrites");
+                assert!(self.generations.insert((*number, backend.generation)), "{action} again");
+                assert_ne!(backend.generation, 0);
+                self.numbers.entry(backend.instance_hash).or_default().insert(*number);
+            }
+            Action::PublishRing { content, .. } => {
+                let start = content.start;
+                let end = start + u32::try_from(content.slots.len()).unwrap();
+                assert!(end <= SETTINGS.ring_slots);
+                for (from, to, left_ms) in &self.left_extents {
+                    let is_rested = left_ms + QUARANTINE_MS <= self.now_ms;
+                    assert!(is_rested || end <= *from || *to <= start, "{action} too early");
+                }
+                for ring in state.rings.values() {
+                    let to = ring.start + u32::try_from(ring.slots.len()).unwrap();
+                    assert!(end <= ring.start || to <= start, "{action} overwrites a ring");
+                }
+            }
+            Action::WriteService { number, .. } => {
+                assert!(!state.services.contains_key(number), "{action} overwrites");
+            }
+            _ => {}
+        }
+        if let Action::PublishRing { ring, .. } | Action::ClearRing { ring } = action
+            && let Some(old) = state.rings.get(ring)
+        {
+            let end = old.start + u32::try_from(old.slots.len()).unwrap();
+            self.left_extents.push((old.start, end, self.now_ms));
+            for slot in &old.slots {
+                self.referred.insert(slot.cur(), self.now_ms);
+            }
+        }
+    }
+
+    /// What holds after every action.
+    fn after(&mut self, action: &Action) {
+        let state = &self.state;
+        for (number, ring) in &state.rings {
+            assert!(state.services.contains_key(&service_of(*number)), "{action}");
+            for slot in &ring.slots {
+                let is_known =
+                    slot.cur() == BACKEND_NONE || state.backends.contains_key(&slot.cur());
+                assert!(is_known, "{action}: ring {number} refers to backend {}", slot.cur());
+            }
+        }
+        for (frontend, service) in &state.frontends {
+            assert!(state.services.contains_key(service), "{action}: {frontend}");
+            assert!(state.rings.contains_key(&ring_of(*service, frontend)), "{action}: {frontend}");
+        }
+        for (number, backend) in &state.backends {
+            assert!(state.services.contains_key(&backend.service), "{action}: backend {number}");
+            match backend.path {
+                BackendPath::Local { ifindex } => {
+                    assert!(state.reply_interfaces.contains(&ifindex), "{action}: {number}");
+                }
+                BackendPath::Routed => {
+                    assert_ne!(state.flags & META_ROUTED_BACKENDS, 0, "{action}: {number}");
+                }
+            }
+        }
+    }
+}
+
+impl Kernel for Auditor {
+    fn execute(&mut self, action: &Action) -> Result<(), KernelError> {
+        if self.is_failing() {
+            let cause = "no luck".to_owned();
+            return Err(KernelError { action: action.to_string(), cause, is_absent: false });
+        }
+        self.before(action);
+        self.state.absorb(action.clone());
+        self.after(action);
+        Ok(())
+    }
+}
+
+/// Whether the tables hold exactly the snapshot.
+fn assert_holds(state: &KernelState, snapshot: &Snapshot) {
+    let mut frontends = 0;
+    let mut backends = BTreeMap::new();
+    let mut veths = BTreeSet::new();
+    assert_eq!(state.services.len(), snapshot.services.len(), "{state}");
+    for service in snapshot.services.values() {
+        let hash = service_hash(&service.name);
+        let (number, _) = state.services.iter().find(|(_, it)| **it == hash).unwrap();
+        for frontend in &service.frontends {
+            frontends += 1;
+            assert_eq!(state.frontends.get(frontend), Some(number), "{state}");
+            assert!(state.vips.contains(&frontend.vip));
+        }
+        for backend in &service.backends {
+            backends.insert(instance_hash(&service.name, backend), (*number, backend));
+            if let BackendPath::Local { ifindex } = backend.path {
+                veths.insert(ifindex);
+            }
+        }
+        assert_shares(state, *number, service);
+    }
+    assert_eq!(state.frontends.len(), frontends, "{state}");
+    assert_eq!(state.vips.len(), usize::from(frontends > 0));
+    assert_eq!(state.backends.len(), backends.len(), "{state}");
+    for held in state.backends.values() {
+        let (number, backend) = backends[&held.instance_hash];
+        assert_eq!(
+            (held.service, held.address, held.path),
+            (number, backend.address, backend.path)
+        );
+        assert_eq!(held.state, state_bits(backend.state));
+    }
+    assert_eq!(state.reply_interfaces, veths, "{state}");
+    let routed = backends.values().any(|(_, backend)| backend.path == BackendPath::Routed);
+    assert_eq!(state.flags & META_ROUTED_BACKENDS != 0, routed);
+    assert_eq!(state.rings.len(), snapshot.services.len(), "{state}");
+}
+
+/// Slots are shared by weight among the newest healthy instances, one per place.
+fn assert_shares(state: &KernelState, number: u32, service: &Service) {
+    let ring = &state.rings[&ring_of(number, service.frontends.first().unwrap())];
+    let mut places: BTreeMap<&str, &Backend> = BTreeMap::new();
+    for backend in &service.backends {
+        if backend.state.takes_new() && backend.weight > 0 {
+            let newest = places.entry(&backend.place).or_insert(backend);
+            if (backend.started_at_ms, &backend.instance) > (newest.started_at_ms, &newest.instance)
+            {
+                *newest = backend;
+            }
+        }
+    }
+    let total: u32 = places.values().map(|backend| u32::from(backend.weight)).sum();
+    let size = f64::from(u32::try_from(ring.slots.len()).unwrap());
+    let mut owned = 0;
+    for backend in places.values() {
+        let hash = instance_hash(&service.name, backend);
+        let (number, _) =
+            state.backends.iter().find(|(_, held)| held.instance_hash == hash).unwrap();
+        let share = ring.slots.iter().filter(|slot| slot.cur() == *number).count();
+        let fair = size * f64::from(backend.weight) / f64::from(total);
+        owned += share;
+        let share = f64::from(u32::try_from(share).unwrap());
+        assert!((share - fair).abs() <= 2.0, "{share} slots instead of {fair}: {state}");
+    }
+    assert_eq!(owned, if total == 0 { 0 } else { ring.slots.len() }, "{state}");
+}
+
+#[derive(Clone, Debug)]
+struct Step {
+    snapshot: Snapshot,
+    wait_ms: u64,
+    restart: bool,
+}
+
+fn any_backend() -> impl Strategy<Value = Backend> {
+    let state = prop_oneof![
+        4 => Just(BackendState::Healthy),
+        1 => Just(BackendState::Starting),
+        1 => Just(BackendState::Unhealthy),
+        1 => Just(BackendState::Draining),
+        1 => Just(BackendState::Disabled),
+    ];
+    let weight = prop_oneof![4 => Just(100_u16), 1 => Just(0), 1 => Just(50)];
+    (0..3_u8, 0..2_u8, state, weight, prop::bool::weighted(0.2)).prop_map(
+        |(place, instance, state, weight, is_routed)| {
+            let mut backend =
+                backend(&place.to_string(), u64::from(instance), 1 + place * 2 + instance);
+            (backend.state, backend.weight) = (state, weight);
+            if is_routed {
+                backend.path = BackendPath::Routed;
+            }
+            backend
+        },
+    )
+}
+
+fn any_snapshot() -> impl Strategy<Value = Snapshot> {
+    // Which of three services has which frontend, and the backends of each.
+    let owners = prop::collection::vec(0..4_usize, 4);
+    let backends = prop::collection::vec(prop::collection::vec(any_backend(), 0..4), 3);
+    (owners, backends).prop_map(|(owners, backends)| {
+        let services = backends.into_iter().enumerate().filter_map(|(index, backends)| {
+            let ports: Vec<u16> = (80..)
+                .zip(&owners)
+                .filter(|(_, owner)| **owner == index)
+                .map(|(it, _)| it)
+                .collect();
+            let unique: BTreeMap<_, _> = backends
+                .into_iter()
+                .map(|it| ((it.place.clone(), it.instance.clone()), it))
+                .collect();
+            let backends = unique.into_values().collect();
+            (!ports.is_empty()).then(|| service(&format!("s{index}"), &ports, backends))
+        });
+        snapshot(services.collect())
+    })
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let wait_ms = prop_oneof![Just(0_u64), 1..200_u64, 500..2500_u64, Just(10_000_u64)];
+    (any_snapshot(), wait_ms, prop::bool::weighted(0.2))
+        .prop_map(|(snapshot, wait_ms, restart)| Step { snapshot, wait_ms, restart })
+}
+
+fn live(steps: &[Step], seed: u64) -> Auditor {
+    let mut auditor = Auditor::new(seed);
+    let mut mirror = KernelState::default();
+    let mut planner = Planner::new(SETTINGS);
+    for step in steps {
+        if step.restart {
+            planner = Planner::new(SETTINGS);
+            mirror = auditor.state.clone();
+        }
+        let now_ms = auditor.now_ms;
+        reconcile(&mut planner, &mut auditor, &mut mirror, &step.snapshot, &mut || now_ms);
+        assert_eq!(mirror, auditor.state);
+        auditor.now_ms += step.wait_ms;
+    }
+    let Some(last) = steps.last() else { return auditor };
+    auditor.fail_percent = 0;
+    let mut due_ms = Some(auditor.now_ms);
+    for _ in 0..100 {
+        let Some(now_ms) = due_ms else { break };
+        auditor.now_ms = auditor.now_ms.max(now_ms);
+        let now_ms = auditor.now_ms;
+        let outcome =
+            reconcile(&mut planner, &mut auditor, &mut mirror, &last.snapshot, &mut || now_ms);
+        assert!(outcome.is_settled, "{outcome:?}");
+        due_ms = outcome.due_ms;
+    }
+    assert_eq!(due_ms, None, "it is never settled:\n{}", auditor.state);
+    assert_holds(&auditor.state, &last.snapshot);
+    // A successor finds nothing to do, and keeps quiet when the quarantine is over.
+    let mut successor = Planner::new(SETTINGS);
+    for later_ms in [0, QUARANTINE_MS] {
+        let plan = successor.plan(&auditor.state, &last.snapshot, auditor.now_ms + later_ms);
+        assert_eq!(plan.actions, [], "{plan}");
+    }
+    auditor
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn every_life_ends_with_what_is_wanted(
+        steps in prop::collection::vec(any_step(), 1..12),
+        seed in any::<u64>(),
+    ) {
+        live(&steps, seed);
+    }
+
+    /// Without faults one plan suffices for what is wanted, and a backend that stays keeps its
+    /// number and its slots.
+    #[test]
+    fn what_survives_stays_where_it_is(before in any_snapshot(), after in any_snapshot()) {
+        let mut planner = Planner::new(SETTINGS);
+        let mut state = KernelState::default();
+        let mut numbers = Vec::new();
+        for snapshot in [&before, &after] {
+            for action in planner.plan(&state, snapshot, 1).actions {
+                state.absorb(action);
+            }
+            let again = planner.plan(&state, snapshot, 1);
+            prop_assert_eq!(again.actions, []);
+            let by_hash: BTreeMap<[u64; 2], (u32, u32)> = state
+                .backends
+                .iter()
+                .map(|(number, backend)| (backend.instance_hash, (*number, backend.generation)))
+                .collect();
+            numbers.push(by_hash);
+        }
+        for (hash, number) in &numbers[0] {
+            prop_assert_eq!(numbers[1].get(hash), Some(number));
+        }
+    }
+}
+
+/// The faults are real: without any, the same life takes fewer attempts.
+#[test]
+fn faults_do_happen() {
+    let mut auditor = Auditor::new(1);
+    let failing = (0..1000).filter(|_| auditor.is_failing()).count();
+    assert!((50..150).contains(&failing), "{failing}");
+}
+
+/// A reply program that cannot be attached costs its own backend and nothing else.
+#[test]
+fn a_veth_that_refuses_is_left_out() {
+    struct Refusing(KernelState);
+    impl Kernel for Refusing {
+        fn execute(&mut self, action: &Action) -> Result<(), KernelError> {
+            if *action == (Action::AttachReply { ifindex: 2 }) {
+                let cause = "no such device".to_owned();
+                return Err(KernelError { action: action.to_string(), cause, is_absent: true });
+            }
+            self.0.execute(action)
+        }
+    }
+    let backends = vec![backend("1", 1, 1), backend("2", 2, 2)];
+    let snapshot = snapshot(vec![service("web", &[80], backends)]);
+    let mut planner = Planner::new(SETTINGS);
+    let mut kernel = Refusing(KernelState::default());
+    let mut mirror = KernelState::default();
+    let mut attempts = Vec::new();
+    let mut now_ms = 0;
+    for _ in 0..7 {
+        let outcome = reconcile(&mut planner, &mut kernel, &mut mirror, &snapshot, &mut || now_ms);
+        assert!(outcome.is_settled);
+        let [refusal] = &outcome.refusals[..] else { panic!("{outcome:?}") };
+        assert_eq!(refusal.object, "backend `web-2` of service `web`");
+        assert_eq!(refusal.message, "veth 2: attach: no such device");
+        assert_eq!(outcome.failures.len(), 1);
+        assert_eq!(mirror.rings[&0].slots[0].cur(), 1);
+        attempts.push(now_ms);
+        now_ms = outcome.due_ms.unwrap();
+    }
+    assert_eq!(attempts, [0, 1000, 3000, 7000, 15_000, 31_000, 61_000]);
+}

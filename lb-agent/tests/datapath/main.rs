@@ -1,0 +1,10 @@
+//! The data path on the real kernel, each test in a network namespace and on a bpffs of its own.
+//!
+//! Without root or without the BPF object the tests are skipped, loudly.
+#![cfg(feature = "agent")]
+
+mod adopt;
+mod attach;
+mod sandbox;
+mod tables;
+mod uninstall;

@@ -1,0 +1,313 @@
+//! `lb-agent` as an operator runs it: a configuration file, a process, `lbctl` beside it.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::{binaries::Binaries, namespace::Namespace, process};
+
+/// How long an agent may take until it answers.
+const READY: Duration = Duration::from_secs(15);
+
+/// What goes into `lb.toml`.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// Front interfaces; none: the agent's default.
+    pub front: Vec<String>,
+    /// `auto`, `native`, `generic`, `off`.
+    pub xdp: String,
+    /// `auto`, `tcx`, `clsact`.
+    pub tc: String,
+    /// Docker's socket; `None` switches the provider off.
+    pub docker: Option<PathBuf>,
+    /// Name and VIP.
+    pub balancers: Vec<(String, String)>,
+    /// Anything else, after the tables above.
+    pub extra: String,
+}
+
+impl AgentConfig {
+    /// One front interface, nothing else.
+    #[must_use]
+    pub fn new(front: &str) -> Self {
+        Self {
+            front: vec![front.to_owned()],
+            xdp: "auto".to_owned(),
+            tc: "auto".to_owned(),
+            docker: None,
+            balancers: Vec::new(),
+            extra: String::new(),
+        }
+    }
+
+    /// The file's text.
+    fn text(&self, pins: &Path, state: &Path) -> String {
+        let state = state.display();
+        let front = if self.front.is_empty() {
+            String::new()
+        } else {
+            format!("front = {:?}\n", self.front)
+        };
+        let docker = self.docker.as_ref().map_or_else(
+            || "enabled = false".to_owned(),
+            |socket| format!("endpoint = \"unix://{}\"\nresync_seconds = 2", socket.display()),
+        );
+        let balancer = |(name, vip): &(String, String)| {
+            format!("[[balancer]]\nname = {name:?}\nvip = {vip:?}\n")
+        };
+        format!(
+            "{front}pin_path = \"{}\"\nstate_path = \"{state}\"\nhash_seed = 1\n\
+             [xdp]\nmode = {:?}\n[tc]\nmode = {:?}\n[api]\nsocket = \"{state}/api.sock\"\n\
+             [docker]\n{docker}\n{}{}\n",
+            pins.display(),
+            self.xdp,
+            self.tc,
+            self.balancers.iter().map(balancer).collect::<String>(),
+            self.extra,
+        )
+    }
+}
+
+/// An agent; killed on drop, its log shown when the test panics.
+#[derive(Debug)]
+pub struct Agent {
+    child: Option<Child>,
+    namespace: Namespace,
+    binaries: Binaries,
+    directory: PathBuf,
+    pins: PathBuf,
+    /// Kept by the owner who succeeds; else the log is printed on drop.
+    quiet: bool,
+}
+
+impl Agent {
+    /// Prepares one whose files are in the directory and whose pins are below `pins`.
+    pub fn prepare(namespace: &Namespace, directory: &Path, pins: &Path) -> Result<Self> {
+        let directory = directory.join("agent");
+        fs::create_dir_all(&directory)?;
+        Ok(Self {
+            child: None,
+            namespace: namespace.borrowed(),
+            binaries: Binaries::find()?.clone(),
+            directory,
+            pins: pins.join("lb"),
+            quiet: false,
+        })
+    }
+
+    /// Writes the configuration.
+    pub fn configure(&self, config: &AgentConfig) -> Result<()> {
+        let text = config.text(&self.pins, &self.state_path());
+        fs::write(self.config_path(), text).context("cannot write lb.toml")
+    }
+
+    /// Where `lb.toml` is.
+    #[must_use]
+    pub fn config_path(&self) -> PathBuf {
+        self.directory.join("lb.toml")
+    }
+
+    /// Its runtime directory.
+    #[must_use]
+    pub fn state_path(&self) -> PathBuf {
+        self.directory.join("state")
+    }
+
+    /// Directory of its pins.
+    #[must_use]
+    pub fn pin_path(&self) -> &Path {
+        &self.pins
+    }
+
+    /// `lb-agent SUBCOMMAND --config FILE …`, in the node's namespace.
+    #[must_use]
+    pub fn command(&self, words: &str) -> Command {
+        let mut words = words.split_whitespace();
+        let mut command = self.namespace.command(&self.binaries.agent);
+        command.args(words.next()).arg("--config").arg(self.config_path()).args(words);
+        command
+    }
+
+    /// Starts it without waiting.
+    pub fn launch(&mut self) -> Result<()> {
+        ensure!(self.child.is_none(), "the agent runs already");
+        let log = File::options().create(true).append(true).open(self.log_path())?;
+        let mut command = self.command("run");
+        command.env("LB_LOG", "info").env("NO_COLOR", "1").stdin(Stdio::null());
+        self.child = Some(command.stdout(log.try_clone()?).stderr(log).spawn()?);
+        Ok(())
+    }
+
+    /// Starts it and waits until its API answers.
+    pub fn start(&mut self) -> Result<()> {
+        self.launch()?;
+        self.wait_ready()
+    }
+
+    /// Waits until its API answers.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        process::wait_for("the agent's API", READY, || {
+            if let Some(child) = &mut self.child
+                && let Some(status) = child.try_wait()?
+            {
+                // No use in waiting for it.
+                self.child = None;
+                anyhow::bail!("the agent ended: {status}");
+            }
+            ensure!(self.child.is_some(), "the agent ended");
+            self.lbctl("status").map(|_| ())
+        })
+        .with_context(|| self.log())
+    }
+
+    /// Ends it by a signal and waits for its end.
+    pub fn stop(&mut self, signal: Signal) -> Result<()> {
+        let mut child = self.child.take().context("the agent does not run")?;
+        process::signal(&child, signal);
+        ensure!(
+            process::wait_child(&mut child, Duration::from_secs(10)),
+            "the agent does not end on {signal}:\n{}",
+            self.log()
+        );
+        Ok(())
+    }
+
+    /// Whether its process lives.
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// `lb-agent uninstall`.
+    pub fn uninstall(&self) -> Result<String> {
+        process::run(&mut self.command("uninstall"))
+    }
+
+    /// `lbctl WORDS`; its output.
+    pub fn lbctl(&self, words: &str) -> Result<String> {
+        let mut command = self.namespace.command(&self.binaries.lbctl);
+        command.arg("--socket").arg(self.state_path().join("api.sock"));
+        process::run(command.args(words.split_whitespace()))
+    }
+
+    /// `lbctl WORDS -o json`.
+    pub fn json(&self, words: &str) -> Result<Value> {
+        let text = self.lbctl(&format!("{words} -o json"))?;
+        serde_json::from_str(&text).with_context(|| format!("lbctl {words}: `{text}`"))
+    }
+
+    /// Rows of a list command.
+    pub fn rows(&self, what: &str) -> Result<Vec<Value>> {
+        let value = self.json(&format!("{what} list"))?;
+        let rows = value[format!("{what}s")].as_array();
+        let rows = rows.with_context(|| format!("lbctl {what} list: {value}"))?;
+        Ok(rows.clone())
+    }
+
+    /// Names of the backends that take new flows, sorted.
+    pub fn healthy_backends(&self) -> Result<Vec<String>> {
+        let rows = self.rows("backend")?;
+        let healthy = rows.iter().filter(|row| row["state"] == "healthy");
+        let mut names: Vec<_> = healthy
+            .map(|row| row["display_name"].as_str().unwrap_or_default().to_owned())
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Messages of what was asked for and not granted.
+    pub fn refusals(&self) -> Result<Vec<String>> {
+        let status = self.json("status")?;
+        let rows = status["refusals"].as_array().context("no refusals in the status")?;
+        let text = |row: &Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
+        let line = |row: &Value| {
+            let (object, key) = (text(row, "object"), text(row, "key"));
+            format!("{object} {key}: {}", text(row, "message"))
+        };
+        Ok(rows.iter().map(line).collect())
+    }
+
+    /// What a provider has to complain about; `None`: it sees its source.
+    pub fn trouble(&self, provider: &str) -> Result<Option<String>> {
+        let status = self.json("status")?;
+        let rows = status["providers"].as_array().context("no providers in the status")?;
+        let row = rows.iter().find(|row| row["name"] == provider);
+        let row = row.with_context(|| format!("no provider {provider}: {rows:?}"))?;
+        Ok(row["trouble"].as_str().map(str::to_owned))
+    }
+
+    /// Waits until exactly these backends are healthy.
+    pub fn wait_backends(&self, expected: &[&str]) -> Result<()> {
+        let mut expected: Vec<_> = expected.to_vec();
+        expected.sort_unstable();
+        process::wait_for("the backends", Duration::from_secs(15), || {
+            let found = self.healthy_backends()?;
+            ensure!(found == expected, "healthy backends: {found:?}, expected {expected:?}");
+            Ok(())
+        })
+    }
+
+    /// Everything that it said.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// Waits until something was refused with a message that contains every one of these.
+    pub fn wait_refusal(&self, parts: &[&str]) -> Result<String> {
+        process::wait_for(&format!("a refusal with {parts:?}"), Duration::from_secs(10), || {
+            let refusals = self.refusals()?;
+            let fits = |message: &&String| parts.iter().all(|part| message.contains(part));
+            refusals.iter().find(fits).cloned().with_context(|| format!("refusals: {refusals:#?}"))
+        })
+    }
+
+    /// How a front interface is served: (`tc`, `xdp`).
+    pub fn attachment(&self, interface: &str) -> Result<(String, String)> {
+        let status = self.json("status")?;
+        let rows = status["fronts"].as_array().context("no fronts in the status")?;
+        let row = rows.iter().find(|row| row["interface"] == interface);
+        let row = row.with_context(|| format!("no front {interface}: {rows:?}"))?;
+        let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
+        Ok((text("tc"), text("xdp")))
+    }
+
+    /// Waits until it says something.
+    pub fn wait_log(&self, text: &str) -> Result<()> {
+        process::wait_for(&format!("`{text}` in the log"), Duration::from_secs(10), || {
+            ensure!(self.log().contains(text), "the agent said:\n{}", self.log());
+            Ok(())
+        })
+    }
+
+    /// Do not show the log on drop: all went well, or it is shown elsewhere.
+    pub fn set_quiet(&mut self) {
+        self.quiet = true;
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.directory.join("log")
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            process::signal(&child, Signal::SIGKILL);
+            process::wait_child(&mut child, Duration::from_secs(5));
+        }
+        if !self.quiet {
+            println!(
+                "--- lb.toml ---\n{}",
+                fs::read_to_string(self.config_path()).unwrap_or_default()
+            );
+            println!("--- log of lb-agent ---\n{}--- end ---", self.log());
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Containers that run `lb-testkit serve`.
+
+use std::{net::IpAddr, process::Command};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    docker::{Docker, IMAGE},
+    process,
+};
+
+/// Port that the server in every container listens on.
+pub const PORT: u16 = 8080;
+
+/// A container, described or running. It is removed with its daemon, not on drop.
+#[derive(Clone, Debug)]
+pub struct Container {
+    docker: Docker,
+    name: String,
+    image: String,
+    arguments: Vec<String>,
+    serve: Vec<String>,
+}
+
+impl Container {
+    pub(crate) fn new(docker: Docker, name: &str) -> Self {
+        Self {
+            docker,
+            name: name.to_owned(),
+            image: IMAGE.to_owned(),
+            arguments: Vec::new(),
+            serve: vec!["--port".to_owned(), PORT.to_string()],
+        }
+    }
+
+    /// Any option of `docker run`, words split at blanks.
+    #[must_use]
+    pub fn with(mut self, options: &str) -> Self {
+        self.arguments.extend(options.split_whitespace().map(str::to_owned));
+        self
+    }
+
+    /// Another image.
+    #[must_use]
+    pub fn image(mut self, image: &str) -> Self {
+        image.clone_into(&mut self.image);
+        self
+    }
+
+    /// A label.
+    #[must_use]
+    pub fn label(mut self, key: &str, value: &str) -> Self {
+        self.arguments.extend(["--label".to_owned(), format!("{key}={value}")]);
+        self
+    }
+
+    /// The labels that Compose puts on replica `number` of a service.
+    #[must_use]
+    pub fn compose(self, project: &str, service: &str, number: u32) -> Self {
+        self.label("com.docker.compose.project", project)
+            .label("com.docker.compose.service", service)
+            .label("com.docker.compose.container-number", &number.to_string())
+    }
+
+    /// The label that puts container port [`PORT`] behind `PORT` of a balancer: `tcp://lb:80`.
+    #[must_use]
+    pub fn balanced(self, value: &str) -> Self {
+        self.label(&format!("aliyun.lb.port_{PORT}"), value)
+    }
+
+    /// A further port that its server listens on.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.serve.extend(["--port".to_owned(), port.to_string()]);
+        self
+    }
+
+    /// Starts it.
+    pub fn start(self) -> Result<Self> {
+        let mut command = self.docker.command();
+        command
+            .args(["run", "--detach", "--name", &self.name, "--hostname", &self.name])
+            // Process 1 ignores SIGTERM unless it handles it.
+            .args(["--stop-signal", "SIGKILL"])
+            .args(&self.arguments)
+            .arg(&self.image)
+            .arg("serve")
+            .args(&self.serve)
+            .args(["--name", &self.name]);
+        process::run(&mut command)?;
+        Ok(self)
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// `docker WORD NAME`: `kill`, `restart --time 0`, `rm --force`, `pause`.
+    pub fn act(&self, words: &str) -> Result<String> {
+        self.docker.run(&format!("{words} {}", self.name))
+    }
+
+    /// A field by its Go template.
+    pub fn inspect(&self, template: &str) -> Result<String> {
+        let mut command = self.docker.command();
+        command.args(["inspect", "--format", template, &self.name]);
+        Ok(process::run(&mut command)?.trim().to_owned())
+    }
+
+    /// Its address in the first of its networks.
+    pub fn address(&self) -> Result<IpAddr> {
+        let template = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}";
+        let text = self.inspect(template)?;
+        let first = text.split_whitespace().next().context("no address")?;
+        first.parse().with_context(|| format!("address `{first}` of {}", self.name))
+    }
+
+    /// Process 1 of it, as the machine numbers it.
+    pub fn pid(&self) -> Result<i32> {
+        Ok(self.inspect("{{.State.Pid}}")?.parse()?)
+    }
+
+    /// `lb-testkit` with these words in it.
+    #[must_use]
+    pub fn exec(&self, words: &str) -> Command {
+        let mut command = self.docker.command();
+        command.args(["exec", &self.name, "/bin/lb-testkit"]).args(words.split_whitespace());
+        command
+    }
+}
