@@ -1,1 +1,12 @@
-//! Comes with the next commits.
+//! The agent's interface for people and programs: HTTP over a Unix socket.
+//!
+//! `types` is the wire format, `client` and `table` are what `lbctl` is made of; they need neither
+//! kernel nor privileges. `server` shows the runtime's [`types::View`] and changes nothing.
+
+pub mod client;
+#[cfg(feature = "agent")]
+pub mod server;
+#[cfg(feature = "agent")]
+mod socket;
+pub mod table;
+pub mod types;

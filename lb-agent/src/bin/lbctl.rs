@@ -1,3 +1,201 @@
-//! The command line client.
+//! `lbctl`: shows what the agent does.
+//!
+//! Talks to the agent's socket only; needs no privileges beyond it and knows nothing of the kernel.
+//!
+//! Exit codes: 0 done (also when the reader of the output went away), 1 the agent could not answer,
+//! 2 wrong usage, 3 no agent there, 4 no permission to use its socket.
 
-fn main() {}
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use lb_agent::api::{
+    client::{Client, ClientError},
+    table,
+    types::{BackendList, DEFAULT_SOCKET, ServiceList, StatusView, VipList, paths},
+};
+use serde::Serialize;
+
+/// Shows what the lb agent on this node does.
+#[derive(Parser)]
+#[command(
+    name = "lbctl",
+    version,
+    infer_subcommands = true,
+    after_help = "Exit codes: 0 done, 1 the agent could not answer, 2 wrong usage, 3 no agent \
+                  there, 4 no permission to use its socket."
+)]
+struct Cli {
+    /// The agent's socket.
+    #[arg(long, global = true, env = "LB_SOCKET", default_value = DEFAULT_SOCKET)]
+    socket: PathBuf,
+    /// How to print.
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Output {
+    /// For people.
+    Table,
+    /// For programs: the API's own JSON.
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Virtual addresses and what answers at them.
+    Vip {
+        #[command(subcommand)]
+        command: List,
+    },
+    /// Services: frontends, ring, backends by state.
+    Service {
+        #[command(subcommand)]
+        command: List,
+    },
+    /// Backends: address, weight, share of new flows, traffic.
+    Backend {
+        #[command(subcommand)]
+        command: BackendCommand,
+    },
+    /// The agent itself: providers, front interfaces, drops, what it could not grant and why.
+    Status,
+}
+
+#[derive(Subcommand)]
+enum List {
+    /// All of them.
+    List,
+}
+
+#[derive(Subcommand)]
+enum BackendCommand {
+    /// All of them, or those of one service.
+    List(BackendListArguments),
+}
+
+#[derive(Args)]
+struct BackendListArguments {
+    /// Only backends of this service, named as `lbctl service list` does.
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("cannot start: {error}"), 1),
+    };
+    let text = match runtime.block_on(answer(&cli)) {
+        Ok(text) => text,
+        Err(error) => return fail(&error.to_string(), exit_code(&error)),
+    };
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        // The reader has seen enough: `lbctl backend list | head`.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            fail(&format!("cannot print: {error}"), 1)
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+async fn answer(cli: &Cli) -> Result<String, ClientError> {
+    let client = Client::new(&cli.socket);
+    match &cli.command {
+        Command::Vip { command: List::List } => {
+            let list: VipList = client.get(paths::VIPS).await?;
+            Ok(print(cli.output, &list, |list| table::vips(&list.vips)))
+        }
+        Command::Service { command: List::List } => {
+            let list: ServiceList = client.get(paths::SERVICES).await?;
+            Ok(print(cli.output, &list, |list| table::services(&list.services)))
+        }
+        Command::Backend { command: BackendCommand::List(arguments) } => {
+            let list: BackendList = client.get(&backends_path(arguments)).await?;
+            let is_one_service = arguments.service.is_some();
+            Ok(print(cli.output, &list, |list| table::backends(&list.backends, is_one_service)))
+        }
+        Command::Status => {
+            let status: StatusView = client.get(paths::STATUS).await?;
+            Ok(print(cli.output, &status, table::status))
+        }
+    }
+}
+
+fn backends_path(arguments: &BackendListArguments) -> String {
+    arguments.service.as_ref().map_or_else(
+        || paths::BACKENDS.to_owned(),
+        |service| format!("{}?service={}", paths::BACKENDS, percent_encode(service)),
+    )
+}
+
+/// Everything but unreserved characters as `%XX`.
+fn percent_encode(text: &str) -> String {
+    let encode = |byte: u8| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            char::from(byte).to_string()
+        } else {
+            format!("%{byte:02X}")
+        }
+    };
+    text.bytes().map(encode).collect()
+}
+
+fn print<T: Serialize>(output: Output, answer: &T, table: impl Fn(&T) -> String) -> String {
+    match output {
+        Output::Table => table(answer),
+        Output::Json => match serde_json::to_string_pretty(answer) {
+            Ok(json) => json + "\n",
+            // Plain data with string keys cannot fail; say it rather than panic.
+            Err(error) => format!("{{\"error\":\"{error}\"}}\n"),
+        },
+    }
+}
+
+fn exit_code(error: &ClientError) -> u8 {
+    match error {
+        ClientError::NotRunning { .. }
+        | ClientError::Refused { .. }
+        | ClientError::Timeout { .. } => 3,
+        ClientError::PermissionDenied { .. } => 4,
+        ClientError::Answer { .. } | ClientError::Protocol { .. } => 1,
+    }
+}
+
+/// Says what went wrong.
+fn fail(message: &str, code: u8) -> ExitCode {
+    // A closed stderr is nobody to tell it to; the code still says it.
+    writeln!(io::stderr().lock(), "lbctl: {message}").ok();
+    ExitCode::from(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn service_names_survive_the_query() {
+        let path = |service: &str| {
+            backends_path(&BackendListArguments { service: Some(service.to_owned()) })
+        };
+        assert_eq!(
+            path("compose/shop/redis:6379"),
+            "/v1/backends?service=compose%2Fshop%2Fredis%3A6379"
+        );
+        assert_eq!(path("a b&c=é"), "/v1/backends?service=a%20b%26c%3D%C3%A9");
+    }
+}

@@ -1,1 +1,41 @@
-//! Comes with the next commits.
+//! The agent's loop: events of providers -> claims -> snapshot -> plan -> the kernel, and a view of
+//! it all for the API.
+//!
+//! One thread owns the kernel and does everything in order; providers, API and signals live on the
+//! async runtime and talk to it by channels, so that neither ever waits for the other's work. Owns
+//! when things happen; what should be there is decided by `arbiter`, what to change by `plan`.
+
+mod backoff;
+pub mod daemon;
+mod datapath_node;
+mod event_loop;
+mod inbox;
+mod ledger;
+mod node;
+mod protect;
+mod reconciler;
+mod shares;
+#[cfg(test)]
+mod tests;
+mod view;
+
+pub use event_loop::{Runtime, RuntimeChannels, spawn};
+pub use node::{Node, NodeCounters, NodeError};
+pub use reconciler::{Reconciler, Settings};
+
+use crate::{config::Balancer, provider::ProviderEvent};
+
+/// Everything that the runtime reacts to, beside time and questions of the API.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Event {
+    /// A provider tells something.
+    Provider(ProviderEvent),
+    /// The configuration was read again: the balancers to show.
+    Balancers(Vec<Balancer>),
+}
+
+impl From<ProviderEvent> for Event {
+    fn from(event: ProviderEvent) -> Self {
+        Self::Provider(event)
+    }
+}

@@ -1,0 +1,262 @@
+//! The API's client, for `lbctl`: one request, one answer, bounded in time and size.
+//!
+//! Needs no privileges beyond those of the socket file, and says which these are when it lacks them.
+
+use std::{
+    fmt, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::{
+    Request, StatusCode,
+    body::{Bytes, Incoming},
+    client::conn::http1,
+};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use super::types::ErrorBody;
+
+/// Time for one request, from connecting to the last byte of the answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// An answer is read up to this size: 65,536 backends at under 1 KiB each.
+const ANSWER_BYTES_MAX: usize = 128 * 1024 * 1024;
+
+/// A client of one agent.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// There is no socket.
+    #[error(
+        "the agent is not running: there is no socket at `{}`. Start it with `systemctl start \
+         lb-agent`, or say where its socket is with --socket or LB_SOCKET (key `api.socket` of its \
+         configuration)",
+        socket.display()
+    )]
+    NotRunning {
+        /// Path of the socket.
+        socket: PathBuf,
+    },
+    /// There is a socket and nobody behind it.
+    #[error(
+        "the agent is not running: nobody answers at `{}`; an agent left the socket there when it \
+         was killed. The traffic goes on without it. See `systemctl status lb-agent` and start it \
+         again",
+        socket.display()
+    )]
+    Refused {
+        /// Path of the socket.
+        socket: PathBuf,
+    },
+    /// The socket is not for this user.
+    #[error("no permission to use the socket `{}`: it is for {allowed}", socket.display())]
+    PermissionDenied {
+        /// Path of the socket.
+        socket: PathBuf,
+        /// Who may use it, and how to become one of them.
+        allowed: String,
+    },
+    /// The agent does not answer in time.
+    #[error(
+        "the agent at `{}` did not answer within {} seconds; see `journalctl -u lb-agent`",
+        socket.display(),
+        REQUEST_TIMEOUT.as_secs()
+    )]
+    Timeout {
+        /// Path of the socket.
+        socket: PathBuf,
+    },
+    /// The agent answered that it cannot.
+    #[error("the agent answered {status}: {message}")]
+    Answer {
+        /// Status of the answer.
+        status: StatusCode,
+        /// What the agent says.
+        message: String,
+    },
+    /// What came back is not the API.
+    #[error("`{}` does not answer as an lb agent of this version does: {cause}", socket.display())]
+    Protocol {
+        /// Path of the socket.
+        socket: PathBuf,
+        /// What was not understood.
+        cause: String,
+    },
+}
+
+impl Client {
+    /// A client of the agent behind the socket. Does not connect yet.
+    #[must_use]
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self { socket: socket.into() }
+    }
+
+    /// Asks for `path`, which may carry a query.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        match tokio::time::timeout(REQUEST_TIMEOUT, self.request(path)).await {
+            Ok(Ok(body)) => serde_json::from_slice(&body).map_err(|error| self.protocol(&error)),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(ClientError::Timeout { socket: self.socket.clone() }),
+        }
+    }
+
+    async fn request(&self, path: &str) -> Result<Bytes, ClientError> {
+        let stream =
+            UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(&error))?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.protocol(&error))?;
+        // Ends by itself when the sender is dropped or the agent hangs up; the request below sees
+        // what went wrong.
+        let driver = tokio::spawn(connection);
+        let request = Request::get(path)
+            .header("host", "localhost")
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| self.protocol(&error))?;
+        let answer = sender.send_request(request).await.map_err(|error| self.protocol(&error))?;
+        let result = self.read_answer(answer).await;
+        driver.abort();
+        result
+    }
+
+    async fn read_answer(&self, answer: hyper::Response<Incoming>) -> Result<Bytes, ClientError> {
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX)
+            .collect()
+            .await
+            .map_err(|error| self.protocol(&error))?
+            .to_bytes();
+        if status.is_success() {
+            return Ok(body);
+        }
+        let message = serde_json::from_slice(&body).map_or_else(
+            |_| String::from_utf8_lossy(&body).into_owned(),
+            |body: ErrorBody| body.error,
+        );
+        Err(ClientError::Answer { status, message })
+    }
+
+    fn unreachable(&self, error: &io::Error) -> ClientError {
+        let socket = self.socket.clone();
+        match error.kind() {
+            io::ErrorKind::NotFound => ClientError::NotRunning { socket },
+            io::ErrorKind::ConnectionRefused => ClientError::Refused { socket },
+            io::ErrorKind::PermissionDenied => {
+                let allowed = describe_allowed(&socket);
+                ClientError::PermissionDenied { socket, allowed }
+            }
+            _ => self.protocol(&error),
+        }
+    }
+
+    fn protocol(&self, cause: &dyn fmt::Display) -> ClientError {
+        ClientError::Protocol { socket: self.socket.clone(), cause: cause.to_string() }
+    }
+}
+
+/// Who may use the socket, read from its owner and mode.
+fn describe_allowed(socket: &Path) -> String {
+    let Ok(metadata) = socket.metadata() else {
+        return "root; its directory cannot be entered. Try `sudo lbctl`".to_owned();
+    };
+    let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    describe_owner(metadata.mode(), metadata.gid(), &groups)
+}
+
+fn describe_owner(mode: u32, gid: u32, groups: &str) -> String {
+    if mode & 0o060 != 0o060 || gid == 0 {
+        return "root only (set `api.group` in the agent's configuration to let a group use it). \
+                Try `sudo lbctl`"
+            .to_owned();
+    }
+    match group_name(gid, groups) {
+        Some(name) => format!(
+            "root and the group `{name}`. Join it (`usermod -aG {name} USER`, then log in again) \
+             or try `sudo lbctl`"
+        ),
+        None => format!("root and the group with id {gid}. Try `sudo lbctl`"),
+    }
+}
+
+/// Name of a group in the text of `/etc/group`.
+fn group_name(gid: u32, groups: &str) -> Option<&str> {
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        let id = fields.nth(1)?;
+        (id.parse() == Ok(gid)).then_some(name)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use insta::assert_snapshot;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+    use crate::api::types::VipList;
+
+    #[test]
+    fn permission_message_names_the_group() {
+        let groups = "root:x:0:\nbroken\nlb:x:990:alice\n";
+        assert_snapshot!(describe_owner(0o140_660, 990, groups), @"root and the group `lb`. Join it (`usermod -aG lb USER`, then log in again) or try `sudo lbctl`");
+        assert_snapshot!(describe_owner(0o140_660, 991, groups), @"root and the group with id 991. Try `sudo lbctl`");
+        assert_snapshot!(describe_owner(0o140_600, 990, groups), @"root only (set `api.group` in the agent's configuration to let a group use it). Try `sudo lbctl`");
+        assert_snapshot!(describe_owner(0o140_600, 0, groups), @"root only (set `api.group` in the agent's configuration to let a group use it). Try `sudo lbctl`");
+    }
+
+    #[tokio::test]
+    async fn missing_and_dead_sockets_are_told_apart() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("api.sock");
+        let client = Client::new(&path);
+        let error = client.get::<VipList>("/v1/vips").await.expect_err("nobody is there");
+        assert!(matches!(error, ClientError::NotRunning { .. }), "{error}");
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket"));
+        let error = client.get::<VipList>("/v1/vips").await.expect_err("nobody listens");
+        assert!(matches!(error, ClientError::Refused { .. }), "{error}");
+    }
+
+    /// Answers one request with `answer` and returns what the client makes of it.
+    async fn check(answer: &'static [u8]) -> Result<VipList, ClientError> {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("api.sock");
+        let listener = tokio::net::UnixListener::bind(&path).expect("a socket");
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a client");
+            let mut request = [0; 1024];
+            let length = stream.read(&mut request).await.expect("a request");
+            assert!(request[..length].starts_with(b"GET /v1/vips HTTP/1.1\r\n"));
+            stream.write_all(answer).await.expect("an answer");
+        });
+        let result = Client::new(&path).get("/v1/vips").await;
+        server.await.expect("the server ends");
+        result
+    }
+
+    #[tokio::test]
+    async fn answers_are_understood_or_named() {
+        let good = b"HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\n{\"vips\":[]}";
+        assert_eq!(check(good).await.expect("a list").vips, []);
+
+        let refused = b"HTTP/1.1 404 Not Found\r\ncontent-length: 17\r\n\r\n{\"error\":\"no x\"}\n";
+        let error = check(refused).await.expect_err("an error");
+        assert_snapshot!(error, @"the agent answered 404 Not Found: no x");
+
+        let garbage = b"SSH-2.0-OpenSSH_9.6\r\n";
+        let error = check(garbage).await.expect_err("not HTTP");
+        assert!(matches!(error, ClientError::Protocol { .. }), "{error}");
+
+        let other = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+        let error = check(other).await.expect_err("another API");
+        assert!(matches!(error, ClientError::Protocol { .. }), "{error}");
+    }
+}

@@ -1,0 +1,209 @@
+//! The API's server: shows the runtime's view. Read-only, bounded in connections, time and size.
+//!
+//! Access is decided by the socket file alone (see `socket`). Counters are read when somebody asks.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    extract::{Query, State, rejection::QueryRejection},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use serde::Deserialize;
+use tokio::{
+    net::UnixStream,
+    sync::{Semaphore, mpsc, oneshot, watch},
+    time::{Instant, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    socket::ApiSocket,
+    types::{BackendList, ErrorBody, ServiceList, StatusView, View, VipList, paths},
+};
+
+pub use super::socket::SocketError;
+
+/// Connections served at once; more wait in the socket's queue.
+const CONNECTIONS_MAX: usize = 32;
+/// Request line and headers together.
+const REQUEST_BYTES_MAX: usize = 16 * 1024;
+/// Time for a client to send its request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for one connection, whatever it does.
+const CONNECTION_TIMEOUT: Duration = Duration::from_mins(1);
+/// Time for the runtime to read its counters; without them the answer is an error, not a zero.
+const COUNTERS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Asks the runtime for a view with the counters of this moment.
+pub type ViewRequest = oneshot::Sender<Arc<View>>;
+
+/// What the server shows.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The latest view; its counters are as old as the latest change.
+    pub view: watch::Receiver<Arc<View>>,
+    /// Where to ask for a view with fresh counters.
+    pub fresh: mpsc::Sender<ViewRequest>,
+    /// When the agent started.
+    pub started: Instant,
+}
+
+/// The API's socket, listening; nobody is served before [`Server::run`].
+#[derive(Debug)]
+pub struct Server {
+    socket: ApiSocket,
+    router: Router,
+}
+
+impl Server {
+    /// Makes the socket, for root and `group`.
+    pub async fn bind(
+        path: &Path,
+        group: Option<&str>,
+        source: Source,
+    ) -> Result<Self, SocketError> {
+        Ok(Self { socket: ApiSocket::bind(path, group).await?, router: router(source) })
+    }
+
+    /// Serves until `stop`, then removes the socket.
+    pub async fn run(self, stop: CancellationToken) {
+        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => return,
+                accepted = accept(&self.socket, &permits) => accepted,
+            };
+            let (stream, permit) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!("cannot accept an API connection: {error}");
+                    // Out of descriptors, most likely: give them time to come back.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let connection = serve(stream, self.router.clone());
+            let stop = stop.clone();
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = connection => {}
+                    () = stop.cancelled() => {}
+                }
+                drop(permit);
+            });
+        }
+    }
+}
+
+async fn accept(
+    socket: &ApiSocket,
+    permits: &Arc<Semaphore>,
+) -> std::io::Result<(UnixStream, tokio::sync::OwnedSemaphorePermit)> {
+    let permit = Arc::clone(permits).acquire_owned().await.map_err(std::io::Error::other)?;
+    let (stream, _) = socket.listener.accept().await?;
+    Ok((stream, permit))
+}
+
+async fn serve(stream: UnixStream, router: Router) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(REQUEST_TIMEOUT)
+        .max_buf_size(REQUEST_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    match timeout(CONNECTION_TIMEOUT, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!("API connection: {error}"),
+        Err(_) => tracing::debug!("API connection closed after {CONNECTION_TIMEOUT:?}"),
+    }
+}
+
+fn router(source: Source) -> Router {
+    Router::new()
+        .route(paths::VIPS, get(vips))
+        .route(paths::SERVICES, get(services))
+        .route(paths::BACKENDS, get(backends))
+        .route(paths::STATUS, get(status))
+        .fallback(async || Refused(StatusCode::NOT_FOUND, "there is nothing here".to_owned()))
+        .method_not_allowed_fallback(async || {
+            Refused(StatusCode::METHOD_NOT_ALLOWED, "this can only be read".to_owned())
+        })
+        .with_state(source)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BackendsQuery {
+    service: Option<String>,
+}
+
+async fn vips(State(source): State<Source>) -> Json<VipList> {
+    Json(VipList { vips: source.view.borrow().vips.clone() })
+}
+
+async fn services(State(source): State<Source>) -> Json<ServiceList> {
+    Json(ServiceList { services: source.view.borrow().services.clone() })
+}
+
+async fn backends(
+    State(source): State<Source>,
+    query: Result<Query<BackendsQuery>, QueryRejection>,
+) -> Result<Json<BackendList>, Refused> {
+    let Query(query) =
+        query.map_err(|error| Refused(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let view = source.fresh_view().await?;
+    let Some(name) = query.service else {
+        return Ok(Json(BackendList { backends: view.backends.clone() }));
+    };
+    if !view.services.iter().any(|service| service.name.0 == name) {
+        return Err(Refused(
+            StatusCode::NOT_FOUND,
+            format!("there is no service `{name}`; `lbctl service list` shows all"),
+        ));
+    }
+    let backends = view.backends.iter().filter(|backend| backend.service.0 == name);
+    Ok(Json(BackendList { backends: backends.cloned().collect() }))
+}
+
+async fn status(State(source): State<Source>) -> Result<Json<StatusView>, Refused> {
+    let mut status = source.fresh_view().await?.status.clone();
+    status.uptime_seconds = source.started.elapsed().as_secs();
+    Ok(Json(status))
+}
+
+impl Source {
+    async fn fresh_view(&self) -> Result<Arc<View>, Refused> {
+        let busy = || {
+            Refused(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the agent is busy with the kernel or stopping; try again".to_owned(),
+            )
+        };
+        let (answer, view) = oneshot::channel();
+        let ask = async {
+            self.fresh.send(answer).await.map_err(|_| busy())?;
+            view.await.map_err(|_| busy())
+        };
+        timeout(COUNTERS_TIMEOUT, ask).await.map_err(|_| busy())?
+    }
+}
+
+/// A request that is not served, as JSON like everything else.
+#[derive(Debug)]
+struct Refused(StatusCode, String);
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        (self.0, Json(ErrorBody { error: self.1 })).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,142 @@
+//! The server behind a real socket, asked by the real client and by worse ones.
+
+use insta::assert_snapshot;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::*;
+use crate::{
+    api::{
+        client::{Client, ClientError},
+        types::{BackendCountsView, ServiceView, ServingState},
+    },
+    model::ServiceName,
+};
+
+struct Bed {
+    directory: tempfile::TempDir,
+    stop: CancellationToken,
+    server: tokio::task::JoinHandle<()>,
+}
+
+fn view(rounds: u64) -> Arc<View> {
+    let mut view = View::default();
+    view.status.version = "1.2.3".to_owned();
+    view.status.reconcile.rounds = rounds;
+    view.services.push(ServiceView {
+        name: ServiceName("file/a b:80".to_owned()),
+        frontends: vec![],
+        protocols: vec![],
+        ring_size: None,
+        backends: BackendCountsView::default(),
+        state: ServingState::Down,
+        source: "file".to_owned(),
+    });
+    Arc::new(view)
+}
+
+impl Bed {
+    /// A server whose fresh views have 2 rounds and whose published view has 1.
+    async fn new() -> Self {
+        let (_, published) = watch::channel(view(1));
+        let (fresh, mut requests) = mpsc::channel::<ViewRequest>(1);
+        tokio::spawn(async move {
+            while let Some(answer) = requests.recv().await {
+                answer.send(view(2)).expect("somebody waits");
+            }
+        });
+        let directory = tempfile::tempdir().expect("a directory");
+        let source = Source { view: published, fresh, started: Instant::now() };
+        let path = directory.path().join("api.sock");
+        let server = Server::bind(&path, None, source).await.expect("a server");
+        let stop = CancellationToken::new();
+        let server = tokio::spawn(server.run(stop.clone()));
+        Self { directory, stop, server }
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.directory.path().join("api.sock")
+    }
+
+    fn client(&self) -> Client {
+        Client::new(self.path())
+    }
+
+    /// What the server sends in answer to `request`, until it closes.
+    async fn raw(&self, request: &[u8]) -> String {
+        let mut stream = UnixStream::connect(self.path()).await.expect("a server");
+        stream.write_all(request).await.expect("it listens");
+        let mut answer = Vec::new();
+        match stream.read_to_end(&mut answer).await {
+            Ok(_) => {}
+            // Closed with a part of our request unread.
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+        }
+        String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned()
+    }
+}
+
+#[tokio::test]
+async fn client_gets_what_the_runtime_says() {
+    let bed = Bed::new().await;
+    let status: StatusView = bed.client().get(paths::STATUS).await.expect("a status");
+    assert_eq!((status.version.as_str(), status.reconcile.rounds), ("1.2.3", 2));
+    let services: ServiceList = bed.client().get(paths::SERVICES).await.expect("services");
+    assert_eq!(services.services, view(1).services);
+    let one = format!("{}?service=file%2Fa%20b%3A80", paths::BACKENDS);
+    let backends: BackendList = bed.client().get(&one).await.expect("backends");
+    assert_eq!(backends.backends, []);
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_said() {
+    let bed = Bed::new().await;
+    let check = async |path: &str| -> String {
+        let error = bed.client().get::<BackendList>(path).await.expect_err("nothing there");
+        assert!(matches!(error, ClientError::Answer { .. }), "{error}");
+        error.to_string()
+    };
+    assert_snapshot!(check("/v1/backends?service=web").await, @"the agent answered 404 Not Found: there is no service `web`; `lbctl service list` shows all");
+    assert_snapshot!(check("/v1/backends?servce=web").await, @"the agent answered 400 Bad Request: Failed to deserialize query string: servce: unknown field `servce`, expected `service`");
+    assert_snapshot!(check("/v2/backends").await, @"the agent answered 404 Not Found: there is nothing here");
+}
+
+#[tokio::test]
+async fn nothing_can_be_changed() {
+    let bed = Bed::new().await;
+    for method in ["POST", "PUT", "DELETE", "PATCH"] {
+        let request = format!(
+            "{method} /v1/vips HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+        );
+        assert_eq!(bed.raw(request.as_bytes()).await, "HTTP/1.1 405 Method Not Allowed");
+    }
+}
+
+#[tokio::test]
+async fn oversized_and_broken_requests_are_refused() {
+    let bed = Bed::new().await;
+    let long = format!("GET /v1/vips?{} HTTP/1.1\r\nhost: x\r\n\r\n", "x".repeat(20_000));
+    let answer = bed.raw(long.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+    let answer = bed.raw(b"\x16\x03\x01 hello\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    let _: VipList = bed.client().get(paths::VIPS).await.expect("others are served");
+}
+
+#[tokio::test]
+async fn silent_clients_do_not_keep_others_out() {
+    let bed = Bed::new().await;
+    let mut silent = Vec::new();
+    for _ in 0..CONNECTIONS_MAX - 1 {
+        silent.push(UnixStream::connect(bed.path()).await.expect("a server"));
+    }
+    let _: VipList = bed.client().get(paths::VIPS).await.expect("one place is left");
+}
+
+#[tokio::test]
+async fn stopping_removes_the_socket() {
+    let bed = Bed::new().await;
+    assert!(bed.path().exists());
+    bed.stop.cancel();
+    bed.server.await.expect("it ends");
+    assert!(!bed.directory.path().join("api.sock").exists());
+}

@@ -1,0 +1,292 @@
+//! The API's answers as text for people: tables without borders, one line per thing, so that they
+//! can be read, grepped and cut.
+//!
+//! Names come from labels and containers: control characters are shown, never sent to the terminal.
+
+use std::fmt;
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+
+use super::types::{
+    BackendCountsView, BackendView, DropView, FrontView, ProviderState, ProviderView, RefusalView,
+    RefusedBy, ServiceView, ServingState, StatusView, VipView,
+};
+use crate::model::FrontendAddress;
+
+/// Frontends of one service that a table shows; the rest is counted.
+const FRONTENDS_SHOWN_MAX: usize = 2;
+
+/// `lbctl vip list`.
+#[must_use]
+pub fn vips(vips: &[VipView]) -> String {
+    let rows = vips.iter().flat_map(|vip| {
+        let balancers = or_dash(vip.balancers.join(","));
+        let idle = vip.frontends.is_empty().then(|| {
+            [vip.vip.to_string(), balancers.clone(), dash(), dash(), vip.state.to_string()]
+        });
+        let served = vip.frontends.iter().map(move |frontend| {
+            [
+                vip.vip.to_string(),
+                balancers.clone(),
+                format!("{}/{}", frontend.protocol, frontend.port),
+                frontend.service.to_string(),
+                frontend.state.to_string(),
+            ]
+        });
+        idle.into_iter().chain(served)
+    });
+    render(["VIP", "BALANCER", "FRONTEND", "SERVICE", "STATE"], &[], rows)
+}
+
+/// `lbctl service list`.
+#[must_use]
+pub fn services(services: &[ServiceView]) -> String {
+    let rows = services.iter().map(|service| {
+        [
+            service.name.to_string(),
+            frontends(&service.frontends),
+            service.ring_size.map_or_else(dash, |size| size.to_string()),
+            healthy_of_all(&service.backends),
+            service.state.to_string(),
+            service.source.clone(),
+        ]
+    });
+    render(["SERVICE", "FRONTENDS", "RING", "HEALTHY", "STATE", "SOURCE"], &[2, 3], rows)
+}
+
+/// `lbctl backend list`; of one service only when `is_one_service`.
+#[must_use]
+pub fn backends(backends: &[BackendView], is_one_service: bool) -> String {
+    let rows = backends.iter().map(|backend| {
+        [
+            backend.service.to_string(),
+            backend.display_name.clone(),
+            backend.address.to_string(),
+            backend.weight.to_string(),
+            format!("{:.1}%", backend.share_percent),
+            backend.state.to_string(),
+            backend.counters.flows.to_string(),
+            bytes(backend.counters.bytes_in),
+            bytes(backend.counters.bytes_out),
+        ]
+    });
+    let headers =
+        ["SERVICE", "BACKEND", "ADDRESS", "WEIGHT", "SHARE", "STATE", "FLOWS", "IN", "OUT"];
+    let right = &[3, 4, 6, 7, 8];
+    if is_one_service {
+        let [_, headers @ ..] = headers;
+        let right: Vec<usize> = right.iter().map(|index| index - 1).collect();
+        return render(headers, &right, rows.map(|[_, cells @ ..]| cells));
+    }
+    render(headers, right, rows)
+}
+
+/// `lbctl status`.
+#[must_use]
+pub fn status(status: &StatusView) -> String {
+    let reconcile = &status.reconcile;
+    let retry = reconcile
+        .retry_in_seconds
+        .map_or_else(String::new, |seconds| format!(" (again in {seconds} s)"));
+    let mut lines = vec![
+        format!(
+            "lb-agent {}, ABI {}, up {}",
+            status.version,
+            status.abi_version,
+            duration(status.uptime_seconds)
+        ),
+        format!(
+            "rounds {}, actions {}, latest round {} us, {} refused by the kernel{retry}",
+            reconcile.rounds,
+            reconcile.actions,
+            reconcile.latest_duration_us,
+            reconcile.failed_actions
+        ),
+    ];
+    lines.extend(status.records.map(|records| {
+        format!(
+            "recorded flows {} IPv4, {} IPv6, their replies {}, {}, of {} each",
+            records.flows_v4,
+            records.flows_v6,
+            records.replies_v4,
+            records.replies_v6,
+            records.limit
+        )
+    }));
+    let sections = [
+        providers(&status.providers),
+        fronts(&status.fronts),
+        titled("drops:", status.drops.iter().map(drop_line)),
+        titled("not granted:", status.refusals.iter().map(refusal_line)),
+    ];
+    let head = lines.join("\n") + "\n";
+    let sections = sections.into_iter().filter(|section| !section.is_empty());
+    [head].into_iter().chain(sections).collect::<Vec<_>>().join("\n")
+}
+
+fn providers(providers: &[ProviderView]) -> String {
+    let rows = providers.iter().map(|provider| {
+        let state = match provider.state {
+            ProviderState::Ok => "ok",
+            ProviderState::Silent => "silent",
+            ProviderState::Trouble => "trouble",
+        };
+        [
+            provider.name.clone(),
+            state.to_owned(),
+            provider.claims.to_string(),
+            provider.trouble.clone().unwrap_or_default(),
+        ]
+    });
+    render_unless_empty(["PROVIDER", "STATE", "CLAIMS", "TROUBLE"], &[2], rows)
+}
+
+fn fronts(fronts: &[FrontView]) -> String {
+    let rows = fronts.iter().map(|front| {
+        [
+            front.interface.clone(),
+            front.tc.clone(),
+            front.xdp.clone(),
+            front.trouble.clone().unwrap_or_default(),
+        ]
+    });
+    render_unless_empty(["FRONT", "TC", "XDP", "TROUBLE"], &[], rows)
+}
+
+fn drop_line(drop: &DropView) -> String {
+    format!("{} {}", drop.reason, drop.packets)
+}
+
+/// Messages are sentences: a line each instead of a table.
+fn refusal_line(refusal: &RefusalView) -> String {
+    let by = match refusal.refused_by {
+        RefusedBy::Provider => "invalid",
+        RefusedBy::Arbiter => "refused",
+        RefusedBy::Planner => "plan",
+        RefusedBy::Kernel => "kernel",
+    };
+    let key = refusal.key.as_ref().map_or_else(String::new, |key| format!(", `{key}`"));
+    format!("{by}: {}{key}: {}", refusal.object, refusal.message)
+}
+
+// === Cells ===
+
+fn dash() -> String {
+    "-".to_owned()
+}
+
+fn or_dash(text: String) -> String {
+    if text.is_empty() { dash() } else { text }
+}
+
+fn frontends(frontends: &[FrontendAddress]) -> String {
+    let shown = frontends.iter().take(FRONTENDS_SHOWN_MAX).map(ToString::to_string);
+    let rest = frontends.len().checked_sub(FRONTENDS_SHOWN_MAX).filter(|rest| *rest > 0);
+    or_dash(shown.chain(rest.map(|rest| format!("+{rest}"))).collect::<Vec<_>>().join(" "))
+}
+
+fn healthy_of_all(counts: &BackendCountsView) -> String {
+    format!("{}/{}", counts.healthy, counts.total())
+}
+
+/// Three significant digits and a unit, in integers.
+fn bytes(count: u64) -> String {
+    const UNITS: [&str; 6] = ["K", "M", "G", "T", "P", "E"];
+    if count < 1024 {
+        return format!("{count}B");
+    }
+    let mut scaled = u128::from(count) * 10 / 1024;
+    let mut unit = 0;
+    while scaled >= 10_240 {
+        scaled /= 1024;
+        unit += 1;
+    }
+    if scaled < 1000 {
+        format!("{}.{}{}", scaled / 10, scaled % 10, UNITS[unit])
+    } else {
+        format!("{}{}", scaled / 10, UNITS[unit])
+    }
+}
+
+fn duration(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, minutes) => format!("{minutes}m{}s", seconds % 60),
+        (0, hours, minutes) => format!("{hours}h{minutes}m"),
+        (days, hours, _) => format!("{days}d{hours}h"),
+    }
+}
+
+impl fmt::Display for ServingState {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Serving => "serving",
+            Self::Degraded => "degraded",
+            Self::Down => "down",
+            Self::Idle => "idle",
+        })
+    }
+}
+
+// === Rendering ===
+
+fn render<const COLUMNS: usize>(
+    headers: [&str; COLUMNS],
+    right: &[usize],
+    rows: impl Iterator<Item = [String; COLUMNS]>,
+) -> String {
+    let mut table = Table::new();
+    table.force_no_tty();
+    table.load_style(presets::NOTHING);
+    table.set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(headers);
+    table.add_rows(rows.map(|cells| cells.map(|cell| printable(&cell))));
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if right.contains(&index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.lines().fold(String::new(), |mut out, line| {
+        out += line.trim_end();
+        out.push('\n');
+        out
+    })
+}
+
+fn render_unless_empty<const COLUMNS: usize>(
+    headers: [&str; COLUMNS],
+    right: &[usize],
+    rows: impl Iterator<Item = [String; COLUMNS]>,
+) -> String {
+    let mut rows = rows.peekable();
+    if rows.peek().is_none() { String::new() } else { render(headers, right, rows) }
+}
+
+/// Lines under a title; nothing when there are none.
+fn titled(title: &str, lines: impl Iterator<Item = String>) -> String {
+    let lines: Vec<_> = lines.map(|line| format!("  {}\n", printable(&line))).collect();
+    if lines.is_empty() { String::new() } else { format!("{title}\n{}", lines.concat()) }
+}
+
+/// The text with control characters escaped.
+fn printable(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut out, character| {
+        if is_control(character) {
+            out.extend(character.escape_unicode());
+        } else {
+            out.push(character);
+        }
+        out
+    })
+}
+
+/// Control characters, and the invisible ones that reorder text on a terminal.
+fn is_control(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,377 @@
+//! What the API says, as plain data shared by the agent and `lbctl`.
+//!
+//! Fields may be added within a version of the API; a field never changes its meaning or its type.
+//! Owns no behaviour beyond the arithmetic of shares and states.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{BackendPath, BackendState, FrontendAddress, Protocol, ServiceName};
+
+/// Where the socket is unless the configuration says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/lb-agent/api.sock";
+
+/// Paths of the API; the version is part of each.
+pub mod paths {
+    /// [`super::VipList`].
+    pub const VIPS: &str = "/v1/vips";
+    /// [`super::ServiceList`].
+    pub const SERVICES: &str = "/v1/services";
+    /// [`super::BackendList`]; `?service=NAME` narrows it.
+    pub const BACKENDS: &str = "/v1/backends";
+    /// [`super::StatusView`].
+    pub const STATUS: &str = "/v1/status";
+}
+
+/// Everything that the agent shows, taken at one moment.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct View {
+    /// Virtual addresses, ordered.
+    pub vips: Vec<VipView>,
+    /// Services, ordered by name.
+    pub services: Vec<ServiceView>,
+    /// Backends, ordered by service and place.
+    pub backends: Vec<BackendView>,
+    /// The agent itself.
+    pub status: StatusView,
+}
+
+/// Answer of [`paths::VIPS`].
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct VipList {
+    /// Virtual addresses, ordered.
+    pub vips: Vec<VipView>,
+}
+
+/// Answer of [`paths::SERVICES`].
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ServiceList {
+    /// Services, ordered by name.
+    pub services: Vec<ServiceView>,
+}
+
+/// Answer of [`paths::BACKENDS`].
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct BackendList {
+    /// Backends, ordered by service and place.
+    pub backends: Vec<BackendView>,
+}
+
+/// Answer to a request that could not be served.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What was wrong, and what to do.
+    pub error: String,
+}
+
+/// How well something is served.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServingState {
+    /// Every backend takes new flows.
+    Serving,
+    /// Some backends take new flows.
+    Degraded,
+    /// No backend takes new flows.
+    Down,
+    /// Nothing asks to be served here.
+    Idle,
+}
+
+/// One virtual address.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct VipView {
+    /// The address.
+    pub vip: IpAddr,
+    /// Balancers of the configuration that have this address, ordered by name.
+    pub balancers: Vec<String>,
+    /// Where it is served, and by which service.
+    pub frontends: Vec<VipFrontendView>,
+    /// Services behind it, ordered.
+    pub services: Vec<ServiceName>,
+    /// Backends of these services.
+    pub backends: BackendCountsView,
+    /// The worst state of its services.
+    pub state: ServingState,
+}
+
+/// One frontend of a virtual address.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VipFrontendView {
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Port.
+    pub port: u16,
+    /// The service that answers.
+    pub service: ServiceName,
+    /// How well that service is served.
+    pub state: ServingState,
+}
+
+/// Backends by state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct BackendCountsView {
+    /// Not known to be healthy yet.
+    pub starting: u32,
+    /// Taking new flows.
+    pub healthy: u32,
+    /// Failing their probe.
+    pub unhealthy: u32,
+    /// Leaving.
+    pub draining: u32,
+    /// Taken out by an operator.
+    pub disabled: u32,
+}
+
+/// One service.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ServiceView {
+    /// Its name.
+    pub name: ServiceName,
+    /// Where clients connect.
+    pub frontends: Vec<FrontendAddress>,
+    /// Its transport protocols.
+    pub protocols: Vec<Protocol>,
+    /// Slots of its ring; `None` while the kernel holds no ring for it.
+    pub ring_size: Option<u32>,
+    /// Its backends by state.
+    pub backends: BackendCountsView,
+    /// How well it is served.
+    pub state: ServingState,
+    /// Providers that asked for it, comma separated: `docker`, `file`.
+    pub source: String,
+}
+
+/// One backend of a service.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct BackendView {
+    /// Its number in the data path; `None` while the kernel does not hold it.
+    pub number: Option<u32>,
+    /// The service it belongs to.
+    pub service: ServiceName,
+    /// The replica's identity within the service.
+    pub place: String,
+    /// For people: a container's name, or the address.
+    pub display_name: String,
+    /// Address and port that traffic is translated to.
+    pub address: SocketAddr,
+    /// How it is reached.
+    #[serde(flatten)]
+    pub path: BackendPath,
+    /// Share of new flows that was asked for, relative to the others.
+    pub weight: u16,
+    /// Whether it takes flows.
+    pub state: BackendState,
+    /// Share of the ring's slots that it holds, in percent.
+    pub share_percent: f64,
+    /// What the data path counted for it.
+    pub counters: BackendCountersView,
+    /// What asked for it: a container and its label, an entry of the config file.
+    pub source: String,
+}
+
+/// What the data path counted for one backend since its number was given to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct BackendCountersView {
+    /// Packets forwarded to the backend. A GSO packet counts once.
+    pub packets_in: u64,
+    /// Bytes forwarded to the backend.
+    pub bytes_in: u64,
+    /// Packets translated on their way to clients.
+    pub packets_out: u64,
+    /// Bytes translated on their way to clients.
+    pub bytes_out: u64,
+    /// Flows given to the backend.
+    pub flows: u64,
+}
+
+/// The agent itself.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct StatusView {
+    /// Version of the agent.
+    pub version: String,
+    /// Version of the map layouts.
+    pub abi_version: u32,
+    /// Seconds since the agent started.
+    pub uptime_seconds: u64,
+    /// Sources of truth.
+    pub providers: Vec<ProviderView>,
+    /// Front interfaces.
+    pub fronts: Vec<FrontView>,
+    /// Recorded flows; `None` when they were not counted yet.
+    pub records: Option<RecordsView>,
+    /// Packets that were dropped, by reason; reasons that never occurred are absent.
+    pub drops: Vec<DropView>,
+    /// What was asked for and not granted.
+    pub refusals: Vec<RefusalView>,
+    /// The latest comparison of what is wanted with what the kernel holds.
+    pub reconcile: ReconcileView,
+}
+
+/// What a provider is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProviderState {
+    /// It sees its source.
+    Ok,
+    /// It has told nothing yet; nothing that it may own is removed.
+    Silent,
+    /// It does not see its source; what it told last stays in force.
+    Trouble,
+}
+
+/// One source of truth.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ProviderView {
+    /// Its name: `docker`, `file`.
+    pub name: String,
+    /// What it is doing.
+    pub state: ProviderState,
+    /// What is wrong and what is being done.
+    pub trouble: Option<String>,
+    /// Claims in force.
+    pub claims: u64,
+}
+
+/// One front interface.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FrontView {
+    /// Its name.
+    pub interface: String,
+    /// How the TC program is attached: `tcx`, `clsact`, or `-`.
+    pub tc: String,
+    /// How the XDP program is attached: `native`, `generic`, `off`.
+    pub xdp: String,
+    /// What is wrong with it and what to do.
+    pub trouble: Option<String>,
+}
+
+/// The tables of recorded flows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct RecordsView {
+    /// IPv4 flows.
+    pub flows_v4: u64,
+    /// IPv6 flows.
+    pub flows_v6: u64,
+    /// Replies of IPv4 flows.
+    pub replies_v4: u64,
+    /// Replies of IPv6 flows.
+    pub replies_v6: u64,
+    /// Room in each of these.
+    pub limit: u64,
+}
+
+/// Packets dropped for one reason.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DropView {
+    /// Name of the reason.
+    pub reason: String,
+    /// Packets.
+    pub packets: u64,
+}
+
+/// Who did not grant something.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RefusedBy {
+    /// The provider: it does not parse, or cannot be served.
+    Provider,
+    /// The arbiter: an older claim holds it, or there is no room.
+    Arbiter,
+    /// The planner: a table has no room, or the kernel refuses a backend; tried again.
+    Planner,
+    /// The kernel; tried again.
+    Kernel,
+}
+
+/// Something that was asked for and not granted.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct RefusalView {
+    /// Who did not grant it.
+    pub refused_by: RefusedBy,
+    /// What asked: a container, a service of the config file, a backend.
+    pub object: String,
+    /// The label or key, where there is one.
+    pub key: Option<String>,
+    /// What is wrong, where, and what to do.
+    pub message: String,
+}
+
+/// The latest comparison of what is wanted with what the kernel holds.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ReconcileView {
+    /// Comparisons so far.
+    pub rounds: u64,
+    /// Actions executed so far.
+    pub actions: u64,
+    /// Actions refused by the kernel in the latest round.
+    pub failed_actions: u64,
+    /// Duration of the latest round in microseconds.
+    pub latest_duration_us: u64,
+    /// Seconds until refused actions are tried again.
+    pub retry_in_seconds: Option<u64>,
+}
+
+impl BackendCountsView {
+    /// Counts one backend.
+    pub fn add(&mut self, state: BackendState) {
+        *match state {
+            BackendState::Starting => &mut self.starting,
+            BackendState::Healthy => &mut self.healthy,
+            BackendState::Unhealthy => &mut self.unhealthy,
+            BackendState::Draining => &mut self.draining,
+            BackendState::Disabled => &mut self.disabled,
+        } += 1;
+    }
+
+    /// Counts all backends of another count.
+    pub fn merge(&mut self, other: Self) {
+        self.starting += other.starting;
+        self.healthy += other.healthy;
+        self.unhealthy += other.unhealthy;
+        self.draining += other.draining;
+        self.disabled += other.disabled;
+    }
+
+    /// All backends.
+    #[must_use]
+    pub fn total(&self) -> u32 {
+        self.starting + self.healthy + self.unhealthy + self.draining + self.disabled
+    }
+
+    /// How well a service with these backends is served.
+    #[must_use]
+    pub fn serving(&self) -> ServingState {
+        match self.healthy {
+            0 => ServingState::Down,
+            healthy if healthy == self.total() => ServingState::Serving,
+            _ => ServingState::Degraded,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(states: &[BackendState], expected: ServingState) {
+        let mut counts = BackendCountsView::default();
+        for state in states {
+            counts.add(*state);
+        }
+        assert_eq!(counts.serving(), expected, "{states:?}");
+        assert_eq!(counts.total() as usize, states.len());
+    }
+
+    #[test]
+    fn service_is_as_good_as_its_backends() {
+        use BackendState::{Disabled, Draining, Healthy, Starting, Unhealthy};
+        check(&[], ServingState::Down);
+        check(&[Healthy, Healthy], ServingState::Serving);
+        check(&[Healthy, Draining], ServingState::Degraded);
+        check(&[Healthy, Starting, Disabled], ServingState::Degraded);
+        check(&[Unhealthy, Draining], ServingState::Down);
+    }
+}

@@ -1,0 +1,394 @@
+//! The agent as a process: what it starts, what it reacts to, how it stops.
+//!
+//! Nothing is cleaned up at the end: what is in the kernel stays there, so that the traffic goes on.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, bail};
+use sd_notify::NotifyState;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Event, Reconciler, Runtime, RuntimeChannels, Settings, spawn};
+use crate::{
+    api::{
+        server::{Server, Source},
+        types::{ProviderState, View},
+    },
+    config::{Config, TcMode, XdpMode},
+    datapath::{self, Datapath},
+    labels, netlink, plan,
+    provider::{ProviderEvent, docker, file},
+};
+
+/// Events that wait before providers have to.
+const EVENTS_MAX: usize = 1024;
+/// Questions of API clients that wait.
+const REQUESTS_MAX: usize = 32;
+/// Time for the kernel thread to finish what it is doing when the agent stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Runs the agent until it is told to stop. `config_path` is what SIGHUP reads again.
+pub fn run(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<()> {
+    let options = datapath_options(&config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")?;
+    let result = runtime.block_on(async {
+        let node = Datapath::open(&options)?;
+        Daemon::start(node, config, config_path).await?.run().await
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+/// What a configuration amounts to, for `lb-agent check`.
+pub fn describe(config: &Config) -> String {
+    let backends: usize = config.services.iter().map(|service| service.backends.len()).sum();
+    let front = if config.front.is_empty() {
+        "those of the IPv4 default route".to_owned()
+    } else {
+        config.front.join(", ")
+    };
+    format!(
+        "{}: in order\nfront interfaces: {front}\nbalancers: {}\nservices: {} with {backends} \
+         backends\ndocker: {}",
+        config.file_name,
+        config.balancers.len(),
+        config.services.len(),
+        if config.docker.enabled { config.docker.endpoint.as_str() } else { "off" },
+    )
+}
+
+/// Removes everything that the agent made. Returns what was, or would be, removed.
+pub fn uninstall(config: &Config, is_dry_run: bool) -> anyhow::Result<String> {
+    let report = datapath::uninstall(&uninstall_options(config), is_dry_run)?;
+    Ok(report.to_string())
+}
+
+/// A running agent.
+#[derive(Debug)]
+struct Daemon {
+    config: Config,
+    config_path: Option<PathBuf>,
+    events: mpsc::Sender<Event>,
+    view: watch::Receiver<Arc<View>>,
+    docker: Option<JoinHandle<()>>,
+    server: JoinHandle<()>,
+    kernel_thread: oneshot::Receiver<()>,
+    stop: CancellationToken,
+}
+
+impl Daemon {
+    async fn start(
+        node: Datapath,
+        config: Config,
+        config_path: Option<PathBuf>,
+    ) -> anyhow::Result<Self> {
+        let started = Instant::now();
+        let stop = CancellationToken::new();
+        let (events, events_receiver) = mpsc::channel(EVENTS_MAX);
+        let (fresh, requests) = mpsc::channel(REQUESTS_MAX);
+        let (view_sender, view) = watch::channel(Arc::default());
+        // Before anything is changed: two agents must not share a socket.
+        let source = Source { view: view.clone(), fresh, started };
+        let api = &config.api;
+        let server = Server::bind(&api.socket, Some(&api.group), source).await?;
+
+        let mut providers = vec![file::NAME];
+        if config.docker.enabled {
+            providers.push(docker::PROVIDER);
+        }
+        let ring_slots = config.tables.ring_slots;
+        let settings = Settings {
+            providers,
+            balancers: config.balancers.clone(),
+            planner: plan::Settings { ring_slots, ..plan::Settings::default() },
+        };
+        let reconciler = Reconciler::adopt(node, settings, started)
+            .context("cannot read what the kernel holds")?;
+        let channels = RuntimeChannels { events: events_receiver, requests, view: view_sender };
+        let kernel_thread = spawn(Runtime::new(reconciler, channels), stop.clone())
+            .context("cannot start the kernel thread")?;
+        let server = tokio::spawn(server.run(stop.clone()));
+        let mut daemon =
+            Self { config, config_path, events, view, docker: None, server, kernel_thread, stop };
+        daemon.follow_sources().await?;
+        Ok(daemon)
+    }
+
+    /// Reacts to signals until one says stop, or a part of the agent fails.
+    async fn run(mut self) -> anyhow::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        notify(&[NotifyState::Ready]);
+        tracing::info!("lb-agent {} is running", env!("CARGO_PKG_VERSION"));
+        let result = loop {
+            tokio::select! {
+                _ = terminate.recv() => break Ok(()),
+                _ = interrupt.recv() => break Ok(()),
+                _ = hangup.recv() => self.reload().await,
+                Ok(()) = self.view.changed() => self.tell_status(),
+                _ = &mut self.kernel_thread => {
+                    break Err(anyhow::anyhow!("the kernel thread ended by itself; see above"));
+                }
+                () = ended(&mut self.docker) => {
+                    break Err(anyhow::anyhow!("the Docker provider ended by itself; see above"));
+                }
+                _ = &mut self.server => {
+                    break Err(anyhow::anyhow!("the API server ended by itself; see above"));
+                }
+            }
+        };
+        self.halt(result.is_ok()).await;
+        result
+    }
+
+    /// Stops what is running. The kernel keeps what it has.
+    async fn halt(mut self, is_orderly: bool) {
+        notify(&[NotifyState::Stopping]);
+        tracing::info!("stopping; the traffic goes on");
+        if let Some(docker) = self.docker.take() {
+            docker.abort();
+        }
+        self.stop.cancel();
+        if is_orderly {
+            let parts = async { (self.kernel_thread.await, self.server.await) };
+            if timeout(STOP_TIMEOUT, parts).await.is_err() {
+                tracing::warn!("still busy after {STOP_TIMEOUT:?}; stopping all the same");
+            }
+        }
+    }
+
+    /// Tells the runtime what the configuration asks for, and follows Docker with its balancers.
+    async fn follow_sources(&mut self) -> anyhow::Result<()> {
+        let balancers = self.config.balancers.clone();
+        let claims = file::claims(&self.config);
+        let events = [
+            Event::Balancers(balancers.clone()),
+            ProviderEvent::Claims { provider: file::NAME, claims }.into(),
+        ];
+        for event in events {
+            if self.events.send(event).await.is_err() {
+                bail!("the kernel thread ended by itself; see above");
+            }
+        }
+        if let Some(previous) = self.docker.take() {
+            previous.abort();
+        }
+        if self.config.docker.enabled {
+            let docker = &self.config.docker;
+            let resync = Duration::from_secs(docker.resync_seconds.into());
+            let settings = docker::Settings::new(&docker.endpoint, resync)?;
+            let index = labels::BalancerIndex::new(&balancers);
+            let claims_of = Arc::new(move |facts: &_| labels::claims(facts, &index));
+            let (sender, receiver) = mpsc::channel(EVENTS_MAX);
+            let forward = forward(receiver, self.events.clone());
+            self.docker = Some(tokio::spawn(async move {
+                tokio::join!(docker::run(settings, claims_of, sender), forward);
+            }));
+        }
+        Ok(())
+    }
+
+    /// SIGHUP: reads the configuration again. A file with an error changes nothing.
+    async fn reload(&mut self) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => notify(&[NotifyState::Reloading, now]),
+            Err(error) => tracing::debug!("no monotonic time: {error}"),
+        }
+        match Config::load_or_default(self.config_path.as_deref()) {
+            Err(error) => tracing::error!("nothing is changed by the reload:\n{error}"),
+            Ok(config) => {
+                let late = needs_restart(&self.config, &config);
+                if !late.is_empty() {
+                    tracing::warn!("changed, and used after a restart only: {}", late.join(", "));
+                }
+                self.config.balancers = config.balancers;
+                self.config.services = config.services;
+                match self.follow_sources().await {
+                    Ok(()) => tracing::info!("`{}` is in force", self.config.file_name),
+                    Err(error) => tracing::error!("cannot follow the sources: {error:#}"),
+                }
+            }
+        }
+        notify(&[NotifyState::Ready]);
+    }
+
+    fn tell_status(&mut self) {
+        let text = status_line(&self.view.borrow_and_update());
+        notify(&[NotifyState::Status(&text)]);
+    }
+}
+
+/// Resolves when the task has ended; never without a task.
+async fn ended(task: &mut Option<JoinHandle<()>>) {
+    match task {
+        // A panic has been printed by its hook.
+        Some(task) => drop(task.await),
+        None => std::future::pending().await,
+    }
+}
+
+async fn forward(mut from: mpsc::Receiver<ProviderEvent>, to: mpsc::Sender<Event>) {
+    while let Some(event) = from.recv().await {
+        if to.send(event.into()).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!("cannot tell systemd: {error}");
+    }
+}
+
+/// One line for `systemctl status`.
+fn status_line(view: &View) -> String {
+    let healthy: u32 = view.services.iter().map(|service| service.backends.healthy).sum();
+    let trouble = view.status.providers.iter().filter(|one| one.state != ProviderState::Ok);
+    let trouble: Vec<&str> = trouble.map(|provider| provider.name.as_str()).collect();
+    let counts = format!(
+        "{} VIPs, {} services, {healthy} of {} backends healthy",
+        view.vips.len(),
+        view.services.len(),
+        view.backends.len()
+    );
+    let waiting = (!trouble.is_empty()).then(|| format!("waiting for {}", trouble.join(", ")));
+    let refusals = view.status.refusals.len();
+    let refused = (refusals > 0).then(|| format!("{refusals} not granted"));
+    [Some(counts), waiting, refused].into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
+/// Keys whose change takes effect with a restart only.
+fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let changed = [
+        ("front", old.front != new.front),
+        ("pin_path", old.pin_path != new.pin_path),
+        ("state_path", old.state_path != new.state_path),
+        ("hash_seed", old.hash_seed != new.hash_seed),
+        ("xdp", old.xdp != new.xdp),
+        ("tc", old.tc != new.tc),
+        ("api", old.api != new.api),
+        ("docker", old.docker != new.docker),
+        ("tables", old.tables != new.tables),
+    ];
+    changed.into_iter().filter(|(_, is_changed)| *is_changed).map(|(key, _)| key).collect()
+}
+
+/// What the data path needs to know, with the front interfaces resolved.
+fn datapath_options(config: &Config) -> anyhow::Result<datapath::Options> {
+    let names = if config.front.is_empty() {
+        netlink::default_route_interfaces().context("cannot read the routing table")?
+    } else {
+        config.front.clone()
+    };
+    if names.is_empty() {
+        bail!(
+            "the node has no IPv4 default route to find the front interface by; name it with the \
+             key `front` in {}",
+            config.file_name
+        );
+    }
+    let fronts = names.into_iter().map(|name| {
+        let xdp = config.xdp.interfaces.get(&name).copied().unwrap_or(config.xdp.mode);
+        datapath::FrontInterface { name, xdp: xdp_mode(xdp) }
+    });
+    Ok(datapath::Options { fronts: fronts.collect(), ..uninstall_options(config) })
+}
+
+/// The options without the front interfaces: what uninstall needs.
+fn uninstall_options(config: &Config) -> datapath::Options {
+    datapath::Options {
+        pin_path: config.pin_path.clone(),
+        state_path: config.state_path.clone(),
+        fronts: Vec::new(),
+        tc_mode: match config.tc.mode {
+            TcMode::Auto => datapath::TcMode::Auto,
+            TcMode::Tcx => datapath::TcMode::Tcx,
+            TcMode::Clsact => datapath::TcMode::Clsact,
+        },
+        ring_slots: config.tables.ring_slots,
+        records: config.tables.records,
+        hash_seed: config.hash_seed,
+    }
+}
+
+fn xdp_mode(mode: XdpMode) -> datapath::XdpMode {
+    match mode {
+        XdpMode::Auto => datapath::XdpMode::Auto,
+        XdpMode::Native => datapath::XdpMode::Native,
+        XdpMode::Generic => datapath::XdpMode::Generic,
+        XdpMode::Off => datapath::XdpMode::Off,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use insta::{assert_debug_snapshot, assert_snapshot};
+
+    use super::*;
+    use crate::api::types::ProviderView;
+
+    #[test]
+    fn reload_names_what_needs_a_restart() {
+        let old = Config::default();
+        let mut new = Config::default();
+        new.balancers.clear();
+        assert_eq!(needs_restart(&old, &new), [""; 0]);
+        new.front = vec!["eth9".to_owned()];
+        new.docker.resync_seconds += 1;
+        new.tables.records += 1;
+        assert_debug_snapshot!(needs_restart(&old, &new), @r#"
+    [
+        "front",
+        "docker",
+        "tables",
+    ]
+    "#);
+    }
+
+    #[test]
+    fn status_line_says_who_is_waited_for() {
+        let mut view = View::default();
+        assert_snapshot!(status_line(&view), @"0 VIPs, 0 services, 0 of 0 backends healthy");
+        view.status.providers.push(ProviderView {
+            name: "docker".to_owned(),
+            state: ProviderState::Trouble,
+            trouble: Some("away".to_owned()),
+            claims: 0,
+        });
+        assert_snapshot!(status_line(&view), @"0 VIPs, 0 services, 0 of 0 backends healthy; waiting for docker");
+    }
+
+    #[test]
+    fn check_describes_the_configuration() {
+        assert_snapshot!(describe(&Config::default()), @r#"
+    built-in defaults: in order
+    front interfaces: those of the IPv4 default route
+    balancers: 0
+    services: 0 with 0 backends
+    docker: unix:///var/run/docker.sock
+    "#);
+    }
+
+    #[test]
+    fn mode_of_an_interface_goes_before_the_general_one() {
+        let mut config =
+            Config { front: vec!["a".to_owned(), "b".to_owned()], ..Config::default() };
+        config.xdp.interfaces.insert("b".to_owned(), XdpMode::Native);
+        config.xdp.mode = XdpMode::Off;
+        let options = datapath_options(&config).expect("interfaces are named");
+        let modes: Vec<_> = options.fronts.iter().map(|front| front.xdp).collect();
+        assert_eq!(modes, [datapath::XdpMode::Off, datapath::XdpMode::Native]);
+    }
+}

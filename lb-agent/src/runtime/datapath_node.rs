@@ -1,0 +1,76 @@
+//! The real node: `datapath` as the runtime wants it.
+
+use super::node::{Node, NodeCounters, NodeError};
+use crate::{
+    api::types::{BackendCountersView, DropView, FrontView, RecordsView},
+    datapath::{Datapath, FrontStatus, Way, now_tick},
+    plan::KernelState,
+};
+
+impl Node for Datapath {
+    fn read_state(&mut self) -> Result<KernelState, NodeError> {
+        Self::read_state(self).map_err(|error| NodeError(format!("{error:#}")))
+    }
+
+    fn sweep_records(&mut self) -> Result<(), NodeError> {
+        match self.sweep(now_tick()) {
+            Ok(report) => {
+                tracing::trace!("{report:?}");
+                Ok(())
+            }
+            Err(error) => Err(NodeError(format!("{error:#}"))),
+        }
+    }
+
+    fn look_at_interfaces(&mut self) {
+        self.ensure_fronts();
+    }
+
+    fn counters(&mut self, backends: &[u32]) -> Result<NodeCounters, NodeError> {
+        let read = Self::counters(self, backends);
+        let counters = read.map_err(|error| NodeError(format!("{error:#}")))?;
+        let backends = counters.backends.iter().map(|(number, counted)| {
+            let view = BackendCountersView {
+                packets_in: counted.packets_in,
+                bytes_in: counted.bytes_in,
+                packets_out: counted.packets_out,
+                bytes_out: counted.bytes_out,
+                flows: counted.flows,
+            };
+            (*number, view)
+        });
+        let drops = counters.drops.iter().filter(|(_, packets)| *packets > 0);
+        let records = counters.records;
+        Ok(NodeCounters {
+            backends: backends.collect(),
+            drops: drops
+                .map(|(reason, packets)| DropView {
+                    reason: reason.name().to_owned(),
+                    packets: *packets,
+                })
+                .collect(),
+            records: Some(RecordsView {
+                flows_v4: records.flows_v4,
+                flows_v6: records.flows_v6,
+                replies_v4: records.replies_v4,
+                replies_v6: records.replies_v6,
+                limit: records.limit.into(),
+            }),
+        })
+    }
+
+    fn fronts(&mut self) -> Vec<FrontView> {
+        Self::fronts(self).iter().map(front_view).collect()
+    }
+}
+
+fn front_view(front: &FrontStatus) -> FrontView {
+    let way =
+        |way: Option<Way>, none: &str| way.map_or_else(|| none.to_owned(), |way| way.to_string());
+    FrontView {
+        interface: front.name.clone(),
+        tc: way(front.tc, "-"),
+        xdp: way(front.xdp, "off"),
+        trouble: (!front.troubles.is_empty()).then(|| front.troubles.join("; ")),
+    }
+}

@@ -1,0 +1,98 @@
+//! When the reconciler works: on events, on time, and on questions of the API.
+
+use std::{sync::Arc, thread};
+
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Event, Node, Reconciler, inbox::Inbox};
+use crate::api::{server::ViewRequest, types::View};
+
+/// The loop's ends of its channels.
+#[derive(Debug)]
+pub struct RuntimeChannels {
+    /// What providers and signals tell.
+    pub events: mpsc::Receiver<Event>,
+    /// Questions for a view with fresh counters.
+    pub requests: mpsc::Receiver<ViewRequest>,
+    /// The latest view.
+    pub view: watch::Sender<Arc<View>>,
+}
+
+/// The loop.
+#[derive(Debug)]
+pub struct Runtime<N> {
+    reconciler: Reconciler<N>,
+    inbox: Inbox,
+    requests: mpsc::Receiver<ViewRequest>,
+    view: watch::Sender<Arc<View>>,
+}
+
+impl<N: Node> Runtime<N> {
+    /// A loop that has not begun.
+    pub fn new(reconciler: Reconciler<N>, channels: RuntimeChannels) -> Self {
+        let RuntimeChannels { events, requests, view } = channels;
+        Self { reconciler, inbox: Inbox::new(events), requests, view }
+    }
+
+    /// Runs until `stop`, or until nobody can send events any more. Leaves the kernel as it is.
+    ///
+    /// Blocks its thread while it works on the kernel: run it on one of its own, see [`spawn`].
+    pub async fn run(mut self, stop: CancellationToken) {
+        self.publish();
+        loop {
+            let wake = if self.reconciler.is_dirty(Instant::now()) {
+                Instant::now()
+            } else {
+                self.reconciler.deadline()
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                event = self.inbox.next() => match event {
+                    Some(event) => self.reconciler.take(event),
+                    None => return,
+                },
+                Some(request) = self.requests.recv() => self.answer(request),
+                () = sleep_until(wake) => {}
+            }
+            // Everything that is there already belongs to the same plan.
+            while let Some(event) = self.inbox.try_next() {
+                self.reconciler.take(event);
+            }
+            if self.reconciler.step(&mut self.inbox, Instant::now()) {
+                self.publish();
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        self.view.send_replace(Arc::new(self.reconciler.view(Instant::now())));
+    }
+
+    fn answer(&mut self, request: ViewRequest) {
+        let view = Arc::new(self.reconciler.fresh_view(Instant::now()));
+        self.view.send_replace(Arc::clone(&view));
+        // The client may have gone away meanwhile.
+        request.send(view).ok();
+    }
+}
+
+/// Runs the loop on a thread of its own. The receiver resolves when it has ended; with an error
+/// when it ended by a panic.
+pub fn spawn<N: Node + 'static>(
+    runtime: Runtime<N>,
+    stop: CancellationToken,
+) -> std::io::Result<oneshot::Receiver<()>> {
+    let (ended, receiver) = oneshot::channel();
+    let handle = Handle::current();
+    thread::Builder::new().name("kernel".to_owned()).spawn(move || {
+        handle.block_on(runtime.run(stop));
+        // Nobody may be waiting for it.
+        ended.send(()).ok();
+    })?;
+    Ok(receiver)
+}

@@ -1,0 +1,81 @@
+//! Events in the order in which they came, with one exception: deaths may be looked for ahead.
+
+use std::collections::VecDeque;
+
+use tokio::sync::mpsc;
+
+use super::Event;
+use crate::provider::ProviderEvent;
+
+/// Events taken from the channel while looking for deaths. Beyond that the channel fills up and the
+/// providers wait.
+const STASH_MAX: usize = 1024;
+
+/// The receiving end of the runtime's channel.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    channel: mpsc::Receiver<Event>,
+    stash: VecDeque<Event>,
+}
+
+impl Inbox {
+    pub(super) fn new(channel: mpsc::Receiver<Event>) -> Self {
+        Self { channel, stash: VecDeque::new() }
+    }
+
+    /// The next event; `None` when nobody can send any more.
+    pub(super) async fn next(&mut self) -> Option<Event> {
+        match self.stash.pop_front() {
+            Some(event) => Some(event),
+            None => self.channel.recv().await,
+        }
+    }
+
+    /// The next event if there is one already.
+    pub(super) fn try_next(&mut self) -> Option<Event> {
+        self.stash.pop_front().or_else(|| self.channel.try_recv().ok())
+    }
+
+    /// Whether a death came in while something else was being done. The events stay.
+    pub(super) fn has_death(&mut self) -> bool {
+        while self.stash.len() < STASH_MAX {
+            let Ok(event) = self.channel.try_recv() else { break };
+            let is_death = matches!(event, Event::Provider(ProviderEvent::Gone { .. }));
+            self.stash.push_back(event);
+            if is_death {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gone(instance: &str) -> Event {
+        ProviderEvent::Gone { provider: "docker", instance: instance.to_owned() }.into()
+    }
+
+    fn status() -> Event {
+        ProviderEvent::Status { provider: "docker", trouble: None }.into()
+    }
+
+    #[tokio::test]
+    async fn looking_ahead_keeps_the_order() {
+        let (sender, receiver) = mpsc::channel(16);
+        let mut inbox = Inbox::new(receiver);
+        assert!(!inbox.has_death());
+        for event in [status(), gone("a"), gone("b"), status()] {
+            sender.send(event).await.expect("room");
+        }
+        assert!(inbox.has_death());
+        drop(sender);
+        let mut events = Vec::new();
+        while let Some(event) = inbox.next().await {
+            events.push(event);
+        }
+        assert_eq!(events, [status(), gone("a"), gone("b"), status()]);
+    }
+}

@@ -1,0 +1,124 @@
+//! What the providers told last, and who of them has told nothing yet.
+//!
+//! Claims stay in force until the same provider replaces them: trouble removes nothing. An instance
+//! that was reported gone stays out even while older claims still name it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    api::types::{ProviderState, ProviderView},
+    model::{Backend, Claim, Claims, Refusal, ServiceName},
+};
+
+/// Deaths remembered per provider until its claims agree; the oldest in order go first.
+const GONE_MAX: usize = 65_536;
+
+/// The latest word of every enabled provider.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(super) struct Ledger {
+    providers: BTreeMap<&'static str, Entry>,
+}
+
+#[derive(Clone, PartialEq, Debug, Default)]
+struct Entry {
+    /// `None`: it has told nothing yet.
+    claims: Option<Claims>,
+    trouble: Option<String>,
+    gone: BTreeSet<String>,
+}
+
+impl Ledger {
+    /// Waits for these providers.
+    pub(super) fn new(providers: &[&'static str]) -> Self {
+        let providers = providers.iter().map(|name| (*name, Entry::default())).collect();
+        Self { providers }
+    }
+
+    /// Replaces a provider's claims. True: something changed.
+    pub(super) fn set_claims(&mut self, provider: &'static str, claims: Claims) -> bool {
+        let entry = self.providers.entry(provider).or_default();
+        let instances: BTreeSet<&str> = instances(&claims).collect();
+        entry.gone.retain(|instance| instances.contains(instance.as_str()));
+        let is_changed = entry.claims.as_ref() != Some(&claims);
+        entry.claims = Some(claims);
+        is_changed
+    }
+
+    /// Whether the provider sees its source. True: something changed.
+    pub(super) fn set_trouble(&mut self, provider: &'static str, trouble: Option<String>) -> bool {
+        let entry = self.providers.entry(provider).or_default();
+        let is_changed = entry.trouble != trouble;
+        entry.trouble = trouble;
+        is_changed
+    }
+
+    /// An instance is dead. Returns what was claimed for it.
+    pub(super) fn set_gone(
+        &mut self,
+        provider: &'static str,
+        instance: &str,
+    ) -> Vec<(ServiceName, Backend)> {
+        // Static backends have no instance: they cannot die, only be taken out of the file.
+        if instance.is_empty() {
+            return Vec::new();
+        }
+        let entry = self.providers.entry(provider).or_default();
+        if entry.gone.len() >= GONE_MAX {
+            entry.gone.pop_first();
+        }
+        entry.gone.insert(instance.to_owned());
+        let claims = entry.claims.iter().flat_map(|claims| &claims.claims);
+        claims
+            .filter_map(|claim| {
+                let backend = claim.backend.as_ref()?;
+                (backend.instance == instance).then(|| (claim.service.clone(), backend.clone()))
+            })
+            .collect()
+    }
+
+    /// Providers that have told nothing yet.
+    pub(super) fn silent(&self) -> impl Iterator<Item = &'static str> {
+        let silent = self.providers.iter().filter(|(_, entry)| entry.claims.is_none());
+        silent.map(|(name, _)| *name)
+    }
+
+    /// Claims in force: all that was told, without the dead. The service of a dead backend keeps
+    /// its frontend until the provider takes it away.
+    pub(super) fn claims(&self) -> impl Iterator<Item = (&'static str, Claim)> {
+        self.providers.iter().flat_map(|(name, entry)| {
+            let claims = entry.claims.iter().flat_map(|claims| &claims.claims);
+            claims.map(|claim| {
+                let mut claim = claim.clone();
+                claim.backend = claim.backend.filter(|backend| {
+                    backend.instance.is_empty() || !entry.gone.contains(&backend.instance)
+                });
+                (*name, claim)
+            })
+        })
+    }
+
+    /// What the providers themselves refused.
+    pub(super) fn refusals(&self) -> impl Iterator<Item = &Refusal> {
+        self.providers.values().flat_map(|entry| &entry.claims).flat_map(|claims| &claims.refusals)
+    }
+
+    /// For the API.
+    pub(super) fn views(&self) -> Vec<ProviderView> {
+        let view = |(name, entry): (&&'static str, &Entry)| ProviderView {
+            name: (*name).to_owned(),
+            state: match (&entry.trouble, &entry.claims) {
+                (Some(_), _) => ProviderState::Trouble,
+                (None, None) => ProviderState::Silent,
+                (None, Some(_)) => ProviderState::Ok,
+            },
+            trouble: entry.trouble.clone(),
+            claims: entry.claims.as_ref().map_or(0, |claims| claims.claims.len() as u64),
+        };
+        self.providers.iter().map(view).collect()
+    }
+}
+
+fn instances(claims: &Claims) -> impl Iterator<Item = &str> {
+    let backends = claims.claims.iter().filter_map(|claim| claim.backend.as_ref());
+    backends.map(|backend| backend.instance.as_str())
+}

@@ -1,0 +1,42 @@
+//! What the runtime needs of the node: the data path, or a fake of it.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    api::types::{BackendCountersView, DropView, FrontView, RecordsView},
+    plan::{Kernel, KernelState},
+};
+
+/// The node's data path. Implemented by `datapath`, and by a fake in tests.
+pub trait Node: Kernel + Send {
+    /// Everything that the kernel holds at this moment.
+    fn read_state(&mut self) -> Result<KernelState, NodeError>;
+
+    /// Removes records that are over, a bounded number at a time.
+    fn sweep_records(&mut self) -> Result<(), NodeError>;
+
+    /// Attaches front interfaces that came, and forgets interfaces that are gone.
+    fn look_at_interfaces(&mut self);
+
+    /// What the data path counted, for these backend numbers.
+    fn counters(&mut self, backends: &[u32]) -> Result<NodeCounters, NodeError>;
+
+    /// How the front interfaces are attached.
+    fn fronts(&mut self) -> Vec<FrontView>;
+}
+
+/// Why the node did not do as it was told.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NodeError(pub String);
+
+/// What the data path counted.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NodeCounters {
+    /// By backend number.
+    pub backends: BTreeMap<u32, BackendCountersView>,
+    /// Reasons that occurred.
+    pub drops: Vec<DropView>,
+    /// Recorded flows of both families.
+    pub records: Option<RecordsView>,
+}

@@ -1,0 +1,53 @@
+//! What a plan may not do while a provider has not spoken.
+//!
+//! After a start the kernel may hold services of a provider whose source is still away. Until every
+//! enabled provider has spoken once, nothing is removed: what is known is served and updated, what
+//! is not known stays as it is.
+
+use std::collections::BTreeSet;
+
+use crate::plan::{self, Action, KernelState, NameHash};
+
+/// Takes out of `actions` what would take something away from services other than `known`.
+pub(super) fn keep_unknown(
+    actions: Vec<Action>,
+    kernel: &KernelState,
+    known: &BTreeSet<NameHash>,
+) -> Vec<Action> {
+    let known_numbers: BTreeSet<u32> = kernel
+        .services
+        .iter()
+        .filter(|(_, name_hash)| known.contains(*name_hash))
+        .map(|(number, _)| *number)
+        .collect();
+    actions.into_iter().filter_map(|action| soften(action, kernel, &known_numbers)).collect()
+}
+
+/// The action, or as much of it as takes nothing away.
+fn soften(action: Action, kernel: &KernelState, known: &BTreeSet<u32>) -> Option<Action> {
+    let is_allowed = match &action {
+        // A service that is served may lose backends and change its ring: its provider has spoken.
+        Action::SetBackendState { number, .. } | Action::ClearBackend { number } => {
+            kernel.backends.get(number).is_none_or(|backend| known.contains(&backend.service))
+        }
+        Action::ClearRing { ring } => known.contains(&plan::service_of(*ring)),
+        Action::DeleteFrontend { frontend } => {
+            kernel.frontends.get(frontend).is_none_or(|service| known.contains(service))
+        }
+        // These may be shared by services, or belong to one that nobody has claimed yet.
+        Action::ClearService { .. } | Action::DetachReply { .. } | Action::DeleteVip { .. } => {
+            false
+        }
+        Action::SetFlags { flags } => {
+            let flags = flags | kernel.flags;
+            return (flags != kernel.flags).then_some(Action::SetFlags { flags });
+        }
+        Action::AttachReply { .. }
+        | Action::WriteService { .. }
+        | Action::WriteBackend { .. }
+        | Action::PublishRing { .. }
+        | Action::PutVip { .. }
+        | Action::PutFrontend { .. } => true,
+    };
+    is_allowed.then_some(action)
+}

@@ -1,0 +1,429 @@
+//! Brings the kernel to what the providers ask for, and keeps count of what it could not do.
+//!
+//! Works on a mirror of the kernel's tables: what was read at the start plus every action that
+//! succeeded since. The kernel is read again after a failure and from time to time, so that a
+//! change behind our back is found and repaired. A plan may be dropped between any two actions,
+//! as it is when the agent is killed: the next one starts from what is there.
+
+use std::{fmt, mem, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    Event,
+    backoff::Backoff,
+    inbox::Inbox,
+    ledger::Ledger,
+    node::{Node, NodeCounters, NodeError},
+    protect,
+    shares::Shares,
+    view,
+};
+use crate::{
+    api::types::{ReconcileView, RefusalView, RefusedBy, View},
+    arbiter,
+    config::Balancer,
+    model::{Claim, Refusal, Snapshot},
+    plan::{self, Action, Kernel, KernelError, KernelState, Planner},
+    provider::ProviderEvent,
+};
+
+/// Time for providers to speak after a start before the others are served without them.
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
+/// Time between two sweeps of the recorded flows.
+const SWEEP: Duration = Duration::from_secs(1);
+/// Time between two looks at the interfaces.
+const LOOK: Duration = Duration::from_secs(10);
+/// Time between two full readings of the kernel's tables.
+pub(super) const RESYNC: Duration = Duration::from_mins(1);
+
+/// Plans in a row without rest. Two or three are usual; more than this is a defect or a kernel that
+/// refuses something else each time.
+const ROUNDS_MAX: u32 = 16;
+
+/// Cause of what is not tried after an interruption.
+const INTERRUPTED: &str = "interrupted by a death";
+
+/// Time for which counters that were read answer further questions: one reading is a call into the
+/// kernel per backend.
+const COUNTERS_AGE_MAX: Duration = Duration::from_millis(200);
+
+/// What the reconciler starts with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Names of the enabled providers: `docker`, `file`.
+    pub providers: Vec<&'static str>,
+    /// Balancers of the configuration, for the view.
+    pub balancers: Vec<Balancer>,
+    /// For the planner.
+    pub planner: plan::Settings,
+}
+
+/// Brings the kernel to what the providers ask for.
+#[derive(Debug)]
+pub struct Reconciler<N> {
+    node: N,
+    planner: Planner,
+    ledger: Ledger,
+    balancers: Vec<Balancer>,
+    /// What the kernel holds, to our knowledge.
+    mirror: KernelState,
+    snapshot: Snapshot,
+    /// What the arbiter and the planner did not grant.
+    refused_claims: Vec<Refusal>,
+    refused_plans: Vec<Refusal>,
+    shares: Shares,
+    counters: NodeCounters,
+    /// What the kernel refused in the latest round, and the planner cannot do without.
+    failures: Vec<RefusalView>,
+    backoff: Backoff,
+    progress: ReconcileView,
+    rounds_in_a_row: u32,
+    /// Something changed since the latest plan.
+    is_dirty: bool,
+    is_mirror_stale: bool,
+    is_view_stale: bool,
+    started: Instant,
+    patience_ends: Instant,
+    /// When the planner wants to look again: a quarantine ends.
+    next_plan: Option<Instant>,
+    next_look: Instant,
+    next_sweep: Instant,
+    next_resync: Instant,
+    counters_age_out: Instant,
+}
+
+impl<N: Node> Reconciler<N> {
+    /// Takes over what the kernel holds. Changes nothing.
+    pub fn adopt(mut node: N, settings: Settings, now: Instant) -> Result<Self, NodeError> {
+        let mirror = node.read_state()?;
+        let mut planner = Planner::new(settings.planner);
+        planner.adopt(&mirror, 0);
+        tracing::info!(
+            "adopted {} services, {} backends, {} frontends from the kernel",
+            mirror.services.len(),
+            mirror.backends.len(),
+            mirror.frontends.len()
+        );
+        Ok(Self {
+            planner,
+            ledger: Ledger::new(&settings.providers),
+            balancers: settings.balancers,
+            node,
+            mirror,
+            snapshot: Snapshot::default(),
+            refused_claims: Vec::new(),
+            refused_plans: Vec::new(),
+            shares: Shares::default(),
+            counters: NodeCounters::default(),
+            failures: Vec::new(),
+            rounds_in_a_row: 0,
+            backoff: Backoff::default(),
+            progress: ReconcileView::default(),
+            is_dirty: true,
+            is_mirror_stale: false,
+            is_view_stale: false,
+            started: now,
+            patience_ends: now + PATIENCE,
+            next_plan: None,
+            next_look: now + LOOK,
+            next_sweep: now + SWEEP,
+            next_resync: now + RESYNC,
+            counters_age_out: now,
+        })
+    }
+
+    /// Takes an event. Only a death touches the kernel here: it cannot wait for a plan.
+    pub(super) fn take(&mut self, event: Event) {
+        match event {
+            Event::Provider(ProviderEvent::Claims { provider, claims }) => {
+                self.is_dirty |= self.ledger.set_claims(provider, claims);
+            }
+            Event::Provider(ProviderEvent::Gone { provider, instance }) => {
+                self.bury(provider, &instance);
+                self.is_dirty = true;
+            }
+            Event::Provider(ProviderEvent::Status { provider, trouble }) => {
+                if self.ledger.set_trouble(provider, trouble.clone()) {
+                    self.is_view_stale = true;
+                    if let Some(trouble) = trouble {
+                        tracing::warn!("{provider}: {trouble}");
+                    } else {
+                        tracing::info!("{provider}: all is well");
+                    }
+                }
+            }
+            Event::Balancers(balancers) => {
+                self.balancers = balancers;
+                self.is_view_stale = true;
+            }
+        }
+    }
+
+    /// One store per backend: no new flow goes there from now on. The plan follows.
+    fn bury(&mut self, provider: &'static str, instance: &str) {
+        for (service, backend) in self.ledger.set_gone(provider, instance) {
+            let hash = plan::instance_hash(&service, &backend);
+            let is_it = |held: &plan::KernelBackend| held.instance_hash == hash && held.state != 0;
+            let held = self.mirror.backends.iter().filter(|(_, held)| is_it(held));
+            let numbers: Vec<u32> = held.map(|(number, _)| *number).collect();
+            for number in numbers {
+                let action = Action::SetBackendState { number, state: 0 };
+                match self.node.execute(&action) {
+                    Ok(()) => {
+                        self.progress.actions += 1;
+                        self.mirror.absorb(action);
+                        tracing::info!("{service}: `{}` is gone", backend.display_name);
+                    }
+                    Err(error) => tracing::error!(
+                        "{service}: `{}` is gone and could not be taken out at once: {error}",
+                        backend.display_name
+                    ),
+                }
+            }
+        }
+    }
+
+    /// When [`Self::step`] has something to do although no event came.
+    pub(super) fn deadline(&self) -> Instant {
+        let timers = [self.next_sweep, self.next_look, self.next_resync];
+        let others = self.next_plan.into_iter().chain(self.backoff.due());
+        timers.into_iter().chain(others).min().unwrap_or(self.next_sweep)
+    }
+
+    /// Does what is due at `now`. True: the view may have changed.
+    pub(super) fn step(&mut self, inbox: &mut Inbox, now: Instant) -> bool {
+        if self.next_sweep <= now {
+            self.next_sweep = now + SWEEP;
+            if let Err(error) = self.node.sweep_records() {
+                tracing::warn!("cannot sweep the recorded flows: {error}");
+            }
+        }
+        if self.next_look <= now {
+            self.next_look = now + LOOK;
+            self.node.look_at_interfaces();
+        }
+        if self.next_resync <= now {
+            self.next_resync = now + RESYNC;
+            self.is_mirror_stale = true;
+            self.is_dirty = true;
+        }
+        if self.backoff.is_due(now) {
+            self.is_mirror_stale = true;
+            self.is_dirty = true;
+        }
+        if self.next_plan.is_some_and(|at| at <= now) {
+            self.is_dirty = true;
+        }
+        let is_view_stale = mem::take(&mut self.is_view_stale);
+        if !self.is_dirty(now) {
+            return is_view_stale;
+        }
+        self.reconcile(inbox, now);
+        true
+    }
+
+    /// Whether more is to be done at once.
+    pub(super) fn is_dirty(&self, now: Instant) -> bool {
+        self.is_dirty && self.may_plan(now)
+    }
+
+    fn may_plan(&self, now: Instant) -> bool {
+        self.patience_ends <= now || self.ledger.silent().next().is_none()
+    }
+
+    /// One plan and its execution. What it leads to is for the next one to see.
+    fn reconcile(&mut self, inbox: &mut Inbox, now: Instant) {
+        if self.is_mirror_stale && !self.read_mirror(now) {
+            return;
+        }
+        let started = std::time::Instant::now();
+        let claims: Vec<Claim> = self.ledger.claims().map(|(_, claim)| claim).collect();
+        (self.snapshot, self.refused_claims) = arbiter::arbitrate(claims);
+        let now_ms = self.milliseconds(now);
+        let plan = self.planner.plan(&self.mirror, &self.snapshot, now_ms);
+        self.refused_plans = plan.refusals;
+        self.next_plan = plan.due_ms.map(|due_ms| self.started + Duration::from_millis(due_ms));
+
+        let actions = self.protected(plan.actions);
+        let planned = actions.len();
+        let mut kernel = Interruptible { node: &mut self.node, inbox, executed: 0, is_over: false };
+        let applied = plan::apply(actions, &mut kernel, &mut self.mirror);
+        let is_interrupted = kernel.is_over;
+        self.progress.actions += applied.done as u64;
+        let is_further =
+            is_interrupted || self.note_failures(applied.failures, is_interrupted, now_ms);
+        self.finish_round(planned, applied.done > 0 || is_further, now);
+        self.is_dirty |= is_interrupted;
+
+        let duration = started.elapsed();
+        self.progress.rounds += 1;
+        self.progress.latest_duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        if planned > 0 {
+            tracing::debug!("executed {} of {planned} actions in {duration:?}", applied.done);
+        }
+    }
+
+    /// Tells the planner what failed, and keeps what it cannot do without. True: the next plan will
+    /// be another one.
+    fn note_failures(
+        &mut self,
+        failures: Vec<(Action, KernelError)>,
+        is_interrupted: bool,
+        now_ms: u64,
+    ) -> bool {
+        let mut is_further = false;
+        let mut lasting = Vec::new();
+        for (action, error) in failures {
+            if is_interrupted && error.cause == INTERRUPTED {
+                continue;
+            }
+            self.planner.note_failure(&action, &error, now_ms);
+            if matches!(action, Action::AttachReply { .. } | Action::WriteBackend { .. }) {
+                is_further = true;
+                tracing::warn!("{error}");
+            } else {
+                let object = view::Names(&self.snapshot).of_action(&action, &self.mirror);
+                lasting.push(refused_by_kernel(object, &error));
+            }
+        }
+        self.report(lasting);
+        is_further
+    }
+
+    /// Decides when to plan again.
+    fn finish_round(&mut self, planned: usize, is_further: bool, now: Instant) {
+        self.is_dirty = planned > 0 && is_further;
+        if self.is_dirty {
+            self.rounds_in_a_row += 1;
+            if self.rounds_in_a_row >= ROUNDS_MAX {
+                tracing::warn!("still {planned} actions to do after {ROUNDS_MAX} plans; waiting");
+                self.is_dirty = false;
+            }
+        }
+        if !self.is_dirty {
+            self.rounds_in_a_row = 0;
+            if planned > 0 {
+                self.backoff.failed(now);
+            } else {
+                self.backoff.succeeded();
+            }
+        }
+    }
+
+    fn milliseconds(&self, now: Instant) -> u64 {
+        let since_start = now.saturating_duration_since(self.started);
+        u64::try_from(since_start.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn read_mirror(&mut self, now: Instant) -> bool {
+        match self.node.read_state() {
+            Ok(state) => {
+                self.mirror = state;
+                self.is_mirror_stale = false;
+                true
+            }
+            Err(error) => {
+                let failure = refused_by_kernel("the kernel's tables".to_owned(), &error);
+                self.report(vec![failure]);
+                self.backoff.failed(now);
+                self.is_dirty = false;
+                false
+            }
+        }
+    }
+
+    /// While a provider is silent, only what takes nothing away from services that nobody claims.
+    fn protected(&self, actions: Vec<Action>) -> Vec<Action> {
+        if self.ledger.silent().next().is_none() {
+            return actions;
+        }
+        let known = self.snapshot.services.keys().map(plan::service_hash).collect();
+        protect::keep_unknown(actions, &self.mirror, &known)
+    }
+
+    /// Remembers what failed in the latest round, and says what is new.
+    fn report(&mut self, failures: Vec<RefusalView>) {
+        for failure in failures.iter().filter(|failure| !self.failures.contains(failure)) {
+            tracing::warn!("{}: {}", failure.object, failure.message);
+        }
+        self.failures = failures;
+    }
+
+    // === The view ===
+
+    /// The view with the counters of this moment.
+    pub(super) fn fresh_view(&mut self, now: Instant) -> View {
+        if self.counters_age_out <= now {
+            self.counters_age_out = now + COUNTERS_AGE_MAX;
+            let numbers: Vec<u32> = self.mirror.backends.keys().copied().collect();
+            match self.node.counters(&numbers) {
+                Ok(counters) => self.counters = counters,
+                Err(error) => tracing::warn!("cannot read the counters: {error}"),
+            }
+        }
+        self.view(now)
+    }
+
+    /// The view with the counters of the latest [`Self::fresh_view`].
+    pub(super) fn view(&mut self, now: Instant) -> View {
+        self.shares.update(&self.mirror);
+        let mut reconcile = self.progress.clone();
+        reconcile.failed_actions = self.failures.len() as u64;
+        reconcile.retry_in_seconds =
+            self.backoff.due().map(|at| at.saturating_duration_since(now).as_secs());
+        let by = |refused_by, refusals: &[Refusal]| -> Vec<RefusalView> {
+            refusals.iter().map(|refusal| refused(refused_by, refusal)).collect()
+        };
+        let mut refusals = by(RefusedBy::Arbiter, &self.refused_claims);
+        refusals.extend(by(RefusedBy::Planner, &self.refused_plans));
+        refusals.extend(self.ledger.refusals().map(|one| refused(RefusedBy::Provider, one)));
+        refusals.extend(self.failures.iter().cloned());
+        refusals.sort();
+        view::build(&view::Parts {
+            ledger: &self.ledger,
+            balancers: &self.balancers,
+            snapshot: &self.snapshot,
+            kernel: &self.mirror,
+            shares: &self.shares,
+            counters: &self.counters,
+            fronts: self.node.fronts(),
+            refusals,
+            reconcile,
+        })
+    }
+}
+
+/// The node, until somebody dies: from then on it does nothing, so that the death comes first.
+struct Interruptible<'a, N> {
+    node: &'a mut N,
+    inbox: &'a mut Inbox,
+    executed: usize,
+    is_over: bool,
+}
+
+impl<N: Node> Kernel for Interruptible<'_, N> {
+    fn execute(&mut self, action: &Action) -> Result<(), KernelError> {
+        // At least one action per plan, so that a storm of deaths cannot stop everything else.
+        self.is_over = self.is_over || (self.executed > 0 && self.inbox.has_death());
+        if self.is_over {
+            let action = "go on".to_owned();
+            return Err(KernelError { action, cause: INTERRUPTED.to_owned(), is_absent: false });
+        }
+        self.executed += 1;
+        self.node.execute(action)
+    }
+}
+
+fn refused(refused_by: RefusedBy, refusal: &Refusal) -> RefusalView {
+    RefusalView {
+        refused_by,
+        object: refusal.object.clone(),
+        key: refusal.key.clone(),
+        message: refusal.message.clone(),
+    }
+}
+
+fn refused_by_kernel(object: String, error: &dyn fmt::Display) -> RefusalView {
+    RefusalView { refused_by: RefusedBy::Kernel, object, key: None, message: error.to_string() }
+}

@@ -1,0 +1,276 @@
+//! A runtime on a fake node, in virtual time.
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use lb_common::abi::RINGS_PER_SERVICE;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::super::{
+    Event, Node, NodeCounters, NodeError, Reconciler, Runtime, RuntimeChannels, Settings,
+};
+use crate::{
+    api::{
+        server::ViewRequest,
+        types::{BackendCountersView, FrontView, View},
+    },
+    model::{
+        Backend, BackendPath, BackendState, Claim, Claims, FrontendAddress, Protocol, ServiceName,
+    },
+    plan::{self, Action, Kernel, KernelError, KernelState},
+    provider::ProviderEvent,
+};
+
+/// Says of each action whether the node refuses it.
+type Refuse = Box<dyn FnMut(&Action) -> bool + Send>;
+
+/// The fake node, seen from the test.
+#[derive(Default)]
+pub(super) struct NodeState {
+    pub(super) kernel: KernelState,
+    /// Actions that were executed, in order.
+    pub(super) log: Vec<Action>,
+    /// Called before each action.
+    pub(super) refuse: Option<Refuse>,
+    pub(super) is_unreadable: bool,
+    pub(super) sweeps: usize,
+    pub(super) looks: usize,
+}
+
+#[derive(Clone)]
+struct FakeNode(Arc<Mutex<NodeState>>);
+
+impl FakeNode {
+    fn lock(&self) -> MutexGuard<'_, NodeState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kernel for FakeNode {
+    fn execute(&mut self, action: &Action) -> Result<(), KernelError> {
+        let mut node = self.lock();
+        if node.refuse.as_mut().is_some_and(|refuse| refuse(action)) {
+            return Err(KernelError {
+                action: "try".to_owned(),
+                cause: "the fake refuses".to_owned(),
+                is_absent: false,
+            });
+        }
+        node.log.push(action.clone());
+        node.kernel.execute(action)?;
+        check_consistent(&node.kernel, action);
+        Ok(())
+    }
+}
+
+/// What must hold between any two actions, or packets would be lost.
+fn check_consistent(kernel: &KernelState, action: &Action) {
+    for (ring, content) in &kernel.rings {
+        let numbers: BTreeSet<u32> = content.slots.iter().map(|slot| slot.cur()).collect();
+        for number in numbers.into_iter().filter(|number| *number != 0) {
+            let backend = kernel.backends.get(&number);
+            let backend =
+                backend.unwrap_or_else(|| panic!("ring {ring} without {number}: {action:?}"));
+            assert_eq!(backend.service, ring / RINGS_PER_SERVICE, "{action:?}");
+            if let BackendPath::Local { ifindex } = backend.path
+                && backend.state != 0
+            {
+                assert!(kernel.reply_interfaces.contains(&ifindex), "{number}: {action:?}");
+            }
+        }
+    }
+    for (frontend, service) in &kernel.frontends {
+        assert!(kernel.services.contains_key(service), "{frontend}: {action:?}");
+    }
+}
+
+impl Node for FakeNode {
+    fn read_state(&mut self) -> Result<KernelState, NodeError> {
+        let node = self.lock();
+        if node.is_unreadable {
+            return Err(NodeError("the fake cannot be read".to_owned()));
+        }
+        Ok(node.kernel.clone())
+    }
+
+    fn sweep_records(&mut self) -> Result<(), NodeError> {
+        self.lock().sweeps += 1;
+        Ok(())
+    }
+
+    fn look_at_interfaces(&mut self) {
+        self.lock().looks += 1;
+    }
+
+    fn counters(&mut self, backends: &[u32]) -> Result<NodeCounters, NodeError> {
+        let backends = backends.iter().map(|number| (*number, BackendCountersView::default())).collect();
+        Ok(NodeCounters { backends, ..NodeCounters::default() })
+    }
+
+    fn fronts(&mut self) -> Vec<FrontView> {
+        Vec::new()
+    }
+}
+
+/// A runtime on a fake node.
+pub(super) struct Bed {
+    node: FakeNode,
+    pub(super) events: mpsc::Sender<Event>,
+    requests: mpsc::Sender<ViewRequest>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Bed {
+    /// With both providers, on a node that holds `kernel`.
+    pub(super) fn new(kernel: KernelState) -> Self {
+        let node = FakeNode(Arc::new(Mutex::new(NodeState { kernel, ..NodeState::default() })));
+        let settings = Settings {
+            providers: vec!["docker", "file"],
+            balancers: Vec::new(),
+            planner: plan::Settings::default(),
+        };
+        let reconciler =
+            Reconciler::adopt(node.clone(), settings, Instant::now()).expect("readable");
+        let (events, receiver) = mpsc::channel(1024);
+        let (requests, requests_receiver) = mpsc::channel(1);
+        let (view, _) = watch::channel(Arc::default());
+        let channels = RuntimeChannels { events: receiver, requests: requests_receiver, view };
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(Runtime::new(reconciler, channels).run(stop.clone()));
+        Self { node, events, requests, stop, task }
+    }
+
+    pub(super) fn node(&self) -> MutexGuard<'_, NodeState> {
+        self.node.lock()
+    }
+
+    /// Refuses what `refuse` says from now on.
+    pub(super) fn refuse(&self, refuse: impl FnMut(&Action) -> bool + Send + 'static) {
+        self.node().refuse = Some(Box::new(refuse));
+    }
+
+    pub(super) async fn claims(&self, provider: &'static str, claims: &[Claim]) {
+        let claims = Claims { claims: claims.to_vec(), refusals: Vec::new() };
+        self.send(ProviderEvent::Claims { provider, claims }).await;
+    }
+
+    pub(super) async fn gone(&self, instance: &str) {
+        let instance = instance.to_owned();
+        self.send(ProviderEvent::Gone { provider: "docker", instance }).await;
+    }
+
+    pub(super) async fn send(&self, event: ProviderEvent) {
+        self.events.send(event.into()).await.expect("the runtime runs");
+    }
+
+    /// Lets virtual time pass.
+    pub(super) async fn wait(&self, time: Duration) {
+        sleep(time).await;
+        assert!(!self.task.is_finished(), "the runtime runs");
+    }
+
+    /// Lets everything happen that needs no waiting.
+    pub(super) async fn settle(&self) {
+        self.wait(Duration::from_millis(1)).await;
+    }
+
+    /// Actions since the last call.
+    pub(super) fn take_log(&self) -> Vec<Action> {
+        std::mem::take(&mut self.node().log)
+    }
+
+    pub(super) async fn view(&self) -> Arc<View> {
+        let (answer, view) = oneshot::channel();
+        self.requests.send(answer).await.expect("the runtime runs");
+        view.await.expect("an answer")
+    }
+
+    /// Ends the runtime as SIGKILL would, and returns what the kernel holds.
+    pub(super) async fn kill(self) -> KernelState {
+        self.task.abort();
+        let ended = self.task.await;
+        assert!(ended.is_err_and(|error| error.is_cancelled()), "killed, not panicked");
+        self.node.lock().kernel.clone()
+    }
+
+    /// Ends the runtime as SIGTERM would.
+    pub(super) async fn stop(self) -> KernelState {
+        self.stop.cancel();
+        self.task.await.expect("it ends without panic");
+        self.node.lock().kernel.clone()
+    }
+
+    /// Addresses that take new flows of a frontend.
+    pub(super) fn served(&self, port: u16) -> BTreeSet<SocketAddr> {
+        served(&self.node().kernel, port)
+    }
+}
+
+/// Addresses that take new flows of a frontend: in its ring, and with their state saying so.
+pub(super) fn served(kernel: &KernelState, port: u16) -> BTreeSet<SocketAddr> {
+    let Some(service) = kernel.frontends.get(&frontend(port)) else { return BTreeSet::new() };
+    let first = service * RINGS_PER_SERVICE;
+    let rings = kernel.rings.range(first..first + RINGS_PER_SERVICE);
+    let numbers: BTreeSet<u32> =
+        rings.flat_map(|(_, ring)| &ring.slots).map(|slot| slot.cur()).collect();
+    let backends = numbers.iter().filter_map(|number| kernel.backends.get(number));
+    backends.filter(|backend| backend.state & 1 != 0).map(|backend| backend.address).collect()
+}
+
+pub(super) fn frontend(port: u16) -> FrontendAddress {
+    FrontendAddress { vip: [192, 0, 2, 10].into(), protocol: Protocol::Tcp, port }
+}
+
+/// The claim of a container `id` for the service at `port`, behind interface `id`.
+pub(super) fn container(port: u16, id: u8) -> Claim {
+    Claim {
+        service: ServiceName(format!("compose/shop/s{port}:80")),
+        frontend: frontend(port),
+        backend: Some(Backend {
+            place: id.to_string(),
+            instance: format!("c{id}"),
+            display_name: format!("shop-s{port}-{id}"),
+            address: address(id),
+            weight: 100,
+            path: BackendPath::Local { ifindex: id.into() },
+            state: BackendState::Healthy,
+            started_at_ms: 1,
+        }),
+        ring_size: Some(1021),
+        since_ms: 1,
+        source: format!("container `shop-s{port}-{id}`"),
+    }
+}
+
+/// The claim of the file for the service at `port`, with a backend `id`.
+pub(super) fn entry(port: u16, id: u8) -> Claim {
+    let container = container(port, id);
+    let backend = container.backend.map(|backend| Backend {
+        instance: String::new(),
+        path: BackendPath::Routed,
+        place: backend.address.to_string(),
+        display_name: backend.address.to_string(),
+        started_at_ms: 0,
+        ..backend
+    });
+    let service = ServiceName(format!("file/s{port}"));
+    Claim { service, backend, since_ms: 0, ..container }
+}
+
+pub(super) fn address(id: u8) -> SocketAddr {
+    ([10, 0, 0, id], 80).into()
+}
+
+pub(super) fn addresses(ids: &[u8]) -> BTreeSet<SocketAddr> {
+    ids.iter().copied().map(address).collect()
+}
