@@ -49,7 +49,7 @@ pub(crate) fn run(options: &PathOptions) -> Result<()> {
     let container = world.web(1)?.start()?;
     let mut agent = world.start_agent(&world.config())?;
     agent.wait_backends(&["web-1"])?;
-    let address = container.address("bridge")?;
+    let address = container.address()?;
     let row = |way, name, target| Row {
         way,
         name,
