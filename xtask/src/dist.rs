@@ -11,8 +11,8 @@ use crate::{command, workspace};
 
 /// Files of the source tree that are packed as they are: where from, and the name in the archive.
 const FILES: &[(&str, &str)] = &[
-    ("lb-agent/dist/lb-agent.service", "lb-agent.service"),
-    ("lb-agent/dist/lb.toml", "lb.toml.example"),
+    ("dist/lb-agent.service", "lb-agent.service"),
+    ("dist/lb.toml", "lb.toml.example"),
     ("LICENSE-APACHE", "LICENSE-APACHE"),
     ("LICENSE-MIT", "LICENSE-MIT"),
     ("README.md", "README.md"),
