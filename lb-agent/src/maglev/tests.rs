@@ -51,8 +51,8 @@ fn a_large_ring_never_changes_by_accident() {
 
 #[test]
 fn no_weight_no_ring() {
-    assert_eq!(build(&[], 1021), []);
-    assert_eq!(build(&[member(1, 0), member(2, 0)], 1021), []);
+    assert!(build(&[], 1021).is_empty());
+    assert!(build(&[member(1, 0), member(2, 0)], 1021).is_empty());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Level-triggered: a provider sends everything that it knows, each time. When it cannot look, it
 //! sends a status and no claims, so that the last good ones stay in force.
 
+pub mod docker;
 pub mod file;
 
 use crate::model::Claims;

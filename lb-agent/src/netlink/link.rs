@@ -1,0 +1,213 @@
+//! Links, addresses and default routes, reduced to what decisions need.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
+    link::{InfoKind, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage},
+    nsid::{NsidAttribute, NsidMessage},
+    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType},
+};
+use nix::errno::Errno;
+use std::os::fd::AsRawFd as _;
+
+use super::{namespace::Namespace, socket::RouteSocket};
+
+/// A network interface.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Link {
+    /// Its index in its namespace.
+    pub(super) index: u32,
+    /// Its name.
+    pub(super) name: String,
+    /// Its driver's kind, `veth` for one; hardware and loopback have none.
+    pub(super) kind: Option<String>,
+    /// Index of the interface that it is bound to; for a veth its other end.
+    pub(super) peer_index: Option<u32>,
+    /// Which namespace that index is in, by the number that this namespace knows it by; `None`: in
+    /// this one.
+    pub(super) peer_namespace: Option<i32>,
+}
+
+/// An IPv4 default route: one entry per way that it has.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct DefaultRoute {
+    /// Smaller wins.
+    pub(super) metric: u32,
+    /// Index of the interface that it leaves by.
+    pub(super) interface: u32,
+    /// The source address that it prefers.
+    pub(super) source: Option<Ipv4Addr>,
+}
+
+/// An IPv4 address of an interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Address {
+    /// Index of its interface.
+    pub(super) interface: u32,
+    /// The address.
+    pub(super) address: Ipv4Addr,
+}
+
+/// All links of the socket's namespace, by index.
+pub(super) fn links(socket: &mut RouteSocket) -> io::Result<BTreeMap<u32, Link>> {
+    let mut question = LinkMessage::default();
+    question.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    let links = socket.dump(&RouteNetlinkMessage::GetLink(question), |message| match message {
+        RouteNetlinkMessage::NewLink(link) => Some(Link::from(link)),
+        _ => None,
+    })?;
+    Ok(links.into_iter().map(|link| (link.index, link)).collect())
+}
+
+/// The link with this index in the socket's namespace, if there is one.
+pub(super) fn link_at(socket: &mut RouteSocket, index: u32) -> io::Result<Option<Link>> {
+    let mut question = LinkMessage::default();
+    question.header.index = index;
+    one_link(socket, question)
+}
+
+/// The link with this name in the socket's namespace, if there is one.
+pub(super) fn link_named(socket: &mut RouteSocket, name: &str) -> io::Result<Option<Link>> {
+    let mut question = LinkMessage::default();
+    question.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    one_link(socket, question)
+}
+
+fn one_link(socket: &mut RouteSocket, mut question: LinkMessage) -> io::Result<Option<Link>> {
+    question.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    match socket.get(RouteNetlinkMessage::GetLink(question)) {
+        Ok(Some(RouteNetlinkMessage::NewLink(link))) => Ok(Some(Link::from(link))),
+        Ok(_) => Ok(None),
+        Err(error) if error.raw_os_error() == Some(Errno::ENODEV as i32) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Usable IPv4 addresses of the socket's namespace, the primary ones of an interface first.
+pub(super) fn addresses(socket: &mut RouteSocket) -> io::Result<Vec<Address>> {
+    let mut question = AddressMessage::default();
+    question.header.family = AddressFamily::Inet;
+    let mut found = socket.dump(&RouteNetlinkMessage::GetAddress(question), |message| {
+        let RouteNetlinkMessage::NewAddress(message) = message else { return None };
+        let header = &message.header;
+        if header.family != AddressFamily::Inet || header.scope == AddressScope::Host {
+            return None;
+        }
+        let secondary = header.flags.contains(AddressHeaderFlags::Secondary);
+        let address = local_address(&message.attributes)?;
+        Some((secondary, Address { interface: header.index, address }))
+    })?;
+    found.sort_by_key(|(secondary, _)| *secondary);
+    Ok(found.into_iter().map(|(_, address)| address).collect())
+}
+
+/// `IFA_LOCAL` is our end of a point-to-point link, where `IFA_ADDRESS` is the far one.
+fn local_address(attributes: &[AddressAttribute]) -> Option<Ipv4Addr> {
+    let mut far_or_own = None;
+    for attribute in attributes {
+        match attribute {
+            AddressAttribute::Local(IpAddr::V4(address)) => return Some(*address),
+            AddressAttribute::Address(IpAddr::V4(address)) => far_or_own = Some(*address),
+            _ => {}
+        }
+    }
+    far_or_own
+}
+
+/// IPv4 default routes of the main table, the ones that win first.
+pub(super) fn default_routes(socket: &mut RouteSocket) -> io::Result<Vec<DefaultRoute>> {
+    let mut question = RouteMessage::default();
+    question.header.address_family = AddressFamily::Inet;
+    let mut routes: Vec<DefaultRoute> = socket
+        .dump(&RouteNetlinkMessage::GetRoute(question), |message| match message {
+            RouteNetlinkMessage::NewRoute(route) => Some(ways_of_default_route(&route)),
+            _ => None,
+        })?
+        .into_iter()
+        .flatten()
+        .collect();
+    // Stable: of equals the kernel's order decides, which is the order in which they are used.
+    routes.sort_by_key(|route| route.metric);
+    Ok(routes)
+}
+
+fn ways_of_default_route(route: &RouteMessage) -> Vec<DefaultRoute> {
+    let (mut table, mut metric, mut source) = (u32::from(route.header.table), 0, None);
+    let mut interfaces = Vec::new();
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Priority(priority) => metric = *priority,
+            RouteAttribute::PrefSource(RouteAddress::Inet(address)) => source = Some(*address),
+            RouteAttribute::Oif(index) => interfaces.push(*index),
+            RouteAttribute::MultiPath(hops) => {
+                interfaces.extend(hops.iter().map(|hop| hop.interface_index));
+            }
+            _ => {}
+        }
+    }
+    let is_default = route.header.address_family == AddressFamily::Inet
+        && route.header.destination_prefix_length == 0
+        && route.header.tos == 0
+        && route.header.kind == RouteType::Unicast
+        && table == u32::from(RouteHeader::RT_TABLE_MAIN);
+    if !is_default {
+        return Vec::new();
+    }
+    interfaces.into_iter().map(|interface| DefaultRoute { metric, interface, source }).collect()
+}
+
+/// The number by which the socket's namespace knows another one; `None`: it does not.
+pub(super) fn namespace_number(
+    socket: &mut RouteSocket,
+    other: &Namespace,
+) -> io::Result<Option<i32>> {
+    let descriptor = u32::try_from(other.file().as_raw_fd()).map_err(io::Error::other)?;
+    let mut question = NsidMessage::default();
+    question.attributes.push(NsidAttribute::Fd(descriptor));
+    let Some(RouteNetlinkMessage::NewNsId(answer)) =
+        socket.get(RouteNetlinkMessage::GetNsId(question))?
+    else {
+        return Ok(None);
+    };
+    Ok(answer.attributes.iter().find_map(|attribute| match attribute {
+        NsidAttribute::Id(number) if *number >= 0 => Some(*number),
+        _ => None,
+    }))
+}
+
+impl From<LinkMessage> for Link {
+    fn from(message: LinkMessage) -> Self {
+        let mut link = Self {
+            index: message.header.index,
+            name: String::new(),
+            kind: None,
+            peer_index: None,
+            peer_namespace: None,
+        };
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::Link(index) => link.peer_index = Some(index),
+                LinkAttribute::LinkNetNsId(number) => link.peer_namespace = Some(number),
+                LinkAttribute::LinkInfo(infos) => link.kind = infos.iter().find_map(kind_of),
+                _ => {}
+            }
+        }
+        link
+    }
+}
+
+fn kind_of(info: &LinkInfo) -> Option<String> {
+    match info {
+        LinkInfo::Kind(InfoKind::Veth) => Some("veth".to_owned()),
+        LinkInfo::Kind(kind) => Some(kind.to_string()),
+        _ => None,
+    }
+}

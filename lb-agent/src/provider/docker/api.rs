@@ -1,0 +1,240 @@
+//! Docker's API over its Unix socket, reduced to what [`Engine`] asks for.
+//!
+//! Everything that comes back is checked here; what is missing or malformed in one container fails
+//! that container, not the listing. Every answer has a time limit.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    error::Error as _,
+    future::Future,
+    sync::{Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use bollard::{
+    API_DEFAULT_VERSION, BollardRequest, ClientVersion, Docker,
+    errors::Error,
+    models::{ContainerInspectResponse, ContainerSummary, EventMessage, EventMessageTypeEnum},
+    query_parameters::EventsOptionsBuilder,
+};
+use futures_util::{Stream, StreamExt as _};
+use hyper::{
+    Uri,
+    http::uri::{InvalidUri, PathAndQuery},
+};
+
+use super::{
+    engine::{Engine, EngineError, Event, Inspected, Summary},
+    timestamp,
+};
+use crate::labels;
+
+/// Longest wait for one answer. A busy daemon takes a second; one that hangs takes for ever.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// How far back events are asked for, so that none falls between the question and the answer.
+const EVENTS_SINCE: Duration = Duration::from_secs(2);
+/// What can change a container's claims. Above all not `exec_*`: health checks are a flood of them.
+const ACTIONS: [&str; 8] =
+    ["start", "restart", "die", "rename", "update", "destroy", "connect", "disconnect"];
+
+/// The daemon behind one Unix socket.
+pub(super) struct Api {
+    socket_path: String,
+    /// What was agreed with the daemon when it was last connected to.
+    version: Mutex<Option<ClientVersion>>,
+}
+
+impl Api {
+    pub(super) fn new(socket_path: String) -> Self {
+        Self { socket_path, version: Mutex::new(None) }
+    }
+
+    /// A client that speaks the daemon's default version, which every daemon accepts. It opens a
+    /// connection per request, so there is nothing to keep, and nothing that a restart of the
+    /// daemon could break.
+    fn unversioned_client(&self) -> Result<Docker, EngineError> {
+        let seconds = ANSWER_WITHIN.as_secs();
+        Docker::connect_with_unix(&self.socket_path, seconds, API_DEFAULT_VERSION)
+            .map_err(|error| EngineError(describe(&error)))
+    }
+
+    /// A client that speaks the version that was agreed on: no newer than the daemon's, and no
+    /// newer than the one that our types were made for.
+    fn client(&self) -> Result<Docker, EngineError> {
+        let version = *self.version.lock().unwrap_or_else(PoisonError::into_inner);
+        let client = self.unversioned_client()?;
+        Ok(match version {
+            None => client,
+            // bollard negotiates a version and leaves it out of its requests all the same.
+            Some(version) => client.with_request_modifier(move |mut request: BollardRequest| {
+                if let Ok(uri) = with_version(request.uri(), &version) {
+                    *request.uri_mut() = uri;
+                }
+                request
+            }),
+        })
+    }
+
+    /// Asks the daemon for its version: it answers, and it is clear how to speak to it.
+    async fn negotiate(&self) -> Result<(), EngineError> {
+        let negotiated = within(self.unversioned_client()?.negotiate_version()).await?;
+        let version = negotiated.client_version();
+        *self.version.lock().unwrap_or_else(PoisonError::into_inner) = Some(version);
+        Ok(())
+    }
+}
+
+/// A moment ago, as Docker counts seconds. A clock that jumps does no harm: past events are asked for
+/// only because the stream begins a little after the question.
+#[expect(clippy::disallowed_methods, reason = "Docker's API knows the wall clock only")]
+fn events_since() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(EVENTS_SINCE).as_secs()
+}
+
+/// `/containers/json` -> `/v1.41/containers/json`.
+fn with_version(uri: &Uri, version: &ClientVersion) -> Result<Uri, Box<dyn std::error::Error>> {
+    let mut parts = uri.clone().into_parts();
+    let path = parts.path_and_query.as_ref().map_or("/", PathAndQuery::as_str);
+    let path: Result<PathAndQuery, InvalidUri> = format!("/v{version}{path}").parse();
+    parts.path_and_query = Some(path?);
+    Ok(Uri::from_parts(parts)?)
+}
+
+impl Engine for Api {
+    async fn follow(
+        &self,
+    ) -> Result<impl Stream<Item = Result<Event, EngineError>> + Send, EngineError> {
+        self.negotiate().await?;
+        let client = self.client()?;
+        let since = events_since();
+        let filters =
+            HashMap::from([("type", vec!["container", "network"]), ("event", ACTIONS.to_vec())]);
+        let options =
+            EventsOptionsBuilder::new().since(&since.to_string()).filters(&filters).build();
+        let events = client.events(Some(options)).filter_map(async |message| match message {
+            Ok(message) => event_of(message).map(Ok),
+            Err(error) => Some(Err(EngineError(describe(&error)))),
+        });
+        Ok(Box::pin(events))
+    }
+
+    async fn list(&self) -> Result<Vec<Summary>, EngineError> {
+        let client = self.client()?;
+        let listed = within(client.list_containers(None)).await?;
+        Ok(listed.into_iter().filter_map(summary_of).collect())
+    }
+
+    async fn inspect(&self, id: &str) -> Result<Option<Inspected>, EngineError> {
+        let client = self.client()?;
+        match within_raw(client.inspect_container(id, None)).await? {
+            Ok(response) => inspected_of(response),
+            Err(Error::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
+            Err(error) => Err(EngineError(describe(&error))),
+        }
+    }
+}
+
+async fn within<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T, EngineError> {
+    within_raw(answer).await?.map_err(|error| EngineError(describe(&error)))
+}
+
+async fn within_raw<T>(answer: impl Future<Output = T>) -> Result<T, EngineError> {
+    tokio::time::timeout(ANSWER_WITHIN, answer)
+        .await
+        .map_err(|_elapsed| EngineError(format!("no answer within {} s", ANSWER_WITHIN.as_secs())))
+}
+
+/// The error and what caused it: the outermost message alone only says that a request failed.
+fn describe(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// `None`: an event that does not concern a container. The daemon filters, but an old one may not.
+fn event_of(message: EventMessage) -> Option<Event> {
+    let actor = message.actor?;
+    let attributes: BTreeMap<_, _> = actor.attributes.unwrap_or_default().into_iter().collect();
+    let action = message.action?;
+    if !ACTIONS.contains(&action.as_str()) {
+        return None;
+    }
+    let (container, labelled) = match message.typ? {
+        // Events of a container carry its labels beside their own attributes.
+        EventMessageTypeEnum::CONTAINER => (actor.id?, Some(labels::wants_balancing(&attributes))),
+        EventMessageTypeEnum::NETWORK => (attributes.get("container")?.clone(), None),
+        _ => return None,
+    };
+    is_id(&container).then_some(Event { container, labelled })
+}
+
+fn summary_of(listed: ContainerSummary) -> Option<Summary> {
+    let id = listed.id.filter(|id| is_id(id))?;
+    let endpoints = listed.network_settings.and_then(|settings| settings.networks);
+    let endpoints: BTreeMap<String, String> = endpoints
+        .unwrap_or_default()
+        .into_iter()
+        .map(|(network, endpoint)| (network, endpoint.endpoint_id.unwrap_or_default()))
+        .collect();
+    Some(Summary {
+        name: name_of(&listed.names.unwrap_or_default(), &id),
+        labels: listed.labels.unwrap_or_default().into_iter().collect(),
+        created_at_seconds: listed.created.unwrap_or_default(),
+        endpoints,
+        id,
+    })
+}
+
+fn inspected_of(response: ContainerInspectResponse) -> Result<Option<Inspected>, EngineError> {
+    let state = response.state.unwrap_or_default();
+    // While Docker waits to restart a container it is "running" without a process.
+    let pid = state.pid.unwrap_or_default();
+    if !state.running.unwrap_or_default() || pid == 0 {
+        return Ok(None);
+    }
+    let pid = u32::try_from(pid)
+        .map_err(|_out_of_range| EngineError(format!("`State.Pid` {pid} is no process number")))?;
+    let config = response.config.unwrap_or_default();
+    let id = response.id.unwrap_or_default();
+    Ok(Some(Inspected {
+        name: name_of(&response.name.into_iter().collect::<Vec<_>>(), &id),
+        image: config.image.unwrap_or_default(),
+        labels: config.labels.unwrap_or_default().into_iter().collect(),
+        pid,
+        created_at_ms: milliseconds("Created", response.created)?,
+        started_at_ms: milliseconds("State.StartedAt", state.started_at)?,
+    }))
+}
+
+fn milliseconds(key: &str, text: Option<String>) -> Result<u64, EngineError> {
+    let text = text.unwrap_or_default();
+    timestamp::parse_ms(&text)
+        .ok_or_else(|| EngineError(format!("`{key}` is no timestamp: `{text}`")))
+}
+
+/// The name without its slash. Names with more slashes are those of links to it; without a name the
+/// short id has to do.
+fn name_of(names: &[String], id: &str) -> String {
+    names
+        .iter()
+        .map(|name| name.strip_prefix('/').unwrap_or(name))
+        .find(|name| !name.is_empty() && !name.contains('/'))
+        .unwrap_or(id.get(..12).unwrap_or(id))
+        .to_owned()
+}
+
+/// Ids go into paths, so they must be what Docker makes them.
+fn is_id(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+#[cfg(test)]
+mod tests;

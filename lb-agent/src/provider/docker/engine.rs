@@ -1,0 +1,71 @@
+//! What the provider needs to know from Docker, and nothing more.
+
+use std::{collections::BTreeMap, future::Future};
+
+use futures_util::Stream;
+
+/// A container in a listing.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Summary {
+    /// Its id.
+    pub(super) id: String,
+    /// Its name.
+    pub(super) name: String,
+    /// Its labels.
+    pub(super) labels: BTreeMap<String, String>,
+    /// When it was made, in seconds since the epoch.
+    pub(super) created_at_seconds: i64,
+    /// Its endpoints, by name of their network: when one changes, its addresses may have.
+    pub(super) endpoints: BTreeMap<String, String>,
+}
+
+/// A container that runs, by inspection.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Inspected {
+    /// Its name.
+    pub(super) name: String,
+    /// The image that it was made from, as it was named.
+    pub(super) image: String,
+    /// Its labels.
+    pub(super) labels: BTreeMap<String, String>,
+    /// Number of its main process.
+    pub(super) pid: u32,
+    /// When it was made.
+    pub(super) created_at_ms: u64,
+    /// When this run of it started.
+    pub(super) started_at_ms: u64,
+}
+
+/// Something happened to a container.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Event {
+    /// Its id.
+    pub(super) container: String,
+    /// Whether it has labels that concern us, where the event tells.
+    pub(super) labelled: Option<bool>,
+}
+
+/// Docker could not be asked, or gave no answer that can be used.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct EngineError(pub(super) String);
+
+/// Docker's API.
+pub(super) trait Engine: Send + Sync + 'static {
+    /// Finds out whether the daemon answers, and follows what happens from now on (or from a little
+    /// before). The stream ends when the daemon goes.
+    fn follow(
+        &self,
+    ) -> impl Future<
+        Output = Result<impl Stream<Item = Result<Event, EngineError>> + Send, EngineError>,
+    > + Send;
+
+    /// Lists the containers that run.
+    fn list(&self) -> impl Future<Output = Result<Vec<Summary>, EngineError>> + Send;
+
+    /// Inspects one container. `None`: it does not exist, or does not run.
+    fn inspect(
+        &self,
+        id: &str,
+    ) -> impl Future<Output = Result<Option<Inspected>, EngineError>> + Send;
+}

@@ -1,0 +1,117 @@
+//! Examines one container: Docker for what it is, the kernel for whether it lives and where.
+
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
+
+use super::{
+    engine::{Engine, Inspected},
+    host::{Host, Process as _},
+};
+use crate::{
+    labels::{ContainerFacts, aliyun, shown},
+    netlink::{ContainerNetwork, NetworkError, NetworkRefusal},
+};
+
+/// Most labels that are refused one by one for a container that cannot be served at all.
+const LABELS_MAX: usize = 16;
+
+/// A refusal counts when it is found twice, this far apart: while Docker connects a container to
+/// another network, it is without default route for a moment.
+const REFUSAL_CONFIRMED_AFTER: Duration = Duration::from_millis(100);
+
+/// What was found.
+#[derive(Debug)]
+pub(super) enum Look<P> {
+    /// It runs, and can be served.
+    Running(ContainerFacts, Arc<P>),
+    /// It runs, and cannot be served.
+    Refused(Refused, Arc<P>),
+    /// Docker says that it does not run, or its process is gone.
+    Absent,
+    /// Nothing was found out; this is why.
+    Failed(String),
+}
+
+/// A container that cannot be served.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Refused {
+    /// Its name.
+    pub(super) name: String,
+    /// When this run of it started, in milliseconds since the epoch.
+    pub(super) started_at_ms: u64,
+    /// The labels that are refused for it.
+    pub(super) labels: Vec<String>,
+    /// Why.
+    pub(super) reason: NetworkRefusal,
+}
+
+/// Examines the container with this id.
+pub(super) async fn look<E: Engine, H: Host>(engine: &E, host: &H, id: &str) -> Look<H::Process> {
+    let inspected = match engine.inspect(id).await {
+        Ok(Some(inspected)) => inspected,
+        Ok(None) => return Look::Absent,
+        Err(error) => return Look::Failed(error.to_string()),
+    };
+    let process = match host.open(inspected.pid) {
+        Ok(process) => Arc::new(process),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Look::Absent,
+        Err(error) => return Look::Failed(format!("process {}: {error}", inspected.pid)),
+    };
+    if !process.is_of(id) {
+        // The number may have gone to another process since Docker said it. Now that the handle is
+        // there, Docker saying it again means that the handle is the right one.
+        match engine.inspect(id).await {
+            Ok(Some(again)) if is_same_run(&again, &inspected) && process.is_alive() => {}
+            Ok(Some(_)) => return Look::Failed("it restarts while it is looked at".to_owned()),
+            Ok(None) => return Look::Absent,
+            Err(error) => return Look::Failed(error.to_string()),
+        }
+    }
+    match confirmed_network(host, &process).await {
+        Ok(network) => Look::Running(facts(id, inspected, &network), process),
+        Err(NetworkError::Refused(reason)) => Look::Refused(refused(inspected, reason), process),
+        Err(NetworkError::Gone { .. }) => Look::Absent,
+        Err(NetworkError::Failed { source, action, .. }) => {
+            Look::Failed(format!("cannot {action}: {source}"))
+        }
+    }
+}
+
+async fn confirmed_network<H: Host>(
+    host: &H,
+    process: &Arc<H::Process>,
+) -> Result<ContainerNetwork, NetworkError> {
+    match host.network(process).await {
+        Err(NetworkError::Refused(_)) => {
+            tokio::time::sleep(REFUSAL_CONFIRMED_AFTER).await;
+            host.network(process).await
+        }
+        other => other,
+    }
+}
+
+fn is_same_run(this: &Inspected, that: &Inspected) -> bool {
+    (this.pid, this.started_at_ms) == (that.pid, that.started_at_ms)
+}
+
+fn facts(id: &str, inspected: Inspected, network: &ContainerNetwork) -> ContainerFacts {
+    ContainerFacts {
+        id: id.to_owned(),
+        name: inspected.name,
+        image: inspected.image,
+        labels: inspected.labels,
+        created_at_ms: inspected.created_at_ms,
+        started_at_ms: inspected.started_at_ms,
+        address: IpAddr::V4(network.address),
+        ifindex: network.ifindex,
+    }
+}
+
+fn refused(inspected: Inspected, reason: NetworkRefusal) -> Refused {
+    let ours = inspected.labels.keys().filter(|key| key.starts_with(aliyun::PREFIX));
+    Refused {
+        labels: ours.take(LABELS_MAX).map(|key| shown(key)).collect(),
+        name: inspected.name,
+        started_at_ms: inspected.started_at_ms,
+        reason,
+    }
+}

@@ -1,0 +1,85 @@
+//! The Docker provider: which labelled containers run on this node, and where they are reached.
+//!
+//! Docker is asked, the kernel is believed. Docker names the containers, their labels and their main
+//! processes; whether one lives is told by a pidfd on its main process, and where it is reached by
+//! netlink in its namespace. So a listing that is empty, wrong or missing removes nothing that
+//! lives, and a death is known before Docker tells it.
+//!
+//! Parts: [`engine`] the narrow view of Docker's API and [`api`] its real side, [`host`] the same for
+//! processes and namespaces; [`look`] examines one container, [`state`] decides what follows from
+//! what was seen, without I/O or time; [`follow`] runs it all. None of them touches maps or filters.
+
+mod api;
+mod engine;
+mod follow;
+mod host;
+mod look;
+mod state;
+#[cfg(test)]
+mod tests;
+mod timestamp;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::mpsc;
+
+use super::ProviderEvent;
+use crate::{labels::ContainerFacts, model::Claims};
+
+/// Name of this provider in [`ProviderEvent`]s.
+pub const PROVIDER: &str = "docker";
+
+/// How to reach Docker, and how often to look.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// Path of the Unix socket of the daemon.
+    socket_path: String,
+    /// Time between full listings when no event asks for one.
+    resync: Duration,
+}
+
+/// Why there are no [`Settings`].
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "docker endpoint `{endpoint}` is not understood: expected `unix:///PATH/TO/docker.sock`, the \
+     socket of the daemon of this node"
+)]
+pub struct EndpointError {
+    endpoint: String,
+}
+
+impl Settings {
+    /// Checks an endpoint as the config file has it.
+    pub fn new(endpoint: &str, resync: Duration) -> Result<Self, EndpointError> {
+        match endpoint.strip_prefix("unix://") {
+            Some(path) if path.starts_with('/') && path.len() > 1 => {
+                Ok(Self { socket_path: path.to_owned(), resync })
+            }
+            _ => Err(EndpointError { endpoint: endpoint.to_owned() }),
+        }
+    }
+}
+
+/// Turns a container into claims; pure.
+pub type ClaimsOf = Arc<dyn Fn(&ContainerFacts) -> Claims + Send + Sync>;
+
+/// Follows Docker for ever, through restarts and absences of the daemon. Ends when the receiving end
+/// of `events` is closed.
+pub async fn run(settings: Settings, claims_of: ClaimsOf, events: mpsc::Sender<ProviderEvent>) {
+    let source = format!("unix://{}", settings.socket_path);
+    let engine = api::Api::new(settings.socket_path);
+    follow::follow(
+        engine,
+        host::Node,
+        follow::Pace::new(settings.resync),
+        source,
+        claims_of,
+        events,
+    )
+    .await;
+}
+
+/// The name of one run of a container, as [`crate::model::Backend::instance`] has it.
+fn instance(id: &str, started_at_ms: u64) -> String {
+    format!("{id}@{started_at_ms}")
+}

@@ -1,0 +1,483 @@
+//! What is known of the containers, and what follows from each thing that is seen. No I/O, no time.
+//!
+//! The rules:
+//! - A container that has claims keeps them until the kernel says that its process is over, or a
+//!   look at it that succeeded found other ones. Docker's word alone removes nothing.
+//! - What a container claims is told when every container that the first listing named has been
+//!   looked at, so that a start of the agent never seems to remove what it has not seen yet. A
+//!   container that cannot be looked at holds that up for a few attempts only.
+//! - What was not found out is tried again, and said.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::{
+    ClaimsOf, PROVIDER,
+    engine::{Event, Summary},
+    host::Process,
+    instance,
+    look::{Look, Refused},
+};
+use crate::{
+    labels::{self, shown},
+    model::{Claims, Refusal},
+    provider::ProviderEvent,
+};
+
+/// Most containers that are looked at; of more, the oldest.
+pub(super) const CONTAINERS_MAX: usize = 4096;
+/// Failed looks at one container after which the others no longer wait for it.
+const PATIENCE_LOOKS: u32 = 3;
+/// Listings that must agree before a node counts as empty at the start.
+const EMPTY_LISTINGS: u32 = 2;
+/// Most containers that are named in one message.
+const NAMES_MAX: usize = 3;
+
+/// What is to be done.
+pub(super) enum Effect<P> {
+    /// Tell the runtime.
+    Send(ProviderEvent),
+    /// Look at the container with this id.
+    Look(String),
+    /// Say when the process of this run of a container is over.
+    Watch {
+        /// The container's id.
+        id: String,
+        /// The run.
+        instance: String,
+        /// Its main process.
+        process: Arc<P>,
+    },
+    /// List soon: something has changed.
+    ListSoon,
+    /// List again, later with every time: something did not work.
+    ListAgain,
+}
+
+/// What is known of one container.
+struct Container<P> {
+    name: String,
+    summary: Option<Summary>,
+    run: Option<Run<P>>,
+    look: LookState,
+    failure: Option<Failure>,
+    /// Number of the listing that was the latest when the container became known.
+    known_since: u64,
+    /// The latest listing did not have it, though its process lives.
+    unlisted: bool,
+}
+
+/// A run of a container, from one start to its end.
+struct Run<P> {
+    instance: String,
+    process: Arc<P>,
+    claims: Claims,
+}
+
+/// At most one look at a container is under way.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LookState {
+    Idle,
+    UnderWay {
+        /// Something happened meanwhile: look again.
+        again: bool,
+    },
+}
+
+/// Looks that found nothing out.
+struct Failure {
+    attempts: u32,
+    text: String,
+}
+
+/// What is known of all containers.
+pub(super) struct State<P> {
+    source: String,
+    claims_of: ClaimsOf,
+    containers: BTreeMap<String, Container<P>>,
+    effects: Vec<Effect<P>>,
+    /// Number of the listing that was started last.
+    listing: u64,
+    empty_listings: u32,
+    /// Whether a listing has been taken in.
+    listed: bool,
+    /// Whether claims are told.
+    settled: bool,
+    changed: bool,
+    disconnected: Option<String>,
+    listing_failure: Option<String>,
+    too_many: usize,
+    told_trouble: Option<Option<String>>,
+}
+
+impl<P: Process> State<P> {
+    /// Knows nothing yet. `source` names the daemon in messages.
+    pub(super) fn new(source: String, claims_of: ClaimsOf) -> Self {
+        Self {
+            source,
+            claims_of,
+            containers: BTreeMap::new(),
+            effects: Vec::new(),
+            listing: 0,
+            empty_listings: 0,
+            listed: false,
+            settled: false,
+            changed: true,
+            disconnected: None,
+            listing_failure: None,
+            too_many: 0,
+            told_trouble: None,
+        }
+    }
+
+    /// Docker answers and tells what happens.
+    pub(super) fn connected(&mut self) {
+        if self.disconnected.take().is_some() {
+            tracing::info!(source = self.source, "connected to Docker again");
+        }
+        self.effects.push(Effect::ListSoon);
+    }
+
+    /// Docker does not answer, or no longer tells what happens.
+    pub(super) fn disconnected(&mut self, reason: String) {
+        self.disconnected = Some(reason);
+    }
+
+    /// Something happened to a container: look at it, and at all of them afterwards.
+    pub(super) fn happened(&mut self, event: &Event) {
+        let known = self.containers.contains_key(&event.container);
+        if !event.labelled.unwrap_or(known) {
+            return;
+        }
+        if !known && self.containers.len() < CONTAINERS_MAX {
+            let name = event.container.get(..12).unwrap_or(&event.container).to_owned();
+            self.containers.insert(event.container.clone(), Container::new(name, self.listing));
+        }
+        self.want_look(&event.container);
+        self.effects.push(Effect::ListSoon);
+    }
+
+    /// A listing is about to be asked for.
+    pub(super) fn listing_started(&mut self) {
+        self.listing += 1;
+    }
+
+    /// The listing that was started last did not work.
+    pub(super) fn listing_failed(&mut self, reason: String) {
+        self.listing_failure = Some(reason);
+        self.effects.push(Effect::ListAgain);
+    }
+
+    /// Takes in the listing that was started last. `everything`: look at all of them, not only at
+    /// those that changed.
+    pub(super) fn listed(&mut self, summaries: Vec<Summary>, everything: bool) {
+        self.listing_failure = None;
+        let ours = self.choose(summaries);
+        if ours.is_empty() && !self.settled {
+            self.empty_listings += 1;
+            if self.empty_listings < EMPTY_LISTINGS {
+                self.effects.push(Effect::ListAgain);
+                return;
+            }
+        }
+        self.listed = true;
+        let ids: BTreeSet<String> = ours.iter().map(|summary| summary.id.clone()).collect();
+        for summary in ours {
+            self.take_in(summary, everything);
+        }
+        self.take_in_absence(&ids);
+        self.settle();
+    }
+
+    /// A look at a container has come to an end.
+    pub(super) fn looked(&mut self, id: &str, look: Look<P>) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let again = container.look == LookState::UnderWay { again: true };
+        container.look = LookState::Idle;
+        if again {
+            self.want_look(id);
+        }
+        match look {
+            Look::Running(facts, process) if process.is_alive() => {
+                let claims = (self.claims_of)(&facts);
+                self.runs(id, facts.name, facts.started_at_ms, process, claims);
+            }
+            Look::Refused(refused, process) if process.is_alive() => {
+                let claims = claims_of_refused(&refused);
+                self.runs(id, refused.name, refused.started_at_ms, process, claims);
+            }
+            Look::Running(..) | Look::Refused(..) | Look::Absent => self.is_absent(id),
+            Look::Failed(text) => self.failed(id, text),
+        }
+        self.settle();
+    }
+
+    /// The process of this run of a container is over.
+    pub(super) fn ended(&mut self, id: &str, ended: &str) {
+        let is_current = |container: &Container<P>| {
+            container.run.as_ref().is_some_and(|run| run.instance == ended)
+        };
+        if self.containers.get(id).is_some_and(is_current) {
+            self.remove_run(id);
+            self.effects.push(Effect::ListSoon);
+        }
+    }
+
+    /// What is to be done, in this order. Claims come last, and only when they are new.
+    pub(super) fn take_effects(&mut self) -> Vec<Effect<P>> {
+        let mut effects = std::mem::take(&mut self.effects);
+        if self.settled && self.changed {
+            self.changed = false;
+            let mut all = Claims::default();
+            for run in self.containers.values().filter_map(|container| container.run.as_ref()) {
+                all.claims.extend_from_slice(&run.claims.claims);
+                all.refusals.extend_from_slice(&run.claims.refusals);
+            }
+            effects.push(Effect::Send(ProviderEvent::Claims { provider: PROVIDER, claims: all }));
+        }
+        let trouble = self.trouble();
+        let worth_telling = trouble.is_some() || self.settled;
+        if worth_telling && self.told_trouble.as_ref() != Some(&trouble) {
+            self.told_trouble = Some(trouble.clone());
+            effects.push(Effect::Send(ProviderEvent::Status { provider: PROVIDER, trouble }));
+        }
+        effects
+    }
+
+    /// Whether everything that was tried last worked.
+    pub(super) fn is_well(&self) -> bool {
+        self.settled
+            && self.listing_failure.is_none()
+            && self.containers.values().all(|container| container.failure.is_none())
+    }
+
+    /// The labelled ones, as many as are allowed: those that run, then the oldest.
+    fn choose(&mut self, summaries: Vec<Summary>) -> Vec<Summary> {
+        let mut ours: Vec<Summary> = summaries
+            .into_iter()
+            .filter(|summary| labels::wants_balancing(&summary.labels))
+            .collect();
+        ours.sort_by_cached_key(|summary| {
+            let runs = self.containers.get(&summary.id).is_some_and(|known| known.run.is_some());
+            (!runs, summary.created_at_seconds, summary.id.clone())
+        });
+        ours.dedup_by(|this, other| this.id == other.id);
+        self.too_many = ours.len().saturating_sub(CONTAINERS_MAX);
+        ours.truncate(CONTAINERS_MAX);
+        ours
+    }
+
+    fn take_in(&mut self, summary: Summary, everything: bool) {
+        let id = summary.id.clone();
+        let listing = self.listing;
+        let container = self
+            .containers
+            .entry(id.clone())
+            .or_insert_with(|| Container::new(summary.name.clone(), listing));
+        let changed = container.summary.as_ref() != Some(&summary);
+        container.unlisted = false;
+        container.summary = Some(summary);
+        if everything || changed || container.run.is_none() || container.failure.is_some() {
+            self.want_look(&id);
+        }
+    }
+
+    /// What to do about containers that the listing does not have: believe the kernel.
+    fn take_in_absence(&mut self, listed: &BTreeSet<String>) {
+        let mut over = Vec::new();
+        for (id, container) in &mut self.containers {
+            // A container that became known after the listing was asked for need not be in it.
+            if listed.contains(id) || container.known_since >= self.listing {
+                continue;
+            }
+            match &container.run {
+                Some(run) if run.process.is_alive() => container.unlisted = true,
+                None if container.look != LookState::Idle => {}
+                _ => over.push(id.clone()),
+            }
+        }
+        for id in over {
+            self.remove_run(&id);
+        }
+    }
+
+    fn want_look(&mut self, id: &str) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        match &mut container.look {
+            LookState::UnderWay { again } => *again = true,
+            LookState::Idle => {
+                container.look = LookState::UnderWay { again: false };
+                self.effects.push(Effect::Look(id.to_owned()));
+            }
+        }
+    }
+
+    /// A look found that the container runs.
+    fn runs(
+        &mut self,
+        id: &str,
+        name: String,
+        started_at_ms: u64,
+        process: Arc<P>,
+        claims: Claims,
+    ) {
+        let instance = instance(id, started_at_ms);
+        let Some(container) = self.containers.get_mut(id) else { return };
+        container.failure = None;
+        container.name = name;
+        match &mut container.run {
+            Some(run) if run.instance == instance => {
+                if run.claims != claims {
+                    run.claims = claims;
+                    self.changed = true;
+                }
+                return;
+            }
+            Some(run) => self.effects.push(gone(&run.instance)),
+            None => {}
+        }
+        tracing::debug!(container = container.name, instance, "container runs");
+        container.known_since = self.listing;
+        container.run =
+            Some(Run { instance: instance.clone(), process: Arc::clone(&process), claims });
+        self.effects.push(Effect::Watch { id: id.to_owned(), instance, process });
+        self.changed = true;
+    }
+
+    /// Docker says that the container does not run; if the kernel agrees, it is over.
+    fn is_absent(&mut self, id: &str) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        match &container.run {
+            Some(run) if run.process.is_alive() => {
+                let text = "Docker says that it does not run, but its process lives";
+                self.failed(id, text.to_owned());
+            }
+            _ => {
+                container.failure = None;
+                self.remove_run(id);
+            }
+        }
+    }
+
+    fn failed(&mut self, id: &str, text: String) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let attempts = container.failure.as_ref().map_or(0, |failure| failure.attempts);
+        tracing::debug!(container = container.name, text, "look failed");
+        container.failure = Some(Failure { attempts: attempts.saturating_add(1), text });
+        self.effects.push(Effect::ListAgain);
+    }
+
+    /// Forgets the run of a container, and the container unless a look at it is under way.
+    fn remove_run(&mut self, id: &str) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        container.unlisted = false;
+        if let Some(run) = container.run.take() {
+            tracing::debug!(container = container.name, instance = run.instance, "container ended");
+            self.effects.push(gone(&run.instance));
+            self.changed = true;
+        }
+        if container.look == LookState::Idle {
+            self.containers.remove(id);
+        }
+    }
+
+    fn settle(&mut self) {
+        let is_waited_for = |container: &Container<P>| {
+            let attempts = container.failure.as_ref().map_or(0, |failure| failure.attempts);
+            let looking = container.look != LookState::Idle || attempts > 0;
+            container.run.is_none() && looking && attempts < PATIENCE_LOOKS
+        };
+        if self.listed && !self.settled && !self.containers.values().any(is_waited_for) {
+            self.settled = true;
+        }
+    }
+
+    /// What is wrong, in words, and what is being done.
+    fn trouble(&self) -> Option<String> {
+        let source = &self.source;
+        let running = self.containers.values().filter(|known| known.run.is_some()).count();
+        let mut parts = Vec::new();
+        if let Some(reason) = self.disconnected.as_ref().or(self.listing_failure.as_ref()) {
+            parts.push(format!(
+                "Docker at `{source}` does not answer: {reason}; {running} containers stay as they \
+                 are, trying again"
+            ));
+        }
+        let unlisted: Vec<&str> = self
+            .containers
+            .values()
+            .filter(|known| known.unlisted)
+            .map(|known| known.name.as_str())
+            .collect();
+        if let Some(names) = names(&unlisted) {
+            let they =
+                if unlisted.len() == 1 { "it lives; it stays" } else { "they live; they stay" };
+            parts.push(format!(
+                "Docker at `{source}` does not list {names}, but the kernel says that {they}"
+            ));
+        }
+        // One failed look is not worth a word.
+        let failing: Vec<(&str, &str)> = self
+            .containers
+            .values()
+            .filter_map(|known| {
+                let failure = known.failure.as_ref().filter(|failure| failure.attempts > 1)?;
+                Some((known.name.as_str(), failure.text.as_str()))
+            })
+            .collect();
+        let failing_names: Vec<&str> = failing.iter().map(|(name, _)| *name).collect();
+        if let (Some(names), Some((_, text))) = (names(&failing_names), failing.first()) {
+            parts.push(format!(
+                "cannot look at {names}: {text}; what is known of it stays, trying again"
+            ));
+        }
+        if self.too_many > 0 {
+            parts.push(format!(
+                "more than {CONTAINERS_MAX} labelled containers: the {} newest are left out",
+                self.too_many
+            ));
+        }
+        (!parts.is_empty()).then(|| parts.join(". "))
+    }
+}
+
+impl<P> Container<P> {
+    fn new(name: String, listing: u64) -> Self {
+        Self {
+            name,
+            summary: None,
+            run: None,
+            look: LookState::Idle,
+            failure: None,
+            known_since: listing,
+            unlisted: false,
+        }
+    }
+}
+
+fn gone<P>(instance: &str) -> Effect<P> {
+    Effect::Send(ProviderEvent::Gone { provider: PROVIDER, instance: instance.to_owned() })
+}
+
+fn claims_of_refused(refused: &Refused) -> Claims {
+    let refusals = refused.labels.iter().map(|label| Refusal {
+        object: format!("container `{}`", shown(&refused.name)),
+        key: Some(label.clone()),
+        message: refused.reason.to_string(),
+    });
+    Claims { claims: Vec::new(), refusals: refusals.collect() }
+}
+
+/// ``container `a` ``, ``containers `a`, `b`, `c` and 4 more``.
+fn names(names: &[&str]) -> Option<String> {
+    let noun = if names.len() == 1 { "container" } else { "containers" };
+    let quoted = names.iter().take(NAMES_MAX).map(|name| format!("`{}`", shown(name)));
+    let listed = quoted.collect::<Vec<_>>().join(", ");
+    match (names.is_empty(), names.len().saturating_sub(NAMES_MAX)) {
+        (true, _) => None,
+        (false, 0) => Some(format!("{noun} {listed}")),
+        (false, more) => Some(format!("{noun} {listed} and {more} more")),
+    }
+}

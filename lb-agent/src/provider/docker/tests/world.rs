@@ -1,0 +1,376 @@
+//! A node with a Docker daemon, made up: containers that come and go, and a daemon that lies.
+//!
+//! The kernel's side ([`World`] as a [`Host`]) always tells the truth, as the real one does. The
+//! daemon's answers are made at the beginning or at the end of a wait, fail, are empty, lack
+//! containers or never come, all from one seed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::Ipv4Addr,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use futures_util::{Stream, stream};
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep,
+};
+
+use super::super::{
+    engine::{Engine, EngineError, Event, Inspected, Summary},
+    host::{Host, Process},
+};
+use crate::netlink::{ContainerNetwork, NetworkError, NetworkRefusal};
+
+/// Process numbers are given out again soon, so that stale ones point to other processes.
+const PIDS: u32 = 7;
+
+/// The node and its daemon.
+#[derive(Clone, Default)]
+pub(crate) struct World(Arc<Mutex<Inner>>);
+
+#[derive(Default)]
+pub(crate) struct Inner {
+    containers: BTreeMap<String, Container>,
+    listeners: Vec<mpsc::UnboundedSender<Result<Event, EngineError>>>,
+    /// Instances that have lived and ended.
+    pub(crate) ended: BTreeSet<String>,
+    pub(crate) faults: Faults,
+    /// The daemon does not answer at all.
+    pub(crate) down: bool,
+    /// Inspections of these fail, each time.
+    pub(crate) broken: BTreeSet<String>,
+    /// Listings give exactly nothing.
+    pub(crate) lists_nothing: bool,
+    /// Questions that were asked.
+    pub(crate) listings: usize,
+    pub(crate) inspections: usize,
+    clock_ms: u64,
+    next_pid: u32,
+}
+
+/// How often the daemon misbehaves: of 100 answers, so many.
+#[derive(Default)]
+pub(crate) struct Faults {
+    pub(crate) percent: u64,
+    pub(crate) random: u64,
+}
+
+struct Container {
+    name: String,
+    labelled: bool,
+    address: Ipv4Addr,
+    refused: Option<NetworkRefusal>,
+    /// How many more questions for its network find it without one, while Docker changes it.
+    unsettled: u32,
+    run: Option<Run>,
+}
+
+#[derive(Clone)]
+struct Run {
+    pid: u32,
+    started_at_ms: u64,
+    alive: Arc<watch::Sender<bool>>,
+}
+
+/// A process of the made-up node.
+pub(crate) struct FakeProcess {
+    container: String,
+    alive: watch::Receiver<bool>,
+}
+
+impl Faults {
+    /// SplitMix64: the same faults for the same seed.
+    fn next(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn happens(&mut self) -> bool {
+        self.next() % 100 < self.percent
+    }
+}
+
+/// A container's id, as Docker has them.
+pub(crate) fn id(number: u8) -> String {
+    format!("{number:064x}")
+}
+
+impl World {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().expect("no test panics while it holds the world")
+    }
+
+    /// Listings and inspections that were asked for.
+    pub(crate) fn questions(&self) -> (usize, usize) {
+        let world = self.lock();
+        (world.listings, world.inspections)
+    }
+
+    async fn delay(&self) {
+        let wait_ms = {
+            let mut world = self.lock();
+            if world.faults.percent == 0 { 2 } else { world.faults.next() % 20 }
+        };
+        sleep(Duration::from_millis(wait_ms)).await;
+    }
+
+    /// Fails, or hangs, as faults will.
+    async fn misbehave(&self) -> Result<(), EngineError> {
+        let (fails, hangs) = {
+            let mut world = self.lock();
+            (world.down || world.faults.happens(), world.faults.happens())
+        };
+        if hangs {
+            std::future::pending::<()>().await;
+        }
+        if fails { Err(EngineError("connection refused".to_owned())) } else { Ok(()) }
+    }
+}
+
+impl Inner {
+    /// Makes and starts a container.
+    pub(crate) fn start(&mut self, number: u8, labelled: bool) {
+        if self.containers.get(&id(number)).is_some_and(|container| container.run.is_some()) {
+            return;
+        }
+        self.clock_ms += 1;
+        // Numbers are given out in turn; those of living processes are passed over.
+        let taken: BTreeSet<u32> = self.runs().map(|(_, run)| run.pid).collect();
+        let pid = loop {
+            self.next_pid = self.next_pid % (PIDS + u32::try_from(taken.len()).unwrap_or(0)) + 1;
+            if !taken.contains(&self.next_pid) {
+                break self.next_pid;
+            }
+        };
+        let run =
+            Run { pid, started_at_ms: self.clock_ms, alive: Arc::new(watch::channel(true).0) };
+        let container = self.containers.entry(id(number)).or_insert_with(|| Container {
+            name: format!("c{number}"),
+            labelled,
+            address: Ipv4Addr::UNSPECIFIED,
+            refused: None,
+            unsettled: 0,
+            run: None,
+        });
+        container.address = Ipv4Addr::new(172, 17, number, (self.clock_ms % 250) as u8);
+        container.run = Some(run);
+        let labelled = container.labelled;
+        self.tell(number, Some(labelled));
+    }
+
+    /// Kills the main process of a container. The daemon tells it.
+    pub(crate) fn kill(&mut self, number: u8) {
+        let Some(container) = self.containers.get_mut(&id(number)) else { return };
+        let Some(run) = container.run.take() else { return };
+        run.alive.send_replace(false);
+        let labelled = container.labelled;
+        self.ended.insert(format!("{}@{}", id(number), run.started_at_ms));
+        self.tell(number, Some(labelled));
+    }
+
+    /// Connects a container to another network.
+    pub(crate) fn readdress(&mut self, number: u8) {
+        self.clock_ms += 1;
+        let last = (self.clock_ms % 250) as u8;
+        if let Some(container) = self.containers.get_mut(&id(number)) {
+            container.address = Ipv4Addr::new(172, 18, number, last);
+            container.unsettled = 1;
+            self.tell(number, None);
+        }
+    }
+
+    /// Takes a container's networks away.
+    pub(crate) fn refuse(&mut self, number: u8, reason: NetworkRefusal) {
+        if let Some(container) = self.containers.get_mut(&id(number)) {
+            container.refused = Some(reason);
+            self.tell(number, None);
+        }
+    }
+
+    pub(crate) fn rename(&mut self, number: u8) {
+        self.clock_ms += 1;
+        let name = format!("c{number}-{}", self.clock_ms);
+        if let Some(container) = self.containers.get_mut(&id(number)) {
+            container.name = name;
+            let labelled = container.labelled;
+            self.tell(number, Some(labelled));
+        }
+    }
+
+    /// The daemon goes away, and with it all streams of events.
+    pub(crate) fn break_streams(&mut self) {
+        self.listeners.clear();
+    }
+
+    /// Tells listeners; now and then one misses it.
+    fn tell(&mut self, number: u8, labelled: Option<bool>) {
+        let lost = self.faults.happens();
+        let broken = self.faults.happens();
+        self.listeners.retain(|listener| {
+            let event = Event { container: id(number), labelled };
+            lost || listener.send(Ok(event)).is_ok()
+        });
+        if broken {
+            for listener in self.listeners.drain(..) {
+                let error = EngineError("expected value at line 1 column 1".to_owned());
+                let _gone = listener.send(Err(error));
+            }
+        }
+    }
+
+    fn runs(&self) -> impl Iterator<Item = (&String, &Run)> {
+        self.containers.iter().filter_map(|(id, container)| Some((id, container.run.as_ref()?)))
+    }
+
+    /// What the provider should say: instance, address and name of all that live and can be served.
+    pub(crate) fn truth(&self) -> Vec<String> {
+        let served = self.containers.iter().filter_map(|(id, container)| {
+            let run = container.run.as_ref()?;
+            let serves = container.labelled && container.refused.is_none();
+            let Container { address, name, .. } = container;
+            serves.then(|| format!("{id}@{} {address} {name}", run.started_at_ms))
+        });
+        served.collect()
+    }
+
+    /// Whether an instance lives.
+    pub(crate) fn lives(&self, instance: &str) -> bool {
+        self.runs().any(|(id, run)| format!("{id}@{}", run.started_at_ms) == instance)
+    }
+
+    fn summaries(&mut self) -> Vec<Summary> {
+        let summaries = self.containers.iter().filter(|(_, container)| container.run.is_some());
+        let mut summaries: Vec<Summary> = summaries
+            .map(|(id, container)| Summary {
+                id: id.clone(),
+                name: container.name.clone(),
+                labels: labels(container.labelled),
+                created_at_seconds: 1,
+                endpoints: BTreeMap::from([("bridge".to_owned(), container.address.to_string())]),
+            })
+            .collect();
+        if self.lists_nothing {
+            summaries.clear();
+        }
+        if self.faults.happens() {
+            let kept = self.faults.next() as usize % (summaries.len() + 1);
+            summaries.truncate(kept);
+        }
+        summaries
+    }
+
+    fn inspected(&mut self, id: &str) -> Result<Option<Inspected>, EngineError> {
+        if self.broken.contains(id) {
+            return Err(EngineError("`State.StartedAt` is no timestamp: `soon`".to_owned()));
+        }
+        if self.faults.happens() {
+            return Ok(None);
+        }
+        let Some(container) = self.containers.get(id) else { return Ok(None) };
+        let Some(run) = &container.run else { return Ok(None) };
+        Ok(Some(Inspected {
+            name: container.name.clone(),
+            image: "redis".to_owned(),
+            labels: labels(container.labelled),
+            pid: run.pid,
+            created_at_ms: 1,
+            started_at_ms: run.started_at_ms,
+        }))
+    }
+}
+
+fn labels(labelled: bool) -> BTreeMap<String, String> {
+    let key = if labelled { "aliyun.lb.port_6379" } else { "com.example.other" };
+    BTreeMap::from([(key.to_owned(), "tcp://slb:6379".to_owned())])
+}
+
+impl Engine for World {
+    async fn follow(
+        &self,
+    ) -> Result<impl Stream<Item = Result<Event, EngineError>> + Send, EngineError> {
+        self.delay().await;
+        self.misbehave().await?;
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.lock().listeners.push(sender);
+        Ok(Box::pin(stream::unfold(receiver, async |mut receiver| {
+            receiver.recv().await.map(|event| (event, receiver))
+        })))
+    }
+
+    async fn list(&self) -> Result<Vec<Summary>, EngineError> {
+        self.lock().listings += 1;
+        self.misbehave().await?;
+        let early = self.lock().summaries();
+        self.delay().await;
+        let mut world = self.lock();
+        Ok(if world.faults.happens() { world.summaries() } else { early })
+    }
+
+    async fn inspect(&self, id: &str) -> Result<Option<Inspected>, EngineError> {
+        self.lock().inspections += 1;
+        self.misbehave().await?;
+        let early = self.lock().inspected(id);
+        self.delay().await;
+        let mut world = self.lock();
+        if world.faults.happens() { world.inspected(id) } else { early }
+    }
+}
+
+impl Host for World {
+    type Process = FakeProcess;
+
+    fn open(&self, pid: u32) -> io::Result<FakeProcess> {
+        let world = self.lock();
+        let found = world.runs().find(|(_, run)| run.pid == pid);
+        let (id, run) = found.ok_or(io::ErrorKind::NotFound)?;
+        Ok(FakeProcess { container: id.clone(), alive: run.alive.subscribe() })
+    }
+
+    async fn network(&self, process: &Arc<FakeProcess>) -> Result<ContainerNetwork, NetworkError> {
+        let mut world = self.lock();
+        let fails = world.faults.happens();
+        let container = world.containers.get_mut(&process.container).filter(|_| process.is_alive());
+        let Some(container) = container else { return Err(NetworkError::Gone { pid: 1 }) };
+        if fails {
+            let source = io::Error::from(io::ErrorKind::TimedOut);
+            return Err(NetworkError::Failed { pid: 1, action: "list its routes", source });
+        }
+        if let Some(reason) = &container.refused {
+            return Err(reason.clone().into());
+        }
+        if container.unsettled > 0 {
+            container.unsettled -= 1;
+            return Err(NetworkRefusal::NoDefaultRoute.into());
+        }
+        Ok(ContainerNetwork {
+            address: container.address,
+            interface: "eth0".to_owned(),
+            ifindex: 62,
+            host_interface: "veth5cf98f6".to_owned(),
+        })
+    }
+}
+
+impl Process for FakeProcess {
+    fn is_alive(&self) -> bool {
+        *self.alive.borrow()
+    }
+
+    async fn ended(&self) {
+        let mut alive = self.alive.clone();
+        // The sender is dropped with the run, and that is the end as well.
+        let _dropped = alive.wait_for(|alive| !alive).await;
+    }
+
+    /// The kernel knows for sure for every other container only, as for those that move their
+    /// processes to other control groups.
+    fn is_of(&self, container: &str) -> bool {
+        self.container == container && container.ends_with(['0', '2', '4', '6', '8'])
+    }
+}
