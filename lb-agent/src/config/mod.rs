@@ -3,6 +3,7 @@
 //! Owns the grammar of the file and its error messages. It reads one file and nothing else; what the
 //! node looks like (interfaces, routes, groups) is checked by those who use the values.
 
+mod address;
 mod error;
 mod raw;
 #[cfg(test)]

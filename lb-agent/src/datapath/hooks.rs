@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::Path,
 };
 
@@ -16,7 +16,7 @@ use lb_common::abi::Hook;
 
 use super::{
     clsact::{Clsact, Ownership},
-    hook::{AttachError, HOOKS, LinkName, Way, interface_name, program_name},
+    hook::{AttachError, HOOKS, LinkName, Way, display_interface, interface_name, program_name},
     links::LinkDir,
     options::TcMode,
     pins::PinDir,
@@ -107,7 +107,11 @@ impl Hooks {
             match self.attach_tc(Hook::TcReply, ifindex) {
                 Ok(()) => {}
                 Err(AttachError::Absent) => self.note(Hook::TcReply, ifindex, None),
-                Err(error) => bail!("reply program of interface {ifindex}: {error}"),
+                // The program that is there works with the same maps.
+                Err(error) => {
+                    let interface = display_interface(ifindex);
+                    tracing::warn!(interface, %error, "keeps the reply program of an earlier agent");
+                }
             }
         }
         Ok(())
@@ -180,13 +184,13 @@ impl Hooks {
         let program = self.programs.get(hook);
         if way == Way::Tcx {
             self.links.attach(&self.link(hook, ifindex, way), program)?;
-            self.clsact.detach(hook, ifindex)?;
+            self.note(hook, ifindex, Some(way));
+            self.clsact.detach(hook, ifindex)
         } else {
             self.clsact.attach(hook, ifindex, program)?;
-            self.links.detach(&self.link(hook, ifindex, Way::Tcx))?;
+            self.note(hook, ifindex, Some(way));
+            self.links.detach(&self.link(hook, ifindex, Way::Tcx))
         }
-        self.note(hook, ifindex, Some(way));
-        Ok(())
     }
 
     /// Attaches XDP in one mode, which must be an XDP [`Way`].

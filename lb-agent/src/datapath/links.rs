@@ -104,9 +104,10 @@ impl LinkDir {
         let mut links = Vec::new();
         for entry in entries {
             let name = entry?.file_name();
-            match name.to_str().and_then(LinkName::parse) {
-                Some(link) => links.push(link),
-                None => tracing::warn!(?name, "not a link of ours: left as it is"),
+            if let Some(link) = name.to_str().and_then(LinkName::parse) {
+                links.push(link);
+            } else {
+                tracing::warn!(?name, "not a link of ours: left as it is");
             }
         }
         links.sort_unstable_by_key(ToString::to_string);

@@ -34,7 +34,7 @@ unsafe impl<T> Sync for MappedArray<T> {}
 impl<T: FromBytes + IntoBytes + Immutable> MappedArray<T> {
     /// The kernel rounds the stride of an array up to 8 bytes; ours are multiples already.
     const WORDS: usize = {
-        assert!(size_of::<T>() % 8 == 0 && size_of::<T>() / 8 <= WORDS_MAX);
+        assert!(size_of::<T>().is_multiple_of(8) && size_of::<T>() / 8 <= WORDS_MAX);
         size_of::<T>() / 8
     };
 

@@ -68,6 +68,7 @@ impl Datapath {
     /// when no front interface can be used at all; single troubles are in [`Self::fronts`].
     pub fn open(options: &Options) -> anyhow::Result<Self> {
         let object = embedded()?;
+        options.check()?;
         prerequisites::check_host()?;
         let state = StateDir::create(&options.state_path)?;
         let state_lock = state.lock()?;

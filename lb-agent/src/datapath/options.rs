@@ -2,7 +2,13 @@
 
 use std::path::PathBuf;
 
-use lb_common::abi::{DEFAULT_RECORDS, DEFAULT_RING_SLOTS};
+use anyhow::ensure;
+use lb_common::abi::{DEFAULT_RECORDS, DEFAULT_RING_SLOTS, RING_SIZES};
+
+/// As many as a ring descriptor can point to.
+const RING_SLOTS_MAX: u32 = 1 << 28;
+/// Sixteen millions take about 2 GiB per family.
+const RECORDS_MAX: u32 = 1 << 24;
 
 /// How XDP is used on one front interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -57,6 +63,24 @@ pub struct Options {
     pub records: u32,
     /// Seed of the flow hash; `None`: random when the maps are made.
     pub hash_seed: Option<u64>,
+}
+
+impl Options {
+    /// Refuses what no kernel takes.
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        ensure!(
+            (RING_SIZES[0]..=RING_SLOTS_MAX).contains(&self.ring_slots),
+            "`tables.ring_slots` is {}, and not from {} to {RING_SLOTS_MAX}",
+            self.ring_slots,
+            RING_SIZES[0],
+        );
+        ensure!(
+            (1..=RECORDS_MAX).contains(&self.records),
+            "`tables.records` is {}, and not from 1 to {RECORDS_MAX}",
+            self.records,
+        );
+        Ok(())
+    }
 }
 
 impl Default for Options {

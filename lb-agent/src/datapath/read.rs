@@ -93,12 +93,12 @@ impl Tables {
             };
             state.frontends.insert(FrontendAddress { vip, protocol, port }, service);
         };
-        for entry in self.frontends_v4.iter() {
+        for entry in &self.frontends_v4 {
             let (key, value) = entry.context("`FRONTENDS_V4` cannot be read")?;
             let vip = IpAddr::V4(key.vip.into());
             add(vip, key.protocol, key.port.get(), key.scope, value.service);
         }
-        for entry in self.frontends_v6.iter() {
+        for entry in &self.frontends_v6 {
             let (key, value) = entry.context("`FRONTENDS_V6` cannot be read")?;
             let vip = IpAddr::V6(key.vip.into());
             add(vip, key.protocol, key.port.get(), key.scope, value.service);

@@ -22,7 +22,7 @@ use super::{
 };
 
 /// Entries of one table that one call looks at: some milliseconds of work.
-const ENTRIES_PER_CALL: usize = 16_384;
+const ENTRIES_PER_CALL: u64 = 16_384;
 /// Entries that one bpf(2) call returns.
 const BATCH: usize = 2_048;
 
@@ -165,7 +165,7 @@ where
     /// what is in the table at that moment.
     fn sweep(&mut self, is_dead: impl Fn(&K, &V) -> bool) -> anyhow::Result<Pass> {
         let mut pass = Pass::default();
-        while (pass.seen as usize) < ENTRIES_PER_CALL {
+        while pass.seen < ENTRIES_PER_CALL {
             let (count, is_last) = self.next_batch()?;
             for index in 0..count {
                 let (key, value) = (self.keys[index], self.values[index]);
@@ -255,7 +255,7 @@ where
     V: Pod + FromBytes + IntoBytes + Immutable,
 {
     let mut pass = Pass::default();
-    while (pass.seen as usize) < ENTRIES_PER_CALL {
+    while pass.seen < ENTRIES_PER_CALL {
         let (count, is_last) = replies.next_batch()?;
         for index in 0..count {
             let (key, value) = (replies.keys[index], replies.values[index]);

@@ -270,7 +270,8 @@ impl Rtnl {
                     libc::NLMSG_ERROR | libc::NLMSG_DONE => return finish(message, messages),
                     libc::NLMSG_NOOP => {}
                     _ => {
-                        messages.push(Message { kind, payload: message[HEADER_LENGTH..].to_vec() })
+                        let payload = message[HEADER_LENGTH..].to_vec();
+                        messages.push(Message { kind, payload });
                     }
                 }
             }

@@ -156,7 +156,7 @@ fn remove_bpffs(state: &StateDir, pins: &PinDir, report: &mut Report) {
         return;
     }
     let what = format!("bpffs on {}", mount_point.display());
-    let foreign = entries_but(&mount_point, &[pins.path().to_path_buf()]);
+    let foreign = pins_but(&mount_point, pins.path());
     if foreign == 0 {
         report.step(what, || {
             nix::mount::umount(&mount_point)?;
@@ -195,6 +195,19 @@ fn entries_but(directory: &Path, ours: &[PathBuf]) -> usize {
         return 0;
     };
     entries.filter_map(Result::ok).filter(|entry| !ours.contains(&entry.path())).count()
+}
+
+/// As above, of a bpffs: what the kernel puts into each one has a dot in its name (`maps.debug`),
+/// which it allows nobody else.
+fn pins_but(bpffs: &Path, ours: &Path) -> usize {
+    let Ok(entries) = fs::read_dir(bpffs) else {
+        return 0;
+    };
+    let is_of_kernel = |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().contains(&b'.');
+    entries
+        .filter_map(Result::ok)
+        .filter(|entry| entry.path() != ours && !is_of_kernel(entry))
+        .count()
 }
 
 fn is_bpffs(path: &Path) -> bool {

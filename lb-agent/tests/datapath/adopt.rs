@@ -111,6 +111,17 @@ sandboxed! {
         assert!(words.contains("lb-agent uninstall"), "{words}");
     }
 
+    fn tables_of_impossible_size_are_refused(sandbox) {
+        let options = |ring_slots, records| Options {
+            ring_slots,
+            records,
+            ..sandbox.options(TcMode::Auto)
+        };
+        assert!(refusal(&options(0, 1)).contains("`tables.ring_slots` is 0"));
+        assert!(refusal(&options(1 << 29, 1)).contains("`tables.ring_slots` is 536870912"));
+        assert!(refusal(&options(65_536, 0)).contains("`tables.records` is 0"));
+    }
+
     fn half_made_maps_are_made_anew(sandbox) {
         drop(sandbox.open(TcMode::Auto));
         let maps = sandbox.pins().join("maps");

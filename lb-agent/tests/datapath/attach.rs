@@ -8,7 +8,7 @@ use lb_agent::{
 use lb_common::abi::map_names;
 
 use crate::{
-    sandbox::{Sandbox, clsact_count, filters, ifindex, run, tcx_programs, tree},
+    sandbox::{Sandbox, add_veth, clsact_count, delete, filters, ifindex, run, tcx_programs, tree},
     sandboxed,
 };
 
@@ -92,11 +92,11 @@ sandboxed! {
             let mut datapath = sandbox.open(mode);
             let gone = ifindex("cont0");
             datapath.attach_reply(gone).unwrap();
-            sandbox.delete("front0");
-            sandbox.delete("cont0");
+            delete("front0");
+            delete("cont0");
             assert!(datapath.read_state().unwrap().reply_interfaces.is_empty());
-            sandbox.add_veth(["front0", "front1"]);
-            sandbox.add_veth(["cont0", "cont1"]);
+            add_veth(["front0", "front1"]);
+            add_veth(["cont0", "cont1"]);
 
             datapath.ensure_fronts();
             datapath.attach_reply(ifindex("cont0")).unwrap();
@@ -114,9 +114,9 @@ sandboxed! {
         let mut first = sandbox.open(TcMode::Tcx);
         first.attach_reply(ifindex("cont0")).unwrap();
         drop(first);
-        sandbox.delete("front0");
-        sandbox.delete("cont0");
-        sandbox.add_veth(["front0", "front1"]);
+        delete("front0");
+        delete("cont0");
+        add_veth(["front0", "front1"]);
 
         let mut second = sandbox.open(TcMode::Tcx);
         assert!(second.read_state().unwrap().reply_interfaces.is_empty());
@@ -127,7 +127,7 @@ sandboxed! {
         run("ip", &["link", "add", "name", "one0", "index", "900", "type", "veth"]);
         let mut datapath = sandbox.open(TcMode::Tcx);
         datapath.attach_reply(900).unwrap();
-        sandbox.delete("one0");
+        delete("one0");
         run("ip", &["link", "add", "name", "two0", "index", "900", "type", "veth"]);
         assert!(!datapath.read_state().unwrap().reply_interfaces.contains(&900));
         datapath.attach_reply(900).unwrap();

@@ -48,20 +48,9 @@ impl Sandbox {
         nix::mount::mount(Some("bpf"), &bpffs, Some("bpf"), MsFlags::empty(), None::<&str>)
             .expect("a bpffs");
         for pair in [["front0", "front1"], ["cont0", "cont1"]] {
-            sandbox.add_veth(pair);
+            add_veth(pair);
         }
         sandbox
-    }
-
-    pub(crate) fn add_veth(&self, [one, other]: [&str; 2]) {
-        run("ip", &["link", "add", one, "type", "veth", "peer", "name", other]);
-        for name in [one, other] {
-            run("ip", &["link", "set", name, "up"]);
-        }
-    }
-
-    pub(crate) fn delete(&self, interface: &str) {
-        run("ip", &["link", "delete", interface]);
     }
 
     pub(crate) fn bpffs(&self) -> PathBuf {
@@ -150,6 +139,17 @@ impl Drop for Sandbox {
             eprintln!("{} stays mounted: {error}", bpffs.display());
         }
     }
+}
+
+pub(crate) fn add_veth([one, other]: [&str; 2]) {
+    run("ip", &["link", "add", one, "type", "veth", "peer", "name", other]);
+    for name in [one, other] {
+        run("ip", &["link", "set", name, "up"]);
+    }
+}
+
+pub(crate) fn delete(interface: &str) {
+    run("ip", &["link", "delete", interface]);
 }
 
 /// Ingress filters of an interface, as tc shows them.

@@ -29,57 +29,6 @@ use crate::{
 
 const CONTAINERS: [&str; 2] = ["cont0", "cont1"];
 
-/// What the kernel should hold after an action.
-fn absorb(state: &mut KernelState, action: &Action) {
-    match action.clone() {
-        Action::AttachReply { ifindex } => {
-            state.reply_interfaces.insert(ifindex);
-        }
-        Action::DetachReply { ifindex } => {
-            state.reply_interfaces.remove(&ifindex);
-        }
-        Action::SetFlags { flags } => state.flags = flags,
-        Action::WriteService { number, name_hash } => {
-            state.services.insert(number, name_hash);
-        }
-        Action::ClearService { number } => {
-            state.services.remove(&number);
-        }
-        Action::WriteBackend { number, backend } => {
-            state.free_generations.remove(&number);
-            state.backends.insert(number, backend);
-        }
-        Action::SetBackendState { number, state: takes } => {
-            if let Some(backend) = state.backends.get_mut(&number) {
-                backend.state = takes;
-            }
-        }
-        Action::ClearBackend { number } => {
-            if let Some(backend) = state.backends.remove(&number) {
-                state.free_generations.insert(number, backend.generation);
-            }
-        }
-        Action::PublishRing { ring, content } => {
-            state.rings.insert(ring, content);
-        }
-        Action::ClearRing { ring } => {
-            state.rings.remove(&ring);
-        }
-        Action::PutVip { vip } => {
-            state.vips.insert(vip);
-        }
-        Action::DeleteVip { vip } => {
-            state.vips.remove(&vip);
-        }
-        Action::PutFrontend { frontend, service } => {
-            state.frontends.insert(frontend, service);
-        }
-        Action::DeleteFrontend { frontend } => {
-            state.frontends.remove(&frontend);
-        }
-    }
-}
-
 /// Few enough that actions meet, the ends of the tables among them.
 fn number() -> impl Strategy<Value = u32> {
     prop::sample::select(vec![1, 2, 3, 65_536])
@@ -263,7 +212,7 @@ sandboxed! {
             let mut datapath = sandbox.open(mode);
             assert_eq!(datapath.read_state().unwrap(), model, "the next agent finds the same");
             for action in actions.new_tree(&mut runner).unwrap().current() {
-                absorb(&mut model, &action);
+                model.execute(&action).unwrap();
                 datapath.execute(&action).unwrap();
                 datapath.execute(&action).expect("actions are idempotent");
                 assert_eq!(datapath.read_state().unwrap(), model, "after {action:?}");

@@ -2,8 +2,10 @@
 
 use lb_agent::datapath::{Datapath, FrontInterface, Options, TcMode, XdpMode, uninstall};
 
+use nix::mount::MsFlags;
+
 use crate::{
-    sandbox::{filters, ifindex, run},
+    sandbox::{Sandbox, add_veth, delete, filters, ifindex, run, tree},
     sandboxed,
 };
 
@@ -92,13 +94,13 @@ sandboxed! {
             let mut datapath = sandbox.open(mode);
             datapath.attach_reply(ifindex("cont0")).unwrap();
             drop(datapath);
-            sandbox.delete("front0");
-            sandbox.delete("cont0");
+            delete("front0");
+            delete("cont0");
             let report = uninstall(&sandbox.options(mode), false).unwrap();
             assert_eq!(report.left, Vec::<String>::new(), "{report}");
             assert!(!sandbox.pins().exists() && !sandbox.state_path().exists(), "{report}");
-            sandbox.add_veth(["front0", "front1"]);
-            sandbox.add_veth(["cont0", "cont1"]);
+            add_veth(["front0", "front1"]);
+            add_veth(["cont0", "cont1"]);
         }
     }
 
@@ -123,4 +125,79 @@ sandboxed! {
         assert!(report.to_string().contains("1 entries that are not ours"), "{report}");
         assert!(!sandbox.pins().join("maps").exists());
     }
+
+    fn bpffs_is_mounted_where_one_belongs_and_unmounted_again(sandbox) {
+        let options = |sandbox: &Sandbox| Options {
+            pin_path: "/sys/fs/bpf/lb_datapath_test".into(),
+            ..sandbox.options(TcMode::Auto)
+        };
+        if !is_init() {
+            // With a PID 1 of its own, this machine's mounts stay as they are.
+            return run_as_init("uninstall::bpffs_is_mounted_where_one_belongs_and_unmounted_again");
+        }
+        while nix::mount::umount("/sys/fs/bpf").is_ok() {}
+        let is_mounted = || {
+            let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+            mounts.lines().filter(|line| line.contains(" /sys/fs/bpf ")).count()
+        };
+        drop(Datapath::open(&options(sandbox)).unwrap());
+        drop(Datapath::open(&options(sandbox)).unwrap());
+        assert_eq!(is_mounted(), 1);
+        assert_eq!(tree("/sys/fs/bpf".as_ref())[0], "lb_datapath_test");
+
+        std::fs::create_dir("/sys/fs/bpf/foreign").unwrap();
+        let planned = uninstall(&options(sandbox), true).unwrap();
+        let report = uninstall(&options(sandbox), false).unwrap();
+        assert_eq!(planned.left, report.left);
+        assert!(report.left[0].contains("bpffs on /sys/fs/bpf: it holds 1 entries"), "{report}");
+        assert_eq!(is_mounted(), 1);
+
+        std::fs::remove_dir("/sys/fs/bpf/foreign").unwrap();
+        let report = uninstall(&options(sandbox), false).unwrap();
+        assert_eq!(report.left, Vec::<String>::new(), "{report}");
+        assert_eq!(is_mounted(), 0);
+    }
+
+    fn bpffs_of_others_stays(sandbox) {
+        if !is_init() {
+            return run_as_init("uninstall::bpffs_of_others_stays");
+        }
+        let flags = MsFlags::empty();
+        nix::mount::mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), flags, None::<&str>).unwrap();
+        let options = Options {
+            pin_path: "/sys/fs/bpf/lb_datapath_test".into(),
+            ..sandbox.options(TcMode::Auto)
+        };
+        drop(Datapath::open(&options).unwrap());
+        let report = uninstall(&options, false).unwrap();
+        assert_eq!(report.left, Vec::<String>::new(), "{report}");
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(mounts.contains(" /sys/fs/bpf "), "{report}");
+    }
+}
+
+fn is_init() -> bool {
+    std::process::id() == 1
+}
+
+/// Runs one test of this program as PID 1 in namespaces of its own.
+fn run_as_init(test: &str) {
+    let program = std::env::current_exe().unwrap();
+    let program = program.to_str().unwrap();
+    let out = run(
+        "unshare",
+        &[
+            "--pid",
+            "--fork",
+            "--mount",
+            "--mount-proc",
+            "--propagation",
+            "private",
+            program,
+            test,
+            "--exact",
+            "--nocapture",
+        ],
+    );
+    assert!(out.contains("1 passed"), "{out}");
 }

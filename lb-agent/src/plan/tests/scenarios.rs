@@ -121,6 +121,29 @@ fn a_service_is_taken_away_from_the_outside_in() {
 }
 
 #[test]
+fn a_service_number_stays_as_long_as_its_backends() {
+    let mut node = Node::new(POOL);
+    node.step(&two());
+    let nothing = Snapshot::default();
+    node.settle(&nothing);
+    // The store of one state byte was lost.
+    node.kernel.backends.get_mut(&1).unwrap().state = 3;
+    node.now_ms += 2000;
+    assert_snapshot!(node.step(&nothing), @"
+    backend 1: takes nothing
+    backend 2: clear
+    veth 2: detach
+    ");
+    node.settle(&nothing);
+    node.now_ms += 2000;
+    assert_snapshot!(node.step(&nothing), @"
+    backend 1: clear
+    veth 1: detach
+    service 0: clear
+    ");
+}
+
+#[test]
 fn a_replacement_inherits_its_predecessors_slots() {
     let mut node = Node::new(POOL);
     let others = [backend("2", 2, 2), backend("3", 3, 3)];
@@ -213,14 +236,16 @@ fn a_container_started_again_is_another_instance() {
 #[test]
 fn a_number_comes_back_with_the_next_generation() {
     let mut node = Node::new(POOL);
-    for number in 1..=65_535 {
-        node.kernel.free_generations.insert(number, u32::MAX);
-    }
+    node.kernel.free_generations = (1..=65_535).map(|number| (number, 7)).collect();
+    node.kernel.free_generations.insert(1, u32::MAX);
+    let three = web((1..=3).map(|it| backend(&it.to_string(), 1, it)).collect());
+    // Everything free rests after a restart; here only the numbers matter.
     node.planner.adopt(&node.kernel, 0);
-    node.settle(&two());
-    assert_eq!(node.kernel.backends[&65_536].generation, 1);
-    assert_eq!(node.kernel.backends[&1].generation, 1);
-    assert!(!node.kernel.free_generations.contains_key(&1));
+    node.settle(&three);
+    let generations: Vec<(u32, u32)> =
+        node.kernel.backends.iter().map(|(number, it)| (*number, it.generation)).collect();
+    assert_eq!(generations, [(1, 1), (2, 8), (65_536, 1)]);
+    assert_eq!(node.kernel.free_generations.len(), 65_533);
 }
 
 #[test]

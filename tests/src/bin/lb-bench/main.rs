@@ -4,6 +4,7 @@
 //! machine. Nothing is asserted.
 
 mod packet;
+mod path;
 
 use clap::{Parser, Subcommand};
 
@@ -18,10 +19,13 @@ struct Options {
 enum What {
     /// Nanoseconds per packet of each program, against an empty one.
     Packet(packet::PacketOptions),
+    /// Throughput and rates through namespaces, beside plain routing and nftables.
+    Path(path::PathOptions),
 }
 
 fn main() -> anyhow::Result<()> {
     match Options::parse().what {
         What::Packet(options) => packet::run(&options),
+        What::Path(options) => path::run(&options),
     }
 }
