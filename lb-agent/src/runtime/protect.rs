@@ -51,3 +51,59 @@ fn soften(action: Action, kernel: &KernelState, known: &BTreeSet<u32>) -> Option
     };
     is_allowed.then_some(action)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{FrontendAddress, Protocol};
+
+    const KNOWN: NameHash = [1, 0];
+
+    fn frontend(port: u16) -> FrontendAddress {
+        FrontendAddress { vip: [192, 0, 2, 1].into(), protocol: Protocol::Tcp, port }
+    }
+
+    /// Service 1 is known, service 2 is not; each has a frontend at its number.
+    fn kernel() -> KernelState {
+        KernelState {
+            services: [(1, KNOWN), (2, [2, 0])].into(),
+            frontends: [(frontend(1), 1), (frontend(2), 2)].into(),
+            flags: 0b10,
+            ..KernelState::default()
+        }
+    }
+
+    #[track_caller]
+    fn check(action: Action, expected: Option<Action>) {
+        let kept = keep_unknown(vec![action], &kernel(), &[KNOWN].into());
+        assert_eq!(kept, Vec::from_iter(expected));
+    }
+
+    #[track_caller]
+    fn check_kept(action: &Action) {
+        check(action.clone(), Some(action.clone()));
+    }
+
+    #[test]
+    fn known_services_change_and_unknown_ones_stay() {
+        check_kept(&Action::DeleteFrontend { frontend: frontend(1) });
+        check(Action::DeleteFrontend { frontend: frontend(2) }, None);
+        check_kept(&Action::ClearRing { ring: 4 });
+        check(Action::ClearRing { ring: 8 }, None);
+        check_kept(&Action::PutFrontend { frontend: frontend(3), service: 1 });
+        check_kept(&Action::AttachReply { ifindex: 9 });
+    }
+
+    #[test]
+    fn what_may_be_shared_stays() {
+        check(Action::DetachReply { ifindex: 9 }, None);
+        check(Action::DeleteVip { vip: [192, 0, 2, 1].into() }, None);
+        check(Action::ClearService { number: 1 }, None);
+    }
+
+    #[test]
+    fn flags_are_only_added() {
+        check(Action::SetFlags { flags: 0 }, None);
+        check(Action::SetFlags { flags: 0b01 }, Some(Action::SetFlags { flags: 0b11 }));
+    }
+}

@@ -97,6 +97,8 @@ impl<N: Node> Reconciler<N> {
     /// Takes over what the kernel holds. Changes nothing.
     pub fn adopt(mut node: N, settings: Settings, now: Instant) -> Result<Self, NodeError> {
         let mirror = node.read_state()?;
+        // Where nothing is, nothing can be lost by not waiting.
+        let patience = if mirror.services.is_empty() { Duration::ZERO } else { PATIENCE };
         let mut planner = Planner::new(settings.planner);
         planner.adopt(&mirror, 0);
         tracing::info!(
@@ -124,7 +126,7 @@ impl<N: Node> Reconciler<N> {
             is_mirror_stale: false,
             is_view_stale: false,
             started: now,
-            patience_ends: now + PATIENCE,
+            patience_ends: now + patience,
             next_plan: None,
             next_look: now + LOOK,
             next_sweep: now + SWEEP,

@@ -132,8 +132,8 @@ fn route_by_a_link_that_is_gone() {
 
 /// The link that the node has at the peer's index; `true`: it is the other end.
 #[track_caller]
-fn check_host(host: Option<Link>, number: Option<i32>, expected: bool) {
-    let checked = check_host_end(&exit(), host.clone(), number);
+fn check_host(host: Option<&Link>, number: Option<i32>, expected: bool) {
+    let checked = check_host_end(&exit(), host.cloned(), number);
     assert_eq!(checked.is_ok(), expected, "{host:?} with number {number:?}: {checked:?}");
 }
 
@@ -142,19 +142,19 @@ fn other_end_must_point_back() {
     let good =
         Link { peer_namespace: Some(NAMESPACE_NUMBER), ..veth(HOST_VETH, "veth5cf98f6", ETH0) };
     let number = Some(NAMESPACE_NUMBER);
-    check_host(Some(good.clone()), number, true);
+    check_host(Some(&good), number, true);
     check_host(None, number, false);
     // Other links that happen to have the index.
-    check_host(Some(Link { peer_index: Some(ETH1), ..good.clone() }), number, false);
-    check_host(Some(Link { peer_index: None, ..good.clone() }), number, false);
-    check_host(Some(Link { kind: Some("vlan".to_owned()), ..good.clone() }), number, false);
-    check_host(Some(Link { kind: None, ..good.clone() }), number, false);
+    check_host(Some(&Link { peer_index: Some(ETH1), ..good.clone() }), number, false);
+    check_host(Some(&Link { peer_index: None, ..good.clone() }), number, false);
+    check_host(Some(&Link { kind: Some("vlan".to_owned()), ..good.clone() }), number, false);
+    check_host(Some(&Link { kind: None, ..good.clone() }), number, false);
     // A veth to the same index in another namespace.
-    check_host(Some(Link { peer_namespace: Some(8), ..good.clone() }), number, false);
-    check_host(Some(good.clone()), Some(8), false);
+    check_host(Some(&Link { peer_namespace: Some(8), ..good.clone() }), number, false);
+    check_host(Some(&good), Some(8), false);
     // Nobody knows which namespaces are meant: no proof.
-    check_host(Some(good.clone()), None, false);
-    check_host(Some(Link { peer_namespace: None, ..good }), None, false);
+    check_host(Some(&good), None, false);
+    check_host(Some(&Link { peer_namespace: None, ..good }), None, false);
 }
 
 #[test]

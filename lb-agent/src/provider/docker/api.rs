@@ -5,7 +5,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    error::Error as _,
     future::Future,
     sync::{Mutex, PoisonError},
     time::{Duration, SystemTime},
@@ -53,7 +52,8 @@ impl Api {
     /// connection per request, so there is nothing to keep, and nothing that a restart of the
     /// daemon could break.
     fn unversioned_client(&self) -> Result<Docker, EngineError> {
-        let seconds = ANSWER_WITHIN.as_secs();
+        // Ours is the limit for the whole answer; the client's own is only for its beginning.
+        let seconds = ANSWER_WITHIN.as_secs() + 1;
         Docker::connect_with_unix(&self.socket_path, seconds, API_DEFAULT_VERSION)
             .map_err(|error| EngineError(describe(&error)))
     }
@@ -145,18 +145,14 @@ async fn within_raw<T>(answer: impl Future<Output = T>) -> Result<T, EngineError
         .map_err(|_elapsed| EngineError(format!("no answer within {} s", ANSWER_WITHIN.as_secs())))
 }
 
-/// The error and what caused it: the outermost message alone only says that a request failed.
+/// For people: of a request that failed, only what made it fail.
 fn describe(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
+    let Error::HyperLegacyError { err } = error else { return error.to_string() };
+    let mut cause: &dyn std::error::Error = err;
+    while let Some(source) = cause.source() {
+        cause = source;
     }
-    text
+    cause.to_string()
 }
 
 /// `None`: an event that does not concern a container. The daemon filters, but an old one may not.
@@ -217,7 +213,7 @@ fn inspected_of(response: ContainerInspectResponse) -> Result<Option<Inspected>,
 fn milliseconds(key: &str, text: Option<String>) -> Result<u64, EngineError> {
     let text = text.unwrap_or_default();
     timestamp::parse_ms(&text)
-        .ok_or_else(|| EngineError(format!("`{key}` is no timestamp: `{text}`")))
+        .ok_or_else(|| EngineError(format!("`{key}` is no timestamp: `{}`", labels::shown(&text))))
 }
 
 /// The name without its slash. Names with more slashes are those of links to it; without a name the

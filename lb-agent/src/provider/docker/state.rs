@@ -18,13 +18,10 @@ use super::{
     engine::{Event, Summary},
     host::Process,
     instance,
-    look::{Look, Refused},
+    look::Look,
+    report::{Trouble, claims_of_refused},
 };
-use crate::{
-    labels::{self, shown},
-    model::{Claims, Refusal},
-    provider::ProviderEvent,
-};
+use crate::{labels, model::Claims, provider::ProviderEvent};
 
 /// Most containers that are looked at; of more, the oldest.
 pub(super) const CONTAINERS_MAX: usize = 4096;
@@ -32,8 +29,6 @@ pub(super) const CONTAINERS_MAX: usize = 4096;
 const PATIENCE_LOOKS: u32 = 3;
 /// Listings that must agree before a node counts as empty at the start.
 const EMPTY_LISTINGS: u32 = 2;
-/// Most containers that are named in one message.
-const NAMES_MAX: usize = 3;
 
 /// What is to be done.
 pub(super) enum Effect<P> {
@@ -109,7 +104,9 @@ pub(super) struct State<P> {
     disconnected: Option<String>,
     listing_failure: Option<String>,
     too_many: usize,
-    told_trouble: Option<Option<String>>,
+    /// Whether any status has been told, and the trouble in it.
+    told_status: bool,
+    told_trouble: Option<String>,
 }
 
 impl<P: Process> State<P> {
@@ -128,6 +125,7 @@ impl<P: Process> State<P> {
             disconnected: None,
             listing_failure: None,
             too_many: 0,
+            told_status: false,
             told_trouble: None,
         }
     }
@@ -238,9 +236,10 @@ impl<P: Process> State<P> {
             effects.push(Effect::Send(ProviderEvent::Claims { provider: PROVIDER, claims: all }));
         }
         let trouble = self.trouble();
-        let worth_telling = trouble.is_some() || self.settled;
-        if worth_telling && self.told_trouble.as_ref() != Some(&trouble) {
-            self.told_trouble = Some(trouble.clone());
+        // That all is well is news, too, once it is known.
+        if trouble != self.told_trouble || (self.settled && !self.told_status) {
+            self.told_status = true;
+            self.told_trouble.clone_from(&trouble);
             effects.push(Effect::Send(ProviderEvent::Status { provider: PROVIDER, trouble }));
         }
         effects
@@ -394,56 +393,30 @@ impl<P: Process> State<P> {
         }
     }
 
-    /// What is wrong, in words, and what is being done.
     fn trouble(&self) -> Option<String> {
-        let source = &self.source;
-        let running = self.containers.values().filter(|known| known.run.is_some()).count();
-        let mut parts = Vec::new();
-        if let Some(reason) = self.disconnected.as_ref().or(self.listing_failure.as_ref()) {
-            parts.push(format!(
-                "Docker at `{source}` does not answer: {reason}; {running} containers stay as they \
-                 are, trying again"
-            ));
+        let names = |filter: &dyn Fn(&Container<P>) -> bool| {
+            let chosen = self.containers.values().filter(|known| filter(known));
+            chosen.map(|known| known.name.clone()).collect()
+        };
+        let failure = self.containers.values().find_map(Container::lasting_failure);
+        Trouble {
+            unanswered: self.disconnected.clone().or_else(|| self.listing_failure.clone()),
+            running: self.containers.values().filter(|known| known.run.is_some()).count(),
+            unlisted: names(&|known| known.unlisted),
+            failing: names(&|known| known.lasting_failure().is_some()),
+            failure: failure.map(|failure| failure.text.clone()),
+            left_out: self.too_many,
         }
-        let unlisted: Vec<&str> = self
-            .containers
-            .values()
-            .filter(|known| known.unlisted)
-            .map(|known| known.name.as_str())
-            .collect();
-        if let Some(names) = names(&unlisted) {
-            let they =
-                if unlisted.len() == 1 { "it lives; it stays" } else { "they live; they stay" };
-            parts.push(format!(
-                "Docker at `{source}` does not list {names}, but the kernel says that {they}"
-            ));
-        }
-        // One failed look is not worth a word.
-        let failing: Vec<(&str, &str)> = self
-            .containers
-            .values()
-            .filter_map(|known| {
-                let failure = known.failure.as_ref().filter(|failure| failure.attempts > 1)?;
-                Some((known.name.as_str(), failure.text.as_str()))
-            })
-            .collect();
-        let failing_names: Vec<&str> = failing.iter().map(|(name, _)| *name).collect();
-        if let (Some(names), Some((_, text))) = (names(&failing_names), failing.first()) {
-            parts.push(format!(
-                "cannot look at {names}: {text}; what is known of it stays, trying again"
-            ));
-        }
-        if self.too_many > 0 {
-            parts.push(format!(
-                "more than {CONTAINERS_MAX} labelled containers: the {} newest are left out",
-                self.too_many
-            ));
-        }
-        (!parts.is_empty()).then(|| parts.join(". "))
+        .describe(&self.source)
     }
 }
 
 impl<P> Container<P> {
+    /// A failure that is more than an accident.
+    fn lasting_failure(&self) -> Option<&Failure> {
+        self.failure.as_ref().filter(|failure| failure.attempts > 1)
+    }
+
     fn new(name: String, listing: u64) -> Self {
         Self {
             name,
@@ -459,25 +432,4 @@ impl<P> Container<P> {
 
 fn gone<P>(instance: &str) -> Effect<P> {
     Effect::Send(ProviderEvent::Gone { provider: PROVIDER, instance: instance.to_owned() })
-}
-
-fn claims_of_refused(refused: &Refused) -> Claims {
-    let refusals = refused.labels.iter().map(|label| Refusal {
-        object: format!("container `{}`", shown(&refused.name)),
-        key: Some(label.clone()),
-        message: refused.reason.to_string(),
-    });
-    Claims { claims: Vec::new(), refusals: refusals.collect() }
-}
-
-/// ``container `a` ``, ``containers `a`, `b`, `c` and 4 more``.
-fn names(names: &[&str]) -> Option<String> {
-    let noun = if names.len() == 1 { "container" } else { "containers" };
-    let quoted = names.iter().take(NAMES_MAX).map(|name| format!("`{}`", shown(name)));
-    let listed = quoted.collect::<Vec<_>>().join(", ");
-    match (names.is_empty(), names.len().saturating_sub(NAMES_MAX)) {
-        (true, _) => None,
-        (false, 0) => Some(format!("{noun} {listed}")),
-        (false, more) => Some(format!("{noun} {listed} and {more} more")),
-    }
 }

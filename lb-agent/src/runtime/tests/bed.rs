@@ -112,7 +112,8 @@ impl Node for FakeNode {
     }
 
     fn counters(&mut self, backends: &[u32]) -> Result<NodeCounters, NodeError> {
-        let backends = backends.iter().map(|number| (*number, BackendCountersView::default())).collect();
+        let backends =
+            backends.iter().map(|number| (*number, BackendCountersView::default())).collect();
         Ok(NodeCounters { backends, ..NodeCounters::default() })
     }
 

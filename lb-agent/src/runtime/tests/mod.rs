@@ -69,6 +69,14 @@ async fn nothing_is_planned_before_everybody_has_spoken() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn empty_node_waits_for_nobody() {
+    let bed = Bed::new(KernelState::default());
+    bed.claims("file", &file_claims()).await;
+    bed.settle().await;
+    assert_eq!(bed.served(3), addresses(&[100]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn silent_provider_loses_nothing_while_others_are_served() {
     let bed = Bed::new(running().await.kill().await);
     let trouble = Some("cannot reach the daemon".to_owned());

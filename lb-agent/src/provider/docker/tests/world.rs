@@ -82,7 +82,7 @@ pub(crate) struct FakeProcess {
 }
 
 impl Faults {
-    /// SplitMix64: the same faults for the same seed.
+    /// `SplitMix64`: the same faults for the same seed.
     fn next(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.random;

@@ -1,0 +1,156 @@
+//! A provider at work, and the checks that hold whatever it says.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+
+use super::{
+    super::{
+        ClaimsOf,
+        follow::{Pace, follow},
+    },
+    world::World,
+};
+use crate::{
+    labels::ContainerFacts,
+    model::{
+        Backend, BackendPath, BackendState, Claim, Claims, FrontendAddress, Protocol, Refusal,
+        ServiceName,
+    },
+    provider::ProviderEvent,
+};
+
+/// Time between full listings.
+pub(crate) const RESYNC: Duration = Duration::from_secs(30);
+
+/// A provider at work in a world, and what it has said so far.
+pub(crate) struct Session {
+    world: World,
+    events: mpsc::Receiver<ProviderEvent>,
+    provider: JoinHandle<()>,
+    /// The claims in force, `instance address name`; `None`: none were sent yet.
+    pub(crate) claims: Option<Vec<String>>,
+    pub(crate) refusals: Vec<Refusal>,
+    pub(crate) gone: BTreeSet<String>,
+    pub(crate) trouble: Option<String>,
+    pub(crate) messages: usize,
+}
+
+impl Session {
+    pub(crate) fn start(world: &World) -> Self {
+        let (sender, events) = mpsc::channel(16);
+        let pace = Pace::new(RESYNC);
+        let source = "unix:///docker.sock".to_owned();
+        let provider = follow(world.clone(), world.clone(), pace, source, claims_of(), sender);
+        Self {
+            world: world.clone(),
+            events,
+            provider: tokio::spawn(provider),
+            claims: None,
+            refusals: Vec::new(),
+            gone: BTreeSet::new(),
+            trouble: None,
+            messages: 0,
+        }
+    }
+
+    /// Lets time pass and takes in what the provider says, checking what must always hold.
+    pub(crate) async fn pass(&mut self, time: Duration) {
+        let events = &mut self.events;
+        let mut received = Vec::new();
+        let _time_is_over = timeout(time, async {
+            while let Some(event) = events.recv().await {
+                received.push(event);
+            }
+        })
+        .await;
+        for event in received {
+            self.receive(event);
+        }
+    }
+
+    fn receive(&mut self, event: ProviderEvent) {
+        self.messages += 1;
+        match event {
+            ProviderEvent::Claims { claims, .. } => {
+                let new: Vec<String> = claims.claims.iter().map(shown).collect();
+                let instances: BTreeSet<&str> = new.iter().map(|claim| instance(claim)).collect();
+                for before in self.claims.iter().flatten().map(|claim| instance(claim)) {
+                    let is_withdrawn = !instances.contains(before) && !self.gone.contains(before);
+                    let world = self.world.lock();
+                    let refused = !world.truth().iter().any(|claim| instance(claim) == before);
+                    assert!(
+                        !is_withdrawn || !world.lives(before) || refused,
+                        "`{before}` lives and was withdrawn"
+                    );
+                }
+                for after in &instances {
+                    assert!(!self.gone.contains(*after), "`{after}` came back from the dead");
+                }
+                self.claims = Some(new);
+                self.refusals = claims.refusals;
+            }
+            ProviderEvent::Gone { instance, .. } => {
+                assert!(
+                    !self.world.lock().lives(&instance),
+                    "`{instance}` lives and is called dead"
+                );
+                self.gone.insert(instance);
+            }
+            ProviderEvent::Status { trouble, .. } => self.trouble = trouble,
+        }
+    }
+
+    /// What is served: the claims without what has been called dead since.
+    pub(crate) fn served(&self) -> Vec<String> {
+        let claims = self.claims.iter().flatten();
+        claims.filter(|claim| !self.gone.contains(instance(claim))).cloned().collect()
+    }
+
+    #[track_caller]
+    pub(crate) fn check_truth(&self) {
+        assert!(self.claims.is_some(), "no claims yet: {:?}", self.trouble);
+        assert_eq!(self.served(), self.world.lock().truth());
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.provider.abort();
+    }
+}
+
+fn shown(claim: &Claim) -> String {
+    let Some(backend) = &claim.backend else { return claim.source.clone() };
+    format!("{} {} {}", backend.instance, backend.address.ip(), backend.display_name)
+}
+
+pub(crate) fn instance(claim: &str) -> &str {
+    claim.split(' ').next().unwrap_or(claim)
+}
+
+pub(crate) fn claims_of() -> ClaimsOf {
+    Arc::new(|facts: &ContainerFacts| {
+        let backend = Backend {
+            place: facts.name.clone(),
+            instance: super::super::instance(&facts.id, facts.started_at_ms),
+            display_name: facts.name.clone(),
+            address: (facts.address, 6379).into(),
+            weight: 100,
+            path: BackendPath::Local { ifindex: facts.ifindex },
+            state: BackendState::Healthy,
+            started_at_ms: facts.started_at_ms,
+        };
+        let frontend =
+            FrontendAddress { vip: [192, 0, 2, 10].into(), protocol: Protocol::Tcp, port: 6379 };
+        let claim = Claim {
+            service: ServiceName("docker/redis:6379".to_owned()),
+            frontend,
+            backend: Some(backend),
+            ring_size: None,
+            since_ms: facts.created_at_ms,
+            source: facts.name.clone(),
+        };
+        Claims { claims: vec![claim], refusals: Vec::new() }
+    })
+}
