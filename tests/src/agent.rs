@@ -1,6 +1,7 @@
 //! `lb-agent` as an operator runs it: a configuration file, a process, `lbctl` beside it.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -210,13 +211,21 @@ impl Agent {
         Ok(rows.clone())
     }
 
-    /// Names of the backends that take new flows, sorted.
+    /// Names of the backends that take new flows, sorted; an error while the kernel's rings are not
+    /// those of these backends yet.
     pub fn healthy_backends(&self) -> Result<Vec<String>> {
         let rows = self.rows("backend")?;
-        let healthy = rows.iter().filter(|row| row["state"] == "healthy");
-        let mut names: Vec<_> = healthy
-            .map(|row| row["display_name"].as_str().unwrap_or_default().to_owned())
-            .collect();
+        let mut names = Vec::new();
+        let mut shares = BTreeMap::<String, f64>::new();
+        for row in rows.iter().filter(|row| row["state"] == "healthy") {
+            names.push(row["display_name"].as_str().unwrap_or_default().to_owned());
+            let share = row["share_percent"].as_f64().unwrap_or(0.0);
+            ensure!(share > 0.0 || row["weight"] == 0, "no share of the ring: {row}");
+            *shares.entry(row["service"].to_string()).or_default() += share;
+        }
+        for (service, share) in shares {
+            ensure!(share > 99.9, "{service}: {share} % of the ring; the rest is still another's");
+        }
         names.sort();
         Ok(names)
     }

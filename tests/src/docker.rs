@@ -177,9 +177,10 @@ impl DockerNode {
             process::signal(&daemon, signal);
             process::wait_child(&mut daemon, Duration::from_secs(20));
         }
-        // A killed daemon leaves its pid file and its containerd, as on a real host.
-        if signal == Signal::SIGKILL {
-            drop(fs::remove_file(self.directory.join("docker.pid")));
+        // A killed daemon leaves its pid files. Its containerd dies with it, but where nothing reaps
+        // it the next daemon would take the number in the file for a living one.
+        for file in ["docker.pid", "exec/containerd/containerd.pid"] {
+            drop(fs::remove_file(self.directory.join(file)));
         }
     }
 

@@ -9,25 +9,36 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use nix::{
-    sys::signal::{SigSet, Signal},
-    unistd::Pid,
-};
+use nix::{sys::signal::Signal, unistd::Pid};
+use tokio::signal::unix::{SignalKind, signal as listen};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// From here on Ctrl-C and SIGTERM end every wait of this module with an error, so that the caller
-/// unwinds and everything that it made is removed. To be called before any thread is started.
+/// unwinds and everything that it made is removed.
+///
+/// By handlers, not by blocking the signals: a blocked signal stays blocked in every program that we
+/// start, and an agent that never sees SIGTERM is not what an operator has.
 pub fn catch_interrupts() -> Result<()> {
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        signals.add(signal);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let guard = runtime.enter();
+    let mut signals = Vec::new();
+    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+        signals.push(listen(kind)?);
     }
-    signals.thread_block()?;
+    drop(guard);
     thread::spawn(move || {
-        while signals.wait().is_ok() {
-            INTERRUPTED.store(true, Ordering::Relaxed);
-        }
+        runtime.block_on(async {
+            let [interrupt, terminate, hangup] = &mut signals[..] else { return };
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                    _ = hangup.recv() => {}
+                }
+                INTERRUPTED.store(true, Ordering::Relaxed);
+            }
+        });
     });
     Ok(())
 }

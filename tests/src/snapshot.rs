@@ -129,7 +129,7 @@ fn without_timers(links: &str) -> String {
 /// Replaces every word that follows such a word.
 fn blank_after(text: &str, is_volatile: impl Fn(&str) -> bool) -> String {
     let line = |line: &str| {
-        let mut words: Vec<&str> = line.split(' ').collect();
+        let mut words: Vec<&str> = line.split(' ').filter(|word| !word.is_empty()).collect();
         for index in 1..words.len() {
             if is_volatile(words[index - 1]) {
                 words[index] = "N";

@@ -1,6 +1,6 @@
 //! The scenes, in order. Each shows something and says which promise it kept or broke.
 
-use std::{collections::BTreeMap, thread, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use lb_tests::{
@@ -107,6 +107,13 @@ fn spread(stage: &Stage, printer: &mut Printer, webs: &[Container]) -> Result<()
 
 fn tables(stage: &Stage, printer: &mut Printer) -> Result<()> {
     printer.scene("What the operator sees");
+    // The agent reads its counters once in a while.
+    process::wait_for("counters", Duration::from_secs(5), || {
+        let backends = stage.agent.rows("backend")?;
+        let flows = backends.iter().filter_map(|row| row["counters"]["flows"].as_u64());
+        ensure!(flows.sum::<u64>() >= 300, "{backends:?}");
+        Ok(())
+    })?;
     for words in ["vip list", "service list", "backend list"] {
         stage.lbctl(words, printer)?;
     }
@@ -217,8 +224,6 @@ fn kill_agent(stage: &mut Stage, printer: &mut Printer) -> Result<()> {
 
 fn tables_after(stage: &Stage, printer: &mut Printer) -> Result<()> {
     printer.scene("After all that");
-    // The agent looks at its own figures once in a while.
-    thread::sleep(Duration::from_millis(100));
     stage.lbctl("backend list", printer)?;
     stage.lbctl("status", printer)
 }
