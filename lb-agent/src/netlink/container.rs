@@ -26,6 +26,8 @@ pub struct ContainerNetwork {
     pub ifindex: u32,
     /// Name of that veth, for messages.
     pub host_interface: String,
+    /// Name of the bridge that the veth is a port of, if it is: it tells which network it is.
+    pub bridge: Option<String>,
 }
 
 /// Why a container cannot be served. Nothing but a change of the container cures it.
@@ -144,11 +146,16 @@ fn look(process: &Process) -> Result<ContainerNetwork, NetworkError> {
     let number = namespace_number(&mut outside, &container)
         .map_err(failed("ask for the number of its namespace"))?;
     let host = check_host_end(&exit, host, number)?;
+    let bridge = match host.bridge_index {
+        Some(index) => link_at(&mut outside, index).map_err(failed("find its bridge"))?,
+        None => None,
+    };
     Ok(ContainerNetwork {
         address: exit.address,
         interface: exit.interface,
         ifindex: host.index,
         host_interface: host.name,
+        bridge: bridge.map(|bridge| bridge.name),
     })
 }
 

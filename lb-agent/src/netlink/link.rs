@@ -32,6 +32,8 @@ pub(super) struct Link {
     /// Which namespace that index is in, by the number that this namespace knows it by; `None`: in
     /// this one.
     pub(super) peer_namespace: Option<i32>,
+    /// Index of the bridge that it is a port of.
+    pub(super) bridge_index: Option<u32>,
 }
 
 /// An IPv4 default route: one entry per way that it has.
@@ -190,11 +192,13 @@ impl From<LinkMessage> for Link {
             kind: None,
             peer_index: None,
             peer_namespace: None,
+            bridge_index: None,
         };
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::Link(index) => link.peer_index = Some(index),
+                LinkAttribute::Controller(index) => link.bridge_index = Some(index),
                 LinkAttribute::LinkNetNsId(number) => link.peer_namespace = Some(number),
                 LinkAttribute::LinkInfo(infos) => link.kind = infos.iter().find_map(kind_of),
                 _ => {}

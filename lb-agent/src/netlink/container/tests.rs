@@ -14,6 +14,7 @@ fn link(index: u32, name: &str, kind: Option<&str>) -> Link {
         kind: kind.map(str::to_owned),
         peer_index: None,
         peer_namespace: None,
+        bridge_index: None,
     }
 }
 

@@ -13,7 +13,9 @@ use std::{
 use bollard::{
     API_DEFAULT_VERSION, BollardRequest, ClientVersion, Docker,
     errors::Error,
-    models::{ContainerInspectResponse, ContainerSummary, EventMessage, EventMessageTypeEnum},
+    models::{
+        ContainerInspectResponse, ContainerSummary, EventMessage, EventMessageTypeEnum, Network,
+    },
     query_parameters::EventsOptionsBuilder,
 };
 use futures_util::{Stream, StreamExt as _};
@@ -21,6 +23,7 @@ use hyper::{
     Uri,
     http::uri::{InvalidUri, PathAndQuery},
 };
+use tokio::time::Instant;
 
 use super::{
     engine::{Engine, EngineError, Event, Inspected, Summary},
@@ -32,6 +35,10 @@ use crate::labels;
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// How far back events are asked for, so that none falls between the question and the answer.
 const EVENTS_SINCE: Duration = Duration::from_secs(2);
+/// How long a listing of networks is good for. A bridge that is not in it is asked for at once.
+const NETWORKS_KEPT: Duration = Duration::from_secs(1);
+/// Option of a bridge network that names its bridge.
+const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
 /// What can change a container's claims. Above all not `exec_*`: health checks are a flood of them.
 const ACTIONS: [&str; 8] =
     ["start", "restart", "die", "rename", "update", "destroy", "connect", "disconnect"];
@@ -41,11 +48,22 @@ pub(super) struct Api {
     socket_path: String,
     /// What was agreed with the daemon when it was last connected to.
     version: Mutex<Option<ClientVersion>>,
+    networks: tokio::sync::Mutex<Networks>,
+}
+
+/// What is known of the daemon's bridge networks, for a moment: many containers are looked at in a
+/// row.
+struct Networks {
+    listed_at: Instant,
+    /// By the name of their bridge: `Some` of their own name when they are `internal`.
+    by_bridge: BTreeMap<String, Option<String>>,
 }
 
 impl Api {
     pub(super) fn new(socket_path: String) -> Self {
-        Self { socket_path, version: Mutex::new(None) }
+        let networks = Networks { listed_at: Instant::now(), by_bridge: BTreeMap::new() };
+        let networks = tokio::sync::Mutex::new(networks);
+        Self { socket_path, version: Mutex::new(None), networks }
     }
 
     /// A client that speaks the daemon's default version, which every daemon accepts. It opens a
@@ -133,6 +151,19 @@ impl Engine for Api {
             Err(error) => Err(EngineError(describe(&error))),
         }
     }
+
+    async fn internal_network(&self, bridge: &str) -> Result<Option<String>, EngineError> {
+        let mut networks = self.networks.lock().await;
+        let is_known = networks.by_bridge.contains_key(bridge);
+        if !is_known || networks.listed_at.elapsed() > NETWORKS_KEPT {
+            let listed_at = Instant::now();
+            let listed = within(self.client()?.list_networks(None)).await?;
+            let by_bridge = listed.into_iter().filter_map(bridge_of).collect();
+            *networks = Networks { listed_at, by_bridge };
+        }
+        // A bridge that Docker does not know is somebody else's.
+        Ok(networks.by_bridge.get(bridge).cloned().flatten())
+    }
 }
 
 async fn within<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T, EngineError> {
@@ -187,6 +218,20 @@ fn summary_of(listed: ContainerSummary) -> Option<Summary> {
         endpoints,
         id,
     })
+}
+
+/// The name of a network's bridge, and its own name if it is `internal`.
+fn bridge_of(network: Network) -> Option<(String, Option<String>)> {
+    if network.driver.as_deref() != Some("bridge") {
+        return None;
+    }
+    let named = network.options.and_then(|mut options| options.remove(BRIDGE_NAME));
+    let bridge = match named {
+        Some(name) if !name.is_empty() => name,
+        _ => format!("br-{}", network.id?.get(..12)?),
+    };
+    let internal = network.internal.unwrap_or_default();
+    Some((bridge, internal.then(|| network.name.unwrap_or_default())))
 }
 
 fn inspected_of(response: ContainerInspectResponse) -> Result<Option<Inspected>, EngineError> {

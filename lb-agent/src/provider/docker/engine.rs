@@ -68,4 +68,10 @@ pub(super) trait Engine: Send + Sync + 'static {
         &self,
         id: &str,
     ) -> impl Future<Output = Result<Option<Inspected>, EngineError>> + Send;
+
+    /// The name of the network behind this bridge of the node, if it is an `internal` one.
+    fn internal_network(
+        &self,
+        bridge: &str,
+    ) -> impl Future<Output = Result<Option<String>, EngineError>> + Send;
 }

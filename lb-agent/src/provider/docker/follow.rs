@@ -296,7 +296,7 @@ async fn listen<E: Engine, P>(engine: Arc<E>, pace: Pace, inputs: mpsc::Sender<I
                                 return;
                             }
                         }
-                        Some(Err(error)) => break error.to_string(),
+                        Some(Err(error)) => break format!("the stream of events broke: {error}"),
                         None => break "the stream of events ended".to_owned(),
                     }
                 };

@@ -3,12 +3,12 @@
 use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use super::{
-    engine::{Engine, Inspected},
+    engine::{Engine, EngineError, Inspected},
     host::{Host, Process as _},
 };
 use crate::{
     labels::{ContainerFacts, aliyun, shown},
-    netlink::{ContainerNetwork, NetworkError, NetworkRefusal},
+    netlink::{ContainerNetwork, NetworkError},
 };
 
 /// Most labels that are refused one by one for a container that cannot be served at all.
@@ -41,7 +41,7 @@ pub(super) struct Refused {
     /// The labels that are refused for it.
     pub(super) labels: Vec<String>,
     /// Why.
-    pub(super) reason: NetworkRefusal,
+    pub(super) reason: String,
 }
 
 /// Examines the container with this id.
@@ -67,8 +67,14 @@ pub(super) async fn look<E: Engine, H: Host>(engine: &E, host: &H, id: &str) -> 
         }
     }
     match confirmed_network(host, &process).await {
-        Ok(network) => Look::Running(facts(id, inspected, &network), process),
-        Err(NetworkError::Refused(reason)) => Look::Refused(refused(inspected, reason), process),
+        Ok(network) => match refused_network(engine, &network).await {
+            Ok(None) => Look::Running(facts(id, inspected, &network), process),
+            Ok(Some(reason)) => Look::Refused(refused(inspected, reason), process),
+            Err(error) => Look::Failed(error.to_string()),
+        },
+        Err(NetworkError::Refused(reason)) => {
+            Look::Refused(refused(inspected, reason.to_string()), process)
+        }
         Err(NetworkError::Gone { .. }) => Look::Absent,
         Err(NetworkError::Failed { source, action, .. }) => {
             Look::Failed(format!("cannot {action}: {source}"))
@@ -89,6 +95,24 @@ async fn confirmed_network<H: Host>(
     }
 }
 
+/// Before version 27 Docker gives `internal` networks a default route, and keeps them internal by
+/// packet filters, which our packets do not pass. What the user has closed stays closed.
+async fn refused_network<E: Engine>(
+    engine: &E,
+    network: &ContainerNetwork,
+) -> Result<Option<String>, EngineError> {
+    let Some(bridge) = &network.bridge else { return Ok(None) };
+    let internal = engine.internal_network(bridge).await?;
+    Ok(internal.map(|name| {
+        format!(
+            "the container's default route leaves by the network `{}`, which is `internal`: it is \
+             not to be reached from outside; connect the container to another bridge network as \
+             well",
+            shown(&name)
+        )
+    }))
+}
+
 fn is_same_run(this: &Inspected, that: &Inspected) -> bool {
     (this.pid, this.started_at_ms) == (that.pid, that.started_at_ms)
 }
@@ -106,7 +130,7 @@ fn facts(id: &str, inspected: Inspected, network: &ContainerNetwork) -> Containe
     }
 }
 
-fn refused(inspected: Inspected, reason: NetworkRefusal) -> Refused {
+fn refused(inspected: Inspected, reason: String) -> Refused {
     let ours = inspected.labels.keys().filter(|key| key.starts_with(aliyun::PREFIX));
     Refused {
         labels: ours.take(LABELS_MAX).map(|key| shown(key)).collect(),

@@ -82,7 +82,7 @@ pub(super) fn claims_of_refused(refused: &Refused) -> Claims {
     let refusals = refused.labels.iter().map(|label| Refusal {
         object: format!("container `{}`", shown(&refused.name)),
         key: Some(label.clone()),
-        message: refused.reason.to_string(),
+        message: refused.reason.clone(),
     });
     Claims { claims: Vec::new(), refusals: refusals.collect() }
 }

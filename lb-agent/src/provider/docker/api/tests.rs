@@ -177,6 +177,32 @@ async fn listing() {
 }
 
 #[tokio::test]
+async fn internal_networks_are_known_by_their_bridge() {
+    let networks = ok(r#"[
+        {"Name":"bridge","Id":"bc7581b0f03b5a5d","Driver":"bridge","Internal":false,
+         "Options":{"com.docker.network.bridge.name":"docker0"}},
+        {"Name":"inside","Id":"8b4881709fc470569af1","Driver":"bridge","Internal":true,"Options":{}},
+        {"Name":"named","Id":"407dcc45624d11112222","Driver":"bridge","Internal":true,
+         "Options":{"com.docker.network.bridge.name":"mybr"}},
+        {"Name":"none","Id":"8a96a685f47011112222","Driver":"null","Internal":false,"Options":null},
+        {"Name":"broken","Driver":"bridge","Internal":true}]"#);
+    let later =
+        ok(r#"[{"Name":"new","Id":"999981709fc470569af1","Driver":"bridge","Internal":true}]"#);
+    let daemon = Daemon::with(&[&networks, &later, &later]);
+    for (bridge, expected) in
+        [("docker0", None), ("br-8b4881709fc4", Some("inside")), ("mybr", Some("named"))]
+    {
+        let internal = daemon.api.internal_network(bridge).await.expect("an answer");
+        assert_eq!(internal.as_deref(), expected, "{bridge}");
+    }
+    assert_eq!(daemon.asked.lock().await.len(), 1, "one listing answers for all");
+    // A network that was made since is not taken for one that is not internal.
+    let internal = daemon.api.internal_network("br-999981709fc4").await.expect("an answer");
+    assert_eq!(internal.as_deref(), Some("new"));
+    assert_eq!(daemon.api.internal_network("virbr0").await, Ok(None), "not Docker's");
+}
+
+#[tokio::test]
 async fn listings_that_are_no_listings() {
     for answer in [ok("{}"), ok("[1]"), ok("[{\"Id\":"), answer("503 Service Unavailable", "{}")] {
         let daemon = Daemon::with(&[&answer]);
@@ -190,7 +216,7 @@ async fn answer_that_does_not_come_is_waited_for_five_seconds() {
     let path = directory.path().join("docker.sock");
     let _listener = UnixListener::bind(&path).expect("a socket");
     let api = Api::new(path.to_str().expect("a path in ASCII").to_owned());
-    let started = tokio::time::Instant::now();
+    let started = Instant::now();
     let error = api.list().await.expect_err("nobody answers");
     assert_eq!(started.elapsed().as_secs(), ANSWER_WITHIN.as_secs());
     insta::assert_snapshot!(error, @"no answer within 5 s");

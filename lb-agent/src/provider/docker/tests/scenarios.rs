@@ -255,6 +255,19 @@ async fn container_without_network_is_refused_by_name_and_label() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn internal_network_with_a_default_route_is_refused_all_the_same() {
+    let world = World::default();
+    world.lock().start(1, true);
+    let mut session = Session::start(&world);
+    session.pass(Duration::from_secs(1)).await;
+    world.lock().make_internal(1);
+    session.pass(Duration::from_secs(1)).await;
+    session.check_truth();
+    let refusal = session.refusals.first().expect("it is refused");
+    insta::assert_snapshot!(refusal.message, @"the container's default route leaves by the network `inside`, which is `internal`: it is not to be reached from outside; connect the container to another bridge network as well");
+}
+
+#[tokio::test(start_paused = true)]
 async fn rename_is_seen() {
     let world = World::default();
     world.lock().start(1, true);

@@ -63,6 +63,7 @@ struct Container {
     labelled: bool,
     address: Ipv4Addr,
     refused: Option<NetworkRefusal>,
+    internal: bool,
     /// How many more questions for its network find it without one, while Docker changes it.
     unsettled: u32,
     run: Option<Run>,
@@ -155,6 +156,7 @@ impl Inner {
             labelled,
             address: Ipv4Addr::UNSPECIFIED,
             refused: None,
+            internal: false,
             unsettled: 0,
             run: None,
         });
@@ -189,6 +191,14 @@ impl Inner {
     pub(crate) fn refuse(&mut self, number: u8, reason: NetworkRefusal) {
         if let Some(container) = self.containers.get_mut(&id(number)) {
             container.refused = Some(reason);
+            self.tell(number, None);
+        }
+    }
+
+    /// Moves a container to an `internal` network, as old daemons make them: with default route.
+    pub(crate) fn make_internal(&mut self, number: u8) {
+        if let Some(container) = self.containers.get_mut(&id(number)) {
+            container.internal = true;
             self.tell(number, None);
         }
     }
@@ -232,7 +242,7 @@ impl Inner {
     pub(crate) fn truth(&self) -> Vec<String> {
         let served = self.containers.iter().filter_map(|(id, container)| {
             let run = container.run.as_ref()?;
-            let serves = container.labelled && container.refused.is_none();
+            let serves = container.labelled && container.refused.is_none() && !container.internal;
             let Container { address, name, .. } = container;
             serves.then(|| format!("{id}@{} {address} {name}", run.started_at_ms))
         });
@@ -320,6 +330,18 @@ impl Engine for World {
         let mut world = self.lock();
         if world.faults.happens() { world.inspected(id) } else { early }
     }
+
+    async fn internal_network(&self, bridge: &str) -> Result<Option<String>, EngineError> {
+        self.misbehave().await?;
+        Ok(Self::internal_name(bridge))
+    }
+}
+
+impl World {
+    /// Which of its bridges is that of an `internal` network.
+    fn internal_name(bridge: &str) -> Option<String> {
+        (bridge == "br-inside").then(|| "inside".to_owned())
+    }
 }
 
 impl Host for World {
@@ -353,6 +375,7 @@ impl Host for World {
             interface: "eth0".to_owned(),
             ifindex: 62,
             host_interface: "veth5cf98f6".to_owned(),
+            bridge: Some(if container.internal { "br-inside" } else { "docker0" }.to_owned()),
         })
     }
 }
