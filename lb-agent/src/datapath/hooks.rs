@@ -10,8 +10,11 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context as _, bail};
-use aya::{Ebpf, programs::Program};
+use anyhow::Context as _;
+use aya::{
+    Ebpf,
+    programs::{Program, ProgramError},
+};
 use lb_common::abi::Hook;
 
 use super::{
@@ -23,6 +26,9 @@ use super::{
     state_dir::{StateDir, remove_if_there},
     sys,
 };
+
+/// How often a program is loaded before `EAGAIN` is believed.
+const LOAD_ATTEMPTS: usize = 5;
 
 /// One program on one interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -246,12 +252,8 @@ impl Programs {
             let program = ebpf
                 .program_mut(name)
                 .with_context(|| format!("the embedded BPF object has no program `{name}`"))?;
-            match program {
-                Program::SchedClassifier(program) => program.load(),
-                Program::Xdp(program) => program.load(),
-                _ => bail!("program `{name}` of the embedded BPF object is of the wrong type"),
-            }
-            .with_context(|| format!("the kernel refuses program `{name}`"))?;
+            load_program(program)
+                .with_context(|| format!("the kernel refuses program `{name}`"))?;
             Ok(program.fd()?.as_fd().try_clone_to_owned()?)
         };
         let [tc_front, tc_reply, xdp] = HOOKS;
@@ -261,6 +263,23 @@ impl Programs {
     fn get(&self, hook: Hook) -> BorrowedFd<'_> {
         self.0[hook as usize].as_fd()
     }
+}
+
+/// Loads a program; the verifier gives up when a signal arrives, and wants to be asked again.
+fn load_program(program: &mut Program) -> Result<(), ProgramError> {
+    let mut load = || match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::Xdp(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    };
+    for _ in 1..LOAD_ATTEMPTS {
+        match load() {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.raw_os_error() == Some(libc::EAGAIN) => {}
+            result => return result,
+        }
+    }
+    load()
 }
 
 /// Pins a program in the place of an earlier one, for tools that look: it is the links that keep
