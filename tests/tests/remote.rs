@@ -201,10 +201,14 @@ fn one_armed(xdp: &str) -> Result<()> {
     let backend = "10.99.1.2:8080".parse()?;
     let agent = world.start_agent(&config(&[FRONT], xdp, &[backend]))?;
     agent.wait_backends(&["10.99.1.2:8080"])?;
+    assert_eq!(agent.attachment(FRONT)?.1, xdp);
     let report = client.fetch(vip(80), 50)?;
     report.check()?;
     ensure!(report.answers.iter().all(|answer| answer.client.ip() == CLIENT));
+    // Neighbours are known now.
+    let tap = Tap::open(node)?;
     client.bulk(vip(80), 5 * MEGABYTE)?.check()?;
+    assert_eq!(tap.close()? == 0, xdp != "off", "XDP takes all packets, TC takes none before");
     Ok(())
 }
 
