@@ -34,6 +34,7 @@ const TCA_BPF_FLAGS: u16 = 8;
 const TCA_BPF_ID: u16 = 11;
 const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
 const IFLA_IFNAME: u16 = 3;
+const IFLA_TXQLEN: u16 = 13;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
 const NLMSGERR_ATTR_MSG: u16 = 1;
@@ -114,14 +115,37 @@ impl Rtnl {
     }
 
     /// Adds the clsact qdisc. `Ok(false)`: there is one already (or an ingress qdisc, which serves).
+    ///
+    /// The kernel gives an interface without a transmit queue, as Docker makes its veths, one of
+    /// 1000 packets as soon as it gets any qdisc (`qdisc_create`); it is taken back, since
+    /// it would outlive us.
     pub(super) fn add_clsact(&mut self, ifindex: u32) -> Result<bool, RtnlError> {
+        let queue_length = self.transmit_queue_length(ifindex)?;
         let header = tc_header(ifindex, CLSACT_HANDLE, CLSACT_PARENT, 0);
         let flags = libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_EXCL;
         match self.request(libc::RTM_NEWQDISC, flags, &header, &[text(TCA_KIND, "clsact")]) {
+            Ok(_) if queue_length == Some(0) => {
+                self.set_transmit_queue_length(ifindex, 0).map(|()| true)
+            }
             Ok(_) => Ok(true),
             Err(error) if error.errno() == Some(libc::EEXIST) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    fn transmit_queue_length(&mut self, ifindex: u32) -> Result<Option<u32>, RtnlError> {
+        let messages =
+            self.request(libc::RTM_GETLINK, libc::NLM_F_ACK, &link_header(ifindex), &[])?;
+        let link = messages.iter().find(|message| message.kind == libc::RTM_NEWLINK);
+        let Some(link) = link else { return Ok(None) };
+        let (_, attributes) = link.split(LINK_HEADER_LENGTH)?;
+        Ok(attribute(attributes, IFLA_TXQLEN).map(|value| number_at(value, 0)))
+    }
+
+    fn set_transmit_queue_length(&mut self, ifindex: u32, packets: u32) -> Result<(), RtnlError> {
+        let length = [DefaultNla::new(IFLA_TXQLEN, packets.to_ne_bytes().to_vec())];
+        let header = link_header(ifindex);
+        self.request(libc::RTM_SETLINK, libc::NLM_F_ACK, &header, &length).map(drop)
     }
 
     /// Removes the clsact qdisc and every filter on it.
@@ -310,6 +334,12 @@ fn tc_header(ifindex: u32, handle: u32, parent: u32, info: u32) -> [u8; TC_HEADE
     for (position, value) in [(4, ifindex), (8, handle), (12, parent), (16, info)] {
         header[position..position + 4].copy_from_slice(&value.to_ne_bytes());
     }
+    header
+}
+
+fn link_header(ifindex: u32) -> [u8; LINK_HEADER_LENGTH] {
+    let mut header = [0; LINK_HEADER_LENGTH];
+    header[4..8].copy_from_slice(&ifindex.to_ne_bytes());
     header
 }
 
