@@ -8,6 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::KernelRing;
 
+/// How long everything free rests after a start.
+pub(super) const ADOPTION_REST_MS: u64 = 50;
+
 /// Part of `RING_SLOTS`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Extent {
@@ -44,7 +47,9 @@ impl Extents {
 
     /// Looks at what the kernel has now: what is no longer in use begins to rest. What a
     /// predecessor freed shortly before it ended nobody knows, so at first everything free rests,
-    /// unless the tables were `never_used`.
+    /// unless the tables were `never_used`; for a shorter time, since its process has ended and ours
+    /// has started since then, and a program runs for microseconds. A backend that died while no
+    /// agent was there has its slots as long as this lasts.
     pub(super) fn observe(
         &mut self,
         rings: &BTreeMap<u32, KernelRing>,
@@ -56,6 +61,7 @@ impl Extents {
         let in_use: BTreeSet<Extent> = rings.values().map(Extent::of).collect();
         if std::mem::take(&mut self.is_first) && !never_used {
             let free = self.gaps(in_use.iter().copied().collect());
+            let until_ms = now_ms + self.quarantine_ms.min(ADOPTION_REST_MS);
             self.resting.extend(free.into_iter().map(|extent| (extent, until_ms)));
         }
         let freed = self.used.difference(&in_use);
@@ -153,8 +159,8 @@ mod tests {
         let mut extents = Extents::new(100, 2000);
         extents.observe(&rings(&[(10, 20)]), false, 5);
         assert_eq!(take(&mut extents, 1), None);
-        assert_eq!(extents.next_free_ms(), Some(2005));
-        extents.observe(&rings(&[(10, 20)]), false, 2005);
+        assert_eq!(extents.next_free_ms(), Some(5 + super::ADOPTION_REST_MS));
+        extents.observe(&rings(&[(10, 20)]), false, 5 + super::ADOPTION_REST_MS);
         assert_eq!(take(&mut extents, 10), Some(0));
         assert_eq!(take(&mut extents, 10), Some(30));
     }

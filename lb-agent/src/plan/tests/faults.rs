@@ -11,8 +11,8 @@ use super::{backend, service, snapshot};
 use crate::{
     model::{Backend, BackendPath, BackendState, Service, Snapshot},
     plan::{
-        Action, Kernel, KernelError, KernelState, Planner, Settings, instance_hash, reconcile,
-        ring_of, service_hash, service_of, state_bits,
+        Action, Kernel, KernelError, KernelState, Planner, Settings, extents::ADOPTION_REST_MS,
+        instance_hash, reconcile, ring_of, service_hash, service_of, state_bits,
     },
 };
 
@@ -39,7 +39,7 @@ impl Auditor {
     fn new(seed: u64) -> Self {
         Self {
             state: KernelState::default(),
-            now_ms: 1000,
+            now_ms: 10_000,
             random: seed,
             // From lives with hardly a fault to such where half of everything fails.
             fail_percent: [2, 10, 10, 50][usize::try_from(seed % 4).unwrap_or(0)],
@@ -47,6 +47,14 @@ impl Auditor {
             referred: BTreeMap::new(),
             numbers: BTreeMap::new(),
             generations: BTreeSet::new(),
+        }
+    }
+
+    /// Another process takes over: who read a descriptor before that has long finished.
+    fn restart(&mut self) {
+        let left_at_most_ms = self.now_ms + ADOPTION_REST_MS - QUARANTINE_MS;
+        for (_, _, left_ms) in &mut self.left_extents {
+            *left_ms = (*left_ms).min(left_at_most_ms);
         }
     }
 
@@ -275,6 +283,7 @@ fn live(steps: &[Step], seed: u64) -> Auditor {
         if step.restart {
             planner = Planner::new(SETTINGS);
             mirror = auditor.state.clone();
+            auditor.restart();
         }
         let now_ms = auditor.now_ms;
         reconcile(&mut planner, &mut auditor, &mut mirror, &step.snapshot, &mut || now_ms);
