@@ -4,17 +4,17 @@ use std::{
     collections::BTreeMap,
     io,
     net::{IpAddr, Ipv4Addr},
+    os::fd::AsRawFd as _,
 };
 
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
-    link::{InfoKind, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage},
+    link::{LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage},
     nsid::{NsidAttribute, NsidMessage},
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType},
 };
 use nix::errno::Errno;
-use std::os::fd::AsRawFd as _;
 
 use super::{namespace::Namespace, socket::RouteSocket};
 
@@ -210,7 +210,6 @@ impl From<LinkMessage> for Link {
 
 fn kind_of(info: &LinkInfo) -> Option<String> {
     match info {
-        LinkInfo::Kind(InfoKind::Veth) => Some("veth".to_owned()),
         LinkInfo::Kind(kind) => Some(kind.to_string()),
         _ => None,
     }

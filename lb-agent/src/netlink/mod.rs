@@ -17,4 +17,4 @@ mod socket;
 pub use container::{ContainerNetwork, NetworkError, NetworkRefusal, container_network};
 pub use namespace::Namespace;
 pub use node::{default_route_interfaces, forwarding_enabled, link_index};
-pub use process::Process;
+pub use process::{BootTicks, Process};

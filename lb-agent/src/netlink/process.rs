@@ -4,11 +4,14 @@
 use std::{
     fs, io,
     os::fd::{AsFd as _, FromRawFd as _, OwnedFd, RawFd},
+    time::Duration,
 };
 
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
+    time::{ClockId, clock_gettime},
+    unistd::{SysconfVar, sysconf},
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -71,6 +74,16 @@ impl Process {
         polled.readable().await.map(|_guard| ())
     }
 
+    /// When it was started.
+    pub fn started_at(&self) -> io::Result<BootTicks> {
+        let line = fs::read_to_string(format!("/proc/{}/stat", self.pid))?;
+        if !self.is_alive() {
+            return Err(gone(self.pid));
+        }
+        let start = parse_start(&line);
+        start.ok_or_else(|| io::Error::other(format!("/proc/{}/stat has no start", self.pid)))
+    }
+
     /// Whether one of its control groups is named after `name` (for a container: its id).
     ///
     /// True is a proof, read while the process lived. False proves nothing: a container may have
@@ -82,6 +95,29 @@ impl Process {
         }
         Ok(groups.contains(name))
     }
+}
+
+/// A moment as the kernel dates the starts of processes: in clock ticks since the machine started.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct BootTicks(pub u64);
+
+impl BootTicks {
+    /// The current tick.
+    pub fn now() -> io::Result<Self> {
+        let since_boot = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME)?);
+        let second = sysconf(SysconfVar::CLK_TCK)?.and_then(|ticks| u64::try_from(ticks).ok());
+        let second = second.ok_or_else(|| io::Error::other("the kernel has no clock ticks"))?;
+        let nanoseconds = u128::from(second) * since_boot.as_nanos();
+        let ticks = nanoseconds / Duration::from_secs(1).as_nanos();
+        Ok(Self(u64::try_from(ticks).map_err(io::Error::other)?))
+    }
+}
+
+/// The start in a line of `/proc/PID/stat`. The name before it may contain anything.
+fn parse_start(line: &str) -> Option<BootTicks> {
+    // The 22nd field; the name is the second, and the state, which follows it, the third.
+    let (_, after_name) = line.rsplit_once(") ")?;
+    after_name.split(' ').nth(22 - 3)?.parse().ok().map(BootTicks)
 }
 
 /// The error that says that a process is no more.
@@ -139,12 +175,39 @@ mod tests {
         let _gone = process.is_in_control_group_of("").expect_err("the process is gone");
     }
 
+    #[test]
+    fn start_is_between_the_moments_before_and_after() {
+        let tick = Duration::from_millis(20);
+        let before = BootTicks::now().expect("a clock");
+        std::thread::sleep(tick);
+        let mut child = sleeper();
+        let started_at = Process::open(child.id()).expect("a child that runs").started_at();
+        std::thread::sleep(tick);
+        let after = BootTicks::now().expect("a clock");
+        child.kill().expect("our own child");
+        child.wait().expect("our own child");
+        let started_at = started_at.expect("a start");
+        assert!(before < started_at && started_at < after, "{before:?} {started_at:?} {after:?}");
+    }
+
+    #[test]
+    fn start_is_found_behind_any_name() {
+        let check = |line: &str, expected: Option<u64>| {
+            assert_eq!(parse_start(line), expected.map(BootTicks), "{line}");
+        };
+        let rest = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20 21";
+        check(&format!("42 (sleep) {rest}"), Some(4711));
+        check(&format!("42 (a) S 1 2 (b) c) {rest}"), Some(4711));
+        check("42 (sleep) S 1 2", None);
+        check("", None);
+    }
+
     #[tokio::test]
     async fn end_is_seen_at_once() {
         let mut child = sleeper();
         let process = Process::open(child.id()).expect("a child that runs");
         child.kill().expect("our own child");
-        tokio::time::timeout(std::time::Duration::from_secs(10), process.ended())
+        tokio::time::timeout(Duration::from_secs(10), process.ended())
             .await
             .expect("in time")
             .expect("pollable");

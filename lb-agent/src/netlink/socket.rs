@@ -3,7 +3,7 @@
 //! Messages that the parser does not understand (a newer kernel, an exotic device) are skipped: who
 //! asks finds what it looks for or says that it did not.
 
-use std::io;
+use std::{io, os::fd::AsRawFd as _};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader,
@@ -18,7 +18,6 @@ use nix::{
         time::TimeVal,
     },
 };
-use std::os::fd::AsRawFd as _;
 
 use super::namespace::Namespace;
 

@@ -2,7 +2,7 @@
 
 use std::{future::Future, io, sync::Arc, time::Duration};
 
-use crate::netlink::{self, ContainerNetwork, NetworkError};
+use crate::netlink::{self, BootTicks, ContainerNetwork, NetworkError};
 
 /// How often a process is looked at when it cannot be waited for.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -15,14 +15,18 @@ pub(super) trait Process: Send + Sync + 'static {
     /// Resolves when it has ended.
     fn ended(&self) -> impl Future<Output = ()> + Send;
 
-    /// Whether the kernel itself says that it is the container's. False proves nothing.
-    fn is_of(&self, container: &str) -> bool;
+    /// Whether the kernel itself says that it is the container's, and was so at this moment. False
+    /// proves nothing.
+    fn was_of(&self, container: &str, at: BootTicks) -> bool;
 }
 
 /// Processes and namespaces of this node.
 pub(super) trait Host: Send + Sync + 'static {
     /// Handle on a process.
     type Process: Process;
+
+    /// The moment that it is.
+    fn now(&self) -> io::Result<BootTicks>;
 
     /// The process that has this number now; `NotFound` when there is none.
     fn open(&self, pid: u32) -> io::Result<Self::Process>;
@@ -39,6 +43,10 @@ pub(super) struct Node;
 
 impl Host for Node {
     type Process = netlink::Process;
+
+    fn now(&self) -> io::Result<BootTicks> {
+        BootTicks::now()
+    }
 
     fn open(&self, pid: u32) -> io::Result<netlink::Process> {
         netlink::Process::open(pid)
@@ -74,7 +82,8 @@ impl Process for netlink::Process {
         }
     }
 
-    fn is_of(&self, container: &str) -> bool {
-        self.is_in_control_group_of(container).unwrap_or(false)
+    fn was_of(&self, container: &str, at: BootTicks) -> bool {
+        self.started_at().is_ok_and(|started_at| started_at < at)
+            && self.is_in_control_group_of(container).unwrap_or(false)
     }
 }

@@ -46,6 +46,10 @@ pub(super) struct Refused {
 
 /// Examines the container with this id.
 pub(super) async fn look<E: Engine, H: Host>(engine: &E, host: &H, id: &str) -> Look<H::Process> {
+    let asked_at = match host.now() {
+        Ok(now) => now,
+        Err(error) => return Look::Failed(error.to_string()),
+    };
     let inspected = match engine.inspect(id).await {
         Ok(Some(inspected)) => inspected,
         Ok(None) => return Look::Absent,
@@ -56,9 +60,9 @@ pub(super) async fn look<E: Engine, H: Host>(engine: &E, host: &H, id: &str) -> 
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Look::Absent,
         Err(error) => return Look::Failed(format!("process {}: {error}", inspected.pid)),
     };
-    if !process.is_of(id) {
-        // The number may have gone to another process since Docker said it. Now that the handle is
-        // there, Docker saying it again means that the handle is the right one.
+    if !process.was_of(id, asked_at) {
+        // The number may have gone to another process since Docker was asked. Now that the handle is
+        // there, Docker saying the same again means that the handle is the right one.
         match engine.inspect(id).await {
             Ok(Some(again)) if is_same_run(&again, &inspected) && process.is_alive() => {}
             Ok(Some(_)) => return Look::Failed("it restarts while it is looked at".to_owned()),

@@ -71,6 +71,17 @@ struct Run<P> {
     claims: Claims,
 }
 
+/// How much is known.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// No listing has been taken in.
+    Unlisted,
+    /// Not every container of the first listing has been looked at.
+    Listed,
+    /// Claims are told.
+    Settled,
+}
+
 /// At most one look at a container is under way.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum LookState {
@@ -96,10 +107,7 @@ pub(super) struct State<P> {
     /// Number of the listing that was started last.
     listing: u64,
     empty_listings: u32,
-    /// Whether a listing has been taken in.
-    listed: bool,
-    /// Whether claims are told.
-    settled: bool,
+    phase: Phase,
     changed: bool,
     disconnected: Option<String>,
     listing_failure: Option<String>,
@@ -119,8 +127,7 @@ impl<P: Process> State<P> {
             effects: Vec::new(),
             listing: 0,
             empty_listings: 0,
-            listed: false,
-            settled: false,
+            phase: Phase::Unlisted,
             changed: true,
             disconnected: None,
             listing_failure: None,
@@ -173,14 +180,16 @@ impl<P: Process> State<P> {
     pub(super) fn listed(&mut self, summaries: Vec<Summary>, everything: bool) {
         self.listing_failure = None;
         let ours = self.choose(summaries);
-        if ours.is_empty() && !self.settled {
+        if ours.is_empty() && self.phase != Phase::Settled {
             self.empty_listings += 1;
             if self.empty_listings < EMPTY_LISTINGS {
                 self.effects.push(Effect::ListAgain);
                 return;
             }
         }
-        self.listed = true;
+        if self.phase == Phase::Unlisted {
+            self.phase = Phase::Listed;
+        }
         let ids: BTreeSet<String> = ours.iter().map(|summary| summary.id.clone()).collect();
         for summary in ours {
             self.take_in(summary, everything);
@@ -226,7 +235,8 @@ impl<P: Process> State<P> {
     /// What is to be done, in this order. Claims come last, and only when they are new.
     pub(super) fn take_effects(&mut self) -> Vec<Effect<P>> {
         let mut effects = std::mem::take(&mut self.effects);
-        if self.settled && self.changed {
+        let settled = self.phase == Phase::Settled;
+        if settled && self.changed {
             self.changed = false;
             let mut all = Claims::default();
             for run in self.containers.values().filter_map(|container| container.run.as_ref()) {
@@ -237,7 +247,7 @@ impl<P: Process> State<P> {
         }
         let trouble = self.trouble();
         // That all is well is news, too, once it is known.
-        if trouble != self.told_trouble || (self.settled && !self.told_status) {
+        if trouble != self.told_trouble || (settled && !self.told_status) {
             self.told_status = true;
             self.told_trouble.clone_from(&trouble);
             effects.push(Effect::Send(ProviderEvent::Status { provider: PROVIDER, trouble }));
@@ -247,7 +257,7 @@ impl<P: Process> State<P> {
 
     /// Whether everything that was tried last worked.
     pub(super) fn is_well(&self) -> bool {
-        self.settled
+        self.phase == Phase::Settled
             && self.listing_failure.is_none()
             && self.containers.values().all(|container| container.failure.is_none())
     }
@@ -388,8 +398,8 @@ impl<P: Process> State<P> {
             let looking = container.look != LookState::Idle || attempts > 0;
             container.run.is_none() && looking && attempts < PATIENCE_LOOKS
         };
-        if self.listed && !self.settled && !self.containers.values().any(is_waited_for) {
-            self.settled = true;
+        if self.phase == Phase::Listed && !self.containers.values().any(is_waited_for) {
+            self.phase = Phase::Settled;
         }
     }
 

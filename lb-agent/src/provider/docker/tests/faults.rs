@@ -25,7 +25,7 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let number = 0..12_u8;
+    let number = 0..6_u8;
     prop_oneof![
         4 => number.clone().prop_map(Step::Start),
         1 => (12..14_u8).prop_map(Step::StartUnlabelled),
@@ -36,7 +36,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::DaemonGoes),
         2 => Just(Step::DaemonComes),
         1 => Just(Step::StreamsBreak),
-        6 => (0..400_u64).prop_map(Step::Time),
+        6 => (0..30_u64).prop_map(Step::Time),
+        3 => (0..400_u64).prop_map(Step::Time),
         1 => (0..60_000_u64).prop_map(Step::Time),
     ]
 }

@@ -10,13 +10,16 @@ use tokio::{
 use super::{
     super::{
         Settings,
+        engine::Event,
         follow::{Pace, follow},
         instance,
+        look::Look,
+        state::{Effect, State},
     },
     session::{RESYNC, Session, claims_of},
-    world::{World, id},
+    world::{FakeProcess, World, id},
 };
-use crate::{labels::ContainerFacts, netlink::NetworkRefusal};
+use crate::{labels::ContainerFacts, netlink::NetworkRefusal, provider::ProviderEvent};
 
 /// Claims made by the real parser name instances as we do, or `Gone` would miss them.
 #[test]
@@ -279,6 +282,65 @@ async fn rename_is_seen() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_happens_during_a_look_is_looked_at_again() {
+    let world = World::default();
+    world.lock().start(1, true);
+    let mut session = Session::start(&world);
+    session.pass(Duration::from_secs(1)).await;
+    world.lock().rename(1);
+    session.pass(Duration::from_millis(1)).await;
+    world.lock().rename(1);
+    session.pass(Duration::from_millis(20)).await;
+    session.check_truth();
+}
+
+#[tokio::test(start_paused = true)]
+async fn container_that_dies_during_a_look_does_not_come_back() {
+    for offset_ms in 1..8 {
+        let world = World::default();
+        world.lock().start(1, true);
+        let mut session = Session::start(&world);
+        session.pass(Duration::from_secs(1)).await;
+        world.lock().rename(1);
+        session.pass(Duration::from_millis(offset_ms)).await;
+        world.lock().kill(1);
+        session.pass(Duration::from_secs(1)).await;
+        session.check_truth();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_told_is_seen_in_the_next_listing() {
+    let world = World::default();
+    world.lock().start(1, true);
+    let mut session = Session::start(&world);
+    session.pass(Duration::from_secs(1)).await;
+    world.lock().mute = true;
+    world.lock().rename(1);
+    world.lock().mute = false;
+    world.lock().start(2, true);
+    session.pass(Duration::from_secs(1)).await;
+    session.check_truth();
+}
+
+#[tokio::test(start_paused = true)]
+async fn container_that_starts_while_a_listing_is_made_is_not_missed_in_it() {
+    for offset_ms in 130..170 {
+        let world = World::default();
+        world.lock().start(1, true);
+        let mut session = Session::start(&world);
+        session.pass(Duration::from_secs(1)).await;
+        // A listing follows 150 ms after this.
+        world.lock().rename(1);
+        session.pass(Duration::from_millis(offset_ms)).await;
+        world.lock().start(2, true);
+        session.pass(Duration::from_secs(1)).await;
+        session.check_truth();
+        assert_eq!(session.troubles, Vec::<String>::new(), "after {offset_ms} ms");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn containers_without_our_labels_cost_nothing() {
     let world = World::default();
     world.lock().start(1, true);
@@ -291,6 +353,38 @@ async fn containers_without_our_labels_cost_nothing() {
         session.pass(Duration::from_millis(10)).await;
     }
     assert_eq!(world.questions(), before);
+}
+
+/// The death of a process is told before the next run of its container is found, as a rule. Where it
+/// is not, the end of the old run is not lost.
+#[test]
+fn new_run_ends_the_one_before() {
+    let mut state = State::new("unix:///docker.sock".to_owned(), claims_of());
+    state.happened(&Event { container: id(1), labelled: Some(true) });
+    let mut ends = Vec::new();
+    let mut told = Vec::new();
+    for started_at_ms in [1, 2] {
+        let (process, end) = FakeProcess::new();
+        ends.push(end);
+        let facts = ContainerFacts {
+            id: id(1),
+            name: "c1".to_owned(),
+            image: "redis".to_owned(),
+            labels: [].into(),
+            created_at_ms: 1,
+            started_at_ms,
+            address: [172, 17, 0, 2].into(),
+            ifindex: 62,
+        };
+        state.looked(&id(1), Look::Running(facts, process));
+        told.extend(state.take_effects().into_iter().filter_map(|effect| match effect {
+            Effect::Send(ProviderEvent::Gone { instance, .. }) => Some(format!("{instance} ends")),
+            Effect::Watch { instance, .. } => Some(format!("{instance} runs")),
+            _ => None,
+        }));
+    }
+    let instances = told.join(", ").replace(&id(1), "1");
+    assert_eq!(instances, "1@1 runs, 1@1 ends, 1@2 runs");
 }
 
 #[tokio::test(start_paused = true)]

@@ -33,6 +33,8 @@ pub(crate) struct Session {
     pub(crate) refusals: Vec<Refusal>,
     pub(crate) gone: BTreeSet<String>,
     pub(crate) trouble: Option<String>,
+    /// All troubles that were ever told.
+    pub(crate) troubles: Vec<String>,
     pub(crate) messages: usize,
 }
 
@@ -50,6 +52,7 @@ impl Session {
             refusals: Vec::new(),
             gone: BTreeSet::new(),
             trouble: None,
+            troubles: Vec::new(),
             messages: 0,
         }
     }
@@ -83,6 +86,10 @@ impl Session {
                         !is_withdrawn || !world.lives(before) || refused,
                         "`{before}` lives and was withdrawn"
                     );
+                    assert!(
+                        !is_withdrawn || world.lives(before),
+                        "`{before}` is dead and was not called so"
+                    );
                 }
                 for after in &instances {
                     assert!(!self.gone.contains(*after), "`{after}` came back from the dead");
@@ -97,7 +104,10 @@ impl Session {
                 );
                 self.gone.insert(instance);
             }
-            ProviderEvent::Status { trouble, .. } => self.trouble = trouble,
+            ProviderEvent::Status { trouble, .. } => {
+                self.troubles.extend(trouble.clone());
+                self.trouble = trouble;
+            }
         }
     }
 

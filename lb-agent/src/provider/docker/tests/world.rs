@@ -15,17 +15,14 @@ use std::{
 use futures_util::{Stream, stream};
 use tokio::{
     sync::{mpsc, watch},
-    time::sleep,
+    time::{Instant, sleep},
 };
 
 use super::super::{
     engine::{Engine, EngineError, Event, Inspected, Summary},
     host::{Host, Process},
 };
-use crate::netlink::{ContainerNetwork, NetworkError, NetworkRefusal};
-
-/// Process numbers are given out again soon, so that stale ones point to other processes.
-const PIDS: u32 = 7;
+use crate::netlink::{BootTicks, ContainerNetwork, NetworkError, NetworkRefusal};
 
 /// The node and its daemon.
 #[derive(Clone, Default)]
@@ -44,11 +41,12 @@ pub(crate) struct Inner {
     pub(crate) broken: BTreeSet<String>,
     /// Listings give exactly nothing.
     pub(crate) lists_nothing: bool,
+    /// Nobody is told of anything.
+    pub(crate) mute: bool,
     /// Questions that were asked.
     pub(crate) listings: usize,
     pub(crate) inspections: usize,
     clock_ms: u64,
-    next_pid: u32,
 }
 
 /// How often the daemon misbehaves: of 100 answers, so many.
@@ -64,8 +62,9 @@ struct Container {
     address: Ipv4Addr,
     refused: Option<NetworkRefusal>,
     internal: bool,
-    /// How many more questions for its network find it without one, while Docker changes it.
-    unsettled: u32,
+    /// The next question for its network finds it without one, as Docker is changing it.
+    is_unsettled: bool,
+    readdressed_at: Option<Instant>,
     run: Option<Run>,
 }
 
@@ -76,9 +75,18 @@ struct Run {
     alive: Arc<watch::Sender<bool>>,
 }
 
+impl FakeProcess {
+    /// A process outside of any world, and what ends it.
+    pub(crate) fn new() -> (Arc<Self>, watch::Sender<bool>) {
+        let (end, alive) = watch::channel(true);
+        (Arc::new(Self { container: id(1), started_at: BootTicks(1), alive }), end)
+    }
+}
+
 /// A process of the made-up node.
 pub(crate) struct FakeProcess {
     container: String,
+    started_at: BootTicks,
     alive: watch::Receiver<bool>,
 }
 
@@ -141,14 +149,9 @@ impl Inner {
             return;
         }
         self.clock_ms += 1;
-        // Numbers are given out in turn; those of living processes are passed over.
+        // The smallest free number, so that stale ones soon point to other processes.
         let taken: BTreeSet<u32> = self.runs().map(|(_, run)| run.pid).collect();
-        let pid = loop {
-            self.next_pid = self.next_pid % (PIDS + u32::try_from(taken.len()).unwrap_or(0)) + 1;
-            if !taken.contains(&self.next_pid) {
-                break self.next_pid;
-            }
-        };
+        let pid = (1..u32::MAX).find(|pid| !taken.contains(pid)).expect("few containers");
         let run =
             Run { pid, started_at_ms: self.clock_ms, alive: Arc::new(watch::channel(true).0) };
         let container = self.containers.entry(id(number)).or_insert_with(|| Container {
@@ -157,7 +160,8 @@ impl Inner {
             address: Ipv4Addr::UNSPECIFIED,
             refused: None,
             internal: false,
-            unsettled: 0,
+            is_unsettled: false,
+            readdressed_at: None,
             run: None,
         });
         container.address = Ipv4Addr::new(172, 17, number, (self.clock_ms % 250) as u8);
@@ -182,7 +186,10 @@ impl Inner {
         let last = (self.clock_ms % 250) as u8;
         if let Some(container) = self.containers.get_mut(&id(number)) {
             container.address = Ipv4Addr::new(172, 18, number, last);
-            container.unsettled = 1;
+            // A refusal counts when it is found twice in 100 ms: not so often.
+            let recently = container.readdressed_at.replace(Instant::now());
+            container.is_unsettled =
+                recently.is_none_or(|at| at.elapsed() > Duration::from_secs(1));
             self.tell(number, None);
         }
     }
@@ -220,7 +227,7 @@ impl Inner {
 
     /// Tells listeners; now and then one misses it.
     fn tell(&mut self, number: u8, labelled: Option<bool>) {
-        let lost = self.faults.happens();
+        let lost = self.faults.happens() || self.mute;
         let broken = self.faults.happens();
         self.listeners.retain(|listener| {
             let event = Event { container: id(number), labelled };
@@ -317,7 +324,10 @@ impl Engine for World {
         self.lock().listings += 1;
         self.misbehave().await?;
         let early = self.lock().summaries();
-        self.delay().await;
+        // Listings take longer than looks.
+        for _ in 0..5 {
+            self.delay().await;
+        }
         let mut world = self.lock();
         Ok(if world.faults.happens() { world.summaries() } else { early })
     }
@@ -333,28 +343,38 @@ impl Engine for World {
 
     async fn internal_network(&self, bridge: &str) -> Result<Option<String>, EngineError> {
         self.misbehave().await?;
-        Ok(Self::internal_name(bridge))
-    }
-}
-
-impl World {
-    /// Which of its bridges is that of an `internal` network.
-    fn internal_name(bridge: &str) -> Option<String> {
-        (bridge == "br-inside").then(|| "inside".to_owned())
+        Ok((bridge == "br-inside").then(|| "inside".to_owned()))
     }
 }
 
 impl Host for World {
     type Process = FakeProcess;
 
+    fn now(&self) -> io::Result<BootTicks> {
+        Ok(BootTicks(self.lock().clock_ms + 1))
+    }
+
     fn open(&self, pid: u32) -> io::Result<FakeProcess> {
         let world = self.lock();
         let found = world.runs().find(|(_, run)| run.pid == pid);
         let (id, run) = found.ok_or(io::ErrorKind::NotFound)?;
-        Ok(FakeProcess { container: id.clone(), alive: run.alive.subscribe() })
+        Ok(FakeProcess {
+            container: id.clone(),
+            started_at: BootTicks(run.started_at_ms),
+            alive: run.alive.subscribe(),
+        })
     }
 
     async fn network(&self, process: &Arc<FakeProcess>) -> Result<ContainerNetwork, NetworkError> {
+        let found = self.read_network(process);
+        // What was read gets older before it is used.
+        self.delay().await;
+        found
+    }
+}
+
+impl World {
+    fn read_network(&self, process: &FakeProcess) -> Result<ContainerNetwork, NetworkError> {
         let mut world = self.lock();
         let fails = world.faults.happens();
         let container = world.containers.get_mut(&process.container).filter(|_| process.is_alive());
@@ -366,8 +386,7 @@ impl Host for World {
         if let Some(reason) = &container.refused {
             return Err(reason.clone().into());
         }
-        if container.unsettled > 0 {
-            container.unsettled -= 1;
+        if std::mem::take(&mut container.is_unsettled) {
             return Err(NetworkRefusal::NoDefaultRoute.into());
         }
         Ok(ContainerNetwork {
@@ -393,7 +412,8 @@ impl Process for FakeProcess {
 
     /// The kernel knows for sure for every other container only, as for those that move their
     /// processes to other control groups.
-    fn is_of(&self, container: &str) -> bool {
-        self.container == container && container.ends_with(['0', '2', '4', '6', '8'])
+    fn was_of(&self, container: &str, at: BootTicks) -> bool {
+        let is_named = container.ends_with(['0', '2', '4', '6', '8']);
+        is_named && self.container == container && self.started_at < at
     }
 }
