@@ -126,6 +126,10 @@ fn remote_backends_through_tc_with_partial_and_complete_sums() -> Result<()> {
     Ok(())
 }
 
+/// Packets that may go past XDP: of 65,536 complete checksums one looks like a partial one, and XDP
+/// leaves it to TC.
+const STRAYS_MAX: u64 = 4;
+
 fn through_xdp(mode: &str) -> Result<()> {
     let world = World::plain()?;
     let remotes = [RemoteHost::start(world.node(), 1)?, RemoteHost::start(world.node(), 2)?];
@@ -144,7 +148,8 @@ fn through_xdp(mode: &str) -> Result<()> {
     // Neighbours are known now: XDP takes every packet.
     let tap = Tap::open(world.node())?;
     check_traffic(&world, &agent, &remotes)?;
-    assert_eq!(tap.close()?, 0, "packets went past XDP");
+    let past = tap.close()?;
+    ensure!(past <= STRAYS_MAX, "{past} packets went past XDP");
     Ok(())
 }
 
@@ -208,7 +213,9 @@ fn one_armed(xdp: &str) -> Result<()> {
     // Neighbours are known now.
     let tap = Tap::open(node)?;
     client.bulk(vip(80), 5 * MEGABYTE)?.check()?;
-    assert_eq!(tap.close()? == 0, xdp != "off", "XDP takes all packets, TC takes none before");
+    let past = tap.close()?;
+    let is_by_xdp = past <= STRAYS_MAX;
+    assert_eq!(is_by_xdp, xdp != "off", "{past} packets went past XDP");
     Ok(())
 }
 

@@ -12,6 +12,7 @@ mod fronts;
 mod hook;
 mod hooks;
 mod links;
+mod log;
 mod mapped;
 mod object;
 mod options;
@@ -42,6 +43,7 @@ pub use self::{
     fronts::FrontStatus,
     hook::Way,
     hooks::Attachment,
+    log::ProgramLog,
     object::embedded,
     options::{FrontInterface, Options, TcMode, XdpMode},
     records::SweepReport,
@@ -57,6 +59,7 @@ pub struct Datapath {
     front_statuses: Vec<FrontStatus>,
     records: u32,
     has_adopted: bool,
+    log: Option<ProgramLog>,
     _locks: [Lock; 2],
 }
 
@@ -88,6 +91,7 @@ impl Datapath {
             front_statuses: Vec::new(),
             records: options.records,
             has_adopted: !has_made_maps,
+            log: log::take(&mut ebpf),
             _locks: locks,
         };
         datapath.check_seed(options);
@@ -104,6 +108,11 @@ impl Datapath {
     /// The seed of the flow hash that is in force.
     pub fn hash_seed(&self) -> u64 {
         self.tables.meta().hash_seed
+    }
+
+    /// What the programs log, where a debug object is embedded; once.
+    pub fn take_log(&mut self) -> Option<ProgramLog> {
+        self.log.take()
     }
 
     /// Whether maps of an earlier agent were adopted.

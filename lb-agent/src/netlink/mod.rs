@@ -4,17 +4,20 @@
 //! It only reads; whatever changes links, filters or maps belongs to `datapath`. Only
 //! [`namespace`] enters network namespaces, on threads that end there. Nothing here is kept:
 //! sockets and namespace handles are closed before a function returns, because a namespace handle
-//! that is kept would keep the network of a dead container alive. All functions block for some
-//! hundred microseconds; async code calls them on a blocking thread.
+//! that is kept would keep the network of a dead container alive. All functions but
+//! [`egress_interface`] block for some hundred microseconds; async code calls them on a blocking
+//! thread.
 
 mod container;
 mod link;
 mod namespace;
 mod node;
 mod process;
+mod route;
 mod socket;
 
 pub use container::{ContainerNetwork, NetworkError, NetworkRefusal, container_network};
 pub use namespace::Namespace;
-pub use node::{default_route_interfaces, forwarding_enabled, link_index};
+pub use node::{default_route_interfaces, forwarding_enabled, link_index, link_name};
 pub use process::{BootTicks, Process};
+pub use route::egress_interface;

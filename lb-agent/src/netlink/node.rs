@@ -33,6 +33,14 @@ pub fn link_index(name: &str) -> io::Result<Option<u32>> {
     Ok(link_named(&mut RouteSocket::open()?, name)?.map(|link| link.index))
 }
 
+/// Name of the interface with this index; `None`: there is none.
+#[must_use]
+pub fn link_name(ifindex: u32) -> Option<String> {
+    let name = nix::net::if_::if_indextoname(ifindex).ok()?.into_string().ok()?;
+    // For an index that does not exist an empty name comes back.
+    (!name.is_empty()).then_some(name)
+}
+
 /// Whether the node forwards IPv4 packets that come in by this interface; `all` and `default` are
 /// the kernel's own names for the node and for interfaces to come.
 pub fn forwarding_enabled(interface: &str) -> io::Result<bool> {

@@ -22,7 +22,9 @@ use crate::{
     },
     config::{Config, TcMode, XdpMode},
     datapath::{self, Datapath},
-    labels, netlink, plan,
+    labels,
+    model::Refusal,
+    netlink, plan,
     provider::{ProviderEvent, docker, file},
 };
 
@@ -42,7 +44,10 @@ pub fn run(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<()> {
         .build()
         .context("cannot start the async runtime")?;
     let result = runtime.block_on(async {
-        let node = Datapath::open(&options)?;
+        let mut node = Datapath::open(&options)?;
+        if let Some(log) = node.take_log() {
+            tokio::spawn(log.follow());
+        }
         Daemon::start(node, config, config_path).await?.run().await
     });
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -78,6 +83,8 @@ pub fn uninstall(config: &Config, is_dry_run: bool) -> anyhow::Result<String> {
 struct Daemon {
     config: Config,
     config_path: Option<PathBuf>,
+    /// Indexes of the front interfaces, as they were at the start.
+    fronts: Vec<u32>,
     events: mpsc::Sender<Event>,
     view: watch::Receiver<Arc<View>>,
     docker: Option<JoinHandle<()>>,
@@ -112,14 +119,24 @@ impl Daemon {
             balancers: config.balancers.clone(),
             planner: plan::Settings { ring_slots, ..plan::Settings::default() },
         };
+        let fronts = node.fronts().iter().filter_map(|front| front.ifindex).collect();
         let reconciler = Reconciler::adopt(node, settings, started)
             .context("cannot read what the kernel holds")?;
         let channels = RuntimeChannels { events: events_receiver, requests, view: view_sender };
         let kernel_thread = spawn(Runtime::new(reconciler, channels), stop.clone())
             .context("cannot start the kernel thread")?;
         let server = tokio::spawn(server.run(stop.clone()));
-        let mut daemon =
-            Self { config, config_path, events, view, docker: None, server, kernel_thread, stop };
+        let mut daemon = Self {
+            config,
+            config_path,
+            fronts,
+            events,
+            view,
+            docker: None,
+            server,
+            kernel_thread,
+            stop,
+        };
         daemon.follow_sources().await?;
         Ok(daemon)
     }
@@ -171,7 +188,8 @@ impl Daemon {
     /// Tells the runtime what the configuration asks for, and follows Docker with its balancers.
     async fn follow_sources(&mut self) -> anyhow::Result<()> {
         let balancers = self.config.balancers.clone();
-        let claims = file::claims(&self.config);
+        let mut claims = file::claims(&self.config);
+        claims.refusals.extend(unreachable_backends(&self.config, &self.fronts).await);
         let events = [
             Event::Balancers(balancers.clone()),
             ProviderEvent::Claims { provider: file::NAME, claims }.into(),
@@ -227,6 +245,35 @@ impl Daemon {
         let text = status_line(&self.view.borrow_and_update());
         notify(&[NotifyState::Status(&text)]);
     }
+}
+
+/// Backends of the file whose packets or replies would get lost. They are served all the same: routes
+/// may come and go, and this is looked at when the file is read.
+async fn unreachable_backends(config: &Config, fronts: &[u32]) -> Vec<Refusal> {
+    let mut refusals = Vec::new();
+    for service in &config.services {
+        for backend in &service.backends {
+            let message = match netlink::egress_interface(backend.address.ip()).await {
+                Ok(ifindex) if fronts.contains(&ifindex) => continue,
+                Ok(ifindex) => format!(
+                    "is reached by interface {}, which is not in `front`: its replies come back \
+                     there and are not translated; add the interface to `front`",
+                    netlink::link_name(ifindex).unwrap_or_else(|| ifindex.to_string()),
+                ),
+                Err(error) => format!(
+                    "the routing table has no way to it, its packets are dropped (no_route); add a \
+                     route ({error})"
+                ),
+            };
+            tracing::warn!("service `{}`, backend {}: {message}", service.name, backend.address);
+            refusals.push(Refusal {
+                object: format!("service `{}`, backend {}", service.name, backend.address),
+                key: None,
+                message,
+            });
+        }
+    }
+    refusals
 }
 
 /// Resolves when the task has ended; never without a task.
