@@ -19,6 +19,8 @@ use lb_common::{
 
 use crate::{count, fib, maps::Maps, trace};
 
+/// `pkt_type` of a frame whose receiver is this interface.
+const PACKET_HOST: u32 = 0;
 const PASS: i32 = TC_ACT_UNSPEC;
 const DROP: i32 = TC_ACT_SHOT as i32;
 /// Bytes that must be readable directly: Ethernet, IPv4 with options, TCP with options.
@@ -41,6 +43,11 @@ fn run(mut packet: TcPacket, hook: Hook) -> i32 {
     // A tag that the kernel has taken off is no longer in the bytes; the packet belongs to a VLAN
     // interface, not to this one.
     if packet.is_tagged() || !packet.make_headers_readable() {
+        return PASS;
+    }
+    // A switch floods frames of unknown receivers, and a promiscuous interface takes them: they are
+    // another machine's. What a container sends is for the bridge, never for its veth.
+    if matches!(hook, Hook::TcFront) && !packet.is_for_this_machine() {
         return PASS;
     }
     let Some(context) = count::context(packet.ingress_ifindex()) else { return PASS };
@@ -116,6 +123,12 @@ impl TcPacket {
     fn is_tagged(&self) -> bool {
         // SAFETY: the context is valid while the program runs.
         unsafe { (*self.ctx.skb.skb).vlan_present != 0 }
+    }
+
+    #[inline(always)]
+    fn is_for_this_machine(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.ctx.skb.skb).pkt_type == PACKET_HOST }
     }
 
     #[inline(always)]

@@ -125,6 +125,10 @@ impl XdpPacket {
         let Some(header) = self.window::<20>(ETHERNET_HEADER_BYTES) else { return true };
         let Some(field) = self.window::<2>(l4_offset + TCP_CHECKSUM_OFFSET) else { return true };
         let total_length = u16::from_be_bytes([header[2], header[3]]);
+        if total_length == 0 {
+            // IPv4 BIG TCP: beyond what the field and a frame can hold.
+            return true;
+        }
         let header_bytes = (l4_offset - ETHERNET_HEADER_BYTES) as u16;
         let tcp_bytes = total_length.wrapping_sub(header_bytes);
         let word = |at: usize| {

@@ -303,7 +303,7 @@ fn is_dead(flow: &FlowRecord, now_tick: u32, backend: BackendView) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use lb_common::abi::{CLASS_CLOSING, TAKES_NEW};
+    use lb_common::abi::{CLASS_CLOSED, TAKES_NEW};
 
     use super::*;
 
@@ -320,8 +320,8 @@ mod tests {
         let healthy = BackendView { generation: 7, state: TAKES_NEW | TAKES_OLD };
         check(CLASS_HALF_OPEN, 70, healthy, false);
         check(CLASS_HALF_OPEN, 80, healthy, true);
-        check(CLASS_CLOSING, 115, healthy, false);
-        check(CLASS_CLOSING, 125, healthy, true);
+        check(CLASS_CLOSED, 115, healthy, false);
+        check(CLASS_CLOSED, 125, healthy, true);
         check(CLASS_ESTABLISHED, 8390, healthy, false);
         check(CLASS_ESTABLISHED, 8410, healthy, true);
         check(CLASS_ESTABLISHED, -2, healthy, false);

@@ -8,8 +8,23 @@ use super::net::{NetAddr6, NetU16, NetU32};
 pub const CLASS_HALF_OPEN: u32 = 0;
 /// Record class: the client has sent more than a SYN.
 pub const CLASS_ESTABLISHED: u32 = 1;
-/// Record class: a FIN or RST was seen from either side.
-pub const CLASS_CLOSING: u32 = 2;
+/// Record class: the client has sent a FIN or RST.
+pub const CLASS_CLOSING_BY_CLIENT: u32 = 2;
+/// Record class: the backend has sent a FIN or RST.
+pub const CLASS_CLOSING_BY_BACKEND: u32 = 3;
+/// Record class: both sides have.
+pub const CLASS_CLOSED: u32 = 4;
+
+/// Whether a record of this class opens no more: some side has sent a FIN or RST.
+#[inline(always)]
+#[must_use]
+pub const fn is_closing(class: u32) -> bool {
+    class >= CLASS_CLOSING_BY_CLIENT
+}
+
+/// [`ReplyRecordV4::flags`]: the flow has [`CLASS_CLOSED`]. What the backend sends now answers the
+/// client's last packets, or somebody who uses the same client port to reach the backend directly.
+pub const REPLY_OF_CLOSED_FLOW: u16 = 1;
 
 /// Key of the map `FLOWS_V4`: a flow as its client sends it.
 #[repr(C, align(8))]
@@ -118,8 +133,8 @@ pub struct ReplyRecordV4 {
     pub vip: NetU32,
     /// The port that the client sent to.
     pub vip_port: NetU16,
-    /// Written as 0.
-    pub pad: u16,
+    /// [`REPLY_OF_CLOSED_FLOW`].
+    pub flags: u16,
     /// Number of the backend, for its counters.
     pub backend: u32,
     /// Index of the front interface on which the client's packet came.
@@ -136,8 +151,8 @@ pub struct ReplyRecordV6 {
     pub vip: NetAddr6,
     /// The port that the client sent to.
     pub vip_port: NetU16,
-    /// Written as 0.
-    pub pad: u16,
+    /// [`REPLY_OF_CLOSED_FLOW`].
+    pub flags: u16,
     /// Number of the backend, for its counters.
     pub backend: u32,
     /// Index of the front interface on which the client's packet came.

@@ -20,8 +20,9 @@ pub use backend::{
 };
 pub use counters::{BackendCounters, HOOK_COUNT, Hook, VERDICT_SLOTS, verdict_index};
 pub use flow::{
-    CLASS_CLOSING, CLASS_ESTABLISHED, CLASS_HALF_OPEN, FlowKeyV4, FlowKeyV6, FlowRecord,
-    ReplyKeyV4, ReplyKeyV6, ReplyRecordV4, ReplyRecordV6,
+    CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT, CLASS_ESTABLISHED,
+    CLASS_HALF_OPEN, FlowKeyV4, FlowKeyV6, FlowRecord, REPLY_OF_CLOSED_FLOW, ReplyKeyV4,
+    ReplyKeyV6, ReplyRecordV4, ReplyRecordV6, is_closing,
 };
 pub use frontend::{
     Frontend, FrontendKeyV4, FrontendKeyV6, PROTOCOL_ANY, PROTOCOL_TCP, PROTOCOL_UDP, SCOPE_FRONT,

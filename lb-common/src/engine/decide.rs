@@ -3,12 +3,13 @@
 use super::{
     Context, Decision, Edit, HeadersV4, Packet, Parsed, Record, RecordChange, Side, Tables,
     flow_hash_v4, parse_v4,
-    record::{class_after, is_live},
+    record::{class_after_client, closed_by, is_live},
 };
 use crate::abi::{
-    BACKEND_NONE, BackendV4, CLASS_CLOSING, CLASS_HALF_OPEN, DropReason, FlowKeyV4, FlowRecord,
-    Frontend, FrontendKeyV4, META_ROUTED_BACKENDS, NetU16, NetU32, PATH_LOCAL, PROTOCOL_ANY,
-    PROTOCOL_TCP, ReplyKeyV4, ReplyRecordV4, SCOPE_FRONT, TAKES_NEW, TAKES_OLD, Verdict,
+    BACKEND_NONE, BackendV4, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_HALF_OPEN, DropReason,
+    FlowKeyV4, FlowRecord, Frontend, FrontendKeyV4, META_ROUTED_BACKENDS, NetU16, NetU32,
+    PATH_LOCAL, PROTOCOL_ANY, PROTOCOL_TCP, REPLY_OF_CLOSED_FLOW, ReplyKeyV4, ReplyRecordV4,
+    SCOPE_FRONT, TAKES_NEW, TAKES_OLD, Verdict, is_closing,
 };
 
 /// Decides on a packet that came in on a front interface: from a client, or a reply of a backend
@@ -140,13 +141,13 @@ fn recorded<T: Tables>(
     if !is_live(&record, &backend, context) {
         return None;
     }
-    if headers.is_syn() && (backend.state & TAKES_NEW == 0 || record.class == CLASS_CLOSING) {
+    if headers.is_syn() && (backend.state & TAKES_NEW == 0 || is_closing(record.class)) {
         return None;
     }
     Some(Choice {
         number: record.backend,
         backend,
-        class: class_after(record.class, headers),
+        class: class_after_client(record.class, headers),
         recorded_at_tick: Some(record.last_seen_tick),
         class_before: record.class,
     })
@@ -176,7 +177,7 @@ fn by_ring<T: Tables>(
     if backend.state & wanted == 0 {
         return Err(DropReason::NoBackend);
     }
-    let class = class_after(CLASS_HALF_OPEN, headers);
+    let class = class_after_client(CLASS_HALF_OPEN, headers);
     Ok(Choice { number, backend, class, recorded_at_tick: None, class_before: class })
 }
 
@@ -211,7 +212,7 @@ fn remember<T: Tables>(
         reply_record: ReplyRecordV4 {
             vip: flow.vip,
             vip_port: flow.vip_port,
-            pad: 0,
+            flags: reply_flags(choice.class),
             backend: choice.number,
             ifindex: context.ingress_ifindex,
         },
@@ -234,7 +235,7 @@ fn collides<T: Tables>(
     let other = FlowKeyV4 { vip: known.vip, vip_port: known.vip_port, ..*flow };
     let Some(record) = tables.flow_v4(&other) else { return false };
     let Some(backend) = tables.backend_v4(record.backend) else { return false };
-    record.class != CLASS_CLOSING && is_live(&record, &backend, context)
+    !is_closing(record.class) && is_live(&record, &backend, context)
 }
 
 #[inline(always)]
@@ -282,8 +283,8 @@ fn translate_reply<T: Tables>(
     }
 }
 
-/// What a reply changes in the records. Only handshake and end look at the flow, so that data costs
-/// one lookup.
+/// What a reply changes in the records. Only handshake, end, and what comes after the end look at
+/// the flow, so that data costs one lookup.
 #[inline(always)]
 fn reply_record<T: Tables>(
     tables: &T,
@@ -292,7 +293,8 @@ fn reply_record<T: Tables>(
     key: &ReplyKeyV4,
     reply: &ReplyRecordV4,
 ) -> Record {
-    if !headers.is_syn_ack() && !headers.is_closing() {
+    let is_after_end = reply.flags & REPLY_OF_CLOSED_FLOW != 0;
+    if !headers.is_syn_ack() && !headers.is_closing() && !is_after_end {
         return Record::KEEP;
     }
     let flow = FlowKeyV4 {
@@ -303,19 +305,38 @@ fn reply_record<T: Tables>(
         protocol: u32::from(PROTOCOL_TCP),
     };
     let known = tables.flow_v4(&flow).unwrap_or_default();
-    let is_open = known.class != CLASS_CLOSING && known.backend == reply.backend;
-    let change = match (headers.is_closing(), is_open) {
-        (true, true) => RecordChange::Class,
-        // A SYN+ACK to a flow that is over answers the same client port on its direct way to the
-        // container: that connection is not ours.
-        (false, false) => RecordChange::ForgetReply,
-        _ => RecordChange::Keep,
+    let is_same = known.backend == reply.backend;
+    let class = closed_by(known.class, CLASS_CLOSING_BY_BACKEND);
+    let change = if headers.is_closing() {
+        if is_same && class != known.class { RecordChange::Renew } else { RecordChange::Keep }
+    } else if is_same && !is_stranger(context, headers, &known) {
+        RecordChange::Keep
+    } else {
+        RecordChange::ForgetReply
     };
     Record {
         change,
         flow,
-        flow_record: FlowRecord { class: CLASS_CLOSING, last_seen_tick: context.now_tick, ..known },
+        flow_record: FlowRecord { class, last_seen_tick: context.now_tick, ..known },
         reply: *key,
-        reply_record: *reply,
+        reply_record: ReplyRecordV4 { flags: reply_flags(class), ..*reply },
     }
+}
+
+/// Whether what the backend sends (no FIN or RST) is not for the client of this flow but for somebody
+/// with the same address and port who reaches the backend directly. A SYN+ACK is, once the flow is
+/// closing. When both sides have closed the backend only answers packets of the client, so anything
+/// is unless the client was heard of just now: above all the acknowledgement with which a socket in
+/// TIME_WAIT answers a SYN (RFC 9293, section 3.10.7.4); a client that does not get it hangs.
+#[inline(always)]
+const fn is_stranger(context: &Context, headers: &HeadersV4, known: &FlowRecord) -> bool {
+    if headers.is_syn_ack() {
+        return is_closing(known.class);
+    }
+    known.class == CLASS_CLOSED && context.now_tick.wrapping_sub(known.last_seen_tick) > 1
+}
+
+#[inline(always)]
+const fn reply_flags(class: u32) -> u16 {
+    if class == CLASS_CLOSED { REPLY_OF_CLOSED_FLOW } else { 0 }
 }

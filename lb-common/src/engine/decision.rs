@@ -35,8 +35,6 @@ pub enum RecordChange {
     Insert,
     /// A known flow: both directions are written again.
     Renew,
-    /// The flow's record gets another class.
-    Class,
     /// The backend's port answers somebody else now: forget how to translate its answers.
     ForgetReply,
 }
@@ -82,7 +80,7 @@ impl Record {
         reply_record: ReplyRecordV4 {
             vip: NetU32::from_raw(0),
             vip_port: NetU16::new(0),
-            pad: 0,
+            flags: 0,
             backend: 0,
             ifindex: 0,
         },

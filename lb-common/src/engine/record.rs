@@ -2,8 +2,9 @@
 
 use super::{Context, Decision, HeadersV4, Record, RecordChange, Tables};
 use crate::abi::{
-    BackendV4, CLASS_CLOSING, CLASS_ESTABLISHED, CLASS_HALF_OPEN, CLOSING_SECONDS, DropReason,
-    ESTABLISHED_SECONDS, FlowRecord, HALF_OPEN_SECONDS, TAKES_OLD, ticks_from_seconds,
+    BackendV4, CLASS_CLOSED, CLASS_CLOSING_BY_CLIENT, CLASS_ESTABLISHED, CLASS_HALF_OPEN,
+    CLOSING_SECONDS, DropReason, ESTABLISHED_SECONDS, FlowRecord, HALF_OPEN_SECONDS, TAKES_OLD,
+    is_closing, ticks_from_seconds,
 };
 
 /// Whether a record speaks for a flow: its backend is the one that it was written for and keeps its
@@ -24,14 +25,20 @@ pub(super) fn is_live(record: &FlowRecord, backend: &BackendV4, context: &Contex
 
 /// Class of a flow's record after a packet of the client.
 #[inline(always)]
-pub(super) const fn class_after(before: u32, headers: &HeadersV4) -> u32 {
-    if headers.is_closing() || before == CLASS_CLOSING {
-        CLASS_CLOSING
-    } else if headers.is_syn() {
+pub(super) const fn class_after_client(before: u32, headers: &HeadersV4) -> u32 {
+    if headers.is_closing() {
+        closed_by(before, CLASS_CLOSING_BY_CLIENT)
+    } else if is_closing(before) || headers.is_syn() {
         before
     } else {
         CLASS_ESTABLISHED
     }
+}
+
+/// Class of a flow's record after a FIN or RST of a side, `CLASS_CLOSING_BY_*`.
+#[inline(always)]
+pub(super) const fn closed_by(before: u32, side: u32) -> u32 {
+    if is_closing(before) && before != side { CLASS_CLOSED } else { side }
 }
 
 /// Writes what a decision remembers or forgets. On error the packet must be dropped.
@@ -52,10 +59,6 @@ pub fn commit<T: Tables>(tables: &T, decision: &Decision) -> Result<(), DropReas
                 tables.remove_flow_v4(flow);
                 return Err(DropReason::RecordTableFull);
             }
-        }
-        RecordChange::Class => {
-            // Only overwrites: a record that was swept meanwhile may come back for its short time.
-            tables.put_flow_v4(flow, flow_record).ok();
         }
         RecordChange::ForgetReply => tables.remove_reply_v4(reply),
     }

@@ -15,8 +15,9 @@ pub const BACKEND_TWO: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 9, 1, 
 /// Address of backend 3, on another machine.
 pub const BACKEND_THREE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 9, 0, 2), 8080);
 
-/// MAC addresses of a packet as it arrives: destination, source.
-pub(super) const MACS: ([u8; 6], [u8; 6]) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+/// MAC addresses of a packet as it arrives: destination, which is that of the loopback device that test
+/// runs arrive on, and source.
+pub(super) const MACS: ([u8; 6], [u8; 6]) = ([0; 6], [2, 0, 0, 0, 0, 2]);
 
 /// A TCP packet over IPv4.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -14,7 +14,10 @@ use lb_common::{
     },
 };
 
-use super::{Case, INGRESS_IFINDEX, KnownFlow, Program, RING_SIZE, World, cases::frontend_keys};
+use super::{
+    Case, INGRESS_IFINDEX, KnownFlow, Program, RING_SIZE, World, builder::MACS,
+    cases::frontend_keys,
+};
 
 const NOW_TICK: u32 = 100_000;
 
@@ -34,6 +37,10 @@ pub fn run_on_host(case: &Case) {
     for (index, step) in case.steps.iter().enumerate() {
         // XDP decides by the same function as TC; what it leaves to TC only the kernel's run shows.
         if step.program == Program::XdpFront {
+            continue;
+        }
+        // Nor does the engine see whose frame it is: TC does, from the socket buffer.
+        if !step.input.starts_with(&MACS.0) {
             continue;
         }
         let mut packet = HostPacket(step.input.clone());

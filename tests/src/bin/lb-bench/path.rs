@@ -88,9 +88,9 @@ fn prepare(world: &World, way: Way, container: IpAddr) -> Result<()> {
     node.run("nft flush ruleset")?;
     if way == Way::Nftables {
         node.run("nft add table ip bench")?;
-        node.run("nft add chain ip bench dnat { type nat hook prerouting priority -100 ; }")?;
+        node.run("nft add chain ip bench before { type nat hook prerouting priority -100 ; }")?;
         node.run(&format!(
-            "nft add rule ip bench dnat ip daddr {DNAT_VIP} tcp dport 80 dnat to {container}:{PORT}"
+            "nft add rule ip bench before ip daddr {DNAT_VIP} tcp dport 80 dnat to {container}:{PORT}"
         ))?;
     }
     Ok(())

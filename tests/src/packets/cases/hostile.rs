@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use lb_common::abi::{CLASS_CLOSING, CLASS_ESTABLISHED, CLASS_HALF_OPEN, DropReason, TAKES_OLD};
+use lb_common::abi::{CLASS_CLOSED, CLASS_ESTABLISHED, CLASS_HALF_OPEN, DropReason, TAKES_OLD};
 
 use super::{
     SECOND_VIP, case, delivered, dropped, flow, flow_key, passed, reply_of_one, reply_record,
@@ -25,6 +25,14 @@ pub(super) fn not_ours() -> Vec<Case> {
         "a frame too short for an address passes",
         World::default(),
         vec![passed(Program::XdpFront, syn().bytes()[..33].to_vec())],
+        vec![],
+        vec![],
+    );
+    let foreign = syn().macs(([2, 0, 0, 0, 0, 99], [2, 0, 0, 0, 0, 2]));
+    let other_machine = case(
+        "a frame for another machine passes",
+        World::default(),
+        vec![passed(Program::TcFront, foreign.bytes())],
         vec![],
         vec![],
     );
@@ -53,7 +61,7 @@ pub(super) fn not_ours() -> Vec<Case> {
         ];
         case(name, World::default(), steps, vec![], vec![])
     })
-    .chain([too_short])
+    .chain([too_short, other_machine])
     .collect()
 }
 
@@ -135,9 +143,9 @@ pub(super) fn refusals() -> Vec<Case> {
         ),
         case(
             "one client port, two VIPs, one backend: a closing connection makes room",
-            collision(CLASS_CLOSING),
+            collision(CLASS_CLOSED),
             vec![delivered(&syn(), BACKEND_ONE)],
-            vec![KnownFlow { class: CLASS_CLOSING, ..other_flow }, flow(1, CLASS_HALF_OPEN)],
+            vec![KnownFlow { class: CLASS_CLOSED, ..other_flow }, flow(1, CLASS_HALF_OPEN)],
             vec![reply_of_one()],
         ),
         case(

@@ -1,6 +1,9 @@
 //! Packets of clients that are forwarded.
 
-use lb_common::abi::{CLASS_CLOSING, CLASS_ESTABLISHED, CLASS_HALF_OPEN, TAKES_OLD};
+use lb_common::abi::{
+    CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT, CLASS_ESTABLISHED,
+    CLASS_HALF_OPEN, TAKES_OLD,
+};
 
 use super::{ALIVE, case, delivered, flow, reply_key, reply_of_one};
 use crate::packets::{
@@ -42,7 +45,7 @@ pub(super) fn new_flows() -> Vec<Case> {
             "a FIN of an unknown flow is forwarded and recorded as closing",
             World::default(),
             vec![delivered(&tcp(CLIENT, VIP, "F."), BACKEND_ONE)],
-            vec![flow(1, CLASS_CLOSING)],
+            vec![flow(1, CLASS_CLOSING_BY_CLIENT)],
             vec![reply_of_one()],
         ),
         case(
@@ -141,7 +144,7 @@ pub(super) fn known_flows() -> Vec<Case> {
         ),
         case(
             "a SYN on a closing record decides anew",
-            on_two(CLASS_CLOSING),
+            on_two(CLASS_CLOSING_BY_BACKEND),
             vec![delivered(&syn(), BACKEND_ONE)],
             vec![flow(1, CLASS_HALF_OPEN)],
             vec![reply_of_one()],
@@ -150,14 +153,21 @@ pub(super) fn known_flows() -> Vec<Case> {
             "FIN makes a record closing, and data afterwards does not open it again",
             on_two(CLASS_ESTABLISHED),
             vec![delivered(&tcp(CLIENT, VIP, "F."), BACKEND_TWO), delivered(&ack, BACKEND_TWO)],
-            vec![flow(2, CLASS_CLOSING)],
+            vec![flow(2, CLASS_CLOSING_BY_CLIENT)],
+            vec![two],
+        ),
+        case(
+            "FIN of the client after that of the backend closes the record",
+            on_two(CLASS_CLOSING_BY_BACKEND),
+            vec![delivered(&tcp(CLIENT, VIP, "F."), BACKEND_TWO)],
+            vec![flow(2, CLASS_CLOSED)],
             vec![two],
         ),
         case(
             "RST makes a record closing",
             on_two(CLASS_ESTABLISHED),
             vec![delivered(&tcp(CLIENT, VIP, "R"), BACKEND_TWO)],
-            vec![flow(2, CLASS_CLOSING)],
+            vec![flow(2, CLASS_CLOSING_BY_CLIENT)],
             vec![two],
         ),
     ]

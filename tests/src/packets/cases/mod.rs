@@ -47,6 +47,7 @@ pub fn all() -> Vec<Case> {
         hostile::broken(),
         hostile::refusals(),
         outbound::replies(),
+        outbound::after_the_end(),
         outbound::routed(),
     ]
     .concat()
@@ -87,7 +88,7 @@ fn reply_record(vip: SocketAddrV4, backend: u32) -> ReplyRecordV4 {
     ReplyRecordV4 {
         vip: (*vip.ip()).into(),
         vip_port: NetU16::new(vip.port()),
-        pad: 0,
+        flags: 0,
         backend,
         ifindex: INGRESS_IFINDEX,
     }

@@ -3,8 +3,9 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use lb_common::abi::{
-    BackendV4, CLASS_CLOSING, CLASS_ESTABLISHED, CLASS_HALF_OPEN, DropReason, META_ROUTED_BACKENDS,
-    PROTOCOL_TCP, ReplyKeyV4, Verdict,
+    BackendV4, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT, CLASS_ESTABLISHED,
+    CLASS_HALF_OPEN, DropReason, META_ROUTED_BACKENDS, PROTOCOL_TCP, REPLY_OF_CLOSED_FLOW,
+    ReplyKeyV4, ReplyRecordV4, Verdict,
 };
 
 use super::{
@@ -12,7 +13,7 @@ use super::{
     reply_record,
 };
 use crate::packets::{
-    Case, INGRESS_IFINDEX, Program, Step, World, backend_three,
+    Case, INGRESS_IFINDEX, KnownFlow, Program, Step, World, backend_three,
     builder::{BACKEND_ONE, BACKEND_THREE, CLIENT, PacketSpec, VIP, syn, tcp},
 };
 
@@ -58,14 +59,14 @@ pub(super) fn replies() -> Vec<Case> {
             "FIN of the backend makes the record closing",
             open(),
             vec![replied(&from_one("F."))],
-            vec![flow(1, CLASS_CLOSING)],
+            vec![flow(1, CLASS_CLOSING_BY_BACKEND)],
             kept.clone(),
         ),
         case(
             "RST of the backend makes the record closing",
             open(),
             vec![replied(&from_one("R."))],
-            vec![flow(1, CLASS_CLOSING)],
+            vec![flow(1, CLASS_CLOSING_BY_BACKEND)],
             kept.clone(),
         ),
         case(
@@ -94,9 +95,9 @@ pub(super) fn replies() -> Vec<Case> {
         ),
         case(
             "a SYN+ACK after the flow has ended answers direct access, and the record goes",
-            world(CLASS_CLOSING),
+            world(CLASS_CLOSING_BY_CLIENT),
             vec![pass(from_one("S.")), pass(from_one("."))],
-            vec![flow(1, CLASS_CLOSING)],
+            vec![flow(1, CLASS_CLOSING_BY_CLIENT)],
             vec![],
         ),
         case(
@@ -108,6 +109,57 @@ pub(super) fn replies() -> Vec<Case> {
             }],
             established,
             kept,
+        ),
+    ]
+}
+
+/// Replies of flows that both sides have closed.
+pub(super) fn after_the_end() -> Vec<Case> {
+    let world = |age_ticks| World {
+        flows: vec![KnownFlow { age_ticks, ..flow(1, CLASS_CLOSED) }],
+        replies: vec![(
+            reply_of_one(),
+            ReplyRecordV4 { flags: REPLY_OF_CLOSED_FLOW, ..reply_record(VIP, 1) },
+        )],
+        ..World::default()
+    };
+    let from_one = |flags| tcp(BACKEND_ONE, CLIENT, flags);
+    let replied = |input: &PacketSpec| {
+        let output = input.clone().routed_from(VIP);
+        forwarded(Program::TcReply, Verdict::Reply, input, &output)
+    };
+    vec![
+        case(
+            "FIN of the backend after that of the client closes the record",
+            World {
+                flows: vec![flow(1, CLASS_CLOSING_BY_CLIENT)],
+                replies: vec![(reply_of_one(), reply_record(VIP, 1))],
+                ..World::default()
+            },
+            vec![replied(&from_one("F."))],
+            vec![flow(1, CLASS_CLOSED)],
+            vec![reply_of_one()],
+        ),
+        case(
+            "the last acknowledgement still comes from the VIP",
+            world(0),
+            vec![replied(&from_one("."))],
+            vec![flow(1, CLASS_CLOSED)],
+            vec![reply_of_one()],
+        ),
+        case(
+            "a FIN that is sent again comes from the VIP",
+            world(20),
+            vec![replied(&from_one("F."))],
+            vec![KnownFlow { age_ticks: 20, ..flow(1, CLASS_CLOSED) }],
+            vec![reply_of_one()],
+        ),
+        case(
+            "TIME_WAIT that answers a direct SYN is left alone, and the record goes",
+            world(20),
+            vec![passed(Program::TcReply, from_one(".").bytes())],
+            vec![KnownFlow { age_ticks: 20, ..flow(1, CLASS_CLOSED) }],
+            vec![],
         ),
     ]
 }
