@@ -56,6 +56,9 @@ pub fn lacking(docker: bool) -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("needs root".to_owned());
     }
+    if let Err(error) = lb_agent::datapath::embedded() {
+        return Some(error.to_string());
+    }
     let mut programs =
         vec!["ip", "tc", "nsenter", "unshare", "setpriv", "ethtool", "nft", "sysctl"];
     if docker {

@@ -66,6 +66,11 @@ impl Fronts {
         };
         let wanted: Vec<Option<Wanted>> =
             self.configured.iter().map(|front| self.want(front, &interfaces)).collect();
+        if wanted.iter().all(Option::is_none) {
+            // A misspelt name must not take the programs off the interfaces that have them.
+            let lost = |front| status(front, "there is no such interface");
+            return self.configured.iter().map(lost).collect();
+        }
         // No redirect to an interface that is about to lose XDP.
         let keep_xdp: Vec<u32> = xdp_interfaces(hooks)
             .into_iter()

@@ -13,7 +13,9 @@ use super::{
     shown,
     text::name_part,
 };
-use crate::model::{Backend, BackendPath, BackendState, Claim, Claims, Refusal, ServiceName};
+use crate::model::{
+    Backend, BackendPath, BackendState, Claim, Claims, FrontendAddress, Refusal, ServiceName,
+};
 
 /// Labels of one container that are looked at; Docker itself sets no limit.
 const LABELS_MAX: usize = 256;
@@ -82,7 +84,7 @@ pub fn claims(facts: &ContainerFacts, balancers: &BalancerIndex) -> Claims {
         match balancers.resolve(&label) {
             Err(message) => refuse(Some(key), message),
             Ok(frontend) => claims.claims.push(Claim {
-                service: ServiceName(format!("{}:{}", replica.service, label.container_port)),
+                service: replica.service_name(label.container_port, &frontend),
                 frontend,
                 backend: Some(backend(facts, name, replica, label.container_port)),
                 ring_size: None,
@@ -114,9 +116,22 @@ struct Replica {
     service: String,
     /// Place within the service.
     place: String,
+    /// No orchestrator says that containers of this name belong together, only their image does.
+    is_by_image: bool,
 }
 
 impl Replica {
+    /// Containers of one image may be replicas or have nothing to do with each other: they are one
+    /// service when they ask for the same frontend.
+    fn service_name(&self, port: u16, frontend: &FrontendAddress) -> ServiceName {
+        let name = format!("{}:{port}", self.service);
+        if !self.is_by_image {
+            return ServiceName(name);
+        }
+        let address = SocketAddr::new(frontend.vip, frontend.port);
+        ServiceName(format!("{name}@{address}"))
+    }
+
     /// `None` for a container that is part of no service: one that was made for a single command.
     fn of(facts: &ContainerFacts, name: &str) -> Option<Self> {
         let label =
@@ -130,6 +145,7 @@ impl Replica {
             return Some(Self {
                 service: format!("swarm/{}", name_part(service)),
                 place: name_part(place),
+                is_by_image: false,
             });
         }
         let compose = label("com.docker.compose.project").zip(label("com.docker.compose.service"));
@@ -140,10 +156,15 @@ impl Replica {
             return Some(Self {
                 service: format!("compose/{}/{}", name_part(project), name_part(service)),
                 place: name_part(label("com.docker.compose.container-number").unwrap_or(name)),
+                is_by_image: false,
             });
         }
         let image = image_base_name(&facts.image).unwrap_or(name);
-        Some(Self { service: format!("docker/{}", name_part(image)), place: name_part(name) })
+        Some(Self {
+            service: format!("docker/{}", name_part(image)),
+            place: name_part(name),
+            is_by_image: true,
+        })
     }
 }
 
@@ -232,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_plain_container_belongs_to_the_service_of_its_image() {
-        assert_snapshot!(check(&container("redis-1", "library/redis:7", &[LB])), @"docker/redis:6379 place redis-1 at tcp://192.0.2.10:6379: 172.17.0.2:6379 0123abcd@2000 Local { ifindex: 7 } healthy redis-1; since 1000 by container `redis-1`, label `aliyun.lb.port_6379`");
+        assert_snapshot!(check(&container("redis-1", "library/redis:7", &[LB])), @"docker/redis:6379@192.0.2.10:6379 place redis-1 at tcp://192.0.2.10:6379: 172.17.0.2:6379 0123abcd@2000 Local { ifindex: 7 } healthy redis-1; since 1000 by container `redis-1`, label `aliyun.lb.port_6379`");
     }
 
     #[test]
@@ -282,11 +303,23 @@ mod tests {
             ("aliyun.scale", "3"),
         ];
         assert_snapshot!(check(&container("redis-1", "redis", &labels)), @"
-        docker/redis:6379 place redis-1 at tcp://192.0.2.10:6379: 172.17.0.2:6379 0123abcd@2000 Local { ifindex: 7 } healthy redis-1; since 1000 by container `redis-1`, label `aliyun.lb.port_6379`
-        docker/redis:6380 place redis-1 at tcp://192.0.2.10:80: 172.17.0.2:6380 0123abcd@2000 Local { ifindex: 7 } healthy redis-1; since 1000 by container `redis-1`, label `aliyun.lb.port_6380`
+        docker/redis:6379@192.0.2.10:6379 place redis-1 at tcp://192.0.2.10:6379: 172.17.0.2:6379 0123abcd@2000 Local { ifindex: 7 } healthy redis-1; since 1000 by container `redis-1`, label `aliyun.lb.port_6379`
+        docker/redis:6380@192.0.2.10:80 place redis-1 at tcp://192.0.2.10:80: 172.17.0.2:6380 0123abcd@2000 Local { ifindex: 7 } healthy redis-1; since 1000 by container `redis-1`, label `aliyun.lb.port_6380`
         refused: container `redis-1` aliyun.lb.port_6381: no balancer has the name or id `nobody`; the config has: slb_redis_app. Correct the label, or add a [[balancer]] to the config
         refused: container `redis-1` aliyun.lb.port_x: the key has the container port `x`, which is no port number; write it like aliyun.lb.port_6379: tcp://slb_redis_app:6379
         ");
+    }
+
+    #[test]
+    fn one_image_at_two_frontends_is_two_services() {
+        let name_of = |label| {
+            let facts = container("some-name", "nginx", &[label]);
+            claims(&facts, &balancers()).claims[0].service.0.clone()
+        };
+        let shop = name_of(("aliyun.lb.port_80", "http://slb_redis_app:80"));
+        let blog = name_of(("aliyun.lb.port_80", "http://slb_redis_app:81"));
+        assert_ne!(shop, blog);
+        assert_eq!(shop, name_of(("aliyun.lb.port_80", "tcp://slb_redis_app:80")));
     }
 
     #[test]
@@ -303,7 +336,7 @@ mod tests {
         check(&"0123456789abcdef".repeat(4), None);
         check("", None);
         check("team/", None);
-        assert_snapshot!(self::check(&container("redis-1", "sha256:0123", &[LB])), @"docker/redis-1:6379 place redis-1 at tcp://192.0.2.10:6379: 172.17.0.2:6379 0123abcd@2000 Local { ifindex: 7 } healthy redis-1; since 1000 by container `redis-1`, label `aliyun.lb.port_6379`");
+        assert_snapshot!(self::check(&container("redis-1", "sha256:0123", &[LB])), @"docker/redis-1:6379@192.0.2.10:6379 place redis-1 at tcp://192.0.2.10:6379: 172.17.0.2:6379 0123abcd@2000 Local { ifindex: 7 } healthy redis-1; since 1000 by container `redis-1`, label `aliyun.lb.port_6379`");
     }
 
     #[test]

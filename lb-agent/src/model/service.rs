@@ -30,7 +30,7 @@ pub struct FrontendAddress {
 }
 
 /// Name of a service, unique on the node: `compose/PROJECT/SERVICE:PORT`, `swarm/SERVICE:PORT`,
-/// `docker/IMAGE:PORT`, `file/NAME`.
+/// `docker/IMAGE:PORT@VIP:PORT`, `file/NAME`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ServiceName(pub String);

@@ -20,4 +20,4 @@ pub use container::{ContainerNetwork, NetworkError, NetworkRefusal, container_ne
 pub use namespace::Namespace;
 pub use node::{default_route_interfaces, forwarding_enabled, link_index, link_name};
 pub use process::{BootTicks, Process};
-pub use route::egress_interface;
+pub use route::egress_interfaces;

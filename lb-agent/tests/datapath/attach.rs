@@ -185,6 +185,15 @@ sandboxed! {
         options.fronts = vec![front("eth9")];
         let words = Datapath::open(&options).err().unwrap().to_string();
         assert!(words.contains("`eth9`: there is no such interface"), "{words}");
+        // What the name should have been goes on as it was.
+        options.fronts = vec![front("front0")];
+        let datapath = Datapath::open(&options).unwrap();
+        assert!(datapath.has_adopted());
+        drop(datapath);
+        options.fronts = vec![front("eth9")];
+        let _refused = Datapath::open(&options);
+        let links = tree(&options.pin_path.join("links"));
+        assert!(links.iter().any(|name| name.starts_with("tc_front-")), "{links:?}");
     }
 
     fn clsact_qdisc_of_others_stays(sandbox) {

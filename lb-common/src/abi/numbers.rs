@@ -32,7 +32,7 @@ macro_rules! drop_reasons {
             /// Every reason there is, in order of its number.
             pub const ALL: &'static [Self] = &[$(Self::$name,)+];
 
-            /// The name in metrics and in the command line client.
+            /// The name in the command line client and the API.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self {

@@ -327,7 +327,7 @@ fn reply_record<T: Tables>(
 /// with the same address and port who reaches the backend directly. A SYN+ACK is, once the flow is
 /// closing. When both sides have closed the backend only answers packets of the client, so anything
 /// is unless the client was heard of just now: above all the acknowledgement with which a socket in
-/// TIME_WAIT answers a SYN (RFC 9293, section 3.10.7.4); a client that does not get it hangs.
+/// `TIME_WAIT` answers a SYN (RFC 9293, section 3.10.7.4); a client that does not get it hangs.
 #[inline(always)]
 const fn is_stranger(context: &Context, headers: &HeadersV4, known: &FlowRecord) -> bool {
     if headers.is_syn_ack() {
