@@ -1,8 +1,10 @@
 //! Claims of all providers -> one snapshot, with every conflict as data. Pure; the result does not
 //! depend on the order of the claims.
 //!
-//! Two services that want one frontend are in conflict: the older keeps it, the newer is refused and
-//! told so. Nobody's backends are taken away by another's claim. Claims of one service are joined.
+//! Two services that want one frontend are in conflict: the one that has it keeps it, of two new
+//! ones the older gets it, and the other is refused and told so. Nobody's backends are taken away by
+//! another's claim, but for the config file: what stands there is meant. Claims of one service are
+//! joined.
 
 #[cfg(test)]
 mod tests;
@@ -17,7 +19,11 @@ use lb_common::abi;
 use crate::{
     maglev::MEMBERS_MAX,
     model::{Backend, Claim, FrontendAddress, Refusal, Service, ServiceName, Snapshot},
+    plan::{NameHash, service_hash},
 };
+
+/// Who has which frontend now: the hash of the service's name, [`service_hash`].
+pub type Incumbents = BTreeMap<FrontendAddress, NameHash>;
 
 /// What the tables have room for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,14 +50,27 @@ impl Default for Limits {
 }
 
 /// What the node should have, and which claims it cannot grant.
-pub fn arbitrate(claims: Vec<Claim>) -> (Snapshot, Vec<Refusal>) {
-    arbitrate_within(claims, Limits::default())
+///
+/// Of several services that claim one frontend it belongs to, in this order:
+/// 1. one of the config file (a claim with `since_ms` 0), even when a container's service has it:
+///    an operator's file is deliberate;
+/// 2. the incumbent. Age is no measure here: the claims of a service that is redeployed are all
+///    younger than those of an intruder that was refused before;
+/// 3. the one with the oldest claim, and of the same age the one whose name comes first.
+///
+/// An incumbent that no longer claims a frontend has lost it.
+pub fn arbitrate(claims: Vec<Claim>, incumbents: &Incumbents) -> (Snapshot, Vec<Refusal>) {
+    arbitrate_within(claims, incumbents, Limits::default())
 }
 
 /// [`arbitrate`] with other limits.
-pub fn arbitrate_within(claims: Vec<Claim>, limits: Limits) -> (Snapshot, Vec<Refusal>) {
+pub fn arbitrate_within(
+    claims: Vec<Claim>,
+    incumbents: &Incumbents,
+    limits: Limits,
+) -> (Snapshot, Vec<Refusal>) {
     let mut refusals = BTreeSet::new();
-    let granted = resolve_conflicts(claims, &mut refusals);
+    let granted = resolve_conflicts(claims, incumbents, &mut refusals);
     let services = join(granted, &mut refusals);
     let snapshot = fit(services, limits, &mut refusals);
     (snapshot, refusals.into_iter().collect())
@@ -62,54 +81,64 @@ fn refuse(refusals: &mut BTreeSet<Refusal>, object: &str, message: String) {
 }
 
 /// The service that a frontend belongs to, and the claim that it owes this to.
-struct Owner {
-    service: ServiceName,
-    since_ms: u64,
-    source: String,
+#[derive(Clone, Copy)]
+struct Owner<'a> {
+    claim: &'a Claim,
+    is_incumbent: bool,
 }
 
-impl Owner {
-    fn rank(&self) -> (u64, &ServiceName, &str) {
-        (self.since_ms, &self.service, &self.source)
+impl Owner<'_> {
+    /// The smallest owns the frontend.
+    fn rank(&self) -> impl Ord + '_ {
+        let Claim { service, since_ms, source, .. } = self.claim;
+        (*since_ms != 0, !self.is_incumbent, *since_ms, service, source)
     }
 }
 
 /// The claims whose service owns the frontend that they want.
-fn resolve_conflicts(claims: Vec<Claim>, refusals: &mut BTreeSet<Refusal>) -> Vec<Claim> {
-    let mut owners: BTreeMap<FrontendAddress, Owner> = BTreeMap::new();
+fn resolve_conflicts(
+    claims: Vec<Claim>,
+    incumbents: &Incumbents,
+    refusals: &mut BTreeSet<Refusal>,
+) -> Vec<Claim> {
+    let mut owners: BTreeMap<FrontendAddress, Owner<'_>> = BTreeMap::new();
     for claim in &claims {
-        let owner = || Owner {
-            service: claim.service.clone(),
-            since_ms: claim.since_ms,
-            source: claim.source.clone(),
+        let best = owners.get(&claim.frontend);
+        let is_incumbent = match best {
+            // Most claims are of a service that was looked at: no need to hash its name again.
+            Some(best) if best.claim.service == claim.service => best.is_incumbent,
+            _ => incumbents
+                .get(&claim.frontend)
+                .is_some_and(|incumbent| *incumbent == service_hash(&claim.service)),
         };
-        match owners.entry(claim.frontend) {
-            Entry::Vacant(entry) => {
-                entry.insert(owner());
-            }
-            Entry::Occupied(mut entry) => {
-                let rank = (claim.since_ms, &claim.service, claim.source.as_str());
-                if rank < entry.get().rank() {
-                    entry.insert(owner());
-                }
-            }
+        let rival = Owner { claim, is_incumbent };
+        if best.is_none_or(|best| rival.rank() < best.rank()) {
+            owners.insert(claim.frontend, rival);
         }
     }
-    claims.into_iter().filter(|claim| is_granted(claim, &owners, refusals)).collect()
+    let is_granted: Vec<bool> =
+        claims.iter().map(|claim| is_granted(claim, &owners, refusals)).collect();
+    let granted = claims.into_iter().zip(is_granted).filter(|(_, is_granted)| *is_granted);
+    granted.map(|(claim, _)| claim).collect()
 }
 
 fn is_granted(
     claim: &Claim,
-    owners: &BTreeMap<FrontendAddress, Owner>,
+    owners: &BTreeMap<FrontendAddress, Owner<'_>>,
     refusals: &mut BTreeSet<Refusal>,
 ) -> bool {
     let Claim { frontend, service, source, .. } = claim;
-    if let Some(owner) = owners.get(frontend)
+    if let Some(Owner { claim: owner, is_incumbent }) = owners.get(frontend)
         && owner.service != *service
     {
+        let reason = if *is_incumbent && owner.since_ms >= claim.since_ms {
+            "which has it already, by the claim of"
+        } else {
+            "by the older claim of"
+        };
         let message = format!(
-            "wants {frontend} for the service `{service}`, but that belongs to the service `{}`, by \
-             the older claim of {}; use another front port or VIP, or remove one of the two",
+            "wants {frontend} for the service `{service}`, but that belongs to the service `{}`, \
+             {reason} {}; use another front port or VIP, or remove one of the two",
             owner.service, owner.source
         );
         refuse(refusals, source, message);

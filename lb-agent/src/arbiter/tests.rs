@@ -5,10 +5,13 @@ use std::fmt::Write as _;
 use insta::assert_snapshot;
 use proptest::prelude::*;
 
-use super::{Limits, arbitrate, arbitrate_within};
-use crate::model::{
-    Backend, BackendPath, BackendState, Claim, FrontendAddress, Protocol, Refusal, ServiceName,
-    Snapshot,
+use super::{Incumbents, Limits, arbitrate, arbitrate_within};
+use crate::{
+    model::{
+        Backend, BackendPath, BackendState, Claim, FrontendAddress, Protocol, Refusal, ServiceName,
+        Snapshot,
+    },
+    plan::service_hash,
 };
 
 fn frontend(port: u16) -> FrontendAddress {
@@ -59,12 +62,22 @@ fn show((snapshot, refusals): &(Snapshot, Vec<Refusal>)) -> String {
     shown
 }
 
-/// The outcome, which must be the same whatever the order.
+/// The outcome where nobody has anything yet.
 fn check(claims: &[Claim]) -> String {
-    let outcome = show(&arbitrate(claims.to_vec()));
+    check_after(&[], claims)
+}
+
+/// The outcome where these services have these ports, which must be the same whatever the order.
+fn check_after(owners: &[(&str, u16)], claims: &[Claim]) -> String {
+    let incumbents = owners.iter().map(|(service, port)| incumbent(service, *port)).collect();
+    let outcome = show(&arbitrate(claims.to_vec(), &incumbents));
     let reversed: Vec<Claim> = claims.iter().rev().cloned().collect();
-    assert_eq!(outcome, show(&arbitrate(reversed)));
+    assert_eq!(outcome, show(&arbitrate(reversed, &incumbents)));
     outcome
+}
+
+fn incumbent(service: &str, port: u16) -> (FrontendAddress, [u64; 2]) {
+    (frontend(port), service_hash(&ServiceName(service.to_owned())))
 }
 
 #[test]
@@ -80,7 +93,7 @@ fn claims_of_one_service_are_joined() {
 }
 
 #[test]
-fn the_older_owner_keeps_its_frontend() {
+fn of_two_new_ones_the_older_gets_the_frontend() {
     let shown = check(&[
         claim("blue", 80, "1", 10),
         claim("green", 80, "1", 9),
@@ -91,6 +104,62 @@ fn the_older_owner_keeps_its_frontend() {
     blue at tcp://192.0.2.10:81: 2-1
     green at tcp://192.0.2.10:80: 1-1 2-1
     refused: container `blue-1`: wants tcp://192.0.2.10:80 for the service `blue`, but that belongs to the service `green`, by the older claim of container `green-1`; use another front port or VIP, or remove one of the two
+    ");
+}
+
+#[test]
+fn the_incumbent_keeps_its_frontend_whatever_its_age() {
+    // `a` was redeployed while `b` waited, and asks for a port more, which nobody has.
+    let claims = [
+        claim("b", 80, "1", 2),
+        claim("a", 80, "1", 3),
+        claim("a", 80, "2", 4),
+        claim("a", 81, "2", 4),
+        claim("b", 81, "1", 2),
+    ];
+    assert_snapshot!(check_after(&[("a", 80)], &claims), @"
+    a at tcp://192.0.2.10:80: 1-1 2-1
+    b at tcp://192.0.2.10:81: 1-1
+    refused: container `a-2`: wants tcp://192.0.2.10:81 for the service `a`, but that belongs to the service `b`, by the older claim of container `b-1`; use another front port or VIP, or remove one of the two
+    refused: container `b-1`: wants tcp://192.0.2.10:80 for the service `b`, but that belongs to the service `a`, which has it already, by the claim of container `a-1`; use another front port or VIP, or remove one of the two
+    ");
+}
+
+#[test]
+fn an_incumbent_with_the_older_claim_is_called_older() {
+    let claims = [claim("b", 80, "1", 2), claim("a", 80, "1", 1), claim("a", 80, "2", 3)];
+    assert_snapshot!(check_after(&[("a", 80)], &claims), @"
+    a at tcp://192.0.2.10:80: 1-1 2-1
+    refused: container `b-1`: wants tcp://192.0.2.10:80 for the service `b`, but that belongs to the service `a`, by the older claim of container `a-1`; use another front port or VIP, or remove one of the two
+    ");
+}
+
+#[test]
+fn who_no_longer_claims_a_frontend_has_lost_it() {
+    let claims = [claim("a", 81, "1", 1), claim("b", 80, "1", 2), claim("c", 80, "1", 3)];
+    assert_snapshot!(check_after(&[("a", 80)], &claims), @"
+    a at tcp://192.0.2.10:81: 1-1
+    b at tcp://192.0.2.10:80: 1-1
+    refused: container `c-1`: wants tcp://192.0.2.10:80 for the service `c`, but that belongs to the service `b`, by the older claim of container `b-1`; use another front port or VIP, or remove one of the two
+    ");
+}
+
+#[test]
+fn the_file_takes_a_frontend_from_an_incumbent() {
+    let mut file = claim("file/web", 80, "1", 0);
+    file.source = "service `web` in lb.toml, line 3".to_owned();
+    assert_snapshot!(check_after(&[("a", 80)], &[claim("a", 80, "1", 1), file]), @"
+    file/web at tcp://192.0.2.10:80: 1-1
+    refused: container `a-1`: wants tcp://192.0.2.10:80 for the service `a`, but that belongs to the service `file/web`, by the older claim of service `web` in lb.toml, line 3; use another front port or VIP, or remove one of the two
+    ");
+}
+
+#[test]
+fn of_two_services_of_the_file_the_incumbent_keeps_it() {
+    let claims = [claim("file/a", 80, "1", 0), claim("file/b", 80, "1", 0)];
+    assert_snapshot!(check_after(&[("file/b", 80)], &claims), @"
+    file/b at tcp://192.0.2.10:80: 1-1
+    refused: container `file/a-1`: wants tcp://192.0.2.10:80 for the service `file/a`, but that belongs to the service `file/b`, which has it already, by the claim of container `file/b-1`; use another front port or VIP, or remove one of the two
     ");
 }
 
@@ -161,7 +230,7 @@ fn limits_leave_out_the_newest() {
             claims.push(more);
         }
     }
-    assert_snapshot!(show(&arbitrate_within(claims, limits)), @"
+    assert_snapshot!(show(&arbitrate_within(claims, &Incumbents::new(), limits)), @"
     a at tcp://192.0.2.10:80: 1-1 2-2 2-3
     b at tcp://192.0.2.10:81 tcp://192.0.2.10:82: 1-1 2-2
     refused: service `a`: 2 of 5 backends find no room: a service can have 3 and the node 5; the newest are left out
@@ -189,11 +258,19 @@ fn any_claim() -> impl Strategy<Value = Claim> {
     )
 }
 
+/// Who has the ports of [`any_claim`]: its services, or one that claims nothing any more.
+fn any_incumbents() -> impl Strategy<Value = Incumbents> {
+    prop::collection::btree_map(80..83_u16, 0..5_u8, 0..4).prop_map(|owners| {
+        owners.iter().map(|(port, service)| incumbent(&format!("s{service}"), *port)).collect()
+    })
+}
+
 proptest! {
     #[test]
     fn the_order_of_the_claims_does_not_matter(
         (claims, shuffled) in prop::collection::vec(any_claim(), 0..20)
             .prop_flat_map(|claims| (Just(claims.clone()), Just(claims).prop_shuffle())),
+        incumbents in any_incumbents(),
         small in any::<bool>(),
     ) {
         let limits = if small {
@@ -201,14 +278,24 @@ proptest! {
         } else {
             Limits::default()
         };
-        let outcome = arbitrate_within(claims, limits);
-        prop_assert_eq!(&outcome, &arbitrate_within(shuffled, limits));
+        let outcome = arbitrate_within(claims, &incumbents, limits);
+        prop_assert_eq!(&outcome, &arbitrate_within(shuffled, &incumbents, limits));
         prop_assert!(outcome.0.services.len() <= limits.services);
     }
 
     #[test]
-    fn a_frontend_has_the_oldest_service(claims in prop::collection::vec(any_claim(), 1..20)) {
-        let (snapshot, refusals) = arbitrate(claims.clone());
+    fn a_frontend_has_file_then_incumbent_then_oldest(
+        claims in prop::collection::vec(any_claim(), 1..20),
+        incumbents in any_incumbents(),
+    ) {
+        let (snapshot, refusals) = arbitrate(claims.clone(), &incumbents);
+        // What it has been given it keeps.
+        let after: Incumbents = snapshot
+            .services
+            .values()
+            .flat_map(|service| service.frontends.iter().map(|it| (*it, service_hash(&service.name))))
+            .collect();
+        prop_assert_eq!(&arbitrate(claims.clone(), &after).0, &snapshot);
         for service in snapshot.services.values() {
             let mut sorted = service.backends.clone();
             sorted.sort_by(|left, right| {
@@ -217,8 +304,17 @@ proptest! {
             prop_assert_eq!(&sorted, &service.backends);
         }
         for claim in &claims {
-            let rivals = claims.iter().filter(|rival| rival.frontend == claim.frontend);
-            let owner = rivals.min_by_key(|rival| (rival.since_ms, &rival.service)).unwrap();
+            let rivals = || claims.iter().filter(|rival| rival.frontend == claim.frontend);
+            let is_incumbent = |rival: &&Claim| {
+                incumbents.get(&rival.frontend) == Some(&service_hash(&rival.service))
+            };
+            let of_file = |rival: &&Claim| rival.since_ms == 0;
+            let owner = rivals()
+                .find(|rival| of_file(rival) && is_incumbent(rival))
+                .or_else(|| rivals().filter(of_file).min_by_key(|rival| &rival.service))
+                .or_else(|| rivals().find(is_incumbent))
+                .or_else(|| rivals().min_by_key(|rival| (rival.since_ms, &rival.service)))
+                .unwrap();
             let holders: Vec<_> = snapshot
                 .services
                 .values()

@@ -15,8 +15,8 @@ pub struct Claim {
     pub backend: Option<Backend>,
     /// Ring slots asked for.
     pub ring_size: Option<u32>,
-    /// Age of the claim for arbitration, in milliseconds since the epoch: of two owners of one
-    /// frontend the one with the smallest value keeps it. 0 for the config file.
+    /// Age of the claim for arbitration, in milliseconds since the epoch: of two new
+    /// owners of one frontend the one with the smallest value gets it. 0 for the config file.
     pub since_ms: u64,
     /// Where it comes from, for messages: ``container `redis-1`, label `aliyun.lb.port_6379` ``.
     pub source: String,

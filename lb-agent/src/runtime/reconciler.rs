@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     api::types::{ReconcileView, RefusalView, RefusedBy, View},
-    arbiter,
+    arbiter::{self, Incumbents},
     config::Balancer,
     model::{Claim, Refusal, Snapshot},
     plan::{self, Action, Kernel, KernelError, KernelState, Planner},
@@ -241,7 +241,8 @@ impl<N: Node> Reconciler<N> {
         }
         let started = std::time::Instant::now();
         let claims: Vec<Claim> = self.ledger.claims().map(|(_, claim)| claim).collect();
-        (self.snapshot, self.refused_claims) = arbiter::arbitrate(claims);
+        (self.snapshot, self.refused_claims) =
+            arbiter::arbitrate(claims, &incumbents(&self.mirror));
         let now_ms = self.milliseconds(now);
         let plan = self.planner.plan(&self.mirror, &self.snapshot, now_ms);
         self.refused_plans = plan.refusals;
@@ -415,6 +416,13 @@ impl<N: Node> Kernel for Interruptible<'_, N> {
         self.executed += 1;
         self.node.execute(action)
     }
+}
+
+/// Who has which frontend: what the kernel says, since it alone outlives the agent.
+fn incumbents(kernel: &KernelState) -> Incumbents {
+    let hash_of = |number| kernel.services.get(number).copied();
+    let frontends = kernel.frontends.iter();
+    frontends.filter_map(|(frontend, number)| Some((*frontend, hash_of(number)?))).collect()
 }
 
 fn refused(refused_by: RefusedBy, refusal: &Refusal) -> RefusalView {

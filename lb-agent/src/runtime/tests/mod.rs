@@ -242,6 +242,47 @@ async fn refused_ring_spoils_its_service_only_and_is_tried_again() {
     assert_eq!(bed.served(3), addresses(&[100]));
 }
 
+/// The claim of container `id` of `service` for port 1.
+fn rival(service: u16, id: u8, since_ms: u64) -> crate::model::Claim {
+    let mut claim = container(service, id);
+    claim.frontend = bed::frontend(1);
+    claim.since_ms = since_ms;
+    claim
+}
+
+#[tokio::test(start_paused = true)]
+async fn redeployed_service_keeps_its_frontend_from_an_intruder() {
+    let intruder = rival(2, 9, 2);
+    let bed = Bed::new(KernelState::default());
+    bed.claims("file", &[]).await;
+    // Replica by replica: the last old one goes when the new ones are there.
+    for replicas in [
+        vec![rival(1, 1, 1), intruder.clone()],
+        vec![rival(1, 1, 1), rival(1, 3, 3), intruder.clone()],
+        vec![rival(1, 3, 3), intruder.clone()],
+        vec![rival(1, 3, 3), rival(1, 4, 4), intruder.clone()],
+    ] {
+        bed.claims("docker", &replicas).await;
+        bed.wait(10 * SECOND).await;
+        assert!(!bed.served(1).contains(&address(9)), "{replicas:?}");
+    }
+    assert_eq!(bed.served(1), addresses(&[3, 4]));
+    // Who has it is what the kernel holds: a new agent decides the same.
+    let before = bed.kill().await;
+    let bed = Bed::new(before.clone());
+    bed.claims("file", &[]).await;
+    bed.claims("docker", &[intruder.clone(), rival(1, 4, 4), rival(1, 3, 3)]).await;
+    bed.wait(300 * SECOND).await;
+    assert_eq!(bed.take_log(), []);
+    assert_eq!(bed.node().kernel, before);
+    let refusal = bed.view().await.status.refusals[0].clone();
+    assert_eq!((refusal.refused_by, refusal.object), (RefusedBy::Arbiter, intruder.source.clone()));
+    // It is the intruder's turn when nobody else wants it.
+    bed.claims("docker", &[intruder]).await;
+    bed.wait(10 * SECOND).await;
+    assert_eq!(bed.served(1), addresses(&[9]));
+}
+
 #[tokio::test(start_paused = true)]
 async fn bursts_of_events_make_one_plan() {
     let bed = running().await;
