@@ -277,7 +277,7 @@ pub struct DropView {
 pub enum RefusedBy {
     /// The provider: it does not parse, or cannot be served.
     Provider,
-    /// The arbiter: an older claim holds it, or there is no room.
+    /// The arbiter: another service holds it, or there is no room.
     Arbiter,
     /// The planner: a table has no room, or the kernel refuses a backend; tried again.
     Planner,

@@ -189,7 +189,8 @@ proptest! {
         let shares = shares(&build(&members, 4093), members.len());
         for (share, weight) in shares.iter().zip(weights) {
             let fair = 4093.0 * f64::from(weight) / total;
-            prop_assert!((f64::from(*share) - fair).abs() <= 2.0, "{share} instead of {fair}");
+            // Turns are whole, and the table may end in the middle of a round: a few slots, not more.
+            prop_assert!((f64::from(*share) - fair).abs() <= 4.0, "{share} instead of {fair}");
         }
     }
 }
