@@ -65,7 +65,7 @@ async fn container_that_cannot_be_looked_at_keeps_its_slots() {
     bed.take_log();
     bed.wait(100 * SECOND).await;
     assert_eq!(bed.take_log(), [], "it comes to rest");
-    // What is refused to nobody else: the file.
+    // The file is not affected.
     bed.claims("file", &[entry(4, 101)]).await;
     bed.wait(30 * SECOND).await;
     assert_eq!(bed.served(3), addresses(&[]));
@@ -92,6 +92,18 @@ async fn kept_backend_leaves_a_ring_that_its_members_already_have() {
     bed.wait(30 * SECOND).await;
     assert_eq!(bed.served(1), addresses(&[1]));
     assert_eq!(bed.node().kernel.backends.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn kept_backend_leaves_a_ring_that_was_published_with_it() {
+    let bed = restarted().await;
+    bed.partial("docker", &[container(1, 1), container(1, 4)]).await;
+    bed.wait(30 * SECOND).await;
+    assert_eq!(bed.served(1), addresses(&[1, 2, 4]));
+    bed.claims("docker", &[container(1, 1), container(1, 4)]).await;
+    bed.wait(30 * SECOND).await;
+    assert_eq!(bed.served(1), addresses(&[1, 4]));
+    assert_eq!(bed.node().kernel.backends.len(), 3);
 }
 
 #[tokio::test(start_paused = true)]
