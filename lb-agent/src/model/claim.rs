@@ -40,4 +40,8 @@ pub struct Claims {
     pub claims: Vec<Claim>,
     /// What the provider itself had to refuse.
     pub refusals: Vec<Refusal>,
+    /// The provider knows that it does not know everything. What it does not name may be there all
+    /// the same.
+    #[serde(default)]
+    pub is_partial: bool,
 }

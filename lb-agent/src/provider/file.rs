@@ -13,7 +13,7 @@ pub const NAME: &str = "file";
 /// its clients are answered and nobody else takes them.
 pub fn claims(config: &Config) -> Claims {
     let claims = config.services.iter().flat_map(|service| service_claims(config, service));
-    Claims { claims: claims.collect(), refusals: Vec::new() }
+    Claims { claims: claims.collect(), ..Claims::default() }
 }
 
 fn service_claims<'a>(

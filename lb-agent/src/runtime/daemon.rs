@@ -20,7 +20,7 @@ use crate::{
         server::{Server, Source},
         types::{ProviderState, View},
     },
-    config::{Config, TcMode, XdpMode},
+    config::{Balancer, Config, TcMode, XdpMode},
     datapath::{self, Datapath},
     labels,
     model::Refusal,
@@ -92,6 +92,8 @@ struct Daemon {
     events: mpsc::Sender<Event>,
     view: watch::Receiver<Arc<View>>,
     docker: Option<JoinHandle<()>>,
+    /// The balancers that the Docker provider resolves labels with.
+    docker_balancers: Vec<Balancer>,
     server: JoinHandle<()>,
     kernel_thread: oneshot::Receiver<()>,
     stop: CancellationToken,
@@ -137,6 +139,7 @@ impl Daemon {
             events,
             view,
             docker: None,
+            docker_balancers: Vec::new(),
             server,
             kernel_thread,
             stop,
@@ -191,32 +194,46 @@ impl Daemon {
 
     /// Tells the runtime what the configuration asks for, and follows Docker with its balancers.
     async fn follow_sources(&mut self) -> anyhow::Result<()> {
-        let balancers = self.config.balancers.clone();
         let mut claims = file::claims(&self.config);
         claims.refusals.extend(unreachable_backends(&self.config, &self.fronts).await);
-        let events = [
-            Event::Balancers(balancers.clone()),
-            ProviderEvent::Claims { provider: file::NAME, claims }.into(),
-        ];
-        for event in events {
-            if self.events.send(event).await.is_err() {
-                bail!("the kernel thread ended by itself; see above");
-            }
+        self.tell(Event::Balancers(self.config.balancers.clone())).await?;
+        self.follow_docker().await?;
+        self.tell(ProviderEvent::Claims { provider: file::NAME, claims }.into()).await
+    }
+
+    /// Starts the Docker provider. One that is there already is started anew only when it has to
+    /// know something else: with it goes what it knows, above all who lives.
+    async fn follow_docker(&mut self) -> anyhow::Result<()> {
+        let docker = &self.config.docker;
+        if !docker.enabled {
+            return Ok(());
         }
+        let balancers = self.config.balancers.clone();
+        if self.docker.is_some() && self.docker_balancers == balancers {
+            return Ok(());
+        }
+        let resync = Duration::from_secs(docker.resync_seconds.into());
+        let settings = docker::Settings::new(&docker.endpoint, resync)?;
         if let Some(previous) = self.docker.take() {
             previous.abort();
+            // Nothing that it has told may come after this.
+            drop(previous.await);
+            self.tell(Event::Restarting(docker::PROVIDER)).await?;
         }
-        if self.config.docker.enabled {
-            let docker = &self.config.docker;
-            let resync = Duration::from_secs(docker.resync_seconds.into());
-            let settings = docker::Settings::new(&docker.endpoint, resync)?;
-            let index = labels::BalancerIndex::new(&balancers);
-            let claims_of = Arc::new(move |facts: &_| labels::claims(facts, &index));
-            let (sender, receiver) = mpsc::channel(EVENTS_MAX);
-            let forward = forward(receiver, self.events.clone());
-            self.docker = Some(tokio::spawn(async move {
-                tokio::join!(docker::run(settings, claims_of, sender), forward);
-            }));
+        let index = labels::BalancerIndex::new(&balancers);
+        let claims_of = Arc::new(move |facts: &_| labels::claims(facts, &index));
+        let (sender, receiver) = mpsc::channel(EVENTS_MAX);
+        let forward = forward(receiver, self.events.clone());
+        self.docker = Some(tokio::spawn(async move {
+            tokio::join!(docker::run(settings, claims_of, sender), forward);
+        }));
+        self.docker_balancers = balancers;
+        Ok(())
+    }
+
+    async fn tell(&self, event: Event) -> anyhow::Result<()> {
+        if self.events.send(event).await.is_err() {
+            bail!("the kernel thread ended by itself; see above");
         }
         Ok(())
     }
@@ -401,6 +418,51 @@ mod tests {
 
     use super::*;
     use crate::api::types::ProviderView;
+
+    /// Takes events until the claims of the file, which come last.
+    async fn told(events: &mut mpsc::Receiver<Event>) -> Vec<&'static str> {
+        let mut told = Vec::new();
+        loop {
+            match events.recv().await.expect("the daemon has the sender") {
+                Event::Restarting(provider) => told.push(provider),
+                Event::Provider(ProviderEvent::Claims { .. }) => return told,
+                _ => {}
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn reload_starts_docker_anew_only_for_other_balancers() {
+        let (sender, mut events) = mpsc::channel(EVENTS_MAX);
+        let (_ended, kernel_thread) = oneshot::channel();
+        let mut config = Config::default();
+        config.docker.endpoint = "unix:///nonexistent/docker.sock".to_owned();
+        let mut daemon = Daemon {
+            config,
+            config_path: None,
+            fronts: Vec::new(),
+            events: sender,
+            view: watch::channel(Arc::default()).1,
+            docker: None,
+            docker_balancers: Vec::new(),
+            server: tokio::spawn(std::future::pending()),
+            kernel_thread,
+            stop: CancellationToken::new(),
+        };
+        let id = |daemon: &Daemon| daemon.docker.as_ref().expect("it is followed").id();
+        daemon.follow_sources().await.expect("an endpoint");
+        assert_eq!(told(&mut events).await, [""; 0]);
+        let first = id(&daemon);
+        daemon.follow_sources().await.expect("an endpoint");
+        assert_eq!(told(&mut events).await, [""; 0]);
+        assert_eq!(id(&daemon), first);
+        let vip = [192, 0, 2, 10].into();
+        daemon.config.balancers = vec![Balancer { name: "slb".to_owned(), id: None, vip }];
+        daemon.follow_sources().await.expect("an endpoint");
+        assert_eq!(told(&mut events).await, [docker::PROVIDER]);
+        assert_ne!(id(&daemon), first);
+        daemon.halt(false).await;
+    }
 
     #[test]
     fn reload_names_what_needs_a_restart() {

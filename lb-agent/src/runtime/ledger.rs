@@ -1,9 +1,13 @@
 //! What the providers told last, and who of them has told nothing yet.
 //!
 //! Claims stay in force until the same provider replaces them: trouble removes nothing. An instance
-//! that was reported gone stays out even while older claims still name it.
+//! that was reported gone stays out even while older claims still name it. As long as one of them is
+//! silent, or knows that it does not know everything, what nobody claims may live: see `protect`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+};
 
 use crate::{
     api::types::{ProviderState, ProviderView},
@@ -23,6 +27,8 @@ pub(super) struct Ledger {
 struct Entry {
     /// `None`: it has told nothing yet.
     claims: Option<Claims>,
+    /// It was started anew and has told nothing since; its claims are those of its predecessor.
+    is_restarting: bool,
     trouble: Option<String>,
     gone: BTreeSet<String>,
 }
@@ -41,7 +47,12 @@ impl Ledger {
         entry.gone.retain(|instance| instances.contains(instance.as_str()));
         let is_changed = entry.claims.as_ref() != Some(&claims);
         entry.claims = Some(claims);
-        is_changed
+        mem::take(&mut entry.is_restarting) || is_changed
+    }
+
+    /// The provider is started anew: it knows nothing, and what it told stays in force meanwhile.
+    pub(super) fn set_restarting(&mut self, provider: &'static str) {
+        self.providers.entry(provider).or_default().is_restarting = true;
     }
 
     /// Whether the provider sees its source. True: something changed.
@@ -76,10 +87,23 @@ impl Ledger {
             .collect()
     }
 
-    /// Providers that have told nothing yet.
+    /// Providers that have told nothing yet, or nothing since they were started anew.
     pub(super) fn silent(&self) -> impl Iterator<Item = &'static str> {
-        let silent = self.providers.iter().filter(|(_, entry)| entry.claims.is_none());
+        let is_silent = |entry: &Entry| entry.claims.is_none() || entry.is_restarting;
+        let silent = self.providers.iter().filter(move |(_, entry)| is_silent(entry));
         silent.map(|(name, _)| *name)
+    }
+
+    /// Whether a provider knows that it does not know everything.
+    pub(super) fn is_partial(&self) -> bool {
+        self.providers.values().flat_map(|entry| &entry.claims).any(|claims| claims.is_partial)
+    }
+
+    /// All backends that are named by claims, also the dead and the refused.
+    pub(super) fn named(&self) -> impl Iterator<Item = (&ServiceName, &Backend)> {
+        let claims = self.providers.values().flat_map(|entry| &entry.claims);
+        let claims = claims.flat_map(|claims| &claims.claims);
+        claims.filter_map(|claim| Some((&claim.service, claim.backend.as_ref()?)))
     }
 
     /// Claims in force: all that was told, without the dead. The service of a dead backend keeps

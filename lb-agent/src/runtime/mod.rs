@@ -30,6 +30,9 @@ use crate::{config::Balancer, provider::ProviderEvent};
 pub enum Event {
     /// A provider tells something.
     Provider(ProviderEvent),
+    /// A provider is started anew and knows nothing: what it told stays, and nothing that lives is
+    /// removed, until it has told everything.
+    Restarting(&'static str),
     /// The configuration was read again: the balancers to show.
     Balancers(Vec<Balancer>),
 }

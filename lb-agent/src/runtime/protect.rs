@@ -1,109 +1,279 @@
-//! What a plan may not do while a provider has not spoken.
+//! What a plan may not do while a provider has not spoken, or does not know everything.
 //!
-//! After a start the kernel may hold services of a provider whose source is still away. Until every
-//! enabled provider has spoken once, nothing is removed: what is known is served and updated, what
-//! is not known stays as it is.
+//! After a start the kernel may hold services of a provider whose source is away, lists nothing, or
+//! cannot look at all its objects. Until it knows everything, a backend that nobody claims keeps its
+//! state, its slots and its frontends, if it can be alive: a container whose veth is gone is dead.
+//! What is known is served and updated meanwhile.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeSet, HashSet},
+    net::IpAddr,
+};
 
-use crate::plan::{self, Action, KernelState, NameHash};
+use lb_common::abi::RingDescriptor;
 
-/// Takes out of `actions` what would take something away from services other than `known`.
-pub(super) fn keep_unknown(
-    actions: Vec<Action>,
-    kernel: &KernelState,
-    known: &BTreeSet<NameHash>,
-) -> Vec<Action> {
-    let known_numbers: BTreeSet<u32> = kernel
-        .services
-        .iter()
-        .filter(|(_, name_hash)| known.contains(*name_hash))
-        .map(|(number, _)| *number)
-        .collect();
-    actions.into_iter().filter_map(|action| soften(action, kernel, &known_numbers)).collect()
+use crate::{
+    model::BackendPath,
+    plan::{self, Action, KernelBackend, KernelRing, KernelState, NameHash},
+};
+
+/// What the providers name.
+#[derive(Debug)]
+pub(super) struct Claimed {
+    /// Services that are to be there.
+    pub(super) services: HashSet<NameHash>,
+    /// Backends that are named, also those that are dead or refused: their provider knows them.
+    pub(super) backends: HashSet<NameHash>,
+    /// A provider has told nothing at all: services that nobody claims stay, whatever they have.
+    pub(super) is_silent: bool,
 }
 
-/// The action, or as much of it as takes nothing away.
-fn soften(action: Action, kernel: &KernelState, known: &BTreeSet<u32>) -> Option<Action> {
-    let is_allowed = match &action {
-        // A service that is served may lose backends and change its ring: its provider has spoken.
-        Action::SetBackendState { number, .. } | Action::ClearBackend { number } => {
-            kernel.backends.get(number).is_none_or(|backend| known.contains(&backend.service))
+/// What stays as it is.
+#[derive(Debug)]
+pub(super) struct Protection<'a> {
+    kernel: &'a KernelState,
+    is_silent: bool,
+    /// Services that are to be there.
+    known: BTreeSet<u32>,
+    backends: BTreeSet<u32>,
+    /// Their services, veths and VIPs.
+    services: BTreeSet<u32>,
+    links: BTreeSet<u32>,
+    vips: BTreeSet<IpAddr>,
+}
+
+impl<'a> Protection<'a> {
+    /// `kernel` must be as it was read lately, so that it has no veths that are gone.
+    pub(super) fn new(kernel: &'a KernelState, claimed: &Claimed) -> Self {
+        let services = kernel.services.iter();
+        let known = services.filter(|(_, name)| claimed.services.contains(*name));
+        let mut this = Self {
+            kernel,
+            is_silent: claimed.is_silent,
+            known: known.map(|(number, _)| *number).collect(),
+            backends: BTreeSet::new(),
+            services: BTreeSet::new(),
+            links: BTreeSet::new(),
+            vips: BTreeSet::new(),
+        };
+        for (number, backend) in &kernel.backends {
+            if backend.state == 0 || claimed.backends.contains(&backend.instance_hash) {
+                continue;
+            }
+            if this.may_live(backend) {
+                this.backends.insert(*number);
+                this.services.insert(backend.service);
+                if let BackendPath::Local { ifindex } = backend.path {
+                    this.links.insert(ifindex);
+                }
+            }
         }
-        Action::ClearRing { ring } => known.contains(&plan::service_of(*ring)),
-        Action::DeleteFrontend { frontend } => {
-            kernel.frontends.get(frontend).is_none_or(|service| known.contains(service))
+        let frontends = kernel.frontends.iter();
+        let kept = frontends.filter(|(_, service)| this.services.contains(*service));
+        this.vips = kept.map(|(frontend, _)| frontend.vip).collect();
+        this
+    }
+
+    /// How many backends stay although nobody claims them.
+    pub(super) fn kept_backends(&self) -> usize {
+        self.backends.len()
+    }
+
+    /// The actions, or as much of them as takes nothing away from what stays.
+    pub(super) fn soften(&self, actions: Vec<Action>) -> Vec<Action> {
+        actions.into_iter().filter_map(|action| self.softened(action)).collect()
+    }
+
+    fn may_live(&self, backend: &KernelBackend) -> bool {
+        match backend.path {
+            BackendPath::Local { ifindex } => self.kernel.reply_interfaces.contains(&ifindex),
+            // Nobody knows these in part only: who names the service has told all of them.
+            BackendPath::Routed => self.is_unheard_of(backend.service),
         }
-        // These may be shared by services, or belong to one that nobody has claimed yet.
-        Action::ClearService { .. } | Action::DetachReply { .. } | Action::DeleteVip { .. } => {
-            false
+    }
+
+    /// Nobody claims the service, and somebody has not spoken.
+    fn is_unheard_of(&self, service: u32) -> bool {
+        self.is_silent && !self.known.contains(&service)
+    }
+
+    fn keeps_service(&self, number: u32) -> bool {
+        self.services.contains(&number) || self.is_unheard_of(number)
+    }
+
+    fn softened(&self, action: Action) -> Option<Action> {
+        let kernel = self.kernel;
+        let is_allowed = match &action {
+            Action::SetBackendState { number, .. } => !self.backends.contains(number),
+            Action::ClearBackend { number } => {
+                let held = kernel.backends.get(number);
+                !self.backends.contains(number)
+                    && held.is_none_or(|backend| !self.is_unheard_of(backend.service))
+            }
+            Action::ClearRing { ring } => !self.keeps_service(plan::service_of(*ring)),
+            Action::DeleteFrontend { frontend } => {
+                kernel.frontends.get(frontend).is_none_or(|service| !self.keeps_service(*service))
+            }
+            // While somebody is silent, these may belong to what nobody has claimed yet.
+            Action::ClearService { number } => !self.is_silent && !self.keeps_service(*number),
+            Action::DetachReply { ifindex } => !self.is_silent && !self.links.contains(ifindex),
+            Action::DeleteVip { vip } => !self.is_silent && !self.vips.contains(vip),
+            Action::SetFlags { flags } if self.is_silent => {
+                let flags = flags | kernel.flags;
+                return (flags != kernel.flags).then_some(Action::SetFlags { flags });
+            }
+            Action::PublishRing { ring, content } => {
+                if let Some(held) = kernel.rings.get(ring) {
+                    let content = self.ring_with_kept(held, content)?;
+                    return Some(Action::PublishRing { ring: *ring, content });
+                }
+                true
+            }
+            Action::SetFlags { .. }
+            | Action::AttachReply { .. }
+            | Action::WriteService { .. }
+            | Action::WriteBackend { .. }
+            | Action::PutVip { .. }
+            | Action::PutFrontend { .. } => true,
+        };
+        is_allowed.then_some(action)
+    }
+
+    /// The new ring, with the slots of those that stay as they are; `None`: nothing is new.
+    fn ring_with_kept(&self, held: &KernelRing, new: &KernelRing) -> Option<KernelRing> {
+        if !held.slots.iter().any(|slot| self.backends.contains(&slot.cur())) {
+            return Some(new.clone());
         }
-        Action::SetFlags { flags } => {
-            let flags = flags | kernel.flags;
-            return (flags != kernel.flags).then_some(Action::SetFlags { flags });
+        let slots = held.slots.iter().zip(&new.slots);
+        let is_kept = |number| self.backends.contains(&number);
+        let slots: Vec<_> =
+            slots.map(|(held, new)| if is_kept(held.cur()) { *held } else { *new }).collect();
+        if slots == held.slots {
+            return None;
         }
-        Action::AttachReply { .. }
-        | Action::WriteService { .. }
-        | Action::WriteBackend { .. }
-        | Action::PublishRing { .. }
-        | Action::PutVip { .. }
-        | Action::PutFrontend { .. } => true,
-    };
-    is_allowed.then_some(action)
+        // Another epoch than the planner has chosen: it remembers what it put into that one, and
+        // must look at this one again.
+        let epoch = RingDescriptor::new(0, 0, new.epoch.wrapping_add(1)).epoch();
+        Some(KernelRing { start: new.start, epoch, slots })
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use lb_common::abi::Slot;
+
     use super::*;
     use crate::model::{FrontendAddress, Protocol};
 
-    const KNOWN: NameHash = [1, 0];
-
     fn frontend(port: u16) -> FrontendAddress {
-        FrontendAddress { vip: [192, 0, 2, 1].into(), protocol: Protocol::Tcp, port }
+        let vip = [192, 0, 2, u8::try_from(port).expect("small")].into();
+        FrontendAddress { vip, protocol: Protocol::Tcp, port }
     }
 
-    /// Service 1 is known, service 2 is not; each has a frontend at its number.
+    fn backend(service: u32, hash: u64, path: BackendPath) -> KernelBackend {
+        KernelBackend {
+            instance_hash: [hash, 0],
+            service,
+            generation: 1,
+            address: ([10, 0, 0, 1], 80).into(),
+            path,
+            state: 3,
+        }
+    }
+
+    fn ring(epoch: u32, owners: &[u32]) -> KernelRing {
+        let slots = owners.iter().map(|owner| Slot::plain(*owner)).collect();
+        KernelRing { start: 0, epoch, slots }
+    }
+
+    /// Services 1 and 2 are claimed, 3 and 4 are not; each has a frontend at its number. Backend 1
+    /// is claimed, 2 lives, the veth of 3 is gone, 4 is routed.
     fn kernel() -> KernelState {
+        let local = |ifindex| BackendPath::Local { ifindex };
         KernelState {
-            services: [(1, KNOWN), (2, [2, 0])].into(),
-            frontends: [(frontend(1), 1), (frontend(2), 2)].into(),
+            services: [(1, [1, 0]), (2, [2, 0]), (3, [3, 0]), (4, [4, 0])].into(),
+            backends: [
+                (1, backend(1, 11, local(61))),
+                (2, backend(1, 12, local(62))),
+                (3, backend(3, 13, local(63))),
+                (4, backend(4, 14, BackendPath::Routed)),
+            ]
+            .into(),
+            rings: [(4, ring(7, &[1, 2, 3, 2]))].into(),
+            frontends: (1..=4)
+                .map(|port| (frontend(port.try_into().expect("small")), port))
+                .collect(),
+            reply_interfaces: [61, 62].into(),
             flags: 0b10,
             ..KernelState::default()
         }
     }
 
+    /// What becomes of an action when a provider is silent, and when it knows a part only.
     #[track_caller]
-    fn check(action: Action, expected: Option<Action>) {
-        let kept = keep_unknown(vec![action], &kernel(), &[KNOWN].into());
-        assert_eq!(kept, Vec::from_iter(expected));
+    fn check(action: &Action, silent: Option<Action>, partial: Option<Action>) {
+        for (is_silent, expected) in [(true, silent), (false, partial)] {
+            let claimed = Claimed {
+                services: [[1, 0], [2, 0]].into(),
+                backends: [[11, 0]].into(),
+                is_silent,
+            };
+            let kernel = kernel();
+            let kept = Protection::new(&kernel, &claimed).soften(vec![action.clone()]);
+            assert_eq!(kept, Vec::from_iter(expected), "silent: {is_silent}");
+        }
     }
 
     #[track_caller]
-    fn check_kept(action: &Action) {
-        check(action.clone(), Some(action.clone()));
+    fn check_allowed(action: &Action, is_in_silence: bool, is_in_part: bool) {
+        let kept = |is_kept: bool| is_kept.then(|| action.clone());
+        check(action, kept(is_in_silence), kept(is_in_part));
     }
 
     #[test]
-    fn known_services_change_and_unknown_ones_stay() {
-        check_kept(&Action::DeleteFrontend { frontend: frontend(1) });
-        check(Action::DeleteFrontend { frontend: frontend(2) }, None);
-        check_kept(&Action::ClearRing { ring: 4 });
-        check(Action::ClearRing { ring: 8 }, None);
-        check_kept(&Action::PutFrontend { frontend: frontend(3), service: 1 });
-        check_kept(&Action::AttachReply { ifindex: 9 });
+    fn who_may_live_keeps_its_state() {
+        for (number, is_in_silence, is_in_part) in
+            [(1, true, true), (2, false, false), (3, true, true), (4, false, true)]
+        {
+            let action = Action::SetBackendState { number, state: 0 };
+            check_allowed(&action, is_in_silence, is_in_part);
+        }
+        check_allowed(&Action::ClearBackend { number: 2 }, false, false);
+        check_allowed(&Action::ClearBackend { number: 3 }, false, true);
     }
 
     #[test]
-    fn what_may_be_shared_stays() {
-        check(Action::DetachReply { ifindex: 9 }, None);
-        check(Action::DeleteVip { vip: [192, 0, 2, 1].into() }, None);
-        check(Action::ClearService { number: 1 }, None);
+    fn services_of_those_stay_and_others_change() {
+        for (service, is_in_silence, is_in_part) in
+            [(1, false, false), (2, true, true), (3, false, true), (4, false, true)]
+        {
+            let port = service.try_into().expect("small");
+            let action = Action::DeleteFrontend { frontend: frontend(port) };
+            check_allowed(&action, is_in_silence, is_in_part);
+            check_allowed(&Action::ClearRing { ring: service * 4 }, is_in_silence, is_in_part);
+            check_allowed(&Action::ClearService { number: service }, false, is_in_part);
+            let action = Action::DeleteVip { vip: frontend(port).vip };
+            check_allowed(&action, false, is_in_part);
+        }
+        check_allowed(&Action::DetachReply { ifindex: 62 }, false, false);
+        check_allowed(&Action::DetachReply { ifindex: 61 }, false, true);
+        check_allowed(&Action::PutFrontend { frontend: frontend(5), service: 1 }, true, true);
+        check_allowed(&Action::AttachReply { ifindex: 9 }, true, true);
     }
 
     #[test]
-    fn flags_are_only_added() {
-        check(Action::SetFlags { flags: 0 }, None);
-        check(Action::SetFlags { flags: 0b01 }, Some(Action::SetFlags { flags: 0b11 }));
+    fn slots_of_those_stay_and_others_change() {
+        let publish = |content| Action::PublishRing { ring: 4, content };
+        let softened = Some(publish(ring(9, &[1, 2, 1, 2])));
+        check(&publish(ring(8, &[1, 1, 1, 1])), softened.clone(), softened);
+        check(&publish(ring(8, &[1, 1, 3, 1])), None, None);
+        check_allowed(&Action::PublishRing { ring: 8, content: ring(1, &[1]) }, true, true);
+    }
+
+    #[test]
+    fn flags_are_only_added_in_silence() {
+        let set = |flags| Some(Action::SetFlags { flags });
+        check(&Action::SetFlags { flags: 0 }, None, set(0));
+        check(&Action::SetFlags { flags: 0b01 }, set(0b11), set(0b01));
     }
 }

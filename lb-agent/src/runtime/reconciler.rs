@@ -15,7 +15,7 @@ use super::{
     inbox::Inbox,
     ledger::Ledger,
     node::{Node, NodeCounters, NodeError},
-    protect,
+    protect::{Claimed, Protection},
     shares::Shares,
     view,
 };
@@ -83,6 +83,8 @@ pub struct Reconciler<N> {
     is_dirty: bool,
     is_mirror_stale: bool,
     is_view_stale: bool,
+    /// Backends that stay although nobody claims them, see [`protect`].
+    kept_backends: usize,
     started: Instant,
     patience_ends: Instant,
     /// When the planner wants to look again: a quarantine ends.
@@ -125,6 +127,7 @@ impl<N: Node> Reconciler<N> {
             is_dirty: true,
             is_mirror_stale: false,
             is_view_stale: false,
+            kept_backends: 0,
             started: now,
             patience_ends: now + patience,
             next_plan: None,
@@ -154,6 +157,10 @@ impl<N: Node> Reconciler<N> {
                         tracing::info!("{provider}: all is well");
                     }
                 }
+            }
+            Event::Restarting(provider) => {
+                self.ledger.set_restarting(provider);
+                self.is_view_stale = true;
             }
             Event::Balancers(balancers) => {
                 self.balancers = balancers;
@@ -204,6 +211,10 @@ impl<N: Node> Reconciler<N> {
         if self.next_look <= now {
             self.next_look = now + LOOK;
             self.node.look_at_interfaces();
+            // Whose veth is gone is not kept any longer.
+            let is_keeping = self.kept_backends > 0;
+            self.is_mirror_stale |= is_keeping;
+            self.is_dirty |= is_keeping;
         }
         if self.next_resync <= now {
             self.next_resync = now + RESYNC;
@@ -336,13 +347,31 @@ impl<N: Node> Reconciler<N> {
         }
     }
 
-    /// While a provider is silent, only what takes nothing away from services that nobody claims.
-    fn protected(&self, actions: Vec<Action>) -> Vec<Action> {
-        if self.ledger.silent().next().is_none() {
-            return actions;
+    /// While a provider is silent or does not know everything, only what takes nothing away from
+    /// what may live although nobody claims it.
+    fn protected(&mut self, actions: Vec<Action>) -> Vec<Action> {
+        let is_silent = self.ledger.silent().next().is_some();
+        let mut kept_backends = 0;
+        let mut actions = actions;
+        if is_silent || self.ledger.is_partial() {
+            let claimed = Claimed {
+                services: self.snapshot.services.keys().map(plan::service_hash).collect(),
+                backends: self
+                    .ledger
+                    .named()
+                    .map(|(name, it)| plan::instance_hash(name, it))
+                    .collect(),
+                is_silent,
+            };
+            let protection = Protection::new(&self.mirror, &claimed);
+            kept_backends = protection.kept_backends();
+            actions = protection.soften(actions);
         }
-        let known = self.snapshot.services.keys().map(plan::service_hash).collect();
-        protect::keep_unknown(actions, &self.mirror, &known)
+        if kept_backends != self.kept_backends {
+            tracing::info!("{kept_backends} backends that nobody claims stay as they are for now");
+            self.kept_backends = kept_backends;
+        }
+        actions
     }
 
     /// Remembers what failed in the latest round, and says what is new.

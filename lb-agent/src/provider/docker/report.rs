@@ -22,6 +22,8 @@ pub(super) struct Trouble {
     pub(super) failing: Vec<String>,
     /// Why the first of them could not.
     pub(super) failure: Option<String>,
+    /// How many are not known at all, because they could not be looked at.
+    pub(super) unknown: usize,
     /// How many are too many.
     pub(super) left_out: usize,
 }
@@ -51,9 +53,14 @@ impl Trouble {
         }
         if let Some(failure) = &self.failure {
             let names = names(&self.failing);
-            parts.push(format!(
-                "cannot look at {names}: {failure}; what is known stays, trying again"
-            ));
+            let kept = match self.unknown {
+                0 => "what is known stays".to_owned(),
+                1 => "1 container could not be looked at; nothing is removed meanwhile".to_owned(),
+                unknown => format!(
+                    "{unknown} containers could not be looked at; nothing is removed meanwhile"
+                ),
+            };
+            parts.push(format!("cannot look at {names}: {failure}; {kept}, trying again"));
         }
         if self.left_out > 0 {
             parts.push(format!(
@@ -84,7 +91,7 @@ pub(super) fn claims_of_refused(refused: &Refused) -> Claims {
         key: Some(label.clone()),
         message: refused.reason.clone(),
     });
-    Claims { claims: Vec::new(), refusals: refusals.collect() }
+    Claims { refusals: refusals.collect(), ..Claims::default() }
 }
 
 #[cfg(test)]
@@ -100,13 +107,14 @@ mod tests {
             unlisted: named(&["a"]),
             failing: named(&["b", "c", "d", "e", "f"]),
             failure: Some("no answer within 5 s".to_owned()),
+            unknown: 4,
             left_out: 2,
         };
         let described = trouble.describe("unix:///docker.sock").expect("trouble");
         insta::assert_snapshot!(described.replace(". ", ".\n"), @r"
         Docker at `unix:///docker.sock` does not answer: connection refused; 1 container stays as it is, trying again.
         Docker at `unix:///docker.sock` does not list container `a`, but the kernel says that it lives; it stays.
-        cannot look at containers `b`, `c`, `d` and 2 more: no answer within 5 s; what is known stays, trying again.
+        cannot look at containers `b`, `c`, `d` and 2 more: no answer within 5 s; 4 containers could not be looked at; nothing is removed meanwhile, trying again.
         there are more than 4096 labelled containers: 2 are left out, the newest of those that were not served before
         ");
         assert_eq!(Trouble::default().describe("unix:///docker.sock"), None);

@@ -5,7 +5,8 @@
 //!   look at it that succeeded found other ones. Docker's word alone removes nothing.
 //! - What a container claims is told when every container that the first listing named has been
 //!   looked at, so that a start of the agent never seems to remove what it has not seen yet. A
-//!   container that cannot be looked at holds that up for a few attempts only.
+//!   container that cannot be looked at holds that up for a few attempts only; as long as one is
+//!   not known, or Docker has listed nothing at all, the claims say that they are partial.
 //! - What was not found out is tried again, and said.
 
 use std::{
@@ -82,6 +83,17 @@ enum Phase {
     Settled,
 }
 
+/// How much of what runs has been seen at least once.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Coverage {
+    /// No listing has named any container.
+    Nothing,
+    /// One has, whether or not it is one of ours: Docker has loaded them.
+    Listed,
+    /// All that listings named were known at one moment.
+    Complete,
+}
+
 /// At most one look at a container is under way.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum LookState {
@@ -107,8 +119,10 @@ pub(super) struct State<P> {
     /// Number of the listing that was started last.
     listing: u64,
     empty_listings: u32,
+    coverage: Coverage,
     phase: Phase,
     changed: bool,
+    told_partial: bool,
     disconnected: Option<String>,
     listing_failure: Option<String>,
     too_many: usize,
@@ -127,8 +141,10 @@ impl<P: Process> State<P> {
             effects: Vec::new(),
             listing: 0,
             empty_listings: 0,
+            coverage: Coverage::Nothing,
             phase: Phase::Unlisted,
             changed: true,
+            told_partial: false,
             disconnected: None,
             listing_failure: None,
             too_many: 0,
@@ -179,6 +195,9 @@ impl<P: Process> State<P> {
     /// those that changed.
     pub(super) fn listed(&mut self, summaries: Vec<Summary>, everything: bool) {
         self.listing_failure = None;
+        if !summaries.is_empty() {
+            self.coverage = self.coverage.max(Coverage::Listed);
+        }
         let ours = self.choose(summaries);
         if ours.is_empty() && self.phase != Phase::Settled {
             self.empty_listings += 1;
@@ -236,9 +255,11 @@ impl<P: Process> State<P> {
     pub(super) fn take_effects(&mut self) -> Vec<Effect<P>> {
         let mut effects = std::mem::take(&mut self.effects);
         let settled = self.phase == Phase::Settled;
-        if settled && self.changed {
+        let is_partial = self.is_partial();
+        if settled && (self.changed || is_partial != self.told_partial) {
             self.changed = false;
-            let mut all = Claims::default();
+            self.told_partial = is_partial;
+            let mut all = Claims { is_partial, ..Claims::default() };
             for run in self.containers.values().filter_map(|container| container.run.as_ref()) {
                 all.claims.extend_from_slice(&run.claims.claims);
                 all.refusals.extend_from_slice(&run.claims.refusals);
@@ -401,6 +422,21 @@ impl<P: Process> State<P> {
         if self.phase == Phase::Listed && !self.containers.values().any(is_waited_for) {
             self.phase = Phase::Settled;
         }
+        // From then on a container that nothing is known of yet is a new one.
+        let is_pending = |container: &Container<P>| {
+            container.run.is_none()
+                && (container.look != LookState::Idle || container.failure.is_some())
+        };
+        if self.coverage == Coverage::Listed && !self.containers.values().any(is_pending) {
+            self.coverage = Coverage::Complete;
+        }
+    }
+
+    /// Whether containers may live that are not claimed for want of knowledge. Empty listings are
+    /// no knowledge: a daemon that has not loaded its containers gives them, too.
+    fn is_partial(&self) -> bool {
+        let is_unknown = self.containers.values().any(Container::is_unknown);
+        self.coverage != Coverage::Complete || self.too_many > 0 || is_unknown
     }
 
     fn trouble(&self) -> Option<String> {
@@ -415,6 +451,7 @@ impl<P: Process> State<P> {
             unlisted: names(&|known| known.unlisted),
             failing: names(&|known| known.lasting_failure().is_some()),
             failure: failure.map(|failure| failure.text.clone()),
+            unknown: self.containers.values().filter(|known| known.is_unknown()).count(),
             left_out: self.too_many,
         }
         .describe(&self.source)
@@ -422,6 +459,11 @@ impl<P: Process> State<P> {
 }
 
 impl<P> Container<P> {
+    /// It could not be looked at, and nothing is known of it from before.
+    fn is_unknown(&self) -> bool {
+        self.run.is_none() && self.failure.is_some()
+    }
+
     /// A failure that is more than an accident.
     fn lasting_failure(&self) -> Option<&Failure> {
         self.failure.as_ref().filter(|failure| failure.attempts > 1)

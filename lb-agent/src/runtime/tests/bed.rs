@@ -161,7 +161,13 @@ impl Bed {
     }
 
     pub(super) async fn claims(&self, provider: &'static str, claims: &[Claim]) {
-        let claims = Claims { claims: claims.to_vec(), refusals: Vec::new() };
+        let claims = Claims { claims: claims.to_vec(), ..Claims::default() };
+        self.send(ProviderEvent::Claims { provider, claims }).await;
+    }
+
+    /// Claims of a provider that knows that it does not know everything.
+    pub(super) async fn partial(&self, provider: &'static str, claims: &[Claim]) {
+        let claims = Claims { claims: claims.to_vec(), is_partial: true, ..Claims::default() };
         self.send(ProviderEvent::Claims { provider, claims }).await;
     }
 

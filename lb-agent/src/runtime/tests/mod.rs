@@ -2,6 +2,7 @@
 
 mod bed;
 mod faults;
+mod partial;
 
 use std::time::Duration;
 

@@ -189,6 +189,28 @@ async fn first_listing_that_is_empty_is_asked_for_twice() {
     let mut session = Session::start(&world);
     session.pass(Duration::from_secs(1)).await;
     assert_eq!(session.claims, Some(Vec::new()), "two are");
+    assert!(session.is_partial, "as far as they go");
+    // That Docker lists others shows that there are none of ours.
+    world.lock().start(9, false);
+    session.pass(2 * RESYNC).await;
+    assert!(!session.is_partial);
+}
+
+#[tokio::test(start_paused = true)]
+async fn listing_that_stays_empty_for_a_while_is_never_all() {
+    let world = World::default();
+    world.lock().start(1, true);
+    world.lock().start(2, true);
+    world.lock().lists_nothing = true;
+    let mut session = Session::start(&world);
+    session.pass(Duration::from_secs(1)).await;
+    assert_eq!(session.claims, Some(Vec::new()));
+    assert!(session.is_partial);
+    world.lock().lists_nothing = false;
+    while session.is_partial {
+        session.pass(Duration::from_millis(1)).await;
+    }
+    session.check_truth();
 }
 
 #[tokio::test(start_paused = true)]
@@ -200,7 +222,8 @@ async fn container_that_cannot_be_inspected_delays_the_others_for_a_moment_only(
     let mut session = Session::start(&world);
     session.pass(Duration::from_secs(3)).await;
     assert_eq!(session.served().len(), 1);
-    insta::assert_snapshot!(session.trouble.clone().expect("it is said"), @"cannot look at container `c1`: `State.StartedAt` is no timestamp: `soon`; what is known stays, trying again");
+    insta::assert_snapshot!(session.trouble.clone().expect("it is said"), @"cannot look at container `c1`: `State.StartedAt` is no timestamp: `soon`; 1 container could not be looked at; nothing is removed meanwhile, trying again");
+    assert!(session.is_partial);
     let inspections = world.lock().inspections;
     session.pass(10 * RESYNC).await;
     let more = world.lock().inspections - inspections;
@@ -209,6 +232,7 @@ async fn container_that_cannot_be_inspected_delays_the_others_for_a_moment_only(
     session.pass(RESYNC).await;
     session.check_truth();
     assert_eq!(session.trouble, None);
+    assert!(!session.is_partial);
 }
 
 #[tokio::test(start_paused = true)]

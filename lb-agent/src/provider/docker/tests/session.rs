@@ -31,6 +31,8 @@ pub(crate) struct Session {
     /// The claims in force, `instance address name`; `None`: none were sent yet.
     pub(crate) claims: Option<Vec<String>>,
     pub(crate) refusals: Vec<Refusal>,
+    /// The claims in force say that they are not all.
+    pub(crate) is_partial: bool,
     pub(crate) gone: BTreeSet<String>,
     pub(crate) trouble: Option<String>,
     /// All troubles that were ever told.
@@ -50,6 +52,7 @@ impl Session {
             provider: tokio::spawn(provider),
             claims: None,
             refusals: Vec::new(),
+            is_partial: false,
             gone: BTreeSet::new(),
             trouble: None,
             troubles: Vec::new(),
@@ -96,6 +99,7 @@ impl Session {
                 }
                 self.claims = Some(new);
                 self.refusals = claims.refusals;
+                self.is_partial = claims.is_partial;
             }
             ProviderEvent::Gone { instance, .. } => {
                 assert!(
@@ -161,6 +165,6 @@ pub(crate) fn claims_of() -> ClaimsOf {
             since_ms: facts.created_at_ms,
             source: facts.name.clone(),
         };
-        Claims { claims: vec![claim], refusals: Vec::new() }
+        Claims { claims: vec![claim], ..Claims::default() }
     })
 }
