@@ -10,9 +10,8 @@ use aya::{
     maps::{HashMap, Map, MapData, MapError},
 };
 use lb_common::abi::{
-    CLASS_ESTABLISHED, CLASS_HALF_OPEN, CLOSING_SECONDS, ESTABLISHED_SECONDS, FlowKeyV4, FlowKeyV6,
-    FlowRecord, HALF_OPEN_SECONDS, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4, ReplyRecordV6, TAKES_OLD,
-    map_names, ticks_from_seconds,
+    FlowKeyV4, FlowKeyV6, FlowRecord, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4, ReplyRecordV6,
+    TAKES_OLD, map_names, record_seconds, ticks_from_seconds,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -291,19 +290,17 @@ fn is_dead(flow: &FlowRecord, now_tick: u32, backend: BackendView) -> bool {
     if flow.generation != backend.generation || backend.state & TAKES_OLD == 0 {
         return true;
     }
-    let seconds = match flow.class {
-        CLASS_HALF_OPEN => HALF_OPEN_SECONDS,
-        CLASS_ESTABLISHED => ESTABLISHED_SECONDS,
-        _ => CLOSING_SECONDS,
-    };
     // Another CPU may have seen a packet in the tick after `now_tick`.
     let age = now_tick.wrapping_sub(flow.last_seen_tick).cast_signed().max(0).cast_unsigned();
-    age > ticks_from_seconds(seconds)
+    age > ticks_from_seconds(record_seconds(flow.class))
 }
 
 #[cfg(test)]
 mod tests {
-    use lb_common::abi::{CLASS_CLOSED, TAKES_NEW};
+    use lb_common::abi::{
+        CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT, CLASS_ESTABLISHED,
+        CLASS_HALF_OPEN, TAKES_NEW,
+    };
 
     use super::*;
 
@@ -320,8 +317,13 @@ mod tests {
         let healthy = BackendView { generation: 7, state: TAKES_NEW | TAKES_OLD };
         check(CLASS_HALF_OPEN, 70, healthy, false);
         check(CLASS_HALF_OPEN, 80, healthy, true);
-        check(CLASS_CLOSED, 115, healthy, false);
-        check(CLASS_CLOSED, 125, healthy, true);
+        check(CLASS_CLOSING_BY_BACKEND, 115, healthy, false);
+        check(CLASS_CLOSING_BY_BACKEND, 125, healthy, true);
+        // A client that has only shut its own direction down may wait long for the answer.
+        check(CLASS_CLOSING_BY_CLIENT, 8390, healthy, false);
+        check(CLASS_CLOSING_BY_CLIENT, 8410, healthy, true);
+        check(CLASS_CLOSED, 12, healthy, false);
+        check(CLASS_CLOSED, 20, healthy, true);
         check(CLASS_ESTABLISHED, 8390, healthy, false);
         check(CLASS_ESTABLISHED, 8410, healthy, true);
         check(CLASS_ESTABLISHED, -2, healthy, false);

@@ -2,7 +2,7 @@
 //!
 //! Nothing is cleaned up at the end: what is in the kernel stays there, so that the traffic goes on.
 
-use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use sd_notify::NotifyState;
@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Event, Reconciler, Runtime, RuntimeChannels, Settings, spawn};
+use super::{Event, Reconciler, Runtime, RuntimeChannels, Settings, routes, spawn};
 use crate::{
     api::{
         server::{Server, Source},
@@ -22,9 +22,7 @@ use crate::{
     },
     config::{Balancer, Config, TcMode, XdpMode},
     datapath::{self, Datapath},
-    labels,
-    model::Refusal,
-    netlink, plan,
+    labels, netlink, plan,
     provider::{ProviderEvent, docker, file},
 };
 
@@ -32,10 +30,6 @@ use crate::{
 const EVENTS_MAX: usize = 1024;
 /// Questions of API clients that wait.
 const REQUESTS_MAX: usize = 32;
-/// Addresses of static backends whose routes are looked at.
-const ROUTES_MAX: usize = 1024;
-/// Index of `lo` in every network namespace.
-const LOOPBACK_IFINDEX: u32 = 1;
 /// Time for the kernel thread to finish what it is doing when the agent stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -195,7 +189,7 @@ impl Daemon {
     /// Tells the runtime what the configuration asks for, and follows Docker with its balancers.
     async fn follow_sources(&mut self) -> anyhow::Result<()> {
         let mut claims = file::claims(&self.config);
-        claims.refusals.extend(unreachable_backends(&self.config, &self.fronts).await);
+        claims.refusals.extend(routes::unreachable_backends(&self.config, &self.fronts).await);
         self.tell(Event::Balancers(self.config.balancers.clone())).await?;
         self.follow_docker().await?;
         self.tell(ProviderEvent::Claims { provider: file::NAME, claims }.into()).await
@@ -266,47 +260,6 @@ impl Daemon {
         let text = status_line(&self.view.borrow_and_update());
         notify(&[NotifyState::Status(&text)]);
     }
-}
-
-/// Backends of the file whose packets or replies would get lost. They are served all the same: routes
-/// may come and go, and this is looked at when the file is read. Of very many only the first are.
-async fn unreachable_backends(config: &Config, fronts: &[u32]) -> Vec<Refusal> {
-    let backends = || config.services.iter().flat_map(|service| &service.backends);
-    let addresses: BTreeSet<IpAddr> =
-        backends().map(|backend| backend.address.ip()).take(ROUTES_MAX).collect();
-    if addresses.is_empty() {
-        return Vec::new();
-    }
-    let answers = match netlink::egress_interfaces(addresses).await {
-        Ok(answers) => answers,
-        Err(error) => {
-            tracing::warn!("cannot ask for the routes to static backends: {error}");
-            return Vec::new();
-        }
-    };
-    let mut refusals = Vec::new();
-    for (address, answer) in answers {
-        let message = match answer {
-            Ok(ifindex) if fronts.contains(&ifindex) => continue,
-            Ok(LOOPBACK_IFINDEX) => {
-                "is an address of this node, which cannot be a backend yet: its \
-                                     packets are dropped (no_route)"
-                    .to_owned()
-            }
-            Ok(ifindex) => format!(
-                "is reached by interface {}, which is not in `front`: its replies come back there \
-                 and are not translated; add the interface to `front`",
-                netlink::link_name(ifindex).unwrap_or_else(|| ifindex.to_string()),
-            ),
-            Err(error) => format!(
-                "the routing table has no way to it, its packets are dropped (no_route): add a \
-                 route ({error})"
-            ),
-        };
-        tracing::warn!("static backend {address}: {message}");
-        refusals.push(Refusal { object: format!("static backend {address}"), key: None, message });
-    }
-    refusals
 }
 
 /// Resolves when the task has ended; never without a task.

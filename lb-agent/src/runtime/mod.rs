@@ -14,6 +14,7 @@ mod ledger;
 mod node;
 mod protect;
 mod reconciler;
+mod routes;
 mod shares;
 #[cfg(test)]
 mod tests;

@@ -8,11 +8,11 @@ use super::net::{NetAddr6, NetU16, NetU32};
 pub const CLASS_HALF_OPEN: u32 = 0;
 /// Record class: the client has sent more than a SYN.
 pub const CLASS_ESTABLISHED: u32 = 1;
-/// Record class: the client has sent a FIN or RST.
+/// Record class: the client has sent a FIN.
 pub const CLASS_CLOSING_BY_CLIENT: u32 = 2;
-/// Record class: the backend has sent a FIN or RST.
+/// Record class: the backend has sent a FIN.
 pub const CLASS_CLOSING_BY_BACKEND: u32 = 3;
-/// Record class: both sides have.
+/// Record class: both sides have sent a FIN, or one a RST.
 pub const CLASS_CLOSED: u32 = 4;
 
 /// Whether a record of this class opens no more: some side has sent a FIN or RST.

@@ -71,8 +71,28 @@ pub const HALF_OPEN_SECONDS: u32 = 75;
 /// Seconds without a packet after which an established record is dead: TCP keepalive of two hours,
 /// the slack of Linux' timer wheel and nine lost probes.
 pub const ESTABLISHED_SECONDS: u32 = 8400;
-/// Seconds without a packet after which a closing record is dead.
+/// Seconds without a packet after which a record is dead when the backend has closed its direction:
+/// the client has nothing more to wait for. When the client has, it may wait for its answer as long
+/// as on an established connection.
 pub const CLOSING_SECONDS: u32 = 120;
+/// Seconds without a packet after which a record is dead when both sides have closed, or one has
+/// reset: enough for the last FIN and ACK to be sent again.
+pub const CLOSED_SECONDS: u32 = 15;
+
+/// Seconds without a packet after which a record of a class (`CLASS_*`) is dead.
+#[inline(always)]
+#[must_use]
+pub const fn record_seconds(class: u32) -> u32 {
+    if class == CLASS_HALF_OPEN {
+        HALF_OPEN_SECONDS
+    } else if class == CLASS_ESTABLISHED || class == CLASS_CLOSING_BY_CLIENT {
+        ESTABLISHED_SECONDS
+    } else if class == CLASS_CLOSING_BY_BACKEND {
+        CLOSING_SECONDS
+    } else {
+        CLOSED_SECONDS
+    }
+}
 
 /// Names of the maps, as they are in the object and under the pin directory.
 pub mod map_names {

@@ -306,7 +306,7 @@ fn reply_record<T: Tables>(
     };
     let known = tables.flow_v4(&flow).unwrap_or_default();
     let is_same = known.backend == reply.backend;
-    let class = closed_by(known.class, CLASS_CLOSING_BY_BACKEND);
+    let class = closed_by(known.class, CLASS_CLOSING_BY_BACKEND, headers);
     let change = if headers.is_closing() {
         if is_same && class != known.class { RecordChange::Renew } else { RecordChange::Keep }
     } else if is_same && !is_stranger(context, headers, &known) {

@@ -78,6 +78,13 @@ impl HeadersV4 {
         self.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN) == TCP_SYN | TCP_ACK
     }
 
+    /// The sender ends the connection.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_reset(&self) -> bool {
+        self.tcp_flags & TCP_RST != 0
+    }
+
     /// The sender ends its direction or the connection.
     #[inline(always)]
     #[must_use]

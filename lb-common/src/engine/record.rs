@@ -2,9 +2,8 @@
 
 use super::{Context, Decision, HeadersV4, Record, RecordChange, Tables};
 use crate::abi::{
-    BackendV4, CLASS_CLOSED, CLASS_CLOSING_BY_CLIENT, CLASS_ESTABLISHED, CLASS_HALF_OPEN,
-    CLOSING_SECONDS, DropReason, ESTABLISHED_SECONDS, FlowRecord, HALF_OPEN_SECONDS, TAKES_OLD,
-    is_closing, ticks_from_seconds,
+    BackendV4, CLASS_CLOSED, CLASS_CLOSING_BY_CLIENT, CLASS_ESTABLISHED, DropReason, FlowRecord,
+    TAKES_OLD, is_closing, record_seconds, ticks_from_seconds,
 };
 
 /// Whether a record speaks for a flow: its backend is the one that it was written for and keeps its
@@ -12,11 +11,7 @@ use crate::abi::{
 #[inline(always)]
 pub(super) fn is_live(record: &FlowRecord, backend: &BackendV4, context: &Context) -> bool {
     let age_ticks = context.now_tick.wrapping_sub(record.last_seen_tick);
-    let limit_ticks = match record.class {
-        CLASS_HALF_OPEN => const { ticks_from_seconds(HALF_OPEN_SECONDS) },
-        CLASS_ESTABLISHED => const { ticks_from_seconds(ESTABLISHED_SECONDS) },
-        _ => const { ticks_from_seconds(CLOSING_SECONDS) },
-    };
+    let limit_ticks = ticks_from_seconds(record_seconds(record.class));
     // A record may be a tick ahead of us: another CPU has seen the flow since we read the clock.
     (age_ticks <= limit_ticks || age_ticks == u32::MAX)
         && record.generation == backend.generation
@@ -27,7 +22,7 @@ pub(super) fn is_live(record: &FlowRecord, backend: &BackendV4, context: &Contex
 #[inline(always)]
 pub(super) const fn class_after_client(before: u32, headers: &HeadersV4) -> u32 {
     if headers.is_closing() {
-        closed_by(before, CLASS_CLOSING_BY_CLIENT)
+        closed_by(before, CLASS_CLOSING_BY_CLIENT, headers)
     } else if is_closing(before) || headers.is_syn() {
         before
     } else {
@@ -37,8 +32,8 @@ pub(super) const fn class_after_client(before: u32, headers: &HeadersV4) -> u32 
 
 /// Class of a flow's record after a FIN or RST of a side, `CLASS_CLOSING_BY_*`.
 #[inline(always)]
-pub(super) const fn closed_by(before: u32, side: u32) -> u32 {
-    if is_closing(before) && before != side { CLASS_CLOSED } else { side }
+pub(super) const fn closed_by(before: u32, side: u32, headers: &HeadersV4) -> u32 {
+    if headers.is_reset() || (is_closing(before) && before != side) { CLASS_CLOSED } else { side }
 }
 
 /// Writes what a decision remembers or forgets. On error the packet must be dropped.

@@ -164,10 +164,10 @@ pub(super) fn known_flows() -> Vec<Case> {
             vec![two],
         ),
         case(
-            "RST makes a record closing",
+            "RST closes a record",
             on_two(CLASS_ESTABLISHED),
             vec![delivered(&tcp(CLIENT, VIP, "R"), BACKEND_TWO)],
-            vec![flow(2, CLASS_CLOSING_BY_CLIENT)],
+            vec![flow(2, CLASS_CLOSED)],
             vec![two],
         ),
     ]

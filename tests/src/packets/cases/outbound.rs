@@ -63,10 +63,10 @@ pub(super) fn replies() -> Vec<Case> {
             kept.clone(),
         ),
         case(
-            "RST of the backend makes the record closing",
+            "RST of the backend closes the record",
             open(),
             vec![replied(&from_one("R."))],
-            vec![flow(1, CLASS_CLOSING_BY_BACKEND)],
+            vec![flow(1, CLASS_CLOSED)],
             kept.clone(),
         ),
         case(
