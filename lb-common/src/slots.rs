@@ -115,8 +115,11 @@ fn run_timers(
     let settled = Slot::new(slot.cur(), BACKEND_NONE, SLOT_SETTLED, moment.now_tick);
     match slot.state() {
         SLOT_MOVING if slot.old() == BACKEND_NONE => {
-            let is_held = slot.ticks_since_change(moment.now_tick) < moment.times.hold_ticks;
-            if is_held { slot } else { settled }
+            if is_held(slot, moment) {
+                slot
+            } else {
+                settled
+            }
         }
         SLOT_MOVING if is_over(slot, moment) => settled,
         SLOT_SETTLED if finding.is_some_and(|finding| allows_plain(slot, finding)) => {
@@ -127,6 +130,15 @@ fn run_timers(
         }
         _ => slot,
     }
+}
+
+/// Whether a slot without `old` still waits for a replacement. There is no point in it when new flows
+/// find no room for their records: they are better off as flows of the default.
+fn is_held(slot: Slot, moment: &Moment) -> bool {
+    let held_ticks = slot.ticks_since_change(moment.now_tick);
+    let is_refused =
+        moment.refused_tick != 0 && moment.now_tick.wrapping_sub(moment.refused_tick) <= held_ticks;
+    held_ticks < moment.times.hold_ticks && !is_refused
 }
 
 /// Whether every flow of `old` has either sent a packet that was recorded, or is over.

@@ -44,10 +44,36 @@ pub struct Choice {
     pub backend: BackendV4,
     /// What happens to the flow's record.
     pub change: FlowChange,
-    /// The flow's record from now on.
-    pub record: FlowRecord,
+    /// The class of the flow's record from now on.
+    pub class: u32,
     /// Not 0: the flow should have a record and gets none.
     pub is_refused: u32,
+}
+
+impl Choice {
+    /// The flow's record from now on.
+    #[inline(always)]
+    #[must_use]
+    pub const fn record(&self, now_tick: u32) -> FlowRecord {
+        FlowRecord {
+            backend: self.number,
+            generation: self.backend.generation,
+            last_seen_tick: now_tick,
+            class: self.class,
+        }
+    }
+}
+
+/// A backend by number only, before it is looked up. Words only: the kernel's stack is small.
+#[derive(Clone, Copy)]
+struct Pick {
+    number: u32,
+    /// A state bit that the backend needs, since its ring may be about to follow its state; 0: it has
+    /// been looked at.
+    needs: u32,
+    change: FlowChange,
+    class: u32,
+    is_refused: u32,
 }
 
 /// Ticks for which a table that had no room counts as full.
@@ -70,9 +96,33 @@ pub fn choose<T: Tables>(
     }
     let index = descriptor.slot_index(flow_hash_v4(context.hash_seed, flow));
     let Some(slot) = tables.slot(index) else { return dropped(DropReason::TablesInconsistent) };
-    if slot.state() == SLOT_PLAIN {
-        return by_cur(tables, slot, kind, FlowChange::Keep);
+    let pick = if slot.state() == SLOT_PLAIN {
+        by_cur(slot, kind, FlowChange::Keep)
+    } else {
+        consult(tables, context, ring, slot, flow, kind)
+    };
+    let Some(backend) = tables.backend_v4(pick.number) else {
+        return dropped(DropReason::TablesInconsistent);
+    };
+    if pick.number == BACKEND_NONE
+        || (pick.needs != 0 && u32::from(backend.state) & pick.needs == 0)
+    {
+        return dropped(DropReason::NoBackend);
     }
+    let Pick { number, change, class, is_refused, .. } = pick;
+    Choice { number, reason: DropReason::None, backend, change, class, is_refused }
+}
+
+/// Chooses on a slot that is moving or settled.
+#[inline(always)]
+fn consult<T: Tables>(
+    tables: &T,
+    context: &Context,
+    ring: u32,
+    slot: Slot,
+    flow: &FlowKeyV4,
+    kind: PacketKind,
+) -> Pick {
     let limits = tables.limits();
     let known = known(tables, context, &limits, flow);
     if known.is_live != 0 && follows(&known, kind) {
@@ -89,9 +139,9 @@ pub fn choose<T: Tables>(
     if slot.state() == SLOT_MOVING {
         moving(tables, context, &limits, ring, slot, kind, change)
     } else if is_broken(Rule::SettledRecordsNothing) {
-        recorded(by_cur(tables, slot, kind, change), context, kind)
+        recorded(by_cur(slot, kind, change), kind)
     } else {
-        by_cur(tables, slot, kind, change)
+        by_cur(slot, kind, change)
     }
 }
 
@@ -109,14 +159,22 @@ const fn dropped(reason: DropReason) -> Choice {
             generation: 0,
         },
         change: FlowChange::Keep,
-        record: FlowRecord { backend: 0, generation: 0, last_seen_tick: 0, class: 0 },
+        class: 0,
         is_refused: 0,
     }
 }
 
+/// A backend that has shown that it takes the packet.
 #[inline(always)]
-fn chosen(number: u32, backend: BackendV4, change: FlowChange) -> Choice {
-    Choice { number, reason: DropReason::None, backend, change, ..dropped(DropReason::None) }
+const fn chosen(number: u32, change: FlowChange) -> Pick {
+    Pick { number, needs: 0, change, class: 0, is_refused: 0 }
+}
+
+/// Gives the packet to `cur`, if that takes it.
+#[inline(always)]
+const fn by_cur(slot: Slot, kind: PacketKind, change: FlowChange) -> Pick {
+    let needs = wanted_state(kind) as u32;
+    Pick { number: slot.cur(), needs, change, class: 0, is_refused: 0 }
 }
 
 /// The bit that a backend needs for such a packet when no record speaks for it.
@@ -129,23 +187,13 @@ const fn wanted_state(kind: PacketKind) -> u8 {
     }
 }
 
-/// Gives the packet to `cur`, if that takes it: its ring may be about to follow its state.
-#[inline(always)]
-fn by_cur<T: Tables>(tables: &T, slot: Slot, kind: PacketKind, change: FlowChange) -> Choice {
-    let number = slot.cur();
-    let Some(backend) = tables.backend_v4(number) else {
-        return dropped(DropReason::TablesInconsistent);
-    };
-    if number == BACKEND_NONE || backend.state & wanted_state(kind) == 0 {
-        return dropped(DropReason::NoBackend);
-    }
-    chosen(number, backend, change)
-}
-
 /// What the tables know of a flow.
 struct Known {
-    record: FlowRecord,
-    backend: BackendV4,
+    number: u32,
+    class: u32,
+    last_seen_tick: u32,
+    /// State of the record's backend.
+    state: u8,
     /// Not 0: there is a record, of whatever kind.
     is_present: u32,
     /// Not 0: the record counts.
@@ -157,8 +205,10 @@ struct Known {
 #[inline(always)]
 fn known<T: Tables>(tables: &T, context: &Context, limits: &Limits, flow: &FlowKeyV4) -> Known {
     let mut known = Known {
-        record: FlowRecord::default(),
-        backend: BackendV4::default(),
+        number: BACKEND_NONE,
+        class: 0,
+        last_seen_tick: 0,
+        state: 0,
         is_present: 0,
         is_live: 0,
         is_half: 0,
@@ -166,11 +216,10 @@ fn known<T: Tables>(tables: &T, context: &Context, limits: &Limits, flow: &FlowK
     if let Some(record) = tables.flow_v4(flow) {
         known.is_present = 1;
         consider(tables, context, limits, record, &mut known);
-        if known.is_live != 0 {
-            return known;
-        }
     }
-    if let Some(record) = tables.half_flow_v4(flow) {
+    if known.is_live == 0
+        && let Some(record) = tables.half_flow_v4(flow)
+    {
         known.is_present = 1;
         known.is_half = 1;
         consider(tables, context, limits, record, &mut known);
@@ -188,7 +237,10 @@ fn consider<T: Tables>(
 ) {
     let Some(backend) = tables.backend_v4(record.backend) else { return };
     known.is_live = is_live(&record, &backend, limits, context.now_tick) as u32;
-    (known.record, known.backend) = (record, backend);
+    known.number = record.backend;
+    known.class = record.class;
+    known.last_seen_tick = record.last_seen_tick;
+    known.state = backend.state;
 }
 
 /// Whether a packet follows a live record. A SYN opens a new connection: it does so only while that
@@ -196,31 +248,29 @@ fn consider<T: Tables>(
 #[inline(always)]
 fn follows(known: &Known, kind: PacketKind) -> bool {
     kind as u32 != PacketKind::Syn as u32
-        || ((known.backend.state & TAKES_NEW != 0 || is_broken(Rule::SynHitsNeedTakesNew))
-            && known.record.class != CLASS_CLOSING)
+        || ((known.state & TAKES_NEW != 0 || is_broken(Rule::SynHitsNeedTakesNew))
+            && known.class != CLASS_CLOSING)
 }
 
 #[inline(always)]
-fn by_record(context: &Context, known: &Known, kind: PacketKind) -> Choice {
-    let before = known.record;
-    let class = class_after(before.class, kind);
-    let is_stale = before.last_seen_tick != context.now_tick;
+fn by_record(context: &Context, known: &Known, kind: PacketKind) -> Pick {
+    let class = class_after(known.class, kind);
+    let is_stale = known.last_seen_tick != context.now_tick;
     let is_half = known.is_half != 0;
     let change = if kind as u32 == PacketKind::Aside as u32 {
         FlowChange::Keep
     } else if kind as u32 == PacketKind::Closing as u32 && is_broken(Rule::FinKeepsRecord) {
         FlowChange::Forget
-    } else if is_half && class == CLASS_ESTABLISHED && (class != before.class || is_stale) {
-        FlowChange::Promote
-    } else if class != before.class || is_stale {
-        if is_half { FlowChange::TouchHalf } else { FlowChange::Touch }
-    } else {
+    } else if class == known.class && !is_stale {
         FlowChange::Keep
+    } else if is_half && class == CLASS_ESTABLISHED {
+        FlowChange::Promote
+    } else if is_half {
+        FlowChange::TouchHalf
+    } else {
+        FlowChange::Touch
     };
-    Choice {
-        record: FlowRecord { last_seen_tick: context.now_tick, class, ..before },
-        ..chosen(before.backend, known.backend, change)
-    }
+    Pick { class, ..chosen(known.number, change) }
 }
 
 /// Class of a flow's record after a packet of the client.
@@ -244,31 +294,23 @@ fn moving<T: Tables>(
     slot: Slot,
     kind: PacketKind,
     change: FlowChange,
-) -> Choice {
+) -> Pick {
+    // Backend 0 is none, and has no state.
     let number = slot.old();
-    let old = tables.backend_v4(number).unwrap_or_default();
+    let state = tables.backend_v4(number).map_or(0, |old| old.state);
     if kind as u32 == PacketKind::Syn as u32 {
         // Unrecorded, the flow belongs to `old`: while there is no room, that is where it goes.
-        if number != BACKEND_NONE
-            && old.state & TAKES_NEW != 0
-            && is_pressed(tables, context, limits, ring)
-        {
-            let choice = chosen(number, old, change);
-            let record = FlowRecord { last_seen_tick: context.now_tick, ..choice.record };
-            return Choice { record, is_refused: 1, ..choice };
+        if state & TAKES_NEW != 0 && is_pressed(tables, context, limits, ring) {
+            return Pick { is_refused: 1, ..chosen(number, change) };
         }
-        let choice = by_cur(tables, slot, kind, change);
-        if is_broken(Rule::NewFlowsAreRecorded) {
-            return choice;
-        }
-        return recorded(choice, context, kind);
+        let pick = by_cur(slot, kind, change);
+        return if is_broken(Rule::NewFlowsAreRecorded) { pick } else { recorded(pick, kind) };
     }
-    let owns = number != BACKEND_NONE
-        && (old.state & wanted_state(kind) != 0 || is_broken(Rule::GoneOldOwnsNothing));
+    let owns = state & wanted_state(kind) != 0
+        || (number != BACKEND_NONE && is_broken(Rule::GoneOldOwnsNothing));
     if !owns || is_broken(Rule::MissesGoToOld) {
-        return by_cur(tables, slot, kind, change);
+        return by_cur(slot, kind, change);
     }
-    let choice = chosen(number, old, change);
     // The agent waits as much longer before the slot settles.
     let is_young = slot.age_ticks(context.now_tick) < limits.grace_ticks;
     let proves_life = match kind {
@@ -276,30 +318,18 @@ fn moving<T: Tables>(
         PacketKind::Datagram => true,
         _ => is_broken(Rule::OnlyLiveFlowsAreRecorded),
     };
-    if proves_life && !is_broken(Rule::OldFlowsAreRecorded) {
-        recorded(choice, context, kind)
-    } else {
-        choice
-    }
+    let pick = chosen(number, change);
+    if proves_life && !is_broken(Rule::OldFlowsAreRecorded) { recorded(pick, kind) } else { pick }
 }
 
 #[inline(always)]
-fn recorded(choice: Choice, context: &Context, kind: PacketKind) -> Choice {
-    if choice.number == BACKEND_NONE {
-        return choice;
-    }
+const fn recorded(pick: Pick, kind: PacketKind) -> Pick {
     let (change, class) = match kind {
         PacketKind::Syn => (FlowChange::PutHalf, CLASS_HALF_OPEN),
         PacketKind::Datagram => (FlowChange::Put, CLASS_DATAGRAM),
         _ => (FlowChange::Put, CLASS_ESTABLISHED),
     };
-    let record = FlowRecord {
-        backend: choice.number,
-        generation: choice.backend.generation,
-        last_seen_tick: context.now_tick,
-        class,
-    };
-    Choice { change, record, ..choice }
+    Pick { change, class, ..pick }
 }
 
 /// Whether a half-open record would not live long enough for its handshake, or would find no room

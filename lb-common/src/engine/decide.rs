@@ -91,7 +91,7 @@ fn forward<T: Tables>(
         ring: frontend.ring,
         is_refused: choice.is_refused,
         flow,
-        flow_record: choice.record,
+        flow_record: choice.record(context.now_tick),
         ..Record::KEEP
     };
     if backend.records_replies() || frontend.flags & FRONTEND_RECORDS_REPLIES != 0 {
@@ -117,6 +117,7 @@ fn forward<T: Tables>(
         reason: DropReason::None,
         backend: number,
         ifindex,
+        opens_flow: headers.is_syn() as u64,
         edit: Some(Edit {
             side: Side::Destination,
             old_address: headers.destination,

@@ -7,6 +7,10 @@ use crate::abi::{
 };
 
 /// What happens to a packet. A value: looking at it changes nothing.
+///
+/// In this order, since LLVM merges stores of neighbouring words, and the verifier refuses a merged
+/// one that is not aligned to 8 bytes.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Decision {
     /// Where it goes.
@@ -22,6 +26,8 @@ pub struct Decision {
     pub edit: Option<Edit>,
     /// What is remembered or forgotten.
     pub record: Record,
+    /// 1: a client opens a connection with it, else 0. A retransmitted SYN counts again.
+    pub opens_flow: u64,
 }
 
 /// What happens to the record of a flow.
@@ -132,6 +138,7 @@ impl Decision {
         ifindex: 0,
         edit: None,
         record: Record::KEEP,
+        opens_flow: 0,
     };
 
     /// Dropped.

@@ -162,6 +162,7 @@ pub(super) fn translate<T: Tables>(
         reason: DropReason::None,
         backend: way.backend,
         ifindex: way.ifindex,
+        opens_flow: 0,
         edit: Some(Edit {
             side: Side::Source,
             old_address: headers.source,

@@ -143,8 +143,8 @@ impl Client {
         (self.style, self.ends_at) = match self.random.between(0, 100) {
             0..50 => (Style::Short, now + self.random.skewed(100, 5 * SECOND)),
             50..70 => (Style::Long, now + self.random.skewed(10 * SECOND, 3 * HOUR)),
-            70..80 => (Style::KeepAlive, now + self.random.between(1, 7) * HOUR),
-            80..92 => (Style::Bursts, now + self.random.between(MINUTE, 6 * HOUR)),
+            70..80 => (Style::KeepAlive, now + self.random.between(1, 5) * HOUR),
+            80..92 => (Style::Bursts, now + self.random.between(MINUTE, 5 * HOUR)),
             _ => (Style::HalfOpen, now),
         };
     }

@@ -5,9 +5,8 @@ use std::{cmp::Reverse, collections::BinaryHeap, fmt};
 
 use lb_common::{
     abi::{
-        BACKEND_NONE, CLASS_CLOSING, CLASS_DATAGRAM, CLASS_ESTABLISHED, CLASS_HALF_OPEN,
-        FlowRecord, RingDescriptor, SLOT_MOVING, SLOT_PLAIN, Slot, TAKES_NEW, TAKES_OLD,
-        TAKES_OLD_DATAGRAMS,
+        BACKEND_NONE, CLASS_DATAGRAM, CLASS_ESTABLISHED, CLASS_HALF_OPEN, FlowRecord,
+        RingDescriptor, SLOT_MOVING, SLOT_PLAIN, Slot, TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS,
     },
     engine::{
         Choice, Context, Decision, PacketKind, Record, choose, commit, flow_hash_v4,
@@ -44,7 +43,7 @@ impl Setup {
     /// Every second history has room for all records, the others for a few.
     pub(crate) fn new(seed: u64) -> Self {
         let mut random = Random::new(seed, 2);
-        let (change_hours, quiet_hours) = (10, 10);
+        let (change_hours, quiet_hours) = (10, 11);
         let (records_max, half_open_max, half_open_per_tick) = match seed % 4 {
             0 | 1 => (1000, 1000, 1000),
             2 => (8, 2, 1),
@@ -300,7 +299,7 @@ impl Simulation {
         }
         let is_first = client.phase == Phase::Closed;
         // Clients go on for the first part of the quiet, and then fall silent.
-        let is_over = self.now > (self.setup.change_hours + self.setup.quiet_hours * 2 / 5) * HOUR;
+        let is_over = self.now > (self.setup.change_hours + self.setup.quiet_hours / 5) * HOUR;
         if is_over && is_first {
             return Ok(());
         }
@@ -453,7 +452,7 @@ impl Simulation {
             ring,
             is_refused: choice.is_refused,
             flow: key,
-            flow_record: choice.record,
+            flow_record: choice.record(context.now_tick),
             ..Record::KEEP
         };
         commit(&self.tables, &Decision { record, ..Decision::PASS }).expect("no reply is recorded");
@@ -511,7 +510,7 @@ impl Simulation {
         if slot.state() != SLOT_PLAIN {
             let established = self.tables.flows_v4.borrow().get(&client.key);
             let half = self.tables.half_flows_v4.borrow().get(&client.key);
-            let half = half.filter(|record| !is_strict || record.class == CLASS_CLOSING);
+            let half = half.filter(|_| !is_strict);
             let live = established.filter(|record| self.is_live(record));
             if let Some(record) = live.or(half.filter(|record| self.is_live(record))) {
                 return self.instance_of(&record) == owner;
@@ -522,6 +521,11 @@ impl Simulation {
         let has_old = slot.state() == SLOT_MOVING
             && slot.old() != BACKEND_NONE
             && self.tables.backends_v4[&slot.old()].state & keeps != 0;
+        // But that is no promise: a connection that came now and found no room for its record is
+        // lost when `cur` changes again.
+        if is_strict && client.is_tcp() && slot.state() == SLOT_MOVING && !has_old {
+            return false;
+        }
         number == if has_old { slot.old() } else { slot.cur() }
     }
 
