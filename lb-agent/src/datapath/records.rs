@@ -14,6 +14,7 @@ use lb_common::abi::{
     FlowRecord, HALF_OPEN_SECONDS, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4, ReplyRecordV6, TAKES_OLD,
     map_names, ticks_from_seconds,
 };
+use lb_common::engine::is_fresh;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::{
@@ -35,7 +36,7 @@ pub struct SweepReport {
     pub flows_deleted: u64,
     /// Records of replies that were looked at.
     pub replies_seen: u64,
-    /// Records of replies whose flow is gone, and which are deleted.
+    /// Records of replies that were dead and are deleted.
     pub replies_deleted: u64,
 }
 
@@ -82,9 +83,10 @@ impl Records {
 }
 
 impl Tables {
-    /// Deletes dead records. Flows go before replies, as the data path inserts them in this order.
+    /// Deletes records of which nothing was heard for too long, or whose backend is gone. Half-open
+    /// ones are turned over by the data path itself.
     pub(super) fn sweep(&mut self, now_tick: u32) -> anyhow::Result<SweepReport> {
-        let Self { records, backends_v4, backends_v6, .. } = self;
+        let Self { records, backends_v4, backends_v6, meta, .. } = self;
         let Records { flows_v4, flows_v6, replies_v4, replies_v6 } = records;
         let flows = [
             flows_v4.sweep(|_, flow| {
@@ -98,26 +100,13 @@ impl Tables {
                 is_dead(flow, now_tick, BackendView { generation, state })
             })?,
         ];
+        let limits = meta.load(0).unwrap_or_default().limits;
         let replies = [
-            sweep_replies(replies_v4, |key, reply| {
-                let flow = FlowKeyV4 {
-                    client: key.client,
-                    vip: reply.vip,
-                    client_port: key.client_port,
-                    vip_port: reply.vip_port,
-                    protocol: key.protocol,
-                };
-                flows_v4.has(&flow, reply.backend)
+            replies_v4.sweep(|_, reply| {
+                !is_fresh(u32::from(reply.class), reply.last_seen_tick, &limits, now_tick)
             })?,
-            sweep_replies(replies_v6, |key, reply| {
-                let flow = FlowKeyV6 {
-                    client: key.client,
-                    vip: reply.vip,
-                    client_port: key.client_port,
-                    vip_port: reply.vip_port,
-                    protocol: key.protocol,
-                };
-                flows_v6.has(&flow, reply.backend)
+            replies_v6.sweep(|_, reply| {
+                !is_fresh(u32::from(reply.class), reply.last_seen_tick, &limits, now_tick)
             })?,
         ];
         let sum = |passes: [Pass; 2]| {
@@ -212,77 +201,12 @@ where
         }
     }
 
-    /// Unless the data path was quicker.
-    fn put_back(&mut self, key: &K, value: &V) -> Result<(), MapError> {
-        const BPF_NOEXIST: u64 = 1;
-        match self.map.insert(key, value, BPF_NOEXIST) {
-            Err(MapError::SyscallError(error))
-                if error.io_error.raw_os_error() == Some(libc::EEXIST) =>
-            {
-                Ok(())
-            }
-            result => result,
-        }
-    }
-
     fn remove(&mut self, key: &K) -> Result<(), MapError> {
         match self.map.remove(key) {
             Err(error) if !is_absent(&error) => Err(error),
             _ => Ok(()),
         }
     }
-}
-
-impl<K> RecordTable<K, FlowRecord>
-where
-    K: Pod + FromBytes + IntoBytes + Immutable,
-{
-    /// Whether the flow is recorded, and for this backend.
-    fn has(&self, key: &K, backend: u32) -> bool {
-        // In doubt it is there: keeping a reply is harmless.
-        self.get(key).map_or(true, |flow| flow.is_some_and(|flow| flow.backend == backend))
-    }
-}
-
-/// Deletes replies whose flow is gone. What the batch says may be old by now, so the entry is read
-/// again; and a flow that comes back between the last look and the deletion gets its reply back.
-fn sweep_replies<K, V>(
-    replies: &mut RecordTable<K, V>,
-    has_flow: impl Fn(&K, &V) -> bool,
-) -> anyhow::Result<Pass>
-where
-    K: Pod + FromBytes + IntoBytes + Immutable,
-    V: Pod + FromBytes + IntoBytes + Immutable,
-{
-    let mut pass = Pass::default();
-    while pass.seen < ENTRIES_PER_CALL {
-        let (count, is_last) = replies.next_batch()?;
-        for index in 0..count {
-            let (key, value) = (replies.keys[index], replies.values[index]);
-            if has_flow(&key, &value) {
-                replies.counting += 1;
-                continue;
-            }
-            match replies.get(&key)? {
-                None => {}
-                Some(value) if has_flow(&key, &value) => replies.counting += 1,
-                Some(value) => {
-                    replies.remove(&key)?;
-                    if has_flow(&key, &value) {
-                        replies.put_back(&key, &value)?;
-                    } else {
-                        pass.deleted += 1;
-                    }
-                }
-            }
-        }
-        pass.seen += count as u64;
-        if is_last {
-            replies.counted = std::mem::take(&mut replies.counting);
-            break;
-        }
-    }
-    Ok(pass)
 }
 
 /// Whether a record counts no more, as the engine has it: too old for its class, or its backend

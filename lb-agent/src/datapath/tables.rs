@@ -14,8 +14,8 @@ use aya::{
 use lb_common::abi::{
     BACKEND_NONE, BackendCounters, BackendIdentity, BackendV4, BackendV6, FAMILY_V4, FAMILY_V6,
     Frontend, FrontendKeyV4, FrontendKeyV6, MAX_BACKENDS, MAX_SERVICES, Meta, NetU16, PATH_LOCAL,
-    PATH_ROUTED, PROTOCOL_ANY, PROTOCOL_TCP, PROTOCOL_UDP, RINGS_PER_SERVICE, RingDescriptor,
-    SCOPE_FRONT, ServiceIdentity, map_names, ring_number,
+    PATH_RECORDS_REPLIES, PATH_ROUTED, PROTOCOL_ANY, PROTOCOL_TCP, PROTOCOL_UDP, RINGS_PER_SERVICE,
+    RingDescriptor, SCOPE_FRONT, ServiceIdentity, map_names, ring_number,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -124,6 +124,8 @@ impl Tables {
             BackendPath::Local { ifindex } => (PATH_LOCAL, ifindex),
             BackendPath::Routed => (PATH_ROUTED, 0),
         };
+        // Nobody says yet which ports only we lead to, so no port has a default for its replies.
+        let path = path | PATH_RECORDS_REPLIES;
         let port = NetU16::new(backend.address.port());
         let KernelBackend { state, generation, .. } = *backend;
         // Nothing refers to the number. The state goes last all the same, with the address or after

@@ -25,7 +25,7 @@ pub use hash::flow_hash_v4;
 pub use parse::{
     ETHERNET_HEADER_BYTES, HeadersV4, Parsed, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, parse_v4,
 };
-pub use record::{commit, is_live};
+pub use record::{commit, is_fresh, is_live};
 
 use crate::abi::{
     BackendV4, FlowKeyV4, FlowRecord, Frontend, FrontendKeyV4, Limits, NetU32, Refusals,

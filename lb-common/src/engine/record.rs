@@ -25,7 +25,8 @@ pub fn is_live(record: &FlowRecord, backend: &BackendV4, limits: &Limits, now_ti
 
 /// Whether the client of a record was heard of within the time of its class.
 #[inline(always)]
-pub(super) fn is_fresh(class: u32, last_seen_tick: u32, limits: &Limits, now_tick: u32) -> bool {
+#[must_use]
+pub fn is_fresh(class: u32, last_seen_tick: u32, limits: &Limits, now_tick: u32) -> bool {
     let age_ticks = now_tick.wrapping_sub(last_seen_tick);
     let limit_ticks = match class {
         CLASS_HALF_OPEN | CLASS_ANSWERED => limits.half_open_ticks,

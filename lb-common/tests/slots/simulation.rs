@@ -267,6 +267,7 @@ impl Simulation {
                 }
             }
             Event::Finish => {
+                self.tally.publications += 1;
                 self.agent.finish(self.now, &mut self.tables);
                 self.note_slots();
                 self.check_plain_slots()?;
@@ -367,7 +368,9 @@ impl Simulation {
 
     /// From now on the flow is owed its backend: it is recorded, or its slot's default.
     fn promise(&mut self, index: usize) -> Result<(), Violation> {
-        if self.clients[index].is_promised {
+        let client = &self.clients[index];
+        let keeps = if client.is_tcp() { TAKES_OLD } else { TAKES_OLD_DATAGRAMS };
+        if client.is_promised || client.owner.is_none_or(|owner| !self.owns(owner, keeps)) {
             return Ok(());
         }
         if self.is_owned(index, self.current(index), true) {
@@ -434,6 +437,8 @@ impl Simulation {
         let before = self.before(index).filter(|_| self.clients[index].is_on_late_cpu());
         let is_late = before.is_some();
         if let Some(before) = before {
+            // As good as sent before the publication.
+            self.clients[index].publications = u64::MAX;
             self.tables.rings.insert(ring, before);
         } else {
             self.clients[index].seen_epoch = current.epoch();
