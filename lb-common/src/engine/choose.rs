@@ -236,7 +236,7 @@ fn consider<T: Tables>(
     known: &mut Known,
 ) {
     let Some(backend) = tables.backend_v4(record.backend) else { return };
-    known.is_live = is_live(&record, &backend, limits, context.now_tick) as u32;
+    known.is_live = u32::from(is_live(&record, &backend, limits, context.now_tick));
     known.number = record.backend;
     known.class = record.class;
     known.last_seen_tick = record.last_seen_tick;

@@ -117,7 +117,7 @@ fn forward<T: Tables>(
         reason: DropReason::None,
         backend: number,
         ifindex,
-        opens_flow: headers.is_syn() as u64,
+        opens_flow: u64::from(headers.is_syn()),
         edit: Some(Edit {
             side: Side::Destination,
             old_address: headers.destination,

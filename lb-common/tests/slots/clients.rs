@@ -157,7 +157,7 @@ impl Client {
                 let probes_lost = if self.random.percent(10) { 9 } else { 0 };
                 (7200 + probes_lost * 74) * SECOND + self.random.between(0, 262 * SECOND)
             }
-            Style::Bursts if self.sent % 4 != 0 => self.random.skewed(50, 3000),
+            Style::Bursts if !self.sent.is_multiple_of(4) => self.random.skewed(50, 3000),
             Style::Bursts => self.random.skewed(10 * SECOND, 7900 * SECOND),
         }
     }

@@ -80,12 +80,13 @@ pub(crate) enum Change {
     Neighbour,
 }
 
-/// A random history of so many hours.
-pub(crate) fn history(seed: u64, hours: u64) -> Vec<(u64, Change)> {
+/// A random history of so many hours, with a change in so many milliseconds.
+pub(crate) fn history(seed: u64, hours: u64, pace: Option<u64>) -> Vec<(u64, Change)> {
     let mut random = Random::new(seed, 1);
     let mut changes = Vec::new();
     let mut now = 0;
-    let pace = [20 * MINUTE, 8 * MINUTE, 90 * SECOND][(random.next() % 3) as usize];
+    let usual = [20 * MINUTE, 8 * MINUTE, 90 * SECOND][(random.next() % 3) as usize];
+    let pace = pace.unwrap_or(usual);
     while now < hours * HOUR {
         now += random.skewed(200, pace * 2);
         let in_burst = if random.percent(20) { random.between(2, 5) } else { 1 };

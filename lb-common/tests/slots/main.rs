@@ -14,9 +14,10 @@ mod simulation;
 use lb_common::rules::{Rule, set_broken};
 use simulation::{Setup, Tally, Violation, run};
 
-const SEEDS: u64 = 80;
+const SEEDS: u64 = 60;
 /// Histories in which a broken rule must show.
-const SEEDS_PER_RULE: u64 = 120;
+const SEEDS_PER_RULE: u64 = 60;
+const DATAGRAM_SEEDS_PER_RULE: u64 = 300;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -30,10 +31,12 @@ fn every_live_flow_is_recorded_or_its_slots_defaults() {
     };
     let mut total = Tally::default();
     for seed in seeds.clone() {
-        match run(&Setup::new(seed)) {
-            Ok(tally) => total += tally,
-            Err((violation, _)) => {
-                panic!("seed {seed}: {violation:?}\n{}", shrink::shrunk(seed, &violation))
+        for setup in [Setup::new(seed), Setup::datagrams(seed)] {
+            match run(&setup) {
+                Ok(tally) => total += tally,
+                Err((violation, _)) => {
+                    panic!("seed {seed}: {violation:?}\n{}", shrink::shrunk(setup, &violation))
+                }
             }
         }
     }
@@ -46,11 +49,12 @@ fn every_rule_is_needed() {
     let mut missed = Vec::new();
     for rule in Rule::ALL {
         match first_violation(*rule) {
-            Some((seed, violation)) => {
-                println!("{:<28} seed {seed:>3}: {:?}", format!("{rule:?}"), violation.what);
+            Some((setup, violation)) => {
+                let (name, seed) = (format!("{rule:?}"), setup.seed);
+                println!("{name:<28} seed {seed:>3}: {:?}", violation.what);
                 if number("LB_TRACES").is_some() {
                     set_broken(Some(*rule));
-                    println!("{}", shrink::shrunk(seed, &violation));
+                    println!("{}", shrink::shrunk(setup, &violation));
                     set_broken(None);
                 }
             }
@@ -61,13 +65,19 @@ fn every_rule_is_needed() {
 }
 
 /// The first history that a broken rule breaks, and no other cause.
-fn first_violation(rule: Rule) -> Option<(u64, Violation)> {
-    (0..SEEDS_PER_RULE).find_map(|seed| {
-        let setup = Setup::new(seed);
+fn first_violation(rule: Rule) -> Option<(Setup, Violation)> {
+    let setups = (0..SEEDS_PER_RULE)
+        .map(Setup::new)
+        .chain((0..DATAGRAM_SEEDS_PER_RULE).map(Setup::datagrams));
+    for setup in setups {
         set_broken(Some(rule));
         let result = run(&setup);
         set_broken(None);
-        let violation = result.err()?.0;
-        run(&setup).is_ok().then_some((seed, violation))
-    })
+        if let Err((violation, _)) = result
+            && run(&setup).is_ok()
+        {
+            return Some((setup, violation));
+        }
+    }
+    None
 }

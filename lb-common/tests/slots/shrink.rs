@@ -7,8 +7,7 @@ use crate::simulation::{Setup, Violation, run};
 const TIME_MAX: Duration = Duration::from_secs(20);
 
 /// The trace of the smallest history that was found.
-pub(crate) fn shrunk(seed: u64, violation: &Violation) -> String {
-    let mut setup = Setup::new(seed);
+pub(crate) fn shrunk(mut setup: Setup, violation: &Violation) -> String {
     setup.changes.retain(|(at, _)| *at <= violation.at);
     let still_fails =
         |setup: &Setup| run(setup).is_err_and(|(found, _)| found.what == violation.what);

@@ -58,9 +58,23 @@ impl Setup {
             half_open_per_tick,
             hold_seconds: [0, 60][(random.next() % 2) as usize],
             order: [Order::StatesFirst, Order::RingsFirst][(random.next() % 2) as usize],
-            changes: history(seed, change_hours),
+            changes: history(seed, change_hours, None),
             clients: (0..TCP_CLIENTS + UDP_CLIENTS).collect(),
             traced: None,
+        }
+    }
+
+    /// Only UDP and many changes: what goes wrong in the moment between the halves of a publication.
+    pub(crate) fn datagrams(seed: u64) -> Self {
+        Self {
+            change_hours: 4,
+            quiet_hours: 3,
+            changes: history(seed, 4, Some(20 * SECOND)),
+            clients: (TCP_CLIENTS..TCP_CLIENTS + UDP_CLIENTS).collect(),
+            records_max: 1000,
+            half_open_max: 1000,
+            half_open_per_tick: 1000,
+            ..Self::new(seed)
         }
     }
 
@@ -254,7 +268,7 @@ impl Simulation {
                 if self.now >= self.paused_until {
                     self.tally.publications += 1;
                     if self.agent.plan(self.now, &mut self.cluster, &mut self.tables) {
-                        let gap = self.random.skewed(1, 300);
+                        let gap = self.random.skewed(1, 900);
                         self.schedule(gap, Event::Finish);
                     }
                     self.note_slots();
