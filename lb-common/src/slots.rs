@@ -143,15 +143,35 @@ fn is_held(slot: Slot, moment: &Moment) -> bool {
 
 /// Whether every flow of `old` has either sent a packet that was recorded, or is over.
 fn is_over(slot: Slot, moment: &Moment) -> bool {
-    let Moment { now_tick, refused_tick, times } = *moment;
+    // A tick more, since both ends are rounded down.
+    quiet_ticks(slot, moment) > moment.times.settle_ticks + moment.times.grace_ticks
+}
+
+/// Ticks for which every flow of `old` that was seen was recorded.
+fn quiet_ticks(slot: Slot, moment: &Moment) -> u32 {
+    let Moment { now_tick, refused_tick, .. } = *moment;
     let moving_ticks = slot.age_ticks(now_tick);
-    let quiet_ticks = if refused_tick == 0 || is_broken(Rule::RefusalPostponesSettling) {
+    if refused_tick == 0 || is_broken(Rule::RefusalPostponesSettling) {
         moving_ticks
     } else {
         moving_ticks.min(now_tick.wrapping_sub(refused_tick))
+    }
+}
+
+/// Ticks until a timer of the slot is due, counted from `moment`, at least one; `None`: it has none.
+/// Refusals may postpone it. That `old` goes, and what a scan finds, are events and no timers.
+#[must_use]
+pub fn ticks_until_due(slot: Slot, moment: &Moment) -> Option<u32> {
+    if slot.state() != SLOT_MOVING {
+        return None;
+    }
+    let ticks = if slot.old() == BACKEND_NONE {
+        moment.times.hold_ticks.saturating_sub(slot.ticks_since_change(moment.now_tick))
+    } else {
+        let due_ticks = moment.times.settle_ticks + moment.times.grace_ticks + 1;
+        due_ticks.saturating_sub(quiet_ticks(slot, moment))
     };
-    // A tick more, since both ends are rounded down.
-    quiet_ticks > times.settle_ticks + times.grace_ticks
+    Some(ticks.max(1))
 }
 
 fn allows_plain(slot: Slot, finding: Finding) -> bool {
@@ -224,12 +244,12 @@ pub fn sweep(
     match slot {
         None => Sweep::Delete,
         Some(slot) if slot.state() == SLOT_MOVING => Sweep::Ignore,
+        // A record of a plain slot is one that a CPU wrote which still saw it moving, or that a ring
+        // before this one has left; it must be gone before the slot moves again.
+        Some(slot) if slot.state() == SLOT_PLAIN => Sweep::Delete,
         // Whoever still sees the slot moving needs the record.
         Some(slot) if !readers_are_gone(slot, now_tick) => Sweep::Keep,
         Some(slot) if slot.cur() == record.backend => Sweep::Delete,
-        // A record of a plain slot is one that a CPU wrote which still saw it moving; it must be
-        // gone before the slot moves again.
-        Some(slot) if slot.state() == SLOT_PLAIN => Sweep::Delete,
         Some(_) => Sweep::Keep,
     }
 }
