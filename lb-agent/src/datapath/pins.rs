@@ -20,7 +20,7 @@ use aya::{
     maps::{MapData, MapInfo},
 };
 use aya_obj::generated::bpf_map_type;
-use lb_common::abi::{ABI_VERSION, Limits, Meta, map_names};
+use lb_common::abi::{ABI_VERSION, Meta, map_names};
 
 use super::{
     mapped::MappedArray,
@@ -169,10 +169,7 @@ fn write_meta(ebpf: &mut Ebpf, options: &Options) -> anyhow::Result<()> {
     };
     let map = ebpf.map_mut(map_names::META).context("the embedded BPF object has no `META`")?;
     let mut meta = aya::maps::Array::<_, Meta>::try_from(map)?;
-    let cpus = aya::util::nr_cpus()
-        .map_err(|(path, error)| anyhow::anyhow!("{path}: {error}"))
-        .context("counting the CPUs")?;
-    let limits = Limits::with_cpus(u32::try_from(cpus).unwrap_or(u32::MAX));
+    let limits = options.times.limits(super::cpus()?);
     meta.set(0, Meta { abi_version: ABI_VERSION, flags: 0, hash_seed, limits }, 0)?;
     Ok(())
 }
