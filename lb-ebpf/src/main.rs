@@ -13,6 +13,7 @@ mod fib;
 mod maps;
 mod tc;
 mod trace;
+mod window;
 mod xdp;
 
 /// Never called: a reachable panic leaves a function that cannot end, which the build refuses and

@@ -17,7 +17,7 @@ use lb_common::{
     },
 };
 
-use crate::{count, fib, maps::Maps, trace};
+use crate::{count, fib, maps::Maps, trace, window};
 
 /// `pkt_type` of a frame whose receiver is this interface.
 const PACKET_HOST: u32 = 0;
@@ -153,11 +153,7 @@ impl TcPacket {
 
     #[inline(always)]
     fn pointer<const N: usize>(&self, offset: usize) -> Option<*mut [u8; N]> {
-        let start = self.ctx.data() + offset;
-        if start + N > self.ctx.data_end() {
-            return None;
-        }
-        Some(start as *mut [u8; N])
+        window::pointer(self.ctx.data(), self.ctx.data_end(), offset)
     }
 }
 

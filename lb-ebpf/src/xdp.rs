@@ -25,7 +25,7 @@ use crate::{
     count, fib,
     fib::NextHop,
     maps::{Maps, XDP_EGRESS},
-    trace,
+    trace, window,
 };
 
 /// Packets from clients, and replies of routed backends.
@@ -98,11 +98,7 @@ struct XdpPacket {
 impl XdpPacket {
     #[inline(always)]
     fn pointer<const N: usize>(&self, offset: usize) -> Option<*mut [u8; N]> {
-        let start = self.ctx.data() + offset;
-        if start + N > self.ctx.data_end() {
-            return None;
-        }
-        Some(start as *mut [u8; N])
+        window::pointer(self.ctx.data(), self.ctx.data_end(), offset)
     }
 
     /// Source, destination and type of service.
@@ -172,9 +168,7 @@ impl Packet for XdpPacket {
     /// By arithmetic: `has_partial_checksum` has kept back what is not complete.
     #[inline(always)]
     fn fix_l4_checksum(&mut self, offset: usize, change: Change) -> Result<(), EditError> {
-        let field = self.window_mut::<2>(offset).ok_or(EditError)?;
-        let sum = checksum::add(change.pseudo, change.payload);
-        *field = checksum::apply(u16::from_ne_bytes(*field), sum).to_ne_bytes();
+        checksum::rewrite(self.window_mut::<2>(offset).ok_or(EditError)?, change);
         Ok(())
     }
 }

@@ -5,36 +5,12 @@ use std::path::PathBuf;
 use anyhow::ensure;
 use lb_common::abi::{DEFAULT_RECORDS, DEFAULT_RING_SLOTS, RING_SIZES};
 
+pub use crate::config::{TcMode, XdpMode};
+
 /// As many as a ring descriptor can point to.
 const RING_SLOTS_MAX: u32 = 1 << 28;
 /// Sixteen millions take about 2 GiB per family.
 const RECORDS_MAX: u32 = 1 << 24;
-
-/// How XDP is used on one front interface.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum XdpMode {
-    /// Native on a physical NIC whose driver can, off on everything else.
-    #[default]
-    Auto,
-    /// In the driver; a driver that cannot is reported.
-    Native,
-    /// In the stack, for tests and for NICs without native XDP.
-    Generic,
-    /// Not at all.
-    Off,
-}
-
-/// How programs are attached to TC ingress.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum TcMode {
-    /// TCX where the kernel has it, else a clsact filter; found out by trying.
-    #[default]
-    Auto,
-    /// TCX links only.
-    Tcx,
-    /// Filters on the clsact qdisc only.
-    Clsact,
-}
 
 /// An interface on which clients' packets arrive.
 #[derive(Clone, PartialEq, Eq, Debug)]

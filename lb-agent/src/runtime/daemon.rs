@@ -20,7 +20,7 @@ use crate::{
         server::{Server, Source},
         types::{ProviderState, View},
     },
-    config::{Balancer, Config, TcMode, XdpMode},
+    config::{Balancer, Config},
     datapath::{self, Datapath},
     labels, netlink, plan,
     provider::{ProviderEvent, docker, file},
@@ -334,7 +334,7 @@ fn datapath_options(config: &Config) -> anyhow::Result<datapath::Options> {
     }
     let fronts = names.into_iter().map(|name| {
         let xdp = config.xdp.interfaces.get(&name).copied().unwrap_or(config.xdp.mode);
-        datapath::FrontInterface { name, xdp: xdp_mode(xdp) }
+        datapath::FrontInterface { name, xdp }
     });
     Ok(datapath::Options { fronts: fronts.collect(), ..uninstall_options(config) })
 }
@@ -345,23 +345,10 @@ fn uninstall_options(config: &Config) -> datapath::Options {
         pin_path: config.pin_path.clone(),
         state_path: config.state_path.clone(),
         fronts: Vec::new(),
-        tc_mode: match config.tc.mode {
-            TcMode::Auto => datapath::TcMode::Auto,
-            TcMode::Tcx => datapath::TcMode::Tcx,
-            TcMode::Clsact => datapath::TcMode::Clsact,
-        },
+        tc_mode: config.tc.mode,
         ring_slots: config.tables.ring_slots,
         records: config.tables.records,
         hash_seed: config.hash_seed,
-    }
-}
-
-fn xdp_mode(mode: XdpMode) -> datapath::XdpMode {
-    match mode {
-        XdpMode::Auto => datapath::XdpMode::Auto,
-        XdpMode::Native => datapath::XdpMode::Native,
-        XdpMode::Generic => datapath::XdpMode::Generic,
-        XdpMode::Off => datapath::XdpMode::Off,
     }
 }
 
@@ -370,7 +357,7 @@ mod tests {
     use insta::{assert_debug_snapshot, assert_snapshot};
 
     use super::*;
-    use crate::api::types::ProviderView;
+    use crate::{api::types::ProviderView, config::XdpMode};
 
     /// Takes events until the claims of the file, which come last.
     async fn told(events: &mut mpsc::Receiver<Event>) -> Vec<&'static str> {
@@ -467,6 +454,6 @@ mod tests {
         config.xdp.mode = XdpMode::Off;
         let options = datapath_options(&config).expect("interfaces are named");
         let modes: Vec<_> = options.fronts.iter().map(|front| front.xdp).collect();
-        assert_eq!(modes, [datapath::XdpMode::Off, datapath::XdpMode::Native]);
+        assert_eq!(modes, [XdpMode::Off, XdpMode::Native]);
     }
 }

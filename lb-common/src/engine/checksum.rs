@@ -47,6 +47,13 @@ pub const fn apply(checksum: u16, difference: u32) -> u16 {
     !fold(add(!checksum as u32 & 0xffff, difference))
 }
 
+/// Brings a complete checksum of TCP or UDP in line with a change.
+#[inline(always)]
+pub const fn rewrite(field: &mut [u8; 2], change: Change) {
+    let sum = add(change.pseudo, change.payload);
+    *field = apply(u16::from_ne_bytes(*field), sum).to_ne_bytes();
+}
+
 /// Whether a difference leaves every checksum as it is.
 #[inline(always)]
 #[must_use]

@@ -36,9 +36,7 @@ impl Packet for HostPacket {
         offset: usize,
         change: checksum::Change,
     ) -> Result<(), EditError> {
-        let field = self.window_mut::<2>(offset).ok_or(EditError)?;
-        let sum = checksum::add(change.pseudo, change.payload);
-        *field = checksum::apply(u16::from_ne_bytes(*field), sum).to_ne_bytes();
+        checksum::rewrite(self.window_mut::<2>(offset).ok_or(EditError)?, change);
         Ok(())
     }
 }
