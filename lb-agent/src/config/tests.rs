@@ -5,7 +5,7 @@ use std::{fmt::Write as _, net::SocketAddr, path::PathBuf};
 use insta::assert_snapshot;
 use proptest::prelude::*;
 
-use super::{Balancer, Config, TcMode, XdpMode};
+use super::{Balancer, Config, TcMode, TimesConfig, XdpMode};
 
 const FULL: &str = r#"
 front = ["eth0", "bond0.100"]
@@ -27,6 +27,14 @@ resync_seconds = 5
 [tables]
 ring_slots = 1048576
 records = 4096
+[times]
+settle_seconds = 1000
+record_seconds = 900
+half_open_seconds = 70
+closing_seconds = 100
+hold_seconds = 0
+grace_seconds = 5
+udp_seconds = 190
 [[balancer]]
 name = "slb_redis_app"
 id = "lb-2ze8"
@@ -62,6 +70,16 @@ fn every_key_is_understood() {
     assert_eq!(config.docker.endpoint, "unix:///run/docker.sock");
     assert_eq!(config.docker.resync_seconds, 5);
     assert_eq!((config.tables.ring_slots, config.tables.records), (1_048_576, 4096));
+    let times = TimesConfig {
+        settle_seconds: 1000,
+        record_seconds: 900,
+        half_open_seconds: 70,
+        closing_seconds: 100,
+        hold_seconds: 0,
+        grace_seconds: 5,
+        udp_seconds: 190,
+    };
+    assert_eq!(config.times, times);
     let redis = Balancer {
         name: "slb_redis_app".to_owned(),
         id: Some("lb-2ze8".to_owned()),
@@ -69,7 +87,7 @@ fn every_key_is_understood() {
     };
     assert_eq!(config.balancers[0], redis);
     let [web] = &config.services[..] else { panic!("{:?}", config.services) };
-    assert_eq!((web.name.as_str(), web.ring_size, web.line), ("web", Some(4093), 30));
+    assert_eq!((web.name.as_str(), web.ring_size, web.line), ("web", Some(4093), 38));
     assert_eq!(web.frontends[0].to_string(), "tcp://192.0.2.10:80");
     let backends: Vec<(SocketAddr, u16)> =
         web.backends.iter().map(|backend| (backend.address, backend.weight)).collect();
@@ -130,7 +148,7 @@ fn unknown_keys_and_wrong_types_are_refused_with_their_place() {
         "hash_seed = -1",
     ]);
     assert_snapshot!(shown, @r#"
-    lb.toml:2:1: unknown key `fornt`; known keys here: `front`, `pin_path`, `state_path`, `hash_seed`, `xdp`, `tc`, `api`, `docker`, `tables`, `balancer`, `service`
+    lb.toml:2:1: unknown key `fornt`; known keys here: `front`, `pin_path`, `state_path`, `hash_seed`, `xdp`, `tc`, `api`, `docker`, `tables`, `times`, `balancer`, `service`
     lb.toml:3:3: unknown key `modus`; known keys here: `mode`, `interfaces`
     lb.toml:2:8: unknown value `fast`; allowed: `auto`, `native`, `generic`, `off`
     lb.toml:1:1: wanted exactly 1 element, found 0 elements
@@ -145,6 +163,15 @@ fn unknown_keys_and_wrong_types_are_refused_with_their_place() {
 }
 
 #[test]
+fn slots_settle_no_earlier_than_records_end() {
+    let settle = |text: &str| Config::parse(text, "lb.toml").unwrap().times.settle_seconds;
+    assert_eq!(settle(""), 8400);
+    assert_eq!(settle("[times]\nrecord_seconds = 600"), 8400);
+    assert_eq!(settle("[times]\nrecord_seconds = 9000"), 9000);
+    assert_eq!(settle("[times]\nrecord_seconds = 600\nsettle_seconds = 600"), 600);
+}
+
+#[test]
 fn wrong_values_are_refused_with_their_place() {
     let shown = check(&[
         "front = ['eth0', 'eth0', 'a/b', 'far-too-long-a-name', '']",
@@ -154,6 +181,8 @@ fn wrong_values_are_refused_with_their_place() {
         "[docker]\nendpoint = 'tcp://10.0.0.1:2375'\nresync_seconds = 0",
         "[tables]\nring_slots = 1021\nrecords = 0",
         "[tables]\nring_slots = 4294967296",
+        "[times]\nsettle_seconds = 7200\nrecord_seconds = 8400",
+        "[times]\nsettle_seconds = 59\nhold_seconds = 541\nudp_seconds = 0",
         "[xdp.interfaces]\n'a b' = 'native'",
     ]);
     assert_snapshot!(shown, @"
@@ -170,6 +199,10 @@ fn wrong_values_are_refused_with_their_place() {
     lb.toml:2:14: `ring_slots` is 1021; it must be from 2042 to 268435456
     lb.toml:3:11: `records` is 0; it must be from 1 to 33554432
     lb.toml:2:14: `ring_slots` is 4294967296; it must be from 2042 to 268435456
+    lb.toml:2:18: `settle_seconds` is 7200, less than the 8400 of `record_seconds`: connections that are idle for longer would lose their backend; make it at least as long
+    lb.toml:2:18: `settle_seconds` is 59; it must be from 60 to 1209600
+    lb.toml:3:16: `hold_seconds` is 541; it must be from 0 to 540
+    lb.toml:4:15: `udp_seconds` is 0; it must be from 1 to 86400
     lb.toml:2:9: `a b` is no interface name; write it as `ip link` shows it, at most 15 characters
     ");
 }

@@ -13,7 +13,7 @@ use toml::Spanned;
 
 use super::{
     ApiConfig, Balancer, Config, ConfigError, DockerConfig, Problem, StaticBackend, StaticService,
-    TablesConfig, TcConfig, XdpConfig,
+    TablesConfig, TcConfig, TimesConfig, XdpConfig,
     address::{parse_backend, parse_frontend, usable_address},
     error::Lines,
     raw,
@@ -37,6 +37,11 @@ const RECORDS_MAX: u32 = 32 * 1024 * 1024;
 /// Problems after which the rest is not listed.
 const PROBLEMS_MAX: usize = 100;
 const DAY_SECONDS: u32 = 24 * 3600;
+/// Slots count to 52 days.
+const SETTLE_SECONDS_MAX: u32 = 14 * DAY_SECONDS;
+/// Slots count the time since their last change to 18 minutes; half of that is left for the agent to
+/// be late.
+const HOLD_SECONDS_MAX: u32 = 540;
 
 pub(super) fn parse(text: &str, file_name: &str) -> Result<Config, ConfigError> {
     let file: raw::File =
@@ -88,6 +93,7 @@ impl Checker<'_> {
             api: self.api(file.api, state_path.join("api.sock"), defaults.api.group),
             docker: self.docker(file.docker),
             tables: self.tables(file.tables),
+            times: self.times(file.times),
             balancers,
             services,
             state_path,
@@ -212,6 +218,63 @@ impl Checker<'_> {
                 defaults.ring_slots,
             ),
             records: self.number(tables.records, "records", 1..=RECORDS_MAX, defaults.records),
+        }
+    }
+
+    fn times(&mut self, times: raw::Times) -> TimesConfig {
+        let defaults = TimesConfig::default();
+        let idle = 60..=SETTLE_SECONDS_MAX;
+        let record_seconds = self.number(
+            times.record_seconds,
+            "record_seconds",
+            idle.clone(),
+            defaults.record_seconds,
+        );
+        let settle_span = times.settle_seconds.as_ref().map(Spanned::span);
+        let settle_default = defaults.settle_seconds.max(record_seconds);
+        let settle_seconds =
+            self.number(times.settle_seconds, "settle_seconds", idle, settle_default);
+        if let Some(span) = settle_span.filter(|_| settle_seconds < record_seconds) {
+            let message = format!(
+                "`settle_seconds` is {settle_seconds}, less than the {record_seconds} of \
+                 `record_seconds`: connections that are idle for longer would lose their backend; \
+                 make it at least as long"
+            );
+            self.problem(span, message);
+        }
+        TimesConfig {
+            settle_seconds,
+            record_seconds,
+            half_open_seconds: self.number(
+                times.half_open_seconds,
+                "half_open_seconds",
+                5..=600,
+                defaults.half_open_seconds,
+            ),
+            closing_seconds: self.number(
+                times.closing_seconds,
+                "closing_seconds",
+                5..=3600,
+                defaults.closing_seconds,
+            ),
+            hold_seconds: self.number(
+                times.hold_seconds,
+                "hold_seconds",
+                0..=HOLD_SECONDS_MAX,
+                defaults.hold_seconds,
+            ),
+            grace_seconds: self.number(
+                times.grace_seconds,
+                "grace_seconds",
+                0..=3600,
+                defaults.grace_seconds,
+            ),
+            udp_seconds: self.number(
+                times.udp_seconds,
+                "udp_seconds",
+                1..=DAY_SECONDS,
+                defaults.udp_seconds,
+            ),
         }
     }
 
