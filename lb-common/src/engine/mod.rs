@@ -14,6 +14,9 @@ mod hash;
 pub mod host;
 mod parse;
 mod record;
+#[cfg(test)]
+mod testing;
+pub mod wire;
 
 pub use decide::{front_v4, reply_v4};
 pub use decision::{Decision, Record, RecordChange};
