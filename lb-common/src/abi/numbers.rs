@@ -68,6 +68,44 @@ drop_reasons! {
     TupleCollision = 10, "tuple_collision";
     /// Forwarding is switched off on the interface (`net.ipv4.conf.*.forwarding`).
     ForwardingDisabled = 11, "forwarding_disabled";
+    /// The IPv6 header contradicts itself or the packet: version or payload length.
+    Ipv6HeaderInvalid = 12, "ipv6_header_invalid";
+    /// An IPv6 extension header is cut off, comes twice, or is where it must not be.
+    Ipv6ExtensionInvalid = 13, "ipv6_extension_invalid";
+    /// More IPv6 extension headers than are followed, in number or bytes.
+    Ipv6TooDeeplyNested = 14, "ipv6_too_deeply_nested";
+    /// An IPv6 routing header wants the VIP to send the packet on to somewhere else.
+    Ipv6RoutingHeader = 15, "ipv6_routing_header";
+    /// The UDP header is cut off or its length is impossible.
+    UdpHeaderInvalid = 16, "udp_header_invalid";
+    /// The header of an ICMP or `ICMPv6` message is cut off.
+    IcmpHeaderInvalid = 17, "icmp_header_invalid";
+    /// An ICMP or `ICMPv6` message in fragments.
+    IcmpFragmented = 18, "icmp_fragmented";
+    /// The packet that an ICMP error quotes is cut off, broken, or not the error's receiver's.
+    IcmpEmbeddedInvalid = 19, "icmp_embedded_invalid";
+    /// The packet that an ICMP error quotes is neither TCP nor UDP, or a fragment without ports.
+    IcmpEmbeddedUnserved = 20, "icmp_embedded_unserved";
+    /// A fragment is empty, no multiple of eight bytes, or reaches beyond the longest packet.
+    FragmentInvalid = 21, "fragment_invalid";
+    /// A first fragment does not hold the whole transport header.
+    FragmentTiny = 22, "fragment_tiny";
+    /// A later fragment would overwrite the transport header.
+    FragmentOverlap = 23, "fragment_overlap";
+    /// Source and destination address are the same.
+    Land = 24, "land";
+    /// No host can have the source address: unspecified, loopback, multicast, reserved.
+    SourceImpossible = 25, "source_impossible";
+    /// The source address is a VIP of this node: our own output came back, or the packet is forged.
+    SourceIsVip = 26, "source_is_vip";
+    /// Neither TCP nor UDP nor an ICMP message that means something to a VIP.
+    ProtocolNotBalanced = 27, "protocol_not_balanced";
+    /// The VIP has no frontend at this port.
+    NoFrontend = 28, "no_frontend";
+    /// The packet exceeds the MTU of the way ahead.
+    TooBig = 29, "too_big";
+    /// An echo request with IP options or extension headers.
+    EchoUnanswerable = 30, "echo_unanswerable";
 }
 
 /// Entries in the per-CPU array `DROPS`; room for reasons to come.

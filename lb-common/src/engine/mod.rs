@@ -16,6 +16,9 @@ pub mod host;
 mod parse;
 mod record;
 mod reply;
+#[cfg(test)]
+mod testing;
+pub mod wire;
 
 pub use choose::{Choice, PacketKind, choose};
 pub use decide::{front_v4, reply_v4};
