@@ -17,10 +17,10 @@
 
 use crate::{
     abi::{
-        BACKEND_NONE, BackendV4, FlowRecord, Limits, SLOT_CHANGE_TICKS_MAX, SLOT_MOVING,
-        SLOT_PLAIN, SLOT_SETTLED, Slot, ticks_from_seconds,
+        BACKEND_NONE, FlowRecord, Limits, SLOT_CHANGE_TICKS_MAX, SLOT_MOVING, SLOT_PLAIN,
+        SLOT_SETTLED, Slot, ticks_from_seconds,
     },
-    engine::is_live,
+    engine::{Backend, is_live},
     rules::{Rule, is_broken},
 };
 
@@ -231,9 +231,9 @@ pub enum Sweep {
 
 /// What a scan does with a record of `slot` (`None`: its frontend is no more).
 #[must_use]
-pub fn sweep(
+pub fn sweep<A>(
     record: &FlowRecord,
-    backend: &BackendV4,
+    backend: &Backend<A>,
     slot: Option<Slot>,
     limits: &Limits,
     now_tick: u32,

@@ -3,13 +3,14 @@
 
 use lb_common::{
     abi::{
-        BackendV4, DropReason, Frontend, FrontendKeyV4, Limits, NetU16, PROTOCOL_ANY, PROTOCOL_TCP,
-        RingDescriptor, SCOPE_FRONT, Slot, TAKES_NEW, TAKES_OLD, Verdict,
+        BackendV4, DropReason, Frontend, FrontendKeyV4, Limits, NetU16, NetU32, PROTOCOL_ANY,
+        PROTOCOL_TCP, RingDescriptor, SCOPE_FRONT, Slot, TAKES_NEW, TAKES_OLD, Verdict,
     },
     engine::{
-        Context, Parsed, checksum, front_v4,
+        Context, EditKind, Family, checksum, front,
         host::{HostPacket, HostTables, run},
-        parse_v4, reply_v4,
+        reply,
+        wire::Kind,
     },
 };
 use proptest::prelude::*;
@@ -18,7 +19,7 @@ const CONTEXT: Context =
     Context { now_tick: 1000, ingress_ifindex: 1, hash_seed: 7, meta_flags: 1 };
 
 /// Every address whose bytes are 10.0.0.x is a VIP with port 80.
-fn tables() -> HostTables {
+fn tables() -> HostTables<NetU32> {
     let mut tables = HostTables {
         rings: [(0, RingDescriptor::new(0, 1, 1))].into(),
         slots: vec![Slot::plain(1)],
@@ -32,7 +33,7 @@ fn tables() -> HostTables {
                 protocol,
                 scope: SCOPE_FRONT,
             };
-            tables.frontends_v4.insert(key, Frontend::default());
+            tables.frontends.insert(key, Frontend::default());
         }
     }
     let backend = BackendV4 {
@@ -42,7 +43,7 @@ fn tables() -> HostTables {
         ifindex: 3,
         ..BackendV4::default()
     };
-    tables.backends_v4.insert(1, backend);
+    tables.backends.insert(1, backend);
     tables
 }
 
@@ -73,20 +74,18 @@ fn check(bytes: &[u8]) -> Result<(), TestCaseError> {
     let tables = tables();
     for is_front in [true, false] {
         let mut packet = HostPacket(bytes.to_vec());
-        let decision = run(&mut packet, &tables, &CONTEXT, |packet, tables, context| {
-            if is_front {
-                front_v4(packet, tables, context)
-            } else {
-                reply_v4(packet, tables, context)
-            }
-        });
+        let decide = if is_front { front } else { reply };
+        let Some(decision) = run(&mut packet, &tables, &CONTEXT, decide) else {
+            prop_assert_eq!(&packet.0[..], bytes);
+            continue;
+        };
         prop_assert_eq!(decision.reason != DropReason::None, decision.verdict == Verdict::Drop);
-        if decision.edit.is_none() {
+        if decision.edit == EditKind::None {
             prop_assert_eq!(&packet.0[..], bytes);
             continue;
         }
         // What was forwarded is still a packet, and its header checksum moved as its bytes did.
-        prop_assert!(matches!(parse_v4(&packet), Parsed::Tcp(_)));
+        prop_assert!(NetU32::parse(&packet, 14).kind == Kind::Tcp);
         let sum = |bytes: &[u8]| {
             let header_bytes = usize::from(bytes[14] & 15) * 4;
             checksum::fold(checksum::sum(&bytes[14..14 + header_bytes]))

@@ -10,12 +10,12 @@ use lb_common::{
         BackendCounters, BackendIdentity, BackendV4, BackendV6, DEFAULT_HALF_OPEN_RECORDS,
         DEFAULT_RECORDS, DEFAULT_RING_SLOTS, DROP_REASON_SLOTS, FlowKeyV4, FlowKeyV6, FlowRecord,
         Frontend, FrontendKeyV4, FrontendKeyV6, HOOK_COUNT, HalfOpenRate, Limits, MAX_BACKENDS,
-        MAX_FRONTENDS, MAX_LOCAL, MAX_SERVICES, MAX_XDP_IFINDEX, Meta, NetU32, RINGS_PER_SERVICE,
+        MAX_FRONTENDS, MAX_LOCAL, MAX_SERVICES, MAX_XDP_IFINDEX, Meta, NetAddr6, NetU32, RINGS_PER_SERVICE,
         Refusals, ReplyDefaultKeyV4, ReplyDefaultKeyV6, ReplyDefaultV4, ReplyDefaultV6, ReplyKeyV4,
         ReplyKeyV6, ReplyRecordV4, ReplyRecordV6, RingDescriptor, ServiceIdentity, Slot,
         VERDICT_SLOTS,
     },
-    engine::{TableFull, Tables},
+    engine::{Backend, Decision, Family, TableFull, Tables},
 };
 
 const MAPPED: usize = BPF_F_MMAPABLE as usize;
@@ -70,6 +70,8 @@ pub static REPLY_DEFAULTS_V6: HashMap<ReplyDefaultKeyV6, ReplyDefaultV6, BACKEND
 #[btf_map]
 pub static LOCAL_V4: LpmTrie<NetU32, u32, { MAX_LOCAL as usize }> = LpmTrie::new();
 #[btf_map]
+pub static LOCAL_V6: LpmTrie<NetAddr6, u32, { MAX_LOCAL as usize }> = LpmTrie::new();
+#[btf_map]
 pub static REFUSALS: Array<Refusals, RINGS_LEN, MAPPED> = Array::new();
 #[btf_map]
 pub static HALF_OPEN_RATE: PerCpuArray<HalfOpenRate, 1> = PerCpuArray::new();
@@ -82,20 +84,149 @@ pub static VERDICTS: PerCpuArray<u64, VERDICTS_LEN> = PerCpuArray::new();
 #[btf_map]
 pub static XDP_EGRESS: Array<u64, { MAX_XDP_IFINDEX as usize }, MAPPED> = Array::new();
 
+
+/// What is being decided on a packet, which is too large for the stack. A program is not interrupted
+/// by another of its kind on its CPU, and none reads what another has left there.
+#[btf_map]
+static DECISION_V4: PerCpuArray<Decision<NetU32>, 1> = PerCpuArray::new();
+#[btf_map]
+static DECISION_V6: PerCpuArray<Decision<NetAddr6>, 1> = PerCpuArray::new();
+
+/// The maps of a family.
+pub trait FamilyMaps: Family {
+    /// Where this CPU decides.
+    fn decision() -> Option<&'static mut Decision<Self>>;
+    /// Looks up `FRONTENDS_*`.
+    fn frontend(key: &Self::FrontendKey) -> Option<Frontend>;
+    /// Looks up `BACKENDS_*`.
+    fn backend_record(number: u32) -> Option<&'static Self::BackendRecord>;
+    /// `FLOWS_*`.
+    fn flows() -> &'static HashMap<Self::FlowKey, FlowRecord, RECORDS>;
+    /// `HALF_FLOWS_*`.
+    fn half_flows() -> &'static LruHashMap<Self::FlowKey, FlowRecord, HALF_OPEN_RECORDS>;
+    /// `REPLIES_*`.
+    fn replies() -> &'static HashMap<Self::ReplyKey, Self::ReplyRecord, RECORDS>;
+    /// `HALF_REPLIES_*`.
+    fn half_replies() -> &'static LruHashMap<Self::ReplyKey, Self::ReplyRecord, HALF_OPEN_RECORDS>;
+    /// `REPLY_DEFAULTS_*`.
+    fn reply_defaults() -> &'static HashMap<Self::ReplyDefaultKey, Self::ReplyDefault, BACKENDS>;
+    /// Looks up `LOCAL_*`.
+    fn is_local(address: Self) -> bool;
+    /// Stores time, class and front interface in place.
+    fn touch_reply(known: *mut Self::ReplyRecord, record: &Self::ReplyRecord);
+}
+
+macro_rules! family_maps {
+    (
+        $family:ty, $decision:ident, $frontends:ident, $backends:ident, $flows:ident,
+        $half_flows:ident, $replies:ident, $half_replies:ident, $defaults:ident, $local:ident,
+        $bits:literal
+    ) => {
+        impl FamilyMaps for $family {
+            #[inline(always)]
+            fn decision() -> Option<&'static mut Decision<Self>> {
+                let decision = $decision.get_ptr_mut(0)?;
+                // SAFETY: this CPU's element, which nothing else uses while the program runs; zeros
+                // are a decision, and only decisions are written to it.
+                Some(unsafe { &mut *decision })
+            }
+
+            #[inline(always)]
+            fn frontend(key: &Self::FrontendKey) -> Option<Frontend> {
+                // SAFETY: only the agent writes; an entry that is replaced while we copy it is one
+                // frontend or the other, since the kernel swaps elements of a hash map.
+                unsafe { $frontends.get(key) }.copied()
+            }
+
+            #[inline(always)]
+            fn backend_record(number: u32) -> Option<&'static Self::BackendRecord> {
+                $backends.get(number)
+            }
+
+            #[inline(always)]
+            fn flows() -> &'static HashMap<Self::FlowKey, FlowRecord, RECORDS> {
+                &$flows
+            }
+
+            #[inline(always)]
+            fn half_flows() -> &'static LruHashMap<Self::FlowKey, FlowRecord, HALF_OPEN_RECORDS> {
+                &$half_flows
+            }
+
+            #[inline(always)]
+            fn replies() -> &'static HashMap<Self::ReplyKey, Self::ReplyRecord, RECORDS> {
+                &$replies
+            }
+
+            #[inline(always)]
+            fn half_replies()
+            -> &'static LruHashMap<Self::ReplyKey, Self::ReplyRecord, HALF_OPEN_RECORDS> {
+                &$half_replies
+            }
+
+            #[inline(always)]
+            fn reply_defaults()
+            -> &'static HashMap<Self::ReplyDefaultKey, Self::ReplyDefault, BACKENDS> {
+                &$defaults
+            }
+
+            #[inline(always)]
+            fn is_local(address: Self) -> bool {
+                $local.get(&Key::new($bits, address)).is_some()
+            }
+
+            #[inline(always)]
+            fn touch_reply(known: *mut Self::ReplyRecord, record: &Self::ReplyRecord) {
+                // SAFETY: as for flows, see `touch_flow`.
+                unsafe {
+                    (&raw mut (*known).last_seen_tick).write_volatile(record.last_seen_tick);
+                    (&raw mut (*known).class).write_volatile(record.class);
+                    (&raw mut (*known).ifindex).write_volatile(record.ifindex);
+                }
+            }
+        }
+    };
+}
+
+family_maps!(
+    NetU32,
+    DECISION_V4,
+    FRONTENDS_V4,
+    BACKENDS_V4,
+    FLOWS_V4,
+    HALF_FLOWS_V4,
+    REPLIES_V4,
+    HALF_REPLIES_V4,
+    REPLY_DEFAULTS_V4,
+    LOCAL_V4,
+    32
+);
+family_maps!(
+    NetAddr6,
+    DECISION_V6,
+    FRONTENDS_V6,
+    BACKENDS_V6,
+    FLOWS_V6,
+    HALF_FLOWS_V6,
+    REPLIES_V6,
+    HALF_REPLIES_V6,
+    REPLY_DEFAULTS_V6,
+    LOCAL_V6,
+    128
+);
+
 /// The maps of this object as the engine's tables.
 pub struct Maps;
 
-impl Tables for Maps {
+impl<A: FamilyMaps> Tables<A> for Maps {
     #[inline(always)]
     fn limits(&self) -> Limits {
         META.get(0).map_or(Limits::default(), |meta| meta.limits)
     }
 
     #[inline(always)]
-    fn frontend_v4(&self, key: &FrontendKeyV4) -> Option<Frontend> {
-        // SAFETY: only the agent writes; an entry that is replaced while we copy it is one frontend
-        // or the other, since the kernel swaps elements of a hash map.
-        unsafe { FRONTENDS_V4.get(key) }.copied()
+    fn frontend(&self, key: &A::FrontendKey) -> Option<Frontend> {
+        A::frontend(key)
     }
 
     #[inline(always)]
@@ -109,53 +240,53 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn backend_v4(&self, number: u32) -> Option<BackendV4> {
-        BACKENDS_V4.get(number).copied()
+    fn backend(&self, number: u32) -> Option<Backend<A>> {
+        A::backend_record(number).map(A::backend)
     }
 
     #[inline(always)]
-    fn flow_v4(&self, key: &FlowKeyV4) -> Option<FlowRecord> {
+    fn flow(&self, key: &A::FlowKey) -> Option<FlowRecord> {
         // SAFETY: an element that is removed and given to another flow while we copy it may yield
         // that flow's record, or parts of both: the generation rejects a backend that is not the
         // record's, and at worst one packet goes where its sender's next one does not.
-        unsafe { FLOWS_V4.get(key) }.copied()
+        unsafe { A::flows().get(key) }.copied()
     }
 
     #[inline(always)]
-    fn half_flow_v4(&self, key: &FlowKeyV4) -> Option<FlowRecord> {
+    fn half_flow(&self, key: &A::FlowKey) -> Option<FlowRecord> {
         // SAFETY: as above.
-        unsafe { HALF_FLOWS_V4.get(key) }.copied()
+        unsafe { A::half_flows().get(key) }.copied()
     }
 
     #[inline(always)]
-    fn put_flow_v4(&self, key: &FlowKeyV4, record: &FlowRecord) -> Result<(), TableFull> {
-        FLOWS_V4.insert(key, record, 0).map_err(|_| TableFull)
+    fn put_flow(&self, key: &A::FlowKey, record: &FlowRecord) -> Result<(), TableFull> {
+        A::flows().insert(key, record, 0).map_err(|_| TableFull)
     }
 
     #[inline(always)]
-    fn put_half_flow_v4(&self, key: &FlowKeyV4, record: &FlowRecord) -> Result<(), TableFull> {
-        HALF_FLOWS_V4.insert(key, record, 0).map_err(|_| TableFull)
+    fn put_half_flow(&self, key: &A::FlowKey, record: &FlowRecord) -> Result<(), TableFull> {
+        A::half_flows().insert(key, record, 0).map_err(|_| TableFull)
     }
 
     #[inline(always)]
-    fn touch_flow_v4(&self, key: &FlowKeyV4, record: &FlowRecord) {
-        touch_flow(FLOWS_V4.get_ptr_mut(key), record);
+    fn touch_flow(&self, key: &A::FlowKey, record: &FlowRecord) {
+        touch_flow(A::flows().get_ptr_mut(key), record);
     }
 
     #[inline(always)]
-    fn touch_half_flow_v4(&self, key: &FlowKeyV4, record: &FlowRecord) {
-        touch_flow(HALF_FLOWS_V4.get_ptr_mut(key), record);
+    fn touch_half_flow(&self, key: &A::FlowKey, record: &FlowRecord) {
+        touch_flow(A::half_flows().get_ptr_mut(key), record);
     }
 
     #[inline(always)]
-    fn remove_flow_v4(&self, key: &FlowKeyV4) {
+    fn remove_flow(&self, key: &A::FlowKey) {
         // Absent is fine, here and below.
-        let _ = FLOWS_V4.remove(key);
+        let _ = A::flows().remove(key);
     }
 
     #[inline(always)]
-    fn remove_half_flow_v4(&self, key: &FlowKeyV4) {
-        let _ = HALF_FLOWS_V4.remove(key);
+    fn remove_half_flow(&self, key: &A::FlowKey) {
+        let _ = A::half_flows().remove(key);
     }
 
     #[inline(always)]
@@ -195,57 +326,61 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn reply_default_v4(&self, key: &ReplyDefaultKeyV4) -> Option<ReplyDefaultV4> {
+    fn reply_default(&self, key: &A::ReplyDefaultKey) -> Option<A::ReplyDefault> {
         // SAFETY: only the agent writes; elements of a hash map are swapped.
-        unsafe { REPLY_DEFAULTS_V4.get(key) }.copied()
+        unsafe { A::reply_defaults().get(key) }.copied()
     }
 
     #[inline(always)]
-    fn is_local_v4(&self, address: NetU32) -> bool {
-        LOCAL_V4.get(&Key::new(32, address)).is_some()
+    fn is_local(&self, address: A) -> bool {
+        A::is_local(address)
     }
 
     #[inline(always)]
-    fn reply_v4(&self, key: &ReplyKeyV4) -> Option<ReplyRecordV4> {
+    fn reply(&self, key: &A::ReplyKey) -> Option<A::ReplyRecord> {
         // SAFETY: as for flows; a record is removed only long after its flow's last packet.
-        unsafe { REPLIES_V4.get(key) }.copied()
+        unsafe { A::replies().get(key) }.copied()
     }
 
     #[inline(always)]
-    fn half_reply_v4(&self, key: &ReplyKeyV4) -> Option<ReplyRecordV4> {
+    fn half_reply(&self, key: &A::ReplyKey) -> Option<A::ReplyRecord> {
         // SAFETY: an evicted element that is given to another flow while we copy it may yield parts
         // of both: one reply is lost, as the record is.
-        unsafe { HALF_REPLIES_V4.get(key) }.copied()
+        unsafe { A::half_replies().get(key) }.copied()
     }
 
     #[inline(always)]
-    fn put_reply_v4(&self, key: &ReplyKeyV4, record: &ReplyRecordV4) -> Result<(), TableFull> {
-        REPLIES_V4.insert(key, record, 0).map_err(|_| TableFull)
+    fn put_reply(&self, key: &A::ReplyKey, record: &A::ReplyRecord) -> Result<(), TableFull> {
+        A::replies().insert(key, record, 0).map_err(|_| TableFull)
     }
 
     #[inline(always)]
-    fn put_half_reply_v4(&self, key: &ReplyKeyV4, record: &ReplyRecordV4) -> Result<(), TableFull> {
-        HALF_REPLIES_V4.insert(key, record, 0).map_err(|_| TableFull)
+    fn put_half_reply(&self, key: &A::ReplyKey, record: &A::ReplyRecord) -> Result<(), TableFull> {
+        A::half_replies().insert(key, record, 0).map_err(|_| TableFull)
     }
 
     #[inline(always)]
-    fn touch_reply_v4(&self, key: &ReplyKeyV4, record: &ReplyRecordV4) {
-        touch_reply(REPLIES_V4.get_ptr_mut(key), record);
+    fn touch_reply(&self, key: &A::ReplyKey, record: &A::ReplyRecord) {
+        if let Some(known) = A::replies().get_ptr_mut(key) {
+            A::touch_reply(known, record);
+        }
     }
 
     #[inline(always)]
-    fn touch_half_reply_v4(&self, key: &ReplyKeyV4, record: &ReplyRecordV4) {
-        touch_reply(HALF_REPLIES_V4.get_ptr_mut(key), record);
+    fn touch_half_reply(&self, key: &A::ReplyKey, record: &A::ReplyRecord) {
+        if let Some(known) = A::half_replies().get_ptr_mut(key) {
+            A::touch_reply(known, record);
+        }
     }
 
     #[inline(always)]
-    fn remove_reply_v4(&self, key: &ReplyKeyV4) {
-        let _ = REPLIES_V4.remove(key);
+    fn remove_reply(&self, key: &A::ReplyKey) {
+        let _ = A::replies().remove(key);
     }
 
     #[inline(always)]
-    fn remove_half_reply_v4(&self, key: &ReplyKeyV4) {
-        let _ = HALF_REPLIES_V4.remove(key);
+    fn remove_half_reply(&self, key: &A::ReplyKey) {
+        let _ = A::half_replies().remove(key);
     }
 }
 
@@ -258,17 +393,5 @@ fn touch_flow(known: Option<*mut FlowRecord>, record: &FlowRecord) {
     unsafe {
         (&raw mut (*known).last_seen_tick).write_volatile(record.last_seen_tick);
         (&raw mut (*known).class).write_volatile(record.class);
-    }
-}
-
-/// Stores time, class and front interface in place.
-#[inline(always)]
-fn touch_reply(known: Option<*mut ReplyRecordV4>, record: &ReplyRecordV4) {
-    let Some(known) = known else { return };
-    // SAFETY: as for flows.
-    unsafe {
-        (&raw mut (*known).last_seen_tick).write_volatile(record.last_seen_tick);
-        (&raw mut (*known).class).write_volatile(record.class);
-        (&raw mut (*known).ifindex).write_volatile(record.ifindex);
     }
 }

@@ -134,6 +134,8 @@ pub mod map_names {
     pub const REPLY_DEFAULTS_V6: &str = "REPLY_DEFAULTS_V6";
     /// `LpmTrie<NetU32, u32>`: addresses of the node and subnets of its containers.
     pub const LOCAL_V4: &str = "LOCAL_V4";
+    /// `LpmTrie<NetAddr6, u32>`: addresses of the node and subnets of its containers.
+    pub const LOCAL_V6: &str = "LOCAL_V6";
     /// `Array<Refusals>`, mapped; indexed by ring number.
     pub const REFUSALS: &str = "REFUSALS";
     /// `PerCpuArray<HalfOpenRate>` of one element.
@@ -169,6 +171,7 @@ pub mod map_names {
         REPLY_DEFAULTS_V4,
         REPLY_DEFAULTS_V6,
         LOCAL_V4,
+        LOCAL_V6,
         REFUSALS,
         HALF_OPEN_RATE,
         BACKEND_COUNTERS,

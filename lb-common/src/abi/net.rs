@@ -1,6 +1,6 @@
 //! Numbers and addresses in network order, aligned, so that the BPF stack allows whole loads.
 
-use core::net::{Ipv4Addr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -112,6 +112,18 @@ impl From<Ipv4Addr> for NetU32 {
 impl From<NetU32> for Ipv4Addr {
     fn from(address: NetU32) -> Self {
         Self::from(address.to_wire())
+    }
+}
+
+impl From<NetU32> for IpAddr {
+    fn from(address: NetU32) -> Self {
+        Self::V4(address.into())
+    }
+}
+
+impl From<NetAddr6> for IpAddr {
+    fn from(address: NetAddr6) -> Self {
+        Self::V6(address.into())
     }
 }
 

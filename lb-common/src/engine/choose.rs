@@ -4,12 +4,16 @@
 //! `cur`. On a plain slot that is all. On the others a live record comes first, and on a moving one
 //! new flows are recorded, since they go to `cur`.
 
-use super::{Context, FlowChange, Tables, flow_hash_v4, is_live, record::closed_by};
+use super::{
+    Backend, Context, Family, FlowChange, Tables, is_live,
+    record::closed_by,
+    wire::{Address, Headers, PROTOCOL_UDP, TCP_ACK, TCP_SYN},
+};
 use crate::{
     abi::{
-        BACKEND_NONE, BackendV4, CLASS_CLOSED, CLASS_CLOSING_BY_CLIENT, CLASS_DATAGRAM,
-        CLASS_ESTABLISHED, CLASS_HALF_OPEN, DropReason, FlowKeyV4, FlowRecord, Limits, Refusals,
-        SLOT_MOVING, SLOT_PLAIN, Slot, TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS, is_closing,
+        BACKEND_NONE, CLASS_CLOSED, CLASS_CLOSING_BY_CLIENT, CLASS_DATAGRAM, CLASS_ESTABLISHED,
+        CLASS_HALF_OPEN, DropReason, FlowRecord, Limits, Refusals, SLOT_MOVING, SLOT_PLAIN, Slot,
+        TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS, is_closing,
     },
     rules::{Rule, is_broken},
 };
@@ -37,13 +41,13 @@ pub enum PacketKind {
 
 /// Where a packet goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Choice {
+pub struct Choice<A> {
     /// Number of the backend, or [`BACKEND_NONE`]: dropped.
     pub number: u32,
     /// Why it is dropped.
     pub reason: DropReason,
     /// The backend.
-    pub backend: BackendV4,
+    pub backend: Backend<A>,
     /// What happens to the flow's record.
     pub change: FlowChange,
     /// The class of the flow's record from now on.
@@ -52,7 +56,7 @@ pub struct Choice {
     pub is_refused: u32,
 }
 
-impl Choice {
+impl<A: Address> Choice<A> {
     /// The flow's record from now on.
     #[inline(always)]
     #[must_use]
@@ -81,29 +85,49 @@ struct Pick {
 /// Ticks for which a table that had no room counts as full.
 const FULL_TICKS: u32 = 3;
 
-/// Chooses the backend for a packet of `flow`, whose ring is `ring`.
+/// What a TCP or UDP packet is to its flow.
 #[inline(always)]
-pub fn choose<T: Tables>(
+#[must_use]
+pub const fn packet_kind<A: Address>(headers: &Headers<A>) -> PacketKind {
+    if headers.protocol == PROTOCOL_UDP {
+        PacketKind::Datagram
+    } else if headers.is_reset() {
+        PacketKind::Reset
+    } else if headers.is_closing() {
+        PacketKind::Fin
+    } else if headers.is_syn() {
+        PacketKind::Syn
+    } else if headers.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_ACK {
+        PacketKind::Data
+    } else {
+        PacketKind::Stray
+    }
+}
+
+/// Chooses the backend for a packet of `flow`, which has this hash and falls on `ring`.
+#[inline(always)]
+pub fn choose<A: Family, T: Tables<A>>(
     tables: &T,
     context: &Context,
     ring: u32,
-    flow: &FlowKeyV4,
+    hash: u32,
+    flow: &A::FlowKey,
     kind: PacketKind,
-) -> Choice {
+) -> Choice<A> {
     let Some(descriptor) = tables.ring(ring) else {
         return dropped(DropReason::TablesInconsistent);
     };
     if descriptor.size() == 0 {
         return dropped(DropReason::NoBackend);
     }
-    let index = descriptor.slot_index(flow_hash_v4(context.hash_seed, flow));
+    let index = descriptor.slot_index(hash);
     let Some(slot) = tables.slot(index) else { return dropped(DropReason::TablesInconsistent) };
     let pick = if slot.state() == SLOT_PLAIN {
         by_cur(slot, kind, FlowChange::Keep)
     } else {
-        consult(tables, context, ring, slot, flow, kind)
+        consult::<A, T>(tables, context, ring, slot, flow, kind)
     };
-    let Some(backend) = tables.backend_v4(pick.number) else {
+    let Some(backend) = tables.backend(pick.number) else {
         return dropped(DropReason::TablesInconsistent);
     };
     if pick.number == BACKEND_NONE
@@ -117,16 +141,16 @@ pub fn choose<T: Tables>(
 
 /// Chooses on a slot that is moving or settled.
 #[inline(always)]
-fn consult<T: Tables>(
+fn consult<A: Family, T: Tables<A>>(
     tables: &T,
     context: &Context,
     ring: u32,
     slot: Slot,
-    flow: &FlowKeyV4,
+    flow: &A::FlowKey,
     kind: PacketKind,
 ) -> Pick {
     let limits = tables.limits();
-    let known = known(tables, context, &limits, flow);
+    let known = known::<A, T>(tables, context, &limits, flow);
     if known.is_live != 0 && follows(&known, kind) {
         return by_record(context, &known, kind);
     }
@@ -139,7 +163,7 @@ fn consult<T: Tables>(
     let forgets = is_elsewhere && known.is_present != 0;
     let change = if forgets { FlowChange::Forget } else { FlowChange::Keep };
     if slot.state() == SLOT_MOVING {
-        moving(tables, context, &limits, ring, slot, kind, change)
+        moving::<A, T>(tables, context, &limits, ring, slot, kind, change)
     } else if is_broken(Rule::SettledRecordsNothing) {
         recorded(by_cur(slot, kind, change), kind)
     } else {
@@ -148,18 +172,11 @@ fn consult<T: Tables>(
 }
 
 #[inline(always)]
-const fn dropped(reason: DropReason) -> Choice {
+const fn dropped<A: Address>(reason: DropReason) -> Choice<A> {
     Choice {
         number: BACKEND_NONE,
         reason,
-        backend: BackendV4 {
-            address: crate::abi::NetU32::from_raw(0),
-            port: crate::abi::NetU16::new(0),
-            state: 0,
-            path: 0,
-            ifindex: 0,
-            generation: 0,
-        },
+        backend: Backend::NONE,
         change: FlowChange::Keep,
         class: 0,
         is_refused: 0,
@@ -205,7 +222,12 @@ struct Known {
 }
 
 #[inline(always)]
-fn known<T: Tables>(tables: &T, context: &Context, limits: &Limits, flow: &FlowKeyV4) -> Known {
+fn known<A: Family, T: Tables<A>>(
+    tables: &T,
+    context: &Context,
+    limits: &Limits,
+    flow: &A::FlowKey,
+) -> Known {
     let mut known = Known {
         number: BACKEND_NONE,
         class: 0,
@@ -215,29 +237,29 @@ fn known<T: Tables>(tables: &T, context: &Context, limits: &Limits, flow: &FlowK
         is_live: 0,
         is_half: 0,
     };
-    if let Some(record) = tables.flow_v4(flow) {
+    if let Some(record) = tables.flow(flow) {
         known.is_present = 1;
-        consider(tables, context, limits, record, &mut known);
+        consider::<A, T>(tables, context, limits, record, &mut known);
     }
     if known.is_live == 0
-        && let Some(record) = tables.half_flow_v4(flow)
+        && let Some(record) = tables.half_flow(flow)
     {
         known.is_present = 1;
         known.is_half = 1;
-        consider(tables, context, limits, record, &mut known);
+        consider::<A, T>(tables, context, limits, record, &mut known);
     }
     known
 }
 
 #[inline(always)]
-fn consider<T: Tables>(
+fn consider<A: Family, T: Tables<A>>(
     tables: &T,
     context: &Context,
     limits: &Limits,
     record: FlowRecord,
     known: &mut Known,
 ) {
-    let Some(backend) = tables.backend_v4(record.backend) else { return };
+    let Some(backend) = tables.backend(record.backend) else { return };
     known.is_live = u32::from(is_live(&record, &backend, limits, context.now_tick));
     known.number = record.backend;
     known.class = record.class;
@@ -300,7 +322,7 @@ const fn class_after(before: u32, kind: PacketKind) -> u32 {
 
 /// A packet on a moving slot that no record speaks for.
 #[inline(always)]
-fn moving<T: Tables>(
+fn moving<A: Family, T: Tables<A>>(
     tables: &T,
     context: &Context,
     limits: &Limits,
@@ -311,10 +333,10 @@ fn moving<T: Tables>(
 ) -> Pick {
     // Backend 0 is none, and has no state.
     let number = slot.old();
-    let state = tables.backend_v4(number).map_or(0, |old| old.state);
+    let state = tables.backend(number).map_or(0, |old| old.state);
     if kind as u32 == PacketKind::Syn as u32 {
         // Unrecorded, the flow belongs to `old`: while there is no room, that is where it goes.
-        if state & TAKES_NEW != 0 && is_pressed(tables, context, limits, ring) {
+        if state & TAKES_NEW != 0 && is_pressed::<A, T>(tables, context, limits, ring) {
             return Pick { is_refused: 1, ..chosen(number, change) };
         }
         let pick = by_cur(slot, kind, change);
@@ -349,7 +371,12 @@ const fn recorded(pick: Pick, kind: PacketKind) -> Pick {
 /// Whether a half-open record would not live long enough for its handshake, or would find no room
 /// when the handshake is over.
 #[inline(always)]
-fn is_pressed<T: Tables>(tables: &T, context: &Context, limits: &Limits, ring: u32) -> bool {
+fn is_pressed<A: Family, T: Tables<A>>(
+    tables: &T,
+    context: &Context,
+    limits: &Limits,
+    ring: u32,
+) -> bool {
     if tables.half_open_count(context.now_tick) >= limits.half_open_per_tick {
         return true;
     }

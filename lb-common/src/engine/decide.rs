@@ -1,131 +1,121 @@
 //! Which backend a packet goes to, and where a reply goes.
 
 use super::{
-    Context, Decision, Edit, HeadersV4, Packet, Parsed, Record, Side, Tables, choose, parse_v4,
-    reply,
+    Context, Decision, Family, Side, Tables, Translation, Tuple, choose,
+    choose::packet_kind,
+    reply as replies,
+    wire::{Headers, Kind},
 };
 use crate::abi::{
-    BACKEND_NONE, DropReason, FRONTEND_RECORDS_REPLIES, FlowKeyV4, Frontend, FrontendKeyV4,
-    META_ROUTED_BACKENDS, NetU16, NetU32, PROTOCOL_ANY, PROTOCOL_TCP, ReplyKeyV4, SCOPE_FRONT,
-    Verdict,
+    BACKEND_NONE, DropReason, FRONTEND_RECORDS_REPLIES, Frontend, META_ROUTED_BACKENDS, NetU16,
+    PROTOCOL_ANY, SCOPE_FRONT, Verdict,
 };
 
 /// Decides on a packet that came in on a front interface: from a client, or a reply of a backend
 /// that is routed.
 #[inline(always)]
-pub fn front_v4<P: Packet, T: Tables>(packet: &P, tables: &T, context: &Context) -> Decision {
-    let headers = match parse_v4(packet) {
-        Parsed::NotOurs => return Decision::PASS,
-        Parsed::Broken { destination, reason } => return broken(tables, destination, reason),
-        Parsed::Tcp(headers) => headers,
-    };
-    let key = FrontendKeyV4 {
-        vip: headers.destination,
-        port: headers.destination_port,
-        protocol: PROTOCOL_TCP,
-        scope: SCOPE_FRONT,
-    };
-    match tables.frontend_v4(&key) {
-        Some(frontend) => forward(tables, context, &headers, &frontend),
-        None if context.meta_flags & META_ROUTED_BACKENDS != 0 => {
-            reply::translate(tables, context, &headers, 0)
+pub fn front<A: Family, T: Tables<A>>(
+    headers: &Headers<A>,
+    tables: &T,
+    context: &Context,
+    decision: &mut Decision<A>,
+) {
+    decision.reset();
+    match headers.kind {
+        Kind::Tcp | Kind::Udp => {
+            let protocol = headers.protocol as u8;
+            match frontend(tables, headers, headers.destination_port, protocol) {
+                Some(frontend) => forward(headers, tables, context, &frontend, decision),
+                None if context.meta_flags & META_ROUTED_BACKENDS != 0 => {
+                    replies::translate(tables, context, headers, 0, decision);
+                }
+                None => {}
+            }
         }
-        None => Decision::PASS,
+        Kind::Broken if frontend(tables, headers, NetU16::new(0), PROTOCOL_ANY).is_some() => {
+            decision.drop(headers.reason, BACKEND_NONE);
+        }
+        _ => {}
     }
 }
 
 /// Decides on a packet that a container sends through its host-side veth.
 #[inline(always)]
-pub fn reply_v4<P: Packet, T: Tables>(packet: &P, tables: &T, context: &Context) -> Decision {
-    match parse_v4(packet) {
-        // What cannot be parsed has no record either: the container's own business.
-        Parsed::NotOurs | Parsed::Broken { .. } => Decision::PASS,
-        Parsed::Tcp(headers) => {
-            reply::translate(tables, context, &headers, context.ingress_ifindex)
-        }
-    }
-}
-
-#[inline(always)]
-fn broken<T: Tables>(tables: &T, destination: NetU32, reason: DropReason) -> Decision {
-    let vip = FrontendKeyV4 {
-        vip: destination,
-        port: NetU16::new(0),
-        protocol: PROTOCOL_ANY,
-        scope: SCOPE_FRONT,
-    };
-    match tables.frontend_v4(&vip) {
-        Some(_) => Decision::drop(reason, BACKEND_NONE),
-        None => Decision::PASS,
-    }
-}
-
-#[inline(always)]
-fn forward<T: Tables>(
+pub fn reply<A: Family, T: Tables<A>>(
+    headers: &Headers<A>,
     tables: &T,
     context: &Context,
-    headers: &HeadersV4,
+    decision: &mut Decision<A>,
+) {
+    decision.reset();
+    // What cannot be parsed has no record either: the container's own business.
+    if let Kind::Tcp | Kind::Udp = headers.kind {
+        replies::translate(tables, context, headers, context.ingress_ifindex, decision);
+    }
+}
+
+#[inline(always)]
+fn frontend<A: Family, T: Tables<A>>(
+    tables: &T,
+    headers: &Headers<A>,
+    port: NetU16,
+    protocol: u8,
+) -> Option<Frontend> {
+    tables.frontend(&A::frontend_key(headers.destination, port, protocol, SCOPE_FRONT))
+}
+
+#[inline(always)]
+fn forward<A: Family, T: Tables<A>>(
+    headers: &Headers<A>,
+    tables: &T,
+    context: &Context,
     frontend: &Frontend,
-) -> Decision {
-    let flow = FlowKeyV4 {
+    decision: &mut Decision<A>,
+) {
+    let flow = Tuple {
         client: headers.source,
-        vip: headers.destination,
+        server: headers.destination,
         client_port: headers.source_port,
-        vip_port: headers.destination_port,
-        protocol: u32::from(PROTOCOL_TCP),
+        server_port: headers.destination_port,
+        protocol: headers.protocol,
     };
-    let kind = headers.kind();
-    let choice = choose(tables, context, frontend.ring, &flow, kind);
+    let kind = packet_kind(headers);
+    let hash = A::flow_hash(context.hash_seed, &flow);
+    decision.record.flow = A::flow_key(&flow);
+    let choice = choose(tables, context, frontend.ring, hash, &decision.record.flow, kind);
     let (number, backend) = (choice.number, choice.backend);
     if number == BACKEND_NONE {
-        return Decision::drop(choice.reason, BACKEND_NONE);
+        decision.drop(choice.reason, BACKEND_NONE);
+        return;
     }
-    if headers.ttl <= 1 {
-        return Decision::drop(DropReason::TtlExceeded, number);
+    if headers.hop_limit <= 1 {
+        decision.drop(DropReason::TtlExceeded, number);
+        return;
     }
-    let is_local = backend.is_local();
-    let port = if backend.port.raw() == 0 { flow.vip_port } else { backend.port };
-    let ifindex = if is_local { backend.ifindex } else { 0 };
-    let mut record = Record {
-        flow_change: choice.change,
-        ring: frontend.ring,
-        is_refused: choice.is_refused,
-        flow,
-        flow_record: choice.record(context.now_tick),
-        ..Record::KEEP
-    };
+    let ifindex = if backend.is_local() { backend.ifindex } else { 0 };
+    decision.translate(Translation {
+        side: Side::Destination,
+        protocol: headers.protocol,
+        old_address: headers.destination,
+        address: backend.address,
+        old_port: headers.destination_port,
+        port: if backend.port.raw() == 0 { flow.server_port } else { backend.port },
+        l3_offset: headers.l3_offset,
+        l4_offset: headers.l4_offset,
+    });
     if backend.records_replies() || frontend.flags & FRONTEND_RECORDS_REPLIES != 0 {
-        record.reply = ReplyKeyV4 {
-            ifindex,
-            backend: backend.address,
-            client: headers.source,
-            backend_port: port,
-            client_port: headers.source_port,
-            protocol: u32::from(PROTOCOL_TCP),
-            reserved: 0,
-        };
-        let (change, reply_record, reason) =
-            reply::remember(tables, context, kind, &flow, &record.reply, &choice);
+        let reason = replies::remember(tables, context, kind, &flow, ifindex, &choice, decision);
         if reason as u32 != DropReason::None as u32 {
-            return Decision::drop(reason, number);
+            decision.drop(reason, number);
+            return;
         }
-        record.reply_change = change;
-        record.reply_record = reply_record;
     }
-    Decision {
-        verdict: if is_local { Verdict::Deliver } else { Verdict::Route },
-        reason: DropReason::None,
-        backend: number,
-        ifindex,
-        opens_flow: u64::from(headers.is_syn()),
-        edit: Some(Edit {
-            side: Side::Destination,
-            old_address: headers.destination,
-            address: backend.address,
-            old_port: headers.destination_port,
-            port,
-            l4_offset: headers.l4_offset,
-        }),
-        record,
-    }
+    decision.verdict = if backend.is_local() { Verdict::Deliver } else { Verdict::Route };
+    decision.backend = number;
+    decision.ifindex = ifindex;
+    decision.opens_flow = u32::from(headers.is_syn());
+    decision.record.flow_change = choice.change;
+    decision.record.ring = frontend.ring;
+    decision.record.is_refused = choice.is_refused;
+    decision.record.flow_record = choice.record(context.now_tick);
 }

@@ -1,19 +1,16 @@
 //! The value that the engine returns for a packet.
 
-use super::Edit;
-use crate::abi::{
-    BACKEND_NONE, DropReason, FlowKeyV4, FlowRecord, NetU16, NetU32, ReplyKeyV4, ReplyRecordV4,
-    Verdict,
-};
+use super::{Family, Side, Translation};
+use crate::abi::{BACKEND_NONE, DropReason, FlowRecord, NetU16, Verdict};
 
 /// What happens to a packet. A value: looking at it changes nothing.
 ///
-/// In this order, since LLVM merges stores of neighbouring words, and the verifier refuses a merged
-/// one that is not aligned to 8 bytes.
+/// Too large for the kernel's stack of 512 bytes together with what decides on it, so it is written in
+/// place; what does not count keeps what was there before, see [`Decision::reset`].
 #[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Decision {
-    /// Where it goes.
+pub struct Decision<A: Family> {
+    /// Where the packet goes.
     pub verdict: Verdict,
     /// Why it is dropped; [`DropReason::None`] for every other verdict.
     pub reason: DropReason,
@@ -22,12 +19,24 @@ pub struct Decision {
     /// `Deliver`: the host-side veth of the container. `Reply`: the front interface that the
     /// client's packet came in on, or 0 when only the routing table knows. Else 0.
     pub ifindex: u32,
-    /// What is changed in it.
-    pub edit: Option<Edit>,
-    /// What is remembered or forgotten.
-    pub record: Record,
     /// 1: a client opens a connection with it, else 0. A retransmitted SYN counts again.
-    pub opens_flow: u64,
+    pub opens_flow: u32,
+    /// Whether and how [`Decision::translation`] changes it.
+    pub edit: EditKind,
+    /// What is changed in it.
+    pub translation: Translation<A>,
+    /// What is remembered or forgotten.
+    pub record: Record<A>,
+}
+
+/// What a translation is applied to.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EditKind {
+    /// Nothing is changed.
+    None = 0,
+    /// The packet itself.
+    Packet = 1,
 }
 
 /// What happens to the record of a flow.
@@ -70,11 +79,10 @@ pub enum ReplyChange {
     Forget,
 }
 
-/// A change of records and what it is about. Fields that the change does not need are there all the
-/// same: LLVM would carry an absent enum payload along in whatever register is at hand, also one
-/// with a pointer in it, which the verifier refuses to see stored.
+/// A change of records and what it is about. What a change does not need means nothing.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Record {
+pub struct Record<A: Family> {
     /// What happens to the flow's record.
     pub flow_change: FlowChange,
     /// What happens to the record of its replies.
@@ -84,67 +92,86 @@ pub struct Record {
     /// Not 0: the flow should have a record and gets none, which is noted for the ring.
     pub is_refused: u32,
     /// The flow as the client sends it.
-    pub flow: FlowKeyV4,
+    pub flow: A::FlowKey,
     /// The flow's record from now on.
     pub flow_record: FlowRecord,
     /// The flow as the backend answers it.
-    pub reply: ReplyKeyV4,
+    pub reply: A::ReplyKey,
     /// How its answers are translated from now on.
-    pub reply_record: ReplyRecordV4,
+    pub reply_record: A::ReplyRecord,
 }
 
-impl Record {
+impl<A: Family> Record<A> {
     /// Nothing changes.
-    pub const KEEP: Self = Self {
-        flow_change: FlowChange::Keep,
-        reply_change: ReplyChange::Keep,
-        ring: 0,
-        is_refused: 0,
-        flow: FlowKeyV4 {
-            client: NetU32::from_raw(0),
-            vip: NetU32::from_raw(0),
-            client_port: NetU16::new(0),
-            vip_port: NetU16::new(0),
-            protocol: 0,
-        },
-        flow_record: FlowRecord { backend: 0, generation: 0, last_seen_tick: 0, class: 0 },
-        reply: ReplyKeyV4 {
-            ifindex: 0,
-            backend: NetU32::from_raw(0),
-            client: NetU32::from_raw(0),
-            backend_port: NetU16::new(0),
-            client_port: NetU16::new(0),
-            protocol: 0,
-            reserved: 0,
-        },
-        reply_record: ReplyRecordV4 {
-            vip: NetU32::from_raw(0),
-            vip_port: NetU16::new(0),
-            class: 0,
-            backend: 0,
-            generation: 0,
-            ifindex: 0,
-            last_seen_tick: 0,
-        },
-    };
+    #[must_use]
+    pub fn keep() -> Self {
+        Self {
+            flow_change: FlowChange::Keep,
+            reply_change: ReplyChange::Keep,
+            ring: 0,
+            is_refused: 0,
+            flow: A::FlowKey::default(),
+            flow_record: FlowRecord::default(),
+            reply: A::ReplyKey::default(),
+            reply_record: A::ReplyRecord::default(),
+        }
+    }
 }
 
-impl Decision {
-    /// Not ours.
-    pub const PASS: Self = Self {
-        verdict: Verdict::Pass,
-        reason: DropReason::None,
-        backend: BACKEND_NONE,
-        ifindex: 0,
-        edit: None,
-        record: Record::KEEP,
-        opens_flow: 0,
-    };
-
-    /// Dropped.
-    #[inline(always)]
+impl<A: Family> Decision<A> {
+    /// A packet that is left alone.
     #[must_use]
-    pub const fn drop(reason: DropReason, backend: u32) -> Self {
-        Self { verdict: Verdict::Drop, reason, backend, ..Self::PASS }
+    pub fn pass() -> Self {
+        let translation = Translation {
+            side: Side::Source,
+            protocol: 0,
+            old_address: A::UNSPECIFIED,
+            address: A::UNSPECIFIED,
+            old_port: NetU16::new(0),
+            port: NetU16::new(0),
+            l3_offset: 0,
+            l4_offset: 0,
+        };
+        Self {
+            verdict: Verdict::Pass,
+            reason: DropReason::None,
+            backend: BACKEND_NONE,
+            ifindex: 0,
+            opens_flow: 0,
+            edit: EditKind::None,
+            translation,
+            record: Record::keep(),
+        }
+    }
+
+    /// Leaves the packet alone. Clears what is looked at whatever the verdict is, no more.
+    #[inline(always)]
+    pub fn reset(&mut self) {
+        self.verdict = Verdict::Pass;
+        self.reason = DropReason::None;
+        self.backend = BACKEND_NONE;
+        self.ifindex = 0;
+        self.opens_flow = 0;
+        self.edit = EditKind::None;
+        self.record.flow_change = FlowChange::Keep;
+        self.record.reply_change = ReplyChange::Keep;
+        self.record.is_refused = 0;
+    }
+
+    /// Drops the packet, which was to go to or came from a backend (or [`BACKEND_NONE`]), and
+    /// remembers nothing of it.
+    #[inline(always)]
+    pub fn drop(&mut self, reason: DropReason, backend: u32) {
+        self.reset();
+        self.verdict = Verdict::Drop;
+        self.reason = reason;
+        self.backend = backend;
+    }
+
+    /// Translates the flow's other end.
+    #[inline(always)]
+    pub(super) fn translate(&mut self, translation: Translation<A>) {
+        self.edit = EditKind::Packet;
+        self.translation = translation;
     }
 }

@@ -5,19 +5,19 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     hash::Hash,
-    net::Ipv4Addr,
+    net::IpAddr,
     vec::Vec,
 };
 
 use super::{
-    Context, Decision, EditError, Packet, TableFull, Tables, checksum, commit, edit::translate_v4,
+    Backend, Context, Decision, EditError, EditKind, Family, Packet, TableFull, Tables, Way,
+    checksum, commit, translate,
+    wire::{Headers, Network, link},
 };
-use crate::abi::{
-    BackendV4, DropReason, FlowKeyV4, FlowRecord, Frontend, FrontendKeyV4, HalfOpenRate, Limits,
-    NetU32, Refusals, ReplyDefaultKeyV4, ReplyDefaultV4, ReplyKeyV4, ReplyRecordV4, RingDescriptor,
-    Slot, Verdict,
+use crate::{
+    abi::{DropReason, FlowRecord, Frontend, HalfOpenRate, Limits, Refusals, RingDescriptor, Slot},
+    rules::{Rule, is_broken},
 };
-use crate::rules::{Rule, is_broken};
 
 /// A packet in memory, whose checksums are complete.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -49,35 +49,35 @@ impl Packet for HostPacket {
     }
 }
 
-/// Tables in memory. Writes go through cells, as the kernel's go through map helpers.
-#[derive(Clone, Debug, Default)]
-pub struct HostTables {
+/// Tables of one family in memory. Writes go through cells, as the kernel's go through map helpers.
+#[derive(Clone, Debug)]
+pub struct HostTables<A: Family> {
     /// Limits of records, from `META`.
     pub limits: Limits,
-    /// `FRONTENDS_V4`.
-    pub frontends_v4: HashMap<FrontendKeyV4, Frontend>,
+    /// `FRONTENDS_*`.
+    pub frontends: HashMap<A::FrontendKey, Frontend>,
     /// `RINGS`.
     pub rings: HashMap<u32, RingDescriptor>,
     /// `RING_SLOTS`.
     pub slots: Vec<Slot>,
-    /// `BACKENDS_V4`.
-    pub backends_v4: HashMap<u32, BackendV4>,
-    /// `FLOWS_V4`.
-    pub flows_v4: RefCell<RecordTable<FlowKeyV4, FlowRecord>>,
-    /// `HALF_FLOWS_V4`.
-    pub half_flows_v4: RefCell<RecordTable<FlowKeyV4, FlowRecord>>,
+    /// `BACKENDS_*`.
+    pub backends: HashMap<u32, A::BackendRecord>,
+    /// `FLOWS_*`.
+    pub flows: RefCell<RecordTable<A::FlowKey, FlowRecord>>,
+    /// `HALF_FLOWS_*`.
+    pub half_flows: RefCell<RecordTable<A::FlowKey, FlowRecord>>,
     /// `REFUSALS`.
     pub refusals: RefCell<HashMap<u32, Refusals>>,
     /// `HALF_OPEN_RATE`.
     pub half_open_rate: Cell<HalfOpenRate>,
-    /// `REPLY_DEFAULTS_V4`.
-    pub reply_defaults_v4: HashMap<ReplyDefaultKeyV4, ReplyDefaultV4>,
-    /// `LOCAL_V4`: network and prefix length.
-    pub local_v4: Vec<(Ipv4Addr, u32)>,
-    /// `REPLIES_V4`.
-    pub replies_v4: RefCell<RecordTable<ReplyKeyV4, ReplyRecordV4>>,
-    /// `HALF_REPLIES_V4`.
-    pub half_replies_v4: RefCell<RecordTable<ReplyKeyV4, ReplyRecordV4>>,
+    /// `REPLY_DEFAULTS_*`.
+    pub reply_defaults: HashMap<A::ReplyDefaultKey, A::ReplyDefault>,
+    /// `LOCAL_*`: network and prefix length.
+    pub local: Vec<(IpAddr, u32)>,
+    /// `REPLIES_*`.
+    pub replies: RefCell<RecordTable<A::ReplyKey, A::ReplyRecord>>,
+    /// `HALF_REPLIES_*`.
+    pub half_replies: RefCell<RecordTable<A::ReplyKey, A::ReplyRecord>>,
 }
 
 /// A hash map with room for so many entries.
@@ -168,28 +168,41 @@ impl<K: Eq + Hash + Copy, V: Copy> RecordTable<K, V> {
     }
 }
 
-impl HostTables {
+impl<A: Family> Default for HostTables<A> {
+    fn default() -> Self {
+        Self::with_room(Limits::default(), 0, 0)
+    }
+}
+
+impl<A: Family> HostTables<A> {
     /// Empty tables with room for so many records in each table.
     #[must_use]
     pub fn with_room(limits: Limits, records_max: usize, half_open_max: usize) -> Self {
         Self {
             limits,
-            flows_v4: RecordTable::refusing(records_max).into(),
-            half_flows_v4: RecordTable::evicting(half_open_max).into(),
-            replies_v4: RecordTable::refusing(records_max).into(),
-            half_replies_v4: RecordTable::evicting(half_open_max).into(),
-            ..Self::default()
+            frontends: HashMap::new(),
+            rings: HashMap::new(),
+            slots: Vec::new(),
+            backends: HashMap::new(),
+            flows: RecordTable::refusing(records_max).into(),
+            half_flows: RecordTable::evicting(half_open_max).into(),
+            refusals: RefCell::default(),
+            half_open_rate: Cell::default(),
+            reply_defaults: HashMap::new(),
+            local: Vec::new(),
+            replies: RecordTable::refusing(records_max).into(),
+            half_replies: RecordTable::evicting(half_open_max).into(),
         }
     }
 }
 
-impl Tables for HostTables {
+impl<A: Family + Into<IpAddr>> Tables<A> for HostTables<A> {
     fn limits(&self) -> Limits {
         self.limits
     }
 
-    fn frontend_v4(&self, key: &FrontendKeyV4) -> Option<Frontend> {
-        self.frontends_v4.get(key).copied()
+    fn frontend(&self, key: &A::FrontendKey) -> Option<Frontend> {
+        self.frontends.get(key).copied()
     }
 
     fn ring(&self, ring: u32) -> Option<RingDescriptor> {
@@ -201,40 +214,40 @@ impl Tables for HostTables {
         self.slots.get(usize::try_from(index).ok()?).copied()
     }
 
-    fn backend_v4(&self, number: u32) -> Option<BackendV4> {
-        Some(self.backends_v4.get(&number).copied().unwrap_or_default())
+    fn backend(&self, number: u32) -> Option<Backend<A>> {
+        Some(A::backend(&self.backends.get(&number).copied().unwrap_or_default()))
     }
 
-    fn flow_v4(&self, key: &FlowKeyV4) -> Option<FlowRecord> {
-        self.flows_v4.borrow().get(key)
+    fn flow(&self, key: &A::FlowKey) -> Option<FlowRecord> {
+        self.flows.borrow().get(key)
     }
 
-    fn half_flow_v4(&self, key: &FlowKeyV4) -> Option<FlowRecord> {
-        self.half_flows_v4.borrow().get(key)
+    fn half_flow(&self, key: &A::FlowKey) -> Option<FlowRecord> {
+        self.half_flows.borrow().get(key)
     }
 
-    fn put_flow_v4(&self, key: &FlowKeyV4, record: &FlowRecord) -> Result<(), TableFull> {
-        self.flows_v4.borrow_mut().put(*key, *record)
+    fn put_flow(&self, key: &A::FlowKey, record: &FlowRecord) -> Result<(), TableFull> {
+        self.flows.borrow_mut().put(*key, *record)
     }
 
-    fn put_half_flow_v4(&self, key: &FlowKeyV4, record: &FlowRecord) -> Result<(), TableFull> {
-        self.half_flows_v4.borrow_mut().put(*key, *record)
+    fn put_half_flow(&self, key: &A::FlowKey, record: &FlowRecord) -> Result<(), TableFull> {
+        self.half_flows.borrow_mut().put(*key, *record)
     }
 
-    fn touch_flow_v4(&self, key: &FlowKeyV4, record: &FlowRecord) {
-        self.flows_v4.borrow_mut().touch(key, |known| touch_flow(known, record));
+    fn touch_flow(&self, key: &A::FlowKey, record: &FlowRecord) {
+        self.flows.borrow_mut().touch(key, |known| touch_flow(known, record));
     }
 
-    fn touch_half_flow_v4(&self, key: &FlowKeyV4, record: &FlowRecord) {
-        self.half_flows_v4.borrow_mut().touch(key, |known| touch_flow(known, record));
+    fn touch_half_flow(&self, key: &A::FlowKey, record: &FlowRecord) {
+        self.half_flows.borrow_mut().touch(key, |known| touch_flow(known, record));
     }
 
-    fn remove_flow_v4(&self, key: &FlowKeyV4) {
-        self.flows_v4.borrow_mut().remove(key);
+    fn remove_flow(&self, key: &A::FlowKey) {
+        self.flows.borrow_mut().remove(key);
     }
 
-    fn remove_half_flow_v4(&self, key: &FlowKeyV4) {
-        self.half_flows_v4.borrow_mut().remove(key);
+    fn remove_half_flow(&self, key: &A::FlowKey) {
+        self.half_flows.borrow_mut().remove(key);
     }
 
     fn refusals(&self, ring: u32) -> Refusals {
@@ -256,51 +269,64 @@ impl Tables for HostTables {
     }
 
     fn count_half_open(&self, tick: u32) {
-        let count = self.half_open_count(tick) + 1;
-        self.half_open_rate.set(HalfOpenRate { tick, count });
+        let rate = self.half_open_rate.get();
+        let count = if rate.tick == tick { rate.count } else { 0 };
+        self.half_open_rate.set(HalfOpenRate { tick, count: count + 1 });
     }
 
-    fn reply_default_v4(&self, key: &ReplyDefaultKeyV4) -> Option<ReplyDefaultV4> {
-        self.reply_defaults_v4.get(key).copied()
+    fn reply_default(&self, key: &A::ReplyDefaultKey) -> Option<A::ReplyDefault> {
+        self.reply_defaults.get(key).copied()
     }
 
-    fn is_local_v4(&self, address: NetU32) -> bool {
-        self.local_v4.iter().any(|(network, bits)| {
-            let mask = u32::MAX.checked_shl(32 - bits).unwrap_or(0);
-            (address.get() ^ network.to_bits()) & mask == 0
-        })
+    fn is_local(&self, address: A) -> bool {
+        let address = address.into();
+        self.local.iter().any(|(network, bits)| has_prefix(address, *network, *bits))
     }
 
-    fn reply_v4(&self, key: &ReplyKeyV4) -> Option<ReplyRecordV4> {
-        self.replies_v4.borrow().get(key)
+    fn reply(&self, key: &A::ReplyKey) -> Option<A::ReplyRecord> {
+        self.replies.borrow().get(key)
     }
 
-    fn half_reply_v4(&self, key: &ReplyKeyV4) -> Option<ReplyRecordV4> {
-        self.half_replies_v4.borrow().get(key)
+    fn half_reply(&self, key: &A::ReplyKey) -> Option<A::ReplyRecord> {
+        self.half_replies.borrow().get(key)
     }
 
-    fn put_reply_v4(&self, key: &ReplyKeyV4, record: &ReplyRecordV4) -> Result<(), TableFull> {
-        self.replies_v4.borrow_mut().put(*key, *record)
+    fn put_reply(&self, key: &A::ReplyKey, record: &A::ReplyRecord) -> Result<(), TableFull> {
+        self.replies.borrow_mut().put(*key, *record)
     }
 
-    fn put_half_reply_v4(&self, key: &ReplyKeyV4, record: &ReplyRecordV4) -> Result<(), TableFull> {
-        self.half_replies_v4.borrow_mut().put(*key, *record)
+    fn put_half_reply(&self, key: &A::ReplyKey, record: &A::ReplyRecord) -> Result<(), TableFull> {
+        self.half_replies.borrow_mut().put(*key, *record)
     }
 
-    fn touch_reply_v4(&self, key: &ReplyKeyV4, record: &ReplyRecordV4) {
-        self.replies_v4.borrow_mut().touch(key, |known| touch_reply(known, record));
+    fn touch_reply(&self, key: &A::ReplyKey, record: &A::ReplyRecord) {
+        self.replies.borrow_mut().touch(key, |known| touch_reply::<A>(known, record));
     }
 
-    fn touch_half_reply_v4(&self, key: &ReplyKeyV4, record: &ReplyRecordV4) {
-        self.half_replies_v4.borrow_mut().touch(key, |known| touch_reply(known, record));
+    fn touch_half_reply(&self, key: &A::ReplyKey, record: &A::ReplyRecord) {
+        self.half_replies.borrow_mut().touch(key, |known| touch_reply::<A>(known, record));
     }
 
-    fn remove_reply_v4(&self, key: &ReplyKeyV4) {
-        self.replies_v4.borrow_mut().remove(key);
+    fn remove_reply(&self, key: &A::ReplyKey) {
+        self.replies.borrow_mut().remove(key);
     }
 
-    fn remove_half_reply_v4(&self, key: &ReplyKeyV4) {
-        self.half_replies_v4.borrow_mut().remove(key);
+    fn remove_half_reply(&self, key: &A::ReplyKey) {
+        self.half_replies.borrow_mut().remove(key);
+    }
+}
+
+fn has_prefix(address: IpAddr, network: IpAddr, bits: u32) -> bool {
+    match (address, network) {
+        (IpAddr::V4(address), IpAddr::V4(network)) => {
+            let different = address.to_bits() ^ network.to_bits();
+            different.leading_zeros() >= bits
+        }
+        (IpAddr::V6(address), IpAddr::V6(network)) => {
+            let different = address.to_bits() ^ network.to_bits();
+            different.leading_zeros() >= bits
+        }
+        _ => false,
     }
 }
 
@@ -309,28 +335,42 @@ fn touch_flow(known: &mut FlowRecord, record: &FlowRecord) {
     known.class = record.class;
 }
 
-fn touch_reply(known: &mut ReplyRecordV4, record: &ReplyRecordV4) {
-    known.last_seen_tick = record.last_seen_tick;
-    known.class = record.class;
-    known.ifindex = record.ifindex;
+fn touch_reply<A: Family>(known: &mut A::ReplyRecord, record: &A::ReplyRecord) {
+    let Way { last_seen_tick, class, ifindex, .. } = A::way(record);
+    *known = A::reply_record(&Way { last_seen_tick, class, ifindex, ..A::way(known) });
 }
 
-/// Decides on a packet and carries the decision out, as a hook does.
-pub fn run(
+/// How a hook decides on what a family's parser has found.
+pub type Decide<A> = fn(&Headers<A>, &HostTables<A>, &Context, &mut Decision<A>);
+
+/// Decides on a packet of a family and carries the decision out, as a hook does; `None`: it is no
+/// packet of this family.
+pub fn run<A: Family>(
     packet: &mut HostPacket,
-    tables: &HostTables,
+    tables: &HostTables<A>,
     context: &Context,
-    decide: impl Fn(&HostPacket, &HostTables, &Context) -> Decision,
-) -> Decision {
-    let decision = decide(packet, tables, context);
+    decide: Decide<A>,
+) -> Option<Decision<A>>
+where
+    HostTables<A>: Tables<A>,
+{
+    let link = link(packet, 0);
+    let network = if A::IS_V6 { Network::V6 } else { Network::V4 };
+    if link.network != network {
+        return None;
+    }
+    let headers = A::parse(packet, link.l3_offset);
+    let mut decision = Decision::pass();
+    decide(&headers, tables, context, &mut decision);
     if let Err(reason) = commit(tables, &decision) {
-        return Decision::drop(reason, decision.backend);
+        let backend = decision.backend;
+        decision.drop(reason, backend);
     }
-    if let Some(edit) = &decision.edit
-        && decision.verdict != Verdict::Drop
-        && translate_v4(packet, edit).is_err()
+    if decision.edit == EditKind::Packet
+        && translate::translate(packet, &decision.translation).is_err()
     {
-        return Decision::drop(DropReason::EditFailed, decision.backend);
+        let backend = decision.backend;
+        decision.drop(DropReason::EditFailed, backend);
     }
-    decision
+    Some(decision)
 }

@@ -1,39 +1,37 @@
 //! All packet logic: parse, look up, choose, decide, edit.
 //!
-//! Runs unchanged in the kernel (`lb-ebpf`) and on the host. It touches a packet only through
-//! [`Packet`] and tables only through [`Tables`]; time and place are in [`Context`]. It never calls
-//! a helper, never panics, has no loop without a constant bound, and changes nothing while it
-//! decides: a [`Decision`] is a value, which [`commit`] and [`edit::translate_v4`] carry out.
+//! Runs unchanged in the kernel (`lb-ebpf`) and on the host, for both address families. It touches a
+//! packet only through [`Packet`] and tables only through [`Tables`]; time and place are in
+//! [`Context`]. It never calls a helper, never panics, has no loop without a constant bound, and
+//! changes nothing while it decides: a [`Decision`] is a value, which [`commit`] and
+//! [`carry_out`] carry out.
 
 pub mod checksum;
 mod choose;
 mod decide;
 mod decision;
-pub mod edit;
+mod edit;
+mod family;
 mod hash;
 #[cfg(any(feature = "std", test))]
 pub mod host;
-mod parse;
 mod record;
 mod reply;
 #[cfg(test)]
 mod testing;
+pub mod translate;
 pub mod wire;
+mod words;
 
-pub use choose::{Choice, PacketKind, choose};
-pub use decide::{front_v4, reply_v4};
-pub use decision::{Decision, FlowChange, Record, ReplyChange};
-pub use edit::{Edit, EditError, Side};
-pub use hash::flow_hash_v4;
-pub use parse::{
-    ETHERNET_HEADER_BYTES, HeadersV4, Parsed, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, parse_v4,
-};
+pub use choose::{Choice, PacketKind, choose, packet_kind};
+pub use decide::{front, reply};
+pub use decision::{Decision, EditKind, FlowChange, Record, ReplyChange};
+pub use edit::{EditError, Side};
+pub use family::{Backend, Family, Tuple, Way};
 pub use record::{commit, is_fresh, is_live};
+pub use translate::{ErrorTranslation, Rewrite, Translation};
 
-use crate::abi::{
-    BackendV4, FlowKeyV4, FlowRecord, Frontend, FrontendKeyV4, Limits, NetU32, Refusals,
-    ReplyDefaultKeyV4, ReplyDefaultV4, ReplyKeyV4, ReplyRecordV4, RingDescriptor, Slot,
-};
+use crate::abi::{FlowRecord, Frontend, Limits, Refusals, RingDescriptor, Slot};
 
 /// A packet that starts with its Ethernet header.
 pub trait Packet {
@@ -53,35 +51,35 @@ pub trait Packet {
     -> Result<(), EditError>;
 }
 
-/// Read access to the maps, and the few writes that [`commit`] makes.
-pub trait Tables {
+/// Read access to the maps of a family, and the few writes that [`commit`] makes.
+pub trait Tables<A: Family> {
     /// Limits of records, from `META`. Asked for only where records count.
     fn limits(&self) -> Limits;
-    /// Looks up `FRONTENDS_V4`.
-    fn frontend_v4(&self, key: &FrontendKeyV4) -> Option<Frontend>;
+    /// Looks up `FRONTENDS_*`.
+    fn frontend(&self, key: &A::FrontendKey) -> Option<Frontend>;
     /// Looks up `RINGS`.
     fn ring(&self, ring: u32) -> Option<RingDescriptor>;
     /// Looks up `RING_SLOTS`.
     fn slot(&self, index: u32) -> Option<Slot>;
-    /// Looks up `BACKENDS_V4`.
-    fn backend_v4(&self, number: u32) -> Option<BackendV4>;
+    /// Looks up `BACKENDS_*`.
+    fn backend(&self, number: u32) -> Option<Backend<A>>;
 
-    /// Looks up `FLOWS_V4`.
-    fn flow_v4(&self, key: &FlowKeyV4) -> Option<FlowRecord>;
-    /// Looks up `HALF_FLOWS_V4`.
-    fn half_flow_v4(&self, key: &FlowKeyV4) -> Option<FlowRecord>;
-    /// Inserts into or overwrites in `FLOWS_V4`; an error means that there is no room.
-    fn put_flow_v4(&self, key: &FlowKeyV4, record: &FlowRecord) -> Result<(), TableFull>;
-    /// Inserts into or overwrites in `HALF_FLOWS_V4`, in place of the oldest when there is no room.
-    fn put_half_flow_v4(&self, key: &FlowKeyV4, record: &FlowRecord) -> Result<(), TableFull>;
-    /// Stores time and class in `FLOWS_V4`, in place; absent is fine.
-    fn touch_flow_v4(&self, key: &FlowKeyV4, record: &FlowRecord);
-    /// Stores time and class in `HALF_FLOWS_V4`, in place; absent is fine.
-    fn touch_half_flow_v4(&self, key: &FlowKeyV4, record: &FlowRecord);
-    /// Removes from `FLOWS_V4`; absent is fine.
-    fn remove_flow_v4(&self, key: &FlowKeyV4);
-    /// Removes from `HALF_FLOWS_V4`; absent is fine.
-    fn remove_half_flow_v4(&self, key: &FlowKeyV4);
+    /// Looks up `FLOWS_*`.
+    fn flow(&self, key: &A::FlowKey) -> Option<FlowRecord>;
+    /// Looks up `HALF_FLOWS_*`.
+    fn half_flow(&self, key: &A::FlowKey) -> Option<FlowRecord>;
+    /// Inserts into or overwrites in `FLOWS_*`; an error means that there is no room.
+    fn put_flow(&self, key: &A::FlowKey, record: &FlowRecord) -> Result<(), TableFull>;
+    /// Inserts into or overwrites in `HALF_FLOWS_*`, in place of the oldest when there is no room.
+    fn put_half_flow(&self, key: &A::FlowKey, record: &FlowRecord) -> Result<(), TableFull>;
+    /// Stores time and class in `FLOWS_*`, in place; absent is fine.
+    fn touch_flow(&self, key: &A::FlowKey, record: &FlowRecord);
+    /// Stores time and class in `HALF_FLOWS_*`, in place; absent is fine.
+    fn touch_half_flow(&self, key: &A::FlowKey, record: &FlowRecord);
+    /// Removes from `FLOWS_*`; absent is fine.
+    fn remove_flow(&self, key: &A::FlowKey);
+    /// Removes from `HALF_FLOWS_*`; absent is fine.
+    fn remove_half_flow(&self, key: &A::FlowKey);
 
     /// Looks up `REFUSALS`.
     fn refusals(&self, ring: u32) -> Refusals;
@@ -92,26 +90,26 @@ pub trait Tables {
     /// Counts another.
     fn count_half_open(&self, tick: u32);
 
-    /// Looks up `REPLY_DEFAULTS_V4`.
-    fn reply_default_v4(&self, key: &ReplyDefaultKeyV4) -> Option<ReplyDefaultV4>;
-    /// Looks up `LOCAL_V4`: whether an address is the node's or one of its containers'.
-    fn is_local_v4(&self, address: NetU32) -> bool;
-    /// Looks up `REPLIES_V4`.
-    fn reply_v4(&self, key: &ReplyKeyV4) -> Option<ReplyRecordV4>;
-    /// Looks up `HALF_REPLIES_V4`.
-    fn half_reply_v4(&self, key: &ReplyKeyV4) -> Option<ReplyRecordV4>;
-    /// Inserts into or overwrites in `REPLIES_V4`; an error means that there is no room.
-    fn put_reply_v4(&self, key: &ReplyKeyV4, record: &ReplyRecordV4) -> Result<(), TableFull>;
-    /// Inserts into or overwrites in `HALF_REPLIES_V4`, in place of the oldest when there is no room.
-    fn put_half_reply_v4(&self, key: &ReplyKeyV4, record: &ReplyRecordV4) -> Result<(), TableFull>;
-    /// Stores time and class in `REPLIES_V4`, in place; absent is fine.
-    fn touch_reply_v4(&self, key: &ReplyKeyV4, record: &ReplyRecordV4);
-    /// Stores time and class in `HALF_REPLIES_V4`, in place; absent is fine.
-    fn touch_half_reply_v4(&self, key: &ReplyKeyV4, record: &ReplyRecordV4);
-    /// Removes from `REPLIES_V4`; absent is fine.
-    fn remove_reply_v4(&self, key: &ReplyKeyV4);
-    /// Removes from `HALF_REPLIES_V4`; absent is fine.
-    fn remove_half_reply_v4(&self, key: &ReplyKeyV4);
+    /// Looks up `REPLY_DEFAULTS_*`.
+    fn reply_default(&self, key: &A::ReplyDefaultKey) -> Option<A::ReplyDefault>;
+    /// Looks up `LOCAL_*`: whether an address is the node's or one of its containers'.
+    fn is_local(&self, address: A) -> bool;
+    /// Looks up `REPLIES_*`.
+    fn reply(&self, key: &A::ReplyKey) -> Option<A::ReplyRecord>;
+    /// Looks up `HALF_REPLIES_*`.
+    fn half_reply(&self, key: &A::ReplyKey) -> Option<A::ReplyRecord>;
+    /// Inserts into or overwrites in `REPLIES_*`; an error means that there is no room.
+    fn put_reply(&self, key: &A::ReplyKey, record: &A::ReplyRecord) -> Result<(), TableFull>;
+    /// Inserts into or overwrites in `HALF_REPLIES_*`, in place of the oldest when there is no room.
+    fn put_half_reply(&self, key: &A::ReplyKey, record: &A::ReplyRecord) -> Result<(), TableFull>;
+    /// Stores time, class and front interface in `REPLIES_*`, in place; absent is fine.
+    fn touch_reply(&self, key: &A::ReplyKey, record: &A::ReplyRecord);
+    /// Stores time, class and front interface in `HALF_REPLIES_*`, in place; absent is fine.
+    fn touch_half_reply(&self, key: &A::ReplyKey, record: &A::ReplyRecord);
+    /// Removes from `REPLIES_*`; absent is fine.
+    fn remove_reply(&self, key: &A::ReplyKey);
+    /// Removes from `HALF_REPLIES_*`; absent is fine.
+    fn remove_half_reply(&self, key: &A::ReplyKey);
 }
 
 /// The table has no room for another record.

@@ -1,9 +1,9 @@
 //! Records: whether one is alive, and how a decision's changes are written.
 
-use super::{Decision, FlowChange, Record, ReplyChange, Tables};
+use super::{Backend, Decision, Family, FlowChange, Record, ReplyChange, Tables};
 use crate::{
     abi::{
-        BackendV4, CLASS_ANSWERED, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT,
+        CLASS_ANSWERED, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT,
         CLASS_DATAGRAM, CLASS_ESTABLISHED, CLASS_HALF_OPEN, DropReason, FlowRecord, Limits,
         TAKES_OLD, TAKES_OLD_DATAGRAMS, is_closing,
     },
@@ -14,7 +14,12 @@ use crate::{
 /// flows, and the client was heard of within the time of the record's class.
 #[inline(always)]
 #[must_use]
-pub fn is_live(record: &FlowRecord, backend: &BackendV4, limits: &Limits, now_tick: u32) -> bool {
+pub fn is_live<A>(
+    record: &FlowRecord,
+    backend: &Backend<A>,
+    limits: &Limits,
+    now_tick: u32,
+) -> bool {
     let keeps = if record.class == CLASS_DATAGRAM { TAKES_OLD_DATAGRAMS } else { TAKES_OLD };
     let is_of_backend =
         record.generation == backend.generation || is_broken(Rule::HitsMatchGeneration);
@@ -53,24 +58,27 @@ pub(super) const fn closed_by(before: u32, side: u32) -> u32 {
 /// backend, unless a ring was published between them: then the last one wins and the other's SYN is
 /// answered by a backend that the client's ACK no longer reaches, as if the SYN had been lost.
 #[inline(always)]
-pub fn commit<T: Tables>(tables: &T, decision: &Decision) -> Result<(), DropReason> {
+pub fn commit<A: Family, T: Tables<A>>(
+    tables: &T,
+    decision: &Decision<A>,
+) -> Result<(), DropReason> {
     commit_reply(tables, &decision.record)?;
     commit_flow(tables, &decision.record);
     Ok(())
 }
 
 #[inline(always)]
-fn commit_flow<T: Tables>(tables: &T, change: &Record) {
+fn commit_flow<A: Family, T: Tables<A>>(tables: &T, change: &Record<A>) {
     let Record { flow_change, flow, flow_record, ring, is_refused, .. } = change;
     let tick = flow_record.last_seen_tick;
     match flow_change {
         FlowChange::Keep => {}
-        FlowChange::Touch => tables.touch_flow_v4(flow, flow_record),
-        FlowChange::TouchHalf => tables.touch_half_flow_v4(flow, flow_record),
+        FlowChange::Touch => tables.touch_flow(flow, flow_record),
+        FlowChange::TouchHalf => tables.touch_half_flow(flow, flow_record),
         FlowChange::PutHalf => {
-            let is_stored = tables.put_half_flow_v4(flow, flow_record).is_ok();
+            let is_stored = tables.put_half_flow(flow, flow_record).is_ok();
             if !is_broken(Rule::SynForgetsEarlierRecord) {
-                tables.remove_flow_v4(flow);
+                tables.remove_flow(flow);
             }
             tables.count_half_open(tick);
             if !is_stored {
@@ -78,18 +86,18 @@ fn commit_flow<T: Tables>(tables: &T, change: &Record) {
             }
         }
         FlowChange::Put | FlowChange::Promote => {
-            if tables.put_flow_v4(flow, flow_record).is_ok() {
-                tables.remove_half_flow_v4(flow);
+            if tables.put_flow(flow, flow_record).is_ok() {
+                tables.remove_half_flow(flow);
             } else {
                 tables.note_refusal(*ring, tick, true);
                 if matches!(flow_change, FlowChange::Promote) {
-                    tables.touch_half_flow_v4(flow, flow_record);
+                    tables.touch_half_flow(flow, flow_record);
                 }
             }
         }
         FlowChange::Forget => {
-            tables.remove_flow_v4(flow);
-            tables.remove_half_flow_v4(flow);
+            tables.remove_flow(flow);
+            tables.remove_half_flow(flow);
         }
     }
     if *is_refused != 0 {
@@ -98,28 +106,28 @@ fn commit_flow<T: Tables>(tables: &T, change: &Record) {
 }
 
 #[inline(always)]
-fn commit_reply<T: Tables>(tables: &T, change: &Record) -> Result<(), DropReason> {
+fn commit_reply<A: Family, T: Tables<A>>(tables: &T, change: &Record<A>) -> Result<(), DropReason> {
     let Record { reply_change, reply, reply_record, .. } = change;
     match reply_change {
         ReplyChange::Keep => {}
-        ReplyChange::Touch => tables.touch_reply_v4(reply, reply_record),
-        ReplyChange::TouchHalf => tables.touch_half_reply_v4(reply, reply_record),
+        ReplyChange::Touch => tables.touch_reply(reply, reply_record),
+        ReplyChange::TouchHalf => tables.touch_half_reply(reply, reply_record),
         ReplyChange::PutHalf => {
-            if tables.put_half_reply_v4(reply, reply_record).is_err() {
+            if tables.put_half_reply(reply, reply_record).is_err() {
                 return Err(DropReason::RecordTableFull);
             }
-            tables.remove_reply_v4(reply);
+            tables.remove_reply(reply);
         }
         ReplyChange::Put => {
-            if tables.put_reply_v4(reply, reply_record).is_ok() {
-                tables.remove_half_reply_v4(reply);
+            if tables.put_reply(reply, reply_record).is_ok() {
+                tables.remove_half_reply(reply);
             } else {
-                tables.touch_half_reply_v4(reply, reply_record);
+                tables.touch_half_reply(reply, reply_record);
             }
         }
         ReplyChange::Forget => {
-            tables.remove_reply_v4(reply);
-            tables.remove_half_reply_v4(reply);
+            tables.remove_reply(reply);
+            tables.remove_half_reply(reply);
         }
     }
     Ok(())

@@ -6,21 +6,21 @@
 //! before go.
 
 use super::{
-    Choice, Context, Decision, Edit, FlowChange, HeadersV4, PacketKind, Record, ReplyChange, Side,
-    Tables,
+    Choice, Context, Decision, Family, FlowChange, PacketKind, ReplyChange, Side, Tables,
+    Translation, Tuple, Way,
     record::{closed_by, is_fresh},
+    wire::{Headers, PROTOCOL_UDP},
 };
 use crate::abi::{
     BACKEND_NONE, CLASS_ANSWERED, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT,
-    CLASS_ESTABLISHED, CLASS_HALF_OPEN, DropReason, FlowKeyV4, FlowRecord, META_REPLY_DEFAULTS,
-    PROTOCOL_TCP, REPLY_DEFAULT_AMBIGUOUS, ReplyDefaultKeyV4, ReplyKeyV4, ReplyRecordV4, Verdict,
-    is_closing,
+    CLASS_DATAGRAM, CLASS_ESTABLISHED, CLASS_HALF_OPEN, DropReason, FlowRecord,
+    META_REPLY_DEFAULTS, REPLY_DEFAULT_AMBIGUOUS, Verdict, is_closing,
 };
 
 /// A record of replies and which table it is in.
 #[derive(Clone, Copy)]
-struct Known {
-    record: ReplyRecordV4,
+struct Known<A> {
+    way: Way<A>,
     /// Not 0: there is one.
     is_present: u32,
     /// Not 0: it is among the half open.
@@ -28,163 +28,194 @@ struct Known {
 }
 
 #[inline(always)]
-fn known<T: Tables>(tables: &T, key: &ReplyKeyV4) -> Known {
-    if let Some(record) = tables.reply_v4(key) {
-        return Known { record, is_present: 1, is_half: 0 };
+fn known<A: Family, T: Tables<A>>(tables: &T, key: &A::ReplyKey) -> Known<A> {
+    if let Some(record) = tables.reply(key) {
+        return Known { way: A::way(&record), is_present: 1, is_half: 0 };
     }
-    match tables.half_reply_v4(key) {
-        Some(record) => Known { record, is_present: 1, is_half: 1 },
-        None => Known { record: ReplyRecordV4::default(), is_present: 0, is_half: 0 },
+    match tables.half_reply(key) {
+        Some(record) => Known { way: A::way(&record), is_present: 1, is_half: 1 },
+        None => Known { way: Way::NONE, is_present: 0, is_half: 0 },
     }
 }
 
-/// What a packet of the client changes in the record of its replies; [`DropReason::None`], or why it
-/// must be dropped.
+/// Remembers how the replies to a packet of the client are translated. On error the packet must be
+/// dropped.
 #[inline(always)]
-pub(super) fn remember<T: Tables>(
+pub(super) fn remember<A: Family, T: Tables<A>>(
     tables: &T,
     context: &Context,
     kind: PacketKind,
-    flow: &FlowKeyV4,
-    key: &ReplyKeyV4,
-    choice: &Choice,
-) -> (ReplyChange, ReplyRecordV4, DropReason) {
-    let limits = tables.limits();
-    let Known { record, is_present, is_half } = known(tables, key);
-    let before = u32::from(record.class);
+    flow: &Tuple<A>,
+    ifindex: u32,
+    choice: &Choice<A>,
+    decision: &mut Decision<A>,
+) -> DropReason {
+    let translation = &decision.translation;
+    let answer = Tuple { server: translation.address, server_port: translation.port, ..*flow };
+    decision.record.reply = A::reply_key(&answer, ifindex);
+    let Known { way, is_present, is_half } = known(tables, &decision.record.reply);
+    let before = u32::from(way.class);
     let is_alive =
-        is_present != 0 && is_fresh(before, record.last_seen_tick, &limits, context.now_tick);
-    let is_same_vip = record.vip == flow.vip && record.vip_port == flow.vip_port;
+        is_present != 0 && is_fresh(before, way.last_seen_tick, &tables.limits(), context.now_tick);
+    let is_same_vip = way.vip.is_same(flow.server) && way.vip_port == flow.server_port;
     // Another flow of this client port has the same backend port, by another VIP or VIP port: their
     // replies could not be told apart.
     if is_alive && !is_same_vip && !is_closing(before) {
-        return (ReplyChange::Keep, record, DropReason::TupleCollision);
+        return DropReason::TupleCollision;
     }
     let is_known = is_alive
         && is_same_vip
-        && record.backend == choice.number
-        && record.generation == choice.backend.generation;
+        && way.backend == choice.number
+        && way.generation == choice.backend.generation;
     let is_new = !is_known || (is_closing(before) && kind as u32 == PacketKind::Syn as u32);
-    let class = match kind {
-        PacketKind::Reset => CLASS_CLOSED,
-        PacketKind::Fin if is_new => CLASS_CLOSING_BY_CLIENT,
-        PacketKind::Fin => closed_by(before, CLASS_CLOSING_BY_CLIENT),
-        _ if is_new => CLASS_HALF_OPEN,
-        PacketKind::Data | PacketKind::Datagram if before == CLASS_ANSWERED => CLASS_ESTABLISHED,
-        _ => before,
-    };
-    let is_stale = class != before || record.last_seen_tick != context.now_tick;
-    let change = if is_new {
+    let class = class_after_client(before, is_new, kind);
+    let is_stale = class != before || way.last_seen_tick != context.now_tick;
+    decision.record.reply_change = if is_new {
         ReplyChange::PutHalf
     } else if !is_stale {
         ReplyChange::Keep
     } else if is_half == 0 {
         ReplyChange::Touch
-    } else if class == CLASS_ESTABLISHED || class == CLASS_CLOSING_BY_CLIENT {
+    } else if class == CLASS_ESTABLISHED
+        || class == CLASS_CLOSING_BY_CLIENT
+        || class == CLASS_DATAGRAM
+    {
         ReplyChange::Put
     } else {
         ReplyChange::TouchHalf
     };
-    let record = ReplyRecordV4 {
-        vip: flow.vip,
-        vip_port: flow.vip_port,
+    decision.record.reply_record = A::reply_record(&Way {
+        vip: flow.server,
+        vip_port: flow.server_port,
         class: class as u16,
         backend: choice.number,
         generation: choice.backend.generation,
         ifindex: context.ingress_ifindex,
         last_seen_tick: context.now_tick,
-    };
-    (change, record, DropReason::None)
+    });
+    DropReason::None
 }
 
-/// Decides on a packet that a backend sends; `scope_ifindex` is its veth, or 0 for one that is
-/// routed.
+/// Class of a record of replies after a packet of the client.
 #[inline(always)]
-pub(super) fn translate<T: Tables>(
+const fn class_after_client(before: u32, is_new: bool, kind: PacketKind) -> u32 {
+    match kind {
+        PacketKind::Reset => CLASS_CLOSED,
+        PacketKind::Fin if is_new => CLASS_CLOSING_BY_CLIENT,
+        PacketKind::Fin => closed_by(before, CLASS_CLOSING_BY_CLIENT),
+        _ if is_new => CLASS_HALF_OPEN,
+        PacketKind::Data if before == CLASS_ANSWERED => CLASS_ESTABLISHED,
+        PacketKind::Datagram if before == CLASS_ANSWERED => CLASS_DATAGRAM,
+        _ => before,
+    }
+}
+
+/// How a reply goes.
+#[derive(Clone, Copy)]
+pub(super) struct Found<A> {
+    /// Not 0: it is translated.
+    pub(super) is_ours: u32,
+    /// To what.
+    pub(super) way: Way<A>,
+}
+
+/// Looks for the way of what a backend sends, and for what that changes in its record.
+#[inline(always)]
+fn find<A: Family, T: Tables<A>>(
     tables: &T,
     context: &Context,
-    headers: &HeadersV4,
+    headers: &Headers<A>,
+    answer: &Tuple<A>,
     scope_ifindex: u32,
-) -> Decision {
-    // A container that opens a connection answers nobody, whatever ports it uses.
-    if headers.is_syn() {
-        return Decision::PASS;
+    decision: &mut Decision<A>,
+) -> Found<A> {
+    let mut found = by_default(tables, context, answer, scope_ifindex);
+    if found.is_ours != 0 && u32::from(found.way.class) & u32::from(REPLY_DEFAULT_AMBIGUOUS) == 0 {
+        return found;
     }
-    let key = ReplyKeyV4 {
-        ifindex: scope_ifindex,
-        backend: headers.source,
-        client: headers.destination,
-        backend_port: headers.source_port,
-        client_port: headers.destination_port,
-        protocol: u32::from(PROTOCOL_TCP),
-        reserved: 0,
-    };
-    let mut way = ReplyRecordV4::default();
-    let mut has_default = false;
-    let mut looks_for_record = true;
-    if context.meta_flags & META_REPLY_DEFAULTS != 0
-        && let Some(default) = tables.reply_default_v4(&default_key(&key))
-        && !tables.is_local_v4(headers.destination)
-    {
-        has_default = true;
-        looks_for_record = default.flags & REPLY_DEFAULT_AMBIGUOUS != 0;
-        way.vip = default.vip;
-        way.vip_port = default.vip_port;
-        way.backend = default.backend;
-        way.ifindex = default.ifindex;
+    decision.record.reply = A::reply_key(answer, scope_ifindex);
+    let known = known(tables, &decision.record.reply);
+    if known.is_present == 0 {
+        return found;
     }
-    let mut reply_change = ReplyChange::Keep;
-    let mut reply_record = way;
-    if looks_for_record {
-        let known = known(tables, &key);
-        let class = u32::from(known.record.class);
-        let is_over = is_stranger(context, headers, &known.record);
-        // The backend has not accepted the recorded flow: what it says it says to the default's.
-        let is_unanswered = class == CLASS_HALF_OPEN && has_default && !headers.is_syn_ack();
-        if known.is_present != 0 && !is_over && !is_unanswered {
-            way = known.record;
-            (reply_change, reply_record) = after_reply(headers, &known);
-        } else if known.is_present != 0 && is_over {
-            reply_change = ReplyChange::Forget;
-        }
-        if !has_default && (known.is_present == 0 || is_over) {
-            let record = Record { reply_change, reply: key, ..Record::KEEP };
-            return Decision { record, ..Decision::PASS };
-        }
+    if is_stranger(tables, context, headers, &known.way) {
+        decision.record.reply_change = ReplyChange::Forget;
+        return found;
     }
-    if headers.ttl <= 1 {
-        return Decision::drop(DropReason::TtlExceeded, way.backend);
+    // The backend has not accepted the recorded connection: what it says it says to the default's.
+    let is_unanswered = u32::from(known.way.class) == CLASS_HALF_OPEN
+        && headers.protocol != PROTOCOL_UDP
+        && !headers.is_syn_ack();
+    if is_unanswered && found.is_ours != 0 {
+        return found;
     }
-    let mut record = Record { reply_change, reply: key, reply_record, ..Record::KEEP };
-    if headers.is_closing() {
-        end_flow(tables, headers, &key, &way, &mut record);
-    }
-    Decision {
-        verdict: Verdict::Reply,
-        reason: DropReason::None,
-        backend: way.backend,
-        ifindex: way.ifindex,
-        opens_flow: 0,
-        edit: Some(Edit {
-            side: Side::Source,
-            old_address: headers.source,
-            address: way.vip,
-            old_port: headers.source_port,
-            port: way.vip_port,
-            l4_offset: headers.l4_offset,
-        }),
-        record,
-    }
+    found = Found { is_ours: 1, way: known.way };
+    note_reply(context, headers, &known, decision);
+    found
 }
 
+/// The way of what has no record.
 #[inline(always)]
-const fn default_key(key: &ReplyKeyV4) -> ReplyDefaultKeyV4 {
-    ReplyDefaultKeyV4 {
-        ifindex: key.ifindex,
-        backend: key.backend,
-        backend_port: key.backend_port,
-        pad: 0,
-        protocol: key.protocol,
+fn by_default<A: Family, T: Tables<A>>(
+    tables: &T,
+    context: &Context,
+    answer: &Tuple<A>,
+    scope_ifindex: u32,
+) -> Found<A> {
+    if context.meta_flags & META_REPLY_DEFAULTS != 0
+        && let Some(default) = tables.reply_default(&A::reply_default_key(answer, scope_ifindex))
+        && !tables.is_local(answer.client)
+    {
+        return Found { is_ours: 1, way: A::default_way(&default) };
+    }
+    Found { is_ours: 0, way: Way::NONE }
+}
+
+/// Decides on a TCP or UDP packet that a backend sends; `scope_ifindex` is its veth, or 0 for one that
+/// is routed.
+#[inline(always)]
+pub(super) fn translate<A: Family, T: Tables<A>>(
+    tables: &T,
+    context: &Context,
+    headers: &Headers<A>,
+    scope_ifindex: u32,
+    decision: &mut Decision<A>,
+) {
+    // A container that opens a connection answers nobody, whatever ports it uses.
+    if headers.is_syn() {
+        return;
+    }
+    let answer = Tuple {
+        client: headers.destination,
+        server: headers.source,
+        client_port: headers.destination_port,
+        server_port: headers.source_port,
+        protocol: headers.protocol,
+    };
+    let found = find(tables, context, headers, &answer, scope_ifindex, decision);
+    if found.is_ours == 0 {
+        return;
+    }
+    let way = found.way;
+    if headers.hop_limit <= 1 {
+        decision.drop(DropReason::TtlExceeded, way.backend);
+        return;
+    }
+    decision.verdict = Verdict::Reply;
+    decision.backend = way.backend;
+    decision.ifindex = way.ifindex;
+    decision.translate(Translation {
+        side: Side::Source,
+        protocol: headers.protocol,
+        old_address: headers.source,
+        address: way.vip,
+        old_port: headers.source_port,
+        port: way.vip_port,
+        l3_offset: headers.l3_offset,
+        l4_offset: headers.l4_offset,
+    });
+    if headers.is_closing() {
+        end_flow(tables, headers, &answer, &way, decision);
     }
 }
 
@@ -192,25 +223,41 @@ const fn default_key(key: &ReplyKeyV4) -> ReplyDefaultKeyV4 {
 /// the same address and port who comes by another way. A SYN+ACK is, once the flow is closing. When
 /// both sides have closed the backend only answers packets of the client, so anything is unless the
 /// client was heard of just now: above all the acknowledgement with which a socket in `TIME_WAIT`
-/// answers a SYN (RFC 9293, section 3.10.7.4); a client that does not get it hangs.
+/// answers a SYN (RFC 9293, section 3.10.7.4); a client that does not get it hangs. A datagram is,
+/// once neither side has sent any for the time of a record.
 #[inline(always)]
-fn is_stranger(context: &Context, headers: &HeadersV4, record: &ReplyRecordV4) -> bool {
-    let class = u32::from(record.class);
+fn is_stranger<A: Family, T: Tables<A>>(
+    tables: &T,
+    context: &Context,
+    headers: &Headers<A>,
+    way: &Way<A>,
+) -> bool {
+    let class = u32::from(way.class);
+    if headers.protocol == PROTOCOL_UDP {
+        return !is_fresh(class, way.last_seen_tick, &tables.limits(), context.now_tick);
+    }
     if headers.is_syn_ack() {
         return is_closing(class);
     }
     class == CLASS_CLOSED
         && !headers.is_closing()
-        && context.now_tick.wrapping_sub(record.last_seen_tick) > 1
+        && context.now_tick.wrapping_sub(way.last_seen_tick) > 1
 }
 
-/// What a reply changes in its record. Time is the client's: a backend alone keeps no flow alive.
+/// What a reply changes in its record. The time of a connection is its client's: a backend alone keeps
+/// none alive. That of datagrams is either side's.
 #[inline(always)]
-fn after_reply(headers: &HeadersV4, known: &Known) -> (ReplyChange, ReplyRecordV4) {
-    let before = u32::from(known.record.class);
+fn note_reply<A: Family>(
+    context: &Context,
+    headers: &Headers<A>,
+    known: &Known<A>,
+    decision: &mut Decision<A>,
+) {
     if headers.is_reset() {
-        return (ReplyChange::Forget, known.record);
+        decision.record.reply_change = ReplyChange::Forget;
+        return;
     }
+    let before = u32::from(known.way.class);
     let class = if headers.is_closing() {
         closed_by(before, CLASS_CLOSING_BY_BACKEND)
     } else if before == CLASS_HALF_OPEN {
@@ -218,38 +265,34 @@ fn after_reply(headers: &HeadersV4, known: &Known) -> (ReplyChange, ReplyRecordV
     } else {
         before
     };
-    let change = if class == before {
-        ReplyChange::Keep
-    } else if known.is_half != 0 {
-        ReplyChange::TouchHalf
-    } else {
-        ReplyChange::Touch
-    };
-    (change, ReplyRecordV4 { class: class as u16, ..known.record })
+    let is_datagram = headers.protocol == PROTOCOL_UDP;
+    let last_seen_tick = if is_datagram { context.now_tick } else { known.way.last_seen_tick };
+    if class == before && last_seen_tick == known.way.last_seen_tick {
+        return;
+    }
+    decision.record.reply_change =
+        if known.is_half != 0 { ReplyChange::TouchHalf } else { ReplyChange::Touch };
+    decision.record.reply_record =
+        A::reply_record(&Way { class: class as u16, last_seen_tick, ..known.way });
 }
 
 /// The backend ends a connection or its direction: so the record of the way in says, if there is one.
 /// After a RST nothing is left that a record could keep: so a flood of acknowledgements leaves none.
 #[inline(always)]
-fn end_flow<T: Tables>(
+fn end_flow<A: Family, T: Tables<A>>(
     tables: &T,
-    headers: &HeadersV4,
-    key: &ReplyKeyV4,
-    way: &ReplyRecordV4,
-    record: &mut Record,
+    headers: &Headers<A>,
+    answer: &Tuple<A>,
+    way: &Way<A>,
+    decision: &mut Decision<A>,
 ) {
-    let flow = FlowKeyV4 {
-        client: key.client,
-        vip: way.vip,
-        client_port: key.client_port,
-        vip_port: way.vip_port,
-        protocol: key.protocol,
-    };
+    let record = &mut decision.record;
+    record.flow = A::flow_key(&Tuple { server: way.vip, server_port: way.vip_port, ..*answer });
     let mut known = FlowRecord::default();
     let mut touch = FlowChange::Touch;
-    if let Some(found) = tables.flow_v4(&flow) {
+    if let Some(found) = tables.flow(&record.flow) {
         known = found;
-    } else if let Some(found) = tables.half_flow_v4(&flow) {
+    } else if let Some(found) = tables.half_flow(&record.flow) {
         known = found;
         touch = FlowChange::TouchHalf;
     }
@@ -257,7 +300,6 @@ fn end_flow<T: Tables>(
         return;
     }
     record.flow_change = if headers.is_reset() { FlowChange::Forget } else { touch };
-    record.flow = flow;
     let class = closed_by(known.class, CLASS_CLOSING_BY_BACKEND);
     record.flow_record = FlowRecord { class, ..known };
 }

@@ -4,10 +4,10 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use lb_common::{
     abi::{
-        BACKEND_NONE, BackendV4, FlowKeyV4, FlowRecord, Limits, PROTOCOL_UDP, RingDescriptor, Slot,
-        TAKES_OLD, TAKES_OLD_DATAGRAMS, ticks_from_seconds,
+        BACKEND_NONE, BackendV4, FlowKeyV4, FlowRecord, Limits, NetU32, PROTOCOL_UDP,
+        RingDescriptor, Slot, TAKES_OLD, TAKES_OLD_DATAGRAMS, ticks_from_seconds,
     },
-    engine::{flow_hash_v4, host::HostTables},
+    engine::{Family as _, host::HostTables},
     rules::{Rule, is_broken},
     slots::{Finding, Moment, SlotTimes, Sweep, advance, sweep},
 };
@@ -99,7 +99,7 @@ impl Agent {
         &mut self,
         now: u64,
         cluster: &mut Cluster,
-        tables: &mut HostTables,
+        tables: &mut HostTables<NetU32>,
     ) -> bool {
         if self.pending.is_some()
             || (self.published_at != 0 && now < self.published_at + 2 * LAG_MAX)
@@ -110,7 +110,7 @@ impl Agent {
         let mut pending = Pending::default();
         for (index, instance) in cluster.instances.iter().enumerate() {
             let Some((number, generation)) = instance.number else { continue };
-            let known = tables.backends_v4[&number];
+            let known = tables.backends[&number];
             let state = instance.state(now);
             self.decided.insert(index, state);
             if known.generation == generation && known.state != state {
@@ -137,7 +137,7 @@ impl Agent {
     }
 
     /// Writes the second half.
-    pub(crate) fn finish(&mut self, now: u64, tables: &mut HostTables) {
+    pub(crate) fn finish(&mut self, now: u64, tables: &mut HostTables<NetU32>) {
         let Some(pending) = self.pending.take() else { return };
         store_states(&pending.states, tables);
         self.store_rings(now, &pending.rings, tables);
@@ -149,7 +149,7 @@ impl Agent {
         ring: u32,
         before: &[Slot],
         cluster: &Cluster,
-        tables: &HostTables,
+        tables: &HostTables<NetU32>,
     ) -> Vec<Slot> {
         let is_udp = ring == RINGS[1];
         let times = if is_udp {
@@ -162,7 +162,7 @@ impl Agent {
         let moment = Moment { now_tick: tick(now), refused_tick, times };
         let keeps = if is_udp { TAKES_OLD_DATAGRAMS } else { TAKES_OLD };
         let is_gone = |number: u32| {
-            let generation = tables.backends_v4[&number].generation;
+            let generation = tables.backends[&number].generation;
             let instance = self.instance_of[&(number, generation)];
             cluster.instances[instance].state(now) & keeps == 0
         };
@@ -182,7 +182,7 @@ impl Agent {
             .collect()
     }
 
-    fn take_numbers(&mut self, now: u64, cluster: &mut Cluster, tables: &mut HostTables) {
+    fn take_numbers(&mut self, now: u64, cluster: &mut Cluster, tables: &mut HostTables<NetU32>) {
         self.release_numbers(now, cluster, tables);
         for (index, instance) in cluster.instances.iter_mut().enumerate() {
             if instance.number.is_some() || instance.state(now) == 0 {
@@ -201,12 +201,12 @@ impl Agent {
                 ifindex: number,
                 ..BackendV4::default()
             };
-            tables.backends_v4.insert(number, backend);
+            tables.backends.insert(number, backend);
         }
     }
 
     /// Numbers that nothing refers to any more, except records: those have a generation.
-    fn release_numbers(&mut self, now: u64, cluster: &Cluster, tables: &HostTables) {
+    fn release_numbers(&mut self, now: u64, cluster: &Cluster, tables: &HostTables<NetU32>) {
         let published = RINGS.map(|ring| tables.rings.get(&ring).copied().unwrap_or_default());
         let previous = self.previous.values().map(|(descriptor, _)| *descriptor);
         let in_use: HashSet<u32> = published
@@ -219,7 +219,7 @@ impl Agent {
             let Some((number, generation)) = instance.number else { continue };
             let is_last = self.generations[&number] == generation;
             if is_last
-                && tables.backends_v4[&number].state == 0
+                && tables.backends[&number].state == 0
                 && !in_use.contains(&number)
                 && !self.free.iter().any(|(free, _)| *free == number)
             {
@@ -228,7 +228,12 @@ impl Agent {
         }
     }
 
-    fn store_rings(&mut self, now: u64, rings: &[(u32, Vec<Slot>)], tables: &mut HostTables) {
+    fn store_rings(
+        &mut self,
+        now: u64,
+        rings: &[(u32, Vec<Slot>)],
+        tables: &mut HostTables<NetU32>,
+    ) {
         for (ring, slots) in rings {
             let extent = self.extent.entry(*ring).or_insert(0);
             *extent = (*extent + 1) % EXTENTS;
@@ -247,16 +252,16 @@ impl Agent {
     }
 
     /// The first half of a scan: half-open records.
-    pub(crate) fn begin_scan(&mut self, now: u64, tables: &HostTables) {
+    pub(crate) fn begin_scan(&mut self, now: u64, tables: &HostTables<NetU32>) {
         let mut scan = Scan { begun_tick: tick(now), others: HashSet::new() };
-        sweep_table(now, tables, &mut tables.half_flows_v4.borrow_mut(), &mut scan);
+        sweep_table(now, tables, &mut tables.half_flows.borrow_mut(), &mut scan);
         self.scan = Some(scan);
     }
 
     /// The second half: established records.
-    pub(crate) fn finish_scan(&mut self, now: u64, tables: &HostTables) {
+    pub(crate) fn finish_scan(&mut self, now: u64, tables: &HostTables<NetU32>) {
         let Some(mut scan) = self.scan.take() else { return };
-        sweep_table(now, tables, &mut tables.flows_v4.borrow_mut(), &mut scan);
+        sweep_table(now, tables, &mut tables.flows.borrow_mut(), &mut scan);
         for ring in RINGS {
             for index in 0..SLOTS {
                 let has_other = scan.others.contains(&(ring, index));
@@ -269,7 +274,7 @@ impl Agent {
 
 fn sweep_table(
     now: u64,
-    tables: &HostTables,
+    tables: &HostTables<NetU32>,
     records: &mut lb_common::engine::host::RecordTable<FlowKeyV4, FlowRecord>,
     scan: &mut Scan,
 ) {
@@ -277,10 +282,10 @@ fn sweep_table(
     for (key, record) in entries {
         let ring = ring_of(key.protocol);
         let descriptor = tables.rings[&ring];
-        let index = descriptor.slot_index(flow_hash_v4(HASH_SEED, &key));
+        let index = descriptor.slot_index(hash_of(&key));
         let slot = tables.slots[index as usize];
-        let backend = tables.backends_v4[&record.backend];
-        match sweep(&record, &backend, Some(slot), &tables.limits, tick(now)) {
+        let backend = tables.backends[&record.backend];
+        match sweep(&record, &NetU32::backend(&backend), Some(slot), &tables.limits, tick(now)) {
             Sweep::Delete => records.remove(&key),
             Sweep::Keep => {
                 scan.others.insert((ring, index - descriptor.start()));
@@ -290,15 +295,20 @@ fn sweep_table(
     }
 }
 
-fn store_states(states: &[(u32, u8)], tables: &mut HostTables) {
+fn store_states(states: &[(u32, u8)], tables: &mut HostTables<NetU32>) {
     for (number, state) in states {
-        if let Some(backend) = tables.backends_v4.get_mut(number) {
+        if let Some(backend) = tables.backends.get_mut(number) {
             backend.state = *state;
         }
     }
 }
 
-pub(crate) fn slots(tables: &HostTables, descriptor: RingDescriptor) -> Vec<Slot> {
+/// Which slot a flow falls on.
+pub(crate) fn hash_of(flow: &FlowKeyV4) -> u32 {
+    NetU32::flow_hash(HASH_SEED, &NetU32::tuple(flow))
+}
+
+pub(crate) fn slots(tables: &HostTables<NetU32>, descriptor: RingDescriptor) -> Vec<Slot> {
     let start = descriptor.start() as usize;
     tables.slots[start..start + descriptor.size() as usize].to_vec()
 }

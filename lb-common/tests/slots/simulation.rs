@@ -6,17 +6,14 @@ use std::{cmp::Reverse, collections::BinaryHeap, fmt};
 use lb_common::{
     abi::{
         BACKEND_NONE, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT, CLASS_DATAGRAM,
-        CLASS_ESTABLISHED, CLASS_HALF_OPEN, FlowRecord, RingDescriptor, SLOT_MOVING, SLOT_PLAIN,
-        Slot, TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS,
+        CLASS_ESTABLISHED, CLASS_HALF_OPEN, FlowRecord, NetU32, RingDescriptor, SLOT_MOVING,
+        SLOT_PLAIN, Slot, TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS,
     },
-    engine::{
-        Choice, Context, Decision, PacketKind, Record, choose, commit, flow_hash_v4,
-        host::HostTables,
-    },
+    engine::{Choice, Context, Decision, PacketKind, choose, commit, host::HostTables},
 };
 
 use crate::{
-    agent::{Agent, HASH_SEED, Order, RINGS, limits, ring_of, slots, tick},
+    agent::{Agent, HASH_SEED, Order, RINGS, hash_of, limits, ring_of, slots, tick},
     clients::{Client, Phase, Send, TCP_CLIENTS, UDP_CLIENTS},
     cluster::{Change, Cluster, HOUR, SECOND, history},
     random::Random,
@@ -161,7 +158,7 @@ pub(crate) struct Simulation {
     now: u64,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     scheduled: u64,
-    tables: HostTables,
+    tables: HostTables<NetU32>,
     cluster: Cluster,
     agent: Agent,
     clients: Vec<Client>,
@@ -445,7 +442,7 @@ impl Simulation {
     }
 
     /// Decides on a packet and checks what can be said of any packet.
-    fn packet(&mut self, index: usize, kind: PacketKind) -> Result<Choice, Violation> {
+    fn packet(&mut self, index: usize, kind: PacketKind) -> Result<Choice<NetU32>, Violation> {
         self.tally.packets += 1;
         let key = self.clients[index].key;
         let ring = ring_of(key.protocol);
@@ -467,16 +464,14 @@ impl Simulation {
             meta_flags: 0,
         };
         let had_record = self.has_record(index);
-        let choice = choose(&self.tables, &context, ring, &key, kind);
-        let record = Record {
-            flow_change: choice.change,
-            ring,
-            is_refused: choice.is_refused,
-            flow: key,
-            flow_record: choice.record(context.now_tick),
-            ..Record::KEEP
-        };
-        commit(&self.tables, &Decision { record, ..Decision::PASS }).expect("no reply is recorded");
+        let choice = choose(&self.tables, &context, ring, hash_of(&key), &key, kind);
+        let mut decision = Decision::pass();
+        decision.record.flow_change = choice.change;
+        decision.record.ring = ring;
+        decision.record.is_refused = choice.is_refused;
+        decision.record.flow = key;
+        decision.record.flow_record = choice.record(context.now_tick);
+        commit(&self.tables, &decision).expect("no reply is recorded");
         self.tables.rings.insert(ring, current);
         self.tally.refusals += u64::from(choice.is_refused);
         self.tally.slots_seen += 1;
@@ -530,8 +525,8 @@ impl Simulation {
         let Some((number, _)) = self.cluster.instances[owner].number else { return false };
         let slot = self.slot(index, descriptor);
         if slot.state() != SLOT_PLAIN {
-            let established = self.tables.flows_v4.borrow().get(&client.key);
-            let half = self.tables.half_flows_v4.borrow().get(&client.key);
+            let established = self.tables.flows.borrow().get(&client.key);
+            let half = self.tables.half_flows.borrow().get(&client.key);
             let half = half.filter(|_| !is_strict);
             let live = established.filter(|record| self.is_live(record));
             if let Some(record) = live.or(half.filter(|record| self.is_live(record))) {
@@ -542,7 +537,7 @@ impl Simulation {
         let keeps = if client.is_tcp() { TAKES_OLD } else { TAKES_OLD_DATAGRAMS };
         let has_old = slot.state() == SLOT_MOVING
             && slot.old() != BACKEND_NONE
-            && self.tables.backends_v4[&slot.old()].state & keeps != 0;
+            && self.tables.backends[&slot.old()].state & keeps != 0;
         // But that is no promise: a connection that came now and found no room for its record is
         // lost when `cur` changes again.
         if is_strict && client.is_tcp() && slot.state() == SLOT_MOVING && !has_old {
@@ -569,8 +564,8 @@ impl Simulation {
         for index in 0..self.clients.len() {
             let slot = self.slot(index, self.current(index));
             let records = [
-                self.tables.flows_v4.borrow().get(&self.clients[index].key),
-                self.tables.half_flows_v4.borrow().get(&self.clients[index].key),
+                self.tables.flows.borrow().get(&self.clients[index].key),
+                self.tables.half_flows.borrow().get(&self.clients[index].key),
             ];
             for record in records.into_iter().flatten() {
                 if slot.state() == SLOT_PLAIN
@@ -585,8 +580,7 @@ impl Simulation {
     }
 
     fn check_nothing_left(&mut self) -> Result<(), Violation> {
-        let records =
-            self.tables.flows_v4.borrow().len() + self.tables.half_flows_v4.borrow().len();
+        let records = self.tables.flows.borrow().len() + self.tables.half_flows.borrow().len();
         let is_plain = RINGS.iter().all(|ring| {
             slots(&self.tables, self.tables.rings[ring])
                 .iter()
@@ -606,7 +600,7 @@ impl Simulation {
         let Some((number, generation)) = self.cluster.instances[instance].number else {
             return false;
         };
-        let backend = self.tables.backends_v4[&number];
+        let backend = self.tables.backends[&number];
         backend.generation == generation && backend.state & bit != 0
     }
 
@@ -616,7 +610,7 @@ impl Simulation {
         decided.is_none_or(|state| state & bit != 0) && self.keeps(instance, bit)
     }
 
-    fn instance(&self, choice: &Choice) -> usize {
+    fn instance(&self, choice: &Choice<NetU32>) -> usize {
         self.agent.instance_of[&(choice.number, choice.backend.generation)]
     }
 
@@ -626,8 +620,8 @@ impl Simulation {
 
     fn has_record(&self, index: usize) -> bool {
         let key = &self.clients[index].key;
-        self.tables.flows_v4.borrow().get(key).is_some()
-            || self.tables.half_flows_v4.borrow().get(key).is_some()
+        self.tables.flows.borrow().get(key).is_some()
+            || self.tables.half_flows.borrow().get(key).is_some()
     }
 
     fn current(&self, index: usize) -> RingDescriptor {
@@ -644,7 +638,7 @@ impl Simulation {
     }
 
     fn slot(&self, index: usize, descriptor: RingDescriptor) -> Slot {
-        let at = descriptor.slot_index(flow_hash_v4(HASH_SEED, &self.clients[index].key));
+        let at = descriptor.slot_index(hash_of(&self.clients[index].key));
         self.tables.slots[at as usize]
     }
 

@@ -1,0 +1,371 @@
+//! What differs between the two address families in the tables: the types of keys and values.
+//!
+//! The engine is written once, over [`Family`]; the types of the maps stay concrete.
+
+use core::{fmt::Debug, hash::Hash};
+
+use super::{
+    Packet, hash,
+    wire::{Address, Embedded, Headers, embedded_v4, embedded_v6, parse_v4, parse_v6},
+};
+use crate::abi::{
+    BackendV4, BackendV6, FAMILY_V4, FAMILY_V6, FlowKeyV4, FlowKeyV6, FrontendKeyV4, FrontendKeyV6,
+    NetAddr6, NetU16, NetU32, PATH_LOCAL, PATH_RECORDS_REPLIES, ReplyDefaultKeyV4,
+    ReplyDefaultKeyV6, ReplyDefaultV4, ReplyDefaultV6, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4,
+    ReplyRecordV6,
+};
+
+/// A flow: the two ends of what a client sends, or of what a backend answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tuple<A> {
+    /// Address of the client.
+    pub client: A,
+    /// Address of the VIP, or of the backend.
+    pub server: A,
+    /// Port of the client.
+    pub client_port: NetU16,
+    /// Port of the VIP, or of the backend.
+    pub server_port: NetU16,
+    /// IP protocol number.
+    pub protocol: u32,
+}
+
+/// A backend as the engine sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Backend<A> {
+    /// Its address.
+    pub address: A,
+    /// Its port; 0 keeps the port that the client used.
+    pub port: NetU16,
+    /// `TAKES_*` bits; 0: gone.
+    pub state: u8,
+    /// `PATH_*`.
+    pub path: u8,
+    /// Index of the host-side veth of a local one, else 0.
+    pub ifindex: u32,
+    /// Which of the backends of its number it is.
+    pub generation: u32,
+}
+
+/// How replies are translated: a recorded flow's, or by default.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Way<A> {
+    /// The address that the client sent to.
+    pub vip: A,
+    /// The port that the client sent to.
+    pub vip_port: NetU16,
+    /// `CLASS_*` of a record, `REPLY_DEFAULT_*` of a default.
+    pub class: u16,
+    /// Number of the backend.
+    pub backend: u32,
+    /// The backend's generation, in a record.
+    pub generation: u32,
+    /// Index of the front interface that the client's packet came in on; 0: unknown.
+    pub ifindex: u32,
+    /// Tick of the last packet from the client, in a record.
+    pub last_seen_tick: u32,
+}
+
+impl<A: Address> Backend<A> {
+    /// No backend.
+    pub const NONE: Self = Self {
+        address: A::UNSPECIFIED,
+        port: NetU16::new(0),
+        state: 0,
+        path: 0,
+        ifindex: 0,
+        generation: 0,
+    };
+
+    /// Whether it is a container behind `ifindex`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_local(&self) -> bool {
+        self.path & !PATH_RECORDS_REPLIES == PATH_LOCAL
+    }
+
+    /// Whether each of its flows is recorded for the sake of its replies.
+    #[inline(always)]
+    #[must_use]
+    pub const fn records_replies(&self) -> bool {
+        self.path & PATH_RECORDS_REPLIES != 0
+    }
+}
+
+impl<A: Address> Way<A> {
+    /// No way.
+    pub const NONE: Self = Self {
+        vip: A::UNSPECIFIED,
+        vip_port: NetU16::new(0),
+        class: 0,
+        backend: 0,
+        generation: 0,
+        ifindex: 0,
+        last_seen_tick: 0,
+    };
+}
+
+/// An address family: its addresses, and the types of its tables.
+pub trait Family: Address + Eq + Hash {
+    /// `FAMILY_*`, the family's part of a ring number.
+    const NUMBER: u32;
+
+    /// Key of `FRONTENDS_*`.
+    type FrontendKey: Copy + Eq + Hash + Debug;
+    /// Key of `FLOWS_*` and `HALF_FLOWS_*`.
+    type FlowKey: Copy + Eq + Hash + Debug + Default;
+    /// Key of `REPLIES_*` and `HALF_REPLIES_*`.
+    type ReplyKey: Copy + Eq + Hash + Debug + Default;
+    /// Value of `REPLIES_*` and `HALF_REPLIES_*`.
+    type ReplyRecord: Copy + Eq + Debug + Default;
+    /// Key of `REPLY_DEFAULTS_*`.
+    type ReplyDefaultKey: Copy + Eq + Hash + Debug;
+    /// Value of `REPLY_DEFAULTS_*`.
+    type ReplyDefault: Copy + Eq + Debug + Default;
+    /// Value of `BACKENDS_*`.
+    type BackendRecord: Copy + Eq + Debug + Default;
+
+    /// Parses a packet whose IP header begins there.
+    fn parse<P: Packet>(packet: &P, l3_offset: usize) -> Headers<Self>;
+    /// Parses the packet that an ICMP error quotes.
+    fn embedded<P: Packet>(packet: &P, error: &Headers<Self>) -> Embedded<Self>;
+    /// The frontend of an address and port.
+    fn frontend_key(vip: Self, port: NetU16, protocol: u8, scope: u8) -> Self::FrontendKey;
+    /// A flow as its client sends it.
+    fn flow_key(flow: &Tuple<Self>) -> Self::FlowKey;
+    /// The two ends of a flow as its client sends it.
+    fn tuple(flow: &Self::FlowKey) -> Tuple<Self>;
+    /// A flow as its backend answers it, through an interface.
+    fn reply_key(reply: &Tuple<Self>, ifindex: u32) -> Self::ReplyKey;
+    /// A backend's port as the source of replies.
+    fn reply_default_key(reply: &Tuple<Self>, ifindex: u32) -> Self::ReplyDefaultKey;
+    /// What a recorded reply is translated to, for the table.
+    fn reply_record(way: &Way<Self>) -> Self::ReplyRecord;
+    /// What a recorded reply is translated to.
+    fn way(record: &Self::ReplyRecord) -> Way<Self>;
+    /// What a reply without record is translated to.
+    fn default_way(default: &Self::ReplyDefault) -> Way<Self>;
+    /// A backend.
+    fn backend(record: &Self::BackendRecord) -> Backend<Self>;
+    /// Which slot a flow falls on, see [`super::flow_hash`].
+    fn flow_hash(hash_seed: u64, flow: &Tuple<Self>) -> u32;
+    /// Which slot a client's flows fall on, whatever their ports; of the address counts the prefix of
+    /// so many bits.
+    fn client_hash(hash_seed: u64, client: Self, prefix_bits: u32) -> u32;
+}
+
+macro_rules! keys_and_values {
+    (
+        $number:ident, $frontend:ident, $flow:ident, $reply:ident, $record:ident,
+        $default_key:ident, $default:ident, $backend:ident
+    ) => {
+        const NUMBER: u32 = $number;
+
+        type FrontendKey = $frontend;
+        type FlowKey = $flow;
+        type ReplyKey = $reply;
+        type ReplyRecord = $record;
+        type ReplyDefaultKey = $default_key;
+        type ReplyDefault = $default;
+        type BackendRecord = $backend;
+
+        #[inline(always)]
+        fn flow_key(flow: &Tuple<Self>) -> $flow {
+            $flow {
+                client: flow.client,
+                vip: flow.server,
+                client_port: flow.client_port,
+                vip_port: flow.server_port,
+                protocol: flow.protocol,
+            }
+        }
+
+        #[inline(always)]
+        fn tuple(flow: &$flow) -> Tuple<Self> {
+            Tuple {
+                client: flow.client,
+                server: flow.vip,
+                client_port: flow.client_port,
+                server_port: flow.vip_port,
+                protocol: flow.protocol,
+            }
+        }
+
+        #[inline(always)]
+        fn reply_key(reply: &Tuple<Self>, ifindex: u32) -> $reply {
+            $reply {
+                ifindex,
+                backend: reply.server,
+                client: reply.client,
+                backend_port: reply.server_port,
+                client_port: reply.client_port,
+                protocol: reply.protocol,
+                reserved: 0,
+            }
+        }
+
+        #[inline(always)]
+        fn way(record: &$record) -> Way<Self> {
+            Way {
+                vip: record.vip,
+                vip_port: record.vip_port,
+                class: record.class,
+                backend: record.backend,
+                generation: record.generation,
+                ifindex: record.ifindex,
+                last_seen_tick: record.last_seen_tick,
+            }
+        }
+
+        #[inline(always)]
+        fn default_way(default: &$default) -> Way<Self> {
+            Way {
+                vip: default.vip,
+                vip_port: default.vip_port,
+                class: default.flags,
+                backend: default.backend,
+                generation: 0,
+                ifindex: default.ifindex,
+                last_seen_tick: 0,
+            }
+        }
+
+        #[inline(always)]
+        fn backend(record: &$backend) -> Backend<Self> {
+            Backend {
+                address: record.address,
+                port: record.port,
+                state: record.state,
+                path: record.path,
+                ifindex: record.ifindex,
+                generation: record.generation,
+            }
+        }
+    };
+}
+
+impl Family for NetU32 {
+    keys_and_values!(
+        FAMILY_V4,
+        FrontendKeyV4,
+        FlowKeyV4,
+        ReplyKeyV4,
+        ReplyRecordV4,
+        ReplyDefaultKeyV4,
+        ReplyDefaultV4,
+        BackendV4
+    );
+
+    #[inline(always)]
+    fn parse<P: Packet>(packet: &P, l3_offset: usize) -> Headers<Self> {
+        parse_v4(packet, l3_offset)
+    }
+
+    #[inline(always)]
+    fn embedded<P: Packet>(packet: &P, error: &Headers<Self>) -> Embedded<Self> {
+        embedded_v4(packet, error)
+    }
+
+    #[inline(always)]
+    fn frontend_key(vip: Self, port: NetU16, protocol: u8, scope: u8) -> FrontendKeyV4 {
+        FrontendKeyV4 { vip, port, protocol, scope }
+    }
+
+    #[inline(always)]
+    fn reply_default_key(reply: &Tuple<Self>, ifindex: u32) -> ReplyDefaultKeyV4 {
+        ReplyDefaultKeyV4 {
+            ifindex,
+            backend: reply.server,
+            backend_port: reply.server_port,
+            pad: 0,
+            protocol: reply.protocol,
+        }
+    }
+
+    #[inline(always)]
+    fn reply_record(way: &Way<Self>) -> ReplyRecordV4 {
+        ReplyRecordV4 {
+            vip: way.vip,
+            vip_port: way.vip_port,
+            class: way.class,
+            backend: way.backend,
+            generation: way.generation,
+            ifindex: way.ifindex,
+            last_seen_tick: way.last_seen_tick,
+        }
+    }
+
+    #[inline(always)]
+    fn flow_hash(hash_seed: u64, flow: &Tuple<Self>) -> u32 {
+        hash::of_flow_v4(hash_seed, flow)
+    }
+
+    #[inline(always)]
+    fn client_hash(hash_seed: u64, client: Self, prefix_bits: u32) -> u32 {
+        hash::of_client_v4(hash_seed, client, prefix_bits)
+    }
+}
+
+impl Family for NetAddr6 {
+    keys_and_values!(
+        FAMILY_V6,
+        FrontendKeyV6,
+        FlowKeyV6,
+        ReplyKeyV6,
+        ReplyRecordV6,
+        ReplyDefaultKeyV6,
+        ReplyDefaultV6,
+        BackendV6
+    );
+
+    #[inline(always)]
+    fn parse<P: Packet>(packet: &P, l3_offset: usize) -> Headers<Self> {
+        parse_v6(packet, l3_offset)
+    }
+
+    #[inline(always)]
+    fn embedded<P: Packet>(packet: &P, error: &Headers<Self>) -> Embedded<Self> {
+        embedded_v6(packet, error)
+    }
+
+    #[inline(always)]
+    fn frontend_key(vip: Self, port: NetU16, protocol: u8, scope: u8) -> FrontendKeyV6 {
+        FrontendKeyV6 { vip, port, protocol, scope, reserved: 0 }
+    }
+
+    #[inline(always)]
+    fn reply_default_key(reply: &Tuple<Self>, ifindex: u32) -> ReplyDefaultKeyV6 {
+        ReplyDefaultKeyV6 {
+            ifindex,
+            backend: reply.server,
+            backend_port: reply.server_port,
+            pad: 0,
+            protocol: reply.protocol,
+            reserved: 0,
+        }
+    }
+
+    #[inline(always)]
+    fn reply_record(way: &Way<Self>) -> ReplyRecordV6 {
+        ReplyRecordV6 {
+            vip: way.vip,
+            vip_port: way.vip_port,
+            class: way.class,
+            backend: way.backend,
+            generation: way.generation,
+            ifindex: way.ifindex,
+            last_seen_tick: way.last_seen_tick,
+            reserved: 0,
+        }
+    }
+
+    #[inline(always)]
+    fn flow_hash(hash_seed: u64, flow: &Tuple<Self>) -> u32 {
+        hash::of_flow_v6(hash_seed, flow)
+    }
+
+    #[inline(always)]
+    fn client_hash(hash_seed: u64, client: Self, prefix_bits: u32) -> u32 {
+        hash::of_client_v6(hash_seed, client, prefix_bits)
+    }
+}
