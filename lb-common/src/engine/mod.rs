@@ -5,6 +5,7 @@
 //! a helper, never panics, has no loop without a constant bound, and changes nothing while it
 //! decides: a [`Decision`] is a value, which [`commit`] and [`edit::translate_v4`] carry out.
 
+pub mod answer;
 pub mod checksum;
 mod decide;
 mod decision;
@@ -12,11 +13,15 @@ pub mod edit;
 mod hash;
 #[cfg(any(feature = "std", test))]
 pub mod host;
+pub mod mtu;
 mod parse;
+pub mod rate;
 mod record;
 #[cfg(test)]
 mod testing;
+pub mod translate;
 pub mod wire;
+mod words;
 
 pub use decide::{front_v4, reply_v4};
 pub use decision::{Decision, Record, RecordChange};

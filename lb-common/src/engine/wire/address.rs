@@ -5,7 +5,7 @@ use core::fmt::Debug;
 use super::{IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, PROTOCOL_ICMP, PROTOCOL_ICMPV6};
 use crate::{
     abi::{NetAddr6, NetU32},
-    engine::checksum,
+    engine::{checksum, words::from_words},
 };
 
 /// An address of either family.
@@ -35,6 +35,10 @@ pub trait Address: Copy + PartialEq + Debug {
     /// Sum of its words.
     #[must_use]
     fn sum(self) -> u32;
+
+    /// Its words as they lie in memory; IPv4 has one, then zeros.
+    #[must_use]
+    fn words(self) -> [u32; 4];
 }
 
 impl Address for NetU32 {
@@ -63,6 +67,11 @@ impl Address for NetU32 {
     #[inline(always)]
     fn sum(self) -> u32 {
         self.raw()
+    }
+
+    #[inline(always)]
+    fn words(self) -> [u32; 4] {
+        [self.raw(), 0, 0, 0]
     }
 }
 
@@ -107,6 +116,11 @@ impl Address for NetAddr6 {
         }
         fold_into_word(sum)
     }
+
+    #[inline(always)]
+    fn words(self) -> [u32; 4] {
+        self.raw()
+    }
 }
 
 /// Folds a sum of few words into one.
@@ -114,33 +128,4 @@ impl Address for NetAddr6 {
 const fn fold_into_word(sum: u64) -> u32 {
     let once = (sum & 0xffff_ffff) + (sum >> 32);
     ((once & 0xffff_ffff) + (once >> 32)) as u32
-}
-
-/// An address from words as they lie in memory.
-#[inline(always)]
-pub(in crate::engine) const fn from_words(words: [u32; 4]) -> NetAddr6 {
-    zerocopy::transmute!(words)
-}
-
-/// The word at `at`; `at` must be a constant, or the kernel's verifier sees a panic.
-#[inline(always)]
-pub(in crate::engine) const fn word_at<const N: usize>(window: &[u8; N], at: usize) -> u32 {
-    u32::from_ne_bytes([window[at], window[at + 1], window[at + 2], window[at + 3]])
-}
-
-/// The IPv4 address at `at`, a constant.
-#[inline(always)]
-pub(in crate::engine) const fn v4_at<const N: usize>(window: &[u8; N], at: usize) -> NetU32 {
-    NetU32::from_raw(word_at(window, at))
-}
-
-/// The IPv6 address at `at`, a constant.
-#[inline(always)]
-pub(in crate::engine) const fn v6_at<const N: usize>(window: &[u8; N], at: usize) -> NetAddr6 {
-    from_words([
-        word_at(window, at),
-        word_at(window, at + 4),
-        word_at(window, at + 8),
-        word_at(window, at + 12),
-    ])
 }

@@ -5,13 +5,14 @@
 
 use super::{
     Address, Headers, ICMP_HEADER_BYTES, IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, PROTOCOL_TCP,
-    PROTOCOL_UDP,
-    address::{v4_at, v6_at},
-    ipv6::walk,
+    PROTOCOL_UDP, ipv6::walk,
 };
 use crate::{
     abi::{DropReason, NetAddr6, NetU16, NetU32},
-    engine::Packet,
+    engine::{
+        Packet,
+        words::{v4_at, v6_at},
+    },
 };
 
 /// Bytes behind the embedded IP header that are needed.

@@ -2,12 +2,11 @@
 
 use super::{
     Fragment, Headers, IPV4_HEADER_BYTES, Kind, PROTOCOL_TCP,
-    address::v4_at,
     transport::{fragment_fault, transport},
 };
 use crate::{
     abi::{DropReason, NetU32},
-    engine::Packet,
+    engine::{Packet, words::v4_at},
 };
 
 const MORE_FRAGMENTS: u16 = 0x2000;

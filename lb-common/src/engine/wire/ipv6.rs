@@ -2,12 +2,11 @@
 
 use super::{
     Fragment, Headers, IPV6_HEADER_BYTES, Kind, PROTOCOL_FRAGMENT,
-    address::v6_at,
     transport::{fragment_fault, transport},
 };
 use crate::{
     abi::{DropReason, NetAddr6},
-    engine::Packet,
+    engine::{Packet, words::v6_at},
 };
 
 /// Extension headers that a packet may have.
