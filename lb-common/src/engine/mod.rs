@@ -4,8 +4,9 @@
 //! packet only through [`Packet`] and tables only through [`Tables`]; time and place are in
 //! [`Context`]. It never calls a helper, never panics, has no loop without a constant bound, and
 //! changes nothing while it decides: a [`Decision`] is a value, which [`commit`] and
-//! [`carry_out`] carry out.
+//! [`translate::translate`] carry out.
 
+pub mod answer;
 pub mod checksum;
 mod choose;
 mod decide;
@@ -15,6 +16,8 @@ mod family;
 mod hash;
 #[cfg(any(feature = "std", test))]
 pub mod host;
+pub mod mtu;
+pub mod rate;
 mod record;
 mod reply;
 #[cfg(test)]

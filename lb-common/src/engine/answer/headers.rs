@@ -1,0 +1,110 @@
+//! Ethernet and IP headers of answers.
+
+use crate::engine::{
+    EditError, Packet, checksum,
+    wire::Address,
+    words::{word_at, write_half, write_word, write_words},
+};
+
+/// Hop limit of what starts here.
+pub(super) const HOP_LIMIT: u8 = 64;
+const DONT_FRAGMENT: u32 = 0x4000;
+const V4_CHECKSUM: usize = 10;
+
+/// What the frame had before its IP header. Words of eight bytes, since smaller ones side by side on
+/// the stack are merged, and refused by the verifier.
+#[derive(Clone, Copy)]
+pub(super) struct LinkHeader {
+    /// The first three words: destination and source address.
+    macs: [u64; 3],
+    /// VLAN tags.
+    tags: [u64; 2],
+}
+
+/// Reads what is before the IP header.
+#[inline(always)]
+pub(super) fn read_link<P: Packet>(packet: &P, l3_offset: usize) -> Option<LinkHeader> {
+    let macs = packet.window::<12>(0)?;
+    let macs =
+        [u64::from(word_at(macs, 0)), u64::from(word_at(macs, 4)), u64::from(word_at(macs, 8))];
+    let mut tags = [0; 2];
+    if l3_offset >= 18 {
+        tags[0] = u64::from(word_at(packet.window::<4>(12)?, 0));
+    }
+    if l3_offset >= 22 {
+        tags[1] = u64::from(word_at(packet.window::<4>(16)?, 0));
+    }
+    Some(LinkHeader { macs, tags })
+}
+
+/// Writes an Ethernet header that leads back.
+#[inline(always)]
+pub(super) fn write_link<P: Packet, A: Address>(
+    packet: &mut P,
+    l3_offset: usize,
+    link: LinkHeader,
+) -> Option<()> {
+    let [first, second, third] = link.macs.map(|word| (word as u32).to_ne_bytes());
+    let macs = packet.window_mut::<12>(0)?;
+    let source = [second[2], second[3], third[0], third[1], third[2], third[3]];
+    let destination = [first[0], first[1], first[2], first[3], second[0], second[1]];
+    for index in 0..6 {
+        macs[index] = source[index];
+        macs[index + 6] = destination[index];
+    }
+    if l3_offset >= 18 {
+        write_word(packet.window_mut::<4>(12)?, 0, link.tags[0] as u32);
+    }
+    if l3_offset >= 22 {
+        write_word(packet.window_mut::<4>(16)?, 0, link.tags[1] as u32);
+    }
+    let ethertype: u16 = if A::IS_V6 { 0x86dd } else { 0x0800 };
+    write_half(packet.window_mut::<2>(l3_offset - 2)?, 0, ethertype.to_be());
+    Some(())
+}
+
+/// Writes an IP header without options.
+#[inline(always)]
+pub(super) fn write_ip<P: Packet, A: Address>(
+    packet: &mut P,
+    l3_offset: usize,
+    (source, destination): (A, A),
+    protocol: u32,
+    traffic_class: u32,
+    l4_bytes: u32,
+) -> Result<(), EditError> {
+    let hop_limit = u32::from(HOP_LIMIT);
+    if A::IS_V6 {
+        let header = packet.window_mut::<40>(l3_offset).ok_or(EditError)?;
+        write_word(header, 0, (6 << 28 | traffic_class << 20).to_be());
+        write_word(header, 4, (l4_bytes << 16 | protocol << 8 | hop_limit).to_be());
+        write_words(header, 8, source.words());
+        write_words(header, 24, destination.words());
+        return Ok(());
+    }
+    let header = packet.window_mut::<20>(l3_offset).ok_or(EditError)?;
+    let first = (0x45 << 24 | traffic_class << 16 | (20 + l4_bytes)).to_be();
+    // An atomic datagram may have any identification (RFC 6864).
+    let second = DONT_FRAGMENT.to_be();
+    let third = (hop_limit << 24 | protocol << 16).to_be();
+    write_word(header, 0, first);
+    write_word(header, 4, second);
+    write_word(header, 8, third);
+    write_word(header, 12, source.words()[0]);
+    write_word(header, 16, destination.words()[0]);
+    let mut sum = checksum::add(checksum::add(first, second), third);
+    sum = checksum::add(sum, checksum::add(source.sum(), destination.sum()));
+    write_half(header, V4_CHECKSUM, !checksum::fold(sum));
+    Ok(())
+}
+
+/// Sum of the pseudo header.
+#[inline(always)]
+pub(super) fn pseudo_sum<A: Address>(
+    (source, destination): (A, A),
+    protocol: u32,
+    l4_bytes: u32,
+) -> u32 {
+    let addresses = checksum::add(source.sum(), destination.sum());
+    checksum::add(addresses, checksum::add(protocol.to_be(), l4_bytes.to_be()))
+}
