@@ -260,6 +260,81 @@ pub struct ReplyDefaultV6 {
     pub reserved: u32,
 }
 
+/// Key of the map `FRAGMENTS_V4`: a packet that travels in fragments.
+#[repr(C, align(8))]
+#[derive(
+    FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Hash, Debug, Default,
+)]
+pub struct FragmentKeyV4 {
+    /// Source address.
+    pub source: NetU32,
+    /// Destination address.
+    pub destination: NetU32,
+    /// The identification that all of its fragments have.
+    pub id: u32,
+    /// IP protocol number.
+    pub protocol: u32,
+}
+
+/// Key of the map `FRAGMENTS_V6`: a packet that travels in fragments.
+#[repr(C, align(8))]
+#[derive(
+    FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Hash, Debug, Default,
+)]
+pub struct FragmentKeyV6 {
+    /// Source address.
+    pub source: NetAddr6,
+    /// Destination address.
+    pub destination: NetAddr6,
+    /// The identification that all of its fragments have.
+    pub id: u32,
+    /// That of the fragment header: later fragments do not tell what they are part of.
+    pub protocol: u32,
+}
+
+/// Value of the map `FRAGMENTS_V4`: what was decided on the fragment with the ports, which those that
+/// follow it share.
+#[repr(C, align(8))]
+#[derive(
+    FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Debug, Default,
+)]
+pub struct FragmentRecordV4 {
+    /// What the destination, or the source of a reply, is translated to.
+    pub address: NetU32,
+    /// Number of the backend.
+    pub backend: u32,
+    /// The backend's generation, unless it is a reply.
+    pub generation: u32,
+    /// Where to, as in the decision.
+    pub ifindex: u32,
+    /// Tick of the first fragment.
+    pub seen_tick: u32,
+    /// Number of the verdict.
+    pub verdict: u32,
+}
+
+/// Value of the map `FRAGMENTS_V6`.
+#[repr(C, align(8))]
+#[derive(
+    FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Debug, Default,
+)]
+pub struct FragmentRecordV6 {
+    /// What the destination, or the source of a reply, is translated to.
+    pub address: NetAddr6,
+    /// Number of the backend.
+    pub backend: u32,
+    /// The backend's generation, unless it is a reply.
+    pub generation: u32,
+    /// Where to, as in the decision.
+    pub ifindex: u32,
+    /// Tick of the first fragment.
+    pub seen_tick: u32,
+    /// Number of the verdict.
+    pub verdict: u32,
+    /// Written as 0.
+    pub reserved: u32,
+}
+
 /// Value of the array `REFUSALS`, indexed by ring number: when a record was refused last. 0: never.
 /// The two words are stored one by one.
 #[repr(C, align(8))]
@@ -298,5 +373,9 @@ const _: () = assert!(size_of::<ReplyDefaultKeyV4>() == 16);
 const _: () = assert!(size_of::<ReplyDefaultKeyV6>() == 32);
 const _: () = assert!(size_of::<ReplyDefaultV4>() == 16);
 const _: () = assert!(size_of::<ReplyDefaultV6>() == 32);
+const _: () = assert!(size_of::<FragmentKeyV4>() == 16);
+const _: () = assert!(size_of::<FragmentKeyV6>() == 40);
+const _: () = assert!(size_of::<FragmentRecordV4>() == 24);
+const _: () = assert!(size_of::<FragmentRecordV6>() == 40);
 const _: () = assert!(size_of::<Refusals>() == 8);
 const _: () = assert!(size_of::<HalfOpenRate>() == 8);

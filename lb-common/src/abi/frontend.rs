@@ -17,6 +17,27 @@ pub const SCOPE_FRONT: u8 = 0;
 /// [`Frontend`] flag: replies to flows of this frontend do not follow from the backend's port alone
 /// (it is not the first frontend that leads there, or it has more than one port): record each flow.
 pub const FRONTEND_RECORDS_REPLIES: u32 = 1;
+/// Frontend flag, also of a VIP: who cannot be served is not told.
+pub const FRONTEND_DROPS: u32 = 2;
+
+const AFFINITY_SHIFT: u32 = 4;
+const AFFINITY_MASK: u32 = 0xff;
+
+/// Frontend flags for affinity by the first bits of the client's address.
+#[must_use]
+pub const fn affinity_flags(prefix_bits: u8) -> u32 {
+    (prefix_bits as u32 + 1) << AFFINITY_SHIFT
+}
+
+/// The bits of the client's address that alone decide; `None`: the whole flow does.
+#[inline(always)]
+#[must_use]
+pub const fn affinity_prefix_bits(frontend_flags: u32) -> Option<u32> {
+    match (frontend_flags >> AFFINITY_SHIFT) & AFFINITY_MASK {
+        0 => None,
+        bits => Some(bits - 1),
+    }
+}
 
 /// Key of the map `FRONTENDS_V4`.
 #[repr(C, align(8))]
@@ -64,8 +85,29 @@ pub struct Frontend {
     pub ring: u32,
     /// `FRONTEND_*`.
     pub flags: u32,
-    /// Written as 0.
-    pub reserved: u32,
+    /// What a lookup says; 0 in the map.
+    pub state: u32,
+}
+
+/// Of a lookup: the address is a VIP, and nothing is served there by this protocol and port.
+pub const FRONTEND_UNSERVED: u32 = 1;
+/// Of a lookup: there is a service.
+pub const FRONTEND_SERVED: u32 = 2;
+
+impl Frontend {
+    /// There is a service.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_served(&self) -> bool {
+        self.state == FRONTEND_SERVED
+    }
+
+    /// The address is ours, served or not.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_vip(&self) -> bool {
+        self.state != 0
+    }
 }
 
 const _: () = assert!(size_of::<FrontendKeyV4>() == 8);

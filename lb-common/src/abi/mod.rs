@@ -22,13 +22,14 @@ pub use counters::{BackendCounters, HOOK_COUNT, Hook, VERDICT_SLOTS, verdict_ind
 pub use flow::{
     CLASS_ANSWERED, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT,
     CLASS_DATAGRAM, CLASS_ESTABLISHED, CLASS_HALF_OPEN, FlowKeyV4, FlowKeyV6, FlowRecord,
-    HalfOpenRate, REPLY_DEFAULT_AMBIGUOUS, Refusals, ReplyDefaultKeyV4, ReplyDefaultKeyV6,
-    ReplyDefaultV4, ReplyDefaultV6, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4, ReplyRecordV6,
-    is_closing,
+    FragmentKeyV4, FragmentKeyV6, FragmentRecordV4, FragmentRecordV6, HalfOpenRate,
+    REPLY_DEFAULT_AMBIGUOUS, Refusals, ReplyDefaultKeyV4, ReplyDefaultKeyV6, ReplyDefaultV4,
+    ReplyDefaultV6, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4, ReplyRecordV6, is_closing,
 };
 pub use frontend::{
-    FRONTEND_RECORDS_REPLIES, Frontend, FrontendKeyV4, FrontendKeyV6, PROTOCOL_ANY, PROTOCOL_TCP,
-    PROTOCOL_UDP, SCOPE_FRONT,
+    FRONTEND_DROPS, FRONTEND_RECORDS_REPLIES, FRONTEND_SERVED, FRONTEND_UNSERVED, Frontend,
+    FrontendKeyV4, FrontendKeyV6, PROTOCOL_ANY, PROTOCOL_TCP, PROTOCOL_UDP, SCOPE_FRONT,
+    affinity_flags, affinity_prefix_bits,
 };
 pub use net::{NetAddr6, NetU16, NetU32};
 pub use numbers::{DROP_REASON_SLOTS, DropReason, Verdict};
@@ -92,6 +93,12 @@ pub const GRACE_SECONDS: u32 = 60;
 /// Seconds that a slot waits for a replacement after its old owner is gone.
 pub const HOLD_SECONDS: u32 = 60;
 
+/// Packets in fragments that are followed at a time, per address family.
+pub const MAX_FRAGMENTED: u32 = 8192;
+/// Seconds after its first fragment in which the others of a packet may come: as long as receivers
+/// wait (`net.ipv4.ipfrag_time`).
+pub const FRAGMENT_SECONDS: u32 = 30;
+
 /// Names of the maps, as they are in the object and under the pin directory.
 pub mod map_names {
     /// `HashMap<FrontendKeyV4, Frontend>`.
@@ -136,6 +143,10 @@ pub mod map_names {
     pub const LOCAL_V4: &str = "LOCAL_V4";
     /// `LpmTrie<NetAddr6, u32>`: addresses of the node and subnets of its containers.
     pub const LOCAL_V6: &str = "LOCAL_V6";
+    /// `LruHashMap<FragmentKeyV4, FragmentRecordV4>`.
+    pub const FRAGMENTS_V4: &str = "FRAGMENTS_V4";
+    /// `LruHashMap<FragmentKeyV6, FragmentRecordV6>`.
+    pub const FRAGMENTS_V6: &str = "FRAGMENTS_V6";
     /// `Array<Refusals>`, mapped; indexed by ring number.
     pub const REFUSALS: &str = "REFUSALS";
     /// `PerCpuArray<HalfOpenRate>` of one element.
@@ -172,6 +183,8 @@ pub mod map_names {
         REPLY_DEFAULTS_V6,
         LOCAL_V4,
         LOCAL_V6,
+        FRAGMENTS_V4,
+        FRAGMENTS_V6,
         REFUSALS,
         HALF_OPEN_RATE,
         BACKEND_COUNTERS,
@@ -218,6 +231,10 @@ mod pod {
         super::FlowKeyV4,
         super::FlowKeyV6,
         super::FlowRecord,
+        super::FragmentKeyV4,
+        super::FragmentKeyV6,
+        super::FragmentRecordV4,
+        super::FragmentRecordV6,
         super::Frontend,
         super::FrontendKeyV4,
         super::FrontendKeyV6,

@@ -17,6 +17,8 @@ pub enum Verdict {
     Reply = 3,
     /// Dropped; there is a [`DropReason`].
     Drop = 4,
+    /// Answered in place of whoever it was for; there may be a [`DropReason`].
+    Answer = 5,
 }
 
 macro_rules! drop_reasons {
@@ -50,7 +52,7 @@ drop_reasons! {
     Ipv4HeaderInvalid = 1, "ipv4_header_invalid";
     /// The TCP header is cut off or its data offset is impossible.
     TcpHeaderInvalid = 2, "tcp_header_invalid";
-    /// A fragment of a packet to a VIP. Fragments are not balanced yet.
+    /// A fragment of a packet to a VIP, whose first fragment was not seen.
     Fragment = 3, "fragment";
     /// The service has no backend that may take the packet.
     NoBackend = 4, "no_backend";

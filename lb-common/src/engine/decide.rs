@@ -1,67 +1,211 @@
 //! Which backend a packet goes to, and where a reply goes.
 
 use super::{
-    Context, Decision, Family, Side, Tables, Translation, Tuple, choose,
+    Choice, Context, Decision, EditKind, ErrorTranslation, Family, Packet, PacketKind, Side,
+    Tables, Translation, Tuple,
+    answer::AnswerKind,
+    choose,
     choose::packet_kind,
-    reply as replies,
-    wire::{Headers, Kind},
+    fragments, replies,
+    wire::{Fragment, Headers, Kind, PROTOCOL_TCP},
 };
 use crate::abi::{
-    BACKEND_NONE, DropReason, FRONTEND_RECORDS_REPLIES, Frontend, META_ROUTED_BACKENDS, NetU16,
-    PROTOCOL_ANY, SCOPE_FRONT, Verdict,
+    BACKEND_NONE, DropReason, FRONTEND_DROPS, FRONTEND_RECORDS_REPLIES, Frontend,
+    META_ROUTED_BACKENDS, NetU16, PROTOCOL_ANY, SCOPE_FRONT, Verdict, affinity_prefix_bits,
 };
 
 /// Decides on a packet that came in on a front interface: from a client, or a reply of a backend
 /// that is routed.
 #[inline(always)]
-pub fn front<A: Family, T: Tables<A>>(
+pub fn front<A: Family, P: Packet, T: Tables<A>>(
+    packet: &P,
     headers: &Headers<A>,
     tables: &T,
     context: &Context,
     decision: &mut Decision<A>,
 ) {
     decision.reset();
-    match headers.kind {
-        Kind::Tcp | Kind::Udp => {
-            let protocol = headers.protocol as u8;
-            match frontend(tables, headers, headers.destination_port, protocol) {
-                Some(frontend) => forward(headers, tables, context, &frontend, decision),
-                None if context.meta_flags & META_ROUTED_BACKENDS != 0 => {
-                    replies::translate(tables, context, headers, 0, decision);
-                }
-                None => {}
-            }
+    if headers.is_transport() {
+        let frontend = find(tables, headers, headers.destination_port, headers.protocol);
+        if frontend.is_served() {
+            forward(headers, tables, context, &frontend, decision);
+        } else if frontend.is_vip() {
+            reject(headers, frontend.flags, DropReason::NoFrontend, BACKEND_NONE, decision);
+        } else if context.meta_flags & META_ROUTED_BACKENDS != 0 {
+            replies::translate(tables, context, headers, 0, decision);
         }
-        Kind::Broken if frontend(tables, headers, NetU16::new(0), PROTOCOL_ANY).is_some() => {
-            decision.drop(headers.reason, BACKEND_NONE);
-        }
-        _ => {}
+    } else {
+        front_without_ports(packet, headers, tables, context, decision);
     }
 }
 
 /// Decides on a packet that a container sends through its host-side veth.
 #[inline(always)]
-pub fn reply<A: Family, T: Tables<A>>(
+pub fn reply<A: Family, P: Packet, T: Tables<A>>(
+    packet: &P,
     headers: &Headers<A>,
     tables: &T,
     context: &Context,
     decision: &mut Decision<A>,
 ) {
     decision.reset();
-    // What cannot be parsed has no record either: the container's own business.
-    if let Kind::Tcp | Kind::Udp = headers.kind {
+    if headers.is_transport() {
         replies::translate(tables, context, headers, context.ingress_ifindex, decision);
+    } else {
+        reply_without_ports(packet, headers, tables, context, context.ingress_ifindex, decision);
     }
 }
 
+/// What cannot be parsed has no record either: the container's own business.
 #[inline(always)]
-fn frontend<A: Family, T: Tables<A>>(
+fn reply_without_ports<A: Family, P: Packet, T: Tables<A>>(
+    packet: &P,
+    headers: &Headers<A>,
+    tables: &T,
+    context: &Context,
+    scope_ifindex: u32,
+    decision: &mut Decision<A>,
+) {
+    match headers.kind {
+        Kind::IcmpError => {
+            replies::translate_error(packet, tables, context, headers, scope_ifindex, decision);
+        }
+        Kind::LaterFragment => fragments::follow(headers, tables, context, decision),
+        _ => {}
+    }
+}
+
+/// A VIP is answered for, whatever is sent to it: nothing reaches the node's own sockets.
+#[inline(always)]
+fn front_without_ports<A: Family, P: Packet, T: Tables<A>>(
+    packet: &P,
+    headers: &Headers<A>,
+    tables: &T,
+    context: &Context,
+    decision: &mut Decision<A>,
+) {
+    let vip = find(tables, headers, NetU16::new(0), u32::from(PROTOCOL_ANY));
+    if !vip.is_vip() {
+        if context.meta_flags & META_ROUTED_BACKENDS != 0 {
+            reply_without_ports(packet, headers, tables, context, 0, decision);
+        }
+        return;
+    }
+    let fault = headers.source_fault();
+    match headers.kind {
+        Kind::Broken => decision.drop(headers.reason, BACKEND_NONE),
+        _ if fault as u32 != DropReason::None as u32 => decision.drop(fault, BACKEND_NONE),
+        Kind::EchoRequest => {
+            decision.answer(AnswerKind::EchoReply, DropReason::None, BACKEND_NONE);
+        }
+        Kind::IcmpError => front_error(packet, headers, tables, context, decision),
+        Kind::LaterFragment => {
+            fragments::follow(headers, tables, context, decision);
+            if decision.verdict as u32 == Verdict::Pass as u32 {
+                decision.drop(DropReason::Fragment, BACKEND_NONE);
+            }
+        }
+        // Neighbour discovery is the node's own, also for an address that is a VIP.
+        _ if A::IS_V6 && headers.protocol == A::PROTOCOL_ICMP => {}
+        _ => decision.drop(DropReason::ProtocolNotBalanced, BACKEND_NONE),
+    }
+}
+
+/// An ICMP error about a packet that the VIP is to have sent goes to the backend that sent it.
+#[inline(always)]
+fn front_error<A: Family, P: Packet, T: Tables<A>>(
+    packet: &P,
+    headers: &Headers<A>,
+    tables: &T,
+    context: &Context,
+    decision: &mut Decision<A>,
+) {
+    let quoted = A::embedded(packet, headers);
+    if quoted.reason as u32 != DropReason::None as u32 {
+        decision.drop(quoted.reason, BACKEND_NONE);
+        return;
+    }
+    let frontend = find(tables, headers, quoted.source_port, quoted.protocol);
+    if !frontend.is_served() {
+        decision.drop(DropReason::NoFrontend, BACKEND_NONE);
+        return;
+    }
+    let flow = Tuple {
+        client: quoted.destination,
+        server: quoted.source,
+        client_port: quoted.destination_port,
+        server_port: quoted.source_port,
+        protocol: quoted.protocol,
+    };
+    let choice = choice(tables, context, &frontend, &flow, PacketKind::Aside, decision);
+    let backend = &choice.backend;
+    if choice.number == BACKEND_NONE {
+        decision.drop(choice.reason, BACKEND_NONE);
+        return;
+    }
+    if headers.hop_limit <= 1 {
+        decision.drop(DropReason::TtlExceeded, choice.number);
+        return;
+    }
+    let port = if backend.port.raw() == 0 { flow.server_port } else { backend.port };
+    decision.edit = EditKind::Error;
+    decision.error = ErrorTranslation::to_backend(headers, &quoted, backend.address, port);
+    go_to(&choice, decision);
+}
+
+/// What the tables say of a destination.
+#[inline(always)]
+fn find<A: Family, T: Tables<A>>(
     tables: &T,
     headers: &Headers<A>,
     port: NetU16,
-    protocol: u8,
-) -> Option<Frontend> {
-    tables.frontend(&A::frontend_key(headers.destination, port, protocol, SCOPE_FRONT))
+    protocol: u32,
+) -> Frontend {
+    tables.frontend(&A::frontend_key(headers.destination, port, protocol as u8, SCOPE_FRONT))
+}
+
+/// Tells a client at once that it cannot be served.
+#[inline(always)]
+fn reject<A: Family>(
+    headers: &Headers<A>,
+    frontend_flags: u32,
+    reason: DropReason,
+    backend: u32,
+    decision: &mut Decision<A>,
+) {
+    if frontend_flags & FRONTEND_DROPS != 0 {
+        decision.drop(reason, backend);
+    } else if headers.protocol == PROTOCOL_TCP {
+        decision.answer(AnswerKind::Reset, reason, backend);
+    } else {
+        decision.answer(AnswerKind::PortUnreachable, reason, backend);
+    }
+}
+
+/// The backend of a flow.
+#[inline(always)]
+fn choice<A: Family, T: Tables<A>>(
+    tables: &T,
+    context: &Context,
+    frontend: &Frontend,
+    flow: &Tuple<A>,
+    kind: PacketKind,
+    decision: &mut Decision<A>,
+) -> Choice<A> {
+    let hash = match affinity_prefix_bits(frontend.flags) {
+        Some(bits) => A::client_hash(context.hash_seed, flow.client, bits),
+        None => A::flow_hash(context.hash_seed, flow),
+    };
+    decision.record.flow = A::flow_key(flow);
+    choose(tables, context, frontend.ring, hash, &decision.record.flow, kind)
+}
+
+#[inline(always)]
+fn go_to<A: Family>(choice: &Choice<A>, decision: &mut Decision<A>) {
+    let is_local = choice.backend.is_local();
+    decision.verdict = if is_local { Verdict::Deliver } else { Verdict::Route };
+    decision.backend = choice.number;
+    decision.ifindex = if is_local { choice.backend.ifindex } else { 0 };
 }
 
 #[inline(always)]
@@ -72,6 +216,11 @@ fn forward<A: Family, T: Tables<A>>(
     frontend: &Frontend,
     decision: &mut Decision<A>,
 ) {
+    let fault = headers.source_fault();
+    if fault as u32 != DropReason::None as u32 {
+        decision.drop(fault, BACKEND_NONE);
+        return;
+    }
     let flow = Tuple {
         client: headers.source,
         server: headers.destination,
@@ -80,16 +229,14 @@ fn forward<A: Family, T: Tables<A>>(
         protocol: headers.protocol,
     };
     let kind = packet_kind(headers);
-    let hash = A::flow_hash(context.hash_seed, &flow);
-    decision.record.flow = A::flow_key(&flow);
-    let choice = choose(tables, context, frontend.ring, hash, &decision.record.flow, kind);
+    let choice = choice(tables, context, frontend, &flow, kind, decision);
     let (number, backend) = (choice.number, choice.backend);
     if number == BACKEND_NONE {
-        decision.drop(choice.reason, BACKEND_NONE);
+        reject(headers, frontend.flags, choice.reason, BACKEND_NONE, decision);
         return;
     }
     if headers.hop_limit <= 1 {
-        decision.drop(DropReason::TtlExceeded, number);
+        decision.answer(AnswerKind::TimeExceeded, DropReason::TtlExceeded, number);
         return;
     }
     let ifindex = if backend.is_local() { backend.ifindex } else { 0 };
@@ -106,16 +253,17 @@ fn forward<A: Family, T: Tables<A>>(
     if backend.records_replies() || frontend.flags & FRONTEND_RECORDS_REPLIES != 0 {
         let reason = replies::remember(tables, context, kind, &flow, ifindex, &choice, decision);
         if reason as u32 != DropReason::None as u32 {
-            decision.drop(reason, number);
+            reject(headers, frontend.flags, reason, number, decision);
             return;
         }
     }
-    decision.verdict = if backend.is_local() { Verdict::Deliver } else { Verdict::Route };
-    decision.backend = number;
-    decision.ifindex = ifindex;
+    go_to(&choice, decision);
     decision.opens_flow = u32::from(headers.is_syn());
     decision.record.flow_change = choice.change;
     decision.record.ring = frontend.ring;
     decision.record.is_refused = choice.is_refused;
     decision.record.flow_record = choice.record(context.now_tick);
+    if headers.fragment as u32 == Fragment::First as u32 {
+        fragments::remember(headers, context, backend.generation, decision);
+    }
 }

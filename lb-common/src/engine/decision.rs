@@ -1,6 +1,6 @@
 //! The value that the engine returns for a packet.
 
-use super::{Family, Side, Translation};
+use super::{ErrorTranslation, Family, Side, Translation, answer::AnswerKind};
 use crate::abi::{BACKEND_NONE, DropReason, FlowRecord, NetU16, Verdict};
 
 /// What happens to a packet. A value: looking at it changes nothing.
@@ -21,22 +21,30 @@ pub struct Decision<A: Family> {
     pub ifindex: u32,
     /// 1: a client opens a connection with it, else 0. A retransmitted SYN counts again.
     pub opens_flow: u32,
-    /// Whether and how [`Decision::translation`] changes it.
+    /// Which of the following changes it.
     pub edit: EditKind,
+    /// What the answer says, if it is answered.
+    pub answer: AnswerKind,
+    /// Written as 0.
+    pub reserved: u32,
     /// What is changed in it.
     pub translation: Translation<A>,
+    /// What is changed in an ICMP error.
+    pub error: ErrorTranslation<A>,
     /// What is remembered or forgotten.
     pub record: Record<A>,
 }
 
-/// What a translation is applied to.
+/// What is changed in a packet.
 #[repr(u32)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EditKind {
     /// Nothing is changed.
     None = 0,
-    /// The packet itself.
+    /// [`Decision::translation`] of the packet itself.
     Packet = 1,
+    /// [`Decision::error`] of an ICMP error and what it quotes.
+    Error = 2,
 }
 
 /// What happens to the record of a flow.
@@ -91,6 +99,10 @@ pub struct Record<A: Family> {
     pub ring: u32,
     /// Not 0: the flow should have a record and gets none, which is noted for the ring.
     pub is_refused: u32,
+    /// Not 0: other fragments of the packet follow.
+    pub has_fragments: u32,
+    /// Written as 0.
+    pub reserved: u32,
     /// The flow as the client sends it.
     pub flow: A::FlowKey,
     /// The flow's record from now on.
@@ -99,6 +111,10 @@ pub struct Record<A: Family> {
     pub reply: A::ReplyKey,
     /// How its answers are translated from now on.
     pub reply_record: A::ReplyRecord,
+    /// The packet that this is the first fragment of.
+    pub fragment: A::FragmentKey,
+    /// What the fragments that follow share.
+    pub fragment_record: A::FragmentRecord,
 }
 
 impl<A: Family> Record<A> {
@@ -110,10 +126,14 @@ impl<A: Family> Record<A> {
             reply_change: ReplyChange::Keep,
             ring: 0,
             is_refused: 0,
+            has_fragments: 0,
+            reserved: 0,
             flow: A::FlowKey::default(),
             flow_record: FlowRecord::default(),
             reply: A::ReplyKey::default(),
             reply_record: A::ReplyRecord::default(),
+            fragment: A::FragmentKey::default(),
+            fragment_record: A::FragmentRecord::default(),
         }
     }
 }
@@ -139,7 +159,10 @@ impl<A: Family> Decision<A> {
             ifindex: 0,
             opens_flow: 0,
             edit: EditKind::None,
+            answer: AnswerKind::EchoReply,
+            reserved: 0,
             translation,
+            error: ErrorTranslation::NONE,
             record: Record::keep(),
         }
     }
@@ -156,6 +179,7 @@ impl<A: Family> Decision<A> {
         self.record.flow_change = FlowChange::Keep;
         self.record.reply_change = ReplyChange::Keep;
         self.record.is_refused = 0;
+        self.record.has_fragments = 0;
     }
 
     /// Drops the packet, which was to go to or came from a backend (or [`BACKEND_NONE`]), and
@@ -166,6 +190,24 @@ impl<A: Family> Decision<A> {
         self.verdict = Verdict::Drop;
         self.reason = reason;
         self.backend = backend;
+    }
+
+    /// Answers the packet, for a reason or none, in place of a backend (or [`BACKEND_NONE`]).
+    #[inline(always)]
+    pub(super) fn answer(&mut self, kind: AnswerKind, reason: DropReason, backend: u32) {
+        self.drop(reason, backend);
+        self.verdict = Verdict::Answer;
+        self.answer = kind;
+    }
+
+    /// Why the packet is dropped if there must be no answer.
+    #[inline(always)]
+    #[must_use]
+    pub const fn unanswered(&self) -> DropReason {
+        match self.reason {
+            DropReason::None => DropReason::EchoUnanswerable,
+            reason => reason,
+        }
     }
 
     /// Translates the flow's other end.

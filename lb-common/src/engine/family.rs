@@ -9,10 +9,10 @@ use super::{
     wire::{Address, Embedded, Headers, embedded_v4, embedded_v6, parse_v4, parse_v6},
 };
 use crate::abi::{
-    BackendV4, BackendV6, FAMILY_V4, FAMILY_V6, FlowKeyV4, FlowKeyV6, FrontendKeyV4, FrontendKeyV6,
-    NetAddr6, NetU16, NetU32, PATH_LOCAL, PATH_RECORDS_REPLIES, ReplyDefaultKeyV4,
-    ReplyDefaultKeyV6, ReplyDefaultV4, ReplyDefaultV6, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4,
-    ReplyRecordV6,
+    BackendV4, BackendV6, FAMILY_V4, FAMILY_V6, FlowKeyV4, FlowKeyV6, FragmentKeyV4, FragmentKeyV6,
+    FragmentRecordV4, FragmentRecordV6, FrontendKeyV4, FrontendKeyV6, NetAddr6, NetU16, NetU32,
+    PATH_LOCAL, PATH_RECORDS_REPLIES, PROTOCOL_ANY, ReplyDefaultKeyV4, ReplyDefaultKeyV6,
+    ReplyDefaultV4, ReplyDefaultV6, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4, ReplyRecordV6,
 };
 
 /// A flow: the two ends of what a client sends, or of what a backend answers.
@@ -64,6 +64,23 @@ pub struct Way<A> {
     pub ifindex: u32,
     /// Tick of the last packet from the client, in a record.
     pub last_seen_tick: u32,
+}
+
+/// What was decided on the first fragment of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FragmentWay<A> {
+    /// What the destination, or the source of a reply, is translated to.
+    pub address: A,
+    /// Number of the backend.
+    pub backend: u32,
+    /// The backend's generation, unless it is a reply.
+    pub generation: u32,
+    /// Where to, as in the decision.
+    pub ifindex: u32,
+    /// Tick of the first fragment.
+    pub seen_tick: u32,
+    /// Number of the verdict.
+    pub verdict: u32,
 }
 
 impl<A: Address> Backend<A> {
@@ -122,6 +139,10 @@ pub trait Family: Address + Eq + Hash {
     type ReplyDefaultKey: Copy + Eq + Hash + Debug;
     /// Value of `REPLY_DEFAULTS_*`.
     type ReplyDefault: Copy + Eq + Debug + Default;
+    /// Key of `FRAGMENTS_*`.
+    type FragmentKey: Copy + Eq + Hash + Debug + Default;
+    /// Value of `FRAGMENTS_*`.
+    type FragmentRecord: Copy + Eq + Debug + Default;
     /// Value of `BACKENDS_*`.
     type BackendRecord: Copy + Eq + Debug + Default;
 
@@ -131,6 +152,8 @@ pub trait Family: Address + Eq + Hash {
     fn embedded<P: Packet>(packet: &P, error: &Headers<Self>) -> Embedded<Self>;
     /// The frontend of an address and port.
     fn frontend_key(vip: Self, port: NetU16, protocol: u8, scope: u8) -> Self::FrontendKey;
+    /// The VIP of a frontend.
+    fn vip_key(frontend: &Self::FrontendKey) -> Self::FrontendKey;
     /// A flow as its client sends it.
     fn flow_key(flow: &Tuple<Self>) -> Self::FlowKey;
     /// The two ends of a flow as its client sends it.
@@ -145,6 +168,12 @@ pub trait Family: Address + Eq + Hash {
     fn way(record: &Self::ReplyRecord) -> Way<Self>;
     /// What a reply without record is translated to.
     fn default_way(default: &Self::ReplyDefault) -> Way<Self>;
+    /// A packet that travels in fragments, from any of them.
+    fn fragment_key(headers: &Headers<Self>) -> Self::FragmentKey;
+    /// What was decided on a first fragment, for the table.
+    fn fragment_record(way: &FragmentWay<Self>) -> Self::FragmentRecord;
+    /// What was decided on a first fragment.
+    fn fragment_way(record: &Self::FragmentRecord) -> FragmentWay<Self>;
     /// A backend.
     fn backend(record: &Self::BackendRecord) -> Backend<Self>;
     /// Which slot a flow falls on, see [`super::flow_hash`].
@@ -157,7 +186,8 @@ pub trait Family: Address + Eq + Hash {
 macro_rules! keys_and_values {
     (
         $number:ident, $frontend:ident, $flow:ident, $reply:ident, $record:ident,
-        $default_key:ident, $default:ident, $backend:ident
+        $default_key:ident, $default:ident, $backend:ident, $fragment_key:ident,
+        $fragment:ident
     ) => {
         const NUMBER: u32 = $number;
 
@@ -168,6 +198,13 @@ macro_rules! keys_and_values {
         type ReplyDefaultKey = $default_key;
         type ReplyDefault = $default;
         type BackendRecord = $backend;
+        type FragmentKey = $fragment_key;
+        type FragmentRecord = $fragment;
+
+        #[inline(always)]
+        fn vip_key(frontend: &$frontend) -> $frontend {
+            $frontend { port: NetU16::new(0), protocol: PROTOCOL_ANY, ..*frontend }
+        }
 
         #[inline(always)]
         fn flow_key(flow: &Tuple<Self>) -> $flow {
@@ -231,6 +268,28 @@ macro_rules! keys_and_values {
         }
 
         #[inline(always)]
+        fn fragment_key(headers: &Headers<Self>) -> $fragment_key {
+            $fragment_key {
+                source: headers.source,
+                destination: headers.destination,
+                id: headers.fragment_id,
+                protocol: headers.fragment_protocol(),
+            }
+        }
+
+        #[inline(always)]
+        fn fragment_way(record: &$fragment) -> FragmentWay<Self> {
+            FragmentWay {
+                address: record.address,
+                backend: record.backend,
+                generation: record.generation,
+                ifindex: record.ifindex,
+                seen_tick: record.seen_tick,
+                verdict: record.verdict,
+            }
+        }
+
+        #[inline(always)]
         fn backend(record: &$backend) -> Backend<Self> {
             Backend {
                 address: record.address,
@@ -253,7 +312,9 @@ impl Family for NetU32 {
         ReplyRecordV4,
         ReplyDefaultKeyV4,
         ReplyDefaultV4,
-        BackendV4
+        BackendV4,
+        FragmentKeyV4,
+        FragmentRecordV4
     );
 
     #[inline(always)]
@@ -296,6 +357,18 @@ impl Family for NetU32 {
     }
 
     #[inline(always)]
+    fn fragment_record(way: &FragmentWay<Self>) -> FragmentRecordV4 {
+        FragmentRecordV4 {
+            address: way.address,
+            backend: way.backend,
+            generation: way.generation,
+            ifindex: way.ifindex,
+            seen_tick: way.seen_tick,
+            verdict: way.verdict,
+        }
+    }
+
+    #[inline(always)]
     fn flow_hash(hash_seed: u64, flow: &Tuple<Self>) -> u32 {
         hash::of_flow_v4(hash_seed, flow)
     }
@@ -315,7 +388,9 @@ impl Family for NetAddr6 {
         ReplyRecordV6,
         ReplyDefaultKeyV6,
         ReplyDefaultV6,
-        BackendV6
+        BackendV6,
+        FragmentKeyV6,
+        FragmentRecordV6
     );
 
     #[inline(always)]
@@ -355,6 +430,19 @@ impl Family for NetAddr6 {
             generation: way.generation,
             ifindex: way.ifindex,
             last_seen_tick: way.last_seen_tick,
+            reserved: 0,
+        }
+    }
+
+    #[inline(always)]
+    fn fragment_record(way: &FragmentWay<Self>) -> FragmentRecordV6 {
+        FragmentRecordV6 {
+            address: way.address,
+            backend: way.backend,
+            generation: way.generation,
+            ifindex: way.ifindex,
+            seen_tick: way.seen_tick,
+            verdict: way.verdict,
             reserved: 0,
         }
     }

@@ -11,11 +11,15 @@ use std::{
 
 use super::{
     Backend, Context, Decision, EditError, EditKind, Family, Packet, TableFull, Tables, Way,
+    answer::{answer, write},
     checksum, commit, translate,
     wire::{Headers, Network, link},
 };
 use crate::{
-    abi::{DropReason, FlowRecord, Frontend, HalfOpenRate, Limits, Refusals, RingDescriptor, Slot},
+    abi::{
+        DropReason, FRONTEND_SERVED, FRONTEND_UNSERVED, FlowRecord, Frontend, HalfOpenRate, Limits,
+        Refusals, RingDescriptor, Slot, Verdict,
+    },
     rules::{Rule, is_broken},
 };
 
@@ -78,6 +82,8 @@ pub struct HostTables<A: Family> {
     pub replies: RefCell<RecordTable<A::ReplyKey, A::ReplyRecord>>,
     /// `HALF_REPLIES_*`.
     pub half_replies: RefCell<RecordTable<A::ReplyKey, A::ReplyRecord>>,
+    /// `FRAGMENTS_*`.
+    pub fragments: RefCell<HashMap<A::FragmentKey, A::FragmentRecord>>,
 }
 
 /// A hash map with room for so many entries.
@@ -192,6 +198,7 @@ impl<A: Family> HostTables<A> {
             local: Vec::new(),
             replies: RecordTable::refusing(records_max).into(),
             half_replies: RecordTable::evicting(half_open_max).into(),
+            fragments: RefCell::default(),
         }
     }
 }
@@ -201,8 +208,13 @@ impl<A: Family + Into<IpAddr>> Tables<A> for HostTables<A> {
         self.limits
     }
 
-    fn frontend(&self, key: &A::FrontendKey) -> Option<Frontend> {
-        self.frontends.get(key).copied()
+    fn frontend(&self, key: &A::FrontendKey) -> Frontend {
+        let vip = A::vip_key(key);
+        match (self.frontends.get(key), self.frontends.get(&vip)) {
+            (Some(frontend), _) if *key != vip => Frontend { state: FRONTEND_SERVED, ..*frontend },
+            (_, Some(vip)) => Frontend { state: FRONTEND_UNSERVED, ..*vip },
+            _ => Frontend::default(),
+        }
     }
 
     fn ring(&self, ring: u32) -> Option<RingDescriptor> {
@@ -314,6 +326,14 @@ impl<A: Family + Into<IpAddr>> Tables<A> for HostTables<A> {
     fn remove_half_reply(&self, key: &A::ReplyKey) {
         self.half_replies.borrow_mut().remove(key);
     }
+
+    fn fragment(&self, key: &A::FragmentKey) -> Option<A::FragmentRecord> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn put_fragment(&self, key: &A::FragmentKey, record: &A::FragmentRecord) {
+        self.fragments.borrow_mut().insert(*key, *record);
+    }
 }
 
 fn has_prefix(address: IpAddr, network: IpAddr, bits: u32) -> bool {
@@ -341,7 +361,7 @@ fn touch_reply<A: Family>(known: &mut A::ReplyRecord, record: &A::ReplyRecord) {
 }
 
 /// How a hook decides on what a family's parser has found.
-pub type Decide<A> = fn(&Headers<A>, &HostTables<A>, &Context, &mut Decision<A>);
+pub type Decide<A> = fn(&HostPacket, &Headers<A>, &HostTables<A>, &Context, &mut Decision<A>);
 
 /// Decides on a packet of a family and carries the decision out, as a hook does; `None`: it is no
 /// packet of this family.
@@ -361,15 +381,26 @@ where
     }
     let headers = A::parse(packet, link.l3_offset);
     let mut decision = Decision::pass();
-    decide(&headers, tables, context, &mut decision);
+    decide(packet, &headers, tables, context, &mut decision);
     if let Err(reason) = commit(tables, &decision) {
         let backend = decision.backend;
         decision.drop(reason, backend);
     }
-    if decision.edit == EditKind::Packet
-        && translate::translate(packet, &decision.translation).is_err()
-    {
-        let backend = decision.backend;
+    let backend = decision.backend;
+    let result = match decision.edit {
+        EditKind::Packet => translate::translate(packet, &decision.translation),
+        EditKind::Error => translate::translate_error(packet, &decision.error),
+        EditKind::None if decision.verdict == Verdict::Answer => {
+            if let Some(answer) = answer(packet, &headers, decision.answer, 0) {
+                write(packet, &answer)
+            } else {
+                decision.drop(decision.unanswered(), backend);
+                Ok(())
+            }
+        }
+        EditKind::None => Ok(()),
+    };
+    if result.is_err() {
         decision.drop(DropReason::EditFailed, backend);
     }
     Some(decision)

@@ -13,13 +13,14 @@ mod decide;
 mod decision;
 mod edit;
 mod family;
+mod fragments;
 mod hash;
 #[cfg(any(feature = "std", test))]
 pub mod host;
 pub mod mtu;
 pub mod rate;
 mod record;
-mod reply;
+mod replies;
 #[cfg(test)]
 mod testing;
 pub mod translate;
@@ -30,7 +31,7 @@ pub use choose::{Choice, PacketKind, choose, packet_kind};
 pub use decide::{front, reply};
 pub use decision::{Decision, EditKind, FlowChange, Record, ReplyChange};
 pub use edit::{EditError, Side};
-pub use family::{Backend, Family, Tuple, Way};
+pub use family::{Backend, Family, FragmentWay, Tuple, Way};
 pub use record::{commit, is_fresh, is_live};
 pub use translate::{ErrorTranslation, Rewrite, Translation};
 
@@ -58,8 +59,8 @@ pub trait Packet {
 pub trait Tables<A: Family> {
     /// Limits of records, from `META`. Asked for only where records count.
     fn limits(&self) -> Limits;
-    /// Looks up `FRONTENDS_*`.
-    fn frontend(&self, key: &A::FrontendKey) -> Option<Frontend>;
+    /// Looks up a destination.
+    fn frontend(&self, key: &A::FrontendKey) -> Frontend;
     /// Looks up `RINGS`.
     fn ring(&self, ring: u32) -> Option<RingDescriptor>;
     /// Looks up `RING_SLOTS`.
@@ -113,6 +114,11 @@ pub trait Tables<A: Family> {
     fn remove_reply(&self, key: &A::ReplyKey);
     /// Removes from `HALF_REPLIES_*`; absent is fine.
     fn remove_half_reply(&self, key: &A::ReplyKey);
+
+    /// Looks up `FRAGMENTS_*`.
+    fn fragment(&self, key: &A::FragmentKey) -> Option<A::FragmentRecord>;
+    /// Inserts into or overwrites in `FRAGMENTS_*`, in place of the oldest when there is no room.
+    fn put_fragment(&self, key: &A::FragmentKey, record: &A::FragmentRecord);
 }
 
 /// The table has no room for another record.
@@ -126,6 +132,9 @@ pub struct Context {
     pub now_tick: u32,
     /// Interface on which the packet came in.
     pub ingress_ifindex: u32,
+    /// Interface by which replies to the packet leave; 0: the routing table knows, since the packet
+    /// has VLAN tags that its own interface would not put back.
+    pub reply_ifindex: u32,
     /// Seed of the flow hash, from `META`.
     pub hash_seed: u64,
     /// Flags from `META`.

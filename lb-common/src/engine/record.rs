@@ -64,6 +64,9 @@ pub fn commit<A: Family, T: Tables<A>>(
 ) -> Result<(), DropReason> {
     commit_reply(tables, &decision.record)?;
     commit_flow(tables, &decision.record);
+    if decision.record.has_fragments != 0 {
+        tables.put_fragment(&decision.record.fragment, &decision.record.fragment_record);
+    }
     Ok(())
 }
 

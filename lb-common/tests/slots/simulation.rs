@@ -460,6 +460,7 @@ impl Simulation {
         let context = Context {
             now_tick: tick(self.now),
             ingress_ifindex: 1,
+            reply_ifindex: 1,
             hash_seed: HASH_SEED,
             meta_flags: 0,
         };

@@ -89,21 +89,32 @@ impl<A: Address> ErrorTranslation<A> {
         }
     }
 
+    /// No translation.
+    pub const NONE: Self = Self {
+        quoted_side: Side::Source,
+        is_outer_translated: 0,
+        old_address: A::UNSPECIFIED,
+        address: A::UNSPECIFIED,
+        old_port: NetU16::new(0),
+        port: NetU16::new(0),
+        protocol: 0,
+        l3_offset: 0,
+        l4_offset: 0,
+        quoted_l3_offset: 0,
+        quoted_l4_offset: 0,
+        quoted_l4_bytes: 0,
+    };
+
     #[inline(always)]
     fn places(error: &Headers<A>, quoted: &Embedded<A>) -> Self {
         Self {
-            quoted_side: Side::Source,
-            is_outer_translated: 0,
-            old_address: A::UNSPECIFIED,
-            address: A::UNSPECIFIED,
-            old_port: NetU16::new(0),
-            port: NetU16::new(0),
             protocol: quoted.protocol,
             l3_offset: error.l3_offset,
             l4_offset: error.l4_offset,
             quoted_l3_offset: quoted.l3_offset,
             quoted_l4_offset: quoted.l4_offset,
             quoted_l4_bytes: quoted.l4_bytes,
+            ..Self::NONE
         }
     }
 }

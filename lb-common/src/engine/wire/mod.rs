@@ -193,6 +193,13 @@ impl<A: Address> Headers<A> {
         if A::IS_V6 { PROTOCOL_FRAGMENT } else { self.protocol }
     }
 
+    /// TCP or UDP, with ports.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_transport(&self) -> bool {
+        matches!(self.kind, Kind::Tcp | Kind::Udp)
+    }
+
     /// A first SYN: opens a connection, unlike the SYN+ACK of a simultaneous open.
     #[inline(always)]
     #[must_use]

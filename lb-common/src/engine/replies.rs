@@ -6,10 +6,10 @@
 //! before go.
 
 use super::{
-    Choice, Context, Decision, Family, FlowChange, PacketKind, ReplyChange, Side, Tables,
-    Translation, Tuple, Way,
+    Choice, Context, Decision, EditKind, ErrorTranslation, Family, FlowChange, Packet, PacketKind,
+    ReplyChange, Side, Tables, Translation, Tuple, Way, fragments,
     record::{closed_by, is_fresh},
-    wire::{Headers, PROTOCOL_UDP},
+    wire::{Fragment, Headers, PROTOCOL_UDP},
 };
 use crate::abi::{
     BACKEND_NONE, CLASS_ANSWERED, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT,
@@ -90,7 +90,7 @@ pub(super) fn remember<A: Family, T: Tables<A>>(
         class: class as u16,
         backend: choice.number,
         generation: choice.backend.generation,
-        ifindex: context.ingress_ifindex,
+        ifindex: context.reply_ifindex,
         last_seen_tick: context.now_tick,
     });
     DropReason::None
@@ -217,6 +217,54 @@ pub(super) fn translate<A: Family, T: Tables<A>>(
     if headers.is_closing() {
         end_flow(tables, headers, &answer, &way, decision);
     }
+    if headers.fragment as u32 == Fragment::First as u32 {
+        fragments::remember(headers, context, 0, decision);
+    }
+}
+
+/// Decides on an ICMP error about a packet that a client sent: of the backend, or of a router on the
+/// way to one that is routed.
+#[inline(always)]
+pub(super) fn translate_error<A: Family, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    context: &Context,
+    headers: &Headers<A>,
+    scope_ifindex: u32,
+    decision: &mut Decision<A>,
+) {
+    let quoted = A::embedded(packet, headers);
+    if quoted.reason as u32 != DropReason::None as u32 {
+        return;
+    }
+    let answer = Tuple {
+        client: quoted.source,
+        server: quoted.destination,
+        client_port: quoted.source_port,
+        server_port: quoted.destination_port,
+        protocol: quoted.protocol,
+    };
+    let mut found = by_default(tables, context, &answer, scope_ifindex);
+    if found.is_ours == 0 || u32::from(found.way.class) & u32::from(REPLY_DEFAULT_AMBIGUOUS) != 0 {
+        decision.record.reply = A::reply_key(&answer, scope_ifindex);
+        let known = known(tables, &decision.record.reply);
+        if known.is_present != 0 {
+            found = Found { is_ours: 1, way: known.way };
+        }
+    }
+    if found.is_ours == 0 {
+        return;
+    }
+    let way = found.way;
+    if headers.hop_limit <= 1 {
+        decision.drop(DropReason::TtlExceeded, way.backend);
+        return;
+    }
+    decision.verdict = Verdict::Reply;
+    decision.backend = way.backend;
+    decision.ifindex = way.ifindex;
+    decision.edit = EditKind::Error;
+    decision.error = ErrorTranslation::to_client(headers, &quoted, way.vip, way.vip_port);
 }
 
 /// Whether what the backend sends is not for the client of the recorded flow but for somebody with
