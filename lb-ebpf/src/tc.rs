@@ -4,16 +4,18 @@
 //! `TC_ACT_OK` would end TCX's chain.
 
 use aya_ebpf::{
-    bindings::{BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC},
-    helpers::{bpf_redirect_neigh, bpf_redirect_peer},
+    bindings::{
+        BPF_ADJ_ROOM_MAC, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC,
+    },
+    helpers::{bpf_csum_update, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_tail},
     macros::classifier,
     programs::TcContext,
 };
 use lb_common::{
     abi::{DropReason, Hook, NetU32, Verdict},
     engine::{
-        Context, Decision, EditError, Packet, checksum, checksum::Change, commit,
-        edit::translate_v4, front_v4, reply_v4,
+        Context, Decision, EditError, Packet, answer::Rebuild, checksum, checksum::Change, commit,
+        edit::translate_v4, front_v4, reply_v4, translate::Rewrite,
     },
 };
 
@@ -197,6 +199,86 @@ impl Packet for TcPacket {
             self.ctx
                 .skb
                 .l4_csum_replace(offset, 0, u64::from(change.payload), 0)
+                .map_err(|_| EditError)?;
+        }
+        Ok(())
+    }
+}
+
+impl Rewrite for TcPacket {
+    /// By helper, for the same reasons; the flag turns a sum of 0 into 0xffff.
+    #[inline(always)]
+    fn fix_udp_checksum(&mut self, offset: usize, change: Change) -> Result<(), EditError> {
+        let mangled = u64::from(BPF_F_MARK_MANGLED_0);
+        if !checksum::is_neutral(change.pseudo) {
+            let flags = u64::from(BPF_F_PSEUDO_HDR) | mangled;
+            self.ctx
+                .skb
+                .l4_csum_replace(offset, 0, u64::from(change.pseudo), flags)
+                .map_err(|_| EditError)?;
+        }
+        if !checksum::is_neutral(change.payload) {
+            self.ctx
+                .skb
+                .l4_csum_replace(offset, 0, u64::from(change.payload), mangled)
+                .map_err(|_| EditError)?;
+        }
+        Ok(())
+    }
+
+    /// The helper does nothing, and says so, when there is no such sum (`CHECKSUM_COMPLETE`).
+    #[inline(always)]
+    fn fix_device_sum(&mut self, difference: u32) {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { bpf_csum_update(self.context(), difference) };
+    }
+}
+
+impl Rebuild for TcPacket {
+    /// A difference outside the pseudo header leaves a `CHECKSUM_PARTIAL` field alone.
+    #[inline(always)]
+    fn has_unfinished_checksum(&mut self, offset: usize) -> Result<bool, EditError> {
+        const DIFFERENCE: u16 = 1;
+        let read = |packet: &Self| {
+            let field = packet.window::<2>(offset).ok_or(EditError)?;
+            Ok(u16::from_ne_bytes(*field))
+        };
+        let before = read(self)?;
+        let difference = u64::from(DIFFERENCE);
+        self.ctx.skb.l4_csum_replace(offset, 0, difference, 0).map_err(|_| EditError)?;
+        if read(self)? == before {
+            return Ok(true);
+        }
+        let field = self.window_mut::<2>(offset).ok_or(EditError)?;
+        *field = before.to_ne_bytes();
+        Ok(false)
+    }
+
+    /// Growing makes the kernel forget a device's sum, which writing all headers anew would void.
+    #[inline(always)]
+    fn resize(
+        &mut self,
+        _l3_offset: usize,
+        kept_bytes: usize,
+        added_bytes: usize,
+    ) -> Result<(), EditError> {
+        const GROWTH_BYTES: u32 = 4;
+        let skb = self.context();
+        let kept_bytes = kept_bytes as u32;
+        // SAFETY: the context is valid while the program runs; windows are taken anew afterwards.
+        let result = unsafe {
+            bpf_skb_change_tail(skb, kept_bytes, 0)
+                | bpf_skb_change_tail(skb, kept_bytes + GROWTH_BYTES, 0)
+                | bpf_skb_change_tail(skb, kept_bytes, 0)
+        };
+        if result != 0 {
+            return Err(EditError);
+        }
+        if added_bytes != 0 {
+            let added_bytes = added_bytes as i32;
+            self.ctx
+                .skb
+                .adjust_room(added_bytes, BPF_ADJ_ROOM_MAC, 0)
                 .map_err(|_| EditError)?;
         }
         Ok(())

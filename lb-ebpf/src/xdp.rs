@@ -6,18 +6,21 @@
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
-    helpers::bpf_redirect,
+    helpers::{bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     macros::xdp,
     programs::XdpContext,
 };
 use lb_common::{
     abi::{DropReason, Hook, NetU32, Verdict},
     engine::{
-        Context, Decision, ETHERNET_HEADER_BYTES, EditError, Packet, Side, checksum,
+        Context, Decision, ETHERNET_HEADER_BYTES, EditError, Packet, Side,
+        answer::Rebuild,
+        checksum,
         checksum::Change,
         commit,
         edit::{TCP_CHECKSUM_OFFSET, translate_v4},
         front_v4,
+        translate::{Rewrite, rewrite_udp_checksum},
     },
 };
 
@@ -170,5 +173,41 @@ impl Packet for XdpPacket {
     fn fix_l4_checksum(&mut self, offset: usize, change: Change) -> Result<(), EditError> {
         checksum::rewrite(self.window_mut::<2>(offset).ok_or(EditError)?, change);
         Ok(())
+    }
+}
+
+impl Rewrite for XdpPacket {
+    /// By arithmetic, as above.
+    #[inline(always)]
+    fn fix_udp_checksum(&mut self, offset: usize, change: Change) -> Result<(), EditError> {
+        rewrite_udp_checksum(self, offset, change)
+    }
+
+    /// There is no such sum yet, or generic XDP has dropped it.
+    #[inline(always)]
+    fn fix_device_sum(&mut self, _difference: u32) {}
+}
+
+impl Rebuild for XdpPacket {
+    /// `has_partial_checksum` has kept back what is not complete.
+    #[inline(always)]
+    fn has_unfinished_checksum(&mut self, _offset: usize) -> Result<bool, EditError> {
+        Ok(false)
+    }
+
+    #[inline(always)]
+    fn resize(
+        &mut self,
+        _l3_offset: usize,
+        kept_bytes: usize,
+        added_bytes: usize,
+    ) -> Result<(), EditError> {
+        let surplus = kept_bytes as i32 - self.length_bytes() as i32;
+        // SAFETY: the context is valid while the program runs; windows are taken anew afterwards.
+        let result = unsafe {
+            bpf_xdp_adjust_tail(self.ctx.ctx, surplus)
+                | bpf_xdp_adjust_head(self.ctx.ctx, -(added_bytes as i32))
+        };
+        if result == 0 { Ok(()) } else { Err(EditError) }
     }
 }

@@ -61,7 +61,7 @@ mod tests {
         wire::{parse_v4, parse_v6},
     };
 
-    fn check(frame: std::vec::Vec<u8>, gso_bytes: u32, expected: u32) {
+    fn check(frame: Vec<u8>, gso_bytes: u32, expected: u32) {
         let packet = HostPacket(frame);
         let is_v4 = packet.0[12] == 8;
         let bytes = if is_v4 {

@@ -75,7 +75,7 @@ mod tests {
         ) {
             let rate = Rate::per_second(per_second, burst);
             let mut now_ns = 1_000_000_000;
-            let times: std::vec::Vec<u64> =
+            let times: Vec<u64> =
                 steps.iter().map(|step| { now_ns += step; now_ns }).collect();
             let passed_ns = now_ns - times[0];
             let bound = u64::from(burst) + passed_ns / rate.interval_ns;

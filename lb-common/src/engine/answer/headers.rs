@@ -46,12 +46,9 @@ pub(super) fn write_link<P: Packet, A: Address>(
 ) -> Option<()> {
     let [first, second, third] = link.macs.map(|word| (word as u32).to_ne_bytes());
     let macs = packet.window_mut::<12>(0)?;
-    let source = [second[2], second[3], third[0], third[1], third[2], third[3]];
-    let destination = [first[0], first[1], first[2], first[3], second[0], second[1]];
-    for index in 0..6 {
-        macs[index] = source[index];
-        macs[index + 6] = destination[index];
-    }
+    write_word(macs, 0, u32::from_ne_bytes([second[2], second[3], third[0], third[1]]));
+    write_word(macs, 4, u32::from_ne_bytes([third[2], third[3], first[0], first[1]]));
+    write_word(macs, 8, u32::from_ne_bytes([first[2], first[3], second[0], second[1]]));
     if l3_offset >= 18 {
         write_word(packet.window_mut::<4>(12)?, 0, link.tags[0] as u32);
     }

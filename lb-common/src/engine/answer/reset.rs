@@ -64,7 +64,7 @@ pub(super) fn write<P: Rebuild, A: Address>(
     let (from, to) = (answer.source_port.to_wire(), answer.destination_port.to_wire());
     let ports = u32::from_ne_bytes([from[0], from[1], to[0], to[1]]);
     let (sequence, acknowledgement) = (answer.sequence.raw(), answer.acknowledgement.raw());
-    let offset_and_flags = (l4_bytes / 4 << 28 | answer.tcp_flags << 16).to_be();
+    let offset_and_flags = ((l4_bytes / 4) << 28 | answer.tcp_flags << 16).to_be();
     write_word(tcp, 0, ports);
     write_word(tcp, 4, sequence);
     write_word(tcp, 8, acknowledgement);

@@ -72,7 +72,10 @@ impl<A: Address> Translation<A> {
     pub fn checksum_change(&self) -> Change {
         Change {
             pseudo: self.old_address.difference(self.address),
-            payload: checksum::difference(self.old_port.raw() as u32, self.port.raw() as u32),
+            payload: checksum::difference(
+                u32::from(self.old_port.raw()),
+                u32::from(self.port.raw()),
+            ),
         }
     }
 }

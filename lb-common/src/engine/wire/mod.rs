@@ -13,6 +13,8 @@ mod ipv4;
 mod ipv6;
 mod link;
 #[cfg(test)]
+mod random_tests;
+#[cfg(test)]
 mod tests;
 mod transport;
 
