@@ -4,20 +4,21 @@
 use aya_ebpf::{btf_maps::PerCpuArray, helpers::bpf_ktime_get_ns};
 use lb_common::{
     abi::{DropReason, Hook, Verdict, ticks_from_ns, verdict_index},
-    engine::{Context, Decision},
+    engine::{Context, Decision, Family},
 };
 
 use crate::maps::{BACKEND_COUNTERS, DROPS, META, VERDICTS};
 
 /// Where and when; `None` while the agent has not yet written `META`.
 #[inline(always)]
-pub fn context(ingress_ifindex: u32) -> Option<Context> {
+pub fn context(ingress_ifindex: u32, reply_ifindex: u32) -> Option<Context> {
     let meta = META.get(0)?;
     // SAFETY: the helper has no preconditions.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     Some(Context {
         now_tick: ticks_from_ns(now_ns),
         ingress_ifindex,
+        reply_ifindex,
         hash_seed: meta.hash_seed,
         meta_flags: meta.flags,
     })
@@ -33,12 +34,18 @@ pub fn verdict(hook: Hook, verdict: Verdict) {
 #[inline(always)]
 pub fn drop(hook: Hook, reason: DropReason) {
     verdict(hook, Verdict::Drop);
+    self::reason(reason);
+}
+
+/// Counts why a packet is not forwarded.
+#[inline(always)]
+pub fn reason(reason: DropReason) {
     increment(&DROPS, reason as u32);
 }
 
 /// Counts a packet that was forwarded to or came from a backend.
 #[inline(always)]
-pub fn forwarded(hook: Hook, decision: &Decision, length_bytes: u32) {
+pub fn forwarded<A: Family>(hook: Hook, decision: &Decision<A>, length_bytes: u32) {
     verdict(hook, decision.verdict);
     let Some(counters) = BACKEND_COUNTERS.get_ptr_mut(decision.backend) else { return };
     // SAFETY: the pointer is to this CPU's element.
@@ -49,7 +56,7 @@ pub fn forwarded(hook: Hook, decision: &Decision, length_bytes: u32) {
         } else {
             (*counters).packets_in += 1;
             (*counters).bytes_in += length_bytes as u64;
-            (*counters).flows += decision.opens_flow;
+            (*counters).flows += u64::from(decision.opens_flow);
         }
     }
 }

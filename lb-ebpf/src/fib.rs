@@ -8,12 +8,14 @@ use aya_ebpf::{
     helpers::bpf_fib_lookup,
 };
 use lb_common::{
-    abi::{DropReason, NetU32, PROTOCOL_TCP},
-    engine::Context,
+    abi::{DropReason, NetAddr6, NetU32},
+    engine::{Context, wire::Headers},
 };
 
 /// `AF_INET`.
 const ADDRESS_FAMILY_INET: u8 = 2;
+/// `AF_INET6`.
+const ADDRESS_FAMILY_INET6: u8 = 10;
 
 /// Where a packet goes next.
 pub struct NextHop {
@@ -23,27 +25,50 @@ pub struct NextHop {
     pub macs: Option<[u16; 6]>,
 }
 
-/// Looks up the way from `source` to `destination` for a packet that came in where `context` says.
+/// An address that routes are looked up for.
+pub trait FibAddress: Sized {
+    /// Writes the family's part of a lookup.
+    fn write(lookup: &mut FibLookup, source: Self, destination: Self, traffic_class: u32);
+}
+
+impl FibAddress for NetU32 {
+    #[inline(always)]
+    fn write(lookup: &mut FibLookup, source: Self, destination: Self, traffic_class: u32) {
+        lookup.family = ADDRESS_FAMILY_INET;
+        lookup.__bindgen_anon_2.tos = traffic_class as u8;
+        lookup.__bindgen_anon_3.ipv4_src = source.raw();
+        lookup.__bindgen_anon_4.ipv4_dst = destination.raw();
+    }
+}
+
+impl FibAddress for NetAddr6 {
+    #[inline(always)]
+    fn write(lookup: &mut FibLookup, source: Self, destination: Self, traffic_class: u32) {
+        lookup.family = ADDRESS_FAMILY_INET6;
+        lookup.__bindgen_anon_2.flowinfo = (traffic_class << 20).to_be();
+        lookup.__bindgen_anon_3.ipv6_src = source.raw();
+        lookup.__bindgen_anon_4.ipv6_dst = destination.raw();
+    }
+}
+
+/// Looks up the way from `source` to `destination` for a packet that came in where `place` says.
 ///
 /// # Minimum kernel version
 ///
 /// 4.18.
 #[inline(always)]
-pub fn next_hop<C>(
+pub fn next_hop<C, A: FibAddress>(
     context: *mut C,
     place: &Context,
-    source: NetU32,
-    destination: NetU32,
-    tos: u8,
+    headers: &Headers<A>,
+    source: A,
+    destination: A,
 ) -> Result<NextHop, DropReason> {
     // SAFETY: plain data, for which zero is valid.
     let mut lookup: FibLookup = unsafe { core::mem::zeroed() };
-    lookup.family = ADDRESS_FAMILY_INET;
-    lookup.l4_protocol = PROTOCOL_TCP;
+    lookup.l4_protocol = headers.protocol as u8;
     lookup.ifindex = place.ingress_ifindex;
-    lookup.__bindgen_anon_2.tos = tos;
-    lookup.__bindgen_anon_3.ipv4_src = source.raw();
-    lookup.__bindgen_anon_4.ipv4_dst = destination.raw();
+    A::write(&mut lookup, source, destination, headers.traffic_class);
     // `tot_len` stays 0: the kernel would refuse GSO packets, which are larger than the MTU.
     let length = size_of::<FibLookup>() as i32;
     // SAFETY: `context` is the program's own, `lookup` is `length` bytes.

@@ -1,6 +1,7 @@
 //! The maps, and the engine's view of them.
 
 use aya_ebpf::{
+    Global,
     bindings::BPF_F_MMAPABLE,
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
     macros::btf_map,
@@ -8,14 +9,15 @@ use aya_ebpf::{
 use lb_common::{
     abi::{
         BackendCounters, BackendIdentity, BackendV4, BackendV6, DEFAULT_HALF_OPEN_RECORDS,
-        DEFAULT_RECORDS, DEFAULT_RING_SLOTS, DROP_REASON_SLOTS, FlowKeyV4, FlowKeyV6, FlowRecord,
-        Frontend, FrontendKeyV4, FrontendKeyV6, HOOK_COUNT, HalfOpenRate, Limits, MAX_BACKENDS,
-        MAX_FRONTENDS, MAX_LOCAL, MAX_SERVICES, MAX_XDP_IFINDEX, Meta, NetAddr6, NetU32, RINGS_PER_SERVICE,
-        Refusals, ReplyDefaultKeyV4, ReplyDefaultKeyV6, ReplyDefaultV4, ReplyDefaultV6, ReplyKeyV4,
-        ReplyKeyV6, ReplyRecordV4, ReplyRecordV6, RingDescriptor, ServiceIdentity, Slot,
-        VERDICT_SLOTS,
+        DEFAULT_RECORDS, DEFAULT_RING_SLOTS, DROP_REASON_SLOTS, FRONTEND_SERVED, FRONTEND_UNSERVED,
+        FlowKeyV4, FlowKeyV6, FlowRecord, FragmentKeyV4, FragmentKeyV6, FragmentRecordV4,
+        FragmentRecordV6, Frontend, FrontendKeyV4, FrontendKeyV6, HOOK_COUNT, HalfOpenRate, Limits,
+        MAX_BACKENDS, MAX_FRAGMENTED, MAX_FRONTENDS, MAX_LOCAL, MAX_SERVICES, MAX_XDP_IFINDEX,
+        Meta, NetAddr6, NetU32, RINGS_PER_SERVICE, Refusals, ReplyDefaultKeyV4, ReplyDefaultKeyV6,
+        ReplyDefaultV4, ReplyDefaultV6, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4, ReplyRecordV6,
+        RingDescriptor, ServiceIdentity, Slot, VERDICT_SLOTS,
     },
-    engine::{Backend, Decision, Family, TableFull, Tables},
+    engine::{Backend, Context, Decision, Family, TableFull, Tables, wire::Headers},
 };
 
 const MAPPED: usize = BPF_F_MMAPABLE as usize;
@@ -24,6 +26,7 @@ const BACKENDS: usize = MAX_BACKENDS as usize + 1;
 const FRONTENDS: usize = MAX_FRONTENDS as usize;
 const RECORDS: usize = DEFAULT_RECORDS as usize;
 const HALF_OPEN_RECORDS: usize = DEFAULT_HALF_OPEN_RECORDS as usize;
+const FRAGMENTED: usize = MAX_FRAGMENTED as usize;
 const RINGS_LEN: usize = (MAX_SERVICES * RINGS_PER_SERVICE) as usize;
 const VERDICTS_LEN: usize = (HOOK_COUNT * VERDICT_SLOTS) as usize;
 
@@ -72,6 +75,12 @@ pub static LOCAL_V4: LpmTrie<NetU32, u32, { MAX_LOCAL as usize }> = LpmTrie::new
 #[btf_map]
 pub static LOCAL_V6: LpmTrie<NetAddr6, u32, { MAX_LOCAL as usize }> = LpmTrie::new();
 #[btf_map]
+pub static FRAGMENTS_V4: LruHashMap<FragmentKeyV4, FragmentRecordV4, FRAGMENTED> =
+    LruHashMap::new();
+#[btf_map]
+pub static FRAGMENTS_V6: LruHashMap<FragmentKeyV6, FragmentRecordV6, FRAGMENTED> =
+    LruHashMap::new();
+#[btf_map]
 pub static REFUSALS: Array<Refusals, RINGS_LEN, MAPPED> = Array::new();
 #[btf_map]
 pub static HALF_OPEN_RATE: PerCpuArray<HalfOpenRate, 1> = PerCpuArray::new();
@@ -84,18 +93,36 @@ pub static VERDICTS: PerCpuArray<u64, VERDICTS_LEN> = PerCpuArray::new();
 #[btf_map]
 pub static XDP_EGRESS: Array<u64, { MAX_XDP_IFINDEX as usize }, MAPPED> = Array::new();
 
+/// Whether the kernel has `bpf_check_mtu` (Linux 5.12). A constant when the programs are loaded, so that
+/// an older verifier never sees the call.
+#[unsafe(no_mangle)]
+pub static HAS_CHECK_MTU: Global<u32> = Global::new(1);
 
-/// What is being decided on a packet, which is too large for the stack. A program is not interrupted
+/// When this CPU's bucket of answers is full again.
+#[btf_map]
+pub static ANSWER_BUCKET: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// A packet's headers and the decision on it.
+#[repr(C, align(8))]
+pub struct Scratch<A: Family> {
+    pub context: Context,
+    /// VLAN tags, in the bytes and beside them.
+    pub tags: u32,
+    pub headers: Headers<A>,
+    pub decision: Decision<A>,
+}
+
+/// A packet and what is being decided on it, which is too large for the stack. A program is not interrupted
 /// by another of its kind on its CPU, and none reads what another has left there.
 #[btf_map]
-static DECISION_V4: PerCpuArray<Decision<NetU32>, 1> = PerCpuArray::new();
+static SCRATCH_V4: PerCpuArray<Scratch<NetU32>, 1> = PerCpuArray::new();
 #[btf_map]
-static DECISION_V6: PerCpuArray<Decision<NetAddr6>, 1> = PerCpuArray::new();
+static SCRATCH_V6: PerCpuArray<Scratch<NetAddr6>, 1> = PerCpuArray::new();
 
 /// The maps of a family.
 pub trait FamilyMaps: Family {
     /// Where this CPU decides.
-    fn decision() -> Option<&'static mut Decision<Self>>;
+    fn scratch() -> Option<&'static mut Scratch<Self>>;
     /// Looks up `FRONTENDS_*`.
     fn frontend(key: &Self::FrontendKey) -> Option<Frontend>;
     /// Looks up `BACKENDS_*`.
@@ -110,6 +137,8 @@ pub trait FamilyMaps: Family {
     fn half_replies() -> &'static LruHashMap<Self::ReplyKey, Self::ReplyRecord, HALF_OPEN_RECORDS>;
     /// `REPLY_DEFAULTS_*`.
     fn reply_defaults() -> &'static HashMap<Self::ReplyDefaultKey, Self::ReplyDefault, BACKENDS>;
+    /// `FRAGMENTS_*`.
+    fn fragments() -> &'static LruHashMap<Self::FragmentKey, Self::FragmentRecord, FRAGMENTED>;
     /// Looks up `LOCAL_*`.
     fn is_local(address: Self) -> bool;
     /// Stores time, class and front interface in place.
@@ -118,17 +147,17 @@ pub trait FamilyMaps: Family {
 
 macro_rules! family_maps {
     (
-        $family:ty, $decision:ident, $frontends:ident, $backends:ident, $flows:ident,
+        $family:ty, $scratch:ident, $frontends:ident, $backends:ident, $flows:ident,
         $half_flows:ident, $replies:ident, $half_replies:ident, $defaults:ident, $local:ident,
-        $bits:literal
+        $fragments:ident, $bits:literal
     ) => {
         impl FamilyMaps for $family {
             #[inline(always)]
-            fn decision() -> Option<&'static mut Decision<Self>> {
-                let decision = $decision.get_ptr_mut(0)?;
+            fn scratch() -> Option<&'static mut Scratch<Self>> {
+                let scratch = $scratch.get_ptr_mut(0)?;
                 // SAFETY: this CPU's element, which nothing else uses while the program runs; zeros
-                // are a decision, and only decisions are written to it.
-                Some(unsafe { &mut *decision })
+                // are a value of every field, and only values are written.
+                Some(unsafe { &mut *scratch })
             }
 
             #[inline(always)]
@@ -171,6 +200,12 @@ macro_rules! family_maps {
             }
 
             #[inline(always)]
+            fn fragments()
+            -> &'static LruHashMap<Self::FragmentKey, Self::FragmentRecord, FRAGMENTED> {
+                &$fragments
+            }
+
+            #[inline(always)]
             fn is_local(address: Self) -> bool {
                 $local.get(&Key::new($bits, address)).is_some()
             }
@@ -190,7 +225,7 @@ macro_rules! family_maps {
 
 family_maps!(
     NetU32,
-    DECISION_V4,
+    SCRATCH_V4,
     FRONTENDS_V4,
     BACKENDS_V4,
     FLOWS_V4,
@@ -199,11 +234,12 @@ family_maps!(
     HALF_REPLIES_V4,
     REPLY_DEFAULTS_V4,
     LOCAL_V4,
+    FRAGMENTS_V4,
     32
 );
 family_maps!(
     NetAddr6,
-    DECISION_V6,
+    SCRATCH_V6,
     FRONTENDS_V6,
     BACKENDS_V6,
     FLOWS_V6,
@@ -212,6 +248,7 @@ family_maps!(
     HALF_REPLIES_V6,
     REPLY_DEFAULTS_V6,
     LOCAL_V6,
+    FRAGMENTS_V6,
     128
 );
 
@@ -225,8 +262,14 @@ impl<A: FamilyMaps> Tables<A> for Maps {
     }
 
     #[inline(always)]
-    fn frontend(&self, key: &A::FrontendKey) -> Option<Frontend> {
-        A::frontend(key)
+    fn frontend(&self, key: &A::FrontendKey) -> Frontend {
+        if let Some(frontend) = A::frontend(key) {
+            return Frontend { state: FRONTEND_SERVED, ..frontend };
+        }
+        match A::frontend(&A::vip_key(key)) {
+            Some(vip) => Frontend { state: FRONTEND_UNSERVED, ..vip },
+            None => Frontend::default(),
+        }
     }
 
     #[inline(always)]
@@ -381,6 +424,19 @@ impl<A: FamilyMaps> Tables<A> for Maps {
     #[inline(always)]
     fn remove_half_reply(&self, key: &A::ReplyKey) {
         let _ = A::half_replies().remove(key);
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &A::FragmentKey) -> Option<A::FragmentRecord> {
+        // SAFETY: an evicted element that is given to another packet while we copy it may yield parts
+        // of both: one fragment is lost, as its packet's record is.
+        unsafe { A::fragments().get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn put_fragment(&self, key: &A::FragmentKey, record: &A::FragmentRecord) {
+        // The oldest makes room; without a record the fragments to come are dropped.
+        let _ = A::fragments().insert(key, record, 0);
     }
 }
 

@@ -2,18 +2,21 @@
 //! nothing of this is compiled: a log line costs 2,000 verified instructions and 20 ns even when
 //! nobody reads it.
 
-use aya_ebpf::EbpfContext;
-use lb_common::{abi::Hook, engine::Decision};
+use lb_common::{
+    abi::Hook,
+    engine::{Decision, Family},
+};
 
 /// Logs what was decided on a packet that is ours.
 #[cfg(feature = "trace")]
 #[inline(always)]
-pub fn decision(ctx: &impl EbpfContext, hook: Hook, decision: &Decision) {
+pub fn decision<C, A: Family>(ctx: *mut C, hook: Hook, decision: &Decision<A>) {
     if decision.verdict as u32 == lb_common::abi::Verdict::Pass as u32 {
         return;
     }
+    let context = Place(ctx.cast());
     aya_log_ebpf::info!(
-        ctx,
+        &context,
         "hook {} verdict {} reason {} backend {} interface {}",
         hook as u32,
         decision.verdict as u32,
@@ -23,7 +26,18 @@ pub fn decision(ctx: &impl EbpfContext, hook: Hook, decision: &Decision) {
     );
 }
 
+/// A program's context, for the log.
+#[cfg(feature = "trace")]
+struct Place(*mut core::ffi::c_void);
+
+#[cfg(feature = "trace")]
+impl aya_ebpf::EbpfContext for Place {
+    fn as_ptr(&self) -> *mut core::ffi::c_void {
+        self.0
+    }
+}
+
 /// Nothing.
 #[cfg(not(feature = "trace"))]
 #[inline(always)]
-pub fn decision(_ctx: &impl EbpfContext, _hook: Hook, _decision: &Decision) {}
+pub fn decision<C, A: Family>(_ctx: *mut C, _hook: Hook, _decision: &Decision<A>) {}

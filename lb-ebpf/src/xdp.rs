@@ -1,89 +1,158 @@
-//! XDP: flows whose backend is on another machine, and the replies of those backends.
+//! XDP: flows whose backend is on another machine, and the replies of those backends; and the
+//! cheapest place to drop what must be dropped.
 //!
 //! Everything else goes on to TC untouched, also what only TC can do right: local delivery, next
-//! hops whose neighbour is unknown, interfaces that XDP must not send to, and packets whose checksum
-//! the sender left to a device.
+//! hops whose neighbour is unknown, interfaces that XDP must not send to, answers, ICMP errors,
+//! VLANs, and packets whose checksum the sender left to a device.
 
 use aya_ebpf::{
-    bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
-    helpers::{bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    bindings::{
+        xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
+        xdp_md,
+    },
+    helpers::bpf_redirect,
     macros::xdp,
     programs::XdpContext,
 };
 use lb_common::{
-    abi::{DropReason, Hook, NetU32, Verdict},
+    abi::{DropReason, Hook, NetAddr6, NetU32, Verdict},
     engine::{
-        Context, Decision, ETHERNET_HEADER_BYTES, EditError, Packet, Side,
-        answer::Rebuild,
-        checksum,
+        Context, Decision, EditError, Packet, Rewrite, Side, checksum,
         checksum::Change,
-        commit,
-        edit::{TCP_CHECKSUM_OFFSET, translate_v4},
-        front_v4,
-        translate::{Rewrite, rewrite_udp_checksum},
+        commit, front_transport,
+        translate::{TCP_CHECKSUM_OFFSET, UDP_CHECKSUM_OFFSET, rewrite_udp_checksum, translate},
+        wire::{ETHERNET_HEADER_BYTES, Headers, Network, PROTOCOL_TCP, link},
     },
 };
 
 use crate::{
     count, fib,
-    fib::NextHop,
-    maps::{Maps, XDP_EGRESS},
+    fib::{FibAddress, NextHop},
+    maps::{FamilyMaps, Maps, Scratch, XDP_EGRESS},
     trace, window,
 };
 
 /// Packets from clients, and replies of routed backends.
 #[xdp]
 pub fn lb_xdp_front(ctx: XdpContext) -> u32 {
-    let mut packet = XdpPacket { ctx };
-    let Some(context) = count::context(packet.ctx.ingress_ifindex() as u32) else {
+    let packet = XdpPacket { md: ctx.ctx };
+    let link = link(&packet, 0);
+    // VLAN tags need an interface that puts them back.
+    if link.tags != 0 {
         return XDP_PASS;
-    };
-    let decision = front_v4(&packet, &Maps, &context);
-    trace::decision(&packet.ctx, Hook::Xdp, &decision);
-    match apply(&mut packet, &context, &decision) {
-        Ok(action) => action,
-        Err(reason) => {
-            count::drop(Hook::Xdp, reason);
+    }
+    match link.network {
+        Network::V4 => lb_xdp_v4(ctx.ctx),
+        Network::V6 => {
+            if lb_xdp_parse_v6(ctx.ctx) != 0 {
+                return XDP_PASS;
+            }
+            lb_xdp_front_v6(ctx.ctx);
+            lb_xdp_finish_v6(ctx.ctx)
+        }
+        Network::Other => XDP_PASS,
+    }
+}
+
+/// All of IPv4. Functions of their own, as in TC.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_xdp_v4(md: *mut xdp_md) -> u32 {
+    if parse_headers::<NetU32>(md, ETHERNET_HEADER_BYTES) != 0 {
+        return XDP_PASS;
+    }
+    decide::<NetU32>();
+    finish::<NetU32>(md)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_xdp_parse_v6(md: *mut xdp_md) -> u32 {
+    parse_headers::<NetAddr6>(md, ETHERNET_HEADER_BYTES)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_xdp_front_v6(_md: *mut xdp_md) -> u32 {
+    decide::<NetAddr6>()
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_xdp_finish_v6(md: *mut xdp_md) -> u32 {
+    finish::<NetAddr6>(md)
+}
+
+/// Parses a packet; not 0: it is TC's.
+#[inline(always)]
+fn parse_headers<A: FamilyMaps>(md: *mut xdp_md, l3_offset: usize) -> u32 {
+    let packet = XdpPacket { md };
+    let ingress_ifindex = packet.ingress_ifindex();
+    let Some(context) = count::context(ingress_ifindex, ingress_ifindex) else { return 1 };
+    let Some(scratch) = A::scratch() else { return 1 };
+    scratch.context = context;
+    scratch.headers = A::parse(&packet, l3_offset);
+    u32::from(!scratch.headers.is_transport())
+}
+
+#[inline(always)]
+fn decide<A: FamilyMaps>() -> u32 {
+    let Some(Scratch { context, headers, decision, .. }) = A::scratch() else { return 0 };
+    front_transport(headers, &Maps, context, decision);
+    0
+}
+
+#[inline(always)]
+fn finish<A: FamilyMaps + FibAddress>(md: *mut xdp_md) -> u32 {
+    let Some(Scratch { context, headers, decision, .. }) = A::scratch() else { return XDP_PASS };
+    trace::decision(md, Hook::Xdp, decision);
+    match decision.verdict {
+        Verdict::Drop => {
+            count::drop(Hook::Xdp, decision.reason);
             XDP_DROP
         }
+        Verdict::Route | Verdict::Reply => {
+            match forward(&mut XdpPacket { md }, context, headers, decision) {
+                Ok(action) => action,
+                Err(reason) => {
+                    count::drop(Hook::Xdp, reason);
+                    XDP_DROP
+                }
+            }
+        }
+        _ => XDP_PASS,
     }
 }
 
 /// Carries a decision out, or leaves the packet to TC before anything has changed.
 #[inline(always)]
-fn apply(
+fn forward<A: FamilyMaps + FibAddress>(
     packet: &mut XdpPacket,
     context: &Context,
-    decision: &Decision,
+    headers: &Headers<A>,
+    decision: &mut Decision<A>,
 ) -> Result<u32, DropReason> {
-    let Some(edit) = &decision.edit else {
-        if decision.verdict as u32 == Verdict::Drop as u32 {
-            return Err(decision.reason);
-        }
-        return Ok(XDP_PASS);
-    };
-    if decision.verdict as u32 == Verdict::Deliver as u32
-        || packet.has_partial_checksum(edit.l4_offset)
-    {
+    if packet.has_partial_checksum(headers) {
         return Ok(XDP_PASS);
     }
-    let Some((source, destination, tos)) = packet.addresses() else { return Ok(XDP_PASS) };
-    let (source, destination) = match edit.side {
-        Side::Source => (edit.address, destination),
-        Side::Destination => (source, edit.address),
+    let translation = &decision.translation;
+    let (source, destination) = match translation.side {
+        Side::Source => (translation.address, headers.destination),
+        Side::Destination => (headers.source, translation.address),
     };
     let Ok(NextHop { ifindex, macs: Some(macs) }) =
-        fib::next_hop(packet.ctx.ctx, context, source, destination, tos)
+        fib::next_hop(packet.md, context, headers, source, destination)
     else {
         return Ok(XDP_PASS);
     };
     let is_same = ifindex == context.ingress_ifindex;
-    if !is_same && XDP_EGRESS.get(ifindex).copied().unwrap_or(0) == 0 {
+    let egress = XDP_EGRESS.get(ifindex).copied().unwrap_or(0);
+    if !is_same && egress == 0 {
         return Ok(XDP_PASS);
     }
     commit(&Maps, decision)?;
     let length_bytes = packet.length_bytes() as u32;
-    translate_v4(packet, edit).map_err(|EditError| DropReason::EditFailed)?;
+    translate(packet, &decision.translation).map_err(|EditError| DropReason::EditFailed)?;
     packet.write_macs(macs).ok_or(DropReason::EditFailed)?;
     count::forwarded(Hook::Xdp, decision, length_bytes);
     if is_same {
@@ -95,47 +164,48 @@ fn apply(
 
 /// A frame.
 struct XdpPacket {
-    ctx: XdpContext,
+    md: *mut xdp_md,
 }
 
 impl XdpPacket {
     #[inline(always)]
+    fn bounds(&self) -> (usize, usize) {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { ((*self.md).data as usize, (*self.md).data_end as usize) }
+    }
+
+    #[inline(always)]
+    fn ingress_ifindex(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.md).ingress_ifindex }
+    }
+
+    #[inline(always)]
     fn pointer<const N: usize>(&self, offset: usize) -> Option<*mut [u8; N]> {
-        window::pointer(self.ctx.data(), self.ctx.data_end(), offset)
+        let (data, end) = self.bounds();
+        window::pointer(data, end, offset)
     }
 
-    /// Source, destination and type of service.
+    /// Whether the checksum of TCP or UDP may be `CHECKSUM_PARTIAL`: a sender on this machine leaves
+    /// the sum of the pseudo header in the field, for a device to finish. XDP has no way to say so,
+    /// and the arithmetic for such a field has the opposite sign; so whatever looks like it goes to
+    /// TC, where helpers know. One in 65,536 complete checksums looks like it, too, and takes the
+    /// longer way.
     #[inline(always)]
-    fn addresses(&self) -> Option<(NetU32, NetU32, u8)> {
-        let header = self.window::<20>(ETHERNET_HEADER_BYTES)?;
-        Some((
-            NetU32::from_wire([header[12], header[13], header[14], header[15]]),
-            NetU32::from_wire([header[16], header[17], header[18], header[19]]),
-            header[1],
-        ))
-    }
-
-    /// Whether the TCP checksum may be `CHECKSUM_PARTIAL`: a sender on this machine leaves the sum of
-    /// the pseudo header in the field, for a device to finish. XDP has no way to say so, and the
-    /// arithmetic for such a field has the opposite sign; so whatever looks like it goes to TC, where
-    /// helpers know. One in 65,536 complete checksums looks like it, too, and takes the longer way.
-    #[inline(always)]
-    fn has_partial_checksum(&self, l4_offset: usize) -> bool {
-        let Some(header) = self.window::<20>(ETHERNET_HEADER_BYTES) else { return true };
-        let Some(field) = self.window::<2>(l4_offset + TCP_CHECKSUM_OFFSET) else { return true };
-        let total_length = u16::from_be_bytes([header[2], header[3]]);
-        if total_length == 0 {
-            // IPv4 BIG TCP: beyond what the field and a frame can hold.
-            return true;
+    fn has_partial_checksum<A: FamilyMaps>(&self, headers: &Headers<A>) -> bool {
+        // Fragments have no such checksum: who makes them finishes it first.
+        if !headers.is_transport() {
+            return false;
         }
-        let header_bytes = (l4_offset - ETHERNET_HEADER_BYTES) as u16;
-        let tcp_bytes = total_length.wrapping_sub(header_bytes);
-        let word = |at: usize| {
-            u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+        let at = if headers.protocol == PROTOCOL_TCP {
+            TCP_CHECKSUM_OFFSET
+        } else {
+            UDP_CHECKSUM_OFFSET
         };
-        let mut sum = checksum::add(word(12), word(16));
-        sum = checksum::add(sum, u32::from(u16::from_ne_bytes([0, header[9]])));
-        sum = checksum::add(sum, u32::from(tcp_bytes.to_be()));
+        let Some(field) = self.window::<2>(headers.l4_offset + at) else { return true };
+        let mut sum = checksum::add(headers.source.sum(), headers.destination.sum());
+        sum = checksum::add(sum, (headers.protocol as u16).to_be().into());
+        sum = checksum::add(sum, (headers.l4_bytes() as u16).to_be().into());
         checksum::fold(sum) == u16::from_ne_bytes(*field)
     }
 
@@ -153,7 +223,8 @@ impl XdpPacket {
 impl Packet for XdpPacket {
     #[inline(always)]
     fn length_bytes(&self) -> usize {
-        self.ctx.data_end() - self.ctx.data()
+        let (data, end) = self.bounds();
+        end - data
     }
 
     #[inline(always)]
@@ -177,37 +248,12 @@ impl Packet for XdpPacket {
 }
 
 impl Rewrite for XdpPacket {
-    /// By arithmetic, as above.
     #[inline(always)]
     fn fix_udp_checksum(&mut self, offset: usize, change: Change) -> Result<(), EditError> {
         rewrite_udp_checksum(self, offset, change)
     }
 
-    /// There is no such sum yet, or generic XDP has dropped it.
+    /// XDP has no such sum.
     #[inline(always)]
     fn fix_device_sum(&mut self, _difference: u32) {}
-}
-
-impl Rebuild for XdpPacket {
-    /// `has_partial_checksum` has kept back what is not complete.
-    #[inline(always)]
-    fn has_unfinished_checksum(&mut self, _offset: usize) -> Result<bool, EditError> {
-        Ok(false)
-    }
-
-    #[inline(always)]
-    fn resize(
-        &mut self,
-        _l3_offset: usize,
-        kept_bytes: usize,
-        added_bytes: usize,
-    ) -> Result<(), EditError> {
-        let surplus = kept_bytes as i32 - self.length_bytes() as i32;
-        // SAFETY: the context is valid while the program runs; windows are taken anew afterwards.
-        let result = unsafe {
-            bpf_xdp_adjust_tail(self.ctx.ctx, surplus)
-                | bpf_xdp_adjust_head(self.ctx.ctx, -(added_bytes as i32))
-        };
-        if result == 0 { Ok(()) } else { Err(EditError) }
-    }
 }

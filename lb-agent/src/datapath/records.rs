@@ -17,11 +17,10 @@ use aya::{
 };
 use lb_common::{
     abi::{
-        BackendV4, FlowKeyV4, FlowKeyV6, FlowRecord, Frontend, FrontendKeyV4, Limits, Meta,
-        ReplyKeyV4, ReplyKeyV6, ReplyRecordV4, ReplyRecordV6, RingDescriptor, SCOPE_FRONT, Slot,
-        map_names,
+        FlowKeyV4, FlowKeyV6, FlowRecord, Frontend, Limits, Meta, NetAddr6, NetU32, ReplyKeyV4,
+        ReplyKeyV6, ReplyRecordV4, ReplyRecordV6, RingDescriptor, SCOPE_FRONT, Slot, map_names,
     },
-    engine::{flow_hash_v4, is_fresh, is_live},
+    engine::{Family, Tuple, is_fresh, slot_hash},
     slots::{self, Sweep},
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -150,30 +149,24 @@ impl Tables {
     ) -> anyhow::Result<(Pass, ScanProgress)> {
         let Self { records, backends_v4, backends_v6, meta, .. } = self;
         let Meta { hash_seed, limits, .. } = meta.load(0).unwrap_or_default();
-        let locator = Locator {
-            frontends: &self.frontends_v4,
-            rings: &self.rings,
-            ring_slots: &self.ring_slots,
-            hash_seed,
-            known: RefCell::default(),
-        };
+        let rings = Rings { rings: &self.rings, ring_slots: &self.ring_slots, hash_seed };
+        let locator_v4 = Locator::<NetU32, _>::new(&rings, &self.frontends_v4);
+        let locator_v6 = Locator::<NetAddr6, _>::new(&rings, &self.frontends_v6);
         let judge_v4 = |key: &FlowKeyV4, flow: &FlowRecord| {
-            let backend = backends_v4.load(flow.backend).unwrap_or_default();
-            let slot = locator.place(key)?.map(|place| place.slot);
+            let backend = NetU32::backend(&backends_v4.load(flow.backend).unwrap_or_default());
+            let slot = locator_v4.place(key)?.map(|place| place.slot);
             Ok(slots::sweep(flow, &backend, slot, &limits, now_tick))
         };
-        // No slot of IPv6 has left the plain state as long as nothing decides by it.
-        let judge_v6 = |_: &FlowKeyV6, flow: &FlowRecord| {
-            let backend = backends_v6.load(flow.backend).unwrap_or_default();
-            let (generation, state) = (backend.generation, backend.state);
-            let backend = BackendV4 { generation, state, ..BackendV4::default() };
-            let is_live = is_live(flow, &backend, &limits, now_tick);
-            Ok(if is_live { Sweep::Ignore } else { Sweep::Delete })
+        let judge_v6 = |key: &FlowKeyV6, flow: &FlowRecord| {
+            let backend = NetAddr6::backend(&backends_v6.load(flow.backend).unwrap_or_default());
+            let slot = locator_v6.place(key)?.map(|place| place.slot);
+            Ok(slots::sweep(flow, &backend, slot, &limits, now_tick))
         };
         let ScanProgress { scan, half_flows_done, flows_done } = &mut progress;
-        let mut note = |key: &FlowKeyV4| {
-            if let Some(place) = locator.place(key)? {
-                scan.note_other(place.ring, place.index);
+        let scan = RefCell::new(scan);
+        let note = |place: Option<Place>| {
+            if let Some(place) = place {
+                scan.borrow_mut().note_other(place.ring, place.index);
             }
             Ok(())
         };
@@ -184,12 +177,12 @@ impl Tables {
         ];
         for (table_v4, table_v6, [is_done_v4, is_done_v6]) in tables {
             if !*is_done_v4 {
-                let pass = table_v4.sweep(judge_v4, &mut note)?;
+                let pass = table_v4.sweep(judge_v4, |key| note(locator_v4.place(key)?))?;
                 *is_done_v4 = pass.is_whole;
                 total += pass;
             }
             if !*is_done_v6 {
-                let pass = table_v6.sweep(judge_v6, |_| Ok(()))?;
+                let pass = table_v6.sweep(judge_v6, |key| note(locator_v6.place(key)?))?;
                 *is_done_v6 = pass.is_whole;
                 total += pass;
             }
@@ -235,14 +228,19 @@ fn judge_reply(
     if is_alive { Sweep::Ignore } else { Sweep::Delete }
 }
 
-/// Finds a flow's slot as the data path does.
-struct Locator<'a> {
-    frontends: &'a HashMap<MapData, FrontendKeyV4, Frontend>,
+/// The rings of all services.
+struct Rings<'a> {
     rings: &'a MappedArray<u64>,
     ring_slots: &'a MappedArray<u64>,
     hash_seed: u64,
-    /// Rings of the frontends that were asked for: one call into the kernel each.
-    known: RefCell<Cache<(u32, u16, u32), Option<u32>>>,
+}
+
+/// Finds a flow's slot as the data path does.
+struct Locator<'a, A: Family, T> {
+    rings: &'a Rings<'a>,
+    frontends: &'a T,
+    /// Frontends that were asked for: one call into the kernel each.
+    known: RefCell<Cache<A::FrontendKey, Option<Frontend>>>,
 }
 
 /// Where a flow falls.
@@ -253,33 +251,45 @@ struct Place {
     slot: Slot,
 }
 
-impl Locator<'_> {
+impl<'a, A: Family> Locator<'a, A, HashMap<MapData, A::FrontendKey, Frontend>>
+where
+    A::FrontendKey: Pod,
+{
+    fn new(
+        rings: &'a Rings<'a>,
+        frontends: &'a HashMap<MapData, A::FrontendKey, Frontend>,
+    ) -> Self {
+        Self { rings, frontends, known: RefCell::default() }
+    }
+
     /// `None`: its frontend is no more.
-    fn place(&self, flow: &FlowKeyV4) -> anyhow::Result<Option<Place>> {
-        let Some(ring) = self.ring(flow)? else { return Ok(None) };
-        let descriptor = RingDescriptor::from_raw(self.rings.load(ring).unwrap_or_default());
+    fn place(&self, flow: &A::FlowKey) -> anyhow::Result<Option<Place>> {
+        let flow = A::tuple(flow);
+        let Some(frontend) = self.frontend(&flow)? else { return Ok(None) };
+        let Rings { rings, ring_slots, hash_seed } = *self.rings;
+        let ring = frontend.ring;
+        let descriptor = RingDescriptor::from_raw(rings.load(ring).unwrap_or_default());
         if descriptor.size() == 0 {
             return Ok(None);
         }
-        let index = descriptor.slot_index(flow_hash_v4(self.hash_seed, flow));
-        let slot = self.ring_slots.load(index).map(Slot::from_raw);
+        let index = descriptor.slot_index(slot_hash(hash_seed, frontend.flags, &flow));
+        let slot = ring_slots.load(index).map(Slot::from_raw);
         Ok(slot.map(|slot| Place { ring, index: index - descriptor.start(), slot }))
     }
 
-    fn ring(&self, flow: &FlowKeyV4) -> anyhow::Result<Option<u32>> {
+    fn frontend(&self, flow: &Tuple<A>) -> anyhow::Result<Option<Frontend>> {
         let Ok(protocol) = u8::try_from(flow.protocol) else { return Ok(None) };
-        let name = (flow.vip.raw(), flow.vip_port.get(), flow.protocol);
-        if let Some(ring) = self.known.borrow().get(&name) {
-            return Ok(*ring);
+        let key = A::frontend_key(flow.server, flow.server_port, protocol, SCOPE_FRONT);
+        if let Some(frontend) = self.known.borrow().get(&key) {
+            return Ok(*frontend);
         }
-        let (vip, port, scope) = (flow.vip, flow.vip_port, SCOPE_FRONT);
-        let ring = match self.frontends.get(&FrontendKeyV4 { vip, port, protocol, scope }, 0) {
-            Ok(frontend) => Some(frontend.ring),
+        let frontend = match self.frontends.get(&key, 0) {
+            Ok(frontend) => Some(frontend),
             Err(error) if is_absent(&error) => None,
             Err(error) => return Err(error.into()),
         };
-        self.known.borrow_mut().insert(name, ring);
-        Ok(ring)
+        self.known.borrow_mut().insert(key, frontend);
+        Ok(frontend)
     }
 }
 

@@ -214,7 +214,7 @@ impl Tables {
     }
 
     pub(super) fn put_vip(&mut self, vip: IpAddr) -> Result<(), Refusal> {
-        let value = Frontend { service: 0, ring: 0, flags: 0, reserved: 0 };
+        let value = Frontend::default();
         self.put(vip, PROTOCOL_ANY, 0, value)
     }
 
@@ -236,7 +236,7 @@ impl Tables {
         let family = if frontend.vip.is_ipv4() { FAMILY_V4 } else { FAMILY_V6 };
         let protocol = protocol_number(frontend.protocol);
         let ring = ring_number(service, family, protocol);
-        let value = Frontend { service, ring, flags: 0, reserved: 0 };
+        let value = Frontend { service, ring, ..Frontend::default() };
         self.put(frontend.vip, protocol, frontend.port, value)
     }
 

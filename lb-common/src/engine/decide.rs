@@ -24,18 +24,10 @@ pub fn front<A: Family, P: Packet, T: Tables<A>>(
     context: &Context,
     decision: &mut Decision<A>,
 ) {
-    decision.reset();
     if headers.is_transport() {
-        let frontend = find(tables, headers, headers.destination_port, headers.protocol);
-        if frontend.is_served() {
-            forward(headers, tables, context, &frontend, decision);
-        } else if frontend.is_vip() {
-            reject(headers, frontend.flags, DropReason::NoFrontend, BACKEND_NONE, decision);
-        } else if context.meta_flags & META_ROUTED_BACKENDS != 0 {
-            replies::translate(tables, context, headers, 0, decision);
-        }
+        front_transport(headers, tables, context, decision);
     } else {
-        front_without_ports(packet, headers, tables, context, decision);
+        front_other(packet, headers, tables, context, decision);
     }
 }
 
@@ -48,17 +40,60 @@ pub fn reply<A: Family, P: Packet, T: Tables<A>>(
     context: &Context,
     decision: &mut Decision<A>,
 ) {
-    decision.reset();
     if headers.is_transport() {
-        replies::translate(tables, context, headers, context.ingress_ifindex, decision);
+        reply_transport(headers, tables, context, decision);
     } else {
-        reply_without_ports(packet, headers, tables, context, context.ingress_ifindex, decision);
+        reply_other(packet, headers, tables, context, decision);
     }
+}
+
+/// The part of [`front`] for packets with ports.
+#[inline(always)]
+pub fn front_transport<A: Family, T: Tables<A>>(
+    headers: &Headers<A>,
+    tables: &T,
+    context: &Context,
+    decision: &mut Decision<A>,
+) {
+    decision.reset();
+    let frontend = find(tables, headers, headers.destination_port, headers.protocol);
+    if frontend.is_served() {
+        forward(headers, tables, context, &frontend, decision);
+    } else if frontend.is_vip() {
+        reject(headers, frontend.flags, DropReason::NoFrontend, BACKEND_NONE, decision);
+    } else if context.meta_flags & META_ROUTED_BACKENDS != 0 {
+        replies::translate(tables, context, headers, 0, decision);
+    }
+}
+
+/// The part of [`reply`] for packets with ports.
+#[inline(always)]
+pub fn reply_transport<A: Family, T: Tables<A>>(
+    headers: &Headers<A>,
+    tables: &T,
+    context: &Context,
+    decision: &mut Decision<A>,
+) {
+    decision.reset();
+    replies::translate(tables, context, headers, context.ingress_ifindex, decision);
+}
+
+/// The part of [`reply`] for packets without ports.
+#[inline(always)]
+pub fn reply_other<A: Family, P: Packet, T: Tables<A>>(
+    packet: &P,
+    headers: &Headers<A>,
+    tables: &T,
+    context: &Context,
+    decision: &mut Decision<A>,
+) {
+    decision.reset();
+    follow_reply(packet, headers, tables, context, context.ingress_ifindex, decision);
 }
 
 /// What cannot be parsed has no record either: the container's own business.
 #[inline(always)]
-fn reply_without_ports<A: Family, P: Packet, T: Tables<A>>(
+fn follow_reply<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     headers: &Headers<A>,
     tables: &T,
@@ -75,19 +110,21 @@ fn reply_without_ports<A: Family, P: Packet, T: Tables<A>>(
     }
 }
 
-/// A VIP is answered for, whatever is sent to it: nothing reaches the node's own sockets.
+/// The part of [`front`] for packets without ports. A VIP is answered for, whatever is sent to it:
+/// nothing reaches the node's own sockets.
 #[inline(always)]
-fn front_without_ports<A: Family, P: Packet, T: Tables<A>>(
+pub fn front_other<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
     headers: &Headers<A>,
     tables: &T,
     context: &Context,
     decision: &mut Decision<A>,
 ) {
+    decision.reset();
     let vip = find(tables, headers, NetU16::new(0), u32::from(PROTOCOL_ANY));
     if !vip.is_vip() {
         if context.meta_flags & META_ROUTED_BACKENDS != 0 {
-            reply_without_ports(packet, headers, tables, context, 0, decision);
+            follow_reply(packet, headers, tables, context, 0, decision);
         }
         return;
     }
@@ -182,6 +219,16 @@ fn reject<A: Family>(
     }
 }
 
+/// The hash that says which slot of a ring a flow falls on.
+#[inline(always)]
+#[must_use]
+pub fn slot_hash<A: Family>(hash_seed: u64, frontend_flags: u32, flow: &Tuple<A>) -> u32 {
+    match affinity_prefix_bits(frontend_flags) {
+        Some(bits) => A::client_hash(hash_seed, flow.client, bits),
+        None => A::flow_hash(hash_seed, flow),
+    }
+}
+
 /// The backend of a flow.
 #[inline(always)]
 fn choice<A: Family, T: Tables<A>>(
@@ -192,10 +239,7 @@ fn choice<A: Family, T: Tables<A>>(
     kind: PacketKind,
     decision: &mut Decision<A>,
 ) -> Choice<A> {
-    let hash = match affinity_prefix_bits(frontend.flags) {
-        Some(bits) => A::client_hash(context.hash_seed, flow.client, bits),
-        None => A::flow_hash(context.hash_seed, flow),
-    };
+    let hash = slot_hash(context.hash_seed, frontend.flags, flow);
     decision.record.flow = A::flow_key(flow);
     choose(tables, context, frontend.ring, hash, &decision.record.flow, kind)
 }

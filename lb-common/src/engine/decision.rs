@@ -25,8 +25,8 @@ pub struct Decision<A: Family> {
     pub edit: EditKind,
     /// What the answer says, if it is answered.
     pub answer: AnswerKind,
-    /// Written as 0.
-    pub reserved: u32,
+    /// Of an answer that the packet is too big: the MTU. Written when that turns out.
+    pub mtu: u32,
     /// What is changed in it.
     pub translation: Translation<A>,
     /// What is changed in an ICMP error.
@@ -160,7 +160,7 @@ impl<A: Family> Decision<A> {
             opens_flow: 0,
             edit: EditKind::None,
             answer: AnswerKind::EchoReply,
-            reserved: 0,
+            mtu: 0,
             translation,
             error: ErrorTranslation::NONE,
             record: Record::keep(),

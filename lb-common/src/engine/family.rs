@@ -123,28 +123,28 @@ impl<A: Address> Way<A> {
 }
 
 /// An address family: its addresses, and the types of its tables.
-pub trait Family: Address + Eq + Hash {
+pub trait Family: Address + Eq + Hash + 'static {
     /// `FAMILY_*`, the family's part of a ring number.
     const NUMBER: u32;
 
     /// Key of `FRONTENDS_*`.
-    type FrontendKey: Copy + Eq + Hash + Debug;
+    type FrontendKey: Copy + Eq + Hash + Debug + 'static;
     /// Key of `FLOWS_*` and `HALF_FLOWS_*`.
-    type FlowKey: Copy + Eq + Hash + Debug + Default;
+    type FlowKey: Copy + Eq + Hash + Debug + Default + 'static;
     /// Key of `REPLIES_*` and `HALF_REPLIES_*`.
-    type ReplyKey: Copy + Eq + Hash + Debug + Default;
+    type ReplyKey: Copy + Eq + Hash + Debug + Default + 'static;
     /// Value of `REPLIES_*` and `HALF_REPLIES_*`.
-    type ReplyRecord: Copy + Eq + Debug + Default;
+    type ReplyRecord: Copy + Eq + Debug + Default + 'static;
     /// Key of `REPLY_DEFAULTS_*`.
-    type ReplyDefaultKey: Copy + Eq + Hash + Debug;
+    type ReplyDefaultKey: Copy + Eq + Hash + Debug + 'static;
     /// Value of `REPLY_DEFAULTS_*`.
-    type ReplyDefault: Copy + Eq + Debug + Default;
+    type ReplyDefault: Copy + Eq + Debug + Default + 'static;
     /// Key of `FRAGMENTS_*`.
-    type FragmentKey: Copy + Eq + Hash + Debug + Default;
+    type FragmentKey: Copy + Eq + Hash + Debug + Default + 'static;
     /// Value of `FRAGMENTS_*`.
-    type FragmentRecord: Copy + Eq + Debug + Default;
+    type FragmentRecord: Copy + Eq + Debug + Default + 'static;
     /// Value of `BACKENDS_*`.
-    type BackendRecord: Copy + Eq + Debug + Default;
+    type BackendRecord: Copy + Eq + Debug + Default + 'static;
 
     /// Parses a packet whose IP header begins there.
     fn parse<P: Packet>(packet: &P, l3_offset: usize) -> Headers<Self>;

@@ -28,7 +28,9 @@ pub mod wire;
 mod words;
 
 pub use choose::{Choice, PacketKind, choose, packet_kind};
-pub use decide::{front, reply};
+pub use decide::{
+    front, front_other, front_transport, reply, reply_other, reply_transport, slot_hash,
+};
 pub use decision::{Decision, EditKind, FlowChange, Record, ReplyChange};
 pub use edit::{EditError, Side};
 pub use family::{Backend, Family, FragmentWay, Tuple, Way};

@@ -1,0 +1,71 @@
+//! Answers to packets that are not forwarded: each family a function of its own, called rarely.
+
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::{bpf_ktime_get_ns, bpf_redirect},
+};
+use lb_common::{
+    abi::{NetAddr6, NetU32},
+    engine::{
+        answer::{self, AnswerKind},
+        rate::Rate,
+    },
+};
+
+use super::{DROP, packet::TcPacket};
+use crate::maps::{ANSWER_BUCKET, FamilyMaps};
+
+/// Answers per CPU: enough for every client that a service has lost, and no weapon.
+const RATE: Rate = Rate::per_second(10_000, 1_000);
+
+/// Makes the packet its own answer and sends it back the way it came, or says to drop it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_tc_answer_v4(skb: *mut __sk_buff, kind: u32, mtu: u32) -> i32 {
+    answer_of::<NetU32>(skb, kind, mtu)
+}
+
+/// [`lb_tc_answer_v4`] for IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_tc_answer_v6(skb: *mut __sk_buff, kind: u32, mtu: u32) -> i32 {
+    answer_of::<NetAddr6>(skb, kind, mtu)
+}
+
+#[inline(always)]
+fn answer_of<A: FamilyMaps>(skb: *mut __sk_buff, kind: u32, mtu: u32) -> i32 {
+    let mut packet = TcPacket::new(skb);
+    let Some(scratch) = A::scratch() else { return DROP };
+    let Some(answer) = answer::answer(&packet, &scratch.headers, kind_of(kind), mtu) else {
+        return DROP;
+    };
+    if !take_token() || answer::write(&mut packet, &answer).is_err() {
+        return DROP;
+    }
+    // SAFETY: the helper only notes where the packet goes once the program has returned.
+    unsafe { bpf_redirect(packet.ingress_ifindex(), 0) as i32 }
+}
+
+/// From a number: calls between functions carry no more than words.
+#[inline(always)]
+const fn kind_of(kind: u32) -> AnswerKind {
+    match kind {
+        0 => AnswerKind::EchoReply,
+        1 => AnswerKind::Reset,
+        2 => AnswerKind::PortUnreachable,
+        3 => AnswerKind::HostUnreachable,
+        4 => AnswerKind::TooBig,
+        _ => AnswerKind::TimeExceeded,
+    }
+}
+
+#[inline(always)]
+fn take_token() -> bool {
+    let Some(bucket) = ANSWER_BUCKET.get_ptr_mut(0) else { return false };
+    // SAFETY: the pointer is to this CPU's element; the helper has no preconditions.
+    unsafe {
+        let Some(next) = RATE.take(*bucket, bpf_ktime_get_ns()) else { return false };
+        *bucket = next;
+    }
+    true
+}

@@ -1,0 +1,99 @@
+//! Decisions to forward, carried out.
+
+use aya_ebpf::helpers::{bpf_redirect_neigh, bpf_redirect_peer};
+use lb_common::{
+    abi::{DropReason, Hook, Verdict},
+    engine::{
+        Context, Decision, EditError, EditKind, Packet as _,
+        answer::AnswerKind,
+        commit, mtu,
+        translate::{translate, translate_error},
+        wire::Headers,
+    },
+};
+
+use super::{ANSWER, DROP, packet::TcPacket};
+use crate::{
+    count,
+    fib::{self, FibAddress},
+    maps::{FamilyMaps, Maps, Scratch},
+};
+
+/// Every link carries packets of this size (RFC 791), so nobody has to be asked.
+const BYTES_ALWAYS_CARRIED: u32 = 576;
+
+/// Carries out a decision to forward.
+#[inline(always)]
+pub fn forward<A: FamilyMaps + FibAddress>(
+    packet: &mut TcPacket,
+    hook: Hook,
+    scratch: &mut Scratch<A>,
+) -> i32 {
+    match try_forward(packet, hook, scratch) {
+        Ok(action) => action,
+        Err(reason) => {
+            count::drop(hook, reason);
+            DROP
+        }
+    }
+}
+
+/// Whatever can fail without a trace comes before the first change.
+#[inline(always)]
+fn try_forward<A: FamilyMaps + FibAddress>(
+    packet: &mut TcPacket,
+    hook: Hook,
+    scratch: &mut Scratch<A>,
+) -> Result<i32, DropReason> {
+    let Scratch { context, tags, headers, decision } = scratch;
+    let ifindex = egress(packet, context, headers, decision)?;
+    let is_delivered = decision.verdict as u32 == Verdict::Deliver as u32;
+    // Who receives does not enforce its MTU.
+    if !is_delivered && headers.l3_bytes > BYTES_ALWAYS_CARRIED {
+        let mtu = packet.mtu_of(ifindex);
+        if mtu != 0 && !mtu::fits(packet, headers, packet.gso_bytes(), mtu) {
+            (decision.answer, decision.reason) = (AnswerKind::TooBig, DropReason::TooBig);
+            decision.mtu = mtu;
+            return Ok(ANSWER);
+        }
+    }
+    commit(&Maps, decision)?;
+    let length_bytes = packet.length_bytes() as u32;
+    let edited = match decision.edit {
+        EditKind::Error => translate_error(packet, &decision.error),
+        _ => translate(packet, &decision.translation),
+    };
+    edited.map_err(|EditError| DropReason::EditFailed)?;
+    if *tags != 0 {
+        packet.remove_tags(*tags).map_err(|EditError| DropReason::EditFailed)?;
+    }
+    count::forwarded(hook, decision, length_bytes);
+    // SAFETY: both helpers only note where the packet goes once the program has returned.
+    let action = unsafe {
+        if is_delivered {
+            bpf_redirect_peer(ifindex, 0)
+        } else {
+            bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0)
+        }
+    };
+    Ok(action as i32)
+}
+
+/// The interface that a packet leaves by.
+#[inline(always)]
+fn egress<A: FamilyMaps + FibAddress>(
+    packet: &TcPacket,
+    context: &Context,
+    headers: &Headers<A>,
+    decision: &Decision<A>,
+) -> Result<u32, DropReason> {
+    let is_error = decision.edit as u32 == EditKind::Error as u32;
+    let address = if is_error { decision.error.address } else { decision.translation.address };
+    let (source, destination) = match decision.verdict {
+        Verdict::Route => (headers.source, address),
+        // The default of a node with several front interfaces, or a client in a VLAN.
+        Verdict::Reply if decision.ifindex == 0 => (address, headers.destination),
+        _ => return Ok(decision.ifindex),
+    };
+    Ok(fib::next_hop(packet.skb(), context, headers, source, destination)?.ifindex)
+}
