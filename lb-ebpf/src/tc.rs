@@ -5,7 +5,8 @@
 
 use aya_ebpf::{
     bindings::{
-        BPF_ADJ_ROOM_MAC, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC,
+        BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC,
+        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
     helpers::{bpf_csum_update, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_tail},
     macros::classifier,
@@ -14,8 +15,15 @@ use aya_ebpf::{
 use lb_common::{
     abi::{DropReason, Hook, Verdict},
     engine::{
-        Context, Decision, EditError, Packet, answer::Rebuild, checksum, checksum::Change, commit,
-        edit::translate_v4, front_v4, reply_v4, translate::Rewrite,
+        Context, Decision, EditError, Packet,
+        answer::Rebuild,
+        checksum,
+        checksum::Change,
+        commit,
+        edit::translate_v4,
+        front_v4, reply_v4,
+        translate::{Rewrite, TCP_CHECKSUM_OFFSET, UDP_CHECKSUM_OFFSET},
+        wire::{PROTOCOL_TCP, TCP_HEADER_BYTES, UDP_HEADER_BYTES},
     },
 };
 
@@ -157,6 +165,18 @@ impl TcPacket {
     fn pointer<const N: usize>(&self, offset: usize) -> Option<*mut [u8; N]> {
         window::pointer(self.ctx.data(), self.ctx.data_end(), offset)
     }
+
+    /// By a window of the whole header: the verifier does not follow a sum of several offsets.
+    #[inline(always)]
+    fn checksum_field(&self, is_tcp: bool, l4_offset: usize) -> Option<u32> {
+        if is_tcp {
+            let tcp = self.window::<TCP_HEADER_BYTES>(l4_offset)?;
+            Some(u32::from(u16::from_ne_bytes([tcp[16], tcp[17]])))
+        } else {
+            let udp = self.window::<UDP_HEADER_BYTES>(l4_offset)?;
+            Some(u32::from(u16::from_ne_bytes([udp[6], udp[7]])))
+        }
+    }
 }
 
 impl Packet for TcPacket {
@@ -232,24 +252,28 @@ impl Rewrite for TcPacket {
 impl Rebuild for TcPacket {
     /// A difference outside the pseudo header leaves a `CHECKSUM_PARTIAL` field alone.
     #[inline(always)]
-    fn has_unfinished_checksum(&mut self, offset: usize) -> Result<bool, EditError> {
-        const DIFFERENCE: u16 = 1;
-        let read = |packet: &Self| {
-            let field = packet.window::<2>(offset).ok_or(EditError)?;
-            Ok(u16::from_ne_bytes(*field))
-        };
-        let before = read(self)?;
-        let difference = u64::from(DIFFERENCE);
-        self.ctx.skb.l4_csum_replace(offset, 0, difference, 0).map_err(|_| EditError)?;
-        if read(self)? == before {
+    fn has_unfinished_checksum(
+        &mut self,
+        protocol: u32,
+        l4_offset: usize,
+    ) -> Result<bool, EditError> {
+        const DIFFERENCE: u32 = 1;
+        let is_tcp = protocol == PROTOCOL_TCP;
+        let offset = l4_offset + if is_tcp { TCP_CHECKSUM_OFFSET } else { UDP_CHECKSUM_OFFSET };
+        let before = self.checksum_field(is_tcp, l4_offset).ok_or(EditError)?;
+        let there = self.ctx.skb.l4_csum_replace(offset, 0, u64::from(DIFFERENCE), 0);
+        there.map_err(|_| EditError)?;
+        if self.checksum_field(is_tcp, l4_offset).ok_or(EditError)? == before {
             return Ok(true);
         }
-        let field = self.window_mut::<2>(offset).ok_or(EditError)?;
-        *field = before.to_ne_bytes();
+        let back = self.ctx.skb.l4_csum_replace(offset, 0, u64::from(!DIFFERENCE), 0);
+        back.map_err(|_| EditError)?;
         Ok(false)
     }
 
     /// Growing makes the kernel forget a device's sum, which writing all headers anew would void.
+    /// `bpf_skb_adjust_room` refuses frames that have a tag in their bytes, beside the one that the kernel
+    /// takes off: those get resets and echo replies only.
     #[inline(always)]
     fn resize(
         &mut self,
@@ -271,10 +295,7 @@ impl Rebuild for TcPacket {
         }
         if added_bytes != 0 {
             let added_bytes = added_bytes as i32;
-            self.ctx
-                .skb
-                .adjust_room(added_bytes, BPF_ADJ_ROOM_MAC, 0)
-                .map_err(|_| EditError)?;
+            self.ctx.skb.adjust_room(added_bytes, BPF_ADJ_ROOM_MAC, 0).map_err(|_| EditError)?;
         }
         Ok(())
     }

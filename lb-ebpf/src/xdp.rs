@@ -191,7 +191,11 @@ impl Rewrite for XdpPacket {
 impl Rebuild for XdpPacket {
     /// `has_partial_checksum` has kept back what is not complete.
     #[inline(always)]
-    fn has_unfinished_checksum(&mut self, _offset: usize) -> Result<bool, EditError> {
+    fn has_unfinished_checksum(
+        &mut self,
+        _protocol: u32,
+        _l4_offset: usize,
+    ) -> Result<bool, EditError> {
         Ok(false)
     }
 

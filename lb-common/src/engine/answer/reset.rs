@@ -49,7 +49,7 @@ pub(super) fn write<P: Rebuild, A: Address>(
     let l3_offset = answer.l3_offset;
     let l4_offset = l3_offset + A::HEADER_BYTES;
     let link = read_link(packet, l3_offset).ok_or(EditError)?;
-    let is_unfinished = packet.has_unfinished_checksum(answer.l4_offset + TCP_CHECKSUM_OFFSET)?;
+    let is_unfinished = packet.has_unfinished_checksum(PROTOCOL_TCP, answer.l4_offset)?;
     // The device would write its sum where the packet had its TCP header.
     if is_unfinished && answer.l4_offset != l4_offset {
         return Err(EditError);
