@@ -21,6 +21,7 @@ use lb_common::{
         edit::{TCP_CHECKSUM_OFFSET, translate_v4},
         front_v4,
         translate::{Rewrite, rewrite_udp_checksum},
+        wire::VLAN_TAG_BYTES,
     },
 };
 
@@ -139,6 +140,26 @@ impl XdpPacket {
         checksum::fold(sum) == u16::from_ne_bytes(*field)
     }
 
+    /// Copies the link header back to the start, which has moved `added_bytes` ahead.
+    #[inline(always)]
+    fn copy_link_header(&mut self, l3_offset: usize, added_bytes: usize) -> Option<()> {
+        const VLAN_OFFSET: usize = 12;
+        let macs = *self.window::<8>(added_bytes)?;
+        *self.window_mut::<8>(0)? = macs;
+        let rest = *self.window::<4>(added_bytes + 8)?;
+        *self.window_mut::<4>(8)? = rest;
+        for tag in 0..2 {
+            let offset = VLAN_OFFSET + tag * VLAN_TAG_BYTES;
+            if offset + VLAN_TAG_BYTES < l3_offset {
+                let tag = *self.window::<VLAN_TAG_BYTES>(added_bytes + offset)?;
+                *self.window_mut::<VLAN_TAG_BYTES>(offset)? = tag;
+            }
+        }
+        let ethertype = *self.window::<2>(added_bytes + l3_offset - 2)?;
+        *self.window_mut::<2>(l3_offset - 2)? = ethertype;
+        Some(())
+    }
+
     #[inline(always)]
     fn write_macs(&mut self, macs: [u16; 6]) -> Option<()> {
         let start = self.pointer::<12>(0)?.cast::<u16>();
@@ -202,7 +223,7 @@ impl Rebuild for XdpPacket {
     #[inline(always)]
     fn resize(
         &mut self,
-        _l3_offset: usize,
+        l3_offset: usize,
         kept_bytes: usize,
         added_bytes: usize,
     ) -> Result<(), EditError> {
@@ -212,6 +233,12 @@ impl Rebuild for XdpPacket {
             bpf_xdp_adjust_tail(self.ctx.ctx, surplus)
                 | bpf_xdp_adjust_head(self.ctx.ctx, -(added_bytes as i32))
         };
-        if result == 0 { Ok(()) } else { Err(EditError) }
+        if result != 0 {
+            return Err(EditError);
+        }
+        if added_bytes != 0 {
+            self.copy_link_header(l3_offset, added_bytes).ok_or(EditError)?;
+        }
+        Ok(())
     }
 }

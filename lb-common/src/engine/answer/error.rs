@@ -2,7 +2,7 @@
 
 use super::{
     Answer, AnswerKind, QUOTED_BYTES_MAX_V4, QUOTED_BYTES_MAX_V6, Rebuild,
-    headers::{pseudo_sum, read_link, write_ip, write_link},
+    headers::{exchange_macs, pseudo_sum, write_ip},
 };
 use crate::engine::{
     EditError, Packet, checksum,
@@ -24,7 +24,6 @@ pub(super) fn write<P: Rebuild, A: Address>(
     answer: &Answer<A>,
 ) -> Result<(), EditError> {
     let l3_offset = answer.l3_offset;
-    let link = read_link(packet, l3_offset).ok_or(EditError)?;
     let unfinished = unfinished_field(packet, answer)?;
     packet.resize(l3_offset, answer.kept_bytes(), answer.added_bytes())?;
 
@@ -43,7 +42,7 @@ pub(super) fn write<P: Rebuild, A: Address>(
     let ends = (answer.source, answer.destination);
     let l4_bytes = (ICMP_HEADER_BYTES + quoted_bytes) as u32;
     let traffic_class = if A::IS_V6 { 0 } else { PRECEDENCE_V4 };
-    write_link::<P, A>(packet, l3_offset, link).ok_or(EditError)?;
+    exchange_macs(packet).ok_or(EditError)?;
     write_ip(packet, l3_offset, ends, A::PROTOCOL_ICMP, traffic_class, l4_bytes)?;
     let icmp = packet.window_mut::<ICMP_HEADER_BYTES>(l4_offset).ok_or(EditError)?;
     let first = type_and_code::<A>(answer.kind).to_be();

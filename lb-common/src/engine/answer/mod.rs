@@ -61,12 +61,13 @@ pub trait Rebuild: Rewrite {
         l4_offset: usize,
     ) -> Result<bool, EditError>;
 
-    /// Cuts the frame to `kept_bytes`, then makes room of `added_bytes` before its IP header, at
-    /// `l3_offset`. What is in the room and before it is undefined afterwards; a device's sum of the
-    /// packet is void. Invalidates windows.
+    /// Cuts the frame to `kept_bytes`, then makes room of `added_bytes` between its link header and its
+    /// IP header, at `l3_offset`. What is in the room is undefined; a device's sum of the packet is
+    /// void afterwards. Invalidates windows.
     ///
     /// In TC: `bpf_skb_change_tail`, which ends segmentation, too, then `bpf_skb_adjust_room` with
-    /// `BPF_ADJ_ROOM_MAC`. In XDP: `bpf_xdp_adjust_tail`, then `bpf_xdp_adjust_head`.
+    /// `BPF_ADJ_ROOM_MAC`. In XDP: `bpf_xdp_adjust_tail`, then `bpf_xdp_adjust_head`, and the
+    /// link header is copied to the new start.
     fn resize(
         &mut self,
         l3_offset: usize,
@@ -228,8 +229,6 @@ impl Rebuild for super::host::HostPacket {
             return Err(EditError);
         }
         self.0.truncate(kept_bytes);
-        // As undefined as it may be.
-        self.0[..l3_offset].fill(0xa5);
         self.0.splice(l3_offset..l3_offset, core::iter::repeat_n(0x5a, added_bytes));
         Ok(())
     }
