@@ -5,6 +5,8 @@
 //! | `lb_tc_front` | TC ingress of the front interfaces |
 //! | `lb_tc_reply` | TC ingress of the host-side veths of backends |
 //! | `lb_xdp_front` | XDP on the front interfaces |
+#![feature(asm_experimental_arch, core_intrinsics)]
+#![expect(internal_features, reason = "whether an offset is a constant decides what the verifier is told")]
 #![no_std]
 #![no_main]
 

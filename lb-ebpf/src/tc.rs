@@ -27,7 +27,7 @@ use lb_common::{
 use self::{packet::TcPacket, stages::Stages};
 use crate::{
     count,
-    maps::{Maps, Scratch},
+    maps::{FamilyMaps, Maps, Scratch},
     trace,
 };
 
@@ -37,6 +37,8 @@ const DROP: i32 = TC_ACT_SHOT as i32;
 const ANSWER: i32 = -1000;
 /// Not an action of TC: the packet has no ports.
 const OTHER: i32 = -1001;
+/// Not an action of TC: the packet is to be forwarded.
+const FORWARD: i32 = -1002;
 
 /// Packets from clients, and replies of routed backends.
 #[classifier]
@@ -87,7 +89,10 @@ fn run<A: Stages>(packet: &TcPacket, hook: Hook, link: &Link) -> i32 {
             Hook::TcReply => A::reply_other(skb),
             _ => A::front_other(skb),
         };
-        action = settle::<A>(skb, hook, A::forward);
+        action = settle::<A>(skb, hook);
+        if action == FORWARD {
+            action = A::forward(skb, hook as u32);
+        }
     }
     if action == ANSWER {
         action = finish::<A>(skb, hook);
@@ -95,13 +100,9 @@ fn run<A: Stages>(packet: &TcPacket, hook: Hook, link: &Link) -> i32 {
     action
 }
 
-/// Carries a decision out, except answers.
+/// Carries a decision out, if it is not to forward or to answer.
 #[inline(always)]
-fn settle<A: Stages>(
-    skb: *mut __sk_buff,
-    hook: Hook,
-    forward: impl Fn(*mut __sk_buff, u32) -> i32,
-) -> i32 {
+fn settle<A: FamilyMaps>(skb: *mut __sk_buff, hook: Hook) -> i32 {
     let Some(Scratch { decision, .. }) = A::scratch() else { return PASS };
     trace::decision(skb, hook, decision);
     match decision.verdict {
@@ -118,7 +119,7 @@ fn settle<A: Stages>(
             DROP
         }
         Verdict::Answer => ANSWER,
-        _ => forward(skb, hook as u32),
+        _ => FORWARD,
     }
 }
 

@@ -20,8 +20,11 @@ use lb_common::{
         Context, Decision, EditError, Packet, Rewrite, Side, checksum,
         checksum::Change,
         commit, front_transport,
-        translate::{TCP_CHECKSUM_OFFSET, UDP_CHECKSUM_OFFSET, rewrite_udp_checksum, translate},
-        wire::{ETHERNET_HEADER_BYTES, Headers, Network, PROTOCOL_TCP, link},
+        translate::{rewrite_udp_checksum, translate},
+        wire::{
+            ETHERNET_HEADER_BYTES, Headers, Network, PROTOCOL_TCP, TCP_HEADER_BYTES,
+            UDP_HEADER_BYTES, link,
+        },
     },
 };
 
@@ -47,7 +50,7 @@ pub fn lb_xdp_front(ctx: XdpContext) -> u32 {
             if lb_xdp_parse_v6(ctx.ctx) != 0 {
                 return XDP_PASS;
             }
-            lb_xdp_front_v6(ctx.ctx);
+            lb_xdp_front_v6();
             lb_xdp_finish_v6(ctx.ctx)
         }
         Network::Other => XDP_PASS,
@@ -73,7 +76,7 @@ extern "C" fn lb_xdp_parse_v6(md: *mut xdp_md) -> u32 {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn lb_xdp_front_v6(_md: *mut xdp_md) -> u32 {
+extern "C" fn lb_xdp_front_v6() -> u32 {
     decide::<NetAddr6>()
 }
 
@@ -197,16 +200,18 @@ impl XdpPacket {
         if !headers.is_transport() {
             return false;
         }
-        let at = if headers.protocol == PROTOCOL_TCP {
-            TCP_CHECKSUM_OFFSET
+        // By way of the whole header: the verifier cannot follow an offset within it.
+        let field = if headers.protocol == PROTOCOL_TCP {
+            let Some(tcp) = self.window::<TCP_HEADER_BYTES>(headers.l4_offset) else { return true };
+            [tcp[16], tcp[17]]
         } else {
-            UDP_CHECKSUM_OFFSET
+            let Some(udp) = self.window::<UDP_HEADER_BYTES>(headers.l4_offset) else { return true };
+            [udp[6], udp[7]]
         };
-        let Some(field) = self.window::<2>(headers.l4_offset + at) else { return true };
         let mut sum = checksum::add(headers.source.sum(), headers.destination.sum());
         sum = checksum::add(sum, (headers.protocol as u16).to_be().into());
         sum = checksum::add(sum, (headers.l4_bytes() as u16).to_be().into());
-        checksum::fold(sum) == u16::from_ne_bytes(*field)
+        checksum::fold(sum) == u16::from_ne_bytes(field)
     }
 
     #[inline(always)]
@@ -223,8 +228,13 @@ impl XdpPacket {
 impl Packet for XdpPacket {
     #[inline(always)]
     fn length_bytes(&self) -> usize {
-        let (data, end) = self.bounds();
-        end - data
+        // SAFETY: as above. Volatile, so that LLVM does not see that a long packet makes the check of
+        // a window needless: the verifier wants every check.
+        unsafe {
+            let end = (&raw const (*self.md).data_end).read_volatile();
+            let data = (&raw const (*self.md).data).read_volatile();
+            (end - data) as usize
+        }
     }
 
     #[inline(always)]

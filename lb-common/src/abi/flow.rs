@@ -112,12 +112,13 @@ pub struct ReplyKeyV4 {
     FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Hash, Debug, Default,
 )]
 pub struct ReplyKeyV6 {
-    /// Index of the backend's host-side veth; 0 for a backend that is routed.
-    pub ifindex: u32,
-    /// Address of the backend.
+    /// Address of the backend. Addresses are first, at offsets that the kernel's stack allows to be
+    /// stored by eight bytes.
     pub backend: NetAddr6,
     /// Address of the client.
     pub client: NetAddr6,
+    /// Index of the backend's host-side veth; 0 for a backend that is routed.
+    pub ifindex: u32,
     /// Port of the backend.
     pub backend_port: NetU16,
     /// Port of the client.
@@ -207,10 +208,10 @@ pub struct ReplyDefaultKeyV4 {
     FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Hash, Debug, Default,
 )]
 pub struct ReplyDefaultKeyV6 {
-    /// Index of the backend's host-side veth; 0 for a backend that is routed.
-    pub ifindex: u32,
     /// Address of the backend.
     pub backend: NetAddr6,
+    /// Index of the backend's host-side veth; 0 for a backend that is routed.
+    pub ifindex: u32,
     /// Port of the backend.
     pub backend_port: NetU16,
     /// Written as 0.

@@ -187,7 +187,7 @@ pub(crate) fn assert_checksums(frame: &[u8]) {
             let header = ip.header();
             (header.source_addr().into(), header.destination_addr().into())
         }
-        other => panic!("not IP: {other:?}"),
+        other @ NetSlice::Arp(_) => panic!("not IP: {other:?}"),
     };
     let right = match (packet.transport.expect("a transport header"), source, destination) {
         (TransportSlice::Tcp(tcp), IpAddr::V4(from), IpAddr::V4(to)) => {

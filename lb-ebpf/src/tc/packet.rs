@@ -13,7 +13,8 @@ use lb_common::engine::{
     EditError, Packet, Rewrite,
     answer::Rebuild,
     checksum::{self, Change},
-    wire::HEADER_BYTES_MAX,
+    translate::{TCP_CHECKSUM_OFFSET, UDP_CHECKSUM_OFFSET},
+    wire::{HEADER_BYTES_MAX, PROTOCOL_TCP, TCP_HEADER_BYTES, UDP_HEADER_BYTES},
 };
 
 use crate::{maps::HAS_CHECK_MTU, window};
@@ -125,6 +126,19 @@ impl TcPacket {
         if result == 0 { Ok(()) } else { Err(EditError) }
     }
 
+    /// The checksum of TCP or UDP, by way of the whole header: LLVM would turn an offset within it into
+    /// arithmetic that the verifier cannot follow.
+    #[inline(always)]
+    fn checksum_field(&self, is_tcp: bool, l4_offset: usize) -> Option<u16> {
+        if is_tcp {
+            let tcp = self.window::<TCP_HEADER_BYTES>(l4_offset)?;
+            Some(u16::from_ne_bytes([tcp[16], tcp[17]]))
+        } else {
+            let udp = self.window::<UDP_HEADER_BYTES>(l4_offset)?;
+            Some(u16::from_ne_bytes([udp[6], udp[7]]))
+        }
+    }
+
     #[inline(always)]
     fn fix(&self, offset: usize, change: Change, flags: u32) -> Result<(), EditError> {
         if !checksum::is_neutral(change.pseudo) {
@@ -179,14 +193,28 @@ impl Rewrite for TcPacket {
 }
 
 impl Rebuild for TcPacket {
+    /// A difference outside the pseudo header leaves a `CHECKSUM_PARTIAL` field alone.
     #[inline(always)]
-    fn has_unfinished_checksum(&mut self, offset: usize) -> Result<bool, EditError> {
-        let before = *self.window::<2>(offset).ok_or(EditError)?;
-        self.replace_l4(offset, 1, 0)?;
-        let after = *self.window::<2>(offset).ok_or(EditError)?;
-        Ok(before == after)
+    fn has_unfinished_checksum(
+        &mut self,
+        protocol: u32,
+        l4_offset: usize,
+    ) -> Result<bool, EditError> {
+        const DIFFERENCE: u32 = 1;
+        let is_tcp = protocol == PROTOCOL_TCP;
+        let offset = l4_offset + if is_tcp { TCP_CHECKSUM_OFFSET } else { UDP_CHECKSUM_OFFSET };
+        let before = self.checksum_field(is_tcp, l4_offset).ok_or(EditError)?;
+        self.replace_l4(offset, DIFFERENCE, 0)?;
+        if self.checksum_field(is_tcp, l4_offset).ok_or(EditError)? == before {
+            return Ok(true);
+        }
+        self.replace_l4(offset, !DIFFERENCE, 0)?;
+        Ok(false)
     }
 
+    /// Growing makes the kernel forget a device's sum, which writing all headers anew would void.
+    /// `bpf_skb_adjust_room` refuses frames that have a tag in their bytes, beside the one that the
+    /// kernel takes off: those get resets and echo replies only.
     #[inline(always)]
     fn resize(
         &mut self,
@@ -194,19 +222,21 @@ impl Rebuild for TcPacket {
         kept_bytes: usize,
         added_bytes: usize,
     ) -> Result<(), EditError> {
-        // SAFETY: the helpers take the program's own context.
-        unsafe {
-            if bpf_skb_change_tail(self.skb, kept_bytes as u32, 0) != 0 {
-                return Err(EditError);
-            }
-            let mode = BPF_ADJ_ROOM_MAC;
-            if added_bytes != 0 && bpf_skb_adjust_room(self.skb, added_bytes as i32, mode, 0) != 0 {
-                return Err(EditError);
-            }
-            // What was made longer may be in fragments.
-            if bpf_skb_pull_data(self.skb, 0) != 0 {
-                return Err(EditError);
-            }
+        const GROWTH_BYTES: u32 = 4;
+        let kept_bytes = kept_bytes as u32;
+        // SAFETY: the helpers take the program's own context; windows are taken anew afterwards.
+        let result = unsafe {
+            bpf_skb_change_tail(self.skb, kept_bytes, 0)
+                | bpf_skb_change_tail(self.skb, kept_bytes + GROWTH_BYTES, 0)
+                | bpf_skb_change_tail(self.skb, kept_bytes, 0)
+        };
+        if result != 0 {
+            return Err(EditError);
+        }
+        let (added_bytes, mode) = (added_bytes as i32, BPF_ADJ_ROOM_MAC);
+        // SAFETY: as above.
+        if added_bytes != 0 && unsafe { bpf_skb_adjust_room(self.skb, added_bytes, mode, 0) } != 0 {
+            return Err(EditError);
         }
         Ok(())
     }

@@ -2,13 +2,13 @@
 
 use lb_common::{
     abi::{
-        DropReason, FAMILY_V4, Frontend, Limits, PROTOCOL_TCP, ReplyRecordV4, RingDescriptor,
-        Verdict, ring_number,
+        DropReason, FAMILY_V4, Frontend, Limits, NetU32, PROTOCOL_TCP, ReplyRecordV4,
+        RingDescriptor, Verdict, ring_number,
     },
     engine::{
-        Context, front_v4,
+        Context, front,
         host::{HostPacket, HostTables, run},
-        reply_v4,
+        reply,
     },
 };
 
@@ -29,6 +29,7 @@ pub fn run_on_host(case: &Case) {
     let context = Context {
         now_tick: NOW_TICK,
         ingress_ifindex: INGRESS_IFINDEX,
+        reply_ifindex: INGRESS_IFINDEX,
         hash_seed: 7,
         meta_flags: case.world.flags,
     };
@@ -42,11 +43,11 @@ pub fn run_on_host(case: &Case) {
             continue;
         }
         let mut packet = HostPacket(step.input.clone());
-        let decision =
-            run(&mut packet, &tables, &context, |packet, tables, context| match step.program {
-                Program::TcReply => reply_v4(packet, tables, context),
-                _ => front_v4(packet, tables, context),
-            });
+        let decide = if step.program == Program::TcReply { reply } else { front };
+        let decision = run(&mut packet, &tables, &context, decide);
+        let (decided, why) = decision.map_or((Verdict::Pass, DropReason::None), |decision| {
+            (decision.verdict, decision.reason)
+        });
         let place = format!("case `{}`, packet {index}", case.name);
         // The routing table is the kernel's.
         let (verdict, reason) = match step.reason {
@@ -55,7 +56,7 @@ pub fn run_on_host(case: &Case) {
             }
             reason => (step.verdict, reason),
         };
-        assert_eq!((decision.verdict, decision.reason), (verdict, reason), "{place}");
+        assert_eq!((decided, why), (verdict, reason), "{place}");
         if step.reason == reason && verdict != Verdict::Drop {
             assert_eq!(&packet.0, step.output.as_ref().unwrap_or(&step.input), "{place}");
         }
@@ -65,7 +66,7 @@ pub fn run_on_host(case: &Case) {
         return;
     }
     let mut flows = Vec::new();
-    for (table, is_half) in [(&tables.flows_v4, false), (&tables.half_flows_v4, true)] {
+    for (table, is_half) in [(&tables.flows, false), (&tables.half_flows, true)] {
         flows.extend(table.borrow().iter().map(|(key, record)| KnownFlow {
             key: *key,
             backend: record.backend,
@@ -76,7 +77,7 @@ pub fn run_on_host(case: &Case) {
         }));
     }
     let mut replies = Vec::new();
-    for (table, is_half) in [(&tables.replies_v4, false), (&tables.half_replies_v4, true)] {
+    for (table, is_half) in [(&tables.replies, false), (&tables.half_replies, true)] {
         replies.extend(table.borrow().iter().map(|(key, record)| KnownReply {
             key: *key,
             age_ticks: NOW_TICK - record.last_seen_tick,
@@ -112,29 +113,29 @@ fn is_by_kernel(reason: DropReason) -> bool {
     matches!(reason, DropReason::NoRoute | DropReason::ForwardingDisabled)
 }
 
-fn tables(world: &World) -> HostTables {
+fn tables(world: &World) -> HostTables<NetU32> {
     let ring = ring_number(0, FAMILY_V4, PROTOCOL_TCP);
     let frontend = Frontend { ring, flags: world.frontend_flags, ..Frontend::default() };
     let slot = world.slots.slot(world.ring.unwrap_or(0), NOW_TICK);
     let tables = HostTables {
-        frontends_v4: frontend_keys().into_iter().map(|key| (key, frontend)).collect(),
+        frontends: frontend_keys().into_iter().map(|key| (key, frontend)).collect(),
         rings: world
             .ring
             .map(|_| (ring, RingDescriptor::new(0, RING_SIZE, 1)))
             .into_iter()
             .collect(),
         slots: vec![slot; RING_SIZE as usize],
-        backends_v4: world.backends.iter().copied().collect(),
-        reply_defaults_v4: world.reply_defaults.iter().copied().collect(),
-        local_v4: world.local.clone(),
+        backends: world.backends.iter().copied().collect(),
+        reply_defaults: world.reply_defaults.iter().copied().collect(),
+        local: world.local.iter().map(|(network, bits)| ((*network).into(), *bits)).collect(),
         ..HostTables::with_room(Limits::with_cpus(1), world.records_max as usize, 1024)
     };
     for flow in &world.flows {
-        let table = if flow.is_half { &tables.half_flows_v4 } else { &tables.flows_v4 };
+        let table = if flow.is_half { &tables.half_flows } else { &tables.flows };
         table.borrow_mut().put(flow.key, flow.record(NOW_TICK)).expect("there is room");
     }
     for reply in &world.replies {
-        let table = if reply.is_half { &tables.half_replies_v4 } else { &tables.replies_v4 };
+        let table = if reply.is_half { &tables.half_replies } else { &tables.replies };
         let record = ReplyRecordV4 { last_seen_tick: NOW_TICK - reply.age_ticks, ..reply.record };
         table.borrow_mut().put(reply.key, record).expect("there is room");
     }

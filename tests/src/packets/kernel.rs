@@ -232,13 +232,13 @@ fn tc_action(verdict: Verdict) -> u32 {
     match verdict {
         Verdict::Pass => TC_ACT_UNSPEC,
         Verdict::Drop => TC_ACT_SHOT,
-        Verdict::Deliver | Verdict::Route | Verdict::Reply => TC_ACT_REDIRECT,
+        Verdict::Deliver | Verdict::Route | Verdict::Reply | Verdict::Answer => TC_ACT_REDIRECT,
     }
 }
 
 fn xdp_action(verdict: Verdict) -> u32 {
     match verdict {
-        Verdict::Pass | Verdict::Deliver => XDP_PASS,
+        Verdict::Pass | Verdict::Deliver | Verdict::Answer => XDP_PASS,
         Verdict::Drop => XDP_DROP,
         Verdict::Route | Verdict::Reply => XDP_REDIRECT,
     }

@@ -2,7 +2,7 @@
 
 use super::{
     Answer, Rebuild,
-    headers::{HOP_LIMIT, read_link, write_link},
+    headers::{HOP_LIMIT, exchange_macs},
 };
 use crate::engine::{
     EditError, checksum,
@@ -24,15 +24,13 @@ pub(super) fn write<P: Rebuild, A: Address>(
     packet: &mut P,
     answer: &Answer<A>,
 ) -> Result<(), EditError> {
-    let l3_offset = answer.l3_offset;
-    let link = read_link(packet, l3_offset).ok_or(EditError)?;
     packet.window::<ICMP_HEADER_BYTES>(answer.l4_offset).ok_or(EditError)?;
     if A::IS_V6 {
         exchange_v6(packet, answer)?;
     } else {
         exchange_v4(packet, answer)?;
     }
-    write_link::<P, A>(packet, l3_offset, link).ok_or(EditError)?;
+    exchange_macs(packet).ok_or(EditError)?;
     let icmp = packet.window_mut::<ICMP_HEADER_BYTES>(answer.l4_offset).ok_or(EditError)?;
     let before = u16::from_ne_bytes([icmp[0], icmp[1]]);
     icmp[0] = if A::IS_V6 { REPLY_V6 } else { REPLY_V4 };

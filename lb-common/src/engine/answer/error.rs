@@ -1,18 +1,20 @@
 //! ICMP errors (RFC 792, RFC 4443).
 
 use super::{
-    Answer, AnswerKind, QUOTED_BYTES_MAX_V6, Rebuild,
-    headers::{pseudo_sum, read_link, write_ip, write_link},
+    Answer, AnswerKind, QUOTED_BYTES_MAX_V4, QUOTED_BYTES_MAX_V6, Rebuild,
+    headers::{exchange_macs, pseudo_sum, write_ip},
 };
 use crate::engine::{
     EditError, Packet, checksum,
     translate::{ICMP_CHECKSUM_OFFSET, TCP_CHECKSUM_OFFSET, UDP_CHECKSUM_OFFSET},
-    wire::{Address, ICMP_HEADER_BYTES, PROTOCOL_TCP, PROTOCOL_UDP},
+    wire::{
+        Address, ICMP_HEADER_BYTES, PROTOCOL_TCP, PROTOCOL_UDP, TCP_HEADER_BYTES, UDP_HEADER_BYTES,
+    },
     words::{word_at, write_half, write_word},
 };
 
 const WORD_BYTES: usize = 4;
-const QUOTED_WORDS_MAX: usize = QUOTED_BYTES_MAX_V6 as usize / WORD_BYTES;
+const _: () = assert!(QUOTED_BYTES_MAX_V4 < 128 && QUOTED_BYTES_MAX_V6 < 128);
 /// "Internetwork control", as RFC 1812 section 4.3.2.5 wants it for IPv4.
 const PRECEDENCE_V4: u32 = 0xc0;
 
@@ -22,7 +24,6 @@ pub(super) fn write<P: Rebuild, A: Address>(
     answer: &Answer<A>,
 ) -> Result<(), EditError> {
     let l3_offset = answer.l3_offset;
-    let link = read_link(packet, l3_offset).ok_or(EditError)?;
     let unfinished = unfinished_field(packet, answer)?;
     packet.resize(l3_offset, answer.kept_bytes(), answer.added_bytes())?;
 
@@ -41,7 +42,7 @@ pub(super) fn write<P: Rebuild, A: Address>(
     let ends = (answer.source, answer.destination);
     let l4_bytes = (ICMP_HEADER_BYTES + quoted_bytes) as u32;
     let traffic_class = if A::IS_V6 { 0 } else { PRECEDENCE_V4 };
-    write_link::<P, A>(packet, l3_offset, link).ok_or(EditError)?;
+    exchange_macs(packet).ok_or(EditError)?;
     write_ip(packet, l3_offset, ends, A::PROTOCOL_ICMP, traffic_class, l4_bytes)?;
     let icmp = packet.window_mut::<ICMP_HEADER_BYTES>(l4_offset).ok_or(EditError)?;
     let first = type_and_code::<A>(answer.kind).to_be();
@@ -64,36 +65,65 @@ fn unfinished_field<P: Rebuild, A: Address>(
     packet: &mut P,
     answer: &Answer<A>,
 ) -> Result<Option<u16>, EditError> {
-    let checksum_offset = if answer.protocol == PROTOCOL_TCP {
-        TCP_CHECKSUM_OFFSET
-    } else if answer.protocol == PROTOCOL_UDP {
-        UDP_CHECKSUM_OFFSET
-    } else {
-        return Ok(None);
-    };
-    let offset = answer.l4_offset + checksum_offset;
-    if !packet.has_unfinished_checksum(offset)? {
+    let (protocol, l4_offset) = (answer.protocol, answer.l4_offset);
+    if protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP {
         return Ok(None);
     }
+    if !packet.has_unfinished_checksum(protocol, l4_offset)? {
+        return Ok(None);
+    }
+    let (field, field_end) = if protocol == PROTOCOL_TCP {
+        let tcp = packet.window::<TCP_HEADER_BYTES>(l4_offset).ok_or(EditError)?;
+        ([tcp[TCP_CHECKSUM_OFFSET], tcp[TCP_CHECKSUM_OFFSET + 1]], TCP_CHECKSUM_OFFSET + 2)
+    } else {
+        let udp = packet.window::<UDP_HEADER_BYTES>(l4_offset).ok_or(EditError)?;
+        ([udp[UDP_CHECKSUM_OFFSET], udp[UDP_CHECKSUM_OFFSET + 1]], UDP_CHECKSUM_OFFSET + 2)
+    };
     // It would write behind the end.
-    if offset + 2 > answer.kept_bytes() {
+    if l4_offset + field_end > answer.kept_bytes() {
         return Err(EditError);
     }
-    let field = packet.window::<2>(offset).ok_or(EditError)?;
-    Ok(Some(u16::from_ne_bytes(*field)))
+    Ok(Some(u16::from_ne_bytes(field)))
 }
 
+/// Sum of so many bytes, a multiple of four below 128, by powers of two: of a loop over words, LLVM
+/// makes arithmetic on the packet's end, which the verifier refuses.
 #[inline(always)]
 fn sum_of<P: Packet>(packet: &P, offset: usize, bytes: usize) -> Result<u32, EditError> {
-    let mut sum = 0;
-    for index in 0..QUOTED_WORDS_MAX {
-        if index * WORD_BYTES >= bytes {
-            break;
+    let mut rest = Rest { sum: 0, offset };
+    rest.add::<P, 64>(packet, bytes)?;
+    rest.add::<P, 32>(packet, bytes)?;
+    rest.add::<P, 16>(packet, bytes)?;
+    rest.add::<P, 8>(packet, bytes)?;
+    rest.add::<P, 4>(packet, bytes)?;
+    Ok(rest.sum)
+}
+
+/// How far a sum has come.
+struct Rest {
+    sum: u32,
+    /// Of what is still to be summed.
+    offset: usize,
+}
+
+impl Rest {
+    /// Adds `N` bytes if they are part of `bytes`.
+    #[inline(always)]
+    fn add<P: Packet, const N: usize>(
+        &mut self,
+        packet: &P,
+        bytes: usize,
+    ) -> Result<(), EditError> {
+        if bytes & N == 0 {
+            return Ok(());
         }
-        let word = packet.window::<WORD_BYTES>(offset + index * WORD_BYTES).ok_or(EditError)?;
-        sum = checksum::add(sum, word_at(word, 0));
+        let window = packet.window::<N>(self.offset).ok_or(EditError)?;
+        for index in 0..N / WORD_BYTES {
+            self.sum = checksum::add(self.sum, word_at(window, index * WORD_BYTES));
+        }
+        self.offset += N;
+        Ok(())
     }
-    Ok(sum)
 }
 
 /// Type and code in the upper half of a word.

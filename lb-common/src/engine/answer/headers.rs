@@ -11,52 +11,16 @@ pub(super) const HOP_LIMIT: u8 = 64;
 const DONT_FRAGMENT: u32 = 0x4000;
 const V4_CHECKSUM: usize = 10;
 
-/// What the frame had before its IP header. Words of eight bytes, since smaller ones side by side on
-/// the stack are merged, and refused by the verifier.
-#[derive(Clone, Copy)]
-pub(super) struct LinkHeader {
-    /// The first three words: destination and source address.
-    macs: [u64; 3],
-    /// VLAN tags.
-    tags: [u64; 2],
-}
-
-/// Reads what is before the IP header.
+/// Makes the Ethernet header lead back.
 #[inline(always)]
-pub(super) fn read_link<P: Packet>(packet: &P, l3_offset: usize) -> Option<LinkHeader> {
-    let macs = packet.window::<12>(0)?;
-    let macs =
-        [u64::from(word_at(macs, 0)), u64::from(word_at(macs, 4)), u64::from(word_at(macs, 8))];
-    let mut tags = [0; 2];
-    if l3_offset >= 18 {
-        tags[0] = u64::from(word_at(packet.window::<4>(12)?, 0));
-    }
-    if l3_offset >= 22 {
-        tags[1] = u64::from(word_at(packet.window::<4>(16)?, 0));
-    }
-    Some(LinkHeader { macs, tags })
-}
-
-/// Writes an Ethernet header that leads back.
-#[inline(always)]
-pub(super) fn write_link<P: Packet, A: Address>(
-    packet: &mut P,
-    l3_offset: usize,
-    link: LinkHeader,
-) -> Option<()> {
-    let [first, second, third] = link.macs.map(|word| (word as u32).to_ne_bytes());
+pub(super) fn exchange_macs<P: Packet>(packet: &mut P) -> Option<()> {
     let macs = packet.window_mut::<12>(0)?;
+    let first = word_at(macs, 0).to_ne_bytes();
+    let second = word_at(macs, 4).to_ne_bytes();
+    let third = word_at(macs, 8).to_ne_bytes();
     write_word(macs, 0, u32::from_ne_bytes([second[2], second[3], third[0], third[1]]));
     write_word(macs, 4, u32::from_ne_bytes([third[2], third[3], first[0], first[1]]));
     write_word(macs, 8, u32::from_ne_bytes([first[2], first[3], second[0], second[1]]));
-    if l3_offset >= 18 {
-        write_word(packet.window_mut::<4>(12)?, 0, link.tags[0] as u32);
-    }
-    if l3_offset >= 22 {
-        write_word(packet.window_mut::<4>(16)?, 0, link.tags[1] as u32);
-    }
-    let ethertype: u16 = if A::IS_V6 { 0x86dd } else { 0x0800 };
-    write_half(packet.window_mut::<2>(l3_offset - 2)?, 0, ethertype.to_be());
     Some(())
 }
 

@@ -26,7 +26,7 @@ use crate::abi::{NetU16, NetU32};
 pub const QUOTED_BYTES_MAX_V4: u32 = 80;
 /// Bytes that an `ICMPv6` error quotes at most. RFC 4443 wants as many as fit 1280; but all a receiver
 /// needs is the ports, and each byte has to be summed.
-pub const QUOTED_BYTES_MAX_V6: u32 = 128;
+pub const QUOTED_BYTES_MAX_V6: u32 = 120;
 /// Bytes of the transport header that an error must quote.
 const QUOTED_L4_BYTES_MIN: usize = 8;
 
@@ -50,19 +50,24 @@ pub enum AnswerKind {
 
 /// What a packet must be able to do to become its own answer.
 pub trait Rebuild: Rewrite {
-    /// Whether the TCP or UDP checksum at `offset` is yet to be finished by a device: the device will
-    /// do so in the answer, too, at the place that it remembers. May change the field if it is not.
+    /// Whether the TCP or UDP checksum of the transport header at `l4_offset` is yet to be finished by
+    /// a device: the device will do so in the answer, too, at the place that it remembers.
     ///
     /// In TC, where the bytes do not show it, a difference applied by `bpf_l4_csum_replace` without
     /// `BPF_F_PSEUDO_HDR` leaves just such a field alone. XDP has left such packets to TC.
-    fn has_unfinished_checksum(&mut self, offset: usize) -> Result<bool, EditError>;
+    fn has_unfinished_checksum(
+        &mut self,
+        protocol: u32,
+        l4_offset: usize,
+    ) -> Result<bool, EditError>;
 
-    /// Cuts the frame to `kept_bytes`, then makes room of `added_bytes` before its IP header, at
-    /// `l3_offset`. What is in the room and before it is undefined afterwards; a device's sum of the
-    /// packet is void. Invalidates windows.
+    /// Cuts the frame to `kept_bytes`, then makes room of `added_bytes` between its link header and its
+    /// IP header, at `l3_offset`. What is in the room is undefined; a device's sum of the packet is
+    /// void afterwards. Invalidates windows.
     ///
     /// In TC: `bpf_skb_change_tail`, which ends segmentation, too, then `bpf_skb_adjust_room` with
-    /// `BPF_ADJ_ROOM_MAC`. In XDP: `bpf_xdp_adjust_tail`, then `bpf_xdp_adjust_head`.
+    /// `BPF_ADJ_ROOM_MAC`. In XDP: `bpf_xdp_adjust_tail`, then `bpf_xdp_adjust_head`, and the
+    /// link header is copied to the new start.
     fn resize(
         &mut self,
         l3_offset: usize,
@@ -206,7 +211,11 @@ const fn has_ack(flags: u32) -> bool {
 
 #[cfg(any(feature = "std", test))]
 impl Rebuild for super::host::HostPacket {
-    fn has_unfinished_checksum(&mut self, _offset: usize) -> Result<bool, EditError> {
+    fn has_unfinished_checksum(
+        &mut self,
+        _protocol: u32,
+        _l4_offset: usize,
+    ) -> Result<bool, EditError> {
         Ok(false)
     }
 
@@ -220,8 +229,6 @@ impl Rebuild for super::host::HostPacket {
             return Err(EditError);
         }
         self.0.truncate(kept_bytes);
-        // As undefined as it may be.
-        self.0[..l3_offset].fill(0xa5);
         self.0.splice(l3_offset..l3_offset, core::iter::repeat_n(0x5a, added_bytes));
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use super::{
     Answer, Rebuild, has_ack,
-    headers::{pseudo_sum, read_link, write_ip, write_link},
+    headers::{exchange_macs, pseudo_sum, write_ip},
 };
 use crate::{
     abi::NetU32,
@@ -48,8 +48,7 @@ pub(super) fn write<P: Rebuild, A: Address>(
 ) -> Result<(), EditError> {
     let l3_offset = answer.l3_offset;
     let l4_offset = l3_offset + A::HEADER_BYTES;
-    let link = read_link(packet, l3_offset).ok_or(EditError)?;
-    let is_unfinished = packet.has_unfinished_checksum(answer.l4_offset + TCP_CHECKSUM_OFFSET)?;
+    let is_unfinished = packet.has_unfinished_checksum(PROTOCOL_TCP, answer.l4_offset)?;
     // The device would write its sum where the packet had its TCP header.
     if is_unfinished && answer.l4_offset != l4_offset {
         return Err(EditError);
@@ -58,7 +57,7 @@ pub(super) fn write<P: Rebuild, A: Address>(
 
     let ends = (answer.source, answer.destination);
     let l4_bytes = TCP_HEADER_BYTES as u32;
-    write_link::<P, A>(packet, l3_offset, link).ok_or(EditError)?;
+    exchange_macs(packet).ok_or(EditError)?;
     write_ip(packet, l3_offset, ends, PROTOCOL_TCP, 0, l4_bytes)?;
     let tcp = packet.window_mut::<TCP_HEADER_BYTES>(l4_offset).ok_or(EditError)?;
     let (from, to) = (answer.source_port.to_wire(), answer.destination_port.to_wire());

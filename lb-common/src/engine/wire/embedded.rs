@@ -17,6 +17,9 @@ use crate::{
 
 /// Bytes behind the embedded IP header that are needed.
 const L4_BYTES_MIN: usize = 8;
+/// Extension headers that an embedded packet may have beside its fragment header. Our own backends have
+/// sent it, and each one more doubles the work of the verifier.
+const EXTENSION_HEADERS_MAX: usize = 1;
 const FRAGMENT_OFFSET_MASK: u16 = 0x1fff;
 
 /// The fields of an embedded packet that decisions need.
@@ -97,7 +100,8 @@ pub fn embedded_v6<P: Packet>(packet: &P, error: &Headers<NetAddr6>) -> Embedded
     let is_version_wrong = ip[0] >> 4 != 6;
     let mut embedded =
         Embedded { source: v6_at(ip, 8), destination: v6_at(ip, 24), l3_offset, ..Embedded::NONE };
-    let chain = walk(packet, next_header, l3_offset + IPV6_HEADER_BYTES, error.end());
+    let start = l3_offset + IPV6_HEADER_BYTES;
+    let chain = walk::<P, EXTENSION_HEADERS_MAX, 0>(packet, next_header, start, error.end());
     embedded.protocol = chain.protocol;
     embedded.l4_offset = chain.l4_offset;
     if is_version_wrong || chain.reason as u32 != DropReason::None as u32 {

@@ -9,14 +9,17 @@ use crate::{
     engine::{Packet, words::v6_at},
 };
 
-/// Extension headers that a packet may have.
-pub const EXTENSION_HEADERS_MAX: usize = 8;
-/// Bytes of extension headers that a packet may have.
-pub const EXTENSION_BYTES_MAX: usize = 256;
+/// Extension headers that a packet may have before the fragment header. RFC 8200 section 4.1 has use
+/// for three.
+pub const EXTENSION_HEADERS_MAX: usize = 4;
+/// Extension headers that a packet may have behind the fragment header. RFC 8200 section 4.1 has use for
+/// one.
+pub const FRAGMENT_EXTENSION_HEADERS_MAX: usize = 2;
+/// Bytes of extension headers that a packet may have before the fragment header, and behind it.
+pub const EXTENSION_BYTES_MAX: usize = 128;
 
 const HOP_BY_HOP: u32 = 0;
 const ROUTING: u32 = 43;
-const AUTHENTICATION: u32 = 51;
 const DESTINATION_OPTIONS: u32 = 60;
 /// Bytes that every extension header has.
 const EXTENSION_BYTES_MIN: usize = 8;
@@ -75,7 +78,12 @@ pub fn parse_v6<P: Packet>(packet: &P, l3_offset: usize) -> Headers<NetAddr6> {
         return headers.broken(DropReason::Ipv6HeaderInvalid);
     }
     headers.l3_bytes = (IPV6_HEADER_BYTES + payload_bytes) as u32;
-    let chain = walk(packet, next_header, l4_offset, headers.end());
+    let chain = walk::<P, EXTENSION_HEADERS_MAX, FRAGMENT_EXTENSION_HEADERS_MAX>(
+        packet,
+        next_header,
+        l4_offset,
+        headers.end(),
+    );
     headers.protocol = chain.protocol;
     headers.l4_offset = chain.l4_offset;
     if chain.reason as u32 != DropReason::None as u32 {
@@ -119,10 +127,19 @@ fn jumbo_bytes<P: Packet>(
     }
 }
 
-/// Follows extension headers from `start` on, as far as `end`.
+/// Follows extension headers from `start` on, as far as `end`: at most `BEFORE` before the fragment
+/// header, and `BEHIND` behind it.
+///
+/// In three parts instead of one loop: with a choice of lengths in a loop, the verifier would follow
+/// every sequence of choices.
 #[inline(always)]
-pub(super) fn walk<P: Packet>(packet: &P, first: u32, start: usize, end: usize) -> Chain {
-    let mut chain = Chain {
+pub(super) fn walk<P: Packet, const BEFORE: usize, const BEHIND: usize>(
+    packet: &P,
+    first: u32,
+    start: usize,
+    end: usize,
+) -> Chain {
+    let chain = Chain {
         reason: DropReason::None,
         protocol: first,
         l4_offset: start,
@@ -133,59 +150,86 @@ pub(super) fn walk<P: Packet>(packet: &P, first: u32, start: usize, end: usize) 
         fragment_offset_bytes: 0,
         has_more: false,
     };
-    let mut has_fragment_header = false;
-    let mut chain_bytes = 0;
-    for position in 0..EXTENSION_HEADERS_MAX {
-        if !is_extension(chain.protocol) {
+    let chain = options::<P, BEFORE>(packet, chain, end, true);
+    if chain.reason as u32 != DropReason::None as u32 || chain.protocol != PROTOCOL_FRAGMENT {
+        return chain;
+    }
+    let chain = fragment_header(packet, chain, end);
+    if chain.reason as u32 != DropReason::None as u32 || chain.fragment_offset_bytes != 0 {
+        return chain;
+    }
+    let chain = options::<P, BEHIND>(packet, chain, end, false);
+    if chain.protocol == PROTOCOL_FRAGMENT {
+        return Chain { reason: DropReason::Ipv6ExtensionInvalid, ..chain };
+    }
+    chain
+}
+
+/// Follows extension headers that tell their length in units of eight bytes. Hop-by-hop options may only
+/// be the first of all.
+#[inline(always)]
+fn options<P: Packet, const MAX: usize>(
+    packet: &P,
+    mut chain: Chain,
+    end: usize,
+    may_hop: bool,
+) -> Chain {
+    let start = chain.l4_offset;
+    let mut options_bytes = 0;
+    for position in 0..MAX {
+        if !is_options(chain.protocol) {
             return chain;
         }
         let Some(extension) = packet.window::<EXTENSION_BYTES_MIN>(chain.l4_offset) else {
             return cut_off(chain);
         };
-        let mut bytes = EXTENSION_BYTES_MIN + usize::from(extension[1]) * 8;
-        if chain.protocol == AUTHENTICATION {
-            bytes = EXTENSION_BYTES_MIN + usize::from(extension[1]) * 4;
-        } else if chain.protocol == PROTOCOL_FRAGMENT {
-            bytes = EXTENSION_BYTES_MIN;
-        }
-        chain_bytes += bytes;
-        if start + chain_bytes > end {
+        options_bytes += EXTENSION_BYTES_MIN + usize::from(extension[1]) * 8;
+        if start + options_bytes > end {
             return cut_off(chain);
         }
-        let is_misplaced = (chain.protocol == HOP_BY_HOP && position != 0)
-            || (chain.protocol == PROTOCOL_FRAGMENT && has_fragment_header);
-        if is_misplaced {
+        if options_bytes > EXTENSION_BYTES_MAX {
+            return Chain { reason: DropReason::Ipv6TooDeeplyNested, ..chain };
+        }
+        if chain.protocol == HOP_BY_HOP && !(position == 0 && may_hop) {
             return Chain { reason: DropReason::Ipv6ExtensionInvalid, ..chain };
         }
         // An address other than the destination's is still to come (RFC 8200, section 4.4).
         if chain.protocol == ROUTING && extension[3] != 0 {
             return Chain { reason: DropReason::Ipv6RoutingHeader, ..chain };
         }
-        if chain_bytes > EXTENSION_BYTES_MAX {
-            return Chain { reason: DropReason::Ipv6TooDeeplyNested, ..chain };
-        }
-        let is_fragment_header = chain.protocol == PROTOCOL_FRAGMENT;
         chain.protocol = u32::from(extension[0]);
-        chain.l4_offset = start + chain_bytes;
-        if is_fragment_header {
-            has_fragment_header = true;
-            let field = u16::from_be_bytes([extension[2], extension[3]]);
-            chain.fragment_offset_bytes = u32::from(field & 0xfff8);
-            chain.has_more = field & 1 != 0;
-            chain.is_fragment = chain.fragment_offset_bytes != 0 || chain.has_more;
-            chain.fragment_id =
-                u32::from_be_bytes([extension[4], extension[5], extension[6], extension[7]]);
-            chain.fragment_part_offset = chain.l4_offset;
-            chain.fragment_protocol = chain.protocol;
-            if chain.fragment_offset_bytes != 0 {
-                return chain;
-            }
-        }
+        chain.l4_offset = start + options_bytes;
     }
-    if is_extension(chain.protocol) {
+    if is_options(chain.protocol) {
         chain.reason = DropReason::Ipv6TooDeeplyNested;
     }
     chain
+}
+
+#[inline(always)]
+fn fragment_header<P: Packet>(packet: &P, chain: Chain, end: usize) -> Chain {
+    let l4_offset = chain.l4_offset + EXTENSION_BYTES_MIN;
+    let Some(header) = packet.window::<EXTENSION_BYTES_MIN>(chain.l4_offset) else {
+        return cut_off(chain);
+    };
+    if l4_offset > end {
+        return cut_off(chain);
+    }
+    let protocol = u32::from(header[0]);
+    let field = u16::from_be_bytes([header[2], header[3]]);
+    let fragment_offset_bytes = u32::from(field & 0xfff8);
+    let has_more = field & 1 != 0;
+    Chain {
+        reason: DropReason::None,
+        protocol,
+        l4_offset,
+        is_fragment: fragment_offset_bytes != 0 || has_more,
+        fragment_id: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
+        fragment_part_offset: l4_offset,
+        fragment_protocol: protocol,
+        fragment_offset_bytes,
+        has_more,
+    }
 }
 
 /// A first fragment must hold the whole chain (RFC 7112).
@@ -196,10 +240,9 @@ const fn cut_off(chain: Chain) -> Chain {
     Chain { reason, ..chain }
 }
 
+/// Headers of authentication (51) are none of these: they sign the addresses, so that what is behind
+/// them cannot be translated.
 #[inline(always)]
-const fn is_extension(protocol: u32) -> bool {
-    matches!(
-        protocol,
-        HOP_BY_HOP | ROUTING | PROTOCOL_FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS
-    )
+const fn is_options(protocol: u32) -> bool {
+    protocol == DESTINATION_OPTIONS || protocol == HOP_BY_HOP || protocol == ROUTING
 }

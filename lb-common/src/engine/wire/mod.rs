@@ -21,7 +21,9 @@ mod transport;
 pub use address::Address;
 pub use embedded::{Embedded, embedded_v4, embedded_v6};
 pub use ipv4::parse_v4;
-pub use ipv6::{EXTENSION_BYTES_MAX, EXTENSION_HEADERS_MAX, parse_v6};
+pub use ipv6::{
+    EXTENSION_BYTES_MAX, EXTENSION_HEADERS_MAX, FRAGMENT_EXTENSION_HEADERS_MAX, parse_v6,
+};
 pub use link::{Link, Network, link};
 pub use transport::{TcpNumbers, tcp_numbers};
 
@@ -48,7 +50,7 @@ pub const USUAL_HEADER_BYTES_MAX: usize =
 /// Bytes that must be readable for any packet that is understood.
 pub const HEADER_BYTES_MAX: usize = ETHERNET_HEADER_BYTES
     + 2 * VLAN_TAG_BYTES
-    + 2 * (IPV6_HEADER_BYTES + EXTENSION_BYTES_MAX)
+    + 2 * (IPV6_HEADER_BYTES + 2 * EXTENSION_BYTES_MAX + 8)
     + ICMP_HEADER_BYTES
     + TCP_HEADER_BYTES;
 

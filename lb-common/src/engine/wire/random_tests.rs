@@ -68,7 +68,7 @@ fn theirs(frame: &[u8]) -> View {
             let is_fragment = ip.is_payload_fragmented();
             (header.source().to_vec(), header.destination().to_vec(), is_fragment)
         }
-        other => panic!("not IP: {other:?}"),
+        other @ NetSlice::Arp(_) => panic!("not IP: {other:?}"),
     };
     let l4 = match packet.transport {
         Some(TransportSlice::Tcp(tcp)) => L4::Tcp {

@@ -3,8 +3,9 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use lb_common::abi::{CLASS_CLOSED, CLASS_ESTABLISHED, CLASS_HALF_OPEN, DropReason, TAKES_OLD};
+use lb_common::engine::answer::AnswerKind;
 
-use super::{SECOND_VIP, case, delivered, dropped, passed, recording, reply, reply_by};
+use super::{SECOND_VIP, answered, case, delivered, dropped, passed, recording, reply, reply_by};
 use crate::packets::{
     Case, Program, Step, World, backend_one,
     builder::{BACKEND_ONE, CLIENT, VIP, syn, tcp},
@@ -109,7 +110,7 @@ pub(super) fn refusals() -> Vec<Case> {
     let by_second = |class| reply_by(SECOND_VIP, key, 1, class);
     let with_one = |state| World { backends: vec![(1, backend_one(state))], ..World::default() };
     let no_backend = |name, world| {
-        let steps = vec![dropped(syn().bytes(), DropReason::NoBackend)];
+        let steps = vec![answered(syn().bytes(), AnswerKind::Reset, DropReason::NoBackend)];
         case(name, world, steps, vec![], vec![])
     };
     vec![
@@ -121,8 +122,8 @@ pub(super) fn refusals() -> Vec<Case> {
             "the TTL is used up",
             World::default(),
             vec![
-                dropped(syn().ttl(1).bytes(), DropReason::TtlExceeded),
-                dropped(syn().ttl(0).bytes(), DropReason::TtlExceeded),
+                answered(syn().ttl(1).bytes(), AnswerKind::TimeExceeded, DropReason::TtlExceeded),
+                answered(syn().ttl(0).bytes(), AnswerKind::TimeExceeded, DropReason::TtlExceeded),
             ],
             vec![],
             vec![],
@@ -130,7 +131,7 @@ pub(super) fn refusals() -> Vec<Case> {
         case(
             "one client port, two VIPs, one backend: the second connection is refused",
             World { replies: vec![by_second(CLASS_ESTABLISHED)], ..recording() },
-            vec![dropped(syn().bytes(), DropReason::TupleCollision)],
+            vec![answered(syn().bytes(), AnswerKind::Reset, DropReason::TupleCollision)],
             vec![],
             vec![by_second(CLASS_ESTABLISHED)],
         ),

@@ -4,8 +4,9 @@ use lb_common::abi::{
     CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT, CLASS_ESTABLISHED,
     CLASS_HALF_OPEN, DropReason, TAKES_OLD,
 };
+use lb_common::engine::answer::AnswerKind;
 
-use super::{ALIVE, SECOND_VIP, case, delivered, dropped, flow, flow_key};
+use super::{ALIVE, SECOND_VIP, answered, case, delivered, flow, flow_key};
 use crate::packets::{
     Case, KnownFlow, SlotState, World, backend_one, backend_two,
     builder::{BACKEND_ONE, BACKEND_TWO, CLIENT, PacketSpec, VIP, syn, tcp},
@@ -142,7 +143,7 @@ pub(super) fn moving() -> Vec<Case> {
         case(
             "moving to nobody: a SYN is refused",
             World { ring: Some(0), ..from_two(1000) },
-            vec![dropped(syn().bytes(), DropReason::NoBackend)],
+            vec![answered(syn().bytes(), AnswerKind::Reset, DropReason::NoBackend)],
             vec![],
             vec![],
         ),

@@ -6,10 +6,17 @@ mod outbound;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use lb_common::abi::{
-    BackendV4, CLASS_ANSWERED, CLASS_HALF_OPEN, DropReason, FlowKeyV4, FrontendKeyV4, NetU16,
-    PATH_RECORDS_REPLIES, PROTOCOL_ANY, PROTOCOL_TCP, ReplyKeyV4, ReplyRecordV4, SCOPE_FRONT,
-    TAKES_NEW, TAKES_OLD, Verdict,
+use lb_common::{
+    abi::{
+        BackendV4, CLASS_ANSWERED, CLASS_HALF_OPEN, DropReason, FlowKeyV4, FrontendKeyV4, NetU16,
+        NetU32, PATH_RECORDS_REPLIES, PROTOCOL_ANY, PROTOCOL_TCP, ReplyKeyV4, ReplyRecordV4,
+        SCOPE_FRONT, TAKES_NEW, TAKES_OLD, Verdict,
+    },
+    engine::{
+        Family as _,
+        answer::{AnswerKind, answer, write},
+        host::HostPacket,
+    },
 };
 
 use super::{
@@ -155,6 +162,17 @@ fn passed(program: Program, input: Vec<u8>) -> Step {
 
 fn dropped(input: Vec<u8>, reason: DropReason) -> Step {
     Step { program: Program::TcFront, input, verdict: Verdict::Drop, reason, output: None }
+}
+
+/// A packet that is answered. What answers say is for the engine's own tests; here the kernel must say
+/// the same as the host.
+fn answered(input: Vec<u8>, kind: AnswerKind, reason: DropReason) -> Step {
+    let mut packet = HostPacket(input.clone());
+    let headers = NetU32::parse(&packet, 14);
+    let answer = answer(&packet, &headers, kind, 0).expect("may be answered");
+    write(&mut packet, &answer).expect("fits");
+    let output = Some(packet.0);
+    Step { program: Program::TcFront, input, verdict: Verdict::Answer, reason, output }
 }
 
 fn case(
