@@ -28,7 +28,7 @@ pub fn vips(vips: &[VipView]) -> String {
             [
                 vip.vip.to_string(),
                 balancers.clone(),
-                format!("{}/{}", frontend.protocol, frontend.port),
+                format!("{}/{}", frontend.protocol, frontend.ports),
                 frontend.service.to_string(),
                 frontend.state.to_string(),
             ]

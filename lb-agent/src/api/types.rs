@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{BackendPath, BackendState, FrontendAddress, Protocol, ServiceName};
+use crate::model::{BackendPath, BackendState, FrontendAddress, Ports, Protocol, ServiceName};
 
 /// Where the socket is unless the configuration says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/lb-agent/api.sock";
@@ -101,8 +101,9 @@ pub struct VipView {
 pub struct VipFrontendView {
     /// Transport protocol.
     pub protocol: Protocol,
-    /// Port.
-    pub port: u16,
+    /// Ports.
+    #[serde(rename = "port")]
+    pub ports: Ports,
     /// The service that answers.
     pub service: ServiceName,
     /// How well that service is served.

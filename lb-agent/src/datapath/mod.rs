@@ -8,6 +8,7 @@
 mod clsact;
 mod counters;
 mod extents;
+mod frontends;
 mod fronts;
 mod hook;
 mod hooks;
@@ -210,10 +211,10 @@ impl Datapath {
             Action::ClearBackend { number } => tables.clear_backend(*number),
             Action::PublishRing { ring, content } => tables.publish_ring(*ring, content),
             Action::ClearRing { ring } => tables.clear_ring(*ring),
-            Action::PutVip { vip } => tables.put_vip(*vip),
-            Action::DeleteVip { vip } => tables.delete_vip(*vip),
-            Action::PutFrontend { frontend, service } => tables.put_frontend(frontend, *service),
-            Action::DeleteFrontend { frontend } => tables.delete_frontend(frontend),
+            Action::PutVip { vip } => tables.frontends.put_vip(*vip),
+            Action::DeleteVip { vip } => tables.frontends.delete_vip(*vip),
+            Action::PutFrontend { frontend, service } => tables.frontends.put(frontend, *service),
+            Action::DeleteFrontend { frontend } => tables.frontends.delete(frontend),
         }
         .map_err(AttachError::Refused)
     }

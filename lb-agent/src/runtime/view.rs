@@ -133,7 +133,7 @@ fn vip_views(balancers: &[Balancer], services: &[ServiceView]) -> Vec<VipView> {
             let frontends = service.frontends.iter().filter(|frontend| frontend.vip == vip);
             view.frontends.extend(frontends.map(|frontend| VipFrontendView {
                 protocol: frontend.protocol,
-                port: frontend.port,
+                ports: frontend.ports,
                 service: service.name.clone(),
                 state: service.state,
             }));
@@ -142,7 +142,7 @@ fn vip_views(balancers: &[Balancer], services: &[ServiceView]) -> Vec<VipView> {
     let mut views: Vec<_> = vips.into_values().collect();
     for view in &mut views {
         view.balancers.sort();
-        view.frontends.sort_by_key(|frontend| (frontend.port, frontend.protocol));
+        view.frontends.sort_by_key(|frontend| (frontend.ports, frontend.protocol));
     }
     views
 }

@@ -7,7 +7,7 @@ use std::{
 
 use lb_agent::{
     datapath::{Datapath, TcMode},
-    model::{BackendPath, FrontendAddress, Protocol},
+    model::{BackendPath, FrontendAddress, Ports, Protocol},
     plan::{Action, Kernel as _, KernelBackend, KernelRing, KernelState},
 };
 use lb_common::abi::{
@@ -75,10 +75,15 @@ fn backend() -> impl Strategy<Value = KernelBackend> {
 
 fn frontend() -> impl Strategy<Value = FrontendAddress> {
     let protocol = prop::sample::select(vec![Protocol::Tcp, Protocol::Udp]);
-    (address(), protocol, 1_u16..4).prop_map(|(vip, protocol, port)| FrontendAddress {
+    let ports = prop_oneof![
+        2 => (1_u16..4).prop_map(|port| (port, port)),
+        2 => (1_u16..4, 1_u16..3).prop_map(|(first, more)| (first, first + more)),
+        1 => Just((1, u16::MAX)),
+    ];
+    (address(), protocol, ports).prop_map(|(vip, protocol, (first, last))| FrontendAddress {
         vip,
         protocol,
-        port,
+        ports: Ports::range(first, last).unwrap(),
     })
 }
 
@@ -252,11 +257,9 @@ sandboxed! {
         let frontend = FrontendAddress {
             vip: "192.0.2.10".parse().unwrap(),
             protocol: Protocol::Tcp,
-            port: 80,
+            ports: Ports::one(80).unwrap(),
         };
         check(&Action::PutFrontend { frontend, service: 4_096 }, "service number 4096");
-        let frontend = FrontendAddress { port: 0, ..frontend };
-        check(&Action::PutFrontend { frontend, service: 1 }, "port other than 0");
     }
 
     fn full_table_is_said_to_be_full(sandbox) {

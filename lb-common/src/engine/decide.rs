@@ -27,13 +27,14 @@ pub fn front_v4<P: Packet, T: Tables>(packet: &P, tables: &T, context: &Context)
         protocol: PROTOCOL_TCP,
         scope: SCOPE_FRONT,
     };
-    match tables.frontend_v4(&key) {
-        Some(frontend) => forward(tables, context, &headers, &frontend),
-        None if context.meta_flags & META_ROUTED_BACKENDS != 0 => {
-            translate_reply(tables, context, &headers, 0)
-        }
-        None => Decision::PASS,
+    let frontend = tables.frontend_v4(&key);
+    if frontend.is_served() {
+        return forward(tables, context, &headers, &frontend);
     }
+    if !frontend.is_vip() && context.meta_flags & META_ROUTED_BACKENDS != 0 {
+        return translate_reply(tables, context, &headers, 0);
+    }
+    Decision::PASS
 }
 
 /// Decides on a packet that a container sends through its host-side veth.
@@ -54,10 +55,10 @@ fn broken<T: Tables>(tables: &T, destination: NetU32, reason: DropReason) -> Dec
         protocol: PROTOCOL_ANY,
         scope: SCOPE_FRONT,
     };
-    match tables.frontend_v4(&vip) {
-        Some(_) => Decision::drop(reason, BACKEND_NONE),
-        None => Decision::PASS,
+    if tables.frontend_v4(&vip).is_vip() {
+        return Decision::drop(reason, BACKEND_NONE);
     }
+    Decision::PASS
 }
 
 /// A backend that a packet may go to.

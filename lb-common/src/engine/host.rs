@@ -1,14 +1,17 @@
 //! The engine's host side: packets in memory and tables as ordinary maps, for tests, `explain` and
 //! the comparison with the kernel.
 
-use std::{cell::RefCell, collections::HashMap, vec::Vec};
+use std::{cell::RefCell, collections::HashMap, hash::Hash, vec::Vec};
 
 use super::{
     Context, Decision, EditError, Packet, TableFull, Tables, checksum, commit, edit::translate_v4,
 };
-use crate::abi::{
-    BackendV4, DropReason, FlowKeyV4, FlowRecord, Frontend, FrontendKeyV4, ReplyKeyV4,
-    ReplyRecordV4, RingDescriptor, Slot, Verdict,
+use crate::{
+    abi::{
+        BackendV4, DropReason, FlowKeyV4, FlowRecord, Frontend, FrontendKeyV4, FrontendKeyV6,
+        FrontendState, ReplyKeyV4, ReplyRecordV4, RingDescriptor, Slot, Verdict,
+    },
+    frontends::FrontendKey,
 };
 
 /// A packet in memory, whose checksums are complete.
@@ -44,8 +47,14 @@ impl Packet for HostPacket {
 /// Tables in memory. Writes go through a `RefCell`, as the kernel's go through map helpers.
 #[derive(Clone, Debug, Default)]
 pub struct HostTables {
-    /// `FRONTENDS_V4`.
+    /// `FRONTENDS_V4`, the entries of VIPs (port 0, `PROTOCOL_ANY`) among them.
     pub frontends_v4: HashMap<FrontendKeyV4, Frontend>,
+    /// `PORT_LISTS_V4`: the last port of the range that begins with the key's.
+    pub wide_frontends_v4: Vec<(FrontendKeyV4, u16, Frontend)>,
+    /// `FRONTENDS_V6`, the entries of VIPs among them.
+    pub frontends_v6: HashMap<FrontendKeyV6, Frontend>,
+    /// `PORT_LISTS_V6`: the last port of the range that begins with the key's.
+    pub wide_frontends_v6: Vec<(FrontendKeyV6, u16, Frontend)>,
     /// `RINGS`.
     pub rings: HashMap<u32, RingDescriptor>,
     /// `RING_SLOTS`.
@@ -61,8 +70,12 @@ pub struct HostTables {
 }
 
 impl Tables for HostTables {
-    fn frontend_v4(&self, key: &FrontendKeyV4) -> Option<Frontend> {
-        self.frontends_v4.get(key).copied()
+    fn frontend_v4(&self, key: &FrontendKeyV4) -> Frontend {
+        frontend(&self.frontends_v4, &self.wide_frontends_v4, key)
+    }
+
+    fn frontend_v6(&self, key: &FrontendKeyV6) -> Frontend {
+        frontend(&self.frontends_v6, &self.wide_frontends_v6, key)
     }
 
     fn ring(&self, ring: u32) -> Option<RingDescriptor> {
@@ -103,7 +116,33 @@ impl Tables for HostTables {
     }
 }
 
-fn put<K: Eq + std::hash::Hash, V>(
+/// What [`crate::frontends::lookup`] is to find, put as simply as can be.
+pub(crate) fn frontend<const W: usize, K: FrontendKey<W> + Hash>(
+    single: &HashMap<K, Frontend>,
+    wide: &[(K, u16, Frontend)],
+    key: &K,
+) -> Frontend {
+    let port = key.port().get();
+    let of = |found: &Frontend, state| Frontend { state, ..*found };
+    if port != 0 {
+        if let Some(found) = single.get(key) {
+            return of(found, FrontendState::Served);
+        }
+        let width = |(first, last, _): &(K, u16, Frontend)| {
+            (*last - first.port().get(), first.port().get())
+        };
+        let covering = wide.iter().filter(|(first, last, _)| {
+            first.wide() == key.wide() && (first.port().get()..=*last).contains(&port)
+        });
+        if let Some((_, _, found)) = covering.min_by_key(|range| width(range)) {
+            return of(found, FrontendState::Served);
+        }
+    }
+    let vip = single.get(&key.vip());
+    vip.map(|found| of(found, FrontendState::Unserved)).unwrap_or_default()
+}
+
+fn put<K: Eq + Hash, V>(
     map: &mut HashMap<K, V>,
     entries_max: usize,
     key: K,

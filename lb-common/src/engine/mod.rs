@@ -25,8 +25,8 @@ pub use parse::{
 pub use record::commit;
 
 use crate::abi::{
-    BackendV4, FlowKeyV4, FlowRecord, Frontend, FrontendKeyV4, ReplyKeyV4, ReplyRecordV4,
-    RingDescriptor, Slot,
+    BackendV4, FlowKeyV4, FlowRecord, Frontend, FrontendKeyV4, FrontendKeyV6, ReplyKeyV4,
+    ReplyRecordV4, RingDescriptor, Slot,
 };
 
 /// A packet that starts with its Ethernet header.
@@ -49,8 +49,11 @@ pub trait Packet {
 
 /// Read access to the maps, and the few writes that [`commit`] makes.
 pub trait Tables {
-    /// Looks up `FRONTENDS_V4`.
-    fn frontend_v4(&self, key: &FrontendKeyV4) -> Option<Frontend>;
+    /// What an IPv4 destination is: no VIP, a VIP without such a frontend, or a frontend. With port 0
+    /// and `PROTOCOL_ANY` only whether the address is a VIP. See [`crate::frontends::lookup`].
+    fn frontend_v4(&self, key: &FrontendKeyV4) -> Frontend;
+    /// What an IPv6 destination is.
+    fn frontend_v6(&self, key: &FrontendKeyV6) -> Frontend;
     /// Looks up `RINGS`.
     fn ring(&self, ring: u32) -> Option<RingDescriptor>;
     /// Looks up `RING_SLOTS`.

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use lb_common::{
     abi::{
-        DropReason, FAMILY_V4, FlowRecord, Frontend, PROTOCOL_TCP, RingDescriptor, Slot, Verdict,
-        ring_number,
+        DropReason, FAMILY_V4, FlowRecord, Frontend, FrontendKeyV4, PROTOCOL_TCP, RingDescriptor,
+        Slot, Verdict, ring_number,
     },
     engine::{
         Context, front_v4,
@@ -15,8 +15,7 @@ use lb_common::{
 };
 
 use super::{
-    Case, INGRESS_IFINDEX, KnownFlow, Program, RING_SIZE, World, builder::MACS,
-    cases::frontend_keys,
+    Case, INGRESS_IFINDEX, KnownFlow, Program, RING_SIZE, World, builder::MACS, frontends,
 };
 
 const NOW_TICK: u32 = 100_000;
@@ -93,11 +92,14 @@ fn known(key: lb_common::abi::FlowKeyV4, record: &FlowRecord) -> KnownFlow {
 
 fn tables(world: &World) -> HostTables {
     let ring = ring_number(0, FAMILY_V4, PROTOCOL_TCP);
+    let frontend = Frontend { ring, ..Frontend::default() };
+    let vips = frontends::vips(&frontends::of_cases()).into_iter();
+    let is_single = |(key, last, _): &(FrontendKeyV4, u16, u32)| key.port.get() == *last;
+    let single = frontends::of_cases().into_iter().filter(is_single).map(|(key, ..)| key);
+    let wide = frontends::of_cases().into_iter().filter(|it| !is_single(it));
     let tables = HostTables {
-        frontends_v4: frontend_keys()
-            .into_iter()
-            .map(|key| (key, Frontend { ring, ..Frontend::default() }))
-            .collect(),
+        frontends_v4: single.chain(vips).map(|key| (key, frontend)).collect(),
+        wide_frontends_v4: wide.map(|(key, last, _)| (key, last, frontend)).collect(),
         rings: world
             .ring
             .map(|_| (ring, RingDescriptor::new(0, RING_SIZE, 1)))

@@ -9,15 +9,11 @@ use aya::{
     programs::{SchedClassifier, TestRunOptions, Xdp},
 };
 use lb_common::abi::{
-    DropReason, FAMILY_V4, FlowKeyV4, FlowRecord, Frontend, FrontendKeyV4, Meta, PROTOCOL_TCP,
-    ReplyKeyV4, ReplyRecordV4, RingDescriptor, Slot, Verdict, map_names, program_names,
-    ring_number, ticks_from_ns,
+    DropReason, FAMILY_V4, FlowKeyV4, FlowRecord, Meta, PROTOCOL_TCP, ReplyKeyV4, ReplyRecordV4,
+    RingDescriptor, Slot, Verdict, map_names, program_names, ring_number, ticks_from_ns,
 };
 
-use super::{
-    Case, KnownFlow, Program, RING_SIZE, Step,
-    cases::{NEXT_HOP_MACS, frontend_keys},
-};
+use super::{Case, KnownFlow, Program, RING_SIZE, Step, cases::NEXT_HOP_MACS, frontends};
 
 /// Index of the interface that leads to backend 3 and to the clients.
 pub const EGRESS_IFINDEX: u32 = 9;
@@ -93,11 +89,7 @@ impl KernelBed {
             Meta { abi_version: lb_common::abi::ABI_VERSION, flags: world.flags, hash_seed: 7 };
         self.array(map_names::META)?.set(0, meta, 0)?;
         let ring = ring_number(0, FAMILY_V4, PROTOCOL_TCP);
-        let mut frontends: BpfHashMap<_, FrontendKeyV4, Frontend> =
-            self.map(map_names::FRONTENDS_V4)?.try_into()?;
-        for key in frontend_keys() {
-            frontends.insert(key, Frontend { ring, ..Frontend::default() }, 0)?;
-        }
+        frontends::publish_frontends(&mut self.ebpf, &frontends::of_cases())?;
         let descriptor =
             world.ring.map_or(RingDescriptor::NONE, |_| RingDescriptor::new(0, RING_SIZE, 1));
         self.array(map_names::RINGS)?.set(ring, descriptor.raw(), 0)?;

@@ -7,7 +7,7 @@ use insta::assert_snapshot;
 use super::*;
 use crate::{
     api::types::{BackendCountersView, ReconcileView, RecordsView, VipFrontendView, VipList},
-    model::{BackendPath, BackendState, Protocol, ServiceName},
+    model::{BackendPath, BackendState, Ports, Protocol, ServiceName},
 };
 
 fn vip() -> IpAddr {
@@ -19,20 +19,24 @@ fn service_name() -> ServiceName {
 }
 
 fn frontend(port: u16) -> FrontendAddress {
-    FrontendAddress { vip: vip(), protocol: Protocol::Tcp, port }
+    FrontendAddress {
+        vip: vip(),
+        protocol: Protocol::Tcp,
+        ports: Ports::one(port).expect("a port"),
+    }
 }
 
 fn vip_views() -> Vec<VipView> {
     let frontends = vec![
         VipFrontendView {
             protocol: Protocol::Tcp,
-            port: 80,
+            ports: Ports::one(80).expect("a port"),
             service: ServiceName("file/web".to_owned()),
             state: ServingState::Down,
         },
         VipFrontendView {
             protocol: Protocol::Tcp,
-            port: 6379,
+            ports: Ports::one(6379).expect("a port"),
             service: service_name(),
             state: ServingState::Serving,
         },

@@ -11,9 +11,9 @@ use aya::{
 };
 use clap::Args;
 use lb_common::abi::{
-    ABI_VERSION, BackendV4, FAMILY_V4, FlowKeyV4, FlowRecord, Frontend, FrontendKeyV4,
-    META_ROUTED_BACKENDS, Meta, NetU16, PATH_ROUTED, PROTOCOL_TCP, ReplyKeyV4, ReplyRecordV4,
-    RingDescriptor, Slot, TAKES_NEW, TAKES_OLD, map_names, program_names, ring_number,
+    ABI_VERSION, BackendV4, FAMILY_V4, FlowKeyV4, FlowRecord, META_ROUTED_BACKENDS, Meta,
+    PATH_ROUTED, PROTOCOL_TCP, ReplyKeyV4, ReplyRecordV4, RingDescriptor, Slot, TAKES_NEW,
+    TAKES_OLD, map_names, program_names, ring_number,
 };
 use lb_tests::packets::{self, PacketSpec};
 
@@ -208,18 +208,13 @@ impl Bed {
             let ring = ring_number(service, FAMILY_V4, PROTOCOL_TCP);
             rings.set(ring, RingDescriptor::new(start, RING_SIZE, 1).raw(), 0)?;
         }
-        let mut frontends: BpfHashMap<_, FrontendKeyV4, Frontend> =
-            self.product.map_mut(map_names::FRONTENDS_V4).context("FRONTENDS_V4")?.try_into()?;
-        for service in 0..SERVICES {
-            let key = FrontendKeyV4 {
-                vip: (*packets::VIP.ip()).into(),
-                port: NetU16::new(80 + service as u16),
-                protocol: PROTOCOL_TCP,
-                scope: 0,
-            };
-            let ring = ring_number(service, FAMILY_V4, PROTOCOL_TCP);
-            frontends.insert(key, Frontend { service, ring, ..Frontend::default() }, 0)?;
-        }
+        let frontends: Vec<_> = (0..SERVICES)
+            .map(|service| {
+                let port = packets::VIP.port() + service as u16;
+                packets::frontend(*packets::VIP.ip(), port, port, service)
+            })
+            .collect();
+        packets::publish_frontends(&mut self.product, &frontends)?;
         Ok(())
     }
 

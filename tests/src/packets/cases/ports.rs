@@ -1,0 +1,66 @@
+//! Frontends of more than one port.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use lb_common::abi::{BackendV4, CLASS_HALF_OPEN, NetU16};
+
+use super::{ALIVE, case, delivered, flow_key, passed, reply_key};
+use crate::packets::{
+    Case, INGRESS_IFINDEX, KnownFlow, PacketSpec, Program, World, backend_one,
+    builder::{BACKEND_ONE, CLIENT, tcp},
+    frontends::{ALL_PORTS_VIP, RANGE_VIP},
+};
+
+/// A backend that has every port.
+fn world() -> World {
+    let backend = BackendV4 { port: NetU16::new(0), ..backend_one(ALIVE) };
+    World { backends: vec![(1, backend)], ..World::default() }
+}
+
+fn syn_to(vip: Ipv4Addr, port: u16) -> PacketSpec {
+    tcp(CLIENT, SocketAddrV4::new(vip, port), "S")
+}
+
+fn served(name: &'static str, vip: Ipv4Addr, port: u16) -> Case {
+    let packet = syn_to(vip, port);
+    let key = flow_key(CLIENT, packet.destination);
+    let backend = SocketAddrV4::new(*BACKEND_ONE.ip(), port);
+    case(
+        name,
+        world(),
+        vec![delivered(&packet, backend)],
+        vec![KnownFlow { key, backend: 1, generation: 5, age_ticks: 0, class: CLASS_HALF_OPEN }],
+        vec![reply_key(backend, INGRESS_IFINDEX)],
+    )
+}
+
+fn unserved(name: &'static str, vip: Ipv4Addr, port: u16) -> Case {
+    let packet = syn_to(vip, port).bytes();
+    case(name, world(), vec![passed(Program::TcFront, packet)], vec![], vec![])
+}
+
+pub(super) fn wide() -> Vec<Case> {
+    vec![
+        served("the first port of a range is served, at the same port", RANGE_VIP, 8000),
+        served("a port within a range is served, at the same port", RANGE_VIP, 8443),
+        served("the last port of a range is served, at the same port", RANGE_VIP, 8999),
+        unserved("the port before a range is not served", RANGE_VIP, 7999),
+        unserved("the port behind a range is not served", RANGE_VIP, 9000),
+        served("the first of all ports is served", ALL_PORTS_VIP, 1),
+        served("the last of all ports is served", ALL_PORTS_VIP, u16::MAX),
+        unserved("port 0 is none of all ports", ALL_PORTS_VIP, 0),
+        case(
+            "a range of ports may lead to one port",
+            World::default(),
+            vec![delivered(&syn_to(RANGE_VIP, 8100), BACKEND_ONE)],
+            vec![KnownFlow {
+                key: flow_key(CLIENT, SocketAddrV4::new(RANGE_VIP, 8100)),
+                backend: 1,
+                generation: 5,
+                age_ticks: 0,
+                class: CLASS_HALF_OPEN,
+            }],
+            vec![reply_key(BACKEND_ONE, INGRESS_IFINDEX)],
+        ),
+    ]
+}
