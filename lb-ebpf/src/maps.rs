@@ -13,7 +13,7 @@ use lb_common::{
         DEFAULT_RING_SLOTS, DROP_REASON_SLOTS, FAMILY_V4, FAMILY_V6, FRONTEND_BUCKETS,
         FRONTEND_WAYS, FRONTEND_WORDS_V4, FRONTEND_WORDS_V6, FlowKeyV4, FlowKeyV6, FlowRecord,
         Frontend, FrontendKeyV4, FrontendKeyV6, HOOK_COUNT, MAX_BACKENDS, MAX_SERVICES,
-        MAX_XDP_IFINDEX, Meta, PORT_LIST_RANGES, PORT_LISTS, RINGS_PER_SERVICE, ReplyKeyV4,
+        MAX_XDP_IFINDEX, Meta, NetU32, PORT_LIST_RANGES, PORT_LISTS, RINGS_PER_SERVICE, ReplyKeyV4,
         ReplyKeyV6, ReplyRecordV4, ReplyRecordV6, RingDescriptor, ServiceIdentity, Slot,
         VERDICT_SLOTS, VIP_FILTER_WORDS,
     },
@@ -88,6 +88,12 @@ impl Tables for Maps {
     #[inline(always)]
     fn frontend_v4(&self, key: &FrontendKeyV4) -> Frontend {
         frontends::lookup(&FrontendsV4, key)
+    }
+
+    #[inline(always)]
+    fn may_be_vip_v4(&self, address: NetU32) -> bool {
+        let key = FrontendKeyV4 { vip: address, ..FrontendKeyV4::default() };
+        frontends::may_be_vip(&FrontendsV4, &key)
     }
 
     #[inline(always)]

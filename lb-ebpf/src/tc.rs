@@ -13,7 +13,7 @@ use lb_common::{
     abi::{DropReason, Hook, Verdict},
     engine::{
         Context, Decision, EditError, Packet, checksum, checksum::Change, commit,
-        edit::translate_v4, front_v4, reply_v4,
+        edit::translate_v4, front_v4, may_concern_front_v4, reply_v4,
     },
 };
 
@@ -48,6 +48,10 @@ fn run(mut packet: TcPacket, hook: Hook) -> i32 {
     // A switch floods frames of unknown receivers, and a promiscuous interface takes them: they are
     // another machine's. What a container sends is for the bridge, never for its veth.
     if matches!(hook, Hook::TcFront) && !packet.is_for_this_machine() {
+        return PASS;
+    }
+    if matches!(hook, Hook::TcFront) && !may_concern_front_v4(&packet, &Maps, count::meta_flags()) {
+        count::verdict(hook, Verdict::Pass);
         return PASS;
     }
     let Some(context) = count::context(packet.ingress_ifindex()) else { return PASS };

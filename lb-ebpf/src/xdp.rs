@@ -17,7 +17,7 @@ use lb_common::{
         checksum::Change,
         commit,
         edit::{TCP_CHECKSUM_OFFSET, translate_v4},
-        front_v4,
+        front_v4, may_concern_front_v4,
     },
 };
 
@@ -32,6 +32,9 @@ use crate::{
 #[xdp]
 pub fn lb_xdp_front(ctx: XdpContext) -> u32 {
     let mut packet = XdpPacket { ctx };
+    if !may_concern_front_v4(&packet, &Maps, count::meta_flags()) {
+        return XDP_PASS;
+    }
     let Some(context) = count::context(packet.ctx.ingress_ifindex() as u32) else {
         return XDP_PASS;
     };

@@ -202,6 +202,9 @@ pub struct StatusView {
     pub fronts: Vec<FrontView>,
     /// Recorded flows; `None` when they were not counted yet.
     pub records: Option<RecordsView>,
+    /// How full the tables are.
+    #[serde(default)]
+    pub tables: Vec<TableView>,
     /// Packets that were dropped, by reason; reasons that never occurred are absent.
     pub drops: Vec<DropView>,
     /// What was asked for and not granted.
@@ -261,6 +264,27 @@ pub struct RecordsView {
     pub replies_v6: u64,
     /// Room in each of these.
     pub limit: u64,
+}
+
+/// One table of the data path.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TableView {
+    /// Its name: `services`, `frontends_v4`, `flows_v6`.
+    pub name: String,
+    /// Entries in use.
+    pub used: u64,
+    /// Entries that it has room for.
+    pub limit: u64,
+    /// What to do, if it is nearly full.
+    pub trouble: Option<String>,
+}
+
+impl TableView {
+    /// How full it is, in percent, rounded down.
+    #[must_use]
+    pub fn percent(&self) -> u64 {
+        self.used.saturating_mul(100).checked_div(self.limit).unwrap_or(0)
+    }
 }
 
 /// Packets dropped for one reason.

@@ -15,7 +15,7 @@ use lb_common::{
         MAX_SERVICES, NetU16, PORT_LIST_RANGES, PROTOCOL_ANY, PROTOCOL_TCP, PROTOCOL_UDP,
         SCOPE_FRONT, map_names,
     },
-    frontends::{Bucket, Counts, EditError, Editor, Entry, FrontendKey, FrontendMaps, PortList},
+    frontends::{Bucket, EditError, Editor, Entry, FrontendKey, FrontendMaps, PortList},
 };
 
 use super::{
@@ -125,11 +125,6 @@ impl Frontends {
             Key::V4(key) => self.v4.delete(&key, frontend.ports),
             Key::V6(key) => self.v6.delete(&key, frontend.ports),
         }
-    }
-
-    /// How full the tables are, IPv4 and IPv6.
-    pub(super) fn counts(&self) -> [Counts; 2] {
-        [self.v4.editor.counts(), self.v6.editor.counts()]
     }
 
     /// Everything that the tables hold.

@@ -15,6 +15,7 @@ use super::{
     inbox::Inbox,
     ledger::Ledger,
     node::{Node, NodeCounters, NodeError},
+    pressure::{self, Alarms},
     protect::{Claimed, Protection},
     shares::Shares,
     view,
@@ -74,6 +75,7 @@ pub struct Reconciler<N> {
     refused_plans: Vec<Refusal>,
     shares: Shares,
     counters: NodeCounters,
+    alarms: Alarms,
     /// What the kernel refused in the latest round, and the planner cannot do without.
     failures: Vec<RefusalView>,
     backoff: Backoff,
@@ -120,6 +122,7 @@ impl<N: Node> Reconciler<N> {
             refused_plans: Vec::new(),
             shares: Shares::default(),
             counters: NodeCounters::default(),
+            alarms: Alarms::default(),
             failures: Vec::new(),
             rounds_in_a_row: 0,
             backoff: Backoff::default(),
@@ -211,6 +214,7 @@ impl<N: Node> Reconciler<N> {
         if self.next_look <= now {
             self.next_look = now + LOOK;
             self.node.look_at_interfaces();
+            self.watch_tables();
             // Whose veth is gone is not kept any longer.
             let is_keeping = self.kept_backends > 0;
             self.is_mirror_stale |= is_keeping;
@@ -380,6 +384,18 @@ impl<N: Node> Reconciler<N> {
             tracing::warn!("{}: {}", failure.object, failure.message);
         }
         self.failures = failures;
+    }
+
+    /// Warns of tables that fill up.
+    fn watch_tables(&mut self) {
+        match self.node.counters(&[]) {
+            Ok(counters) => {
+                for message in self.alarms.look(&pressure::tables(&self.mirror, &counters)) {
+                    tracing::warn!("{message}");
+                }
+            }
+            Err(error) => tracing::warn!("cannot see how full the tables are: {error}"),
+        }
     }
 
     // === The view ===

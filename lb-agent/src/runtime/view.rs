@@ -7,7 +7,7 @@ use std::{
 
 use lb_common::abi::ABI_VERSION;
 
-use super::{ledger::Ledger, node::NodeCounters, shares::Shares};
+use super::{ledger::Ledger, node::NodeCounters, pressure, shares::Shares};
 use crate::{
     api::types::{
         BackendCountsView, BackendView, FrontView, ReconcileView, RefusalView, ServiceView,
@@ -55,6 +55,7 @@ pub(super) fn build(parts: &Parts<'_>) -> View {
             providers: parts.ledger.views(),
             fronts: parts.fronts.clone(),
             records: parts.counters.records,
+            tables: pressure::tables(parts.kernel, parts.counters),
             drops: parts.counters.drops.clone(),
             refusals: parts.refusals.clone(),
             reconcile: parts.reconcile.clone(),

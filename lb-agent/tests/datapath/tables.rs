@@ -3,12 +3,18 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::{Duration, Instant},
 };
 
 use lb_agent::{
     datapath::{Datapath, TcMode},
-    model::{BackendPath, FrontendAddress, Ports, Protocol},
-    plan::{Action, Kernel as _, KernelBackend, KernelRing, KernelState},
+    model::{
+        Backend, BackendPath, BackendState, FrontendAddress, Ports, Protocol, Service, ServiceName,
+        Snapshot,
+    },
+    plan::{
+        Action, Kernel as _, KernelBackend, KernelRing, KernelState, Planner, Settings, reconcile,
+    },
 };
 use lb_common::abi::{
     BackendCounters, CLASS_ESTABLISHED, CLASS_HALF_OPEN, DropReason, ESTABLISHED_SECONDS,
@@ -270,6 +276,50 @@ sandboxed! {
         });
         let refusal = results.find_map(Result::err).unwrap();
         assert!(refusal.to_string().contains("VIP 192.0.66.0: the table is full"), "{refusal}");
+    }
+
+    fn a_thousand_ports_of_one_vip_are_published_at_once(sandbox) {
+        let mut datapath = sandbox.open(TcMode::Auto);
+        let vip = "192.0.2.10".parse().unwrap();
+        let service = |ports: std::ops::Range<u16>| {
+            let backend = Backend {
+                place: "1".to_owned(),
+                instance: String::new(),
+                display_name: "10.0.0.1".to_owned(),
+                address: "10.0.0.1:0".parse().unwrap(),
+                weight: 100,
+                path: BackendPath::Routed,
+                state: BackendState::Healthy,
+                started_at_ms: 0,
+            };
+            let frontend = |port| FrontendAddress {
+                vip,
+                protocol: Protocol::Tcp,
+                ports: Ports::one(port).unwrap(),
+            };
+            let name = ServiceName("file/ports".to_owned());
+            Service {
+                name,
+                frontends: ports.map(frontend).collect(),
+                backends: vec![backend],
+                ring_size: None,
+            }
+        };
+        let mut planner = Planner::new(Settings { ring_slots: 65_536, ..Settings::default() });
+        let mut mirror = datapath.read_state().unwrap();
+        // All of them, then all of them moved by one half: 500 go, 500 come.
+        for (what, ports) in [("added", 1000..2000), ("half of them replaced", 1500..2500)] {
+            let started = Instant::now();
+            let service = service(ports);
+            let snapshot = Snapshot { services: [(service.name.clone(), service)].into() };
+            let outcome = reconcile(&mut planner, &mut datapath, &mut mirror, &snapshot, &mut || 0);
+            let took = started.elapsed();
+            println!("1,000 ports {what}: {} actions in {took:?}", outcome.done);
+            assert!(outcome.is_settled && outcome.failures.is_empty(), "{outcome:?}");
+            assert_eq!(mirror.frontends.len(), 1000);
+            assert_eq!(datapath.read_state().unwrap(), mirror);
+            assert!(took < Duration::from_secs(5), "{took:?}");
+        }
     }
 
     fn state_byte_is_stored_alone_and_in_the_right_family(sandbox) {

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     abi::{
         BackendV4, DropReason, FlowKeyV4, FlowRecord, Frontend, FrontendKeyV4, FrontendKeyV6,
-        FrontendState, ReplyKeyV4, ReplyRecordV4, RingDescriptor, Slot, Verdict,
+        FrontendState, NetU32, ReplyKeyV4, ReplyRecordV4, RingDescriptor, Slot, Verdict,
     },
     frontends::FrontendKey,
 };
@@ -72,6 +72,11 @@ pub struct HostTables {
 impl Tables for HostTables {
     fn frontend_v4(&self, key: &FrontendKeyV4) -> Frontend {
         frontend(&self.frontends_v4, &self.wide_frontends_v4, key)
+    }
+
+    fn may_be_vip_v4(&self, address: NetU32) -> bool {
+        self.frontends_v4.keys().any(|key| key.vip == address)
+            || self.wide_frontends_v4.iter().any(|(key, ..)| key.vip == address)
     }
 
     fn frontend_v6(&self, key: &FrontendKeyV6) -> Frontend {

@@ -15,7 +15,7 @@ pub mod host;
 mod parse;
 mod record;
 
-pub use decide::{front_v4, reply_v4};
+pub use decide::{front_v4, may_concern_front_v4, reply_v4};
 pub use decision::{Decision, Record, RecordChange};
 pub use edit::{Edit, EditError, Side};
 pub use hash::flow_hash_v4;
@@ -25,7 +25,7 @@ pub use parse::{
 pub use record::commit;
 
 use crate::abi::{
-    BackendV4, FlowKeyV4, FlowRecord, Frontend, FrontendKeyV4, FrontendKeyV6, ReplyKeyV4,
+    BackendV4, FlowKeyV4, FlowRecord, Frontend, FrontendKeyV4, FrontendKeyV6, NetU32, ReplyKeyV4,
     ReplyRecordV4, RingDescriptor, Slot,
 };
 
@@ -52,6 +52,8 @@ pub trait Tables {
     /// What an IPv4 destination is: no VIP, a VIP without such a frontend, or a frontend. With port 0
     /// and `PROTOCOL_ANY` only whether the address is a VIP. See [`crate::frontends::lookup`].
     fn frontend_v4(&self, key: &FrontendKeyV4) -> Frontend;
+    /// Whether an IPv4 address may be a VIP; if not, it is none for sure.
+    fn may_be_vip_v4(&self, address: NetU32) -> bool;
     /// What an IPv6 destination is.
     fn frontend_v6(&self, key: &FrontendKeyV6) -> Frontend;
     /// Looks up `RINGS`.

@@ -9,7 +9,7 @@ use crate::abi::{DropReason, NetU16, NetU32, PROTOCOL_TCP};
 
 /// Length of an Ethernet header without tags.
 pub const ETHERNET_HEADER_BYTES: usize = 14;
-const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
+pub(super) const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 const IPV4_HEADER_BYTES: usize = 20;
 const TCP_HEADER_BYTES: usize = 20;
 /// More-fragments flag and fragment offset.

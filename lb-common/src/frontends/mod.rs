@@ -244,12 +244,17 @@ fn buckets_of<const W: usize>(
     (base + (first & (buckets - 1)), base + (second & (buckets - 1)))
 }
 
+/// Whether an address may be a VIP; if not, it is none for sure.
+#[inline(always)]
+pub fn may_be_vip<const W: usize, K: FrontendKey<W>>(maps: &impl FrontendMaps<W>, key: &K) -> bool {
+    let (index, bit) = filter_position(key.address_hash());
+    maps.filter(index).is_some_and(|word| maps.load(word) & bit != 0)
+}
+
 /// Says what a destination is.
 #[inline(always)]
 pub fn lookup<const W: usize, K: FrontendKey<W>>(maps: &impl FrontendMaps<W>, key: &K) -> Frontend {
-    let (index, bit) = filter_position(key.address_hash());
-    let Some(word) = maps.filter(index) else { return Frontend::default() };
-    if maps.load(word) & bit == 0 {
+    if !may_be_vip(maps, key) {
         return Frontend::default();
     }
     let Some(header) = maps.header() else { return Frontend::default() };

@@ -177,6 +177,15 @@ fn status_says_what_is_wrong() {
             trouble: None,
         }],
         records: Some(RecordsView { flows_v4: 17, limit: 131_072, ..RecordsView::default() }),
+        tables: vec![
+            TableView { name: "services".to_owned(), used: 2, limit: 4096, trouble: None },
+            TableView {
+                name: "frontends_v4".to_owned(),
+                used: 13_500,
+                limit: 16_384,
+                trouble: Some("nearly full; move services to other nodes".to_owned()),
+            },
+        ],
         drops: vec![DropView { reason: "no_backend".to_owned(), packets: 4 }],
         refusals: vec![RefusalView {
             refused_by: RefusedBy::Provider,
@@ -203,6 +212,10 @@ fn status_says_what_is_wrong() {
 
     FRONT  TC   XDP     TROUBLE
     eth0   tcx  native
+
+    TABLE          USED  LIMIT  FULL  TROUBLE
+    services          2   4096    0%
+    frontends_v4  13500  16384   82%  nearly full; move services to other nodes
 
     drops:
       no_backend 4

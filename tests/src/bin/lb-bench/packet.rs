@@ -53,6 +53,8 @@ struct Row {
     is_reply: bool,
     /// Records are cleared before each slice, so that every packet begins a flow.
     is_new: bool,
+    /// `META` flags.
+    flags: u32,
     /// The row that this one is measured against.
     floor: &'static str,
     samples_ns: Vec<f64>,
@@ -103,12 +105,14 @@ fn rows() -> Vec<Row> {
         flows,
         is_reply: false,
         is_new: false,
+        flags: META_ROUTED_BACKENDS,
         floor: if under_test == xdp { "xdp floor: swap and send" } else { "tc empty" },
         samples_ns: Vec::new(),
     };
     vec![
         row("tc empty", "empty_tc", ack(vip), 1),
-        row("tc not ours", front, ack(other), 1),
+        Row { flags: 0, ..row("tc not ours", front, ack(other), 1) },
+        row("tc not ours, with routed backends", front, ack(other), 1),
         row("tc forward, 1 known flow", front, ack(vip), 1),
         row("tc forward, 16k known flows", front, ack(vip), 16_384),
         Row { is_new: true, ..row("tc forward, each packet a new flow", front, syn(vip), 65_536) },
@@ -123,7 +127,8 @@ fn rows() -> Vec<Row> {
             floor: "xdp floor: swap and send",
             ..row("xdp floor: swap and send", "floor_xdp", ack(vip), 1)
         },
-        row("xdp not ours", xdp, ack(other), 1),
+        Row { flags: 0, ..row("xdp not ours", xdp, ack(other), 1) },
+        row("xdp not ours, with routed backends", xdp, ack(other), 1),
         row("xdp forward (fib), 1 known flow", xdp, ack(routed_vip), 1),
         row("xdp forward (fib), 16k known flows", xdp, ack(routed_vip), 16_384),
         Row {
@@ -184,9 +189,13 @@ impl Bed {
         Ok(bed)
     }
 
-    fn fill(&mut self) -> Result<()> {
-        let meta = Meta { abi_version: ABI_VERSION, flags: META_ROUTED_BACKENDS, hash_seed: 7 };
+    fn set_flags(&mut self, flags: u32) -> Result<()> {
+        let meta = Meta { abi_version: ABI_VERSION, flags, hash_seed: 7 };
         self.array(map_names::META)?.set(0, meta, 0)?;
+        Ok(())
+    }
+
+    fn fill(&mut self) -> Result<()> {
         self.array(map_names::XDP_EGRESS)?.set(packets::EGRESS_IFINDEX, 1_u64, 0)?;
         let mut backends = self.array(map_names::BACKENDS_V4)?;
         for number in 1..=BACKENDS {
@@ -220,6 +229,7 @@ impl Bed {
 
     /// Thread time per packet over one slice.
     fn slice(&mut self, row: &Row, packets: u32) -> Result<f64> {
+        self.set_flags(row.flags)?;
         if row.is_new {
             self.clear_records()?;
         }
