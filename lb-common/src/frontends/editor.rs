@@ -7,7 +7,12 @@ use core::{fmt, marker::PhantomData};
 use std::{collections::HashMap, vec::Vec};
 
 use super::{
-    FrontendKey, FrontendMaps, buckets_of, filter_position, port_lists, port_lists::PortLists,
+    FrontendKey, FrontendMaps, buckets_of,
+    entry::{
+        Place, find_place, header, is_in_use, load_entry, mark_overflow, store_entry, store_value,
+    },
+    filter_position, port_lists,
+    port_lists::PortLists,
 };
 use crate::abi::{
     FRONTEND_WAYS, FrontendHeader, FrontendValue, MAX_FRONTENDS, MAX_PORT_LISTS, NetU16,
@@ -88,9 +93,6 @@ pub struct Counts {
     pub port_lists: u32,
 }
 
-/// Bucket and way.
-type Place = (u32, usize);
-
 /// The one writer of a family's tables.
 #[derive(Debug)]
 pub struct Editor<const W: usize, K> {
@@ -123,7 +125,7 @@ impl<const W: usize, K: FrontendKey<W> + core::hash::Hash> Editor<W, K> {
             lists: PortLists::new(quarantine_ms),
             key: PhantomData,
         };
-        let header = editor.header(maps)?;
+        let header = header(maps)?;
         let base = header.half() * maps.buckets();
         for bucket in base..base + maps.buckets() {
             for way in 0..FRONTEND_WAYS {
@@ -212,7 +214,7 @@ impl<const W: usize, K: FrontendKey<W> + core::hash::Hash> Editor<W, K> {
             return self.put(maps, key, FrontendValue::new(service, flags), now_ms);
         }
         let range = PortRange::new(first, last, service, flags);
-        let held = self.find(maps, &key.wide())?.map(|(_, value)| value.number());
+        let held = find_place(maps, &key.wide())?.map(|(_, value)| value.number());
         let mut ranges = held.map(|list| port_lists::read(maps, list)).unwrap_or_default();
         match position(&ranges, first, last) {
             Some(at) if ranges[at] == range => return Ok(()),
@@ -235,16 +237,16 @@ impl<const W: usize, K: FrontendKey<W> + core::hash::Hash> Editor<W, K> {
         if first == last {
             return self.remove(maps, key, now_ms);
         }
-        let Some((_, value)) = self.find(maps, &key.wide())? else { return Ok(()) };
-        let list = value.number();
-        let mut ranges = port_lists::read(maps, list);
+        let Some((_, value)) = find_place(maps, &key.wide())? else { return Ok(()) };
+        let held = value.number();
+        let mut ranges = port_lists::read(maps, held);
         let Some(at) = position(&ranges, first, last) else { return Ok(()) };
         ranges.remove(at);
         if !ranges.is_empty() {
-            return self.replace_list(maps, key, Some(list), &ranges, now_ms);
+            return self.replace_list(maps, key, Some(held), &ranges, now_ms);
         }
         self.remove(maps, &key.wide(), now_ms)?;
-        self.lists.release(list, now_ms);
+        self.lists.release(held, now_ms);
         Ok(())
     }
 
@@ -274,14 +276,14 @@ impl<const W: usize, K: FrontendKey<W> + core::hash::Hash> Editor<W, K> {
         value: FrontendValue,
         now_ms: u64,
     ) -> Result<(), EditError> {
-        if let Some((place, _)) = self.find(maps, key)? {
+        if let Some((place, _)) = find_place(maps, key)? {
             return store_value(maps, place, value);
         }
         if self.entries >= MAX_FRONTENDS {
             return Err(EditError::Full);
         }
         self.forget_rested(now_ms);
-        let (first, second) = buckets_of(self.header(maps)?, &key.words(), maps.buckets());
+        let (first, second) = buckets_of(header(maps)?, &key.words(), maps.buckets());
         let in_first = self.free_place(maps, first, key, now_ms)?;
         let in_second = self.free_place(maps, second, key, now_ms)?;
         let mut words = key.words();
@@ -315,7 +317,7 @@ impl<const W: usize, K: FrontendKey<W> + core::hash::Hash> Editor<W, K> {
         key: &K,
         now_ms: u64,
     ) -> Result<(), EditError> {
-        let Some((place, _)) = self.find(maps, key)? else { return Ok(()) };
+        let Some((place, _)) = find_place(maps, key)? else { return Ok(()) };
         let (bucket, way) = place;
         let entry = &maps.bucket(bucket).ok_or(EditError::MapTooShort)?[way];
         maps.store(&entry[W - 2], 0);
@@ -326,26 +328,6 @@ impl<const W: usize, K: FrontendKey<W> + core::hash::Hash> Editor<W, K> {
         self.resting.insert(place, (Some(*key), now_ms));
         self.entries -= 1;
         self.discount_address(maps, key)
-    }
-
-    /// Where an entry is.
-    fn find(
-        &self,
-        maps: &impl FrontendMaps<W>,
-        key: &K,
-    ) -> Result<Option<(Place, FrontendValue)>, EditError> {
-        let wanted = key.words();
-        let (first, second) = buckets_of(self.header(maps)?, &wanted, maps.buckets());
-        for bucket in [first, second] {
-            for way in 0..FRONTEND_WAYS {
-                let words = load_entry(maps, (bucket, way))?;
-                if is_in_use(&words) && words[..W - 1] == wanted[..W - 1] {
-                    let value = FrontendValue::from_raw(words[W - 1]);
-                    return Ok(Some(((bucket, way), value)));
-                }
-            }
-        }
-        Ok(None)
     }
 
     /// A free entry of the bucket that no reader sees, or sees with the same key.
@@ -425,14 +407,9 @@ impl<const W: usize, K: FrontendKey<W> + core::hash::Hash> Editor<W, K> {
         Ok(())
     }
 
-    pub(super) fn header(&self, maps: &impl FrontendMaps<W>) -> Result<FrontendHeader, EditError> {
-        let word = maps.header().ok_or(EditError::MapTooShort)?;
-        Ok(FrontendHeader::from_raw(maps.load(word)))
-    }
-
     /// Every entry in use.
     pub(super) fn load_all(&self, maps: &impl FrontendMaps<W>) -> Result<Vec<[u64; W]>, EditError> {
-        let base = self.header(maps)?.half() * maps.buckets();
+        let base = header(maps)?.half() * maps.buckets();
         let mut entries = Vec::with_capacity(self.entries as usize);
         for bucket in base..base + maps.buckets() {
             for way in 0..FRONTEND_WAYS {
@@ -448,55 +425,4 @@ impl<const W: usize, K: FrontendKey<W> + core::hash::Hash> Editor<W, K> {
 
 fn position(ranges: &[PortRange], first: u16, last: u16) -> Option<usize> {
     ranges.iter().position(|range| (range.first(), range.last()) == (first, last))
-}
-
-fn is_in_use<const W: usize>(words: &[u64; W]) -> bool {
-    words[W - 2] != 0 && FrontendValue::from_raw(words[W - 1]).is_valid()
-}
-
-fn load_entry<const W: usize>(
-    maps: &impl FrontendMaps<W>,
-    (bucket, way): Place,
-) -> Result<[u64; W], EditError> {
-    let entry = &maps.bucket(bucket).ok_or(EditError::MapTooShort)?[way];
-    Ok(core::array::from_fn(|index| maps.load(&entry[index])))
-}
-
-/// Writes an entry that is free: the word that makes it count last.
-pub(super) fn store_entry<const W: usize>(
-    maps: &impl FrontendMaps<W>,
-    place: Place,
-    words: &[u64; W],
-) -> Result<(), EditError> {
-    let entry = &maps.bucket(place.0).ok_or(EditError::MapTooShort)?[place.1];
-    for index in 0..W - 2 {
-        maps.store(&entry[index], words[index]);
-    }
-    store_value(maps, place, FrontendValue::from_raw(words[W - 1]))?;
-    maps.store(&entry[W - 2], words[W - 2]);
-    Ok(())
-}
-
-/// Writes a value, and leaves what it says of the bucket as it is.
-fn store_value<const W: usize>(
-    maps: &impl FrontendMaps<W>,
-    (bucket, way): Place,
-    value: FrontendValue,
-) -> Result<(), EditError> {
-    let word = &maps.bucket(bucket).ok_or(EditError::MapTooShort)?[way][W - 1];
-    let held = FrontendValue::from_raw(maps.load(word));
-    maps.store(word, value.with_overflow(way == 0 && held.is_overflowed()).raw());
-    Ok(())
-}
-
-pub(super) fn mark_overflow<const W: usize>(
-    maps: &impl FrontendMaps<W>,
-    bucket: u32,
-) -> Result<(), EditError> {
-    let word = &maps.bucket(bucket).ok_or(EditError::MapTooShort)?[0][W - 1];
-    let held = FrontendValue::from_raw(maps.load(word));
-    if !held.is_overflowed() {
-        maps.store(word, held.with_overflow(true).raw());
-    }
-    Ok(())
 }

@@ -29,6 +29,8 @@
 #[cfg(any(feature = "std", test))]
 mod editor;
 #[cfg(any(feature = "std", test))]
+mod entry;
+#[cfg(any(feature = "std", test))]
 mod memory;
 #[cfg(any(feature = "std", test))]
 mod port_lists;
@@ -128,9 +130,9 @@ impl FrontendKey<FRONTEND_WORDS_V4> for FrontendKeyV4 {
 
     #[inline(always)]
     fn words(&self) -> [u64; FRONTEND_WORDS_V4] {
-        let address = self.vip.raw() as u64;
-        let port = self.port.raw() as u64;
-        [address | port << 32 | (self.protocol as u64) << 48 | (self.scope as u64) << 56, 0]
+        let (address, port) = (u64::from(self.vip.raw()), u64::from(self.port.raw()));
+        let (protocol, scope) = (u64::from(self.protocol), u64::from(self.scope));
+        [address | port << 32 | protocol << 48 | scope << 56, 0]
     }
 
     fn from_words(words: &[u64; FRONTEND_WORDS_V4]) -> Self {
@@ -145,7 +147,7 @@ impl FrontendKey<FRONTEND_WORDS_V4> for FrontendKeyV4 {
 
     #[inline(always)]
     fn address_hash(&self) -> u64 {
-        (self.vip.raw() as u64).wrapping_mul(MULTIPLIER_A)
+        u64::from(self.vip.raw()).wrapping_mul(MULTIPLIER_A)
     }
 
     #[inline(always)]
@@ -169,14 +171,10 @@ impl FrontendKey<FRONTEND_WORDS_V6> for FrontendKeyV6 {
 
     #[inline(always)]
     fn words(&self) -> [u64; FRONTEND_WORDS_V6] {
-        let [one, two, three, four] = self.vip.raw();
-        let port = self.port.raw() as u64;
-        [
-            one as u64 | (two as u64) << 32,
-            three as u64 | (four as u64) << 32,
-            port | (self.protocol as u64) << 16 | (self.scope as u64) << 24,
-            0,
-        ]
+        let [one, two, three, four] = self.vip.raw().map(u64::from);
+        let (port, protocol) = (u64::from(self.port.raw()), u64::from(self.protocol));
+        let scope = u64::from(self.scope);
+        [one | two << 32, three | four << 32, port | protocol << 16 | scope << 24, 0]
     }
 
     fn from_words(words: &[u64; FRONTEND_WORDS_V6]) -> Self {
@@ -231,7 +229,7 @@ fn buckets_of<const W: usize>(
     words: &[u64; W],
     buckets: u32,
 ) -> (u32, u32) {
-    let mut hash = header.seed() as u64;
+    let mut hash = u64::from(header.seed());
     let mut index = 0;
     while index < W - 1 {
         hash = (hash ^ words[index]).wrapping_mul(MULTIPLIER_A);

@@ -4,7 +4,7 @@ use std::{vec, vec::Vec};
 
 use super::{
     EditError, Editor, FrontendKey, FrontendMaps, buckets_of,
-    editor::{mark_overflow, store_entry},
+    entry::{header, mark_overflow, store_entry},
 };
 use crate::abi::{FRONTEND_WAYS, FrontendHeader, FrontendValue};
 
@@ -27,7 +27,7 @@ impl<const W: usize, K: FrontendKey<W> + core::hash::Hash> Editor<W, K> {
     ) -> Result<(), EditError> {
         let mut entries = self.load_all(maps)?;
         entries.push(*new);
-        let old = self.header(maps)?;
+        let old = header(maps)?;
         let (header, layout) = (1..=SEEDS_MAX)
             .map(|turn| {
                 let seed = old.seed().wrapping_add(turn).wrapping_mul(0x9e37_79b1);
