@@ -412,7 +412,10 @@ impl<const W: usize, K: FrontendKey<W> + core::hash::Hash> Editor<W, K> {
         let base = header(maps)?.half() * maps.buckets();
         let mut entries = Vec::with_capacity(self.entries as usize);
         for bucket in base..base + maps.buckets() {
-            for way in 0..FRONTEND_WAYS {
+            // Nearly all entries are free: one word of each says so.
+            let words = maps.bucket(bucket).ok_or(EditError::MapTooShort)?;
+            let used = (0..FRONTEND_WAYS).filter(|way| maps.load(&words[*way][W - 2]) != 0);
+            for way in used {
                 let words = load_entry(maps, (bucket, way))?;
                 if is_in_use(&words) {
                     entries.push(words);

@@ -150,6 +150,19 @@ fn backend_list_of_one_service_leaves_its_name_out() {
     "#);
 }
 
+fn table_views() -> Vec<TableView> {
+    let table = |name: &str, used, limit, trouble: Option<&str>| TableView {
+        name: name.to_owned(),
+        used,
+        limit,
+        trouble: trouble.map(str::to_owned),
+    };
+    vec![
+        table("services", 2, 4096, None),
+        table("frontends_v4", 13_500, 16_384, Some("nearly full; move services to other nodes")),
+    ]
+}
+
 #[test]
 fn status_says_what_is_wrong() {
     let view = StatusView {
@@ -177,15 +190,7 @@ fn status_says_what_is_wrong() {
             trouble: None,
         }],
         records: Some(RecordsView { flows_v4: 17, limit: 131_072, ..RecordsView::default() }),
-        tables: vec![
-            TableView { name: "services".to_owned(), used: 2, limit: 4096, trouble: None },
-            TableView {
-                name: "frontends_v4".to_owned(),
-                used: 13_500,
-                limit: 16_384,
-                trouble: Some("nearly full; move services to other nodes".to_owned()),
-            },
-        ],
+        tables: table_views(),
         drops: vec![DropView { reason: "no_backend".to_owned(), packets: 4 }],
         refusals: vec![RefusalView {
             refused_by: RefusedBy::Provider,

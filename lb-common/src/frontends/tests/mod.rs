@@ -221,10 +221,10 @@ fn whole_table_is_used() {
 
 #[test]
 fn seeds_differ_in_what_they_put_together() {
-    // Regular keys, in a table four times as full as the real one can be.
+    // Regular keys, in a table five times as full as the real one can be.
     let maps = HostMaps::<V6>::with_buckets(64);
     let mut bed = Bed::new(&maps);
-    for index in 0..128 {
+    for index in 0..150 {
         bed.make(&maps, &Change::Pause(QUARANTINE_MS)).unwrap();
         let key = v6(index / 16 * 65_536, PROTOCOL_UDP, (index as u16 % 16) * 4096 + 4095);
         let last = key.port().get();
