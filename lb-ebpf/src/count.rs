@@ -9,6 +9,12 @@ use lb_common::{
 
 use crate::maps::{BACKEND_COUNTERS, DROPS, META, VERDICTS};
 
+/// What the agent has switched on.
+#[inline(always)]
+pub fn meta_flags() -> u32 {
+    META.get(0).map_or(0, |meta| meta.flags)
+}
+
 /// Where and when; `None` while the agent has not yet written `META`.
 #[inline(always)]
 pub fn context(ingress_ifindex: u32, reply_ifindex: u32) -> Option<Context> {

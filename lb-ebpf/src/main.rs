@@ -6,13 +6,18 @@
 //! | `lb_tc_reply` | TC ingress of the host-side veths of backends |
 //! | `lb_xdp_front` | XDP on the front interfaces |
 #![feature(asm_experimental_arch, core_intrinsics)]
-#![expect(internal_features, reason = "whether an offset is a constant decides what the verifier is told")]
+#![expect(
+    internal_features,
+    reason = "whether an offset is a constant decides what the verifier is told"
+)]
 #![no_std]
 #![no_main]
 
 mod count;
 mod fib;
+mod frontends;
 mod maps;
+mod tables;
 mod tc;
 mod trace;
 mod window;

@@ -1,43 +1,60 @@
-//! The maps, and the engine's view of them.
+//! The maps.
 
 use aya_ebpf::{
     Global,
     bindings::BPF_F_MMAPABLE,
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
     macros::btf_map,
 };
 use lb_common::{
     abi::{
         BackendCounters, BackendIdentity, BackendV4, BackendV6, DEFAULT_HALF_OPEN_RECORDS,
-        DEFAULT_RECORDS, DEFAULT_RING_SLOTS, DROP_REASON_SLOTS, FRONTEND_SERVED, FRONTEND_UNSERVED,
-        FlowKeyV4, FlowKeyV6, FlowRecord, FragmentKeyV4, FragmentKeyV6, FragmentRecordV4,
-        FragmentRecordV6, Frontend, FrontendKeyV4, FrontendKeyV6, HOOK_COUNT, HalfOpenRate, Limits,
-        MAX_BACKENDS, MAX_FRAGMENTED, MAX_FRONTENDS, MAX_LOCAL, MAX_SERVICES, MAX_XDP_IFINDEX,
-        Meta, NetAddr6, NetU32, RINGS_PER_SERVICE, Refusals, ReplyDefaultKeyV4, ReplyDefaultKeyV6,
-        ReplyDefaultV4, ReplyDefaultV6, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4, ReplyRecordV6,
-        RingDescriptor, ServiceIdentity, Slot, VERDICT_SLOTS,
+        DEFAULT_RECORDS, DEFAULT_RING_SLOTS, DROP_REASON_SLOTS, FRONTEND_BUCKETS, FRONTEND_WAYS,
+        FRONTEND_WORDS_V4, FRONTEND_WORDS_V6, FlowKeyV4, FlowKeyV6, FlowRecord, FragmentKeyV4,
+        FragmentKeyV6, FragmentRecordV4, FragmentRecordV6, HOOK_COUNT, HalfOpenRate, MAX_BACKENDS,
+        MAX_FRAGMENTED, MAX_LOCAL, MAX_SERVICES, MAX_XDP_IFINDEX, Meta, NetAddr6, NetU32,
+        PORT_LIST_RANGES, PORT_LISTS, RINGS_PER_SERVICE, Refusals, ReplyDefaultKeyV4,
+        ReplyDefaultKeyV6, ReplyDefaultV4, ReplyDefaultV6, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4,
+        ReplyRecordV6, ServiceIdentity, VERDICT_SLOTS, VIP_FILTER_WORDS,
     },
-    engine::{Backend, Context, Decision, Family, TableFull, Tables, wire::Headers},
+    engine::{Context, Decision, Family, wire::Headers},
 };
 
-const MAPPED: usize = BPF_F_MMAPABLE as usize;
+pub const MAPPED: usize = BPF_F_MMAPABLE as usize;
 /// Backend 0 is "none".
-const BACKENDS: usize = MAX_BACKENDS as usize + 1;
-const FRONTENDS: usize = MAX_FRONTENDS as usize;
-const RECORDS: usize = DEFAULT_RECORDS as usize;
-const HALF_OPEN_RECORDS: usize = DEFAULT_HALF_OPEN_RECORDS as usize;
-const FRAGMENTED: usize = MAX_FRAGMENTED as usize;
+pub const BACKENDS: usize = MAX_BACKENDS as usize + 1;
+/// Two halves.
+const BUCKETS: usize = 2 * FRONTEND_BUCKETS as usize;
+pub const RECORDS: usize = DEFAULT_RECORDS as usize;
+pub const HALF_OPEN_RECORDS: usize = DEFAULT_HALF_OPEN_RECORDS as usize;
+pub const FRAGMENTED: usize = MAX_FRAGMENTED as usize;
 const RINGS_LEN: usize = (MAX_SERVICES * RINGS_PER_SERVICE) as usize;
 const VERDICTS_LEN: usize = (HOOK_COUNT * VERDICT_SLOTS) as usize;
+
+// [`Bucket`] and [`PortList`] by their memory: the kernel takes neither atomics nor arrays of arrays
+// as the type of a map's values.
+type RawBucketV4 = [u64; FRONTEND_WAYS * FRONTEND_WORDS_V4];
+type RawBucketV6 = [u64; FRONTEND_WAYS * FRONTEND_WORDS_V6];
+type RawPortList = [u64; PORT_LIST_RANGES];
 
 #[btf_map]
 pub static META: Array<Meta, 1, MAPPED> = Array::new();
 #[btf_map]
 pub static SERVICES: Array<ServiceIdentity, { MAX_SERVICES as usize }, MAPPED> = Array::new();
 #[btf_map]
-pub static FRONTENDS_V4: HashMap<FrontendKeyV4, Frontend, FRONTENDS> = HashMap::new();
+pub static VIP_FILTER_V4: Array<u64, { VIP_FILTER_WORDS as usize }, MAPPED> = Array::new();
 #[btf_map]
-pub static FRONTENDS_V6: HashMap<FrontendKeyV6, Frontend, FRONTENDS> = HashMap::new();
+pub static VIP_FILTER_V6: Array<u64, { VIP_FILTER_WORDS as usize }, MAPPED> = Array::new();
+#[btf_map]
+pub static FRONTEND_HEADERS: Array<u64, 2, MAPPED> = Array::new();
+#[btf_map]
+pub static FRONTENDS_V4: Array<RawBucketV4, BUCKETS, MAPPED> = Array::new();
+#[btf_map]
+pub static FRONTENDS_V6: Array<RawBucketV6, BUCKETS, MAPPED> = Array::new();
+#[btf_map]
+pub static PORT_LISTS_V4: Array<RawPortList, { PORT_LISTS as usize }, MAPPED> = Array::new();
+#[btf_map]
+pub static PORT_LISTS_V6: Array<RawPortList, { PORT_LISTS as usize }, MAPPED> = Array::new();
 #[btf_map]
 pub static RINGS: Array<u64, RINGS_LEN, MAPPED> = Array::new();
 #[btf_map]
@@ -115,339 +132,6 @@ pub struct Scratch<A: Family> {
 /// A packet and what is being decided on it, which is too large for the stack. A program is not interrupted
 /// by another of its kind on its CPU, and none reads what another has left there.
 #[btf_map]
-static SCRATCH_V4: PerCpuArray<Scratch<NetU32>, 1> = PerCpuArray::new();
+pub static SCRATCH_V4: PerCpuArray<Scratch<NetU32>, 1> = PerCpuArray::new();
 #[btf_map]
-static SCRATCH_V6: PerCpuArray<Scratch<NetAddr6>, 1> = PerCpuArray::new();
-
-/// The maps of a family.
-pub trait FamilyMaps: Family {
-    /// Where this CPU decides.
-    fn scratch() -> Option<&'static mut Scratch<Self>>;
-    /// Looks up `FRONTENDS_*`.
-    fn frontend(key: &Self::FrontendKey) -> Option<Frontend>;
-    /// Looks up `BACKENDS_*`.
-    fn backend_record(number: u32) -> Option<&'static Self::BackendRecord>;
-    /// `FLOWS_*`.
-    fn flows() -> &'static HashMap<Self::FlowKey, FlowRecord, RECORDS>;
-    /// `HALF_FLOWS_*`.
-    fn half_flows() -> &'static LruHashMap<Self::FlowKey, FlowRecord, HALF_OPEN_RECORDS>;
-    /// `REPLIES_*`.
-    fn replies() -> &'static HashMap<Self::ReplyKey, Self::ReplyRecord, RECORDS>;
-    /// `HALF_REPLIES_*`.
-    fn half_replies() -> &'static LruHashMap<Self::ReplyKey, Self::ReplyRecord, HALF_OPEN_RECORDS>;
-    /// `REPLY_DEFAULTS_*`.
-    fn reply_defaults() -> &'static HashMap<Self::ReplyDefaultKey, Self::ReplyDefault, BACKENDS>;
-    /// `FRAGMENTS_*`.
-    fn fragments() -> &'static LruHashMap<Self::FragmentKey, Self::FragmentRecord, FRAGMENTED>;
-    /// Looks up `LOCAL_*`.
-    fn is_local(address: Self) -> bool;
-    /// Stores time, class and front interface in place.
-    fn touch_reply(known: *mut Self::ReplyRecord, record: &Self::ReplyRecord);
-}
-
-macro_rules! family_maps {
-    (
-        $family:ty, $scratch:ident, $frontends:ident, $backends:ident, $flows:ident,
-        $half_flows:ident, $replies:ident, $half_replies:ident, $defaults:ident, $local:ident,
-        $fragments:ident, $bits:literal
-    ) => {
-        impl FamilyMaps for $family {
-            #[inline(always)]
-            fn scratch() -> Option<&'static mut Scratch<Self>> {
-                let scratch = $scratch.get_ptr_mut(0)?;
-                // SAFETY: this CPU's element, which nothing else uses while the program runs; zeros
-                // are a value of every field, and only values are written.
-                Some(unsafe { &mut *scratch })
-            }
-
-            #[inline(always)]
-            fn frontend(key: &Self::FrontendKey) -> Option<Frontend> {
-                // SAFETY: only the agent writes; an entry that is replaced while we copy it is one
-                // frontend or the other, since the kernel swaps elements of a hash map.
-                unsafe { $frontends.get(key) }.copied()
-            }
-
-            #[inline(always)]
-            fn backend_record(number: u32) -> Option<&'static Self::BackendRecord> {
-                $backends.get(number)
-            }
-
-            #[inline(always)]
-            fn flows() -> &'static HashMap<Self::FlowKey, FlowRecord, RECORDS> {
-                &$flows
-            }
-
-            #[inline(always)]
-            fn half_flows() -> &'static LruHashMap<Self::FlowKey, FlowRecord, HALF_OPEN_RECORDS> {
-                &$half_flows
-            }
-
-            #[inline(always)]
-            fn replies() -> &'static HashMap<Self::ReplyKey, Self::ReplyRecord, RECORDS> {
-                &$replies
-            }
-
-            #[inline(always)]
-            fn half_replies()
-            -> &'static LruHashMap<Self::ReplyKey, Self::ReplyRecord, HALF_OPEN_RECORDS> {
-                &$half_replies
-            }
-
-            #[inline(always)]
-            fn reply_defaults()
-            -> &'static HashMap<Self::ReplyDefaultKey, Self::ReplyDefault, BACKENDS> {
-                &$defaults
-            }
-
-            #[inline(always)]
-            fn fragments()
-            -> &'static LruHashMap<Self::FragmentKey, Self::FragmentRecord, FRAGMENTED> {
-                &$fragments
-            }
-
-            #[inline(always)]
-            fn is_local(address: Self) -> bool {
-                $local.get(&Key::new($bits, address)).is_some()
-            }
-
-            #[inline(always)]
-            fn touch_reply(known: *mut Self::ReplyRecord, record: &Self::ReplyRecord) {
-                // SAFETY: as for flows, see `touch_flow`.
-                unsafe {
-                    (&raw mut (*known).last_seen_tick).write_volatile(record.last_seen_tick);
-                    (&raw mut (*known).class).write_volatile(record.class);
-                    (&raw mut (*known).ifindex).write_volatile(record.ifindex);
-                }
-            }
-        }
-    };
-}
-
-family_maps!(
-    NetU32,
-    SCRATCH_V4,
-    FRONTENDS_V4,
-    BACKENDS_V4,
-    FLOWS_V4,
-    HALF_FLOWS_V4,
-    REPLIES_V4,
-    HALF_REPLIES_V4,
-    REPLY_DEFAULTS_V4,
-    LOCAL_V4,
-    FRAGMENTS_V4,
-    32
-);
-family_maps!(
-    NetAddr6,
-    SCRATCH_V6,
-    FRONTENDS_V6,
-    BACKENDS_V6,
-    FLOWS_V6,
-    HALF_FLOWS_V6,
-    REPLIES_V6,
-    HALF_REPLIES_V6,
-    REPLY_DEFAULTS_V6,
-    LOCAL_V6,
-    FRAGMENTS_V6,
-    128
-);
-
-/// The maps of this object as the engine's tables.
-pub struct Maps;
-
-impl<A: FamilyMaps> Tables<A> for Maps {
-    #[inline(always)]
-    fn limits(&self) -> Limits {
-        META.get(0).map_or(Limits::default(), |meta| meta.limits)
-    }
-
-    #[inline(always)]
-    fn frontend(&self, key: &A::FrontendKey) -> Frontend {
-        if let Some(frontend) = A::frontend(key) {
-            return Frontend { state: FRONTEND_SERVED, ..frontend };
-        }
-        match A::frontend(&A::vip_key(key)) {
-            Some(vip) => Frontend { state: FRONTEND_UNSERVED, ..vip },
-            None => Frontend::default(),
-        }
-    }
-
-    #[inline(always)]
-    fn ring(&self, ring: u32) -> Option<RingDescriptor> {
-        RINGS.get(ring).map(|raw| RingDescriptor::from_raw(*raw))
-    }
-
-    #[inline(always)]
-    fn slot(&self, index: u32) -> Option<Slot> {
-        RING_SLOTS.get(index).map(|raw| Slot::from_raw(*raw))
-    }
-
-    #[inline(always)]
-    fn backend(&self, number: u32) -> Option<Backend<A>> {
-        A::backend_record(number).map(A::backend)
-    }
-
-    #[inline(always)]
-    fn flow(&self, key: &A::FlowKey) -> Option<FlowRecord> {
-        // SAFETY: an element that is removed and given to another flow while we copy it may yield
-        // that flow's record, or parts of both: the generation rejects a backend that is not the
-        // record's, and at worst one packet goes where its sender's next one does not.
-        unsafe { A::flows().get(key) }.copied()
-    }
-
-    #[inline(always)]
-    fn half_flow(&self, key: &A::FlowKey) -> Option<FlowRecord> {
-        // SAFETY: as above.
-        unsafe { A::half_flows().get(key) }.copied()
-    }
-
-    #[inline(always)]
-    fn put_flow(&self, key: &A::FlowKey, record: &FlowRecord) -> Result<(), TableFull> {
-        A::flows().insert(key, record, 0).map_err(|_| TableFull)
-    }
-
-    #[inline(always)]
-    fn put_half_flow(&self, key: &A::FlowKey, record: &FlowRecord) -> Result<(), TableFull> {
-        A::half_flows().insert(key, record, 0).map_err(|_| TableFull)
-    }
-
-    #[inline(always)]
-    fn touch_flow(&self, key: &A::FlowKey, record: &FlowRecord) {
-        touch_flow(A::flows().get_ptr_mut(key), record);
-    }
-
-    #[inline(always)]
-    fn touch_half_flow(&self, key: &A::FlowKey, record: &FlowRecord) {
-        touch_flow(A::half_flows().get_ptr_mut(key), record);
-    }
-
-    #[inline(always)]
-    fn remove_flow(&self, key: &A::FlowKey) {
-        // Absent is fine, here and below.
-        let _ = A::flows().remove(key);
-    }
-
-    #[inline(always)]
-    fn remove_half_flow(&self, key: &A::FlowKey) {
-        let _ = A::half_flows().remove(key);
-    }
-
-    #[inline(always)]
-    fn refusals(&self, ring: u32) -> Refusals {
-        REFUSALS.get(ring).copied().unwrap_or_default()
-    }
-
-    #[inline(always)]
-    fn note_refusal(&self, ring: u32, tick: u32, is_full: bool) {
-        let Some(note) = REFUSALS.get_ptr_mut(ring) else { return };
-        // SAFETY: the element of an array stays where it is. CPUs may store at once: each stores a
-        // tick that is now.
-        unsafe {
-            (&raw mut (*note).refused_tick).write_volatile(tick);
-            if is_full {
-                (&raw mut (*note).full_tick).write_volatile(tick);
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn half_open_count(&self, tick: u32) -> u32 {
-        HALF_OPEN_RATE.get(0).map_or(0, |rate| if rate.tick == tick { rate.count } else { 0 })
-    }
-
-    #[inline(always)]
-    fn count_half_open(&self, tick: u32) {
-        let Some(rate) = HALF_OPEN_RATE.get_ptr_mut(0) else { return };
-        // SAFETY: the pointer is to this CPU's element.
-        unsafe {
-            if (*rate).tick == tick {
-                (*rate).count += 1;
-            } else {
-                *rate = HalfOpenRate { tick, count: 1 };
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn reply_default(&self, key: &A::ReplyDefaultKey) -> Option<A::ReplyDefault> {
-        // SAFETY: only the agent writes; elements of a hash map are swapped.
-        unsafe { A::reply_defaults().get(key) }.copied()
-    }
-
-    #[inline(always)]
-    fn is_local(&self, address: A) -> bool {
-        A::is_local(address)
-    }
-
-    #[inline(always)]
-    fn reply(&self, key: &A::ReplyKey) -> Option<A::ReplyRecord> {
-        // SAFETY: as for flows; a record is removed only long after its flow's last packet.
-        unsafe { A::replies().get(key) }.copied()
-    }
-
-    #[inline(always)]
-    fn half_reply(&self, key: &A::ReplyKey) -> Option<A::ReplyRecord> {
-        // SAFETY: an evicted element that is given to another flow while we copy it may yield parts
-        // of both: one reply is lost, as the record is.
-        unsafe { A::half_replies().get(key) }.copied()
-    }
-
-    #[inline(always)]
-    fn put_reply(&self, key: &A::ReplyKey, record: &A::ReplyRecord) -> Result<(), TableFull> {
-        A::replies().insert(key, record, 0).map_err(|_| TableFull)
-    }
-
-    #[inline(always)]
-    fn put_half_reply(&self, key: &A::ReplyKey, record: &A::ReplyRecord) -> Result<(), TableFull> {
-        A::half_replies().insert(key, record, 0).map_err(|_| TableFull)
-    }
-
-    #[inline(always)]
-    fn touch_reply(&self, key: &A::ReplyKey, record: &A::ReplyRecord) {
-        if let Some(known) = A::replies().get_ptr_mut(key) {
-            A::touch_reply(known, record);
-        }
-    }
-
-    #[inline(always)]
-    fn touch_half_reply(&self, key: &A::ReplyKey, record: &A::ReplyRecord) {
-        if let Some(known) = A::half_replies().get_ptr_mut(key) {
-            A::touch_reply(known, record);
-        }
-    }
-
-    #[inline(always)]
-    fn remove_reply(&self, key: &A::ReplyKey) {
-        let _ = A::replies().remove(key);
-    }
-
-    #[inline(always)]
-    fn remove_half_reply(&self, key: &A::ReplyKey) {
-        let _ = A::half_replies().remove(key);
-    }
-
-    #[inline(always)]
-    fn fragment(&self, key: &A::FragmentKey) -> Option<A::FragmentRecord> {
-        // SAFETY: an evicted element that is given to another packet while we copy it may yield parts
-        // of both: one fragment is lost, as its packet's record is.
-        unsafe { A::fragments().get(key) }.copied()
-    }
-
-    #[inline(always)]
-    fn put_fragment(&self, key: &A::FragmentKey, record: &A::FragmentRecord) {
-        // The oldest makes room; without a record the fragments to come are dropped.
-        let _ = A::fragments().insert(key, record, 0);
-    }
-}
-
-/// Stores time and class in place. Volatile, so that each is one store of its own width.
-#[inline(always)]
-fn touch_flow(known: Option<*mut FlowRecord>, record: &FlowRecord) {
-    let Some(known) = known else { return };
-    // SAFETY: the element stays readable and writable until the program ends, even if it is removed
-    // meanwhile; given to another flow, it would be a packet fresher than it is.
-    unsafe {
-        (&raw mut (*known).last_seen_tick).write_volatile(record.last_seen_tick);
-        (&raw mut (*known).class).write_volatile(record.class);
-    }
-}
+pub static SCRATCH_V6: PerCpuArray<Scratch<NetAddr6>, 1> = PerCpuArray::new();

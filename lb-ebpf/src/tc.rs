@@ -19,7 +19,7 @@ use aya_ebpf::{
 use lb_common::{
     abi::{Hook, NetAddr6, NetU32, Verdict},
     engine::{
-        commit,
+        commit, may_concern_front,
         wire::{Link, Network, link},
     },
 };
@@ -27,7 +27,8 @@ use lb_common::{
 use self::{packet::TcPacket, stages::Stages};
 use crate::{
     count,
-    maps::{FamilyMaps, Maps, Scratch},
+    maps::Scratch,
+    tables::{FamilyMaps, Maps},
     trace,
 };
 
@@ -74,6 +75,12 @@ fn start(packet: &TcPacket, hook: Hook) -> i32 {
 
 #[inline(always)]
 fn run<A: Stages>(packet: &TcPacket, hook: Hook, link: &Link) -> i32 {
+    let is_front = matches!(hook, Hook::TcFront);
+    if is_front && !may_concern_front::<A, _, _>(packet, link.l3_offset, &Maps, count::meta_flags())
+    {
+        count::verdict(hook, Verdict::Pass);
+        return PASS;
+    }
     let skb = packet.skb();
     let tags = link.tags + packet.tags_beside();
     let ingress_ifindex = packet.ingress_ifindex();

@@ -19,7 +19,7 @@ use lb_common::{
     engine::{
         Context, Decision, EditError, Packet, Rewrite, Side, checksum,
         checksum::Change,
-        commit, front_transport,
+        commit, front_transport, may_concern_front,
         translate::{rewrite_udp_checksum, translate},
         wire::{
             ETHERNET_HEADER_BYTES, Headers, Network, PROTOCOL_TCP, TCP_HEADER_BYTES,
@@ -31,7 +31,8 @@ use lb_common::{
 use crate::{
     count, fib,
     fib::{FibAddress, NextHop},
-    maps::{FamilyMaps, Maps, Scratch, XDP_EGRESS},
+    maps::{Scratch, XDP_EGRESS},
+    tables::{FamilyMaps, Maps},
     trace, window,
 };
 
@@ -90,6 +91,9 @@ extern "C" fn lb_xdp_finish_v6(md: *mut xdp_md) -> u32 {
 #[inline(always)]
 fn parse_headers<A: FamilyMaps>(md: *mut xdp_md, l3_offset: usize) -> u32 {
     let packet = XdpPacket { md };
+    if !may_concern_front::<A, _, _>(&packet, l3_offset, &Maps, count::meta_flags()) {
+        return 1;
+    }
     let ingress_ifindex = packet.ingress_ifindex();
     let Some(context) = count::context(ingress_ifindex, ingress_ifindex) else { return 1 };
     let Some(scratch) = A::scratch() else { return 1 };

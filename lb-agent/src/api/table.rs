@@ -9,7 +9,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 use super::types::{
     BackendCountsView, BackendView, DropView, FrontView, ProviderState, ProviderView, RefusalView,
-    RefusedBy, ServiceView, ServingState, StatusView, VipView,
+    RefusedBy, ServiceView, ServingState, StatusView, TableView, VipView,
 };
 use crate::model::FrontendAddress;
 
@@ -28,7 +28,7 @@ pub fn vips(vips: &[VipView]) -> String {
             [
                 vip.vip.to_string(),
                 balancers.clone(),
-                format!("{}/{}", frontend.protocol, frontend.port),
+                format!("{}/{}", frontend.protocol, frontend.ports),
                 frontend.service.to_string(),
                 frontend.state.to_string(),
             ]
@@ -116,6 +116,7 @@ pub fn status(status: &StatusView) -> String {
     let sections = [
         providers(&status.providers),
         fronts(&status.fronts),
+        tables(&status.tables),
         titled("drops:", status.drops.iter().map(drop_line)),
         titled("not granted:", status.refusals.iter().map(refusal_line)),
     ];
@@ -151,6 +152,19 @@ fn fronts(fronts: &[FrontView]) -> String {
         ]
     });
     render_unless_empty(["FRONT", "TC", "XDP", "TROUBLE"], &[], rows)
+}
+
+fn tables(tables: &[TableView]) -> String {
+    let rows = tables.iter().map(|table| {
+        [
+            table.name.clone(),
+            table.used.to_string(),
+            table.limit.to_string(),
+            format!("{}%", table.percent()),
+            table.trouble.clone().unwrap_or_default(),
+        ]
+    });
+    render_unless_empty(["TABLE", "USED", "LIMIT", "FULL", "TROUBLE"], &[1, 2, 3], rows)
 }
 
 fn drop_line(drop: &DropView) -> String {

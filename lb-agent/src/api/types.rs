@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{BackendPath, BackendState, FrontendAddress, Protocol, ServiceName};
+use crate::model::{BackendPath, BackendState, FrontendAddress, Ports, Protocol, ServiceName};
 
 /// Where the socket is unless the configuration says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/lb-agent/api.sock";
@@ -101,8 +101,9 @@ pub struct VipView {
 pub struct VipFrontendView {
     /// Transport protocol.
     pub protocol: Protocol,
-    /// Port.
-    pub port: u16,
+    /// Ports.
+    #[serde(rename = "port")]
+    pub ports: Ports,
     /// The service that answers.
     pub service: ServiceName,
     /// How well that service is served.
@@ -201,6 +202,9 @@ pub struct StatusView {
     pub fronts: Vec<FrontView>,
     /// Recorded flows; `None` when they were not counted yet.
     pub records: Option<RecordsView>,
+    /// How full the tables are.
+    #[serde(default)]
+    pub tables: Vec<TableView>,
     /// Packets that were dropped, by reason; reasons that never occurred are absent.
     pub drops: Vec<DropView>,
     /// What was asked for and not granted.
@@ -260,6 +264,27 @@ pub struct RecordsView {
     pub replies_v6: u64,
     /// Room in each of these.
     pub limit: u64,
+}
+
+/// One table of the data path.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TableView {
+    /// Its name: `services`, `frontends_v4`, `flows_v6`.
+    pub name: String,
+    /// Entries in use.
+    pub used: u64,
+    /// Entries that it has room for.
+    pub limit: u64,
+    /// What to do, if it is nearly full.
+    pub trouble: Option<String>,
+}
+
+impl TableView {
+    /// How full it is, in percent, rounded down.
+    #[must_use]
+    pub fn percent(&self) -> u64 {
+        self.used.saturating_mul(100).checked_div(self.limit).unwrap_or(0)
+    }
 }
 
 /// Packets dropped for one reason.

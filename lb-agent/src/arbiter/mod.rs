@@ -5,14 +5,17 @@
 //! ones the older gets it, and the other is refused and told so. Nobody's backends are taken away by
 //! another's claim, but for the config file: what stands there is meant. Claims of one service are
 //! joined.
+//!
+//! Two frontends of one VIP and protocol that have some port in common are in conflict just so, unless
+//! both are of the config file: there a port within a range, and a range within a wider one, is meant,
+//! and the narrower wins.
 
+mod overlap;
+mod room;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeMap, BTreeSet, btree_map::Entry},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use lb_common::abi;
 
@@ -34,8 +37,12 @@ pub struct Limits {
     pub backends: usize,
     /// Backends of one service.
     pub backends_per_service: usize,
-    /// Frontends and VIPs together, per address family.
+    /// Single-port frontends, VIPs, and lists of ranges together, per address family.
     pub frontends: usize,
+    /// Lists of ranges, one for each VIP and protocol that has some, per address family.
+    pub port_lists: usize,
+    /// Ranges of ports in one list.
+    pub ranges_per_list: usize,
 }
 
 impl Default for Limits {
@@ -45,6 +52,8 @@ impl Default for Limits {
             backends: abi::MAX_BACKENDS as usize,
             backends_per_service: MEMBERS_MAX,
             frontends: abi::MAX_FRONTENDS as usize,
+            port_lists: abi::MAX_PORT_LISTS as usize,
+            ranges_per_list: abi::PORT_LIST_RANGES,
         }
     }
 }
@@ -72,7 +81,7 @@ pub fn arbitrate_within(
     let mut refusals = BTreeSet::new();
     let granted = resolve_conflicts(claims, incumbents, &mut refusals);
     let services = join(granted, &mut refusals);
-    let snapshot = fit(services, limits, &mut refusals);
+    let snapshot = room::fit(services, limits, &mut refusals);
     (snapshot, refusals.into_iter().collect())
 }
 
@@ -116,8 +125,9 @@ fn resolve_conflicts(
             owners.insert(claim.frontend, rival);
         }
     }
+    let overlaps = overlap::losers(&owners);
     let is_granted: Vec<bool> =
-        claims.iter().map(|claim| is_granted(claim, &owners, refusals)).collect();
+        claims.iter().map(|claim| is_granted(claim, &owners, &overlaps, refusals)).collect();
     let granted = claims.into_iter().zip(is_granted).filter(|(_, is_granted)| *is_granted);
     granted.map(|(claim, _)| claim).collect()
 }
@@ -125,6 +135,7 @@ fn resolve_conflicts(
 fn is_granted(
     claim: &Claim,
     owners: &BTreeMap<FrontendAddress, Owner<'_>>,
+    overlaps: &BTreeMap<FrontendAddress, FrontendAddress>,
     refusals: &mut BTreeSet<Refusal>,
 ) -> bool {
     let Claim { frontend, service, source, .. } = claim;
@@ -139,6 +150,18 @@ fn is_granted(
         let message = format!(
             "wants {frontend} for the service `{service}`, but that belongs to the service `{}`, \
              {reason} {}; use another front port or VIP, or remove one of the two",
+            owner.service, owner.source
+        );
+        refuse(refusals, source, message);
+        return false;
+    }
+    if let Some(other) = overlaps.get(frontend)
+        && let Some(Owner { claim: owner, .. }) = owners.get(other)
+    {
+        let message = format!(
+            "wants {frontend} for the service `{service}`, but that has ports in common with \
+             {other} of the service `{}`, by the claim of {}; use other front ports or another VIP, \
+             or name both in the config file, where the narrower wins",
             owner.service, owner.source
         );
         refuse(refusals, source, message);
@@ -214,106 +237,4 @@ fn rank(claim: &Claim) -> impl Ord + '_ {
         (name, backend.address, backend.path, policy)
     });
     (claim.since_ms, &claim.service, claim.frontend, &claim.source, backend, claim.ring_size)
-}
-
-/// As many services, frontends and backends as there is room for, the oldest first, so that a new
-/// one never displaces what already works.
-fn fit(
-    services: BTreeMap<ServiceName, Joined>,
-    limits: Limits,
-    refusals: &mut BTreeSet<Refusal>,
-) -> Snapshot {
-    let mut by_age: Vec<Joined> = services.into_values().collect();
-    by_age.sort_by(|left, right| {
-        (left.since_ms, &left.service.name).cmp(&(right.since_ms, &right.service.name))
-    });
-    let mut snapshot = Snapshot::default();
-    let mut room = Room { limits, backends: 0, frontends: [0; 2], vips: BTreeSet::new() };
-    for joined in by_age {
-        let Joined { mut service, backends, .. } = joined;
-        let object = format!("service `{}`", service.name);
-        if snapshot.services.len() == limits.services {
-            let message = format!(
-                "the node has room for {} services, and older ones have it all; remove one",
-                limits.services
-            );
-            refuse(refusals, &object, message);
-            continue;
-        }
-        let wanted = service.frontends.len();
-        service.frontends.retain(|frontend| room.take_frontend(frontend));
-        if service.frontends.len() < wanted {
-            let message = format!(
-                "{} of {wanted} frontends find no room among the {} that the node can have; \
-                 remove others",
-                wanted - service.frontends.len(),
-                limits.frontends
-            );
-            refuse(refusals, &object, message);
-        }
-        if service.frontends.is_empty() {
-            continue;
-        }
-        service.backends = room.take_backends(backends, &object, refusals);
-        snapshot.services.insert(service.name.clone(), service);
-    }
-    snapshot
-}
-
-/// What of the limits is used.
-struct Room {
-    limits: Limits,
-    backends: usize,
-    /// Entries per address family: frontends, and one for each VIP.
-    frontends: [usize; 2],
-    vips: BTreeSet<IpAddr>,
-}
-
-impl Room {
-    fn take_frontend(&mut self, frontend: &FrontendAddress) -> bool {
-        let used = &mut self.frontends[usize::from(frontend.vip.is_ipv6())];
-        let needed = if self.vips.contains(&frontend.vip) { 1 } else { 2 };
-        if *used + needed > self.limits.frontends {
-            return false;
-        }
-        *used += needed;
-        self.vips.insert(frontend.vip);
-        true
-    }
-
-    fn take_backends(
-        &mut self,
-        backends: BTreeMap<(String, String), (Backend, String)>,
-        object: &str,
-        refusals: &mut BTreeSet<Refusal>,
-    ) -> Vec<Backend> {
-        let mut backends: Vec<Backend> =
-            backends.into_values().map(|(backend, _)| backend).collect();
-        let wanted = backends.len();
-        let own = self.limits.backends_per_service;
-        let total = self.limits.backends - self.backends;
-        let granted = wanted.min(own).min(total);
-        if granted < wanted {
-            let message = format!(
-                "{} of {wanted} backends find no room: a service can have {own} and the node {}; \
-                 the newest are left out",
-                wanted - granted,
-                self.limits.backends
-            );
-            refuse(refusals, object, message);
-            backends.sort_by(|left, right| age(left).cmp(&age(right)));
-            backends.truncate(granted);
-            backends.sort_by(|left, right| place(left).cmp(&place(right)));
-        }
-        self.backends += granted;
-        backends
-    }
-}
-
-fn age(backend: &Backend) -> impl Ord + '_ {
-    (backend.started_at_ms, &backend.place, &backend.instance)
-}
-
-fn place(backend: &Backend) -> impl Ord + '_ {
-    (&backend.place, &backend.instance)
 }

@@ -8,14 +8,18 @@ use proptest::prelude::*;
 use super::{Incumbents, Limits, arbitrate, arbitrate_within};
 use crate::{
     model::{
-        Backend, BackendPath, BackendState, Claim, FrontendAddress, Protocol, Refusal, ServiceName,
-        Snapshot,
+        Backend, BackendPath, BackendState, Claim, FrontendAddress, Ports, Protocol, Refusal,
+        ServiceName, Snapshot,
     },
     plan::service_hash,
 };
 
 fn frontend(port: u16) -> FrontendAddress {
-    FrontendAddress { vip: "192.0.2.10".parse().unwrap(), protocol: Protocol::Tcp, port }
+    FrontendAddress {
+        vip: "192.0.2.10".parse().unwrap(),
+        protocol: Protocol::Tcp,
+        ports: Ports::one(port).expect("a port"),
+    }
 }
 
 fn backend(place: &str, instance: u16) -> Backend {
@@ -215,7 +219,13 @@ fn families_are_not_mixed() {
 
 #[test]
 fn limits_leave_out_the_newest() {
-    let limits = Limits { services: 2, backends: 5, backends_per_service: 3, frontends: 4 };
+    let limits = Limits {
+        services: 2,
+        backends: 5,
+        backends_per_service: 3,
+        frontends: 4,
+        ..Limits::default()
+    };
     let mut claims = vec![
         claim("a", 80, "1", 1),
         claim("b", 81, "1", 2),
@@ -234,9 +244,86 @@ fn limits_leave_out_the_newest() {
     a at tcp://192.0.2.10:80: 1-1 2-2 2-3
     b at tcp://192.0.2.10:81 tcp://192.0.2.10:82: 1-1 2-2
     refused: service `a`: 2 of 5 backends find no room: a service can have 3 and the node 5; the newest are left out
-    refused: service `b`: 1 of 3 frontends find no room among the 4 that the node can have; remove others
+    refused: service `b`: 1 of 3 frontends find no room among the 4 that the node can have, or the 16 ranges of one VIP and protocol; remove others
     refused: service `b`: 3 of 5 backends find no room: a service can have 3 and the node 5; the newest are left out
     refused: service `c`: the node has room for 2 services, and older ones have it all; remove one
+    ");
+}
+
+fn wide(service: &str, ports: &str, since_ms: u64) -> Claim {
+    let claim = claim(service, 1, "1", since_ms);
+    let ports = ports.parse().unwrap();
+    Claim { frontend: FrontendAddress { ports, ..claim.frontend }, ..claim }
+}
+
+#[test]
+fn in_the_file_the_narrower_frontend_wins_and_elsewhere_it_is_a_conflict() {
+    let shown = check(&[
+        wide("all", "*", 0),
+        wide("some", "8000-8999", 0),
+        wide("one", "8080", 0),
+        wide("container", "8443", 5),
+        wide("apart", "8999-9010", 6),
+    ]);
+    assert_snapshot!(shown, @"
+    all at tcp://192.0.2.10:*: 1-1
+    one at tcp://192.0.2.10:8080: 1-1
+    some at tcp://192.0.2.10:8000-8999: 1-1
+    refused: container `apart-1`: wants tcp://192.0.2.10:8999-9010 for the service `apart`, but that has ports in common with tcp://192.0.2.10:* of the service `all`, by the claim of container `all-1`; use other front ports or another VIP, or name both in the config file, where the narrower wins
+    refused: container `container-1`: wants tcp://192.0.2.10:8443 for the service `container`, but that has ports in common with tcp://192.0.2.10:* of the service `all`, by the claim of container `all-1`; use other front ports or another VIP, or name both in the config file, where the narrower wins
+    ");
+    // What a container has it loses to the file, which says so to its owner.
+    let shown = check_after(
+        &[("container", 8443)],
+        &[wide("some", "8000-8999", 0), wide("container", "8443", 5), wide("container", "9443", 5)],
+    );
+    assert_snapshot!(shown, @"
+    container at tcp://192.0.2.10:9443: 1-1
+    some at tcp://192.0.2.10:8000-8999: 1-1
+    refused: container `container-1`: wants tcp://192.0.2.10:8443 for the service `container`, but that has ports in common with tcp://192.0.2.10:8000-8999 of the service `some`, by the claim of container `some-1`; use other front ports or another VIP, or name both in the config file, where the narrower wins
+    ");
+    // Two others: the older has it, and nothing of what the other asks for is given in part.
+    let shown = check(&[
+        wide("late", "8000-8999", 9),
+        wide("early", "8080", 8),
+        wide("early", "8081", 8),
+        wide("late", "7000-7999", 9),
+    ]);
+    assert_snapshot!(shown, @"
+    early at tcp://192.0.2.10:8080 tcp://192.0.2.10:8081: 1-1
+    late at tcp://192.0.2.10:7000-7999: 1-1
+    refused: container `late-1`: wants tcp://192.0.2.10:8000-8999 for the service `late`, but that has ports in common with tcp://192.0.2.10:8080 of the service `early`, by the claim of container `early-1`; use other front ports or another VIP, or name both in the config file, where the narrower wins
+    ");
+    // One service may have a port and the range around it.
+    let shown = check(&[wide("web", "8000-8999", 9), wide("web", "8080", 9)]);
+    assert_snapshot!(shown, @"web at tcp://192.0.2.10:8000-8999 tcp://192.0.2.10:8080: 1-1");
+}
+
+#[test]
+fn ranges_have_room_of_their_own() {
+    let limits = Limits { frontends: 5, ranges_per_list: 2, port_lists: 1, ..Limits::default() };
+    let mut udp = wide("e", "1-2", 5);
+    udp.frontend.protocol = Protocol::Udp;
+    // VIP, list, and two single ports.
+    let claims = vec![
+        wide("a", "10-19", 1),
+        wide("b", "20-29", 2),
+        wide("c", "30-39", 3),
+        wide("d", "40", 4),
+        udp,
+        wide("f", "50", 6),
+        wide("g", "60", 7),
+        wide("h", "70", 8),
+    ];
+    assert_snapshot!(show(&arbitrate_within(claims, &Incumbents::new(), limits)), @"
+    a at tcp://192.0.2.10:10-19: 1-1
+    b at tcp://192.0.2.10:20-29: 1-1
+    d at tcp://192.0.2.10:40: 1-1
+    f at tcp://192.0.2.10:50: 1-1
+    g at tcp://192.0.2.10:60: 1-1
+    refused: service `c`: 1 of 1 frontends find no room among the 5 that the node can have, or the 2 ranges of one VIP and protocol; remove others
+    refused: service `e`: 1 of 1 frontends find no room among the 5 that the node can have, or the 2 ranges of one VIP and protocol; remove others
+    refused: service `h`: 1 of 1 frontends find no room among the 5 that the node can have, or the 2 ranges of one VIP and protocol; remove others
     ");
 }
 
@@ -274,7 +361,7 @@ proptest! {
         small in any::<bool>(),
     ) {
         let limits = if small {
-            Limits { services: 2, backends: 4, backends_per_service: 3, frontends: 4 }
+            Limits { services: 2, backends: 4, backends_per_service: 3, frontends: 4, ..Limits::default() }
         } else {
             Limits::default()
         };

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::model::{FrontendAddress, Protocol};
+use crate::model::{FrontendAddress, Ports, Protocol};
 
 /// `tcp://192.0.2.10:80`.
 pub(super) fn parse_frontend(url: &str) -> Result<FrontendAddress, String> {
@@ -25,31 +25,35 @@ pub(super) fn parse_frontend(url: &str) -> Result<FrontendAddress, String> {
             ));
         }
     }
-    let address: SocketAddr = rest.parse().map_err(|_| {
-        format!("`{shown}`: after tcp:// comes an IP address and a port, like tcp://192.0.2.10:80")
-    })?;
-    let vip = usable_address(address.ip(), "VIP")?;
-    Ok(FrontendAddress { vip, protocol: Protocol::Tcp, port: usable_port(address.port())? })
+    let malformed = || {
+        format!(
+            "`{shown}`: after tcp:// comes an IP address and a port, a range of ports or *, like \
+             tcp://192.0.2.10:80, tcp://192.0.2.10:8000-8999 or tcp://192.0.2.10:*"
+        )
+    };
+    let (host, ports) = rest.rsplit_once(':').ok_or_else(malformed)?;
+    let vip = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(host) => host.parse().map(IpAddr::V6),
+        None => host.parse().map(IpAddr::V4),
+    };
+    let vip = usable_address(vip.map_err(|_| malformed())?, "VIP")?;
+    let ports: Ports = ports.parse().map_err(|error| format!("`{shown}`: {error}"))?;
+    Ok(FrontendAddress { vip, protocol: Protocol::Tcp, ports })
 }
 
-/// `10.0.0.1:8080`.
+/// `10.0.0.1:8080`; without a port, or with port 0, the port that the client asked for.
 pub(super) fn parse_backend(text: &str) -> Result<SocketAddr, String> {
-    let address: SocketAddr = text.parse().map_err(|_| {
+    let with_port = text.parse::<SocketAddr>();
+    let address = with_port.or_else(|_| text.parse().map(|ip: IpAddr| SocketAddr::new(ip, 0)));
+    let address = address.map_err(|_| {
         format!(
-            "`{}` is no address and port; write it like 10.0.0.1:8080 (names are not resolved)",
+            "`{}` is no address and port; write it like 10.0.0.1:8080, or 10.0.0.1 for the port \
+             that the client asked for (names are not resolved)",
             text.escape_debug()
         )
     })?;
     usable_address(address.ip(), "backend address")?;
-    usable_port(address.port())?;
     Ok(address)
-}
-
-fn usable_port(port: u16) -> Result<u16, String> {
-    if port == 0 {
-        return Err("port 0 does not exist; ports are 1 to 65535".to_owned());
-    }
-    Ok(port)
 }
 
 /// What is wrong with an address for one server or service.

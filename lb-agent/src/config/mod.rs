@@ -5,6 +5,7 @@
 
 mod address;
 mod error;
+mod owners;
 mod raw;
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, net::SocketAddr, path::PathBuf};
 use insta::assert_snapshot;
 use proptest::prelude::*;
 
-use super::{Balancer, Config, TcMode, TimesConfig, XdpMode};
+use super::{Balancer, Config, StaticService, TcMode, TimesConfig, XdpMode};
 
 const FULL: &str = r#"
 front = ["eth0", "bond0.100"]
@@ -238,6 +238,58 @@ fn service(rest: &str) -> String {
 }
 
 #[test]
+fn frontends_may_have_ranges_and_backends_the_port_that_was_asked_for() {
+    let text = service(
+        "frontends = ['tcp://192.0.2.10:8000-8999', 'tcp://192.0.2.10:70-70', 'tcp://192.0.2.11:*']
+[[service.backend]]
+address = '10.0.0.1'
+[[service.backend]]
+address = '10.0.0.2:0'",
+    );
+    // A port and a range within it, and the range within all, may be another service's.
+    let other = text.replace("web", "other").replace("8000-8999", "8080-8090");
+    let other = other.replace("70-70", "8443").replace("11:*", "11:1-1023");
+    let config = Config::parse(&format!("{text}\n{other}"), "lb.toml").unwrap();
+    let shown = |service: &StaticService| {
+        let frontends = service.frontends.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let backends = service.backends.iter().map(|it| it.address.to_string());
+        format!("{} <- {}", backends.collect::<Vec<_>>().join(" "), frontends.join(" "))
+    };
+    assert_snapshot!(config.services.iter().map(shown).collect::<Vec<_>>().join("\n"), @"
+    10.0.0.1:0 10.0.0.2:0 <- tcp://192.0.2.10:8000-8999 tcp://192.0.2.10:70 tcp://192.0.2.11:*
+    10.0.0.1:0 10.0.0.2:0 <- tcp://192.0.2.10:8080-8090 tcp://192.0.2.10:8443 tcp://192.0.2.11:1-1023
+    ");
+}
+
+#[test]
+fn ranges_are_checked() {
+    let frontends = |urls: &str| service(&format!("frontends = [{urls}]"));
+    let many = (1..=17).map(|first| format!("'tcp://192.0.2.10:{first}-100'"));
+    let many = many.collect::<Vec<_>>().join(",");
+    let texts = [
+        frontends("'tcp://192.0.2.10:90-80'"),
+        frontends("'tcp://192.0.2.10:80-'"),
+        frontends("'tcp://192.0.2.10:0-80'"),
+        frontends("'tcp://192.0.2.10:all'"),
+        frontends("'tcp://192.0.2.10:*', 'tcp://192.0.2.10:1-65535'"),
+        frontends(&many),
+        frontends("'tcp://192.0.2.10:80-90'")
+            + "\n"
+            + &frontends("'tcp://192.0.2.10:85-95'").replace("web", "other"),
+    ];
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    assert_snapshot!(check(&texts), @"
+    lb.toml:3:14: `tcp://192.0.2.10:90-80`: the range 90-80 is empty; the smaller port goes first
+    lb.toml:3:14: `tcp://192.0.2.10:80-`: `` is no port; ports are 80, 8000-8999, or * for all
+    lb.toml:3:14: `tcp://192.0.2.10:0-80`: port 0 does not exist; ports are 1 to 65535
+    lb.toml:3:14: `tcp://192.0.2.10:all`: `all` is no port; ports are 80, 8000-8999, or * for all
+    lb.toml:3:36: tcp://192.0.2.10:* is already a frontend of the service of line 2; a frontend has one service
+    lb.toml:3:421: more than 16 ranges of tcp ports at 192.0.2.10; join some
+    lb.toml:6:14: tcp://192.0.2.10:85-95 and tcp://192.0.2.10:80-90 of the service of line 2 have some ports in common and each has others; put one range into the other, or keep them apart
+    ");
+}
+
+#[test]
 fn services_are_checked() {
     let frontends = |urls: &str| service(&format!("frontends = [{urls}]"));
     let backend = |address: &str| {
@@ -257,8 +309,7 @@ fn services_are_checked() {
         frontends("'tcp://192.0.2.10:80', 'tcp://192.0.2.10:80'"),
         frontends("'tcp://192.0.2.10:80'") + "\nring_size = 1000",
         backend("address = 'localhost:80'"),
-        backend("address = '10.0.0.1'"),
-        backend("address = '10.0.0.1:0'"),
+        backend("address = '10.0.0.1:'"),
         backend("address = '127.0.0.1:80'"),
         backend("address = '[2001:db8::1]:80'"),
         backend("address = '192.0.2.10:80'"),
@@ -274,17 +325,16 @@ fn services_are_checked() {
     lb.toml:3:14: `192.0.2.10:80` is no frontend; write it like tcp://192.0.2.10:80
     lb.toml:3:14: `udp://192.0.2.10:53`: UDP is not balanced yet; remove this frontend until the data path has UDP
     lb.toml:3:14: `http://192.0.2.10:80`: unknown scheme `http`; the schemes are: tcp
-    lb.toml:3:14: `tcp://web:80`: after tcp:// comes an IP address and a port, like tcp://192.0.2.10:80
-    lb.toml:3:14: `tcp://192.0.2.10`: after tcp:// comes an IP address and a port, like tcp://192.0.2.10:80
-    lb.toml:3:14: port 0 does not exist; ports are 1 to 65535
-    lb.toml:3:14: `tcp://192.0.2.10:65536`: after tcp:// comes an IP address and a port, like tcp://192.0.2.10:80
+    lb.toml:3:14: `tcp://web:80`: after tcp:// comes an IP address and a port, a range of ports or *, like tcp://192.0.2.10:80, tcp://192.0.2.10:8000-8999 or tcp://192.0.2.10:*
+    lb.toml:3:14: `tcp://192.0.2.10`: after tcp:// comes an IP address and a port, a range of ports or *, like tcp://192.0.2.10:80, tcp://192.0.2.10:8000-8999 or tcp://192.0.2.10:*
+    lb.toml:3:14: `tcp://192.0.2.10:0`: port 0 does not exist; ports are 1 to 65535
+    lb.toml:3:14: `tcp://192.0.2.10:65536`: port 65536 does not exist; ports are 1 to 65535
     lb.toml:3:14: the VIP 2001:db8::1 is IPv6, which is not balanced yet; use an IPv4 address
     lb.toml:3:14: the VIP 255.255.255.255 is a reserved or broadcast address; use the address of one host
     lb.toml:3:37: tcp://192.0.2.10:80 is already a frontend of the service of line 2; a frontend has one service
     lb.toml:4:13: `ring_size` is 1000; it must be one of 1021, 2039, 4093, 8191, 16381, 32749, 65521, 131071
-    lb.toml:5:11: `localhost:80` is no address and port; write it like 10.0.0.1:8080 (names are not resolved)
-    lb.toml:5:11: `10.0.0.1` is no address and port; write it like 10.0.0.1:8080 (names are not resolved)
-    lb.toml:5:11: port 0 does not exist; ports are 1 to 65535
+    lb.toml:5:11: `localhost:80` is no address and port; write it like 10.0.0.1:8080, or 10.0.0.1 for the port that the client asked for (names are not resolved)
+    lb.toml:5:11: `10.0.0.1:` is no address and port; write it like 10.0.0.1:8080, or 10.0.0.1 for the port that the client asked for (names are not resolved)
     lb.toml:5:11: the backend address 127.0.0.1 is a loopback address; use the address of one host
     lb.toml:5:11: the backend address 2001:db8::1 is IPv6, which is not balanced yet; use an IPv4 address
     lb.toml:5:11: the backend address 192.0.2.10 is a VIP of this file; traffic would run in a circle, so name the server's own address

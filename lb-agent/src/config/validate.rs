@@ -16,6 +16,7 @@ use super::{
     TablesConfig, TcConfig, TimesConfig, XdpConfig,
     address::{parse_backend, parse_frontend, usable_address},
     error::Lines,
+    owners::Owners,
     raw,
 };
 use crate::{maglev::MEMBERS_MAX, model::FrontendAddress};
@@ -388,7 +389,7 @@ impl Checker<'_> {
         balancers: &[Balancer],
     ) -> Vec<StaticService> {
         let mut lines = BTreeMap::new();
-        let mut owners = BTreeMap::new();
+        let mut owners = Owners::default();
         let mut vips: Vec<IpAddr> = balancers.iter().map(|balancer| balancer.vip).collect();
         let mut backends: usize = 0;
         let mut checked = Vec::new();
@@ -454,7 +455,7 @@ impl Checker<'_> {
         &mut self,
         urls: &Spanned<Vec<Spanned<String>>>,
         line: usize,
-        owners: &mut BTreeMap<FrontendAddress, usize>,
+        owners: &mut Owners,
     ) -> Vec<FrontendAddress> {
         if urls.get_ref().is_empty() {
             let message =
@@ -466,15 +467,7 @@ impl Checker<'_> {
             let Some(frontend) = self.accept(parse_frontend(url.get_ref()), url.span()) else {
                 continue;
             };
-            if let Some(owner) = owners.insert(frontend, line) {
-                let message = format!(
-                    "{frontend} is already a frontend of the service of line {owner}; a frontend \
-                     has one service"
-                );
-                self.problem(url.span(), message);
-            }
-            if owners.len() == abi::MAX_FRONTENDS as usize + 1 {
-                let message = format!("more than {} frontends; remove some", abi::MAX_FRONTENDS);
+            if let Err(message) = owners.claim(frontend, line) {
                 self.problem(url.span(), message);
             }
             frontends.push(frontend);

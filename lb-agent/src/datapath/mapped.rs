@@ -15,7 +15,18 @@ use std::{
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// The longest value of a mapped array, in words.
-const WORDS_MAX: usize = 6;
+const WORDS_MAX: usize = 16;
+
+/// Types that are nothing but atomic words.
+///
+/// # Safety
+///
+/// Any bytes are a value, and all access is atomic by the word.
+pub(super) unsafe trait AtomicWords {}
+// SAFETY: one atomic word.
+unsafe impl AtomicWords for AtomicU64 {}
+// SAFETY: so many of them, without padding.
+unsafe impl<T: AtomicWords, const N: usize> AtomicWords for [T; N] {}
 
 /// A shared mapping of a `BPF_F_MMAPABLE` array of `T`.
 #[derive(Debug)]
@@ -83,6 +94,14 @@ impl<T: FromBytes + IntoBytes + Immutable> MappedArray<T> {
             self.word(index, number)?.store(words[number], Ordering::Release);
         }
         Some(())
+    }
+
+    /// A value as the words that it is; `None` beyond the end.
+    pub(super) fn shared<S: AtomicWords>(&self, index: u32) -> Option<&S> {
+        const { assert!(size_of::<S>() == size_of::<T>()) };
+        let word: *const AtomicU64 = self.word(index, 0)?;
+        // SAFETY: `word` has found the first of the value's words; they are all in the mapping.
+        Some(unsafe { &*word.cast::<S>() })
     }
 
     /// Writes one byte of a value, and nothing beside it.

@@ -8,6 +8,7 @@
 mod clsact;
 mod counters;
 mod extents;
+mod frontends;
 mod fronts;
 mod hook;
 mod hooks;
@@ -73,6 +74,10 @@ impl Datapath {
         let object = embedded()?;
         options.check()?;
         prerequisites::check_host()?;
+        let cpus = aya::util::nr_cpus().map_or(1, |cpus| cpus as u64);
+        let maps_bytes = object::memory_bytes(&object::definitions(object, options)?, cpus);
+        prerequisites::check_memory(maps_bytes)?;
+        tracing::info!("the tables take about {} MiB of kernel memory", maps_bytes >> 20);
         let state = StateDir::create(&options.state_path)?;
         let state_lock = state.lock()?;
         prerequisites::prepare_pin_path(&options.pin_path, &state)?;
@@ -109,6 +114,11 @@ impl Datapath {
     /// The seed of the flow hash that is in force.
     pub fn hash_seed(&self) -> u64 {
         self.tables.meta().hash_seed
+    }
+
+    /// Slots that the rings of all services share.
+    pub fn ring_slots(&self) -> u32 {
+        self.tables.ring_slots.entries()
     }
 
     /// What the programs log, where a debug object is embedded; once.
@@ -226,10 +236,10 @@ impl Datapath {
             Action::ClearBackend { number } => tables.clear_backend(*number),
             Action::PublishRing { ring, content } => tables.publish_ring(*ring, content),
             Action::ClearRing { ring } => tables.clear_ring(*ring),
-            Action::PutVip { vip } => tables.put_vip(*vip),
-            Action::DeleteVip { vip } => tables.delete_vip(*vip),
-            Action::PutFrontend { frontend, service } => tables.put_frontend(frontend, *service),
-            Action::DeleteFrontend { frontend } => tables.delete_frontend(frontend),
+            Action::PutVip { vip } => tables.frontends.put_vip(*vip),
+            Action::DeleteVip { vip } => tables.frontends.delete_vip(*vip),
+            Action::PutFrontend { frontend, service } => tables.frontends.put(frontend, *service),
+            Action::DeleteFrontend { frontend } => tables.frontends.delete(frontend),
         }
         .map_err(AttachError::Refused)
     }

@@ -51,6 +51,23 @@ pub(super) fn definitions(
     Ok(definitions)
 }
 
+/// About as much memory as the kernel takes for maps, at so many CPUs.
+pub(super) fn memory_bytes(definitions: &[(&'static str, MapDefinition)], cpus: u64) -> u64 {
+    use aya_obj::generated::bpf_map_type;
+
+    let bytes = |map: &MapDefinition| {
+        let value = u64::from(map.value_size).next_multiple_of(8);
+        let per_entry = match bpf_map_type::try_from(map.map_type) {
+            Ok(bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY) => value * cpus + 8,
+            Ok(bpf_map_type::BPF_MAP_TYPE_ARRAY) => value,
+            // `struct htab_elem` and, for every entry, a bucket.
+            _ => value + u64::from(map.key_size).next_multiple_of(8) + 48 + 16,
+        };
+        u64::from(map.max_entries) * per_entry
+    };
+    definitions.iter().map(|(_, map)| bytes(map)).sum()
+}
+
 /// Size of a map whose size is a matter of configuration.
 pub(super) fn configured_entries(name: &str, options: &Options) -> Option<u32> {
     match name {

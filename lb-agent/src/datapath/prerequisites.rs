@@ -27,6 +27,9 @@ const CAP_NET_ADMIN: u32 = 12;
 /// Programs by their id, mounting; with it comes all that `CAP_BPF` and `CAP_PERFMON` allow.
 const CAP_SYS_ADMIN: u32 = 21;
 
+/// Until this version maps count against `RLIMIT_MEMLOCK`.
+const MEMLOCK_COUNTS_UNTIL: (u32, u32) = (5, 11);
+
 /// Capabilities and kernel.
 pub(super) fn check_host() -> anyhow::Result<()> {
     let status = fs::read_to_string("/proc/self/status").context("/proc is not mounted")?;
@@ -36,15 +39,42 @@ pub(super) fn check_host() -> anyhow::Result<()> {
         "missing {}: run lb-agent as root, or give it these capabilities in its unit",
         missing.join(", "),
     );
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    if let Some(version) = kernel_version(&release)
-        && version < KERNEL_FLOOR
-    {
+    let release = kernel_release()?;
+    if kernel_version(&release).is_some_and(|version| version < KERNEL_FLOOR) {
         let (major, minor) = KERNEL_FLOOR;
         bail!("kernel {} is too old: lb-agent needs {major}.{minor}", release.trim());
     }
-    raise_memlock();
     Ok(())
+}
+
+/// Whether maps of so many bytes may be made; raises the limit as far as needed and possible.
+pub(super) fn check_memory(maps_bytes: u64) -> anyhow::Result<()> {
+    let limit_bytes = raise_memlock();
+    let version = kernel_version(&kernel_release()?);
+    if version.is_some_and(|version| version < MEMLOCK_COUNTS_UNTIL)
+        && let Some(trouble) = memlock_trouble(limit_bytes, maps_bytes)
+    {
+        bail!("{trouble}");
+    }
+    Ok(())
+}
+
+fn kernel_release() -> anyhow::Result<String> {
+    fs::read_to_string("/proc/sys/kernel/osrelease").context("/proc is not mounted")
+}
+
+/// What is wrong with a limit for maps that need so much.
+fn memlock_trouble(limit_bytes: u64, maps_bytes: u64) -> Option<String> {
+    const MIB: u64 = 1 << 20;
+    (limit_bytes < maps_bytes).then(|| {
+        format!(
+            "the tables need about {} MiB, this kernel counts them as locked memory, and \
+             RLIMIT_MEMLOCK is {} MiB and cannot be raised: set `LimitMEMLOCK=infinity` in the unit, \
+             or make `records` and `ring_slots` in [tables] of the config smaller",
+            maps_bytes.div_ceil(MIB),
+            limit_bytes / MIB,
+        )
+    })
 }
 
 /// Makes `pin_path`, and mounts a bpffs first where one belongs and none is.
@@ -161,15 +191,18 @@ fn kernel_version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// Until 5.11 maps count against this limit. Where it cannot be raised it is not needed, or loading
-/// says so.
-fn raise_memlock() {
+/// Raises the limit as far as it goes, and says how far that is.
+fn raise_memlock() -> u64 {
     let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: `limit` is a whole structure that lives during the call.
     let result = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
     if result != 0 {
         tracing::debug!(error = %io::Error::last_os_error(), "RLIMIT_MEMLOCK stays as it is");
     }
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: as above.
+    unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
+    limit.rlim_cur
 }
 
 #[cfg(test)]
@@ -183,6 +216,15 @@ mod tests {
         check(0, &["CAP_NET_ADMIN", "CAP_SYS_ADMIN"]);
         check(1 << CAP_NET_ADMIN | 1 << CAP_SYS_ADMIN, &[]);
         check(1 << CAP_SYS_ADMIN, &["CAP_NET_ADMIN"]);
+    }
+
+    #[test]
+    fn too_small_a_limit_is_said_in_mebibytes() {
+        assert_eq!(memlock_trouble(u64::MAX, 1 << 40), None);
+        assert_eq!(memlock_trouble(100 << 20, 100 << 20), None);
+        let trouble = memlock_trouble(64 << 20, (100 << 20) + 1).unwrap();
+        assert!(trouble.contains("need about 101 MiB"), "{trouble}");
+        assert!(trouble.contains("RLIMIT_MEMLOCK is 64 MiB"), "{trouble}");
     }
 
     #[test]

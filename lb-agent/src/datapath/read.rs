@@ -4,13 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Context as _;
 use lb_common::abi::{
-    BackendIdentity, MAX_BACKENDS, MAX_SERVICES, PATH_LOCAL, PATH_RECORDS_REPLIES, PROTOCOL_ANY,
-    PROTOCOL_TCP, PROTOCOL_UDP, RingDescriptor, SCOPE_FRONT, Slot,
+    BackendIdentity, MAX_BACKENDS, MAX_SERVICES, PATH_LOCAL, PATH_RECORDS_REPLIES, RingDescriptor,
+    Slot,
 };
 
 use super::tables::Tables;
 use crate::{
-    model::{BackendPath, FrontendAddress, Protocol},
+    model::BackendPath,
     plan::{KernelBackend, KernelRing, KernelState},
 };
 
@@ -40,7 +40,7 @@ impl Tables {
                 state.rings.insert(ring, self.read_ring(descriptor));
             }
         }
-        self.read_frontends(&mut state)?;
+        self.frontends.read(&mut state)?;
         Ok(state)
     }
 
@@ -75,34 +75,5 @@ impl Tables {
                 .map(Slot::from_raw)
                 .collect(),
         }
-    }
-
-    fn read_frontends(&self, state: &mut KernelState) -> anyhow::Result<()> {
-        let mut add = |vip: IpAddr, protocol, port, scope, service| {
-            let protocol = match protocol {
-                PROTOCOL_ANY if port == 0 && scope == SCOPE_FRONT => {
-                    state.vips.insert(vip);
-                    return;
-                }
-                PROTOCOL_TCP if scope == SCOPE_FRONT => Protocol::Tcp,
-                PROTOCOL_UDP if scope == SCOPE_FRONT => Protocol::Udp,
-                _ => {
-                    tracing::error!(%vip, protocol, port, scope, "a frontend that we do not know");
-                    return;
-                }
-            };
-            state.frontends.insert(FrontendAddress { vip, protocol, port }, service);
-        };
-        for entry in &self.frontends_v4 {
-            let (key, value) = entry.context("`FRONTENDS_V4` cannot be read")?;
-            let vip = IpAddr::V4(key.vip.into());
-            add(vip, key.protocol, key.port.get(), key.scope, value.service);
-        }
-        for entry in &self.frontends_v6 {
-            let (key, value) = entry.context("`FRONTENDS_V6` cannot be read")?;
-            let vip = IpAddr::V6(key.vip.into());
-            add(vip, key.protocol, key.port.get(), key.scope, value.service);
-        }
-        Ok(())
     }
 }

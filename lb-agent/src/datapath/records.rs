@@ -6,7 +6,6 @@
 
 use std::{
     cell::RefCell,
-    collections::HashMap as Cache,
     ops::AddAssign,
     os::fd::{AsFd as _, OwnedFd},
 };
@@ -20,7 +19,7 @@ use lb_common::{
         FlowKeyV4, FlowKeyV6, FlowRecord, Frontend, Limits, Meta, NetAddr6, NetU32, ReplyKeyV4,
         ReplyKeyV6, ReplyRecordV4, ReplyRecordV6, RingDescriptor, SCOPE_FRONT, Slot, map_names,
     },
-    engine::{Family, Tuple, is_fresh, slot_hash},
+    engine::{Family, is_fresh, slot_hash},
     slots::{self, Sweep},
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -150,16 +149,17 @@ impl Tables {
         let Self { records, backends_v4, backends_v6, meta, .. } = self;
         let Meta { hash_seed, limits, .. } = meta.load(0).unwrap_or_default();
         let rings = Rings { rings: &self.rings, ring_slots: &self.ring_slots, hash_seed };
-        let locator_v4 = Locator::<NetU32, _>::new(&rings, &self.frontends_v4);
-        let locator_v6 = Locator::<NetAddr6, _>::new(&rings, &self.frontends_v6);
+        let frontends = &self.frontends;
+        let place_v4 = |key: &FlowKeyV4| rings.place::<NetU32>(key, |it| frontends.lookup_v4(it));
+        let place_v6 = |key: &FlowKeyV6| rings.place::<NetAddr6>(key, |it| frontends.lookup_v6(it));
         let judge_v4 = |key: &FlowKeyV4, flow: &FlowRecord| {
             let backend = NetU32::backend(&backends_v4.load(flow.backend).unwrap_or_default());
-            let slot = locator_v4.place(key)?.map(|place| place.slot);
+            let slot = place_v4(key).map(|place| place.slot);
             Ok(slots::sweep(flow, &backend, slot, &limits, now_tick))
         };
         let judge_v6 = |key: &FlowKeyV6, flow: &FlowRecord| {
             let backend = NetAddr6::backend(&backends_v6.load(flow.backend).unwrap_or_default());
-            let slot = locator_v6.place(key)?.map(|place| place.slot);
+            let slot = place_v6(key).map(|place| place.slot);
             Ok(slots::sweep(flow, &backend, slot, &limits, now_tick))
         };
         let ScanProgress { scan, half_flows_done, flows_done } = &mut progress;
@@ -177,12 +177,12 @@ impl Tables {
         ];
         for (table_v4, table_v6, [is_done_v4, is_done_v6]) in tables {
             if !*is_done_v4 {
-                let pass = table_v4.sweep(judge_v4, |key| note(locator_v4.place(key)?))?;
+                let pass = table_v4.sweep(judge_v4, |key| note(place_v4(key)))?;
                 *is_done_v4 = pass.is_whole;
                 total += pass;
             }
             if !*is_done_v6 {
-                let pass = table_v6.sweep(judge_v6, |key| note(locator_v6.place(key)?))?;
+                let pass = table_v6.sweep(judge_v6, |key| note(place_v6(key)))?;
                 *is_done_v6 = pass.is_whole;
                 total += pass;
             }
@@ -235,14 +235,6 @@ struct Rings<'a> {
     hash_seed: u64,
 }
 
-/// Finds a flow's slot as the data path does.
-struct Locator<'a, A: Family, T> {
-    rings: &'a Rings<'a>,
-    frontends: &'a T,
-    /// Frontends that were asked for: one call into the kernel each.
-    known: RefCell<Cache<A::FrontendKey, Option<Frontend>>>,
-}
-
 /// Where a flow falls.
 struct Place {
     ring: u32,
@@ -251,45 +243,28 @@ struct Place {
     slot: Slot,
 }
 
-impl<'a, A: Family> Locator<'a, A, HashMap<MapData, A::FrontendKey, Frontend>>
-where
-    A::FrontendKey: Pod,
-{
-    fn new(
-        rings: &'a Rings<'a>,
-        frontends: &'a HashMap<MapData, A::FrontendKey, Frontend>,
-    ) -> Self {
-        Self { rings, frontends, known: RefCell::default() }
-    }
-
-    /// `None`: its frontend is no more.
-    fn place(&self, flow: &A::FlowKey) -> anyhow::Result<Option<Place>> {
+impl Rings<'_> {
+    /// Finds a flow's slot as the data path does; `None`: its frontend is no more.
+    fn place<A: Family>(
+        &self,
+        flow: &A::FlowKey,
+        find: impl Fn(&A::FrontendKey) -> Frontend,
+    ) -> Option<Place> {
         let flow = A::tuple(flow);
-        let Some(frontend) = self.frontend(&flow)? else { return Ok(None) };
-        let Rings { rings, ring_slots, hash_seed } = *self.rings;
-        let ring = frontend.ring;
-        let descriptor = RingDescriptor::from_raw(rings.load(ring).unwrap_or_default());
-        if descriptor.size() == 0 {
-            return Ok(None);
-        }
-        let index = descriptor.slot_index(slot_hash(hash_seed, frontend.flags, &flow));
-        let slot = ring_slots.load(index).map(Slot::from_raw);
-        Ok(slot.map(|slot| Place { ring, index: index - descriptor.start(), slot }))
-    }
-
-    fn frontend(&self, flow: &Tuple<A>) -> anyhow::Result<Option<Frontend>> {
-        let Ok(protocol) = u8::try_from(flow.protocol) else { return Ok(None) };
+        let protocol = u8::try_from(flow.protocol).ok()?;
         let key = A::frontend_key(flow.server, flow.server_port, protocol, SCOPE_FRONT);
-        if let Some(frontend) = self.known.borrow().get(&key) {
-            return Ok(*frontend);
+        let frontend = find(&key);
+        if !frontend.is_served() {
+            return None;
         }
-        let frontend = match self.frontends.get(&key, 0) {
-            Ok(frontend) => Some(frontend),
-            Err(error) if is_absent(&error) => None,
-            Err(error) => return Err(error.into()),
-        };
-        self.known.borrow_mut().insert(key, frontend);
-        Ok(frontend)
+        let ring = frontend.ring;
+        let descriptor = RingDescriptor::from_raw(self.rings.load(ring).unwrap_or_default());
+        if descriptor.size() == 0 {
+            return None;
+        }
+        let index = descriptor.slot_index(slot_hash(self.hash_seed, frontend.flags, &flow));
+        let slot = self.ring_slots.load(index).map(Slot::from_raw)?;
+        Some(Place { ring, index: index - descriptor.start(), slot })
     }
 }
 

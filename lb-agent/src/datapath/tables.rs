@@ -9,20 +9,18 @@ use std::{mem::offset_of, net::IpAddr, os::fd::AsFd as _};
 use anyhow::Context as _;
 use aya::{
     Ebpf, Pod,
-    maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
+    maps::{Map, MapData, MapError, PerCpuArray, PerCpuValues},
 };
 use lb_common::abi::{
-    BACKEND_NONE, BackendCounters, BackendIdentity, BackendV4, BackendV6, FAMILY_V4, FAMILY_V6,
-    Frontend, FrontendKeyV4, FrontendKeyV6, Limits, MAX_BACKENDS, MAX_SERVICES, Meta, NetU16,
-    PATH_LOCAL, PATH_RECORDS_REPLIES, PATH_ROUTED, PROTOCOL_ANY, PROTOCOL_TCP, PROTOCOL_UDP,
-    RINGS_PER_SERVICE, Refusals, RingDescriptor, SCOPE_FRONT, ServiceIdentity, map_names,
-    ring_number,
+    BACKEND_NONE, BackendCounters, BackendIdentity, BackendV4, BackendV6, Limits, MAX_BACKENDS,
+    MAX_SERVICES, Meta, NetU16, PATH_LOCAL, PATH_RECORDS_REPLIES, PATH_ROUTED, PROTOCOL_TCP,
+    PROTOCOL_UDP, RINGS_PER_SERVICE, Refusals, RingDescriptor, ServiceIdentity, map_names,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::{extents::Extents, mapped::MappedArray, records::Records};
+use super::{extents::Extents, frontends::Frontends, mapped::MappedArray, records::Records};
 use crate::{
-    model::{BackendPath, FrontendAddress, Protocol},
+    model::{BackendPath, Protocol},
     plan::{KernelBackend, KernelRing},
 };
 
@@ -42,8 +40,7 @@ pub(super) type Refusal = String;
 pub(super) struct Tables {
     pub(super) meta: MappedArray<Meta>,
     pub(super) services: MappedArray<ServiceIdentity>,
-    pub(super) frontends_v4: HashMap<MapData, FrontendKeyV4, Frontend>,
-    pub(super) frontends_v6: HashMap<MapData, FrontendKeyV6, Frontend>,
+    pub(super) frontends: Frontends,
     pub(super) rings: MappedArray<u64>,
     pub(super) ring_slots: MappedArray<u64>,
     pub(super) backends_v4: MappedArray<BackendV4>,
@@ -66,8 +63,7 @@ impl Tables {
             extents: Extents::read(&rings),
             meta: mapped(ebpf, map_names::META)?,
             services: mapped(ebpf, map_names::SERVICES)?,
-            frontends_v4: HashMap::try_from(take(ebpf, map_names::FRONTENDS_V4)?)?,
-            frontends_v6: HashMap::try_from(take(ebpf, map_names::FRONTENDS_V6)?)?,
+            frontends: Frontends::take(ebpf)?,
             rings,
             ring_slots: mapped(ebpf, map_names::RING_SLOTS)?,
             backends_v4: mapped(ebpf, map_names::BACKENDS_V4)?,
@@ -213,37 +209,6 @@ impl Tables {
             .ok_or_else(|| no_ring(ring))
     }
 
-    pub(super) fn put_vip(&mut self, vip: IpAddr) -> Result<(), Refusal> {
-        let value = Frontend::default();
-        self.put(vip, PROTOCOL_ANY, 0, value)
-    }
-
-    pub(super) fn delete_vip(&mut self, vip: IpAddr) -> Result<(), Refusal> {
-        self.delete(vip, PROTOCOL_ANY, 0)
-    }
-
-    pub(super) fn put_frontend(
-        &mut self,
-        frontend: &FrontendAddress,
-        service: u32,
-    ) -> Result<(), Refusal> {
-        if service >= MAX_SERVICES {
-            return Err(no_service(service));
-        }
-        if frontend.port == 0 {
-            return Err("a frontend has a port other than 0".to_owned());
-        }
-        let family = if frontend.vip.is_ipv4() { FAMILY_V4 } else { FAMILY_V6 };
-        let protocol = protocol_number(frontend.protocol);
-        let ring = ring_number(service, family, protocol);
-        let value = Frontend { service, ring, ..Frontend::default() };
-        self.put(frontend.vip, protocol, frontend.port, value)
-    }
-
-    pub(super) fn delete_frontend(&mut self, frontend: &FrontendAddress) -> Result<(), Refusal> {
-        self.delete(frontend.vip, protocol_number(frontend.protocol), frontend.port)
-    }
-
     /// XDP may redirect to these interfaces, and to no other.
     pub(super) fn set_xdp_egress(&self, interfaces: &[u32]) {
         for ifindex in 0..self.xdp_egress.entries() {
@@ -285,47 +250,6 @@ impl Tables {
             .map_err(|error| error.to_string())
             .and_then(|zero| self.backend_counters.set(number, zero, 0).map_err(map_refusal))
     }
-
-    fn put(
-        &mut self,
-        vip: IpAddr,
-        protocol: u8,
-        port: u16,
-        value: Frontend,
-    ) -> Result<(), Refusal> {
-        let port = NetU16::new(port);
-        let scope = SCOPE_FRONT;
-        match vip {
-            IpAddr::V4(vip) => {
-                let key = FrontendKeyV4 { vip: vip.into(), port, protocol, scope };
-                self.frontends_v4.insert(key, value, 0)
-            }
-            IpAddr::V6(vip) => {
-                let key = FrontendKeyV6 { vip: vip.into(), port, protocol, scope, reserved: 0 };
-                self.frontends_v6.insert(key, value, 0)
-            }
-        }
-        .map_err(map_refusal)
-    }
-
-    fn delete(&mut self, vip: IpAddr, protocol: u8, port: u16) -> Result<(), Refusal> {
-        let port = NetU16::new(port);
-        let scope = SCOPE_FRONT;
-        let result = match vip {
-            IpAddr::V4(vip) => {
-                let key = FrontendKeyV4 { vip: vip.into(), port, protocol, scope };
-                self.frontends_v4.remove(&key)
-            }
-            IpAddr::V6(vip) => {
-                let key = FrontendKeyV6 { vip: vip.into(), port, protocol, scope, reserved: 0 };
-                self.frontends_v6.remove(&key)
-            }
-        };
-        match result {
-            Err(error) if !is_absent(&error) => Err(map_refusal(error)),
-            _ => Ok(()),
-        }
-    }
 }
 
 /// IP protocol number of a protocol.
@@ -350,7 +274,8 @@ pub(super) fn take(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<Map> {
     ebpf.take_map(name).with_context(|| format!("the embedded BPF object has no map `{name}`"))
 }
 
-fn mapped<T: FromBytes + IntoBytes + Immutable + Pod>(
+/// Takes an array out of the loaded object, as memory.
+pub(super) fn mapped<T: FromBytes + IntoBytes + Immutable + Pod>(
     ebpf: &mut Ebpf,
     name: &str,
 ) -> anyhow::Result<MappedArray<T>> {
@@ -387,7 +312,7 @@ fn map_refusal(error: MapError) -> Refusal {
     }
 }
 
-fn no_service(number: u32) -> Refusal {
+pub(super) fn no_service(number: u32) -> Refusal {
     format!("service number {number} is not below {MAX_SERVICES}")
 }
 

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr};
 use super::shown;
 use crate::{
     config::Balancer,
-    model::{FrontendAddress, Protocol},
+    model::{FrontendAddress, Ports, Protocol},
 };
 
 /// What the keys of these labels begin with.
@@ -204,11 +204,9 @@ impl BalancerIndex {
     /// Where a label wants its container to be reached. The error says which balancers there are.
     pub fn resolve(&self, label: &PortLabel) -> Result<FrontendAddress, String> {
         if let Some(vip) = self.vips.get(&label.balancer) {
-            return Ok(FrontendAddress {
-                vip: *vip,
-                protocol: label.scheme.protocol(),
-                port: label.front_port,
-            });
+            let ports = Ports::one(label.front_port)
+                .ok_or_else(|| "front port 0 does not exist; ports are 1 to 65535".to_owned())?;
+            return Ok(FrontendAddress { vip: *vip, protocol: label.scheme.protocol(), ports });
         }
         let listed: Vec<String> =
             self.names.iter().take(BALANCERS_LISTED_MAX).map(|name| shown(name)).collect();

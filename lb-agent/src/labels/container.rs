@@ -128,7 +128,7 @@ impl Replica {
         if !self.is_by_image {
             return ServiceName(name);
         }
-        let address = SocketAddr::new(frontend.vip, frontend.port);
+        let address = SocketAddr::new(frontend.vip, frontend.ports.first());
         ServiceName(format!("{name}@{address}"))
     }
 

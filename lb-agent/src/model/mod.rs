@@ -2,9 +2,11 @@
 //! display and order.
 
 mod claim;
+mod ports;
 mod service;
 
 pub use claim::{Claim, Claims, Refusal};
+pub use ports::Ports;
 pub use service::{
     Backend, BackendPath, BackendState, FrontendAddress, Protocol, Service, ServiceName, Snapshot,
 };

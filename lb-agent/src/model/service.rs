@@ -8,6 +8,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::Ports;
+
 /// A transport protocol that can be balanced.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -25,8 +27,9 @@ pub struct FrontendAddress {
     pub vip: IpAddr,
     /// Transport protocol.
     pub protocol: Protocol,
-    /// Port, never 0.
-    pub port: u16,
+    /// Ports.
+    #[serde(rename = "port")]
+    pub ports: Ports,
 }
 
 /// Name of a service, unique on the node: `compose/PROJECT/SERVICE:PORT`, `swarm/SERVICE:PORT`,
@@ -96,7 +99,7 @@ pub struct Backend {
     pub instance: String,
     /// For people: a container's name, or the address.
     pub display_name: String,
-    /// Address and port that traffic is translated to.
+    /// Address and port that traffic is translated to; port 0 is the port that the client asked for.
     pub address: SocketAddr,
     /// Share of new flows, relative to the other backends; 0 takes none.
     pub weight: u16,
@@ -140,7 +143,10 @@ impl fmt::Display for Protocol {
 
 impl fmt::Display for FrontendAddress {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}://{}", self.protocol, SocketAddr::new(self.vip, self.port))
+        match self.vip {
+            IpAddr::V4(vip) => write!(formatter, "{}://{vip}:{}", self.protocol, self.ports),
+            IpAddr::V6(vip) => write!(formatter, "{}://[{vip}]:{}", self.protocol, self.ports),
+        }
     }
 }
 

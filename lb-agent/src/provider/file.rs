@@ -38,7 +38,10 @@ fn service_claims<'a>(
 }
 
 fn static_backend(backend: &StaticBackend) -> Backend {
-    let address = backend.address.to_string();
+    let address = match backend.address.port() {
+        0 => backend.address.ip().to_string(),
+        _ => backend.address.to_string(),
+    };
     Backend {
         place: address.clone(),
         instance: String::new(),

@@ -50,6 +50,7 @@ impl Node for Datapath {
         let drops = counters.drops.iter().filter(|(_, packets)| *packets > 0);
         let records = counters.records;
         Ok(NodeCounters {
+            ring_slots: self.ring_slots().into(),
             backends: backends.collect(),
             drops: drops
                 .map(|(reason, packets)| DropView {

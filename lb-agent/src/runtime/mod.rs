@@ -12,6 +12,7 @@ mod event_loop;
 mod inbox;
 mod ledger;
 mod node;
+mod pressure;
 mod protect;
 mod reconciler;
 mod routes;

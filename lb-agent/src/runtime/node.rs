@@ -44,6 +44,8 @@ pub struct NodeCounters {
     pub backends: BTreeMap<u32, BackendCountersView>,
     /// Reasons that occurred.
     pub drops: Vec<DropView>,
+    /// Slots that all rings share.
+    pub ring_slots: u64,
     /// Recorded flows of both families.
     pub records: Option<RecordsView>,
 }

@@ -165,11 +165,11 @@ impl<'a> Protection<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{FrontendAddress, Protocol};
+    use crate::model::{FrontendAddress, Ports, Protocol};
 
     fn frontend(port: u16) -> FrontendAddress {
         let vip = [192, 0, 2, u8::try_from(port).expect("small")].into();
-        FrontendAddress { vip, protocol: Protocol::Tcp, port }
+        FrontendAddress { vip, protocol: Protocol::Tcp, ports: Ports::one(port).expect("a port") }
     }
 
     fn backend(service: u32, hash: u64, path: BackendPath) -> KernelBackend {

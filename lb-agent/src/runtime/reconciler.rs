@@ -15,6 +15,7 @@ use super::{
     inbox::Inbox,
     ledger::Ledger,
     node::{Node, NodeCounters, NodeError},
+    pressure::{self, Alarms},
     protect::{Claimed, Protection},
     shares::Shares,
     view,
@@ -79,6 +80,7 @@ pub struct Reconciler<N> {
     scan: Option<Scan>,
     next_scan: Instant,
     counters: NodeCounters,
+    alarms: Alarms,
     /// What the kernel refused in the latest round, and the planner cannot do without.
     failures: Vec<RefusalView>,
     backoff: Backoff,
@@ -127,6 +129,7 @@ impl<N: Node> Reconciler<N> {
             scan: None,
             next_scan: now,
             counters: NodeCounters::default(),
+            alarms: Alarms::default(),
             failures: Vec::new(),
             rounds_in_a_row: 0,
             backoff: Backoff::default(),
@@ -216,6 +219,7 @@ impl<N: Node> Reconciler<N> {
         if self.next_look <= now {
             self.next_look = now + LOOK;
             self.node.look_at_interfaces();
+            self.watch_tables();
             // Whose veth is gone is not kept any longer.
             let is_keeping = self.kept_backends > 0;
             self.is_mirror_stale |= is_keeping;
@@ -415,6 +419,18 @@ impl<N: Node> Reconciler<N> {
             tracing::warn!("{}: {}", failure.object, failure.message);
         }
         self.failures = failures;
+    }
+
+    /// Warns of tables that fill up.
+    fn watch_tables(&mut self) {
+        match self.node.counters(&[]) {
+            Ok(counters) => {
+                for message in self.alarms.look(&pressure::tables(&self.mirror, &counters)) {
+                    tracing::warn!("{message}");
+                }
+            }
+            Err(error) => tracing::warn!("cannot see how full the tables are: {error}"),
+        }
     }
 
     // === The view ===

@@ -7,7 +7,7 @@ use std::{
 
 use lb_common::abi::ABI_VERSION;
 
-use super::{ledger::Ledger, node::NodeCounters, shares::Shares};
+use super::{ledger::Ledger, node::NodeCounters, pressure, shares::Shares};
 use crate::{
     api::types::{
         BackendCountsView, BackendView, FrontView, ReconcileView, RefusalView, ServiceView,
@@ -55,6 +55,7 @@ pub(super) fn build(parts: &Parts<'_>) -> View {
             providers: parts.ledger.views(),
             fronts: parts.fronts.clone(),
             records: parts.counters.records,
+            tables: pressure::tables(parts.kernel, parts.counters),
             drops: parts.counters.drops.clone(),
             refusals: parts.refusals.clone(),
             reconcile: parts.reconcile.clone(),
@@ -133,7 +134,7 @@ fn vip_views(balancers: &[Balancer], services: &[ServiceView]) -> Vec<VipView> {
             let frontends = service.frontends.iter().filter(|frontend| frontend.vip == vip);
             view.frontends.extend(frontends.map(|frontend| VipFrontendView {
                 protocol: frontend.protocol,
-                port: frontend.port,
+                ports: frontend.ports,
                 service: service.name.clone(),
                 state: service.state,
             }));
@@ -142,7 +143,7 @@ fn vip_views(balancers: &[Balancer], services: &[ServiceView]) -> Vec<VipView> {
     let mut views: Vec<_> = vips.into_values().collect();
     for view in &mut views {
         view.balancers.sort();
-        view.frontends.sort_by_key(|frontend| (frontend.port, frontend.protocol));
+        view.frontends.sort_by_key(|frontend| (frontend.ports, frontend.protocol));
     }
     views
 }

@@ -3,12 +3,19 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::{Duration, Instant},
 };
 
 use lb_agent::{
     datapath::{Datapath, Options, TcMode},
-    model::{BackendPath, FrontendAddress, Protocol},
-    plan::{Action, Kernel as _, KernelBackend, KernelRing, KernelState, Scan},
+    model::{
+        Backend, BackendPath, BackendState, FrontendAddress, Ports, Protocol, Service, ServiceName,
+        Snapshot,
+    },
+    plan::{
+        Action, Kernel as _, KernelBackend, KernelRing, KernelState, Planner, Scan, Settings,
+        Sight, reconcile,
+    },
 };
 use lb_common::abi::{
     BackendCounters, CLASS_ESTABLISHED, CLASS_HALF_OPEN, DropReason, ESTABLISHED_SECONDS,
@@ -75,10 +82,15 @@ fn backend() -> impl Strategy<Value = KernelBackend> {
 
 fn frontend() -> impl Strategy<Value = FrontendAddress> {
     let protocol = prop::sample::select(vec![Protocol::Tcp, Protocol::Udp]);
-    (address(), protocol, 1_u16..4).prop_map(|(vip, protocol, port)| FrontendAddress {
+    let ports = prop_oneof![
+        2 => (1_u16..4).prop_map(|port| (port, port)),
+        2 => (1_u16..4, 1_u16..3).prop_map(|(first, more)| (first, first + more)),
+        1 => Just((1, u16::MAX)),
+    ];
+    (address(), protocol, ports).prop_map(|(vip, protocol, (first, last))| FrontendAddress {
         vip,
         protocol,
-        port,
+        ports: Ports::range(first, last).unwrap(),
     })
 }
 
@@ -195,8 +207,11 @@ fn reply_v4(client_port: u16, backend: u32) -> (ReplyKeyV4, ReplyRecordV4) {
 
 /// Serves the flows of [`flow_v4`] by a ring of such slots.
 fn serve(datapath: &mut Datapath, slot: Slot) {
-    let frontend =
-        FrontendAddress { vip: "192.0.2.10".parse().unwrap(), protocol: Protocol::Tcp, port: 80 };
+    let frontend = FrontendAddress {
+        vip: "192.0.2.10".parse().unwrap(),
+        protocol: Protocol::Tcp,
+        ports: Ports::one(80).unwrap(),
+    };
     let start = if slot.state() == SLOT_MOVING { 0 } else { 2_000 };
     let content = KernelRing { start, epoch: 1, slots: vec![slot; 1021] };
     datapath.execute(&Action::PublishRing { ring: 0, content }).unwrap();
@@ -271,11 +286,9 @@ sandboxed! {
         let frontend = FrontendAddress {
             vip: "192.0.2.10".parse().unwrap(),
             protocol: Protocol::Tcp,
-            port: 80,
+            ports: Ports::one(80).unwrap(),
         };
         check(&Action::PutFrontend { frontend, service: 4_096 }, "service number 4096");
-        let frontend = FrontendAddress { port: 0, ..frontend };
-        check(&Action::PutFrontend { frontend, service: 1 }, "port other than 0");
     }
 
     fn full_table_is_said_to_be_full(sandbox) {
@@ -286,6 +299,50 @@ sandboxed! {
         });
         let refusal = results.find_map(Result::err).unwrap();
         assert!(refusal.to_string().contains("VIP 192.0.66.0: the table is full"), "{refusal}");
+    }
+
+    fn a_thousand_ports_of_one_vip_are_published_at_once(sandbox) {
+        let mut datapath = sandbox.open(TcMode::Auto);
+        let vip = "192.0.2.10".parse().unwrap();
+        let service = |ports: std::ops::Range<u16>| {
+            let backend = Backend {
+                place: "1".to_owned(),
+                instance: String::new(),
+                display_name: "10.0.0.1".to_owned(),
+                address: "10.0.0.1:0".parse().unwrap(),
+                weight: 100,
+                path: BackendPath::Routed,
+                state: BackendState::Healthy,
+                started_at_ms: 0,
+            };
+            let frontend = |port| FrontendAddress {
+                vip,
+                protocol: Protocol::Tcp,
+                ports: Ports::one(port).unwrap(),
+            };
+            let name = ServiceName("file/ports".to_owned());
+            Service {
+                name,
+                frontends: ports.map(frontend).collect(),
+                backends: vec![backend],
+                ring_size: None,
+            }
+        };
+        let mut planner = Planner::new(Settings { ring_slots: 65_536, ..Settings::default() });
+        let mut mirror = datapath.read_state().unwrap();
+        // All of them, then all of them moved by one half: 500 go, 500 come.
+        for (what, ports) in [("added", 1000..2000), ("half of them replaced", 1500..2500)] {
+            let started = Instant::now();
+            let service = service(ports);
+            let snapshot = Snapshot { services: [(service.name.clone(), service)].into() };
+            let outcome = reconcile(&mut planner, &mut datapath, &mut mirror, &snapshot, &mut Sight::default);
+            let took = started.elapsed();
+            println!("1,000 ports {what}: {} actions in {took:?}", outcome.done);
+            assert!(outcome.is_settled && outcome.failures.is_empty(), "{outcome:?}");
+            assert_eq!(mirror.frontends.len(), 1000);
+            assert_eq!(datapath.read_state().unwrap(), mirror);
+            assert!(took < Duration::from_secs(5), "{took:?}");
+        }
     }
 
     fn state_byte_is_stored_alone_and_in_the_right_family(sandbox) {
@@ -365,7 +422,7 @@ sandboxed! {
 
         // Nobody is led by records of a frontend that is no more.
         let vip = "192.0.2.10".parse().unwrap();
-        let frontend = FrontendAddress { vip, protocol: Protocol::Tcp, port: 80 };
+        let frontend = FrontendAddress { vip, protocol: Protocol::Tcp, ports: Ports::one(80).unwrap() };
         datapath.execute(&Action::DeleteFrontend { frontend }).unwrap();
         assert_eq!(datapath.sweep(NOW).unwrap().flows_deleted, 3);
     }

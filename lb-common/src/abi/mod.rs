@@ -27,8 +27,10 @@ pub use flow::{
     ReplyDefaultV6, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4, ReplyRecordV6, is_closing,
 };
 pub use frontend::{
-    FRONTEND_DROPS, FRONTEND_RECORDS_REPLIES, FRONTEND_SERVED, FRONTEND_UNSERVED, Frontend,
-    FrontendKeyV4, FrontendKeyV6, PROTOCOL_ANY, PROTOCOL_TCP, PROTOCOL_UDP, SCOPE_FRONT,
+    FRONTEND_BUCKETS, FRONTEND_DROPS, FRONTEND_FLAGS_MASK, FRONTEND_RECORDS_REPLIES, FRONTEND_WAYS,
+    FRONTEND_WORDS_V4, FRONTEND_WORDS_V6, Frontend, FrontendHeader, FrontendKeyV4, FrontendKeyV6,
+    FrontendState, FrontendValue, MAX_FRONTENDS, MAX_PORT_LISTS, PORT_LIST_RANGES, PORT_LISTS,
+    PROTOCOL_ANY, PROTOCOL_TCP, PROTOCOL_UDP, PortRange, SCOPE_FRONT, VIP_FILTER_WORDS,
     affinity_flags, affinity_prefix_bits,
 };
 pub use net::{NetAddr6, NetU16, NetU32};
@@ -46,8 +48,6 @@ pub const ABI_VERSION: u32 = 2;
 pub const MAX_SERVICES: u32 = 4096;
 /// Backends that the tables have room for; backend numbers are `1..=MAX_BACKENDS`.
 pub const MAX_BACKENDS: u32 = 65_536;
-/// Frontends per address family.
-pub const MAX_FRONTENDS: u32 = 16_384;
 /// Ring slots shared by all services, by default (32 MiB).
 pub const DEFAULT_RING_SLOTS: u32 = 4 * 1024 * 1024;
 /// Recorded flows per address family, by default.
@@ -101,10 +101,20 @@ pub const FRAGMENT_SECONDS: u32 = 30;
 
 /// Names of the maps, as they are in the object and under the pin directory.
 pub mod map_names {
-    /// `HashMap<FrontendKeyV4, Frontend>`.
+    /// `Array<u64>`, mapped: a bit for each hash of an address that is a VIP.
+    pub const VIP_FILTER_V4: &str = "VIP_FILTER_V4";
+    /// `Array<u64>`, mapped: as `VIP_FILTER_V4`.
+    pub const VIP_FILTER_V6: &str = "VIP_FILTER_V6";
+    /// `Array<u64>` of [`super::FrontendHeader`], mapped; indexed by family.
+    pub const FRONTEND_HEADERS: &str = "FRONTEND_HEADERS";
+    /// `Array` of buckets of [`super::FRONTEND_WAYS`] entries, mapped.
     pub const FRONTENDS_V4: &str = "FRONTENDS_V4";
-    /// `HashMap<FrontendKeyV6, Frontend>`.
+    /// `Array` of buckets of [`super::FRONTEND_WAYS`] entries, mapped.
     pub const FRONTENDS_V6: &str = "FRONTENDS_V6";
+    /// `Array` of [`super::PORT_LIST_RANGES`] times [`super::PortRange`], mapped.
+    pub const PORT_LISTS_V4: &str = "PORT_LISTS_V4";
+    /// `Array` of [`super::PORT_LIST_RANGES`] times [`super::PortRange`], mapped.
+    pub const PORT_LISTS_V6: &str = "PORT_LISTS_V6";
     /// `Array<u64>` of [`super::RingDescriptor`], mapped; indexed by ring number.
     pub const RINGS: &str = "RINGS";
     /// `Array<u64>` of [`super::Slot`], mapped.
@@ -164,8 +174,13 @@ pub mod map_names {
     pub const ALL: &[&str] = &[
         META,
         SERVICES,
+        VIP_FILTER_V4,
+        VIP_FILTER_V6,
+        FRONTEND_HEADERS,
         FRONTENDS_V4,
         FRONTENDS_V6,
+        PORT_LISTS_V4,
+        PORT_LISTS_V6,
         RINGS,
         RING_SLOTS,
         BACKENDS_V4,
@@ -235,9 +250,6 @@ mod pod {
         super::FragmentKeyV6,
         super::FragmentRecordV4,
         super::FragmentRecordV6,
-        super::Frontend,
-        super::FrontendKeyV4,
-        super::FrontendKeyV6,
         super::HalfOpenRate,
         super::Limits,
         super::Meta,

@@ -7,21 +7,54 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// A 16-bit number whose bytes in memory are in network order, as in a packet.
 #[repr(transparent)]
 #[derive(
-    FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Hash, Default,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
 )]
 pub struct NetU16(u16);
 
 /// A 32-bit number, often an IPv4 address, whose bytes in memory are in network order.
 #[repr(transparent)]
 #[derive(
-    FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Hash, Default,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
 )]
 pub struct NetU32(u32);
 
 /// An IPv6 address as four words in network order.
 #[repr(transparent)]
 #[derive(
-    FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Hash, Default,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
 )]
 pub struct NetAddr6([u32; 4]);
 
@@ -96,7 +129,14 @@ impl NetU32 {
 }
 
 impl NetAddr6 {
+    /// From four words as they lie in memory.
+    #[must_use]
+    pub const fn from_raw(raw: [u32; 4]) -> Self {
+        Self(raw)
+    }
+
     /// The four words as they lie in memory.
+    #[inline(always)]
     #[must_use]
     pub const fn raw(self) -> [u32; 4] {
         self.0

@@ -14,6 +14,21 @@ use crate::abi::{
     META_ROUTED_BACKENDS, NetU16, PROTOCOL_ANY, SCOPE_FRONT, Verdict, affinity_prefix_bits,
 };
 
+/// Whether [`front`] may do something with a packet whose IP header begins at `l3_offset`. For those
+/// that it leaves alone, which on most nodes are most, this spares all the rest.
+#[inline(always)]
+pub fn may_concern_front<A: Family, P: Packet, T: Tables<A>>(
+    packet: &P,
+    l3_offset: usize,
+    tables: &T,
+    meta_flags: u32,
+) -> bool {
+    if meta_flags & META_ROUTED_BACKENDS != 0 {
+        return true;
+    }
+    A::destination(packet, l3_offset).is_some_and(|address| tables.may_be_vip(address))
+}
+
 /// Decides on a packet that came in on a front interface: from a client, or a reply of a backend
 /// that is routed.
 #[inline(always)]

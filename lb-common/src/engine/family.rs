@@ -3,16 +3,24 @@
 //! The engine is written once, over [`Family`]; the types of the maps stay concrete.
 
 use core::{fmt::Debug, hash::Hash};
+#[cfg(any(feature = "std", test))]
+use std::collections::HashMap;
 
 use super::{
     Packet, hash,
-    wire::{Address, Embedded, Headers, embedded_v4, embedded_v6, parse_v4, parse_v6},
+    wire::{
+        Address, Embedded, Headers, IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, embedded_v4, embedded_v6,
+        parse_v4, parse_v6,
+    },
+    words::{v4_at, v6_at},
 };
+#[cfg(any(feature = "std", test))]
+use crate::abi::Frontend;
 use crate::abi::{
     BackendV4, BackendV6, FAMILY_V4, FAMILY_V6, FlowKeyV4, FlowKeyV6, FragmentKeyV4, FragmentKeyV6,
     FragmentRecordV4, FragmentRecordV6, FrontendKeyV4, FrontendKeyV6, NetAddr6, NetU16, NetU32,
-    PATH_LOCAL, PATH_RECORDS_REPLIES, PROTOCOL_ANY, ReplyDefaultKeyV4, ReplyDefaultKeyV6,
-    ReplyDefaultV4, ReplyDefaultV6, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4, ReplyRecordV6,
+    PATH_LOCAL, PATH_RECORDS_REPLIES, ReplyDefaultKeyV4, ReplyDefaultKeyV6, ReplyDefaultV4,
+    ReplyDefaultV6, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4, ReplyRecordV6,
 };
 
 /// A flow: the two ends of what a client sends, or of what a backend answers.
@@ -146,14 +154,21 @@ pub trait Family: Address + Eq + Hash + 'static {
     /// Value of `BACKENDS_*`.
     type BackendRecord: Copy + Eq + Debug + Default + 'static;
 
+    /// The destination of a packet whose IP header begins there, whatever else it is.
+    fn destination<P: Packet>(packet: &P, l3_offset: usize) -> Option<Self>;
     /// Parses a packet whose IP header begins there.
     fn parse<P: Packet>(packet: &P, l3_offset: usize) -> Headers<Self>;
     /// Parses the packet that an ICMP error quotes.
     fn embedded<P: Packet>(packet: &P, error: &Headers<Self>) -> Embedded<Self>;
     /// The frontend of an address and port.
     fn frontend_key(vip: Self, port: NetU16, protocol: u8, scope: u8) -> Self::FrontendKey;
-    /// The VIP of a frontend.
-    fn vip_key(frontend: &Self::FrontendKey) -> Self::FrontendKey;
+    /// What [`crate::frontends::lookup`] is to find, from plain maps.
+    #[cfg(any(feature = "std", test))]
+    fn find_frontend(
+        single: &HashMap<Self::FrontendKey, Frontend>,
+        wide: &[(Self::FrontendKey, u16, Frontend)],
+        key: &Self::FrontendKey,
+    ) -> Frontend;
     /// A flow as its client sends it.
     fn flow_key(flow: &Tuple<Self>) -> Self::FlowKey;
     /// The two ends of a flow as its client sends it.
@@ -201,9 +216,13 @@ macro_rules! keys_and_values {
         type FragmentKey = $fragment_key;
         type FragmentRecord = $fragment;
 
-        #[inline(always)]
-        fn vip_key(frontend: &$frontend) -> $frontend {
-            $frontend { port: NetU16::new(0), protocol: PROTOCOL_ANY, ..*frontend }
+        #[cfg(any(feature = "std", test))]
+        fn find_frontend(
+            single: &HashMap<$frontend, Frontend>,
+            wide: &[($frontend, u16, Frontend)],
+            key: &$frontend,
+        ) -> Frontend {
+            super::host::frontend(single, wide, key)
         }
 
         #[inline(always)]
@@ -318,6 +337,11 @@ impl Family for NetU32 {
     );
 
     #[inline(always)]
+    fn destination<P: Packet>(packet: &P, l3_offset: usize) -> Option<Self> {
+        Some(v4_at(packet.window::<IPV4_HEADER_BYTES>(l3_offset)?, 16))
+    }
+
+    #[inline(always)]
     fn parse<P: Packet>(packet: &P, l3_offset: usize) -> Headers<Self> {
         parse_v4(packet, l3_offset)
     }
@@ -394,6 +418,11 @@ impl Family for NetAddr6 {
     );
 
     #[inline(always)]
+    fn destination<P: Packet>(packet: &P, l3_offset: usize) -> Option<Self> {
+        Some(v6_at(packet.window::<IPV6_HEADER_BYTES>(l3_offset)?, 24))
+    }
+
+    #[inline(always)]
     fn parse<P: Packet>(packet: &P, l3_offset: usize) -> Headers<Self> {
         parse_v6(packet, l3_offset)
     }
@@ -405,7 +434,7 @@ impl Family for NetAddr6 {
 
     #[inline(always)]
     fn frontend_key(vip: Self, port: NetU16, protocol: u8, scope: u8) -> FrontendKeyV6 {
-        FrontendKeyV6 { vip, port, protocol, scope, reserved: 0 }
+        FrontendKeyV6 { vip, port, protocol, scope }
     }
 
     #[inline(always)]

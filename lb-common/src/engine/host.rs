@@ -17,9 +17,10 @@ use super::{
 };
 use crate::{
     abi::{
-        DropReason, FRONTEND_SERVED, FRONTEND_UNSERVED, FlowRecord, Frontend, HalfOpenRate, Limits,
-        Refusals, RingDescriptor, Slot, Verdict,
+        DropReason, FlowRecord, Frontend, FrontendState, HalfOpenRate, Limits, Refusals,
+        RingDescriptor, Slot, Verdict,
     },
+    frontends::FrontendKey,
     rules::{Rule, is_broken},
 };
 
@@ -58,8 +59,10 @@ impl Packet for HostPacket {
 pub struct HostTables<A: Family> {
     /// Limits of records, from `META`.
     pub limits: Limits,
-    /// `FRONTENDS_*`.
+    /// `FRONTENDS_*`, the entries of VIPs (port 0, `PROTOCOL_ANY`) among them.
     pub frontends: HashMap<A::FrontendKey, Frontend>,
+    /// `PORT_LISTS_*`: the last port of the range that begins with the key's.
+    pub wide_frontends: Vec<(A::FrontendKey, u16, Frontend)>,
     /// `RINGS`.
     pub rings: HashMap<u32, RingDescriptor>,
     /// `RING_SLOTS`.
@@ -187,6 +190,7 @@ impl<A: Family> HostTables<A> {
         Self {
             limits,
             frontends: HashMap::new(),
+            wide_frontends: Vec::new(),
             rings: HashMap::new(),
             slots: Vec::new(),
             backends: HashMap::new(),
@@ -209,12 +213,12 @@ impl<A: Family + Into<IpAddr>> Tables<A> for HostTables<A> {
     }
 
     fn frontend(&self, key: &A::FrontendKey) -> Frontend {
-        let vip = A::vip_key(key);
-        match (self.frontends.get(key), self.frontends.get(&vip)) {
-            (Some(frontend), _) if *key != vip => Frontend { state: FRONTEND_SERVED, ..*frontend },
-            (_, Some(vip)) => Frontend { state: FRONTEND_UNSERVED, ..*vip },
-            _ => Frontend::default(),
-        }
+        A::find_frontend(&self.frontends, &self.wide_frontends, key)
+    }
+
+    fn may_be_vip(&self, _address: A) -> bool {
+        // Only ever asked to save time.
+        true
     }
 
     fn ring(&self, ring: u32) -> Option<RingDescriptor> {
@@ -334,6 +338,32 @@ impl<A: Family + Into<IpAddr>> Tables<A> for HostTables<A> {
     fn put_fragment(&self, key: &A::FragmentKey, record: &A::FragmentRecord) {
         self.fragments.borrow_mut().insert(*key, *record);
     }
+}
+
+/// What [`crate::frontends::lookup`] is to find, put as simply as can be.
+pub(crate) fn frontend<const W: usize, K: FrontendKey<W> + Hash>(
+    single: &HashMap<K, Frontend>,
+    wide: &[(K, u16, Frontend)],
+    key: &K,
+) -> Frontend {
+    let port = key.port().get();
+    let of = |found: &Frontend, state| Frontend { state, ..*found };
+    if port != 0 {
+        if let Some(found) = single.get(key) {
+            return of(found, FrontendState::Served);
+        }
+        let width = |(first, last, _): &(K, u16, Frontend)| {
+            (*last - first.port().get(), first.port().get())
+        };
+        let covering = wide.iter().filter(|(first, last, _)| {
+            first.wide() == key.wide() && (first.port().get()..=*last).contains(&port)
+        });
+        if let Some((_, _, found)) = covering.min_by_key(|range| width(range)) {
+            return of(found, FrontendState::Served);
+        }
+    }
+    let vip = single.get(&key.vip());
+    vip.map(|found| of(found, FrontendState::Unserved)).unwrap_or_default()
 }
 
 fn has_prefix(address: IpAddr, network: IpAddr, bits: u32) -> bool {

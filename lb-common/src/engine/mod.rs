@@ -29,7 +29,8 @@ mod words;
 
 pub use choose::{Choice, PacketKind, choose, packet_kind};
 pub use decide::{
-    front, front_other, front_transport, reply, reply_other, reply_transport, slot_hash,
+    front, front_other, front_transport, may_concern_front, reply, reply_other, reply_transport,
+    slot_hash,
 };
 pub use decision::{Decision, EditKind, FlowChange, Record, ReplyChange};
 pub use edit::{EditError, Side};
@@ -63,6 +64,8 @@ pub trait Tables<A: Family> {
     fn limits(&self) -> Limits;
     /// Looks up a destination.
     fn frontend(&self, key: &A::FrontendKey) -> Frontend;
+    /// Whether an address may be a VIP: no, for sure, or perhaps.
+    fn may_be_vip(&self, address: A) -> bool;
     /// Looks up `RINGS`.
     fn ring(&self, ring: u32) -> Option<RingDescriptor>;
     /// Looks up `RING_SLOTS`.

@@ -13,7 +13,7 @@ use lb_common::{
 };
 
 use super::{DROP, packet::TcPacket};
-use crate::maps::{ANSWER_BUCKET, FamilyMaps};
+use crate::{maps::ANSWER_BUCKET, tables::FamilyMaps};
 
 /// Answers per CPU: enough for every client that a service has lost, and no weapon.
 const RATE: Rate = Rate::per_second(10_000, 1_000);

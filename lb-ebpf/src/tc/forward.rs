@@ -16,7 +16,8 @@ use super::{ANSWER, DROP, packet::TcPacket};
 use crate::{
     count,
     fib::{self, FibAddress},
-    maps::{FamilyMaps, Maps, Scratch},
+    maps::Scratch,
+    tables::{FamilyMaps, Maps},
 };
 
 /// Every link carries packets of this size (RFC 791), so nobody has to be asked.

@@ -16,7 +16,8 @@ use super::{
 };
 use crate::{
     fib::FibAddress,
-    maps::{FamilyMaps, Maps, Scratch},
+    maps::Scratch,
+    tables::{FamilyMaps, Maps},
 };
 
 /// The stages of a family. Each reads and writes this CPU's [`Scratch`].

@@ -2,8 +2,8 @@
 
 use lb_common::{
     abi::{
-        DropReason, FAMILY_V4, Frontend, Limits, NetU32, PROTOCOL_TCP, ReplyRecordV4,
-        RingDescriptor, Verdict, ring_number,
+        DropReason, FAMILY_V4, Frontend, FrontendKeyV4, Limits, NetU32, PROTOCOL_TCP,
+        ReplyRecordV4, RingDescriptor, Verdict, ring_number,
     },
     engine::{
         Context, front,
@@ -14,7 +14,7 @@ use lb_common::{
 
 use super::{
     Case, INGRESS_IFINDEX, KnownFlow, KnownReply, Program, RING_SIZE, World, builder::MACS,
-    cases::frontend_keys,
+    frontends,
 };
 
 const NOW_TICK: u32 = 100_000;
@@ -117,8 +117,13 @@ fn tables(world: &World) -> HostTables<NetU32> {
     let ring = ring_number(0, FAMILY_V4, PROTOCOL_TCP);
     let frontend = Frontend { ring, flags: world.frontend_flags, ..Frontend::default() };
     let slot = world.slots.slot(world.ring.unwrap_or(0), NOW_TICK);
+    let vips = frontends::vips(&frontends::of_cases()).into_iter();
+    let is_single = |(key, last, _): &(FrontendKeyV4, u16, u32)| key.port.get() == *last;
+    let single = frontends::of_cases().into_iter().filter(is_single).map(|(key, ..)| key);
+    let wide = frontends::of_cases().into_iter().filter(|it| !is_single(it));
     let tables = HostTables {
-        frontends: frontend_keys().into_iter().map(|key| (key, frontend)).collect(),
+        frontends: single.chain(vips).map(|key| (key, frontend)).collect(),
+        wide_frontends: wide.map(|(key, last, _)| (key, last, frontend)).collect(),
         rings: world
             .ring
             .map(|_| (ring, RingDescriptor::new(0, RING_SIZE, 1)))

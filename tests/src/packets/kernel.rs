@@ -9,14 +9,13 @@ use aya::{
     programs::{SchedClassifier, TestRunOptions, Xdp},
 };
 use lb_common::abi::{
-    DropReason, FAMILY_V4, FlowKeyV4, FlowRecord, Frontend, FrontendKeyV4, Limits, Meta,
-    PROTOCOL_TCP, ReplyDefaultKeyV4, ReplyDefaultV4, ReplyKeyV4, ReplyRecordV4, RingDescriptor,
-    Verdict, map_names, program_names, ring_number, ticks_from_ns,
+    DropReason, FAMILY_V4, FlowKeyV4, FlowRecord, Limits, Meta, PROTOCOL_TCP, ReplyDefaultKeyV4,
+    ReplyDefaultV4, ReplyKeyV4, ReplyRecordV4, RingDescriptor, Verdict, map_names, program_names,
+    ring_number, ticks_from_ns,
 };
 
 use super::{
-    Case, KnownFlow, KnownReply, Program, RING_SIZE, Step,
-    cases::{NEXT_HOP_MACS, frontend_keys},
+    Case, KnownFlow, KnownReply, Program, RING_SIZE, Step, cases::NEXT_HOP_MACS, frontends,
 };
 
 /// Index of the interface that leads to backend 3 and to the clients.
@@ -97,12 +96,7 @@ impl KernelBed {
         };
         self.array(map_names::META)?.set(0, meta, 0)?;
         let ring = ring_number(0, FAMILY_V4, PROTOCOL_TCP);
-        let mut frontends: BpfHashMap<_, FrontendKeyV4, Frontend> =
-            self.map(map_names::FRONTENDS_V4)?.try_into()?;
-        for key in frontend_keys() {
-            let flags = world.frontend_flags;
-            frontends.insert(key, Frontend { ring, flags, ..Frontend::default() }, 0)?;
-        }
+        frontends::publish_frontends(&mut self.ebpf, &frontends::of_cases(), world.frontend_flags)?;
         let descriptor =
             world.ring.map_or(RingDescriptor::NONE, |_| RingDescriptor::new(0, RING_SIZE, 1));
         self.array(map_names::RINGS)?.set(ring, descriptor.raw(), 0)?;

@@ -6,11 +6,13 @@
 
 mod builder;
 mod cases;
+mod frontends;
 mod host;
 mod kernel;
 
 pub use builder::{BACKEND_ONE, BACKEND_THREE, BACKEND_TWO, CLIENT, PacketSpec, VIP, syn, tcp};
 pub use cases::all;
+pub use frontends::{frontend, publish_frontends};
 pub use host::run_on_host;
 pub use kernel::{EGRESS_IFINDEX, KernelBed, bench_object_bytes, enter_namespace, object_bytes};
 use std::net::Ipv4Addr;

@@ -7,7 +7,7 @@ use insta::assert_snapshot;
 use super::*;
 use crate::{
     api::types::{BackendCountersView, ReconcileView, RecordsView, VipFrontendView, VipList},
-    model::{BackendPath, BackendState, Protocol, ServiceName},
+    model::{BackendPath, BackendState, Ports, Protocol, ServiceName},
 };
 
 fn vip() -> IpAddr {
@@ -19,20 +19,24 @@ fn service_name() -> ServiceName {
 }
 
 fn frontend(port: u16) -> FrontendAddress {
-    FrontendAddress { vip: vip(), protocol: Protocol::Tcp, port }
+    FrontendAddress {
+        vip: vip(),
+        protocol: Protocol::Tcp,
+        ports: Ports::one(port).expect("a port"),
+    }
 }
 
 fn vip_views() -> Vec<VipView> {
     let frontends = vec![
         VipFrontendView {
             protocol: Protocol::Tcp,
-            port: 80,
+            ports: Ports::one(80).expect("a port"),
             service: ServiceName("file/web".to_owned()),
             state: ServingState::Down,
         },
         VipFrontendView {
             protocol: Protocol::Tcp,
-            port: 6379,
+            ports: Ports::one(6379).expect("a port"),
             service: service_name(),
             state: ServingState::Serving,
         },
@@ -146,6 +150,19 @@ fn backend_list_of_one_service_leaves_its_name_out() {
     "#);
 }
 
+fn table_views() -> Vec<TableView> {
+    let table = |name: &str, used, limit, trouble: Option<&str>| TableView {
+        name: name.to_owned(),
+        used,
+        limit,
+        trouble: trouble.map(str::to_owned),
+    };
+    vec![
+        table("services", 2, 4096, None),
+        table("frontends_v4", 13_500, 16_384, Some("nearly full; move services to other nodes")),
+    ]
+}
+
 #[test]
 fn status_says_what_is_wrong() {
     let view = StatusView {
@@ -173,6 +190,7 @@ fn status_says_what_is_wrong() {
             trouble: None,
         }],
         records: Some(RecordsView { flows_v4: 17, limit: 131_072, ..RecordsView::default() }),
+        tables: table_views(),
         drops: vec![DropView { reason: "no_backend".to_owned(), packets: 4 }],
         refusals: vec![RefusalView {
             refused_by: RefusedBy::Provider,
@@ -199,6 +217,10 @@ fn status_says_what_is_wrong() {
 
     FRONT  TC   XDP     TROUBLE
     eth0   tcx  native
+
+    TABLE          USED  LIMIT  FULL  TROUBLE
+    services          2   4096    0%
+    frontends_v4  13500  16384   82%  nearly full; move services to other nodes
 
     drops:
       no_backend 4

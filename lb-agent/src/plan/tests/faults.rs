@@ -15,7 +15,9 @@ use proptest::prelude::*;
 
 use super::{backend, service, sight, snapshot, tick_at};
 use crate::{
-    model::{Backend, BackendPath, BackendState, FrontendAddress, Protocol, Service, Snapshot},
+    model::{
+        Backend, BackendPath, BackendState, FrontendAddress, Ports, Protocol, Service, Snapshot,
+    },
     plan::{
         Action, Kernel, KernelError, KernelState, Planner, Settings, Sight, Times,
         extents::ADOPTION_REST_MS, instance_hash, reconcile, ring_of, service_hash, service_of,
@@ -355,9 +357,10 @@ fn any_snapshot() -> impl Strategy<Value = Snapshot> {
             let backends = unique.into_values().collect();
             (!ports.is_empty()).then(|| {
                 let service = service(&format!("s{index}"), &ports, backends);
-                let protocol = |it| if it == 83 { Protocol::Udp } else { Protocol::Tcp };
+                let protocol =
+                    |it| if Some(it) == Ports::one(83) { Protocol::Udp } else { Protocol::Tcp };
                 let of_protocol =
-                    |it: FrontendAddress| FrontendAddress { protocol: protocol(it.port), ..it };
+                    |it: FrontendAddress| FrontendAddress { protocol: protocol(it.ports), ..it };
                 let frontends = service.frontends.into_iter().map(of_protocol).collect();
                 Service { frontends, ..service }
             })

@@ -14,11 +14,16 @@ use lb_common::abi::ticks_from_ns;
 
 use super::{Kernel as _, KernelState, Outcome, Planner, Scan, Settings, Sight, Times, reconcile};
 use crate::model::{
-    Backend, BackendPath, BackendState, FrontendAddress, Protocol, Service, ServiceName, Snapshot,
+    Backend, BackendPath, BackendState, FrontendAddress, Ports, Protocol, Service, ServiceName,
+    Snapshot,
 };
 
 fn frontend(port: u16) -> FrontendAddress {
-    FrontendAddress { vip: Ipv4Addr::new(192, 0, 2, 10).into(), protocol: Protocol::Tcp, port }
+    FrontendAddress {
+        vip: Ipv4Addr::new(192, 0, 2, 10).into(),
+        protocol: Protocol::Tcp,
+        ports: Ports::one(port).expect("a port"),
+    }
 }
 
 /// A healthy container; its address and its veth follow from `host`.

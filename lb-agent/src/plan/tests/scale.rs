@@ -9,7 +9,8 @@ use lb_common::abi::DEFAULT_RING_SLOTS;
 
 use super::Node;
 use crate::model::{
-    Backend, BackendPath, BackendState, FrontendAddress, Protocol, Service, ServiceName, Snapshot,
+    Backend, BackendPath, BackendState, FrontendAddress, Ports, Protocol, Service, ServiceName,
+    Snapshot,
 };
 
 fn large_service(index: u16, backends: u16) -> Service {
@@ -27,7 +28,12 @@ fn large_service(index: u16, backends: u16) -> Service {
     let vip = Ipv4Addr::new(192, 0, 2, 1).into();
     Service {
         name: ServiceName(format!("compose/project/service-{index}:8080")),
-        frontends: [FrontendAddress { vip, protocol: Protocol::Tcp, port: 1000 + index }].into(),
+        frontends: [FrontendAddress {
+            vip,
+            protocol: Protocol::Tcp,
+            ports: Ports::one(1000 + index).expect("a port"),
+        }]
+        .into(),
         backends: (0..backends).map(backend).collect(),
         ring_size: None,
     }

@@ -25,7 +25,8 @@ use crate::{
         types::{BackendCountersView, FrontView, View},
     },
     model::{
-        Backend, BackendPath, BackendState, Claim, Claims, FrontendAddress, Protocol, ServiceName,
+        Backend, BackendPath, BackendState, Claim, Claims, FrontendAddress, Ports, Protocol,
+        ServiceName,
     },
     plan::{self, Action, Kernel, KernelError, KernelState, Scan},
     provider::ProviderEvent,
@@ -261,7 +262,11 @@ pub(super) fn served(kernel: &KernelState, port: u16) -> BTreeSet<SocketAddr> {
 }
 
 pub(super) fn frontend(port: u16) -> FrontendAddress {
-    FrontendAddress { vip: [192, 0, 2, 10].into(), protocol: Protocol::Tcp, port }
+    FrontendAddress {
+        vip: [192, 0, 2, 10].into(),
+        protocol: Protocol::Tcp,
+        ports: Ports::one(port).expect("a port"),
+    }
 }
 
 /// The claim of a container `id` for the service at `port`, behind interface `id`.

@@ -40,7 +40,7 @@ impl Random {
 }
 
 fn ids(claims: &[Claim], port: u16) -> Vec<u8> {
-    let at_port = claims.iter().filter(|claim| claim.frontend.port == port);
+    let at_port = claims.iter().filter(|claim| claim.frontend.ports.first() == port);
     let backends = at_port.filter_map(|claim| claim.backend.as_ref());
     backends
         .filter_map(|backend| match backend.address.ip() {

@@ -11,10 +11,9 @@ use aya::{
 };
 use clap::Args;
 use lb_common::abi::{
-    ABI_VERSION, BackendV4, FAMILY_V4, FlowKeyV4, FlowRecord, Frontend, FrontendKeyV4, Limits,
-    META_ROUTED_BACKENDS, Meta, NetU16, PATH_RECORDS_REPLIES, PATH_ROUTED, PROTOCOL_TCP,
-    ReplyKeyV4, ReplyRecordV4, RingDescriptor, Slot, TAKES_NEW, TAKES_OLD, map_names,
-    program_names, ring_number,
+    ABI_VERSION, BackendV4, FAMILY_V4, FlowKeyV4, FlowRecord, Limits, META_ROUTED_BACKENDS, Meta,
+    PATH_RECORDS_REPLIES, PATH_ROUTED, PROTOCOL_TCP, ReplyKeyV4, ReplyRecordV4, RingDescriptor,
+    Slot, TAKES_NEW, TAKES_OLD, map_names, program_names, ring_number,
 };
 use lb_tests::packets::{self, PacketSpec};
 
@@ -54,6 +53,8 @@ struct Row {
     is_reply: bool,
     /// Records are cleared before each slice, so that every packet begins a flow.
     is_new: bool,
+    /// `META` flags.
+    flags: u32,
     /// The row that this one is measured against.
     floor: &'static str,
     samples_ns: Vec<f64>,
@@ -104,12 +105,14 @@ fn rows() -> Vec<Row> {
         flows,
         is_reply: false,
         is_new: false,
+        flags: META_ROUTED_BACKENDS,
         floor: if under_test == xdp { "xdp floor: swap and send" } else { "tc empty" },
         samples_ns: Vec::new(),
     };
     vec![
         row("tc empty", "empty_tc", ack(vip), 1),
-        row("tc not ours", front, ack(other), 1),
+        Row { flags: 0, ..row("tc not ours", front, ack(other), 1) },
+        row("tc not ours, with routed backends", front, ack(other), 1),
         row("tc forward, 1 known flow", front, ack(vip), 1),
         row("tc forward, 16k known flows", front, ack(vip), 16_384),
         Row { is_new: true, ..row("tc forward, each packet a new flow", front, syn(vip), 65_536) },
@@ -124,7 +127,8 @@ fn rows() -> Vec<Row> {
             floor: "xdp floor: swap and send",
             ..row("xdp floor: swap and send", "floor_xdp", ack(vip), 1)
         },
-        row("xdp not ours", xdp, ack(other), 1),
+        Row { flags: 0, ..row("xdp not ours", xdp, ack(other), 1) },
+        row("xdp not ours, with routed backends", xdp, ack(other), 1),
         row("xdp forward (fib), 1 known flow", xdp, ack(routed_vip), 1),
         row("xdp forward (fib), 16k known flows", xdp, ack(routed_vip), 16_384),
         Row {
@@ -185,14 +189,14 @@ impl Bed {
         Ok(bed)
     }
 
-    fn fill(&mut self) -> Result<()> {
-        let meta = Meta {
-            abi_version: ABI_VERSION,
-            flags: META_ROUTED_BACKENDS,
-            hash_seed: 7,
-            limits: Limits::with_cpus(1),
-        };
+    fn set_flags(&mut self, flags: u32) -> Result<()> {
+        let meta =
+            Meta { abi_version: ABI_VERSION, flags, hash_seed: 7, limits: Limits::with_cpus(1) };
         self.array(map_names::META)?.set(0, meta, 0)?;
+        Ok(())
+    }
+
+    fn fill(&mut self) -> Result<()> {
         self.array(map_names::XDP_EGRESS)?.set(packets::EGRESS_IFINDEX, 1_u64, 0)?;
         let mut backends = self.array(map_names::BACKENDS_V4)?;
         for number in 1..=BACKENDS {
@@ -217,23 +221,19 @@ impl Bed {
             let ring = ring_number(service, FAMILY_V4, PROTOCOL_TCP);
             rings.set(ring, RingDescriptor::new(start, RING_SIZE, 1).raw(), 0)?;
         }
-        let mut frontends: BpfHashMap<_, FrontendKeyV4, Frontend> =
-            self.product.map_mut(map_names::FRONTENDS_V4).context("FRONTENDS_V4")?.try_into()?;
-        for service in 0..SERVICES {
-            let key = FrontendKeyV4 {
-                vip: (*packets::VIP.ip()).into(),
-                port: NetU16::new(80 + service as u16),
-                protocol: PROTOCOL_TCP,
-                scope: 0,
-            };
-            let ring = ring_number(service, FAMILY_V4, PROTOCOL_TCP);
-            frontends.insert(key, Frontend { service, ring, ..Frontend::default() }, 0)?;
-        }
+        let frontends: Vec<_> = (0..SERVICES)
+            .map(|service| {
+                let port = packets::VIP.port() + service as u16;
+                packets::frontend(*packets::VIP.ip(), port, port, service)
+            })
+            .collect();
+        packets::publish_frontends(&mut self.product, &frontends, 0)?;
         Ok(())
     }
 
     /// Thread time per packet over one slice.
     fn slice(&mut self, row: &Row, packets: u32) -> Result<f64> {
+        self.set_flags(row.flags)?;
         if row.is_new {
             self.clear_records()?;
         }

@@ -3,14 +3,15 @@
 mod hostile;
 mod inbound;
 mod outbound;
+mod ports;
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddrV4;
 
 use lb_common::{
     abi::{
-        BackendV4, CLASS_ANSWERED, CLASS_HALF_OPEN, DropReason, FlowKeyV4, FrontendKeyV4, NetU16,
-        NetU32, PATH_RECORDS_REPLIES, PROTOCOL_ANY, PROTOCOL_TCP, ReplyKeyV4, ReplyRecordV4,
-        SCOPE_FRONT, TAKES_NEW, TAKES_OLD, Verdict,
+        BackendV4, CLASS_ANSWERED, CLASS_HALF_OPEN, DropReason, FlowKeyV4, NetU16, NetU32,
+        PATH_RECORDS_REPLIES, PROTOCOL_TCP, ReplyKeyV4, ReplyRecordV4, TAKES_NEW, TAKES_OLD,
+        Verdict,
     },
     engine::{
         Family as _,
@@ -23,27 +24,13 @@ use super::{
     Case, INGRESS_IFINDEX, KnownFlow, KnownReply, Program, Step, World, backend_one, backend_three,
     backend_two,
     builder::{BACKEND_ONE, CLIENT, PacketSpec, VIP},
+    frontends::SECOND_VIP,
 };
 
-const SECOND_VIP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 11), 80);
 const ALIVE: u8 = TAKES_NEW | TAKES_OLD;
 
 /// MAC addresses that the routing table of the kernel's bed gives to backend 3.
 pub(super) const NEXT_HOP_MACS: ([u8; 6], [u8; 6]) = ([2, 0, 0, 0, 9, 2], [2, 0, 0, 0, 9, 1]);
-
-/// Keys that lead to the ring of service 0: two VIPs with port 80, and their own entries.
-pub(super) fn frontend_keys() -> Vec<FrontendKeyV4> {
-    let key = |vip: &SocketAddrV4, port, protocol| FrontendKeyV4 {
-        vip: (*vip.ip()).into(),
-        port: NetU16::new(port),
-        protocol,
-        scope: SCOPE_FRONT,
-    };
-    [VIP, SECOND_VIP]
-        .iter()
-        .flat_map(|vip| [key(vip, 80, PROTOCOL_TCP), key(vip, 0, PROTOCOL_ANY)])
-        .collect()
-}
 
 /// Every case.
 #[must_use]
@@ -64,6 +51,7 @@ pub fn all() -> Vec<Case> {
         outbound::two_frontends(),
         outbound::after_the_end(),
         outbound::routed(),
+        ports::wide(),
     ]
     .concat()
 }

@@ -14,8 +14,8 @@ use super::{
 use crate::{
     labels::ContainerFacts,
     model::{
-        Backend, BackendPath, BackendState, Claim, Claims, FrontendAddress, Protocol, Refusal,
-        ServiceName,
+        Backend, BackendPath, BackendState, Claim, Claims, FrontendAddress, Ports, Protocol,
+        Refusal, ServiceName,
     },
     provider::ProviderEvent,
 };
@@ -155,8 +155,11 @@ pub(crate) fn claims_of() -> ClaimsOf {
             state: BackendState::Healthy,
             started_at_ms: facts.started_at_ms,
         };
-        let frontend =
-            FrontendAddress { vip: [192, 0, 2, 10].into(), protocol: Protocol::Tcp, port: 6379 };
+        let frontend = FrontendAddress {
+            vip: [192, 0, 2, 10].into(),
+            protocol: Protocol::Tcp,
+            ports: Ports::one(6379).expect("a port"),
+        };
         let claim = Claim {
             service: ServiceName("docker/redis:6379".to_owned()),
             frontend,
