@@ -19,9 +19,9 @@ use lb_agent::{
 };
 use lb_common::abi::{
     BackendCounters, CLASS_ESTABLISHED, CLASS_HALF_OPEN, DropReason, ESTABLISHED_SECONDS,
-    FlowKeyV4, FlowKeyV6, FlowRecord, HALF_OPEN_SECONDS, Hook, NetU16, PROTOCOL_TCP, ReplyKeyV4,
-    ReplyKeyV6, ReplyRecordV4, ReplyRecordV6, SLOT_MOVING, SLOT_SETTLED, Slot, TAKES_NEW,
-    TAKES_OLD, Verdict, map_names, ticks_from_seconds, verdict_index,
+    FAMILY_V4, FAMILY_V6, FlowKeyV4, FlowKeyV6, FlowRecord, HALF_OPEN_SECONDS, Hook, NetU16,
+    PROTOCOL_TCP, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4, ReplyRecordV6, SLOT_MOVING, SLOT_SETTLED,
+    Slot, TAKES_NEW, TAKES_OLD, Verdict, map_names, ring_number, ticks_from_seconds, verdict_index,
 };
 use proptest::{
     prelude::*,
@@ -207,14 +207,18 @@ fn reply_v4(client_port: u16, backend: u32) -> (ReplyKeyV4, ReplyRecordV4) {
 
 /// Serves the flows of [`flow_v4`] by a ring of such slots.
 fn serve(datapath: &mut Datapath, slot: Slot) {
+    serve_at(datapath, "192.0.2.10", ring_number(0, FAMILY_V4, PROTOCOL_TCP), slot);
+}
+
+fn serve_at(datapath: &mut Datapath, vip: &str, ring: u32, slot: Slot) {
     let frontend = FrontendAddress {
-        vip: "192.0.2.10".parse().unwrap(),
+        vip: vip.parse().unwrap(),
         protocol: Protocol::Tcp,
         ports: Ports::one(80).unwrap(),
     };
     let start = if slot.state() == SLOT_MOVING { 0 } else { 2_000 };
     let content = KernelRing { start, epoch: 1, slots: vec![slot; 1021] };
-    datapath.execute(&Action::PublishRing { ring: 0, content }).unwrap();
+    datapath.execute(&Action::PublishRing { ring, content }).unwrap();
     datapath.execute(&Action::PutFrontend { frontend, service: 0 }).unwrap();
 }
 
@@ -500,6 +504,8 @@ sandboxed! {
         let mut datapath = sandbox.open(TcMode::Auto);
         let backend = a_backend("[fd00::1]:8080", 7, TAKES_OLD);
         datapath.execute(&Action::WriteBackend { number: 1, backend }).unwrap();
+        let ring = ring_number(0, FAMILY_V6, PROTOCOL_TCP);
+        serve_at(&mut datapath, "2001:db8::2", ring, Slot::new(1, 0, SLOT_MOVING, NOW - 10));
         let mut tables = tables_v6(sandbox);
         let flow = |port| FlowKeyV6 {
             client: "2001:db8::1".parse::<Ipv6Addr>().unwrap().into(),
