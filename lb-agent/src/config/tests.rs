@@ -67,15 +67,16 @@ fn every_key_is_understood() {
         id: Some("lb-2ze8".to_owned()),
         vip: "192.0.2.10".parse().unwrap(),
     };
-    assert_eq!(config.balancers[0], redis);
+    assert_eq!(config.labels.balancers[0], redis);
     let [web] = &config.services[..] else { panic!("{:?}", config.services) };
-    assert_eq!((web.name.as_str(), web.ring_size, web.line), ("web", Some(4093), 30));
+    let ring_size = web.wishes.ring_size.as_ref().map(|size| size.value);
+    assert_eq!((web.name.as_str(), ring_size, web.line), ("web", Some(Some(4093)), 30));
     assert_eq!(web.frontends[0].to_string(), "tcp://192.0.2.10:80");
-    let backends: Vec<(SocketAddr, u16)> =
+    let backends: Vec<(SocketAddr, Option<u16>)> =
         web.backends.iter().map(|backend| (backend.address, backend.weight)).collect();
     assert_eq!(
         backends,
-        [("10.0.0.1:8080".parse().unwrap(), 100), ("10.0.0.2:8080".parse().unwrap(), 0)]
+        [("10.0.0.1:8080".parse().unwrap(), None), ("10.0.0.2:8080".parse().unwrap(), Some(0))]
     );
 }
 
@@ -130,13 +131,13 @@ fn unknown_keys_and_wrong_types_are_refused_with_their_place() {
         "hash_seed = -1",
     ]);
     assert_snapshot!(shown, @r#"
-    lb.toml:2:1: unknown key `fornt`; known keys here: `front`, `pin_path`, `state_path`, `hash_seed`, `xdp`, `tc`, `api`, `docker`, `tables`, `balancer`, `service`
+    lb.toml:2:1: unknown key `fornt`; known keys here: `front`, `pin_path`, `state_path`, `hash_seed`, `xdp`, `tc`, `api`, `docker`, `tables`, `label_vips`, `routing_pool`, `defaults`, `balancer`, `registrator`, `service`
     lb.toml:3:3: unknown key `modus`; known keys here: `mode`, `interfaces`
     lb.toml:2:8: unknown value `fast`; allowed: `auto`, `native`, `generic`, `off`
     lb.toml:1:1: wanted exactly 1 element, found 0 elements
     lb.toml:2:11: invalid type: string "yes", expected a boolean
     lb.toml:1:1: the key `vip` is missing here; add it
-    lb.toml:4:11: unknown key `backends`; known keys here: `name`, `frontends`, `ring_size`, `backend`
+    lb.toml:4:11: unknown key `backends`; known keys here: `name`, `frontends`, `affinity`, `unreachable`, `drain_seconds`, `unhealthy_grace_seconds`, `panic_percent`, `slow_start_seconds`, `datagrams`, `ring_size`, `probe`, `backend`
     lb.toml:1:9: string values must be quoted, expected literal string
     lb.toml:2:1: missing comma between array elements, expected `,`
     lb.toml:2:1: the key `front` stands here a second time; keep one

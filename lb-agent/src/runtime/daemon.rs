@@ -20,7 +20,7 @@ use crate::{
         server::{Server, Source},
         types::{ProviderState, View},
     },
-    config::{Balancer, Config},
+    config::{Config, LabelsConfig},
     datapath::{self, Datapath},
     labels, netlink, plan,
     provider::{ProviderEvent, docker, file},
@@ -64,7 +64,7 @@ pub fn describe(config: &Config) -> String {
         "{}: in order\nfront interfaces: {front}\nbalancers: {}\nservices: {} with {backends} \
          backends\ndocker: {}",
         config.file_name,
-        config.balancers.len(),
+        config.labels.balancers.len(),
         config.services.len(),
         if config.docker.enabled { config.docker.endpoint.as_str() } else { "off" },
     )
@@ -86,8 +86,8 @@ struct Daemon {
     events: mpsc::Sender<Event>,
     view: watch::Receiver<Arc<View>>,
     docker: Option<JoinHandle<()>>,
-    /// The balancers that the Docker provider resolves labels with.
-    docker_balancers: Vec<Balancer>,
+    /// What the Docker provider reads labels with.
+    docker_labels: LabelsConfig,
     server: JoinHandle<()>,
     kernel_thread: oneshot::Receiver<()>,
     stop: CancellationToken,
@@ -116,7 +116,7 @@ impl Daemon {
         let ring_slots = config.tables.ring_slots;
         let settings = Settings {
             providers,
-            balancers: config.balancers.clone(),
+            balancers: config.labels.balancers.clone(),
             planner: plan::Settings { ring_slots, ..plan::Settings::default() },
         };
         let fronts = node.fronts().iter().filter_map(|front| front.ifindex).collect();
@@ -133,7 +133,7 @@ impl Daemon {
             events,
             view,
             docker: None,
-            docker_balancers: Vec::new(),
+            docker_labels: LabelsConfig::default(),
             server,
             kernel_thread,
             stop,
@@ -190,7 +190,7 @@ impl Daemon {
     async fn follow_sources(&mut self) -> anyhow::Result<()> {
         let mut claims = file::claims(&self.config);
         claims.refusals.extend(routes::unreachable_backends(&self.config, &self.fronts).await);
-        self.tell(Event::Balancers(self.config.balancers.clone())).await?;
+        self.tell(Event::Balancers(self.config.labels.balancers.clone())).await?;
         self.follow_docker().await?;
         self.tell(ProviderEvent::Claims { provider: file::NAME, claims }.into()).await
     }
@@ -202,8 +202,8 @@ impl Daemon {
         if !docker.enabled {
             return Ok(());
         }
-        let balancers = self.config.balancers.clone();
-        if self.docker.is_some() && self.docker_balancers == balancers {
+        let labels = self.config.labels.clone();
+        if self.docker.is_some() && self.docker_labels == labels {
             return Ok(());
         }
         let resync = Duration::from_secs(docker.resync_seconds.into());
@@ -214,14 +214,13 @@ impl Daemon {
             drop(previous.await);
             self.tell(Event::Restarting(docker::PROVIDER)).await?;
         }
-        let index = labels::BalancerIndex::new(&balancers);
-        let claims_of = Arc::new(move |facts: &_| labels::claims(facts, &index));
+        let reader = Arc::new(labels::Reader::new(&labels));
         let (sender, receiver) = mpsc::channel(EVENTS_MAX);
         let forward = forward(receiver, self.events.clone());
         self.docker = Some(tokio::spawn(async move {
-            tokio::join!(docker::run(settings, claims_of, sender), forward);
+            tokio::join!(docker::run(settings, reader, sender), forward);
         }));
-        self.docker_balancers = balancers;
+        self.docker_labels = labels;
         Ok(())
     }
 
@@ -245,7 +244,7 @@ impl Daemon {
                 if !late.is_empty() {
                     tracing::warn!("changed, and used after a restart only: {}", late.join(", "));
                 }
-                self.config.balancers = config.balancers;
+                self.config.labels = config.labels;
                 self.config.services = config.services;
                 match self.follow_sources().await {
                     Ok(()) => tracing::info!("`{}` is in force", self.config.file_name),
@@ -357,7 +356,10 @@ mod tests {
     use insta::{assert_debug_snapshot, assert_snapshot};
 
     use super::*;
-    use crate::{api::types::ProviderView, config::XdpMode};
+    use crate::{
+        api::types::ProviderView,
+        config::{Balancer, XdpMode},
+    };
 
     /// Takes events until the claims of the file, which come last.
     async fn told(events: &mut mpsc::Receiver<Event>) -> Vec<&'static str> {
@@ -372,7 +374,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn reload_starts_docker_anew_only_for_other_balancers() {
+    async fn reload_starts_docker_anew_only_for_other_labels() {
         let (sender, mut events) = mpsc::channel(EVENTS_MAX);
         let (_ended, kernel_thread) = oneshot::channel();
         let mut config = Config::default();
@@ -384,7 +386,7 @@ mod tests {
             events: sender,
             view: watch::channel(Arc::default()).1,
             docker: None,
-            docker_balancers: Vec::new(),
+            docker_labels: LabelsConfig::default(),
             server: tokio::spawn(std::future::pending()),
             kernel_thread,
             stop: CancellationToken::new(),
@@ -397,7 +399,7 @@ mod tests {
         assert_eq!(told(&mut events).await, [""; 0]);
         assert_eq!(id(&daemon), first);
         let vip = [192, 0, 2, 10].into();
-        daemon.config.balancers = vec![Balancer { name: "slb".to_owned(), id: None, vip }];
+        daemon.config.labels.balancers = vec![Balancer { name: "slb".to_owned(), id: None, vip }];
         daemon.follow_sources().await.expect("an endpoint");
         assert_eq!(told(&mut events).await, [docker::PROVIDER]);
         assert_ne!(id(&daemon), first);
@@ -408,7 +410,7 @@ mod tests {
     fn reload_names_what_needs_a_restart() {
         let old = Config::default();
         let mut new = Config::default();
-        new.balancers.clear();
+        new.labels.balancers.clear();
         assert_eq!(needs_restart(&old, &new), [""; 0]);
         new.front = vec!["eth9".to_owned()];
         new.docker.resync_seconds += 1;
