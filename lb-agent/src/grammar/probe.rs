@@ -92,13 +92,11 @@ impl ProbeParts {
             ProbeWord::Docker => Some(ProbeKind::Docker),
             ProbeWord::Http => Some(ProbeKind::Http(self.request())),
             ProbeWord::Https => Some(ProbeKind::Https(self.request())),
-            ProbeWord::Command => match self.command {
-                Some(argv) => Some(ProbeKind::Command { argv }),
-                None => {
-                    let message = "is missing; a probe of the kind command needs it";
-                    return Err(("command", message.to_owned()));
-                }
-            },
+            ProbeWord::Command => {
+                let missing = "is missing; a probe of the kind command needs it";
+                let argv = self.command.ok_or_else(|| ("command", missing.to_owned()))?;
+                Some(ProbeKind::Command { argv })
+            }
         })
     }
 

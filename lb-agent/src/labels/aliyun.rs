@@ -4,6 +4,9 @@
 //! The balancer and its address come from the config ([`BalancerIndex`]); in the original the user
 //! makes them beforehand. The other labels of this schema are read by [`routing`] and [`policy`].
 
+#[cfg(test)]
+#[path = "aliyun/tests.rs"]
+mod others;
 pub mod policy;
 pub mod routing;
 

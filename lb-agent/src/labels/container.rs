@@ -200,8 +200,8 @@ impl Reader {
         let lb = own
             .frontends(&self.balancers, |vip| self.is_allowed(vip))
             .into_iter()
-            .map(|label| label.map(|label| self.ask_of_frontend(label)));
-        let ports = aliyun::parse(labels).map(|label| self.ask_of_listener(label?));
+            .map(|label| label.map(Self::ask_of_frontend));
+        let ports = aliyun::parse(labels).map(|label| self.ask_of_listener(&label?));
         let names =
             aliyun::routing::parse(labels, self.routing_pool).map(|label| label.map(ask_of_name));
         let mut asks = Vec::new();
@@ -220,7 +220,7 @@ impl Reader {
         asks
     }
 
-    fn ask_of_frontend(&self, label: lb::FrontendLabel) -> (String, Ask) {
+    fn ask_of_frontend(label: lb::FrontendLabel) -> (String, Ask) {
         let ask = Ask {
             container_port: label.container_port,
             frontend: label.frontend,
@@ -231,11 +231,11 @@ impl Reader {
         (label.key, ask)
     }
 
-    fn ask_of_listener(&self, label: aliyun::PortLabel) -> Result<(String, Ask), LabelError> {
+    fn ask_of_listener(&self, label: &aliyun::PortLabel) -> Result<(String, Ask), LabelError> {
         let key = format!("{}{}", aliyun::PREFIX, label.container_port);
         let frontend = self
             .balancers
-            .resolve(&label)
+            .resolve(label)
             .map_err(|message| LabelError { key: key.clone(), message })?;
         let ask = Ask {
             container_port: label.container_port,

@@ -320,3 +320,6 @@ pub(super) fn command(text: &str) -> Result<Vec<String>, String> {
         _ => Err("is no list of words; write it like [\"redis-cli\", \"ping\"]".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -94,15 +94,15 @@ impl<'a> Metadata<'a> {
         let registered: Vec<&ContainerPort> =
             ports.iter().filter(|port| port.is_published || published == 0).collect();
         let is_group = registered.len() > 1;
-        let mut all: BTreeMap<(u16, Option<Protocol>), ()> =
-            registered.iter().map(|port| ((port.port, Some(port.protocol)), ())).collect();
+        let mut all: BTreeSet<(u16, Option<Protocol>)> =
+            registered.iter().map(|port| (port.port, Some(port.protocol))).collect();
         let named = self.values.keys().filter(|(_, name)| *name == "NAME");
         for port in named.filter_map(|(port, _)| *port) {
             if !registered.iter().any(|one| one.port == port) {
-                all.insert((port, None), ());
+                all.insert((port, None));
             }
         }
-        let ports = all.into_keys().filter(|(port, _)| self.find(*port, "IGNORE").is_none());
+        let ports = all.into_iter().filter(|(port, _)| self.find(*port, "IGNORE").is_none());
         ports
             .filter_map(|(port, protocol)| {
                 let (name, source) = self.name(port, is_group, image)?;
@@ -113,9 +113,9 @@ impl<'a> Metadata<'a> {
     }
 
     fn name(&self, port: u16, is_group: bool, image: Option<&str>) -> Option<(String, String)> {
-        let source = |value: &Value<'_>| match value.is_label {
-            true => format!("label `{}`", shown(value.key)),
-            false => format!("variable `{}`", shown(value.key)),
+        let source = |value: &Value<'_>| {
+            let kind = if value.is_label { "label" } else { "variable" };
+            format!("{kind} `{}`", shown(value.key))
         };
         let own = self.values.get(&(Some(port), "NAME")).filter(|value| !value.text.is_empty());
         if let Some(value) = own {
@@ -207,9 +207,9 @@ impl Reader<'_> {
     }
 
     fn request(&mut self, name: &'static str, method: &'static str) -> Option<HttpProbe> {
-        let path = self.value(name, |text| match text.starts_with('/') {
-            true => grammar::path(text),
-            false => grammar::path(&format!("/{text}")),
+        let path = self.value(name, |text| {
+            let slash = if text.starts_with('/') { "" } else { "/" };
+            grammar::path(&format!("{slash}{text}"))
         })?;
         let default = HttpProbe::default();
         let method = match self.metadata.find(self.port, method) {
@@ -266,3 +266,6 @@ fn substituted(text: &str, port: u16) -> String {
     let ports = [("${SERVICE_PORT}", port.as_str()), ("$SERVICE_PORT", port.as_str())];
     places.iter().chain(&ports).fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
 }
+
+#[cfg(test)]
+mod tests;

@@ -140,17 +140,17 @@ macro_rules! settings {
 
 settings! {
     /// Whether connections of one client go to one backend.
-    affinity: Affinity = Affinity::None, affinity;
+    affinity: Affinity = Affinity::None, |it: &Affinity| affinity(*it);
     /// What a client is told when no backend can be reached.
     unreachable: Unreachable = Unreachable::Reject, word;
     /// Time for which a draining backend keeps its flows.
-    drain_seconds: u32 = 300, seconds;
+    drain_seconds: u32 = 300, |it: &u32| seconds(*it);
     /// Time for which an unhealthy backend keeps its established flows.
-    unhealthy_grace_seconds: u32 = 300, seconds;
+    unhealthy_grace_seconds: u32 = 300, |it: &u32| seconds(*it);
     /// When less than this part of the backends is healthy, all that live take new flows; 0: never.
     panic_percent: u32 = 10, |percent: &u32| format!("{percent} %");
     /// Time in which a backend that has become healthy reaches its full weight.
-    slow_start_seconds: u32 = 0, seconds;
+    slow_start_seconds: u32 = 0, |it: &u32| seconds(*it);
     /// What a UDP service does.
     datagrams: Datagrams = Datagrams::Records, word;
     /// Slots of the ring; `None`: chosen when the service is made.
@@ -158,13 +158,13 @@ settings! {
     /// Name under which several services share their frontends.
     share: Option<String> = None, |name: &Option<String>| or_dash(name.as_ref());
     /// What a probe does; `None`: a backend is healthy while it runs.
-    probe: Option<ProbeKind> = None, probe;
+    probe: Option<ProbeKind> = None, |it: &Option<ProbeKind>| probe(it.as_ref());
     /// Time between two probes of a backend whose state is settled.
-    probe_interval_ms: u32 = 2000, milliseconds;
+    probe_interval_ms: u32 = 2000, |it: &u32| milliseconds(*it);
     /// Time after which an unfinished probe has failed.
-    probe_timeout_ms: u32 = 2000, milliseconds;
+    probe_timeout_ms: u32 = 2000, |it: &u32| milliseconds(*it);
     /// Time after the backend's start before the first probe.
-    probe_initial_delay_ms: u32 = 0, milliseconds;
+    probe_initial_delay_ms: u32 = 0, |it: &u32| milliseconds(*it);
     /// Successes in a row that make a backend healthy.
     probe_rise: u32 = 2, ToString::to_string;
     /// Failures in a row that make a backend unhealthy.
@@ -234,11 +234,11 @@ fn or_dash(value: Option<&impl ToString>) -> String {
     value.map_or_else(|| "-".to_owned(), ToString::to_string)
 }
 
-fn seconds(seconds: &u32) -> String {
+fn seconds(seconds: u32) -> String {
     format!("{seconds} s")
 }
 
-fn milliseconds(milliseconds: &u32) -> String {
+fn milliseconds(milliseconds: u32) -> String {
     match milliseconds {
         whole if whole % 1000 == 0 => format!("{} s", whole / 1000),
         _ => format!("{milliseconds} ms"),
@@ -250,22 +250,22 @@ fn word(value: &impl std::fmt::Debug) -> String {
     format!("{value:?}").to_lowercase()
 }
 
-fn affinity(affinity: &Affinity) -> String {
+fn affinity(affinity: Affinity) -> String {
     match affinity {
         Affinity::None => "none".to_owned(),
         Affinity::Client { prefix_v4, prefix_v6 } => format!("client/{prefix_v4},{prefix_v6}"),
     }
 }
 
-fn probe(probe: &Option<ProbeKind>) -> String {
-    let at = |port: &Option<u16>| port.map_or_else(String::new, |port| format!(" port {port}"));
+fn probe(probe: Option<&ProbeKind>) -> String {
+    let at = |port: Option<u16>| port.map_or_else(String::new, |port| format!(" port {port}"));
     match probe {
         None => "none".to_owned(),
         Some(ProbeKind::Docker) => "docker".to_owned(),
-        Some(ProbeKind::Tcp { port }) => format!("tcp{}", at(port)),
-        Some(ProbeKind::Http(request)) => format!("http{} {}", at(&request.port), asked(request)),
+        Some(ProbeKind::Tcp { port }) => format!("tcp{}", at(*port)),
+        Some(ProbeKind::Http(request)) => format!("http{} {}", at(request.port), asked(request)),
         Some(ProbeKind::Https(request)) => {
-            format!("https{} {}", at(&request.port), asked(request))
+            format!("https{} {}", at(request.port), asked(request))
         }
         Some(ProbeKind::Command { argv }) => format!("command {argv:?}"),
     }
@@ -276,18 +276,18 @@ fn asked(request: &HttpProbe) -> String {
         (first, last) if first == last => first.to_string(),
         (first, last) => format!("{first}-{last}"),
     });
-    let mut shown = format!("{} {}", request.method, request.path);
-    for (name, value) in [("host", &request.host), ("server name", &request.server_name)] {
-        if let Some(value) = value {
-            shown += &format!(", {name} {value}");
-        }
-    }
-    shown += &format!(", status {}", statuses.collect::<Vec<_>>().join(","));
-    if let Some(body) = &request.expect_body {
-        shown += &format!(", body with {body:?}");
-    }
-    if request.verify_certificate {
-        shown += ", certificate verified";
-    }
-    shown
+    let statuses = format!("status {}", statuses.collect::<Vec<_>>().join(","));
+    let named =
+        |name: &str, value: &Option<String>| value.as_ref().map(|value| format!("{name} {value}"));
+    let body = request.expect_body.as_ref().map(|body| format!("body with {body:?}"));
+    let verified = request.verify_certificate.then(|| "certificate verified".to_owned());
+    let parts = [
+        Some(format!("{} {}", request.method, request.path)),
+        named("host", &request.host),
+        named("server name", &request.server_name),
+        Some(statuses),
+        body,
+        verified,
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }

@@ -2,7 +2,11 @@
 //!
 //! Nothing is cleaned up at the end: what is in the kernel stays there, so that the traffic goes on.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use sd_notify::NotifyState;
@@ -14,13 +18,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Event, Reconciler, Runtime, RuntimeChannels, Settings, routes, spawn};
+use super::{
+    Event, Reconciler, Runtime, RuntimeChannels, Settings, routes, spawn,
+    status::{status_line, trouble},
+    watch::FileWatch,
+};
 use crate::{
     api::{
         server::{Server, Source},
-        types::{ProviderState, View},
+        types::View,
     },
-    config::{Config, LabelsConfig},
+    config::{self, Config, LabelsConfig},
     datapath::{self, Datapath},
     labels, netlink, plan,
     provider::{ProviderEvent, docker, file},
@@ -33,7 +41,7 @@ const REQUESTS_MAX: usize = 32;
 /// Time for the kernel thread to finish what it is doing when the agent stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Runs the agent until it is told to stop. `config_path` is what SIGHUP reads again.
+/// Runs the agent until it is told to stop. `config_path` is watched, and read again after SIGHUP.
 pub fn run(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<()> {
     let options = datapath_options(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -147,6 +155,7 @@ impl Daemon {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
+        let mut file = FileWatch::new(self.watched_path().to_owned());
         notify(&[NotifyState::Ready]);
         tracing::info!("lb-agent {} is running", env!("CARGO_PKG_VERSION"));
         let result = loop {
@@ -154,6 +163,10 @@ impl Daemon {
                 _ = terminate.recv() => break Ok(()),
                 _ = interrupt.recv() => break Ok(()),
                 _ = hangup.recv() => self.reload().await,
+                () = file.changed() => {
+                    tracing::info!("`{}` has changed", self.watched_path().display());
+                    self.reload().await;
+                }
                 Ok(()) = self.view.changed() => self.tell_status(),
                 _ = &mut self.kernel_thread => {
                     break Err(anyhow::anyhow!("the kernel thread ended by itself; see above"));
@@ -231,13 +244,24 @@ impl Daemon {
         Ok(())
     }
 
-    /// SIGHUP: reads the configuration again. A file with an error changes nothing.
+    fn watched_path(&self) -> &Path {
+        self.config_path.as_deref().unwrap_or(Path::new(config::DEFAULT_PATH))
+    }
+
+    /// Reads the configuration again. A file with an error changes nothing, and neither does one
+    /// that is gone.
     async fn reload(&mut self) {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => notify(&[NotifyState::Reloading, now]),
             Err(error) => tracing::debug!("no monotonic time: {error}"),
         }
-        match Config::load_or_default(self.config_path.as_deref()) {
+        let is_default = self.config.file_name == Config::default().file_name;
+        let loaded = match &self.config_path {
+            None if is_default => Config::load_or_default(None),
+            _ => Config::load(self.watched_path()),
+        };
+        let trouble = loaded.as_ref().err().map(trouble);
+        match loaded {
             Err(error) => tracing::error!("nothing is changed by the reload:\n{error}"),
             Ok(config) => {
                 let late = needs_restart(&self.config, &config);
@@ -246,11 +270,16 @@ impl Daemon {
                 }
                 self.config.labels = config.labels;
                 self.config.services = config.services;
+                self.config.file_name = config.file_name;
                 match self.follow_sources().await {
                     Ok(()) => tracing::info!("`{}` is in force", self.config.file_name),
                     Err(error) => tracing::error!("cannot follow the sources: {error:#}"),
                 }
             }
+        }
+        let status = ProviderEvent::Status { provider: file::NAME, trouble };
+        if let Err(error) = self.tell(status.into()).await {
+            tracing::error!("{error:#}");
         }
         notify(&[NotifyState::Ready]);
     }
@@ -282,23 +311,6 @@ fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!("cannot tell systemd: {error}");
     }
-}
-
-/// One line for `systemctl status`.
-fn status_line(view: &View) -> String {
-    let healthy: u32 = view.services.iter().map(|service| service.backends.healthy).sum();
-    let trouble = view.status.providers.iter().filter(|one| one.state != ProviderState::Ok);
-    let trouble: Vec<&str> = trouble.map(|provider| provider.name.as_str()).collect();
-    let counts = format!(
-        "{} VIPs, {} services, {healthy} of {} backends healthy",
-        view.vips.len(),
-        view.services.len(),
-        view.backends.len()
-    );
-    let waiting = (!trouble.is_empty()).then(|| format!("waiting for {}", trouble.join(", ")));
-    let refusals = view.status.refusals.len();
-    let refused = (refusals > 0).then(|| format!("{refusals} not granted"));
-    [Some(counts), waiting, refused].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 /// Keys whose change takes effect with a restart only.
@@ -356,10 +368,7 @@ mod tests {
     use insta::{assert_debug_snapshot, assert_snapshot};
 
     use super::*;
-    use crate::{
-        api::types::ProviderView,
-        config::{Balancer, XdpMode},
-    };
+    use crate::config::{Balancer, XdpMode};
 
     /// Takes events until the claims of the file, which come last.
     async fn told(events: &mut mpsc::Receiver<Event>) -> Vec<&'static str> {
@@ -422,19 +431,6 @@ mod tests {
         "tables",
     ]
     "#);
-    }
-
-    #[test]
-    fn status_line_says_who_is_waited_for() {
-        let mut view = View::default();
-        assert_snapshot!(status_line(&view), @"0 VIPs, 0 services, 0 of 0 backends healthy");
-        view.status.providers.push(ProviderView {
-            name: "docker".to_owned(),
-            state: ProviderState::Trouble,
-            trouble: Some("away".to_owned()),
-            claims: 0,
-        });
-        assert_snapshot!(status_line(&view), @"0 VIPs, 0 services, 0 of 0 backends healthy; waiting for docker");
     }
 
     #[test]

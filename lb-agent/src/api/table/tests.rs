@@ -7,7 +7,7 @@ use insta::assert_snapshot;
 use super::*;
 use crate::{
     api::types::{BackendCountersView, ReconcileView, RecordsView, VipFrontendView, VipList},
-    model::{BackendPath, BackendState, Protocol, ServiceName},
+    model::{BackendPath, BackendState, Origin, Protocol, ServiceName},
 };
 
 fn vip() -> IpAddr {
@@ -40,6 +40,7 @@ fn vip_views() -> Vec<VipView> {
     let served = VipView {
         vip: vip(),
         balancers: vec!["slb_redis_app".to_owned()],
+        names: vec!["redis.local".to_owned()],
         services: frontends.iter().map(|frontend| frontend.service.clone()).collect(),
         frontends,
         backends: BackendCountsView { healthy: 2, ..BackendCountsView::default() },
@@ -48,6 +49,7 @@ fn vip_views() -> Vec<VipView> {
     let idle = VipView {
         vip: "2001:db8::10".parse().expect("an address"),
         balancers: vec![],
+        names: vec![],
         frontends: vec![],
         services: vec![],
         backends: BackendCountsView::default(),
@@ -65,6 +67,7 @@ fn backend_views() -> Vec<BackendView> {
         address: ([172, 18, 0, 1 + replica], 6379).into(),
         path: BackendPath::Local { ifindex: 40 + u32::from(replica) },
         weight: 100,
+        weight_origin: Origin::Default,
         state,
         share_percent,
         counters,
@@ -94,10 +97,10 @@ fn backend_views() -> Vec<BackendView> {
 #[test]
 fn vip_list_has_a_line_per_frontend() {
     assert_snapshot!(vips(&vip_views()), @r#"
-    VIP           BALANCER       FRONTEND  SERVICE                  STATE
-    192.0.2.10    slb_redis_app  tcp/80    file/web                 down
-    192.0.2.10    slb_redis_app  tcp/6379  compose/shop/redis:6379  serving
-    2001:db8::10  -              -         -                        idle
+    VIP           BALANCER                   FRONTEND  SERVICE                  STATE
+    192.0.2.10    slb_redis_app,redis.local  tcp/80    file/web                 down
+    192.0.2.10    slb_redis_app,redis.local  tcp/6379  compose/shop/redis:6379  serving
+    2001:db8::10  -                          -         -                        idle
     "#);
 }
 
@@ -229,6 +232,9 @@ fn json_is_stable() {
           "balancers": [
             "slb_redis_app"
           ],
+          "names": [
+            "redis.local"
+          ],
           "frontends": [
             {
               "protocol": "tcp",
@@ -270,6 +276,9 @@ fn json_is_stable() {
       "path": "local",
       "ifindex": 41,
       "weight": 100,
+      "weight_origin": {
+        "from": "default"
+      },
       "state": "healthy",
       "share_percent": 50.049,
       "counters": {

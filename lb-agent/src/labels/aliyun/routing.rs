@@ -98,7 +98,7 @@ fn parse_name(text: &str, pool: Option<IpNet>) -> Result<PooledName, String> {
             shown(path)
         ));
     }
-    if !domain.ends_with(".local") {
+    if domain.rsplit('.').next() != Some("local") || !domain.contains('.') {
         return Err(format!(
             "{value} needs the gateway: `{shown_domain}` is told from others by the Host header of \
              each request, which only a proxy for HTTP sees; a name that ends in .local gets an \

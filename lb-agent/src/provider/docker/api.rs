@@ -257,7 +257,7 @@ fn inspected_of(response: ContainerInspectResponse) -> Result<Option<Inspected>,
         name: name_of(&response.name.into_iter().collect::<Vec<_>>(), &id),
         image: config.image.unwrap_or_default(),
         labels: config.labels.unwrap_or_default().into_iter().collect(),
-        environment: service_variables(config.env.unwrap_or_default()),
+        environment: service_variables(&config.env.unwrap_or_default()),
         ports,
         pid,
         created_at_ms: milliseconds("Created", response.created)?,
@@ -266,7 +266,7 @@ fn inspected_of(response: ContainerInspectResponse) -> Result<Option<Inspected>,
 }
 
 /// Variables that may concern us: the others may be secrets, and are forgotten at once.
-fn service_variables(environment: Vec<String>) -> BTreeMap<String, String> {
+fn service_variables(environment: &[String]) -> BTreeMap<String, String> {
     let ours = environment.iter().filter(|one| one.starts_with(labels::registrator::PREFIX));
     let pairs = ours.filter_map(|one| one.split_once('='));
     pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
