@@ -1,5 +1,7 @@
 //! Who gets what, and what the others are told.
 
+mod wishes;
+
 use std::{fmt::Write as _, sync::Arc};
 
 use insta::assert_snapshot;

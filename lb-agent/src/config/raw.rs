@@ -133,7 +133,7 @@ with_policy! {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table with the key `kind`")]
 pub(super) struct Probe {
     pub(super) kind: Option<Spanned<String>>,
     pub(super) port: Option<Spanned<i64>>,

@@ -175,11 +175,11 @@ impl Reader {
             let wishes = by_port.entry((port, is_registered)).or_insert_with(|| {
                 let (mut wishes, errors) = own.wishes(port, &object);
                 refusals.extend(errors);
-                wishes.or(&theirs);
+                wishes.or_schema(&theirs);
                 if is_registered {
                     let (checks, errors) = metadata.wishes(port, &object);
                     refusals.extend(errors);
-                    wishes.or(&checks);
+                    wishes.or_schema(&checks);
                 }
                 wishes.or(&self.defaults);
                 Arc::new(wishes)

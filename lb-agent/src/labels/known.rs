@@ -44,13 +44,13 @@ pub const LB: [&str; 32] = [
     "probe.timeout",
     "probe.verify",
     "ring_size",
+    "rolling_updates",
+    "scale",
     "share",
     "slow_start",
     "unhealthy_grace",
     "unreachable",
     "weight",
-    "scale",
-    "rolling_updates",
 ];
 
 /// The labels of Aliyun Container Service for Swarm.
@@ -125,7 +125,7 @@ pub const REGISTRATOR: [Known; 19] = [
     used("CHECK_TIMEOUT"),
     used("CHECK_INITIAL_STATUS"),
     used("CHECK_DEREGISTER_AFTER"),
-    used("CHECK_TLS_SKIP_VERIFY"),
+    ignored("CHECK_TLS_SKIP_VERIFY"),
     ignored("CHECK_GRPC_USE_TLS"),
     ignored("ID"),
     ignored("TAGS"),

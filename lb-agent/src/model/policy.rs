@@ -183,6 +183,34 @@ settings! {
     };
 }
 
+impl Wishes {
+    /// The same without anything about probes.
+    #[must_use]
+    pub fn without_probe(&self) -> Self {
+        Self {
+            probe: None,
+            probe_interval_ms: None,
+            probe_timeout_ms: None,
+            probe_initial_delay_ms: None,
+            probe_rise: None,
+            probe_fall: None,
+            probe_place: None,
+            probe_initial: None,
+            ..self.clone()
+        }
+    }
+
+    /// Takes from another schema what is not wished here. A probe and its times are one thing to
+    /// those who wrote them: where there is a probe already, the other's times mean nothing.
+    pub fn or_schema(&mut self, lower: &Self) {
+        if self.probe.is_some() {
+            self.or(&lower.without_probe());
+        } else {
+            self.or(lower);
+        }
+    }
+}
+
 impl Policy {
     /// How backends are probed; `None`: they are healthy while they run.
     #[must_use]
