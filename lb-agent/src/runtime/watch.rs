@@ -144,7 +144,7 @@ impl Events {
 
     async fn next(&mut self) {
         if self.happened.recv().await.is_none() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -173,12 +173,12 @@ fn names_that_meet_find_other_addresses_and_keep_them() {
         all.iter().filter_map(|one| one.split(' ').nth(1)).collect();
     assert_eq!(addresses.len(), names.len(), "{all:?}");
     // Whoever goes, the others stay where they are, and so does who comes back.
-    for gone in 0..claims.len() {
+    for (gone, name) in names.iter().enumerate() {
         let mut left = claims.clone();
         left.remove(gone);
         let (some, held, _) = settle(&left, &incumbents);
         let expected: Vec<String> =
-            all.iter().filter(|one| !one.starts_with(names[gone])).cloned().collect();
+            all.iter().filter(|one| !one.starts_with(name)).cloned().collect();
         assert_eq!(some, expected);
         assert_eq!(settle(&claims, &held).0, all);
     }

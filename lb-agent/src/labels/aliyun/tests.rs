@@ -168,7 +168,7 @@ fn check_routing(value: &str) -> String {
     for parsed in routing::parse(&labels, pool) {
         match parsed {
             Ok(label) => {
-                writeln!(shown, "{} -> {}", label.name.name, label.container_port).unwrap()
+                writeln!(shown, "{} -> {}", label.name.name, label.container_port).unwrap();
             }
             Err(error) => writeln!(shown, "{}", error.message).unwrap(),
         }
