@@ -247,6 +247,30 @@ fn an_empty_file_is_the_default() {
     assert_eq!(config.api.socket, PathBuf::from("/run/lb-agent/api.sock"));
 }
 
+/// With everything in it that is commented out for being the default or an example.
+#[test]
+fn the_example_file_is_understood() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../dist/lb.toml");
+    let mut text = String::new();
+    for line in std::fs::read_to_string(path).unwrap().lines() {
+        let bare = line.strip_prefix("# ").unwrap_or(line);
+        let key = bare.split(" = ").next().unwrap_or_default();
+        let is_key = key.len() < bare.len() && !key.contains(' ');
+        if is_key || bare.starts_with('[') {
+            writeln!(text, "{bare}").unwrap();
+        }
+    }
+    let config = Config::parse(&text, "lb.toml").unwrap_or_else(|error| panic!("{error}\n{text}"));
+    assert_eq!(config.services[0].backends.len(), 1);
+    let of_service = Policy::agreed(std::iter::once(&*config.services[0].wishes)).0;
+    let defaults = Policy::default();
+    // What it shows of times and counts are the defaults.
+    for (shown, default) in of_service.rows().iter().zip(defaults.rows()) {
+        let is_example = matches!(shown.name, "affinity" | "ring_size" | "probe");
+        assert!(is_example || shown.value == default.value, "{}: {}", shown.name, shown.value);
+    }
+}
+
 #[test]
 fn a_named_file_must_exist() {
     let directory = tempfile::tempdir().unwrap();

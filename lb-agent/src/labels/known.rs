@@ -177,7 +177,50 @@ fn matches(pattern: &str, key: &str) -> bool {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{ALIYUN, LB, is_aliyun, nearest, nearest_aliyun};
+    use super::{ALIYUN, LB, REGISTRATOR, is_aliyun, nearest, nearest_aliyun};
+    use crate::{labels::lb, labels::registrator, model::Policy};
+
+    /// The first cells of all tables of the document, with the rest of their rows.
+    fn documented() -> Vec<(String, Vec<String>)> {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/labels.md");
+        let text = std::fs::read_to_string(path).expect("docs/labels.md");
+        let rows = text.lines().filter_map(|line| line.strip_prefix("| `"));
+        rows.map(|row| {
+            let (name, rest) = row.split_once('`').expect("a name in backticks");
+            let cells = rest.split(" | ").skip(1).map(|cell| cell.trim_matches(['|', ' ']));
+            (name.to_owned(), cells.map(str::to_owned).collect())
+        })
+        .collect()
+    }
+
+    #[test]
+    fn every_known_label_is_documented_and_no_other() {
+        let settings: Vec<&str> = Policy::default().rows().iter().map(|row| row.name).collect();
+        let documented = documented();
+        let mut documented: Vec<&str> = documented
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .filter(|name| !settings.contains(name))
+            .collect();
+        documented.sort_unstable();
+        let ours = LB.iter().map(|name| format!("{}{name}", lb::PREFIX));
+        let theirs = ALIYUN.iter().map(|known| known.pattern.to_owned());
+        let registered =
+            REGISTRATOR.iter().map(|known| format!("{}{}", registrator::PREFIX, known.pattern));
+        let mut known: Vec<String> = ours.chain(theirs).chain(registered).collect();
+        known.sort_unstable();
+        assert_eq!(documented, known);
+    }
+
+    #[test]
+    fn every_setting_is_documented_with_its_default() {
+        let documented = documented();
+        for row in Policy::default().rows() {
+            let found = documented.iter().find(|(name, _)| name == row.name);
+            let (_, cells) = found.unwrap_or_else(|| panic!("{} is not documented", row.name));
+            assert_eq!(cells[0], row.value, "default of {}", row.name);
+        }
+    }
 
     #[track_caller]
     fn check(key: &str, expected: Option<&str>) {
