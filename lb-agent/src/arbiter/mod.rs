@@ -20,6 +20,8 @@ use std::{
 
 use lb_common::abi;
 
+pub use policy::yield_to_exclusive;
+
 use crate::{
     maglev::MEMBERS_MAX,
     model::{Backend, Claim, FrontendAddress, Policy, Refusal, Service, ServiceName, Snapshot},
@@ -169,8 +171,6 @@ struct Joined {
     service: Service,
     /// Backends by place and instance, each with the source of its claim.
     backends: BTreeMap<(String, String), (Backend, String)>,
-    /// Those of them that want the new flows for themselves.
-    exclusive: BTreeSet<(String, String)>,
     wished: policy::Wished,
     /// Age of its oldest claim.
     since_ms: u64,
@@ -187,9 +187,9 @@ fn join(mut claims: Vec<Claim>, refusals: &mut BTreeSet<Refusal>) -> BTreeMap<Se
                 frontends: BTreeSet::new(),
                 backends: Vec::new(),
                 policy: Arc::default(),
+                exclusive: BTreeSet::new(),
             },
             backends: BTreeMap::new(),
-            exclusive: BTreeSet::new(),
             wished: policy::Wished::default(),
             since_ms: claim.since_ms,
         });
@@ -198,7 +198,7 @@ fn join(mut claims: Vec<Claim>, refusals: &mut BTreeSet<Refusal>) -> BTreeMap<Se
         joined.wished.hear(claim.since_ms, &claim.wishes);
         let Some(backend) = claim.backend else { continue };
         if claim.wishes.exclusive.as_ref().is_some_and(|exclusive| exclusive.value) {
-            joined.exclusive.insert((backend.place.clone(), backend.instance.clone()));
+            joined.service.exclusive.insert((backend.place.clone(), backend.instance.clone()));
         }
         match joined.backends.entry((backend.place.clone(), backend.instance.clone())) {
             Entry::Vacant(entry) => {
@@ -231,11 +231,6 @@ impl Joined {
         if policy != Policy::default() {
             self.service.policy = Arc::new(policy);
         }
-        let exclusive = &self.exclusive;
-        let backends = self.backends.iter_mut();
-        policy::yield_to_exclusive(
-            backends.map(|(key, (backend, _))| (backend, exclusive.contains(key))),
-        );
     }
 }
 

@@ -6,7 +6,9 @@
 
 use std::{cmp::Reverse, sync::Arc};
 
-use crate::model::{Backend, Disagreement, Policy, Refusal, ServiceName, Wishes};
+use crate::model::{
+    Backend, Disagreement, Policy, Refusal, Service, ServiceName, Snapshot, Wishes,
+};
 
 /// Disagreements of one service that are told.
 const DISAGREEMENTS_MAX: usize = 16;
@@ -47,15 +49,19 @@ fn refusal(service: &ServiceName, disagreement: &Disagreement) -> Refusal {
     }
 }
 
-/// While an exclusive backend takes new flows, the others of its service take none.
-pub(super) fn yield_to_exclusive<'a>(backends: impl Iterator<Item = (&'a mut Backend, bool)>) {
-    let mut backends: Vec<_> = backends.collect();
-    let is_served = backends.iter().any(|(backend, is_exclusive)| {
-        *is_exclusive && backend.state.takes_new() && backend.weight > 0
-    });
-    if is_served {
-        for (backend, _) in backends.iter_mut().filter(|(_, is_exclusive)| !is_exclusive) {
-            backend.weight = 0;
+/// While an exclusive backend takes new flows, the others of its service take none. To be called when
+/// the states of the backends are known.
+pub fn yield_to_exclusive(snapshot: &mut Snapshot) {
+    for service in snapshot.services.values_mut().filter(|service| !service.exclusive.is_empty()) {
+        let Service { backends, exclusive, .. } = service;
+        let is_exclusive = |backend: &Backend| {
+            exclusive.contains(&(backend.place.clone(), backend.instance.clone()))
+        };
+        let serves = |backend: &Backend| backend.state.takes_new() && backend.weight > 0;
+        if backends.iter().any(|backend| serves(backend) && is_exclusive(backend)) {
+            for backend in backends.iter_mut().filter(|backend| !is_exclusive(backend)) {
+                backend.weight = 0;
+            }
         }
     }
 }

@@ -116,6 +116,8 @@ pub struct Service {
     pub backends: Vec<Backend>,
     /// How it is balanced.
     pub policy: Arc<Policy>,
+    /// Place and instance of the backends that want the new flows for themselves.
+    pub exclusive: BTreeSet<(String, String)>,
 }
 
 impl Service {

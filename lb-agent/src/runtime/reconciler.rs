@@ -254,6 +254,7 @@ impl<N: Node> Reconciler<N> {
         let claims: Vec<Claim> = self.ledger.claims().map(|(_, claim)| claim).collect();
         (self.snapshot, self.refused_claims) =
             arbiter::arbitrate(claims, &incumbents(&self.mirror));
+        arbiter::yield_to_exclusive(&mut self.snapshot);
         let now_ms = self.milliseconds(now);
         let plan = self.planner.plan(&self.mirror, &self.snapshot, now_ms);
         self.refused_plans = plan.refusals;

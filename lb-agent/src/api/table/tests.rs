@@ -415,6 +415,10 @@ fn json_is_stable() {
       ]
     }
     "#);
+}
+
+#[test]
+fn json_of_a_backend_is_stable() {
     let backend = &backend_views()[0];
     assert_snapshot!(serde_json::to_string_pretty(backend).expect("plain data"), @r#"
     {

@@ -6,7 +6,7 @@ use insta::assert_snapshot;
 use proptest::prelude::*;
 
 use super::{
-    super::{Incumbents, arbitrate},
+    super::{Incumbents, arbitrate, yield_to_exclusive},
     claim,
 };
 use crate::{
@@ -33,9 +33,10 @@ fn wishing(service: &str, place: &str, since_ms: u64, labels: &[(&str, &str)]) -
 
 /// What is not the default, the weights, and what is refused.
 fn check_policy(claims: &[Claim]) -> String {
-    let (snapshot, refusals) = arbitrate(claims.to_vec(), &Incumbents::new());
+    let (mut snapshot, refusals) = arbitrate(claims.to_vec(), &Incumbents::new());
     let reversed = claims.iter().rev().cloned().collect();
     assert_eq!((snapshot.clone(), refusals.clone()), arbitrate(reversed, &Incumbents::new()));
+    yield_to_exclusive(&mut snapshot);
     let mut shown = String::new();
     for service in snapshot.services.values() {
         for row in service.policy.rows().iter().filter(|row| row.origin.written().is_some()) {

@@ -292,28 +292,30 @@ fn the_redis_of_the_documents_is_balanced() {
     assert_snapshot!(check_with(config, &[redis]), @"compose/demo/redis:6379 place 1 at tcp://192.0.2.10:6379: 172.17.0.2:6379 weight 100; by container `demo-redis-1`, label `aliyun.lb.port_6379`");
 }
 
+/// One of the servers that two services of the documents are made of.
+fn test_server(service: &str, tags: &str) -> ContainerFacts {
+    composed(
+        service,
+        "test-server:latest",
+        &[],
+        &[
+            ("SERVICE_8080_NAME", "test-server-http-service"),
+            ("SERVICE_8080_TAGS", &format!("test-server-http-service-{tags}")),
+            ("SERVICE_8080_CHECK_INTERVAL", "10s"),
+            ("SERVICE_8080_CHECK_TIMEOUT", "2s"),
+            ("SERVICE_8080_CHECK_HTTP", "/health"),
+            ("SERVICE_25000_NAME", "test-server-thrift-service"),
+            ("SERVICE_25000_TAGS", &format!("test-server-thrift-service-{tags}")),
+            ("SERVICE_25000_CHECK_INTERVAL", "10s"),
+            ("SERVICE_25000_CHECK_TIMEOUT", "2s"),
+            ("SERVICE_25000_CHECK_TCP", "/"),
+        ],
+        &[8080, 25000],
+    )
+}
+
 #[test]
 fn the_registered_services_of_the_documents_get_frontends() {
-    let server = |service: &str, tags: &str| {
-        composed(
-            service,
-            "test-server:latest",
-            &[],
-            &[
-                ("SERVICE_8080_NAME", "test-server-http-service"),
-                ("SERVICE_8080_TAGS", &format!("test-server-http-service-{tags}")),
-                ("SERVICE_8080_CHECK_INTERVAL", "10s"),
-                ("SERVICE_8080_CHECK_TIMEOUT", "2s"),
-                ("SERVICE_8080_CHECK_HTTP", "/health"),
-                ("SERVICE_25000_NAME", "test-server-thrift-service"),
-                ("SERVICE_25000_TAGS", &format!("test-server-thrift-service-{tags}")),
-                ("SERVICE_25000_CHECK_INTERVAL", "10s"),
-                ("SERVICE_25000_CHECK_TIMEOUT", "2s"),
-                ("SERVICE_25000_CHECK_TCP", "/"),
-            ],
-            &[8080, 25000],
-        )
-    };
     let client = composed(
         "test_client_1",
         "test-client:latest",
@@ -340,8 +342,13 @@ fn the_registered_services_of_the_documents_get_frontends() {
         name = 'my-web-server'
         frontend = 'tcp://192.0.2.10:80'
     ";
-    let containers =
-        [server("test_server_1", "01"), server("test_server_2", "02"), client, consul, registrator];
+    let containers = [
+        test_server("test_server_1", "01"),
+        test_server("test_server_2", "02"),
+        client,
+        consul,
+        registrator,
+    ];
     assert_snapshot!(check_with(config, &containers), @"
     registrator/test-server-http-service place compose/demo/test_server_1/1:8080 at tcp://192.0.2.10:8080: 172.17.0.2:8080 weight 100; by container `demo-test_server_1-1`, variable `SERVICE_8080_NAME`
       probe = http GET /health, status 200-399 (container `demo-test_server_1-1`, variable `SERVICE_8080_CHECK_HTTP`)

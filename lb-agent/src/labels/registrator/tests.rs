@@ -154,31 +154,34 @@ fn ports_are_named_as_in_the_original() {
     "#);
 }
 
+/// Variables about checks, one container each.
+const CHECKS: [&[&str]; 16] = [
+    &["SERVICE_CHECK_HTTP=health", "SERVICE_CHECK_HTTP_METHOD=HEAD"],
+    &["SERVICE_CHECK_HTTPS=/", "SERVICE_CHECK_TLS_SKIP_VERIFY=true"],
+    &["SERVICE_CHECK_TCP=true", "SERVICE_CHECK_INTERVAL=1m30s"],
+    &["SERVICE_CHECK_CMD=/check_redis.py --port 6379"],
+    &["SERVICE_CHECK_SCRIPT=curl --silent --fail http://$SERVICE_IP:${SERVICE_PORT}/"],
+    &["SERVICE_CHECK_TCP=true", "SERVICE_CHECK_HTTP=/first"],
+    &["SERVICE_CHECK_TCP=true", "label:SERVICE_80_CHECK_INTERVAL=500ms"],
+    &[
+        "SERVICE_CHECK_TCP=1",
+        "SERVICE_CHECK_INITIAL_STATUS=passing",
+        "SERVICE_CHECK_DEREGISTER_AFTER=1m",
+    ],
+    &["SERVICE_CHECK_INTERVAL=15s"],
+    &["SERVICE_CHECK_TTL=30s"],
+    &["SERVICE_CHECK_GRPC=true"],
+    &["SERVICE_CHECK_HTTP=/a b"],
+    &["SERVICE_CHECK_TCP=true", "SERVICE_CHECK_INTERVAL=often"],
+    &["SERVICE_CHECK_TCP=true", "SERVICE_CHECK_TIMEOUT=1us"],
+    &["SERVICE_CHECK_TCP=true", "SERVICE_CHECK_INITIAL_STATUS=failed"],
+    &["SERVICE_CHECK_TCP=true", "SERVICE_80_CHECK_INTERVALL=5s", "SERVICE_REGION=eu"],
+];
+
 #[test]
 fn checks_become_probes() {
     let mut shown = String::new();
-    for lines in [
-        &["SERVICE_CHECK_HTTP=health", "SERVICE_CHECK_HTTP_METHOD=HEAD"][..],
-        &["SERVICE_CHECK_HTTPS=/", "SERVICE_CHECK_TLS_SKIP_VERIFY=true"],
-        &["SERVICE_CHECK_TCP=true", "SERVICE_CHECK_INTERVAL=1m30s"],
-        &["SERVICE_CHECK_CMD=/check_redis.py --port 6379"],
-        &["SERVICE_CHECK_SCRIPT=curl --silent --fail http://$SERVICE_IP:${SERVICE_PORT}/"],
-        &["SERVICE_CHECK_TCP=true", "SERVICE_CHECK_HTTP=/first"],
-        &["SERVICE_CHECK_TCP=true", "label:SERVICE_80_CHECK_INTERVAL=500ms"],
-        &[
-            "SERVICE_CHECK_TCP=1",
-            "SERVICE_CHECK_INITIAL_STATUS=passing",
-            "SERVICE_CHECK_DEREGISTER_AFTER=1m",
-        ],
-        &["SERVICE_CHECK_INTERVAL=15s"],
-        &["SERVICE_CHECK_TTL=30s"],
-        &["SERVICE_CHECK_GRPC=true"],
-        &["SERVICE_CHECK_HTTP=/a b"],
-        &["SERVICE_CHECK_TCP=true", "SERVICE_CHECK_INTERVAL=often"],
-        &["SERVICE_CHECK_TCP=true", "SERVICE_CHECK_TIMEOUT=1us"],
-        &["SERVICE_CHECK_TCP=true", "SERVICE_CHECK_INITIAL_STATUS=failed"],
-        &["SERVICE_CHECK_TCP=true", "SERVICE_80_CHECK_INTERVALL=5s", "SERVICE_REGION=eu"],
-    ] {
+    for lines in CHECKS {
         writeln!(shown, "{lines:?}").unwrap();
         shown += check("80", lines).split_once('\n').map_or("", |(_, rest)| rest);
     }

@@ -42,6 +42,7 @@ fn service(name: &str, ports: &[u16], mut backends: Vec<Backend>) -> Service {
         frontends: ports.iter().map(|port| frontend(*port)).collect::<BTreeSet<_>>(),
         backends,
         policy: sized(1021),
+        exclusive: BTreeSet::new(),
     }
 }
 

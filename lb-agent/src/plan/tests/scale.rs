@@ -31,6 +31,7 @@ fn large_service(index: u16, backends: u16) -> Service {
         frontends: [FrontendAddress { vip, protocol: Protocol::Tcp, port: 1000 + index }].into(),
         backends: (0..backends).map(backend).collect(),
         policy: Arc::default(),
+        exclusive: [].into(),
     }
 }
 
