@@ -4,7 +4,9 @@ use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use lb_tests::{
-    World, needs,
+    World,
+    docker::{DockerOptions, IMAGE},
+    needs,
     process::wait_for,
     world::{BALANCER, vip},
 };
@@ -225,4 +227,33 @@ fn the_file_is_followed_and_a_bad_one_changes_nothing() -> Result<()> {
         ensure!(trouble.is_none(), "{trouble:?}");
         Ok(())
     })
+}
+
+#[test]
+fn labels_of_a_swarm_service_count() -> Result<()> {
+    needs!(docker);
+    // A Swarm does not go with it.
+    let options = DockerOptions { live_restore: false, ..DockerOptions::default() };
+    let world = World::docker_with(options)?;
+    let docker = world.docker_client()?;
+    docker.run("swarm init --advertise-addr 192.0.2.1 --listen-addr 192.0.2.1:2377")?;
+    let frontend = format!("lb.frontend=tcp://{BALANCER}:83");
+    docker.run(&format!(
+        "service create --detach --no-resolve-image --name web --replicas 2 --network bridge \
+         --label {frontend} --label lb.port=8080 --label lb.weight=7 \
+         --container-label lb.affinity=none {IMAGE} serve --port 8080"
+    ))?;
+    let agent = world.start_agent(&world.config())?;
+    wait_for("both replicas", SOON, || {
+        let backends = agent.healthy_backends()?;
+        ensure!(backends.len() == 2, "{backends:?}");
+        Ok(())
+    })?;
+    let report = world.client().fetch(vip(83), 60)?;
+    assert_eq!(report.check()?.by_name.len(), 2);
+    let shown = agent.lbctl("service show swarm/web:8080")?;
+    for part in ["`lb.weight`", "`lb.affinity`", "web.1."] {
+        ensure!(shown.contains(part), "no `{part}` in\n{shown}");
+    }
+    Ok(())
 }

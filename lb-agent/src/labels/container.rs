@@ -71,8 +71,17 @@ pub struct ContainerPort {
     pub is_published: bool,
 }
 
-/// Whether a container with these labels asks for anything, so that it must be looked at.
-pub fn wants_balancing(labels: &BTreeMap<String, String>) -> bool {
+/// Label that Swarm puts on the containers of a service: the service's id.
+pub const SWARM_SERVICE_ID: &str = "com.docker.swarm.service.id";
+
+/// Whether a container with these labels, or its service, may ask for anything, so that it must be
+/// looked at.
+pub fn may_want_balancing(labels: &BTreeMap<String, String>) -> bool {
+    wants_balancing(labels) || labels.contains_key(SWARM_SERVICE_ID)
+}
+
+/// Whether these labels ask for anything.
+fn wants_balancing(labels: &BTreeMap<String, String>) -> bool {
     // Only the keys between the prefixes are looked at: labels may be many.
     let begins = |prefix: &str| {
         labels.range(prefix.to_owned()..).next().is_some_and(|(key, _)| key.starts_with(prefix))

@@ -12,5 +12,7 @@ pub mod registrator;
 mod text;
 
 pub use aliyun::BalancerIndex;
-pub use container::{ContainerFacts, ContainerPort, Reader, asks_for_frontend, wants_balancing};
+pub use container::{
+    ContainerFacts, ContainerPort, Reader, SWARM_SERVICE_ID, asks_for_frontend, may_want_balancing,
+};
 pub use text::shown;

@@ -155,6 +155,24 @@ impl Engine for Api {
         }
     }
 
+    async fn service_labels(&self, id: &str) -> Result<BTreeMap<String, String>, EngineError> {
+        // The id comes from a label, and goes into a path.
+        if id.len() > 64 || !id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            return Ok(BTreeMap::new());
+        }
+        let client = self.client()?;
+        let service = match within_raw(client.inspect_service(id, None)).await? {
+            Ok(service) => service,
+            // Not a manager; or the service is gone, and its tasks will be.
+            Err(Error::DockerResponseServerError { status_code: 503 | 404, .. }) => {
+                return Ok(BTreeMap::new());
+            }
+            Err(error) => return Err(EngineError(describe(&error))),
+        };
+        let labels = service.spec.and_then(|spec| spec.labels);
+        Ok(labels.unwrap_or_default().into_iter().collect())
+    }
+
     async fn internal_network(&self, bridge: &str) -> Result<Option<String>, EngineError> {
         let mut networks = self.networks.lock().await;
         let is_known = networks.by_bridge.contains_key(bridge);
@@ -199,7 +217,9 @@ fn event_of(message: EventMessage) -> Option<Event> {
     }
     let (container, labelled) = match message.typ? {
         // Events of a container carry its labels beside their own attributes.
-        EventMessageTypeEnum::CONTAINER => (actor.id?, Some(labels::wants_balancing(&attributes))),
+        EventMessageTypeEnum::CONTAINER => {
+            (actor.id?, Some(labels::may_want_balancing(&attributes)))
+        }
         EventMessageTypeEnum::NETWORK => (attributes.get("container")?.clone(), None),
         _ => return None,
     };

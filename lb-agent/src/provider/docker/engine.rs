@@ -78,6 +78,12 @@ pub(super) trait Engine: Send + Sync + 'static {
         id: &str,
     ) -> impl Future<Output = Result<Option<Inspected>, EngineError>> + Send;
 
+    /// The labels of a Swarm service. None where the node is no manager, which alone knows them.
+    fn service_labels(
+        &self,
+        id: &str,
+    ) -> impl Future<Output = Result<BTreeMap<String, String>, EngineError>> + Send;
+
     /// The name of the network behind this bridge of the node, if it is an `internal` one.
     fn internal_network(
         &self,

@@ -83,18 +83,24 @@ pub(super) async fn look<E: Engine, H: Host>(
             Err(error) => return Look::Failed(error.to_string()),
         }
     }
-    let facts = facts(id, &inspected);
+    let mut facts = facts(id, &inspected);
+    if let Some(service) = inspected.labels.get(labels::SWARM_SERVICE_ID) {
+        match engine.service_labels(service).await {
+            Ok(labels) => facts.service_labels = labels,
+            Err(error) => return Look::Failed(format!("labels of its service: {error}")),
+        }
+    }
     if !reader.concerns(&facts) {
-        return Look::Refused(refused(inspected, String::new()), process);
+        return Look::Refused(refused(&facts, String::new()), process);
     }
     match confirmed_network(host, &process).await {
         Ok(network) => match refused_network(engine, &network).await {
             Ok(None) => Look::Running(located(facts, &network), process),
-            Ok(Some(reason)) => Look::Refused(refused(inspected, reason), process),
+            Ok(Some(reason)) => Look::Refused(refused(&facts, reason), process),
             Err(error) => Look::Failed(error.to_string()),
         },
         Err(NetworkError::Refused(reason)) => {
-            Look::Refused(refused(inspected, reason.to_string()), process)
+            Look::Refused(refused(&facts, reason.to_string()), process)
         }
         Err(NetworkError::Gone { .. }) => Look::Absent,
         Err(NetworkError::Failed { source, action, .. }) => {
@@ -159,12 +165,13 @@ fn located(facts: ContainerFacts, network: &ContainerNetwork) -> ContainerFacts 
     ContainerFacts { address: IpAddr::V4(network.address), ifindex: network.ifindex, ..facts }
 }
 
-fn refused(inspected: Inspected, reason: String) -> Refused {
-    let ours = inspected.labels.keys().filter(|key| labels::asks_for_frontend(key));
+fn refused(facts: &ContainerFacts, reason: String) -> Refused {
+    let keys = facts.labels.keys().chain(facts.service_labels.keys());
+    let ours = keys.filter(|key| labels::asks_for_frontend(key));
     Refused {
         labels: ours.take(LABELS_MAX).map(|key| shown(key)).collect(),
-        name: inspected.name,
-        started_at_ms: inspected.started_at_ms,
+        name: facts.name.clone(),
+        started_at_ms: facts.started_at_ms,
         reason,
     }
 }

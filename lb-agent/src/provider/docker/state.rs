@@ -288,7 +288,7 @@ impl<P: Process> State<P> {
         let mut ours: Vec<Summary> = summaries
             .into_iter()
             .filter(|summary| {
-                self.claims_of.looks_at_all() || labels::wants_balancing(&summary.labels)
+                self.claims_of.looks_at_all() || labels::may_want_balancing(&summary.labels)
             })
             .collect();
         ours.sort_by_cached_key(|summary| {

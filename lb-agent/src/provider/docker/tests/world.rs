@@ -342,6 +342,11 @@ impl Engine for World {
         if world.faults.happens() { world.inspected(id) } else { early }
     }
 
+    async fn service_labels(&self, _id: &str) -> Result<BTreeMap<String, String>, EngineError> {
+        self.misbehave().await?;
+        Ok(BTreeMap::new())
+    }
+
     async fn internal_network(&self, bridge: &str) -> Result<Option<String>, EngineError> {
         self.misbehave().await?;
         Ok((bridge == "br-inside").then(|| "inside".to_owned()))
