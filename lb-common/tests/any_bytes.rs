@@ -3,7 +3,7 @@
 
 use lb_common::{
     abi::{
-        BackendV4, DropReason, Frontend, FrontendKeyV4, NetU16, PROTOCOL_ANY, PROTOCOL_TCP,
+        BackendV4, DropReason, Frontend, FrontendKeyV4, Limits, NetU16, PROTOCOL_ANY, PROTOCOL_TCP,
         RingDescriptor, SCOPE_FRONT, Slot, TAKES_NEW, TAKES_OLD, Verdict,
     },
     engine::{
@@ -22,8 +22,7 @@ fn tables() -> HostTables {
     let mut tables = HostTables {
         rings: [(0, RingDescriptor::new(0, 1, 1))].into(),
         slots: vec![Slot::plain(1)],
-        records_max: 100,
-        ..HostTables::default()
+        ..HostTables::with_room(Limits::with_cpus(1), 100, 100)
     };
     for last in 0..=255 {
         for (port, protocol) in [(80, PROTOCOL_TCP), (0, PROTOCOL_ANY)] {

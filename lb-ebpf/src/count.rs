@@ -4,7 +4,7 @@
 use aya_ebpf::{btf_maps::PerCpuArray, helpers::bpf_ktime_get_ns};
 use lb_common::{
     abi::{DropReason, Hook, Verdict, ticks_from_ns, verdict_index},
-    engine::{Context, Decision, RecordChange},
+    engine::{Context, Decision},
 };
 
 use crate::maps::{BACKEND_COUNTERS, DROPS, META, VERDICTS};
@@ -41,7 +41,6 @@ pub fn drop(hook: Hook, reason: DropReason) {
 pub fn forwarded(hook: Hook, decision: &Decision, length_bytes: u32) {
     verdict(hook, decision.verdict);
     let Some(counters) = BACKEND_COUNTERS.get_ptr_mut(decision.backend) else { return };
-    let is_new = matches!(decision.record.change, RecordChange::Insert);
     // SAFETY: the pointer is to this CPU's element.
     unsafe {
         if decision.verdict as u32 == Verdict::Reply as u32 {
@@ -50,7 +49,7 @@ pub fn forwarded(hook: Hook, decision: &Decision, length_bytes: u32) {
         } else {
             (*counters).packets_in += 1;
             (*counters).bytes_in += length_bytes as u64;
-            (*counters).flows += is_new as u64;
+            (*counters).flows += decision.opens_flow;
         }
     }
 }

@@ -10,7 +10,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use lb_common::{
-    abi::{DropReason, Hook, Verdict},
+    abi::{DropReason, Hook, NetU32, Verdict},
     engine::{
         Context, Decision, EditError, Packet, checksum, checksum::Change, commit,
         edit::translate_v4, front_v4, reply_v4,
@@ -84,8 +84,14 @@ fn apply(
     let egress_ifindex = match decision.verdict {
         Verdict::Route => {
             let tos = packet.window::<16>(0).map_or(0, |start| start[15]);
-            let source = packet.source().ok_or(DropReason::EditFailed)?;
+            let source = packet.address_at(26).ok_or(DropReason::EditFailed)?;
             fib::next_hop(packet.context(), context, source, edit.address, tos)?.ifindex
+        }
+        // The default of a node with several front interfaces.
+        Verdict::Reply if decision.ifindex == 0 => {
+            let tos = packet.window::<16>(0).map_or(0, |start| start[15]);
+            let client = packet.address_at(30).ok_or(DropReason::EditFailed)?;
+            fib::next_hop(packet.context(), context, edit.address, client, tos)?.ifindex
         }
         _ => decision.ifindex,
     };
@@ -146,9 +152,8 @@ impl TcPacket {
     }
 
     #[inline(always)]
-    fn source(&self) -> Option<lb_common::abi::NetU32> {
-        let bytes = self.window::<4>(26)?;
-        Some(lb_common::abi::NetU32::from_wire(*bytes))
+    fn address_at(&self, offset: usize) -> Option<NetU32> {
+        Some(NetU32::from_wire(*self.window::<4>(offset)?))
     }
 
     #[inline(always)]

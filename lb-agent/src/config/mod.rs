@@ -10,6 +10,7 @@ mod policy;
 mod raw;
 #[cfg(test)]
 mod tests;
+mod times;
 mod validate;
 
 use std::{
@@ -22,9 +23,13 @@ use std::{
 pub(crate) use address::parse_frontend;
 pub use error::{ConfigError, Position, Problem};
 use ipnet::IpNet;
-use lb_common::abi;
+use lb_common::{abi, slots::SlotTimes};
 
-use crate::model::{FrontendAddress, Wishes};
+use crate::{
+    datapath,
+    model::{FrontendAddress, Wishes},
+    plan,
+};
 
 /// Where the file is when nobody says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/lb/lb.toml";
@@ -56,6 +61,8 @@ pub struct Config {
     pub docker: DockerConfig,
     /// Sizes of tables.
     pub tables: TablesConfig,
+    /// Times of recorded flows and of slots that move.
+    pub times: TimesConfig,
     /// What labels may ask for.
     pub labels: LabelsConfig,
     /// Services of the file provider.
@@ -148,6 +155,26 @@ pub struct TablesConfig {
     pub ring_slots: u32,
     /// Recorded flows per address family.
     pub records: u32,
+}
+
+/// `[times]`: how long flows are remembered without a packet, and slots that move wait.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TimesConfig {
+    /// A slot that moves has none of its old owner's flows any more that were not seen; never less
+    /// than `record_seconds`.
+    pub settle_seconds: u32,
+    /// An established TCP connection.
+    pub record_seconds: u32,
+    /// A connection of which only SYNs were seen.
+    pub half_open_seconds: u32,
+    /// A connection after FIN or RST.
+    pub closing_seconds: u32,
+    /// A slot whose old owner is gone waits for a replacement.
+    pub hold_seconds: u32,
+    /// A slot moves before flows of its old owner are recorded.
+    pub grace_seconds: u32,
+    /// A flow of UDP, and a UDP slot that moves.
+    pub udp_seconds: u32,
 }
 
 /// `[[balancer]]`: an SLB instance that labels name.
@@ -254,6 +281,7 @@ impl Default for Config {
             api: ApiConfig { socket: state_path.join("api.sock"), group: "lb".to_owned() },
             docker: DockerConfig::default(),
             tables: TablesConfig::default(),
+            times: TimesConfig::default(),
             labels: LabelsConfig::default(),
             services: Vec::new(),
             state_path,
@@ -274,5 +302,50 @@ impl Default for DockerConfig {
 impl Default for TablesConfig {
     fn default() -> Self {
         Self { ring_slots: abi::DEFAULT_RING_SLOTS, records: abi::DEFAULT_RECORDS }
+    }
+}
+
+impl Default for TimesConfig {
+    fn default() -> Self {
+        Self {
+            settle_seconds: abi::ESTABLISHED_SECONDS,
+            record_seconds: abi::ESTABLISHED_SECONDS,
+            half_open_seconds: abi::HALF_OPEN_SECONDS,
+            closing_seconds: abi::CLOSING_SECONDS,
+            hold_seconds: abi::HOLD_SECONDS,
+            grace_seconds: abi::GRACE_SECONDS,
+            udp_seconds: abi::DATAGRAM_SECONDS,
+        }
+    }
+}
+
+impl TimesConfig {
+    /// As the data path has them.
+    #[must_use]
+    pub fn records(&self) -> datapath::RecordTimes {
+        datapath::RecordTimes {
+            half_open_seconds: self.half_open_seconds,
+            established_seconds: self.record_seconds,
+            closing_seconds: self.closing_seconds,
+            datagram_seconds: self.udp_seconds,
+            grace_seconds: self.grace_seconds,
+        }
+    }
+
+    /// As the planner has them.
+    #[must_use]
+    pub fn slots(&self) -> plan::Times {
+        plan::Times {
+            tcp: SlotTimes {
+                settle_ticks: abi::ticks_from_seconds(self.settle_seconds),
+                grace_ticks: abi::ticks_from_seconds(self.grace_seconds),
+                hold_ticks: abi::ticks_from_seconds(self.hold_seconds),
+            },
+            datagrams: SlotTimes {
+                settle_ticks: abi::ticks_from_seconds(self.udp_seconds),
+                grace_ticks: 0,
+                hold_ticks: 0,
+            },
+        }
     }
 }

@@ -26,6 +26,8 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) tables: Tables,
     #[serde(default)]
+    pub(super) times: Times,
+    #[serde(default)]
     pub(super) label_vips: Vec<Spanned<String>>,
     pub(super) routing_pool: Option<Spanned<String>>,
     #[serde(default)]
@@ -74,6 +76,19 @@ pub(super) struct Docker {
 pub(super) struct Tables {
     pub(super) ring_slots: Option<Spanned<i64>>,
     pub(super) records: Option<Spanned<i64>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+#[expect(clippy::struct_field_names, reason = "keys of the file, which say their unit")]
+pub(super) struct Times {
+    pub(super) settle_seconds: Option<Spanned<i64>>,
+    pub(super) record_seconds: Option<Spanned<i64>>,
+    pub(super) half_open_seconds: Option<Spanned<i64>>,
+    pub(super) closing_seconds: Option<Spanned<i64>>,
+    pub(super) hold_seconds: Option<Spanned<i64>>,
+    pub(super) grace_seconds: Option<Spanned<i64>>,
+    pub(super) udp_seconds: Option<Spanned<i64>>,
 }
 
 #[derive(Deserialize)]

@@ -1,12 +1,13 @@
 //! What the file can say, and what it is told when it cannot.
 
+mod policies;
+
 use std::{fmt::Write as _, net::SocketAddr, path::PathBuf};
 
 use insta::assert_snapshot;
 use proptest::prelude::*;
 
-use super::{Balancer, Config, TcMode, XdpMode};
-use crate::model::Policy;
+use super::{Balancer, Config, TcMode, TimesConfig, XdpMode};
 
 const FULL: &str = r#"
 front = ["eth0", "bond0.100"]
@@ -30,6 +31,14 @@ resync_seconds = 5
 [tables]
 ring_slots = 1048576
 records = 4096
+[times]
+settle_seconds = 1000
+record_seconds = 900
+half_open_seconds = 70
+closing_seconds = 100
+hold_seconds = 0
+grace_seconds = 5
+udp_seconds = 190
 [defaults]
 affinity = "client"
 drain_seconds = 10
@@ -95,6 +104,16 @@ fn every_key_is_understood() {
     assert_eq!(config.docker.endpoint, "unix:///run/docker.sock");
     assert_eq!(config.docker.resync_seconds, 5);
     assert_eq!((config.tables.ring_slots, config.tables.records), (1_048_576, 4096));
+    let times = TimesConfig {
+        settle_seconds: 1000,
+        record_seconds: 900,
+        half_open_seconds: 70,
+        closing_seconds: 100,
+        hold_seconds: 0,
+        grace_seconds: 5,
+        udp_seconds: 190,
+    };
+    assert_eq!(config.times, times);
     let redis = Balancer {
         name: "slb_redis_app".to_owned(),
         id: Some("lb-2ze8".to_owned()),
@@ -103,7 +122,7 @@ fn every_key_is_understood() {
     assert_eq!(config.labels.balancers[0], redis);
     let [web] = &config.services[..] else { panic!("{:?}", config.services) };
     let ring_size = web.wishes.ring_size.as_ref().map(|size| size.value);
-    assert_eq!((web.name.as_str(), ring_size, web.line), ("web", Some(Some(4093)), 40));
+    assert_eq!((web.name.as_str(), ring_size, web.line), ("web", Some(Some(4093)), 48));
     assert_eq!(web.frontends[0].to_string(), "tcp://192.0.2.10:80");
     let backends: Vec<(SocketAddr, Option<u16>)> =
         web.backends.iter().map(|backend| (backend.address, backend.weight)).collect();
@@ -114,161 +133,12 @@ fn every_key_is_understood() {
 }
 
 #[test]
-fn every_setting_of_a_service_can_be_made() {
-    let config = Config::parse(FULL, "lb.toml").unwrap();
-    let (policy, _) = Policy::agreed(std::iter::once(&*config.services[0].wishes));
-    let mut shown = String::new();
-    for row in policy.rows() {
-        writeln!(shown, "{} = {} ({})", row.name, row.value, row.origin).unwrap();
-    }
-    assert_snapshot!(shown, @r#"
-    affinity = client/24,56 (service `web` in lb.toml, line 40, `affinity`)
-    unreachable = drop (service `web` in lb.toml, line 40, `unreachable`)
-    drain_seconds = 10 s ([defaults] in lb.toml, `drain_seconds`)
-    unhealthy_grace_seconds = 20 s (service `web` in lb.toml, line 40, `unhealthy_grace_seconds`)
-    panic_percent = 30 % (service `web` in lb.toml, line 40, `panic_percent`)
-    slow_start_seconds = 40 s (service `web` in lb.toml, line 40, `slow_start_seconds`)
-    datagrams = answers (service `web` in lb.toml, line 40, `datagrams`)
-    ring_size = 4093 (service `web` in lb.toml, line 40, `ring_size`)
-    share = - (default)
-    probe = https port 8443 HEAD /health, host web.example, server name web.internal, status 200-299,404, body with "well", certificate verified (service `web` in lb.toml, line 40, `probe.kind`)
-    probe_interval_ms = 1 s ([defaults] in lb.toml, `probe.interval_ms`)
-    probe_timeout_ms = 500 ms (service `web` in lb.toml, line 40, `probe.timeout_ms`)
-    probe_initial_delay_ms = 100 ms (service `web` in lb.toml, line 40, `probe.initial_delay_ms`)
-    probe_rise = 1 (service `web` in lb.toml, line 40, `probe.rise`)
-    probe_fall = 4 (service `web` in lb.toml, line 40, `probe.fall`)
-    probe_place = node (service `web` in lb.toml, line 40, `probe.place`)
-    probe_initial = healthy (service `web` in lb.toml, line 40, `probe.initial`)
-    scale = - (default)
-    rolling_updates = - (default)
-    depends = - (default)
-    "#);
-    let labels = &config.labels;
-    assert_eq!(labels.routing_pool, "198.18.0.0/24".parse().ok());
-    assert_eq!(labels.vips, ["192.0.2.20/32", "198.51.100.0/24"].map(|it| it.parse().unwrap()));
-    let [web] = &labels.registrations[..] else { panic!("{:?}", labels.registrations) };
-    assert_eq!((&*web.name, web.frontend.to_string()), ("web", "tcp://192.0.2.12:80".to_owned()));
-}
-
-#[test]
-fn policies_are_checked() {
-    let keys = [
-        "affinity = 'cookie'",
-        "unreachable = 'reset'",
-        "drain_seconds = -1",
-        "drain_seconds = '30s'",
-        "unhealthy_grace_seconds = 86401",
-        "panic_percent = 101",
-        "slow_start_seconds = 1.5",
-        "datagrams = ''",
-        "probe = 'http'",
-        "[service.probe]\npath = '/'",
-        "[service.probe]\nkind = 'icmp'",
-        "[service.probe]\nkind = 'docker'",
-        "[service.probe]\nkind = 'command'",
-        "[service.probe]\nkind = 'tcp'\npath = '/'",
-        "[service.probe]\nkind = 'http'\npath = 'health'\nport = 0\nstatus = '200-'\nhost = 'a b'",
-        "[service.probe]\nkind = 'http'\nbody = ''\nmethod = ''\nserver_name = 'a'",
-        "[service.probe]\nkind = 'tcp'\ninterval_ms = 1\ntimeout_ms = 0\nrise = 0\nfall = 1001",
-        "[service.probe]\nplace = 'here'\ninitial = 'passing'\ninitial_delay_ms = -1",
-        "[service.probe]\nkind = 'tcp'\nretries = 3",
-    ];
-    let mut texts = keys.map(|key| service(&format!("frontends = ['tcp://192.0.2.10:80']\n{key}")));
-    texts[0] = "[defaults]\naffinity = 'cookie'\nweight = 3".to_owned();
-    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    assert_snapshot!(check(&texts), @r#"
-    lb.toml:3:1: unknown key `weight`; known keys here: `affinity`, `unreachable`, `drain_seconds`, `unhealthy_grace_seconds`, `panic_percent`, `slow_start_seconds`, `datagrams`, `ring_size`, `probe`
-    lb.toml:4:15: the value `reset` is neither reject nor drop
-    lb.toml:4:17: `drain_seconds` is -1; it must be from 0 to 86400
-    lb.toml:4:17: invalid type: string "30s", expected a whole number
-    lb.toml:4:27: `unhealthy_grace_seconds` is 86401; it must be from 0 to 86400
-    lb.toml:4:17: `panic_percent` is 101; it must be from 0 to 100
-    lb.toml:4:22: invalid type: floating point `1.5`, expected a whole number
-    lb.toml:4:13: the value `` is neither records nor answers
-    lb.toml:4:9: invalid type: string "http", expected a table with the key `kind`
-    lb.toml:4:1: the key `kind` is missing here; say what the probe does: tcp, http or https
-    lb.toml:5:8: the value `icmp` is none of none, tcp, http, https, command, docker
-    lb.toml:5:8: a probe of this kind needs a container; use tcp, http, https or none
-    lb.toml:5:8: a probe of this kind needs a container; use tcp, http, https or none
-    lb.toml:4:1: `path` goes with probes of the kind http and https; the probe is tcp
-    lb.toml:6:8: the value `health` is no path; write it like /health, and escape what is no ASCII as %XX
-    lb.toml:7:8: `port` is 0; it must be from 1 to 65535
-    lb.toml:8:10: the value `200-` is no list of statuses; write it like 200-399 or 200,204
-    lb.toml:9:8: the value `a b` is no single word of letters and digits
-    lb.toml:4:1: `server_name` goes with probes of the kind https; the probe is http
-    lb.toml:6:8: the value `` is not 1 to 1024 characters long
-    lb.toml:7:10: the value `` is no single word of letters and digits
-    lb.toml:6:15: `interval_ms` is 1; it must be from 50 to 86400000
-    lb.toml:7:14: `timeout_ms` is 0; it must be from 50 to 86400000
-    lb.toml:8:8: `rise` is 0; it must be from 1 to 1000
-    lb.toml:9:8: `fall` is 1001; it must be from 1 to 1000
-    lb.toml:5:9: the value `here` is none of auto, node, container
-    lb.toml:6:11: the value `passing` is neither starting nor healthy
-    lb.toml:7:20: `initial_delay_ms` is -1; it must be from 0 to 86400000
-    lb.toml:6:1: unknown key `retries`; known keys here: `kind`, `port`, `path`, `method`, `host`, `status`, `body`, `server_name`, `verify`, `interval_ms`, `timeout_ms`, `initial_delay_ms`, `rise`, `fall`, `place`, `initial`
-    "#);
-}
-
-#[test]
-fn what_labels_may_ask_for_is_checked() {
-    let shown = check(&[
-        "label_vips = ['192.0.2', '192.0.2.1/24', '127.0.0.1', '2001:db8::/64', '0.0.0.0/0']",
-        "routing_pool = '198.18.0.1/24'",
-        "routing_pool = '198.18.0.0'",
-        "routing_pool = '198.18.0.0/31'",
-        "routing_pool = '198.18.0.0/24'\n[[balancer]]\nname = 'a'\nvip = '198.18.0.7'",
-        "[[registrator]]\nname = 'a b'\nfrontend = 'tcp://192.0.2.10'",
-        "[[registrator]]\nname = 'a'",
-        "registrator = [{ name = 'a', frontend = 'tcp://192.0.2.10:80' }, { name = 'b', frontend = 'tcp://192.0.2.10:80' }]",
-    ]);
-    assert_snapshot!(shown, @"
-    lb.toml:1:15: `192.0.2` is no subnet; write it like 198.18.0.0/24
-    lb.toml:1:26: `192.0.2.1/24` has bits behind its prefix; write it like 192.0.2.0/24
-    lb.toml:1:42: the address 127.0.0.1 is a loopback address; use the address of one host
-    lb.toml:1:55: the address 2001:db8:: is IPv6, which is not balanced yet; use an IPv4 address
-    lb.toml:1:72: the address 0.0.0.0 is in 0.0.0.0/8, where no host is; use the address of one host
-    lb.toml:1:16: `198.18.0.1/24` has bits behind its prefix; write it like 198.18.0.0/24
-    lb.toml:1:16: `198.18.0.0` is no subnet; write it like 198.18.0.0/24
-    lb.toml:1:16: the pool 198.18.0.0/31 has a prefix of 31 bits; it must be from 8 to 30
-    lb.toml:1:16: the VIP 198.18.0.7 lies in `routing_pool` 198.18.0.0/24, whose addresses are given to names; choose another
-    lb.toml:2:8: `name` must be 1 to 128 characters without spaces and control characters
-    lb.toml:3:12: `tcp://192.0.2.10`: after tcp:// comes an IP address and a port, like tcp://192.0.2.10:80
-    lb.toml:1:1: the key `frontend` is missing here; add it
-    lb.toml:1:91: tcp://192.0.2.10:80 is already the frontend of the name of line 1; a frontend has one service
-    ");
-}
-
-#[test]
 fn an_empty_file_is_the_default() {
     let mut config = Config::parse("", "lb.toml").unwrap();
     assert_eq!(config.file_name, "lb.toml");
     config.file_name = Config::default().file_name;
     assert_eq!(config, Config::default());
     assert_eq!(config.api.socket, PathBuf::from("/run/lb-agent/api.sock"));
-}
-
-/// With everything in it that is commented out for being the default or an example.
-#[test]
-fn the_example_file_is_understood() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../dist/lb.toml");
-    let mut text = String::new();
-    for line in std::fs::read_to_string(path).unwrap().lines() {
-        let bare = line.strip_prefix("# ").unwrap_or(line);
-        let key = bare.split(" = ").next().unwrap_or_default();
-        let is_key = key.len() < bare.len() && !key.contains(' ');
-        if is_key || bare.starts_with('[') {
-            writeln!(text, "{bare}").unwrap();
-        }
-    }
-    let config = Config::parse(&text, "lb.toml").unwrap_or_else(|error| panic!("{error}\n{text}"));
-    assert_eq!(config.services[0].backends.len(), 1);
-    let of_service = Policy::agreed(std::iter::once(&*config.services[0].wishes)).0;
-    let defaults = Policy::default();
-    // What it shows of times and counts are the defaults.
-    for (shown, default) in of_service.rows().iter().zip(defaults.rows()) {
-        let is_example = matches!(shown.name, "affinity" | "ring_size" | "probe");
-        assert!(is_example || shown.value == default.value, "{}: {}", shown.name, shown.value);
-    }
 }
 
 #[test]
@@ -313,7 +183,7 @@ fn unknown_keys_and_wrong_types_are_refused_with_their_place() {
         "hash_seed = -1",
     ]);
     assert_snapshot!(shown, @r#"
-    lb.toml:2:1: unknown key `fornt`; known keys here: `front`, `pin_path`, `state_path`, `hash_seed`, `xdp`, `tc`, `api`, `docker`, `tables`, `label_vips`, `routing_pool`, `defaults`, `balancer`, `registrator`, `service`
+    lb.toml:2:1: unknown key `fornt`; known keys here: `front`, `pin_path`, `state_path`, `hash_seed`, `xdp`, `tc`, `api`, `docker`, `tables`, `times`, `label_vips`, `routing_pool`, `defaults`, `balancer`, `registrator`, `service`
     lb.toml:3:3: unknown key `modus`; known keys here: `mode`, `interfaces`
     lb.toml:2:8: unknown value `fast`; allowed: `auto`, `native`, `generic`, `off`
     lb.toml:1:1: wanted exactly 1 element, found 0 elements
@@ -328,6 +198,15 @@ fn unknown_keys_and_wrong_types_are_refused_with_their_place() {
 }
 
 #[test]
+fn slots_settle_no_earlier_than_records_end() {
+    let settle = |text: &str| Config::parse(text, "lb.toml").unwrap().times.settle_seconds;
+    assert_eq!(settle(""), 8400);
+    assert_eq!(settle("[times]\nrecord_seconds = 600"), 8400);
+    assert_eq!(settle("[times]\nrecord_seconds = 9000"), 9000);
+    assert_eq!(settle("[times]\nrecord_seconds = 600\nsettle_seconds = 600"), 600);
+}
+
+#[test]
 fn wrong_values_are_refused_with_their_place() {
     let shown = check(&[
         "front = ['eth0', 'eth0', 'a/b', 'far-too-long-a-name', '']",
@@ -337,6 +216,8 @@ fn wrong_values_are_refused_with_their_place() {
         "[docker]\nendpoint = 'tcp://10.0.0.1:2375'\nresync_seconds = 0",
         "[tables]\nring_slots = 1021\nrecords = 0",
         "[tables]\nring_slots = 4294967296",
+        "[times]\nsettle_seconds = 7200\nrecord_seconds = 8400",
+        "[times]\nsettle_seconds = 59\nhold_seconds = 541\nudp_seconds = 0",
         "[xdp.interfaces]\n'a b' = 'native'",
     ]);
     assert_snapshot!(shown, @"
@@ -353,6 +234,10 @@ fn wrong_values_are_refused_with_their_place() {
     lb.toml:2:14: `ring_slots` is 1021; it must be from 2042 to 268435456
     lb.toml:3:11: `records` is 0; it must be from 1 to 33554432
     lb.toml:2:14: `ring_slots` is 4294967296; it must be from 2042 to 268435456
+    lb.toml:2:18: `settle_seconds` is 7200, less than the 8400 of `record_seconds`: connections that are idle for longer would lose their backend; make it at least as long
+    lb.toml:2:18: `settle_seconds` is 59; it must be from 60 to 1209600
+    lb.toml:3:16: `hold_seconds` is 541; it must be from 0 to 540
+    lb.toml:4:15: `udp_seconds` is 0; it must be from 1 to 86400
     lb.toml:2:9: `a b` is no interface name; write it as `ip link` shows it, at most 15 characters
     ");
 }

@@ -37,7 +37,7 @@ const RING_SLOTS_MAX: u32 = 1 << 28;
 const RECORDS_MAX: u32 = 32 * 1024 * 1024;
 /// Problems after which the rest is not listed.
 const PROBLEMS_MAX: usize = 100;
-const DAY_SECONDS: u32 = 24 * 3600;
+pub(super) const DAY_SECONDS: u32 = 24 * 3600;
 
 pub(super) fn parse(text: &str, file_name: &str) -> Result<Config, ConfigError> {
     let file: raw::File =
@@ -99,6 +99,7 @@ impl Checker<'_> {
             api: self.api(file.api, state_path.join("api.sock"), defaults.api.group),
             docker: self.docker(file.docker),
             tables: self.tables(file.tables),
+            times: self.times(file.times),
             labels,
             services,
             state_path,

@@ -15,7 +15,7 @@ use std::{
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// The longest value of a mapped array, in words.
-const WORDS_MAX: usize = 4;
+const WORDS_MAX: usize = 6;
 
 /// A shared mapping of a `BPF_F_MMAPABLE` array of `T`.
 #[derive(Debug)]

@@ -26,7 +26,7 @@ mod sys;
 mod tables;
 mod uninstall;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use lb_common::abi::{Hook, ticks_from_ns};
 
 use self::{
@@ -45,7 +45,7 @@ pub use self::{
     hooks::Attachment,
     log::ProgramLog,
     object::embedded,
-    options::{FrontInterface, Options, TcMode, XdpMode},
+    options::{FrontInterface, Options, RecordTimes, TcMode, XdpMode},
     records::SweepReport,
     uninstall::{Report, uninstall},
 };
@@ -95,6 +95,7 @@ impl Datapath {
             _locks: locks,
         };
         datapath.check_seed(options);
+        datapath.set_limits(options)?;
         datapath.attach_fronts(true);
         if !options.fronts.is_empty() && datapath.fronts().iter().all(|front| front.tc.is_none()) {
             bail!("no front interface can be used: {}", datapath.troubles().join("; "));
@@ -151,9 +152,16 @@ impl Datapath {
         Ok(state)
     }
 
-    /// Deletes records of flows that count no more, of a bounded number that it looks at.
+    /// Deletes records that count no more, of a bounded number that it looks at, and tells what a
+    /// scan of all of them found when one is over.
     pub fn sweep(&mut self, now_tick: u32) -> anyhow::Result<SweepReport> {
         self.tables.sweep(now_tick)
+    }
+
+    /// The tick in which a flow of a ring was last left without a record that it should have had;
+    /// 0: never.
+    pub fn refused_tick(&self, ring: u32) -> u32 {
+        self.tables.refusals.load(ring).unwrap_or_default().refused_tick
     }
 
     /// Counters of these backends, and those that are of no backend.
@@ -193,6 +201,14 @@ impl Datapath {
         }
     }
 
+    fn set_limits(&self, options: &Options) -> anyhow::Result<()> {
+        let limits = options.times.limits(cpus()?);
+        if self.tables.set_limits(limits) {
+            tracing::info!(?limits, "limits of records were changed");
+        }
+        Ok(())
+    }
+
     fn try_execute(&mut self, action: &Action) -> Result<(), AttachError> {
         let tables = &mut self.tables;
         match action {
@@ -227,6 +243,14 @@ impl Kernel for Datapath {
             cause: error.to_string(),
         })
     }
+}
+
+/// CPUs that the kernel has per-CPU values for.
+fn cpus() -> anyhow::Result<u32> {
+    let cpus = aya::util::nr_cpus()
+        .map_err(|(path, error)| anyhow::anyhow!("{path}: {error}"))
+        .context("counting the CPUs")?;
+    Ok(u32::try_from(cpus).unwrap_or(u32::MAX))
 }
 
 /// The present tick, as the data path counts them.

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use anyhow::ensure;
-use lb_common::abi::{DEFAULT_RECORDS, DEFAULT_RING_SLOTS, RING_SIZES};
+use lb_common::abi::{
+    CLOSING_SECONDS, DATAGRAM_SECONDS, DEFAULT_RECORDS, DEFAULT_RING_SLOTS, ESTABLISHED_SECONDS,
+    GRACE_SECONDS, HALF_OPEN_SECONDS, Limits, RING_SIZES, ticks_from_seconds,
+};
 
 pub use crate::config::{TcMode, XdpMode};
 
@@ -19,6 +22,48 @@ pub struct FrontInterface {
     pub name: String,
     /// Whether XDP runs on it.
     pub xdp: XdpMode,
+}
+
+/// Seconds without a packet after which records are dead, by class; and how long a slot is moving
+/// before flows of its old owner are recorded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RecordTimes {
+    /// Only a SYN was seen.
+    pub half_open_seconds: u32,
+    /// A TCP connection.
+    pub established_seconds: u32,
+    /// A FIN or RST was seen.
+    pub closing_seconds: u32,
+    /// UDP.
+    pub datagram_seconds: u32,
+    /// Before flows of a TCP slot's old owner are recorded.
+    pub grace_seconds: u32,
+}
+
+impl RecordTimes {
+    /// As the data path has it, on so many CPUs.
+    pub(super) fn limits(&self, cpus: u32) -> Limits {
+        Limits {
+            half_open_ticks: ticks_from_seconds(self.half_open_seconds),
+            established_ticks: ticks_from_seconds(self.established_seconds),
+            closing_ticks: ticks_from_seconds(self.closing_seconds),
+            datagram_ticks: ticks_from_seconds(self.datagram_seconds),
+            grace_ticks: ticks_from_seconds(self.grace_seconds),
+            ..Limits::with_cpus(cpus)
+        }
+    }
+}
+
+impl Default for RecordTimes {
+    fn default() -> Self {
+        Self {
+            half_open_seconds: HALF_OPEN_SECONDS,
+            established_seconds: ESTABLISHED_SECONDS,
+            closing_seconds: CLOSING_SECONDS,
+            datagram_seconds: DATAGRAM_SECONDS,
+            grace_seconds: GRACE_SECONDS,
+        }
+    }
 }
 
 /// Everything that [`super::Datapath::open`] and [`super::uninstall`] need. The default is what an
@@ -37,6 +82,8 @@ pub struct Options {
     pub ring_slots: u32,
     /// Recorded flows per address family; fixed when the maps are made.
     pub records: u32,
+    /// Times of records; put in force at each start.
+    pub times: RecordTimes,
     /// Seed of the flow hash; `None`: random when the maps are made.
     pub hash_seed: Option<u64>,
 }
@@ -68,6 +115,7 @@ impl Default for Options {
             tc_mode: TcMode::Auto,
             ring_slots: DEFAULT_RING_SLOTS,
             records: DEFAULT_RECORDS,
+            times: RecordTimes::default(),
             hash_seed: None,
         }
     }

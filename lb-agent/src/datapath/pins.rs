@@ -169,7 +169,8 @@ fn write_meta(ebpf: &mut Ebpf, options: &Options) -> anyhow::Result<()> {
     };
     let map = ebpf.map_mut(map_names::META).context("the embedded BPF object has no `META`")?;
     let mut meta = aya::maps::Array::<_, Meta>::try_from(map)?;
-    meta.set(0, Meta { abi_version: ABI_VERSION, flags: 0, hash_seed }, 0)?;
+    let limits = options.times.limits(super::cpus()?);
+    meta.set(0, Meta { abi_version: ABI_VERSION, flags: 0, hash_seed, limits }, 0)?;
     Ok(())
 }
 

@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Context as _;
 use lb_common::abi::{
-    BackendIdentity, MAX_BACKENDS, MAX_SERVICES, PATH_LOCAL, PROTOCOL_ANY, PROTOCOL_TCP,
-    PROTOCOL_UDP, RingDescriptor, SCOPE_FRONT, Slot,
+    BackendIdentity, MAX_BACKENDS, MAX_SERVICES, PATH_LOCAL, PATH_RECORDS_REPLIES, PROTOCOL_ANY,
+    PROTOCOL_TCP, PROTOCOL_UDP, RingDescriptor, SCOPE_FRONT, Slot,
 };
 
 use super::tables::Tables;
@@ -54,7 +54,7 @@ impl Tables {
             let ip = IpAddr::V6(record.address.into());
             (ip, record.port, record.path, record.ifindex, record.state)
         };
-        let is_local = record_path == PATH_LOCAL;
+        let is_local = record_path & !PATH_RECORDS_REPLIES == PATH_LOCAL;
         KernelBackend {
             instance_hash: identity.instance_hash,
             service: identity.service,

@@ -1,24 +1,37 @@
-//! The tables of recorded flows and replies, and the sweep that removes what is dead.
+//! The tables of recorded flows and replies, and the sweep that removes what is dead and finds out
+//! which slots have no records left.
 //!
 //! The programs insert and refresh records, and never look for old ones. A call of the sweep looks
 //! at a bounded number of entries and the next goes on from there.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::{
+    cell::RefCell,
+    collections::HashMap as Cache,
+    ops::AddAssign,
+    os::fd::{AsFd as _, OwnedFd},
+};
 
 use aya::{
     Ebpf, Pod,
     maps::{HashMap, Map, MapData, MapError},
 };
-use lb_common::abi::{
-    FlowKeyV4, FlowKeyV6, FlowRecord, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4, ReplyRecordV6,
-    TAKES_OLD, map_names, record_seconds, ticks_from_seconds,
+use lb_common::{
+    abi::{
+        BackendV4, FlowKeyV4, FlowKeyV6, FlowRecord, Frontend, FrontendKeyV4, Limits, Meta,
+        ReplyKeyV4, ReplyKeyV6, ReplyRecordV4, ReplyRecordV6, RingDescriptor, SCOPE_FRONT, Slot,
+        map_names,
+    },
+    engine::{flow_hash_v4, is_fresh, is_live},
+    slots::{self, Sweep},
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::{
+    mapped::MappedArray,
     sys,
     tables::{Tables, is_absent, take},
 };
+use crate::plan::Scan;
 
 /// Entries of one table that one call looks at: some milliseconds of work.
 const ENTRIES_PER_CALL: u64 = 16_384;
@@ -26,16 +39,18 @@ const ENTRIES_PER_CALL: u64 = 16_384;
 const BATCH: usize = 2_048;
 
 /// What a sweep did.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SweepReport {
     /// Records of flows that were looked at.
     pub flows_seen: u64,
-    /// Records of flows that were dead and are deleted.
+    /// Records of flows that were dead or superfluous and are deleted.
     pub flows_deleted: u64,
     /// Records of replies that were looked at.
     pub replies_seen: u64,
-    /// Records of replies whose flow is gone, and which are deleted.
+    /// Records of replies that were dead and are deleted.
     pub replies_deleted: u64,
+    /// The scan of all flows that was finished by this call.
+    pub scan: Option<Scan>,
 }
 
 /// A hash map that is read in batches over several calls.
@@ -53,78 +68,218 @@ pub(super) struct RecordTable<K, V> {
     values: Vec<V>,
 }
 
-/// The four tables.
+/// The tables that are swept. Half-open replies are turned over by the data path alone.
 #[derive(Debug)]
 pub(super) struct Records {
+    half_flows_v4: RecordTable<FlowKeyV4, FlowRecord>,
+    half_flows_v6: RecordTable<FlowKeyV6, FlowRecord>,
     pub(super) flows_v4: RecordTable<FlowKeyV4, FlowRecord>,
     pub(super) flows_v6: RecordTable<FlowKeyV6, FlowRecord>,
     pub(super) replies_v4: RecordTable<ReplyKeyV4, ReplyRecordV4>,
     pub(super) replies_v6: RecordTable<ReplyKeyV6, ReplyRecordV6>,
+    /// `None`: the next call begins one.
+    progress: Option<ScanProgress>,
 }
 
-/// What the sweep needs to know of a backend.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct BackendView {
-    generation: u32,
-    state: u8,
+/// A scan of all flows that is under way. Half-open records come first, since records move from
+/// there to the established ones: none is missed.
+#[derive(Debug)]
+struct ScanProgress {
+    scan: Scan,
+    /// Whether each table was read to its end: IPv4, IPv6.
+    half_flows_done: [bool; 2],
+    flows_done: [bool; 2],
 }
 
 impl Records {
     pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
         Ok(Self {
+            half_flows_v4: RecordTable::take(ebpf, map_names::HALF_FLOWS_V4)?,
+            half_flows_v6: RecordTable::take(ebpf, map_names::HALF_FLOWS_V6)?,
             flows_v4: RecordTable::take(ebpf, map_names::FLOWS_V4)?,
             flows_v6: RecordTable::take(ebpf, map_names::FLOWS_V6)?,
             replies_v4: RecordTable::take(ebpf, map_names::REPLIES_V4)?,
             replies_v6: RecordTable::take(ebpf, map_names::REPLIES_V6)?,
+            progress: None,
         })
+    }
+
+    fn begin(&mut self, now_tick: u32) -> ScanProgress {
+        self.half_flows_v4.rewind();
+        self.half_flows_v6.rewind();
+        self.flows_v4.rewind();
+        self.flows_v6.rewind();
+        ScanProgress {
+            scan: Scan::begin(now_tick),
+            half_flows_done: [false; 2],
+            flows_done: [false; 2],
+        }
     }
 }
 
 impl Tables {
-    /// Deletes dead records. Flows go before replies, as the data path inserts them in this order.
+    /// Deletes records that are dead, and those that say what their slot says. When a whole scan of
+    /// the flows is over, tells what it found.
     pub(super) fn sweep(&mut self, now_tick: u32) -> anyhow::Result<SweepReport> {
-        let Self { records, backends_v4, backends_v6, .. } = self;
-        let Records { flows_v4, flows_v6, replies_v4, replies_v6 } = records;
-        let flows = [
-            flows_v4.sweep(|_, flow| {
-                let backend = backends_v4.load(flow.backend).unwrap_or_default();
-                let (generation, state) = (backend.generation, backend.state);
-                is_dead(flow, now_tick, BackendView { generation, state })
-            })?,
-            flows_v6.sweep(|_, flow| {
-                let backend = backends_v6.load(flow.backend).unwrap_or_default();
-                let (generation, state) = (backend.generation, backend.state);
-                is_dead(flow, now_tick, BackendView { generation, state })
-            })?,
-        ];
-        let replies = [
-            sweep_replies(replies_v4, |key, reply| {
-                let flow = FlowKeyV4 {
-                    client: key.client,
-                    vip: reply.vip,
-                    client_port: key.client_port,
-                    vip_port: reply.vip_port,
-                    protocol: key.protocol,
-                };
-                flows_v4.has(&flow, reply.backend)
-            })?,
-            sweep_replies(replies_v6, |key, reply| {
-                let flow = FlowKeyV6 {
-                    client: key.client,
-                    vip: reply.vip,
-                    client_port: key.client_port,
-                    vip_port: reply.vip_port,
-                    protocol: key.protocol,
-                };
-                flows_v6.has(&flow, reply.backend)
-            })?,
-        ];
-        let sum = |passes: [Pass; 2]| {
-            (passes[0].seen + passes[1].seen, passes[0].deleted + passes[1].deleted)
+        // After an error some entries have not been seen: the scan begins anew.
+        let progress = match self.records.progress.take() {
+            Some(progress) => progress,
+            None => self.records.begin(now_tick),
         };
-        let (flows_seen, flows_deleted) = sum(flows);
-        let (replies_seen, replies_deleted) = sum(replies);
-        Ok(SweepReport { flows_seen, flows_deleted, replies_seen, replies_deleted })
+        let (flows, progress) = self.sweep_flows(progress, now_tick)?;
+        let replies = self.sweep_replies(now_tick)?;
+        let scan = if progress.flows_done == [true; 2] {
+            Some(progress.scan)
+        } else {
+            self.records.progress = Some(progress);
+            None
+        };
+        Ok(SweepReport {
+            flows_seen: flows.seen,
+            flows_deleted: flows.deleted,
+            replies_seen: replies.seen,
+            replies_deleted: replies.deleted,
+            scan,
+        })
+    }
+
+    fn sweep_flows(
+        &mut self,
+        mut progress: ScanProgress,
+        now_tick: u32,
+    ) -> anyhow::Result<(Pass, ScanProgress)> {
+        let Self { records, backends_v4, backends_v6, meta, .. } = self;
+        let Meta { hash_seed, limits, .. } = meta.load(0).unwrap_or_default();
+        let locator = Locator {
+            frontends: &self.frontends_v4,
+            rings: &self.rings,
+            ring_slots: &self.ring_slots,
+            hash_seed,
+            known: RefCell::default(),
+        };
+        let judge_v4 = |key: &FlowKeyV4, flow: &FlowRecord| {
+            let backend = backends_v4.load(flow.backend).unwrap_or_default();
+            let slot = locator.place(key)?.map(|place| place.slot);
+            Ok(slots::sweep(flow, &backend, slot, &limits, now_tick))
+        };
+        // No slot of IPv6 has left the plain state as long as nothing decides by it.
+        let judge_v6 = |_: &FlowKeyV6, flow: &FlowRecord| {
+            let backend = backends_v6.load(flow.backend).unwrap_or_default();
+            let (generation, state) = (backend.generation, backend.state);
+            let backend = BackendV4 { generation, state, ..BackendV4::default() };
+            let is_live = is_live(flow, &backend, &limits, now_tick);
+            Ok(if is_live { Sweep::Ignore } else { Sweep::Delete })
+        };
+        let ScanProgress { scan, half_flows_done, flows_done } = &mut progress;
+        let mut note = |key: &FlowKeyV4| {
+            if let Some(place) = locator.place(key)? {
+                scan.note_other(place.ring, place.index);
+            }
+            Ok(())
+        };
+        let mut total = Pass::default();
+        let tables = [
+            (&mut records.half_flows_v4, &mut records.half_flows_v6, half_flows_done),
+            (&mut records.flows_v4, &mut records.flows_v6, flows_done),
+        ];
+        for (table_v4, table_v6, [is_done_v4, is_done_v6]) in tables {
+            if !*is_done_v4 {
+                let pass = table_v4.sweep(judge_v4, &mut note)?;
+                *is_done_v4 = pass.is_whole;
+                total += pass;
+            }
+            if !*is_done_v6 {
+                let pass = table_v6.sweep(judge_v6, |_| Ok(()))?;
+                *is_done_v6 = pass.is_whole;
+                total += pass;
+            }
+            if !(*is_done_v4 && *is_done_v6) {
+                break;
+            }
+        }
+        Ok((total, progress))
+    }
+
+    fn sweep_replies(&mut self, now_tick: u32) -> anyhow::Result<Pass> {
+        let Self { records, backends_v4, backends_v6, meta, .. } = self;
+        let limits = meta.load(0).unwrap_or_default().limits;
+        let mut total = records.replies_v4.sweep(
+            |_, reply| {
+                let generation = backends_v4.load(reply.backend).unwrap_or_default().generation;
+                let is_known = reply.generation == generation;
+                Ok(judge_reply(is_known, reply.class, reply.last_seen_tick, &limits, now_tick))
+            },
+            |_| Ok(()),
+        )?;
+        total += records.replies_v6.sweep(
+            |_, reply| {
+                let generation = backends_v6.load(reply.backend).unwrap_or_default().generation;
+                let is_known = reply.generation == generation;
+                Ok(judge_reply(is_known, reply.class, reply.last_seen_tick, &limits, now_tick))
+            },
+            |_| Ok(()),
+        )?;
+        Ok(total)
+    }
+}
+
+/// A reply says nothing about slots: it stays as long as its flow may live.
+fn judge_reply(
+    is_known: bool,
+    class: u16,
+    last_seen_tick: u32,
+    limits: &Limits,
+    now_tick: u32,
+) -> Sweep {
+    let is_alive = is_known && is_fresh(u32::from(class), last_seen_tick, limits, now_tick);
+    if is_alive { Sweep::Ignore } else { Sweep::Delete }
+}
+
+/// Finds a flow's slot as the data path does.
+struct Locator<'a> {
+    frontends: &'a HashMap<MapData, FrontendKeyV4, Frontend>,
+    rings: &'a MappedArray<u64>,
+    ring_slots: &'a MappedArray<u64>,
+    hash_seed: u64,
+    /// Rings of the frontends that were asked for: one call into the kernel each.
+    known: RefCell<Cache<(u32, u16, u32), Option<u32>>>,
+}
+
+/// Where a flow falls.
+struct Place {
+    ring: u32,
+    /// Within the ring.
+    index: u32,
+    slot: Slot,
+}
+
+impl Locator<'_> {
+    /// `None`: its frontend is no more.
+    fn place(&self, flow: &FlowKeyV4) -> anyhow::Result<Option<Place>> {
+        let Some(ring) = self.ring(flow)? else { return Ok(None) };
+        let descriptor = RingDescriptor::from_raw(self.rings.load(ring).unwrap_or_default());
+        if descriptor.size() == 0 {
+            return Ok(None);
+        }
+        let index = descriptor.slot_index(flow_hash_v4(self.hash_seed, flow));
+        let slot = self.ring_slots.load(index).map(Slot::from_raw);
+        Ok(slot.map(|slot| Place { ring, index: index - descriptor.start(), slot }))
+    }
+
+    fn ring(&self, flow: &FlowKeyV4) -> anyhow::Result<Option<u32>> {
+        let Ok(protocol) = u8::try_from(flow.protocol) else { return Ok(None) };
+        let name = (flow.vip.raw(), flow.vip_port.get(), flow.protocol);
+        if let Some(ring) = self.known.borrow().get(&name) {
+            return Ok(*ring);
+        }
+        let (vip, port, scope) = (flow.vip, flow.vip_port, SCOPE_FRONT);
+        let ring = match self.frontends.get(&FrontendKeyV4 { vip, port, protocol, scope }, 0) {
+            Ok(frontend) => Some(frontend.ring),
+            Err(error) if is_absent(&error) => None,
+            Err(error) => return Err(error.into()),
+        };
+        self.known.borrow_mut().insert(name, ring);
+        Ok(ring)
     }
 }
 
@@ -132,6 +287,15 @@ impl Tables {
 struct Pass {
     seen: u64,
     deleted: u64,
+    /// The last entry of the table was reached.
+    is_whole: bool,
+}
+
+impl AddAssign for Pass {
+    fn add_assign(&mut self, other: Self) {
+        self.seen += other.seen;
+        self.deleted += other.deleted;
+    }
 }
 
 impl<K, V> RecordTable<K, V>
@@ -141,7 +305,7 @@ where
 {
     fn take(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<Self> {
         let map = take(ebpf, name)?;
-        let Map::HashMap(data) = &map else {
+        let (Map::HashMap(data) | Map::LruHashMap(data)) = &map else {
             anyhow::bail!("map `{name}` of the embedded BPF object is no hash map");
         };
         Ok(Self {
@@ -160,26 +324,44 @@ where
         self.counted
     }
 
-    /// Looks at the next entries and deletes those that `is_dead` says are, asked a second time of
-    /// what is in the table at that moment.
-    fn sweep(&mut self, is_dead: impl Fn(&K, &V) -> bool) -> anyhow::Result<Pass> {
+    /// The next call begins with the first entry.
+    fn rewind(&mut self) {
+        (self.cursor, self.counting) = (None, 0);
+    }
+
+    /// Looks at the next entries, deletes those that are to be deleted, asked a second time of what
+    /// is in the table at that moment, and notes those that are to be kept.
+    fn sweep(
+        &mut self,
+        judge: impl Fn(&K, &V) -> anyhow::Result<Sweep>,
+        mut note: impl FnMut(&K) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Pass> {
         let mut pass = Pass::default();
         while pass.seen < ENTRIES_PER_CALL {
             let (count, is_last) = self.next_batch()?;
             for index in 0..count {
                 let (key, value) = (self.keys[index], self.values[index]);
-                let deletes = is_dead(&key, &value)
-                    && self.get(&key)?.is_some_and(|value| is_dead(&key, &value));
-                if deletes {
-                    self.remove(&key)?;
-                    pass.deleted += 1;
-                } else {
-                    self.counting += 1;
+                let mut verdict = judge(&key, &value)?;
+                if verdict == Sweep::Delete {
+                    // The data path may have been quicker.
+                    let Some(value) = self.get(&key)? else { continue };
+                    verdict = judge(&key, &value)?;
                 }
+                match verdict {
+                    Sweep::Delete => {
+                        self.remove(&key)?;
+                        pass.deleted += 1;
+                        continue;
+                    }
+                    Sweep::Keep => note(&key)?,
+                    Sweep::Ignore => {}
+                }
+                self.counting += 1;
             }
             pass.seen += count as u64;
             if is_last {
                 self.counted = std::mem::take(&mut self.counting);
+                pass.is_whole = true;
                 break;
             }
         }
@@ -211,128 +393,10 @@ where
         }
     }
 
-    /// Unless the data path was quicker.
-    fn put_back(&mut self, key: &K, value: &V) -> Result<(), MapError> {
-        const BPF_NOEXIST: u64 = 1;
-        match self.map.insert(key, value, BPF_NOEXIST) {
-            Err(MapError::SyscallError(error))
-                if error.io_error.raw_os_error() == Some(libc::EEXIST) =>
-            {
-                Ok(())
-            }
-            result => result,
-        }
-    }
-
     fn remove(&mut self, key: &K) -> Result<(), MapError> {
         match self.map.remove(key) {
             Err(error) if !is_absent(&error) => Err(error),
             _ => Ok(()),
         }
-    }
-}
-
-impl<K> RecordTable<K, FlowRecord>
-where
-    K: Pod + FromBytes + IntoBytes + Immutable,
-{
-    /// Whether the flow is recorded, and for this backend.
-    fn has(&self, key: &K, backend: u32) -> bool {
-        // In doubt it is there: keeping a reply is harmless.
-        self.get(key).map_or(true, |flow| flow.is_some_and(|flow| flow.backend == backend))
-    }
-}
-
-/// Deletes replies whose flow is gone. What the batch says may be old by now, so the entry is read
-/// again; and a flow that comes back between the last look and the deletion gets its reply back.
-fn sweep_replies<K, V>(
-    replies: &mut RecordTable<K, V>,
-    has_flow: impl Fn(&K, &V) -> bool,
-) -> anyhow::Result<Pass>
-where
-    K: Pod + FromBytes + IntoBytes + Immutable,
-    V: Pod + FromBytes + IntoBytes + Immutable,
-{
-    let mut pass = Pass::default();
-    while pass.seen < ENTRIES_PER_CALL {
-        let (count, is_last) = replies.next_batch()?;
-        for index in 0..count {
-            let (key, value) = (replies.keys[index], replies.values[index]);
-            if has_flow(&key, &value) {
-                replies.counting += 1;
-                continue;
-            }
-            match replies.get(&key)? {
-                None => {}
-                Some(value) if has_flow(&key, &value) => replies.counting += 1,
-                Some(value) => {
-                    replies.remove(&key)?;
-                    if has_flow(&key, &value) {
-                        replies.put_back(&key, &value)?;
-                    } else {
-                        pass.deleted += 1;
-                    }
-                }
-            }
-        }
-        pass.seen += count as u64;
-        if is_last {
-            replies.counted = std::mem::take(&mut replies.counting);
-            break;
-        }
-    }
-    Ok(pass)
-}
-
-/// Whether a record counts no more, as the engine has it: too old for its class, or its backend
-/// keeps no flows or is another one by now.
-fn is_dead(flow: &FlowRecord, now_tick: u32, backend: BackendView) -> bool {
-    if flow.generation != backend.generation || backend.state & TAKES_OLD == 0 {
-        return true;
-    }
-    // Another CPU may have seen a packet in the tick after `now_tick`.
-    let age = now_tick.wrapping_sub(flow.last_seen_tick).cast_signed().max(0).cast_unsigned();
-    age > ticks_from_seconds(record_seconds(flow.class))
-}
-
-#[cfg(test)]
-mod tests {
-    use lb_common::abi::{
-        CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT, CLASS_ESTABLISHED,
-        CLASS_HALF_OPEN, TAKES_NEW,
-    };
-
-    use super::*;
-
-    #[test]
-    fn records_die_by_age_and_with_their_backend() {
-        const NOW: u32 = 100_000;
-        let check = |class, age_seconds: i64, backend: BackendView, expected: bool| {
-            let age_ticks = (age_seconds * 1_000_000_000) >> 30;
-            let last_seen_tick = u32::try_from(i64::from(NOW) - age_ticks).unwrap();
-            let flow = FlowRecord { backend: 1, generation: 7, last_seen_tick, class };
-            let dead = is_dead(&flow, NOW, backend);
-            assert_eq!(dead, expected, "class {class}, {age_seconds} s, {backend:?}");
-        };
-        let healthy = BackendView { generation: 7, state: TAKES_NEW | TAKES_OLD };
-        check(CLASS_HALF_OPEN, 70, healthy, false);
-        check(CLASS_HALF_OPEN, 80, healthy, true);
-        check(CLASS_CLOSING_BY_BACKEND, 115, healthy, false);
-        check(CLASS_CLOSING_BY_BACKEND, 125, healthy, true);
-        // A client that has only shut its own direction down may wait long for the answer.
-        check(CLASS_CLOSING_BY_CLIENT, 8390, healthy, false);
-        check(CLASS_CLOSING_BY_CLIENT, 8410, healthy, true);
-        check(CLASS_CLOSED, 12, healthy, false);
-        check(CLASS_CLOSED, 20, healthy, true);
-        check(CLASS_ESTABLISHED, 8390, healthy, false);
-        check(CLASS_ESTABLISHED, 8410, healthy, true);
-        check(CLASS_ESTABLISHED, -2, healthy, false);
-
-        let draining = BackendView { state: TAKES_OLD, ..healthy };
-        check(CLASS_ESTABLISHED, 10, draining, false);
-        let gone = BackendView { state: 0, ..healthy };
-        check(CLASS_ESTABLISHED, 10, gone, true);
-        let another = BackendView { generation: 8, ..healthy };
-        check(CLASS_ESTABLISHED, 10, another, true);
     }
 }

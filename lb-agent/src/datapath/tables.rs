@@ -13,9 +13,10 @@ use aya::{
 };
 use lb_common::abi::{
     BACKEND_NONE, BackendCounters, BackendIdentity, BackendV4, BackendV6, FAMILY_V4, FAMILY_V6,
-    Frontend, FrontendKeyV4, FrontendKeyV6, MAX_BACKENDS, MAX_SERVICES, Meta, NetU16, PATH_LOCAL,
-    PATH_ROUTED, PROTOCOL_ANY, PROTOCOL_TCP, PROTOCOL_UDP, RINGS_PER_SERVICE, RingDescriptor,
-    SCOPE_FRONT, ServiceIdentity, map_names, ring_number,
+    Frontend, FrontendKeyV4, FrontendKeyV6, Limits, MAX_BACKENDS, MAX_SERVICES, Meta, NetU16,
+    PATH_LOCAL, PATH_RECORDS_REPLIES, PATH_ROUTED, PROTOCOL_ANY, PROTOCOL_TCP, PROTOCOL_UDP,
+    RINGS_PER_SERVICE, Refusals, RingDescriptor, SCOPE_FRONT, ServiceIdentity, map_names,
+    ring_number,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -52,6 +53,7 @@ pub(super) struct Tables {
     pub(super) drops: PerCpuArray<MapData, u64>,
     pub(super) verdicts: PerCpuArray<MapData, u64>,
     pub(super) xdp_egress: MappedArray<u64>,
+    pub(super) refusals: MappedArray<Refusals>,
     pub(super) records: Records,
     extents: Extents,
 }
@@ -75,6 +77,7 @@ impl Tables {
             drops: PerCpuArray::try_from(take(ebpf, map_names::DROPS)?)?,
             verdicts: PerCpuArray::try_from(take(ebpf, map_names::VERDICTS)?)?,
             xdp_egress: mapped(ebpf, map_names::XDP_EGRESS)?,
+            refusals: mapped(ebpf, map_names::REFUSALS)?,
             records: Records::take(ebpf)?,
         })
     }
@@ -87,6 +90,15 @@ impl Tables {
     pub(super) fn set_flags(&self, flags: u32) -> Result<(), Refusal> {
         let meta = Meta { flags, ..self.meta() };
         self.meta.store(0, &meta, FLAGS_WORD).ok_or_else(|| "META is empty".to_owned())
+    }
+
+    /// Puts other limits of records in force. Says whether they were others.
+    pub(super) fn set_limits(&self, limits: Limits) -> bool {
+        let meta = self.meta();
+        if meta.limits == limits {
+            return false;
+        }
+        self.meta.store(0, &Meta { limits, ..meta }, FLAGS_WORD).is_some()
     }
 
     pub(super) fn write_service(&self, number: u32, name_hash: [u64; 2]) -> Result<(), Refusal> {
@@ -124,6 +136,8 @@ impl Tables {
             BackendPath::Local { ifindex } => (PATH_LOCAL, ifindex),
             BackendPath::Routed => (PATH_ROUTED, 0),
         };
+        // Nobody says yet which ports only we lead to, so no port has a default for its replies.
+        let path = path | PATH_RECORDS_REPLIES;
         let port = NetU16::new(backend.address.port());
         let KernelBackend { state, generation, .. } = *backend;
         // Nothing refers to the number. The state goes last all the same, with the address or after

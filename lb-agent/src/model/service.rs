@@ -79,6 +79,13 @@ impl BackendState {
     pub fn takes_old(self) -> bool {
         matches!(self, Self::Healthy | Self::Unhealthy | Self::Draining)
     }
+
+    /// Whether the backend keeps its flows of UDP. A datagram needs no connection, so one that its
+    /// backend does not answer is better off elsewhere.
+    #[must_use]
+    pub fn takes_old_datagrams(self) -> bool {
+        matches!(self, Self::Healthy | Self::Draining)
+    }
 }
 
 /// One backend of a service.

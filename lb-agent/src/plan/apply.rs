@@ -7,7 +7,7 @@ use std::{
 
 use lb_common::abi::META_ROUTED_BACKENDS;
 
-use super::{Action, Kernel, KernelError, KernelState, Planner, ring_of, service_of};
+use super::{Action, Kernel, KernelError, KernelState, Planner, Sight, ring_of, service_of};
 use crate::model::{BackendPath, FrontendAddress, Refusal, Snapshot};
 
 /// Plans that [`reconcile`] makes before it gives up for now.
@@ -48,11 +48,11 @@ pub fn reconcile(
     kernel: &mut dyn Kernel,
     mirror: &mut KernelState,
     snapshot: &Snapshot,
-    now_ms: &mut dyn FnMut() -> u64,
+    sight: &mut dyn FnMut() -> Sight,
 ) -> Outcome {
     let mut outcome = Outcome::default();
     for _ in 0..ROUNDS_MAX {
-        let plan = planner.plan(mirror, snapshot, now_ms());
+        let plan = planner.plan(mirror, snapshot, &sight());
         (outcome.refusals, outcome.due_ms) = (plan.refusals, plan.due_ms);
         if plan.actions.is_empty() {
             outcome.is_settled = true;
@@ -60,13 +60,13 @@ pub fn reconcile(
         }
         let applied = apply(plan.actions, kernel, mirror);
         outcome.done += applied.done;
-        let after_ms = now_ms();
+        let after_ms = sight().now_ms;
         for (action, error) in applied.failures {
             planner.note_failure(&action, &error, after_ms);
             outcome.failures.push(error);
         }
     }
-    let retry_ms = now_ms() + RETRY_MS;
+    let retry_ms = sight().now_ms + RETRY_MS;
     outcome.due_ms = Some(outcome.due_ms.map_or(retry_ms, |due_ms| due_ms.min(retry_ms)));
     outcome
 }
@@ -104,6 +104,8 @@ struct Missing {
     services: HashSet<u32>,
     backends: HashSet<u32>,
     rings: HashSet<u32>,
+    /// Services some of whose backends do not have the state that their rings are made for.
+    states: HashSet<u32>,
     /// Not removed, so that what they refer to must stay.
     kept: Kept,
 }
@@ -129,6 +131,7 @@ impl Missing {
             }
             Action::PublishRing { ring, content } => {
                 self.services.contains(&service_of(*ring))
+                    || self.states.contains(&service_of(*ring))
                     || (!self.backends.is_empty()
                         && content.slots.iter().any(|slot| self.backends.contains(&slot.cur())))
             }
@@ -184,8 +187,10 @@ impl Missing {
                     }
                 }
             }
-            Action::SetBackendState { .. }
-            | Action::PutVip { .. }
+            Action::SetBackendState { number, .. } => {
+                self.states.extend(mirror.backends.get(number).map(|backend| backend.service));
+            }
+            Action::PutVip { .. }
             | Action::DeleteVip { .. }
             | Action::DetachReply { .. }
             | Action::ClearService { .. } => {}

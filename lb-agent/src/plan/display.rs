@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use lb_common::abi::{SLOT_PLAIN, Slot, TAKES_NEW, TAKES_OLD};
+use lb_common::abi::{SLOT_MOVING, SLOT_SETTLED, Slot, TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS};
 
 use super::{Action, KernelBackend, KernelRing, KernelState, NameHash, Plan};
 use crate::model::BackendPath;
@@ -25,7 +25,12 @@ impl fmt::Display for Takes {
             (true, false) => "takes new",
             (false, true) => "takes old",
             (false, false) => "takes nothing",
-        })
+        })?;
+        // Unhealthy.
+        if self.0 & TAKES_OLD != 0 && self.0 & TAKES_OLD_DATAGRAMS == 0 {
+            formatter.write_str(" but datagrams")?;
+        }
+        Ok(())
     }
 }
 
@@ -45,9 +50,11 @@ impl fmt::Display for Shares<'_> {
                 backend => write!(formatter, "{comma}{backend} x {count}")?,
             }
         }
-        let consulting = self.0.iter().filter(|slot| slot.state() != SLOT_PLAIN).count();
-        if consulting > 0 {
-            write!(formatter, "; {consulting} not plain")?;
+        for (state, word) in [(SLOT_MOVING, "moving"), (SLOT_SETTLED, "settled")] {
+            let count = self.0.iter().filter(|slot| slot.state() == state).count();
+            if count > 0 {
+                write!(formatter, "; {count} {word}")?;
+            }
         }
         Ok(())
     }

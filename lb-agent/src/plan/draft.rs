@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use lb_common::abi::MAX_SERVICES;
+use lb_common::abi::{MAX_BACKENDS, MAX_SERVICES};
 
 use super::{
     Action, KernelBackend, KernelState, Plan,
@@ -10,6 +10,8 @@ use super::{
     hash::{HashIndex, NameHash},
     numbers::NumberSet,
     service_of,
+    sight::Sight,
+    slots::Watch,
 };
 use crate::model::{FrontendAddress, Refusal};
 
@@ -36,6 +38,7 @@ enum Phase {
 
 pub(super) struct Draft<'a> {
     pub(super) kernel: &'a KernelState,
+    pub(super) sight: &'a Sight,
     pub(super) now_ms: u64,
     actions: Vec<(Phase, Action)>,
     refusals: BTreeSet<Refusal>,
@@ -48,6 +51,10 @@ pub(super) struct Draft<'a> {
     pub(super) services_wanted: Vec<bool>,
     /// Backend numbers that are to be there, old and new.
     pub(super) backends_wanted: NumberSet,
+    /// State bits by number that backends of wanted services will have.
+    states: Vec<u8>,
+    /// When the next timer of a slot is due.
+    pub(super) slots_due_ms: Option<u64>,
     /// No backend number is free.
     pub(super) is_out_of_backends: bool,
     /// Some ring waits for a resting extent.
@@ -63,7 +70,7 @@ pub(super) struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    pub(super) fn new(kernel: &'a KernelState, now_ms: u64) -> Self {
+    pub(super) fn new(kernel: &'a KernelState, sight: &'a Sight) -> Self {
         let rev = |it: &'a BTreeMap<u32, NameHash>| it.iter().rev().map(|(it, hash)| (*hash, *it));
         let backends = kernel.backends.iter().rev();
         let mut services_taken = vec![false; MAX_SERVICES as usize];
@@ -77,7 +84,8 @@ impl<'a> Draft<'a> {
         }
         Self {
             kernel,
-            now_ms,
+            sight,
+            now_ms: sight.now_ms,
             actions: Vec::new(),
             refusals: BTreeSet::new(),
             services_by_hash: rev(&kernel.services).collect(),
@@ -87,6 +95,8 @@ impl<'a> Draft<'a> {
             services_taken,
             services_wanted: vec![false; MAX_SERVICES as usize],
             backends_wanted: NumberSet::new(),
+            states: vec![0; MAX_BACKENDS as usize + 1],
+            slots_due_ms: None,
             is_out_of_backends: false,
             waits_for_extents: false,
             replies_wanted: HashSet::new(),
@@ -131,6 +141,26 @@ impl<'a> Draft<'a> {
 
     pub(super) fn is_service_wanted(&self, number: u32) -> bool {
         self.services_wanted.get(number as usize).copied().unwrap_or(false)
+    }
+
+    /// Says which state a backend will have.
+    pub(super) fn set_state(&mut self, number: u32, state: u8) {
+        if let Some(planned) = self.states.get_mut(number as usize) {
+            *planned = state;
+        }
+    }
+
+    /// Whether a backend will have none of these state bits.
+    pub(super) fn is_gone(&self, number: u32, bits: u8) -> bool {
+        self.states.get(number as usize).is_none_or(|state| state & bits == 0)
+    }
+
+    /// Sees to it that the slots of a ring are looked at again in time.
+    pub(super) fn watch(&mut self, watch: &Watch) {
+        // Late already: the ring waits for something else that has a time of its own.
+        let Some(ticks) = watch.ticks_left(self.sight).filter(|ticks| *ticks > 0) else { return };
+        let due_ms = self.sight.ms_after(ticks);
+        self.slots_due_ms = Some(self.slots_due_ms.map_or(due_ms, |other| other.min(due_ms)));
     }
 
     pub(super) fn finish(mut self, due_ms: Option<u64>) -> Plan {

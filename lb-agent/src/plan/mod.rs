@@ -9,6 +9,8 @@
 //! - Death first: a backend that is gone loses its state bits before anything else happens. Then
 //!   what is new is made from the inside out (reply program, service, backend, ring, VIP, frontend),
 //!   then what is old is taken away from the outside in.
+//! - Every live flow of a slot is recorded or belongs to the slot's default: what becomes of a slot
+//!   says [`lb_common::slots::advance`] and nobody else. States are stored before rings.
 //! - What a reader of the tables may still see is not reused: extents and numbers rest for a
 //!   quarantine after nothing refers to them any more.
 //! - What fails is left out and tried again later; what depends on it waits; all else goes on.
@@ -22,6 +24,8 @@ mod numbers;
 mod planner;
 mod removal;
 mod ring;
+mod sight;
+mod slots;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -32,6 +36,7 @@ use lb_common::abi::{self, FAMILY_V4, FAMILY_V6};
 pub use apply::{Applied, Outcome, apply, reconcile};
 pub use hash::{NameHash, instance_hash, place_hash, service_hash};
 pub use planner::{Planner, Settings};
+pub use sight::{Scan, Sight, Times};
 pub use state::{Action, Kernel, KernelBackend, KernelError, KernelRing, KernelState};
 
 use crate::model::{BackendState, FrontendAddress, Protocol, Refusal};
@@ -66,5 +71,6 @@ pub fn service_of(ring: u32) -> u32 {
 pub fn state_bits(state: BackendState) -> u8 {
     let new = if state.takes_new() { abi::TAKES_NEW } else { 0 };
     let old = if state.takes_old() { abi::TAKES_OLD } else { 0 };
-    new | old
+    let datagrams = if state.takes_old_datagrams() { abi::TAKES_OLD_DATAGRAMS } else { 0 };
+    new | old | datagrams
 }

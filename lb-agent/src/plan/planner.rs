@@ -10,8 +10,11 @@ use super::{
     extents::Extents,
     hash::{instance_hash, place_hash, service_hash},
     numbers::{Clocks, NumberSet, Turn, next_generation},
-    ring::{NewRing, Pool, RingMember, choose_sizes, desired_owners, is_coarse, next_slots},
-    ring_of, state_bits,
+    ring::{NewRing, Pool, RingMember, choose_sizes, desired_owners, is_coarse},
+    ring_of,
+    sight::{Sight, Times},
+    slots::{Circumstances, Watch},
+    state_bits,
     trouble::{Subject, Troubles},
 };
 use crate::model::{Backend, BackendPath, Service, Snapshot};
@@ -24,11 +27,13 @@ pub struct Settings {
     /// How long extents and numbers rest before they are used again. No program and no reader runs
     /// longer than this.
     pub quarantine_ms: u64,
+    /// Times of slots.
+    pub times: Times,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { ring_slots: abi::DEFAULT_RING_SLOTS, quarantine_ms: 2000 }
+        Self { ring_slots: abi::DEFAULT_RING_SLOTS, quarantine_ms: 2000, times: Times::default() }
     }
 }
 
@@ -57,6 +62,8 @@ pub(super) struct RingMemo {
     pub(super) numbers: Vec<u32>,
     /// The members that its slots are right for.
     members: Option<Vec<RingMember>>,
+    /// When its slots change although its members do not; `None`: all are plain.
+    watch: Option<Watch>,
 }
 
 impl RingMemo {
@@ -104,11 +111,12 @@ impl Planner {
 
     /// What to change so that the kernel holds the snapshot. Plan again after the actions have been
     /// executed, until there are none: resting times begin when a plan sees what is no longer used.
-    pub fn plan(&mut self, kernel: &KernelState, snapshot: &Snapshot, now_ms: u64) -> Plan {
+    pub fn plan(&mut self, kernel: &KernelState, snapshot: &Snapshot, sight: &Sight) -> Plan {
+        let now_ms = sight.now_ms;
         self.adopt(kernel, now_ms);
         self.troubles.forget_old(now_ms);
         let referenced = self.look_at_rings(kernel);
-        let mut draft = Draft::new(kernel, now_ms);
+        let mut draft = Draft::new(kernel, sight);
         let wanted = self.services(&mut draft, snapshot);
         for service in &wanted {
             self.service(&mut draft, service);
@@ -120,8 +128,17 @@ impl Planner {
             self.backend_clocks.next_over_ms(now_ms),
             self.troubles.next_retry_ms(now_ms),
             self.extents.next_free_ms().filter(|_| draft.waits_for_extents),
+            draft.slots_due_ms,
         ];
         draft.finish(due_ms.into_iter().flatten().min())
+    }
+
+    /// Whether a plan would find slots that change, although services and tables are what they were.
+    pub fn is_due(&self, sight: &Sight) -> bool {
+        let is_due = |(ring, memo): (&u32, &RingMemo)| {
+            memo.watch.as_ref().is_some_and(|watch| watch.is_due(*ring, sight))
+        };
+        self.rings.iter().any(is_due)
     }
 
     /// Hears that the kernel refused an action, so that the next plan can do without it.
@@ -143,6 +160,7 @@ impl Planner {
                     size: ring.slots.len(),
                     numbers: scratch.of_slots(&ring.slots),
                     members: None,
+                    watch: None,
                 };
                 self.rings.insert(*number, memo);
             }
@@ -278,6 +296,7 @@ impl Planner {
         });
         if let Some((number, held)) = held {
             draft.backends_wanted.insert(number);
+            draft.set_state(number, state);
             draft.is_routed_wanted |= backend.path == BackendPath::Routed;
             if held.state != state {
                 draft.push(Action::SetBackendState { number, state });
@@ -292,6 +311,7 @@ impl Planner {
             return None;
         }
         let number = self.new_backend_number(draft, wanted.service)?;
+        draft.set_state(number, state);
         draft.is_routed_wanted |= backend.path == BackendPath::Routed;
         let content = KernelBackend {
             instance_hash: hash,
@@ -351,48 +371,79 @@ impl Planner {
         size: u32,
         members: Vec<RingMember>,
     ) {
+        let circumstances = Circumstances::new(ring, &self.settings.times, draft.sight);
         let held = draft.kernel.rings.get(&ring);
         let memo = self.rings.get_mut(&ring);
-        if memo.as_ref().is_some_and(|memo| memo.members.as_ref() == Some(&members)) {
-            return;
+        let has_members = memo.as_ref().is_some_and(|memo| memo.members.as_ref() == Some(&members));
+        let slots = match (held, &memo) {
+            (Some(held), Some(memo)) if has_members => {
+                let Some(watch) = &memo.watch else { return };
+                if !watch.is_due(ring, draft.sight) && !watch.misses_old(draft, &circumstances) {
+                    draft.watch(watch);
+                    return;
+                }
+                circumstances.advanced(draft, &held.slots)
+            }
+            _ => {
+                let owners = desired_owners(&members, size);
+                circumstances.assigned(draft, held.map(|ring| &*ring.slots), &owners)
+            }
+        };
+        let watch = Watch::of(&slots, &circumstances);
+        if let Some(watch) = &watch {
+            draft.watch(watch);
         }
-        let owners = desired_owners(&members, size);
-        let slots = next_slots(held.map(|ring| &*ring.slots), &owners);
         if let (Some(held), Some(memo)) = (held, memo)
             && held.slots == slots
         {
-            memo.members = Some(members);
+            (memo.members, memo.watch) = (Some(members), watch);
             return;
         }
-        let free = draft.free_extents.get_or_insert_with(|| self.extents.free());
-        let Some(extent) = free.take(size) else {
-            draft.waits_for_extents = true;
+        let Some(start) = self.extent(draft, wanted.service, size, has_members) else {
             if held.is_none() {
                 draft.rings_wanted.remove(&ring);
             }
+            return;
+        };
+        let epoch = held.map_or(0, |ring| ring.epoch).wrapping_add(1);
+        // As it will be read back.
+        let epoch = RingDescriptor::new(0, 0, epoch).epoch();
+        let memo = RingMemo {
+            start,
+            epoch,
+            size: slots.len(),
+            numbers: NumberSet::new().of_slots(&slots),
+            members: Some(members),
+            watch,
+        };
+        self.rings.insert(ring, memo);
+        draft.push(Action::PublishRing { ring, content: KernelRing { start, epoch, slots } });
+    }
+
+    /// Where a ring can be written. Nobody misses anything while one with the same members waits.
+    fn extent(
+        &mut self,
+        draft: &mut Draft<'_>,
+        service: &Service,
+        size: u32,
+        has_members: bool,
+    ) -> Option<u32> {
+        let free = draft.free_extents.get_or_insert_with(|| self.extents.free());
+        if let Some(extent) = free.take(size) {
+            self.extents.mark_used(extent);
+            return Some(extent.start);
+        }
+        draft.waits_for_extents = true;
+        if !has_members {
             let message = format!(
                 "no {size} free slots in one piece for its ring: the pool of {} slots is full of \
                  rings and of extents that rest; the ring stays as it is until there are. If this \
                  lasts, raise `ring_slots` in [tables] of the config",
                 self.settings.ring_slots
             );
-            draft.refuse(format!("service `{}`", wanted.service.name), message);
-            return;
-        };
-        self.extents.mark_used(extent);
-        let epoch = held.map_or(0, |ring| ring.epoch).wrapping_add(1);
-        // As it will be read back.
-        let epoch = RingDescriptor::new(0, 0, epoch).epoch();
-        let memo = RingMemo {
-            start: extent.start,
-            epoch,
-            size: slots.len(),
-            numbers: NumberSet::new().of_slots(&slots),
-            members: Some(members),
-        };
-        self.rings.insert(ring, memo);
-        let content = KernelRing { start: extent.start, epoch, slots };
-        draft.push(Action::PublishRing { ring, content });
+            draft.refuse(format!("service `{}`", service.name), message);
+        }
+        None
     }
 }
 

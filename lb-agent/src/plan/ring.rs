@@ -1,6 +1,6 @@
-//! What a ring should hold: its size, its members, its slots.
+//! What a ring should hold: its size, its members, who is to own its slots.
 
-use lb_common::abi::{BACKEND_NONE, RING_SIZES, SLOT_PLAIN, Slot};
+use lb_common::abi::{BACKEND_NONE, RING_SIZES};
 
 use super::hash::NameHash;
 use crate::maglev::{self, SLOTS_PER_MEMBER_MIN};
@@ -103,25 +103,11 @@ pub(super) fn desired_owners(members: &[RingMember], size: u32) -> Vec<u32> {
     owners
 }
 
-/// What the slots become when these are to own them. Every transition of a slot is decided here and
-/// nowhere else. Today every slot is plain: what is not recorded follows the slot at once.
-pub(super) fn next_slots(old: Option<&[Slot]>, owners: &[u32]) -> Vec<Slot> {
-    let old = old.unwrap_or_default().iter().map(Some).chain(std::iter::repeat(None));
-    owners.iter().zip(old).map(|(owner, old)| next_slot(old.copied(), *owner)).collect()
-}
-
-fn next_slot(old: Option<Slot>, owner: u32) -> Slot {
-    match old {
-        Some(old) if old.state() == SLOT_PLAIN && old.cur() == owner => old,
-        _ => Slot::plain(owner),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use lb_common::abi::{DEFAULT_RING_SLOTS, SLOT_MOVING, Slot};
+    use lb_common::abi::DEFAULT_RING_SLOTS;
 
-    use super::{NewRing, Pool, RingMember, choose_sizes, desired_owners, is_coarse, next_slots};
+    use super::{NewRing, Pool, RingMember, choose_sizes, desired_owners, is_coarse};
 
     const EMPTY: Pool = Pool { slots: DEFAULT_RING_SLOTS, used: 0, largest: 0 };
 
@@ -180,14 +166,5 @@ mod tests {
         let idle = RingMember { place: [1, 2], number: 7, weight: 0 };
         assert_eq!(desired_owners(&[idle], 1021), vec![0; 1021]);
         assert_eq!(desired_owners(&[RingMember { weight: 1, ..idle }], 1021), vec![7; 1021]);
-    }
-
-    #[test]
-    fn slots_follow_their_owners() {
-        let moving = Slot::new(3, 4, SLOT_MOVING, 9);
-        let old = [Slot::plain(1), Slot::plain(2), moving, moving];
-        let new = [Slot::plain(1), Slot::plain(5), Slot::plain(3), Slot::plain(0)];
-        assert_eq!(next_slots(Some(&old), &[1, 5, 3, 0]), new);
-        assert_eq!(next_slots(None, &[1, 5, 3, 0]), new);
     }
 }

@@ -125,7 +125,11 @@ impl Daemon {
         let settings = Settings {
             providers,
             balancers: config.labels.balancers.clone(),
-            planner: plan::Settings { ring_slots, ..plan::Settings::default() },
+            planner: plan::Settings {
+                ring_slots,
+                times: config.times.slots(),
+                ..plan::Settings::default()
+            },
         };
         let fronts = node.fronts().iter().filter_map(|front| front.ifindex).collect();
         let reconciler = Reconciler::adopt(node, settings, started)
@@ -325,6 +329,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("api", old.api != new.api),
         ("docker", old.docker != new.docker),
         ("tables", old.tables != new.tables),
+        ("times", old.times != new.times),
     ];
     changed.into_iter().filter(|(_, is_changed)| *is_changed).map(|(key, _)| key).collect()
 }
@@ -359,6 +364,7 @@ fn uninstall_options(config: &Config) -> datapath::Options {
         tc_mode: config.tc.mode,
         ring_slots: config.tables.ring_slots,
         records: config.tables.records,
+        times: config.times.records(),
         hash_seed: config.hash_seed,
     }
 }
@@ -424,11 +430,13 @@ mod tests {
         new.front = vec!["eth9".to_owned()];
         new.docker.resync_seconds += 1;
         new.tables.records += 1;
+        new.times.hold_seconds += 1;
         assert_debug_snapshot!(needs_restart(&old, &new), @r#"
     [
         "front",
         "docker",
         "tables",
+        "times",
     ]
     "#);
     }

@@ -4,7 +4,7 @@ use super::node::{Node, NodeCounters, NodeError};
 use crate::{
     api::types::{BackendCountersView, DropView, FrontView, RecordsView},
     datapath::{Datapath, FrontStatus, Way, now_tick},
-    plan::KernelState,
+    plan::{KernelState, Scan},
 };
 
 impl Node for Datapath {
@@ -12,14 +12,22 @@ impl Node for Datapath {
         Self::read_state(self).map_err(|error| NodeError(format!("{error:#}")))
     }
 
-    fn sweep_records(&mut self) -> Result<(), NodeError> {
+    fn sweep_records(&mut self) -> Result<Option<Scan>, NodeError> {
         match self.sweep(now_tick()) {
             Ok(report) => {
                 tracing::trace!("{report:?}");
-                Ok(())
+                Ok(report.scan)
             }
             Err(error) => Err(NodeError(format!("{error:#}"))),
         }
+    }
+
+    fn now_tick(&self) -> u32 {
+        now_tick()
+    }
+
+    fn refused_tick(&self, ring: u32) -> u32 {
+        Self::refused_tick(self, ring)
     }
 
     fn look_at_interfaces(&mut self) {

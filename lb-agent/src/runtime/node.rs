@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     api::types::{BackendCountersView, DropView, FrontView, RecordsView},
-    plan::{Kernel, KernelState},
+    plan::{Kernel, KernelState, Scan},
 };
 
 /// The node's data path. Implemented by `datapath`, and by a fake in tests.
@@ -12,8 +12,15 @@ pub trait Node: Kernel + Send {
     /// Everything that the kernel holds at this moment.
     fn read_state(&mut self) -> Result<KernelState, NodeError>;
 
-    /// Removes records that are over, a bounded number at a time.
-    fn sweep_records(&mut self) -> Result<(), NodeError>;
+    /// Removes records that are over, a bounded number at a time. Says what a scan of all records
+    /// found when it has come to its end.
+    fn sweep_records(&mut self) -> Result<Option<Scan>, NodeError>;
+
+    /// Ticks since boot.
+    fn now_tick(&self) -> u32;
+
+    /// The tick in which a flow of a ring was last left without a record; 0: never.
+    fn refused_tick(&self, ring: u32) -> u32;
 
     /// Attaches front interfaces that came, and forgets interfaces that are gone.
     fn look_at_interfaces(&mut self);

@@ -10,7 +10,7 @@ use std::{
     net::IpAddr,
 };
 
-use lb_common::abi::RingDescriptor;
+use lb_common::abi::{RingDescriptor, SLOT_MOVING, Slot};
 
 use crate::{
     model::BackendPath,
@@ -141,13 +141,17 @@ impl<'a> Protection<'a> {
 
     /// The new ring, with the slots of those that stay as they are; `None`: nothing is new.
     fn ring_with_kept(&self, held: &KernelRing, new: &KernelRing) -> Option<KernelRing> {
-        if !held.slots.iter().any(|slot| self.backends.contains(&slot.cur())) {
+        // Also as the owner of what is not recorded, whoever takes new flows.
+        let is_kept = |slot: &Slot| {
+            self.backends.contains(&slot.cur())
+                || (slot.state() == SLOT_MOVING && self.backends.contains(&slot.old()))
+        };
+        if !held.slots.iter().any(is_kept) {
             return Some(new.clone());
         }
         let slots = held.slots.iter().zip(&new.slots);
-        let is_kept = |number| self.backends.contains(&number);
         let slots: Vec<_> =
-            slots.map(|(held, new)| if is_kept(held.cur()) { *held } else { *new }).collect();
+            slots.map(|(held, new)| if is_kept(held) { *held } else { *new }).collect();
         if slots == held.slots {
             return None;
         }
@@ -160,8 +164,6 @@ impl<'a> Protection<'a> {
 
 #[cfg(test)]
 mod tests {
-    use lb_common::abi::Slot;
-
     use super::*;
     use crate::model::{FrontendAddress, Protocol};
 
@@ -268,6 +270,26 @@ mod tests {
         check(&publish(ring(8, &[1, 1, 1, 1])), softened.clone(), softened);
         check(&publish(ring(8, &[1, 1, 3, 1])), None, None);
         check_allowed(&Action::PublishRing { ring: 8, content: ring(1, &[1]) }, true, true);
+    }
+
+    #[test]
+    fn slots_that_move_away_from_those_stay() {
+        let slot = |old| Slot::new(1, old, SLOT_MOVING, 100);
+        let mut kernel = kernel();
+        let held = KernelRing { start: 0, epoch: 7, slots: vec![slot(2), Slot::plain(1)] };
+        kernel.rings = [(4, held)].into();
+        let claimed = Claimed {
+            services: [[1, 0], [2, 0]].into(),
+            backends: [[11, 0]].into(),
+            is_silent: false,
+        };
+        let protection = Protection::new(&kernel, &claimed);
+        // The planner takes 2 for gone, and has another owner for the plain slot.
+        let new = KernelRing { start: 8, epoch: 8, slots: vec![slot(0), Slot::plain(4)] };
+        let softened = protection.soften(vec![Action::PublishRing { ring: 4, content: new }]);
+        let slots = vec![slot(2), Slot::plain(4)];
+        let content = KernelRing { start: 8, epoch: 9, slots };
+        assert_eq!(softened, [Action::PublishRing { ring: 4, content }]);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! change behind our back is found and repaired. A plan may be dropped between any two actions,
 //! as it is when the agent is killed: the next one starts from what is there.
 
-use std::{fmt, mem, time::Duration};
+use std::{mem, time::Duration};
 
 use tokio::time::Instant;
 
@@ -24,7 +24,7 @@ use crate::{
     arbiter::{self, Incumbents},
     config::Balancer,
     model::{Claim, Refusal, Snapshot},
-    plan::{self, Action, Kernel, KernelError, KernelState, Planner},
+    plan::{self, Action, Kernel, KernelError, KernelState, Planner, Scan, Sight},
     provider::ProviderEvent,
 };
 
@@ -32,6 +32,8 @@ use crate::{
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 /// Time between two sweeps of the recorded flows.
 const SWEEP: Duration = Duration::from_secs(1);
+/// Time for which a scan of the recorded flows is good enough: slots can wait, and a plan costs.
+const SCAN_AGE: Duration = Duration::from_secs(5);
 /// Time between two looks at the interfaces.
 const LOOK: Duration = Duration::from_secs(10);
 /// Time between two full readings of the kernel's tables.
@@ -73,6 +75,9 @@ pub struct Reconciler<N> {
     refused_claims: Vec<Refusal>,
     refused_plans: Vec<Refusal>,
     shares: Shares,
+    /// The latest scan of the recorded flows that plans go by, and until when.
+    scan: Option<Scan>,
+    next_scan: Instant,
     counters: NodeCounters,
     /// What the kernel refused in the latest round, and the planner cannot do without.
     failures: Vec<RefusalView>,
@@ -119,6 +124,8 @@ impl<N: Node> Reconciler<N> {
             refused_claims: Vec::new(),
             refused_plans: Vec::new(),
             shares: Shares::default(),
+            scan: None,
+            next_scan: now,
             counters: NodeCounters::default(),
             failures: Vec::new(),
             rounds_in_a_row: 0,
@@ -204,9 +211,7 @@ impl<N: Node> Reconciler<N> {
     pub(super) fn step(&mut self, inbox: &mut Inbox, now: Instant) -> bool {
         if self.next_sweep <= now {
             self.next_sweep = now + SWEEP;
-            if let Err(error) = self.node.sweep_records() {
-                tracing::warn!("cannot sweep the recorded flows: {error}");
-            }
+            self.sweep(now);
         }
         if self.next_look <= now {
             self.next_look = now + LOOK;
@@ -236,6 +241,34 @@ impl<N: Node> Reconciler<N> {
         true
     }
 
+    /// Sweeps the recorded flows, and sees whether slots have waited for what it shows.
+    fn sweep(&mut self, now: Instant) {
+        match self.node.sweep_records() {
+            Ok(Some(scan)) if self.next_scan <= now => {
+                self.next_scan = now + SCAN_AGE;
+                self.scan = Some(scan);
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!("cannot sweep the recorded flows: {error}"),
+        }
+        // Lent for the plan, which may be large.
+        let sight = self.sight(now);
+        self.is_dirty |= self.planner.is_due(&sight);
+        self.scan = sight.scan;
+    }
+
+    /// What a plan is made from, with the scan taken out of `self`.
+    fn sight(&mut self, now: Instant) -> Sight {
+        let refused = |ring: &u32| (*ring, self.node.refused_tick(*ring));
+        let refused_ticks = self.mirror.rings.keys().map(refused).filter(|(_, tick)| *tick != 0);
+        Sight {
+            now_ms: self.milliseconds(now),
+            now_tick: self.node.now_tick(),
+            refused_ticks: refused_ticks.collect(),
+            scan: self.scan.take(),
+        }
+    }
+
     /// Whether more is to be done at once.
     pub(super) fn is_dirty(&self, now: Instant) -> bool {
         self.is_dirty && self.may_plan(now)
@@ -255,8 +288,10 @@ impl<N: Node> Reconciler<N> {
         (self.snapshot, self.refused_claims) =
             arbiter::arbitrate(claims, &incumbents(&self.mirror));
         arbiter::yield_to_exclusive(&mut self.snapshot);
-        let now_ms = self.milliseconds(now);
-        let plan = self.planner.plan(&self.mirror, &self.snapshot, now_ms);
+        let sight = self.sight(now);
+        let now_ms = sight.now_ms;
+        let plan = self.planner.plan(&self.mirror, &self.snapshot, &sight);
+        self.scan = sight.scan;
         self.refused_plans = plan.refusals;
         self.next_plan = plan.due_ms.map(|due_ms| self.started + Duration::from_millis(due_ms));
 
@@ -299,7 +334,7 @@ impl<N: Node> Reconciler<N> {
                 tracing::warn!("{error}");
             } else {
                 let object = view::Names(&self.snapshot).of_action(&action, &self.mirror);
-                lasting.push(refused_by_kernel(object, &error));
+                lasting.push(view::refused_by_kernel(object, &error));
             }
         }
         self.report(lasting);
@@ -339,7 +374,7 @@ impl<N: Node> Reconciler<N> {
                 true
             }
             Err(error) => {
-                let failure = refused_by_kernel("the kernel's tables".to_owned(), &error);
+                let failure = view::refused_by_kernel("the kernel's tables".to_owned(), &error);
                 self.report(vec![failure]);
                 self.backoff.failed(now);
                 self.is_dirty = false;
@@ -406,11 +441,11 @@ impl<N: Node> Reconciler<N> {
         reconcile.retry_in_seconds =
             self.backoff.due().map(|at| at.saturating_duration_since(now).as_secs());
         let by = |refused_by, refusals: &[Refusal]| -> Vec<RefusalView> {
-            refusals.iter().map(|refusal| refused(refused_by, refusal)).collect()
+            refusals.iter().map(|refusal| view::refused(refused_by, refusal)).collect()
         };
         let mut refusals = by(RefusedBy::Arbiter, &self.refused_claims);
         refusals.extend(by(RefusedBy::Planner, &self.refused_plans));
-        refusals.extend(self.ledger.refusals().map(|one| refused(RefusedBy::Provider, one)));
+        refusals.extend(self.ledger.refusals().map(|one| view::refused(RefusedBy::Provider, one)));
         refusals.extend(self.failures.iter().cloned());
         refusals.sort();
         view::build(&view::Parts {
@@ -453,17 +488,4 @@ fn incumbents(kernel: &KernelState) -> Incumbents {
     let hash_of = |number| kernel.services.get(number).copied();
     let frontends = kernel.frontends.iter();
     frontends.filter_map(|(frontend, number)| Some((*frontend, hash_of(number)?))).collect()
-}
-
-fn refused(refused_by: RefusedBy, refusal: &Refusal) -> RefusalView {
-    RefusalView {
-        refused_by,
-        object: refusal.object.clone(),
-        key: refusal.key.clone(),
-        message: refusal.message.clone(),
-    }
-}
-
-fn refused_by_kernel(object: String, error: &dyn fmt::Display) -> RefusalView {
-    RefusalView { refused_by: RefusedBy::Kernel, object, key: None, message: error.to_string() }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
     net::IpAddr,
     sync::Arc,
 };
@@ -11,11 +12,11 @@ use lb_common::abi::ABI_VERSION;
 use super::{ledger::Ledger, node::NodeCounters, shares::Shares};
 use crate::{
     api::types::{
-        BackendCountsView, BackendView, FrontView, ReconcileView, RefusalView, ServiceView,
-        ServingState, StatusView, View, VipFrontendView, VipView,
+        BackendCountsView, BackendView, FrontView, ReconcileView, RefusalView, RefusedBy,
+        ServiceView, ServingState, StatusView, View, VipFrontendView, VipView,
     },
     config::Balancer,
-    model::{Backend, BackendPath, Origin, Policy, Service, ServiceName, Snapshot},
+    model::{Backend, BackendPath, Origin, Policy, Refusal, Service, ServiceName, Snapshot},
     plan::{self, Action, KernelBackend, KernelState, NameHash},
 };
 
@@ -228,6 +229,21 @@ impl Sources {
         let key = (service.clone(), backend.place.clone(), backend.instance.clone());
         self.backends.get(&key)
     }
+}
+
+/// Something that was not granted, and by whom.
+pub(super) fn refused(refused_by: RefusedBy, refusal: &Refusal) -> RefusalView {
+    RefusalView {
+        refused_by,
+        object: refusal.object.clone(),
+        key: refusal.key.clone(),
+        message: refusal.message.clone(),
+    }
+}
+
+/// Something that the kernel refused.
+pub(super) fn refused_by_kernel(object: String, error: &dyn fmt::Display) -> RefusalView {
+    RefusalView { refused_by: RefusedBy::Kernel, object, key: None, message: error.to_string() }
 }
 
 /// Names for what the kernel knows by number.

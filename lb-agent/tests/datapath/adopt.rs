@@ -4,10 +4,10 @@ use std::path::Path;
 
 use aya::maps::MapData;
 use lb_agent::{
-    datapath::{Datapath, Options, TcMode, uninstall},
+    datapath::{Datapath, Options, RecordTimes, TcMode, uninstall},
     plan::{Action, Kernel as _},
 };
-use lb_common::abi::{ABI_VERSION, Meta, map_names};
+use lb_common::abi::{ABI_VERSION, Limits, Meta, map_names, ticks_from_seconds};
 use nix::{
     mount::{MntFlags, MsFlags},
     sched::CloneFlags,
@@ -72,6 +72,26 @@ sandboxed! {
         assert_eq!(Datapath::open(&options(Some(!seed))).unwrap().hash_seed(), !seed);
     }
 
+    fn times_of_records_are_those_of_the_latest_start(sandbox) {
+        let defaults = sandbox.options(TcMode::Auto);
+        let mut datapath = Datapath::open(&defaults).unwrap();
+        datapath.execute(&Action::SetFlags { flags: 1 }).unwrap();
+        drop(datapath);
+        let meta = || sandbox.array::<Meta>(map_names::META).get(&0, 0).unwrap();
+        let before = meta();
+        assert_eq!(before.limits.established_ticks, ticks_from_seconds(8400));
+        let times = RecordTimes { established_seconds: 900, grace_seconds: 0, ..defaults.times };
+        drop(Datapath::open(&Options { times, ..defaults.clone() }).unwrap());
+        let limits = Limits {
+            established_ticks: ticks_from_seconds(900),
+            grace_ticks: 0,
+            ..before.limits
+        };
+        assert_eq!(meta(), Meta { limits, ..before });
+        drop(Datapath::open(&defaults).unwrap());
+        assert_eq!(meta(), before);
+    }
+
     fn table_of_another_size_is_refused_by_its_key(sandbox) {
         drop(sandbox.open(TcMode::Auto));
         let words = refusal(&Options { records: 8_192, ..sandbox.options(TcMode::Auto) });
@@ -107,7 +127,7 @@ sandboxed! {
         assert_eq!(present.abi_version, ABI_VERSION);
         meta.set(0, Meta { abi_version: 99, ..present }, 0).unwrap();
         let words = refusal(&sandbox.options(TcMode::Auto));
-        assert!(words.contains("ABI version 99, and this lb-agent has 1"), "{words}");
+        assert!(words.contains("ABI version 99, and this lb-agent has 2"), "{words}");
         assert!(words.contains("lb-agent uninstall"), "{words}");
     }
 

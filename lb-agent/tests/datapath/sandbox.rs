@@ -11,7 +11,7 @@ use aya::{
     maps::{Array, HashMap, Map, MapData},
     programs::links::{FdLink, PinnedLink},
 };
-use lb_agent::datapath::{Datapath, FrontInterface, Options, TcMode, XdpMode};
+use lb_agent::datapath::{Datapath, FrontInterface, Options, RecordTimes, TcMode, XdpMode};
 use nix::{
     mount::{MntFlags, MsFlags},
     sched::CloneFlags,
@@ -74,6 +74,7 @@ impl Sandbox {
             tc_mode,
             ring_slots: 65_536,
             records: 4_096,
+            times: RecordTimes::default(),
             hash_seed: Some(7),
         }
     }
@@ -90,6 +91,15 @@ impl Sandbox {
     /// A pinned hash map.
     pub(crate) fn hash_map<K: aya::Pod, V: aya::Pod>(&self, name: &str) -> HashMap<MapData, K, V> {
         HashMap::try_from(Map::HashMap(self.map(name))).unwrap()
+    }
+
+    /// A pinned hash map of the kind that evicts.
+    pub(crate) fn lru_hash_map<K, V>(&self, name: &str) -> HashMap<MapData, K, V>
+    where
+        K: aya::Pod,
+        V: aya::Pod,
+    {
+        HashMap::try_from(Map::LruHashMap(self.map(name))).unwrap()
     }
 
     fn map(&self, name: &str) -> MapData {

@@ -9,13 +9,19 @@ pub const BACKEND_NONE: u32 = 0;
 
 /// State bit: the backend may get new flows (it is healthy).
 pub const TAKES_NEW: u8 = 1;
-/// State bit: the backend keeps the flows it has (healthy, draining, or unhealthy but alive).
+/// State bit: the backend keeps its TCP flows (healthy, draining, or unhealthy but alive).
 pub const TAKES_OLD: u8 = 2;
+/// State bit: the backend keeps its UDP flows (healthy or draining). A datagram needs no connection,
+/// so one that its backend does not answer is better off elsewhere.
+pub const TAKES_OLD_DATAGRAMS: u8 = 4;
 
 /// The backend is behind `ifindex`, the host-side end of a container's veth pair.
 pub const PATH_LOCAL: u8 = 0;
 /// The backend is reached by the node's routing table; its replies come back through this node.
 pub const PATH_ROUTED: u8 = 1;
+/// Added to the path: clients reach the backend's port in other ways than through us (published by
+/// Docker, global or routed addresses, several ports), so only replies of recorded flows are ours.
+pub const PATH_RECORDS_REPLIES: u8 = 0x80;
 
 /// Value of the array `BACKENDS_V4`, indexed by backend number.
 ///
@@ -32,7 +38,7 @@ pub struct BackendV4 {
     pub port: NetU16,
     /// `TAKES_*` bits; 0: gone.
     pub state: u8,
-    /// `PATH_*`.
+    /// `PATH_LOCAL` or `PATH_ROUTED`, with or without `PATH_RECORDS_REPLIES`.
     pub path: u8,
     /// Index of the host-side veth for `PATH_LOCAL`, else 0.
     pub ifindex: u32,
@@ -52,7 +58,7 @@ pub struct BackendV6 {
     pub port: NetU16,
     /// `TAKES_*` bits; 0: gone.
     pub state: u8,
-    /// `PATH_*`.
+    /// `PATH_LOCAL` or `PATH_ROUTED`, with or without `PATH_RECORDS_REPLIES`.
     pub path: u8,
     /// Index of the host-side veth for `PATH_LOCAL`, else 0.
     pub ifindex: u32,
@@ -76,6 +82,22 @@ pub struct BackendIdentity {
     pub service: u32,
     /// The generation that the number had last, also while it is free.
     pub generation: u32,
+}
+
+impl BackendV4 {
+    /// Whether the backend is a container behind `ifindex`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_local(&self) -> bool {
+        self.path & !PATH_RECORDS_REPLIES == PATH_LOCAL
+    }
+
+    /// Whether each of its flows is recorded for the sake of its replies.
+    #[inline(always)]
+    #[must_use]
+    pub const fn records_replies(&self) -> bool {
+        self.path & PATH_RECORDS_REPLIES != 0
+    }
 }
 
 const _: () = assert!(size_of::<BackendV4>() == 16);

@@ -18,7 +18,7 @@ pub struct BackendCounters {
     pub packets_out: u64,
     /// Bytes translated on their way from the backend to a client.
     pub bytes_out: u64,
-    /// Flows that were given to the backend.
+    /// SYNs that were forwarded to the backend.
     pub flows: u64,
 }
 

@@ -14,6 +14,10 @@ pub const PROTOCOL_ANY: u8 = 0;
 /// The node's front interfaces. Other scopes name a network and come with east-west balancing.
 pub const SCOPE_FRONT: u8 = 0;
 
+/// [`Frontend`] flag: replies to flows of this frontend do not follow from the backend's port alone
+/// (it is not the first frontend that leads there, or it has more than one port): record each flow.
+pub const FRONTEND_RECORDS_REPLIES: u32 = 1;
+
 /// Key of the map `FRONTENDS_V4`.
 #[repr(C, align(8))]
 #[derive(
@@ -58,7 +62,7 @@ pub struct Frontend {
     pub service: u32,
     /// Index into `RINGS`, see [`super::ring_number`].
     pub ring: u32,
-    /// No flag is defined yet; written as 0.
+    /// `FRONTEND_*`.
     pub flags: u32,
     /// Written as 0.
     pub reserved: u32,

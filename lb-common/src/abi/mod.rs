@@ -15,28 +15,31 @@ mod ring;
 mod service;
 
 pub use backend::{
-    BACKEND_NONE, BackendIdentity, BackendV4, BackendV6, PATH_LOCAL, PATH_ROUTED, TAKES_NEW,
-    TAKES_OLD,
+    BACKEND_NONE, BackendIdentity, BackendV4, BackendV6, PATH_LOCAL, PATH_RECORDS_REPLIES,
+    PATH_ROUTED, TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS,
 };
 pub use counters::{BackendCounters, HOOK_COUNT, Hook, VERDICT_SLOTS, verdict_index};
 pub use flow::{
-    CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT, CLASS_ESTABLISHED,
-    CLASS_HALF_OPEN, FlowKeyV4, FlowKeyV6, FlowRecord, REPLY_OF_CLOSED_FLOW, ReplyKeyV4,
-    ReplyKeyV6, ReplyRecordV4, ReplyRecordV6, is_closing,
+    CLASS_ANSWERED, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT,
+    CLASS_DATAGRAM, CLASS_ESTABLISHED, CLASS_HALF_OPEN, FlowKeyV4, FlowKeyV6, FlowRecord,
+    HalfOpenRate, REPLY_DEFAULT_AMBIGUOUS, Refusals, ReplyDefaultKeyV4, ReplyDefaultKeyV6,
+    ReplyDefaultV4, ReplyDefaultV6, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4, ReplyRecordV6,
+    is_closing,
 };
 pub use frontend::{
-    Frontend, FrontendKeyV4, FrontendKeyV6, PROTOCOL_ANY, PROTOCOL_TCP, PROTOCOL_UDP, SCOPE_FRONT,
+    FRONTEND_RECORDS_REPLIES, Frontend, FrontendKeyV4, FrontendKeyV6, PROTOCOL_ANY, PROTOCOL_TCP,
+    PROTOCOL_UDP, SCOPE_FRONT,
 };
 pub use net::{NetAddr6, NetU16, NetU32};
 pub use numbers::{DROP_REASON_SLOTS, DropReason, Verdict};
 pub use ring::{
-    FAMILY_V4, FAMILY_V6, RING_SIZES, RINGS_PER_SERVICE, RingDescriptor, SLOT_MOVING, SLOT_PLAIN,
-    SLOT_SETTLED, Slot, ring_number,
+    FAMILY_V4, FAMILY_V6, RING_SIZES, RINGS_PER_SERVICE, RingDescriptor, SLOT_CHANGE_TICKS_MAX,
+    SLOT_CHANGE_UNIT_TICKS, SLOT_MOVING, SLOT_PLAIN, SLOT_SETTLED, Slot, ring_number,
 };
-pub use service::{META_ROUTED_BACKENDS, Meta, ServiceIdentity};
+pub use service::{Limits, META_REPLY_DEFAULTS, META_ROUTED_BACKENDS, Meta, ServiceIdentity};
 
 /// Version of everything in this module. Maps pinned under another version are not adopted.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Services that the tables have room for; service numbers are `0..MAX_SERVICES`.
 pub const MAX_SERVICES: u32 = 4096;
@@ -48,6 +51,10 @@ pub const MAX_FRONTENDS: u32 = 16_384;
 pub const DEFAULT_RING_SLOTS: u32 = 4 * 1024 * 1024;
 /// Recorded flows per address family, by default.
 pub const DEFAULT_RECORDS: u32 = 128 * 1024;
+/// Half-open records per address family, by default.
+pub const DEFAULT_HALF_OPEN_RECORDS: u32 = 64 * 1024;
+/// Addresses and subnets of the node per address family.
+pub const MAX_LOCAL: u32 = 4096;
 /// Interfaces that XDP may redirect to: interface indexes below this one.
 pub const MAX_XDP_IFINDEX: u32 = 4096;
 
@@ -78,21 +85,12 @@ pub const CLOSING_SECONDS: u32 = 120;
 /// Seconds without a packet after which a record is dead when both sides have closed, or one has
 /// reset: enough for the last FIN and ACK to be sent again.
 pub const CLOSED_SECONDS: u32 = 15;
-
-/// Seconds without a packet after which a record of a class (`CLASS_*`) is dead.
-#[inline(always)]
-#[must_use]
-pub const fn record_seconds(class: u32) -> u32 {
-    if class == CLASS_HALF_OPEN {
-        HALF_OPEN_SECONDS
-    } else if class == CLASS_ESTABLISHED || class == CLASS_CLOSING_BY_CLIENT {
-        ESTABLISHED_SECONDS
-    } else if class == CLASS_CLOSING_BY_BACKEND {
-        CLOSING_SECONDS
-    } else {
-        CLOSED_SECONDS
-    }
-}
+/// Seconds without a packet after which a record of UDP is dead: the promised 30 and some slack.
+pub const DATAGRAM_SECONDS: u32 = 35;
+/// Seconds that a slot is moving before flows of its old owner are recorded.
+pub const GRACE_SECONDS: u32 = 60;
+/// Seconds that a slot waits for a replacement after its old owner is gone.
+pub const HOLD_SECONDS: u32 = 60;
 
 /// Names of the maps, as they are in the object and under the pin directory.
 pub mod map_names {
@@ -118,10 +116,28 @@ pub mod map_names {
     pub const FLOWS_V4: &str = "FLOWS_V4";
     /// `HashMap<FlowKeyV6, FlowRecord>`.
     pub const FLOWS_V6: &str = "FLOWS_V6";
+    /// `LruHashMap<FlowKeyV4, FlowRecord>`.
+    pub const HALF_FLOWS_V4: &str = "HALF_FLOWS_V4";
+    /// `LruHashMap<FlowKeyV6, FlowRecord>`.
+    pub const HALF_FLOWS_V6: &str = "HALF_FLOWS_V6";
     /// `HashMap<ReplyKeyV4, ReplyRecordV4>`.
     pub const REPLIES_V4: &str = "REPLIES_V4";
     /// `HashMap<ReplyKeyV6, ReplyRecordV6>`.
     pub const REPLIES_V6: &str = "REPLIES_V6";
+    /// `LruHashMap<ReplyKeyV4, ReplyRecordV4>`.
+    pub const HALF_REPLIES_V4: &str = "HALF_REPLIES_V4";
+    /// `LruHashMap<ReplyKeyV6, ReplyRecordV6>`.
+    pub const HALF_REPLIES_V6: &str = "HALF_REPLIES_V6";
+    /// `HashMap<ReplyDefaultKeyV4, ReplyDefaultV4>`.
+    pub const REPLY_DEFAULTS_V4: &str = "REPLY_DEFAULTS_V4";
+    /// `HashMap<ReplyDefaultKeyV6, ReplyDefaultV6>`.
+    pub const REPLY_DEFAULTS_V6: &str = "REPLY_DEFAULTS_V6";
+    /// `LpmTrie<NetU32, u32>`: addresses of the node and subnets of its containers.
+    pub const LOCAL_V4: &str = "LOCAL_V4";
+    /// `Array<Refusals>`, mapped; indexed by ring number.
+    pub const REFUSALS: &str = "REFUSALS";
+    /// `PerCpuArray<HalfOpenRate>` of one element.
+    pub const HALF_OPEN_RATE: &str = "HALF_OPEN_RATE";
     /// `PerCpuArray<BackendCounters>`; indexed by backend number.
     pub const BACKEND_COUNTERS: &str = "BACKEND_COUNTERS";
     /// `PerCpuArray<u64>`; indexed by [`super::DropReason`].
@@ -144,8 +160,17 @@ pub mod map_names {
         BACKEND_IDENTITIES,
         FLOWS_V4,
         FLOWS_V6,
+        HALF_FLOWS_V4,
+        HALF_FLOWS_V6,
         REPLIES_V4,
         REPLIES_V6,
+        HALF_REPLIES_V4,
+        HALF_REPLIES_V6,
+        REPLY_DEFAULTS_V4,
+        REPLY_DEFAULTS_V6,
+        LOCAL_V4,
+        REFUSALS,
+        HALF_OPEN_RATE,
         BACKEND_COUNTERS,
         DROPS,
         VERDICTS,
@@ -193,7 +218,14 @@ mod pod {
         super::Frontend,
         super::FrontendKeyV4,
         super::FrontendKeyV6,
+        super::HalfOpenRate,
+        super::Limits,
         super::Meta,
+        super::Refusals,
+        super::ReplyDefaultKeyV4,
+        super::ReplyDefaultKeyV6,
+        super::ReplyDefaultV4,
+        super::ReplyDefaultV6,
         super::ReplyKeyV4,
         super::ReplyKeyV6,
         super::ReplyRecordV4,

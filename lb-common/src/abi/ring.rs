@@ -97,13 +97,20 @@ pub const SLOT_MOVING: u8 = 1;
 /// Slot state: `cur` is the default, records are still honoured, nothing is inserted.
 pub const SLOT_SETTLED: u8 = 2;
 
-const NUMBER_BITS: u32 = 20;
+const NUMBER_BITS: u32 = 17;
 const STATE_BITS: u32 = 2;
-const SINCE_BITS: u32 = 64 - 2 * NUMBER_BITS - STATE_BITS;
-const NUMBER_MASK: u64 = (1 << NUMBER_BITS) - 1;
+const SINCE_BITS: u32 = 22;
+const CHANGED_BITS: u32 = 64 - 2 * NUMBER_BITS - STATE_BITS - SINCE_BITS;
+const OLD_SHIFT: u32 = NUMBER_BITS;
+const STATE_SHIFT: u32 = 2 * NUMBER_BITS;
+const SINCE_SHIFT: u32 = STATE_SHIFT + STATE_BITS;
+const CHANGED_SHIFT: u32 = SINCE_SHIFT + SINCE_BITS;
 
-/// Value of the array `RING_SLOTS`: `cur` and `old` (backend numbers), state, and the low bits of
-/// the tick in which it became so.
+/// Unit of [`Slot::ticks_since_change`], in ticks.
+pub const SLOT_CHANGE_UNIT_TICKS: u32 = 16;
+
+/// Value of the array `RING_SLOTS`: `cur` and `old` (backend numbers), the state, the tick in which
+/// it became so, and roughly when `cur` changed last.
 #[repr(transparent)]
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Slot(u64);
@@ -115,16 +122,32 @@ impl Slot {
         Self::new(cur, super::BACKEND_NONE, SLOT_PLAIN, 0)
     }
 
-    /// A slot in any state; of `since_tick` only the low 22 bits are kept.
+    /// A slot in any state, whose `cur` is as old as the state.
     #[must_use]
     pub const fn new(cur: u32, old: u32, state: u8, since_tick: u32) -> Self {
         debug_assert!(cur <= super::MAX_BACKENDS && old <= super::MAX_BACKENDS);
+        let since = since_tick as u64 & mask(SINCE_BITS);
         Self(
-            (cur as u64)
-                | (old as u64) << NUMBER_BITS
-                | (state as u64) << (2 * NUMBER_BITS)
-                | ((since_tick as u64) & ((1 << SINCE_BITS) - 1)) << (2 * NUMBER_BITS + STATE_BITS),
+            cur as u64
+                | (old as u64) << OLD_SHIFT
+                | (state as u64) << STATE_SHIFT
+                | since << SINCE_SHIFT,
         )
+        .with_cur(cur, since_tick)
+    }
+
+    /// The same slot with another `cur`.
+    #[must_use]
+    pub const fn with_cur(self, cur: u32, changed_tick: u32) -> Self {
+        let changed = (changed_tick / SLOT_CHANGE_UNIT_TICKS) as u64 & mask(CHANGED_BITS);
+        let kept = self.0 & !mask(NUMBER_BITS) & !(mask(CHANGED_BITS) << CHANGED_SHIFT);
+        Self(kept | cur as u64 | changed << CHANGED_SHIFT)
+    }
+
+    /// The same slot with another `old`.
+    #[must_use]
+    pub const fn with_old(self, old: u32) -> Self {
+        Self(self.0 & !(mask(NUMBER_BITS) << OLD_SHIFT) | (old as u64) << OLD_SHIFT)
     }
 
     /// From the word in the map.
@@ -142,26 +165,49 @@ impl Slot {
     /// Backend number that takes new flows, or [`super::BACKEND_NONE`].
     #[must_use]
     pub const fn cur(self) -> u32 {
-        (self.0 & NUMBER_MASK) as u32
+        (self.0 & mask(NUMBER_BITS)) as u32
     }
 
-    /// Backend number that owns unrecorded flows while the slot is moving.
+    /// Backend number that owns unrecorded flows while the slot is moving, or
+    /// [`super::BACKEND_NONE`] once it is gone.
     #[must_use]
     pub const fn old(self) -> u32 {
-        ((self.0 >> NUMBER_BITS) & NUMBER_MASK) as u32
+        ((self.0 >> OLD_SHIFT) & mask(NUMBER_BITS)) as u32
     }
 
     /// `SLOT_*`.
     #[must_use]
     pub const fn state(self) -> u8 {
-        ((self.0 >> (2 * NUMBER_BITS)) & ((1 << STATE_BITS) - 1)) as u8
+        ((self.0 >> STATE_SHIFT) & mask(STATE_BITS)) as u8
     }
 
-    /// Low 22 bits of the tick in which the slot became what it is; about 52 days until it wraps.
+    /// Low 22 bits of the tick in which the slot became what it is.
     #[must_use]
     pub const fn since_tick(self) -> u32 {
-        (self.0 >> (2 * NUMBER_BITS + STATE_BITS)) as u32
+        ((self.0 >> SINCE_SHIFT) & mask(SINCE_BITS)) as u32
     }
+
+    /// Ticks since the slot became what it is. Wraps after 52 days, to an age that is too small:
+    /// then everything that waits for an age waits once more.
+    #[must_use]
+    pub const fn age_ticks(self, now_tick: u32) -> u32 {
+        now_tick.wrapping_sub(self.since_tick()) & mask(SINCE_BITS) as u32
+    }
+
+    /// Ticks since `cur` changed last: at most one unit of [`SLOT_CHANGE_UNIT_TICKS`] too many, and
+    /// from [`SLOT_CHANGE_TICKS_MAX`] on starting again.
+    #[must_use]
+    pub const fn ticks_since_change(self, now_tick: u32) -> u32 {
+        let changed = (self.0 >> CHANGED_SHIFT) as u32 * SLOT_CHANGE_UNIT_TICKS;
+        now_tick.wrapping_sub(changed) & (SLOT_CHANGE_TICKS_MAX - 1)
+    }
+}
+
+/// What [`Slot::ticks_since_change`] stays below: about 18 minutes.
+pub const SLOT_CHANGE_TICKS_MAX: u32 = SLOT_CHANGE_UNIT_TICKS << CHANGED_BITS;
+
+const fn mask(bits: u32) -> u64 {
+    (1 << bits) - 1
 }
 
 impl core::fmt::Debug for Slot {

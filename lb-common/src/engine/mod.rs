@@ -6,6 +6,7 @@
 //! decides: a [`Decision`] is a value, which [`commit`] and [`edit::translate_v4`] carry out.
 
 pub mod checksum;
+mod choose;
 mod decide;
 mod decision;
 pub mod edit;
@@ -14,19 +15,21 @@ mod hash;
 pub mod host;
 mod parse;
 mod record;
+mod reply;
 
+pub use choose::{Choice, PacketKind, choose};
 pub use decide::{front_v4, reply_v4};
-pub use decision::{Decision, Record, RecordChange};
+pub use decision::{Decision, FlowChange, Record, ReplyChange};
 pub use edit::{Edit, EditError, Side};
 pub use hash::flow_hash_v4;
 pub use parse::{
     ETHERNET_HEADER_BYTES, HeadersV4, Parsed, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, parse_v4,
 };
-pub use record::commit;
+pub use record::{commit, is_fresh, is_live};
 
 use crate::abi::{
-    BackendV4, FlowKeyV4, FlowRecord, Frontend, FrontendKeyV4, ReplyKeyV4, ReplyRecordV4,
-    RingDescriptor, Slot,
+    BackendV4, FlowKeyV4, FlowRecord, Frontend, FrontendKeyV4, Limits, NetU32, Refusals,
+    ReplyDefaultKeyV4, ReplyDefaultV4, ReplyKeyV4, ReplyRecordV4, RingDescriptor, Slot,
 };
 
 /// A packet that starts with its Ethernet header.
@@ -49,6 +52,8 @@ pub trait Packet {
 
 /// Read access to the maps, and the few writes that [`commit`] makes.
 pub trait Tables {
+    /// Limits of records, from `META`. Asked for only where records count.
+    fn limits(&self) -> Limits;
     /// Looks up `FRONTENDS_V4`.
     fn frontend_v4(&self, key: &FrontendKeyV4) -> Option<Frontend>;
     /// Looks up `RINGS`.
@@ -57,18 +62,53 @@ pub trait Tables {
     fn slot(&self, index: u32) -> Option<Slot>;
     /// Looks up `BACKENDS_V4`.
     fn backend_v4(&self, number: u32) -> Option<BackendV4>;
+
     /// Looks up `FLOWS_V4`.
     fn flow_v4(&self, key: &FlowKeyV4) -> Option<FlowRecord>;
-    /// Looks up `REPLIES_V4`.
-    fn reply_v4(&self, key: &ReplyKeyV4) -> Option<ReplyRecordV4>;
+    /// Looks up `HALF_FLOWS_V4`.
+    fn half_flow_v4(&self, key: &FlowKeyV4) -> Option<FlowRecord>;
     /// Inserts into or overwrites in `FLOWS_V4`; an error means that there is no room.
     fn put_flow_v4(&self, key: &FlowKeyV4, record: &FlowRecord) -> Result<(), TableFull>;
-    /// Inserts into or overwrites in `REPLIES_V4`; an error means that there is no room.
-    fn put_reply_v4(&self, key: &ReplyKeyV4, record: &ReplyRecordV4) -> Result<(), TableFull>;
+    /// Inserts into or overwrites in `HALF_FLOWS_V4`, in place of the oldest when there is no room.
+    fn put_half_flow_v4(&self, key: &FlowKeyV4, record: &FlowRecord) -> Result<(), TableFull>;
+    /// Stores time and class in `FLOWS_V4`, in place; absent is fine.
+    fn touch_flow_v4(&self, key: &FlowKeyV4, record: &FlowRecord);
+    /// Stores time and class in `HALF_FLOWS_V4`, in place; absent is fine.
+    fn touch_half_flow_v4(&self, key: &FlowKeyV4, record: &FlowRecord);
     /// Removes from `FLOWS_V4`; absent is fine.
     fn remove_flow_v4(&self, key: &FlowKeyV4);
+    /// Removes from `HALF_FLOWS_V4`; absent is fine.
+    fn remove_half_flow_v4(&self, key: &FlowKeyV4);
+
+    /// Looks up `REFUSALS`.
+    fn refusals(&self, ring: u32) -> Refusals;
+    /// Notes in `REFUSALS` that a flow is left without a record, also because `FLOWS_*` is full.
+    fn note_refusal(&self, ring: u32, tick: u32, is_full: bool);
+    /// Half-open records that this CPU has made in a tick.
+    fn half_open_count(&self, tick: u32) -> u32;
+    /// Counts another.
+    fn count_half_open(&self, tick: u32);
+
+    /// Looks up `REPLY_DEFAULTS_V4`.
+    fn reply_default_v4(&self, key: &ReplyDefaultKeyV4) -> Option<ReplyDefaultV4>;
+    /// Looks up `LOCAL_V4`: whether an address is the node's or one of its containers'.
+    fn is_local_v4(&self, address: NetU32) -> bool;
+    /// Looks up `REPLIES_V4`.
+    fn reply_v4(&self, key: &ReplyKeyV4) -> Option<ReplyRecordV4>;
+    /// Looks up `HALF_REPLIES_V4`.
+    fn half_reply_v4(&self, key: &ReplyKeyV4) -> Option<ReplyRecordV4>;
+    /// Inserts into or overwrites in `REPLIES_V4`; an error means that there is no room.
+    fn put_reply_v4(&self, key: &ReplyKeyV4, record: &ReplyRecordV4) -> Result<(), TableFull>;
+    /// Inserts into or overwrites in `HALF_REPLIES_V4`, in place of the oldest when there is no room.
+    fn put_half_reply_v4(&self, key: &ReplyKeyV4, record: &ReplyRecordV4) -> Result<(), TableFull>;
+    /// Stores time and class in `REPLIES_V4`, in place; absent is fine.
+    fn touch_reply_v4(&self, key: &ReplyKeyV4, record: &ReplyRecordV4);
+    /// Stores time and class in `HALF_REPLIES_V4`, in place; absent is fine.
+    fn touch_half_reply_v4(&self, key: &ReplyKeyV4, record: &ReplyRecordV4);
     /// Removes from `REPLIES_V4`; absent is fine.
     fn remove_reply_v4(&self, key: &ReplyKeyV4);
+    /// Removes from `HALF_REPLIES_V4`; absent is fine.
+    fn remove_half_reply_v4(&self, key: &ReplyKeyV4);
 }
 
 /// The table has no room for another record.

@@ -4,7 +4,7 @@
 //! is IPv4 and TCP but broken keeps its destination, so that the caller can tell whether it was for
 //! a VIP.
 
-use super::Packet;
+use super::{Packet, PacketKind};
 use crate::abi::{DropReason, NetU16, NetU32, PROTOCOL_TCP};
 
 /// Length of an Ethernet header without tags.
@@ -69,6 +69,23 @@ impl HeadersV4 {
     #[must_use]
     pub const fn is_syn(&self) -> bool {
         self.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN) == TCP_SYN
+    }
+
+    /// What the packet is to its flow.
+    #[inline(always)]
+    #[must_use]
+    pub const fn kind(&self) -> PacketKind {
+        if self.is_reset() {
+            PacketKind::Reset
+        } else if self.is_closing() {
+            PacketKind::Fin
+        } else if self.is_syn() {
+            PacketKind::Syn
+        } else if self.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_ACK {
+            PacketKind::Data
+        } else {
+            PacketKind::Stray
+        }
     }
 
     /// The answer to a SYN.

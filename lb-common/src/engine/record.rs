@@ -1,61 +1,126 @@
 //! Records: whether one is alive, and how a decision's changes are written.
 
-use super::{Context, Decision, HeadersV4, Record, RecordChange, Tables};
-use crate::abi::{
-    BackendV4, CLASS_CLOSED, CLASS_CLOSING_BY_CLIENT, CLASS_ESTABLISHED, DropReason, FlowRecord,
-    TAKES_OLD, is_closing, record_seconds, ticks_from_seconds,
+use super::{Decision, FlowChange, Record, ReplyChange, Tables};
+use crate::{
+    abi::{
+        BackendV4, CLASS_ANSWERED, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT,
+        CLASS_DATAGRAM, CLASS_ESTABLISHED, CLASS_HALF_OPEN, DropReason, FlowRecord, Limits,
+        TAKES_OLD, TAKES_OLD_DATAGRAMS, is_closing,
+    },
+    rules::{Rule, is_broken},
 };
 
 /// Whether a record speaks for a flow: its backend is the one that it was written for and keeps its
 /// flows, and the client was heard of within the time of the record's class.
 #[inline(always)]
-pub(super) fn is_live(record: &FlowRecord, backend: &BackendV4, context: &Context) -> bool {
-    let age_ticks = context.now_tick.wrapping_sub(record.last_seen_tick);
-    let limit_ticks = ticks_from_seconds(record_seconds(record.class));
+#[must_use]
+pub fn is_live(record: &FlowRecord, backend: &BackendV4, limits: &Limits, now_tick: u32) -> bool {
+    let keeps = if record.class == CLASS_DATAGRAM { TAKES_OLD_DATAGRAMS } else { TAKES_OLD };
+    let is_of_backend =
+        record.generation == backend.generation || is_broken(Rule::HitsMatchGeneration);
+    let is_alive = (is_fresh(record.class, record.last_seen_tick, limits, now_tick)
+        && backend.state & keeps != 0)
+        || is_broken(Rule::HitsAreLive);
+    is_of_backend && is_alive
+}
+
+/// Whether the client of a record was heard of within the time of its class.
+#[inline(always)]
+#[must_use]
+pub fn is_fresh(class: u32, last_seen_tick: u32, limits: &Limits, now_tick: u32) -> bool {
+    let age_ticks = now_tick.wrapping_sub(last_seen_tick);
+    let limit_ticks = match class {
+        CLASS_HALF_OPEN | CLASS_ANSWERED => limits.half_open_ticks,
+        CLASS_ESTABLISHED | CLASS_CLOSING_BY_CLIENT => limits.established_ticks,
+        CLASS_DATAGRAM => limits.datagram_ticks,
+        CLASS_CLOSING_BY_BACKEND => limits.closing_ticks,
+        _ => limits.closed_ticks,
+    };
     // A record may be a tick ahead of us: another CPU has seen the flow since we read the clock.
-    (age_ticks <= limit_ticks || age_ticks == u32::MAX)
-        && record.generation == backend.generation
-        && backend.state & TAKES_OLD != 0
+    age_ticks <= limit_ticks || age_ticks == u32::MAX
 }
 
-/// Class of a flow's record after a packet of the client.
+/// Class of a flow's record after a FIN of a side, `CLASS_CLOSING_BY_*`.
 #[inline(always)]
-pub(super) const fn class_after_client(before: u32, headers: &HeadersV4) -> u32 {
-    if headers.is_closing() {
-        closed_by(before, CLASS_CLOSING_BY_CLIENT, headers)
-    } else if is_closing(before) || headers.is_syn() {
-        before
-    } else {
-        CLASS_ESTABLISHED
-    }
-}
-
-/// Class of a flow's record after a FIN or RST of a side, `CLASS_CLOSING_BY_*`.
-#[inline(always)]
-pub(super) const fn closed_by(before: u32, side: u32, headers: &HeadersV4) -> u32 {
-    if headers.is_reset() || (is_closing(before) && before != side) { CLASS_CLOSED } else { side }
+pub(super) const fn closed_by(before: u32, side: u32) -> u32 {
+    if is_closing(before) && before != side { CLASS_CLOSED } else { side }
 }
 
 /// Writes what a decision remembers or forgets. On error the packet must be dropped.
 ///
-/// The flow is written before the reply: the sweeper removes replies that have no flow. Two CPUs may
-/// write the same flow at once; they decided from the same slot, so they write the same backend,
-/// unless a ring was published between them: then the last one wins and the other's SYN is answered
-/// by a backend that the client's ACK no longer reaches, as if the SYN had been lost.
+/// A record is written to its new table before it leaves the other, so that no lookup misses it.
+/// Two CPUs may write the same flow at once; they decided from the same slot, so they write the same
+/// backend, unless a ring was published between them: then the last one wins and the other's SYN is
+/// answered by a backend that the client's ACK no longer reaches, as if the SYN had been lost.
 #[inline(always)]
 pub fn commit<T: Tables>(tables: &T, decision: &Decision) -> Result<(), DropReason> {
-    let Record { change, flow, flow_record, reply, reply_record } = &decision.record;
-    match change {
-        RecordChange::Keep => {}
-        RecordChange::Insert | RecordChange::Renew => {
-            let is_stored = tables.put_flow_v4(flow, flow_record).is_ok()
-                && tables.put_reply_v4(reply, reply_record).is_ok();
-            if !is_stored && matches!(change, RecordChange::Insert) {
+    commit_reply(tables, &decision.record)?;
+    commit_flow(tables, &decision.record);
+    Ok(())
+}
+
+#[inline(always)]
+fn commit_flow<T: Tables>(tables: &T, change: &Record) {
+    let Record { flow_change, flow, flow_record, ring, is_refused, .. } = change;
+    let tick = flow_record.last_seen_tick;
+    match flow_change {
+        FlowChange::Keep => {}
+        FlowChange::Touch => tables.touch_flow_v4(flow, flow_record),
+        FlowChange::TouchHalf => tables.touch_half_flow_v4(flow, flow_record),
+        FlowChange::PutHalf => {
+            let is_stored = tables.put_half_flow_v4(flow, flow_record).is_ok();
+            if !is_broken(Rule::SynForgetsEarlierRecord) {
                 tables.remove_flow_v4(flow);
-                return Err(DropReason::RecordTableFull);
+            }
+            tables.count_half_open(tick);
+            if !is_stored {
+                tables.note_refusal(*ring, tick, true);
             }
         }
-        RecordChange::ForgetReply => tables.remove_reply_v4(reply),
+        FlowChange::Put | FlowChange::Promote => {
+            if tables.put_flow_v4(flow, flow_record).is_ok() {
+                tables.remove_half_flow_v4(flow);
+            } else {
+                tables.note_refusal(*ring, tick, true);
+                if matches!(flow_change, FlowChange::Promote) {
+                    tables.touch_half_flow_v4(flow, flow_record);
+                }
+            }
+        }
+        FlowChange::Forget => {
+            tables.remove_flow_v4(flow);
+            tables.remove_half_flow_v4(flow);
+        }
+    }
+    if *is_refused != 0 {
+        tables.note_refusal(*ring, tick, false);
+    }
+}
+
+#[inline(always)]
+fn commit_reply<T: Tables>(tables: &T, change: &Record) -> Result<(), DropReason> {
+    let Record { reply_change, reply, reply_record, .. } = change;
+    match reply_change {
+        ReplyChange::Keep => {}
+        ReplyChange::Touch => tables.touch_reply_v4(reply, reply_record),
+        ReplyChange::TouchHalf => tables.touch_half_reply_v4(reply, reply_record),
+        ReplyChange::PutHalf => {
+            if tables.put_half_reply_v4(reply, reply_record).is_err() {
+                return Err(DropReason::RecordTableFull);
+            }
+            tables.remove_reply_v4(reply);
+        }
+        ReplyChange::Put => {
+            if tables.put_reply_v4(reply, reply_record).is_ok() {
+                tables.remove_half_reply_v4(reply);
+            } else {
+                tables.touch_half_reply_v4(reply, reply_record);
+            }
+        }
+        ReplyChange::Forget => {
+            tables.remove_reply_v4(reply);
+            tables.remove_half_reply_v4(reply);
+        }
     }
     Ok(())
 }

@@ -1,11 +1,9 @@
 //! Runs a case on the host's engine.
 
-use std::collections::HashMap;
-
 use lb_common::{
     abi::{
-        DropReason, FAMILY_V4, FlowRecord, Frontend, PROTOCOL_TCP, RingDescriptor, Slot, Verdict,
-        ring_number,
+        DropReason, FAMILY_V4, Frontend, Limits, PROTOCOL_TCP, ReplyRecordV4, RingDescriptor,
+        Verdict, ring_number,
     },
     engine::{
         Context, front_v4,
@@ -15,7 +13,7 @@ use lb_common::{
 };
 
 use super::{
-    Case, INGRESS_IFINDEX, KnownFlow, Program, RING_SIZE, World, builder::MACS,
+    Case, INGRESS_IFINDEX, KnownFlow, KnownReply, Program, RING_SIZE, World, builder::MACS,
     cases::frontend_keys,
 };
 
@@ -66,14 +64,47 @@ pub fn run_on_host(case: &Case) {
     {
         return;
     }
-    let flows: HashMap<_, _> =
-        tables.flows_v4.borrow().iter().map(|(key, record)| (*key, known(*key, record))).collect();
-    let expected: HashMap<_, _> = case.flows_after.iter().map(|flow| (flow.key, *flow)).collect();
-    assert_eq!(flows, expected, "case `{}`: recorded flows", case.name);
-    let replies = tables.replies_v4.borrow();
-    assert_eq!(replies.len(), case.replies_after.len(), "case `{}`: {replies:#?}", case.name);
-    for key in &case.replies_after {
-        assert!(replies.contains_key(key), "case `{}`: no {key:?} in {replies:#?}", case.name);
+    let mut flows = Vec::new();
+    for (table, is_half) in [(&tables.flows_v4, false), (&tables.half_flows_v4, true)] {
+        flows.extend(table.borrow().iter().map(|(key, record)| KnownFlow {
+            key: *key,
+            backend: record.backend,
+            generation: record.generation,
+            age_ticks: NOW_TICK - record.last_seen_tick,
+            class: record.class,
+            is_half,
+        }));
+    }
+    let mut replies = Vec::new();
+    for (table, is_half) in [(&tables.replies_v4, false), (&tables.half_replies_v4, true)] {
+        replies.extend(table.borrow().iter().map(|(key, record)| KnownReply {
+            key: *key,
+            age_ticks: NOW_TICK - record.last_seen_tick,
+            record: ReplyRecordV4 { last_seen_tick: 0, ..*record },
+            is_half,
+        }));
+    }
+    compare(case, &flows, &replies);
+}
+
+/// Compares what is recorded with what a case expects.
+///
+/// # Panics
+///
+/// When anything is not as the case says.
+pub(super) fn compare(case: &Case, flows: &[KnownFlow], replies: &[KnownReply]) {
+    let name = case.name;
+    for flow in flows {
+        assert!(case.flows_after.contains(flow), "case `{name}`: {flow:#?} is recorded");
+    }
+    for flow in &case.flows_after {
+        assert!(flows.contains(flow), "case `{name}`: {flow:#?} is missing, there is {flows:#?}");
+    }
+    for reply in replies {
+        assert!(case.replies_after.contains(reply), "case `{name}`: {reply:#?} is recorded");
+    }
+    for reply in &case.replies_after {
+        assert!(replies.contains(reply), "case `{name}`: {reply:#?} is missing of {replies:#?}");
     }
 }
 
@@ -81,44 +112,31 @@ fn is_by_kernel(reason: DropReason) -> bool {
     matches!(reason, DropReason::NoRoute | DropReason::ForwardingDisabled)
 }
 
-fn known(key: lb_common::abi::FlowKeyV4, record: &FlowRecord) -> KnownFlow {
-    KnownFlow {
-        key,
-        backend: record.backend,
-        generation: record.generation,
-        age_ticks: NOW_TICK - record.last_seen_tick,
-        class: record.class,
-    }
-}
-
 fn tables(world: &World) -> HostTables {
     let ring = ring_number(0, FAMILY_V4, PROTOCOL_TCP);
+    let frontend = Frontend { ring, flags: world.frontend_flags, ..Frontend::default() };
+    let slot = world.slots.slot(world.ring.unwrap_or(0), NOW_TICK);
     let tables = HostTables {
-        frontends_v4: frontend_keys()
-            .into_iter()
-            .map(|key| (key, Frontend { ring, ..Frontend::default() }))
-            .collect(),
+        frontends_v4: frontend_keys().into_iter().map(|key| (key, frontend)).collect(),
         rings: world
             .ring
             .map(|_| (ring, RingDescriptor::new(0, RING_SIZE, 1)))
             .into_iter()
             .collect(),
-        slots: vec![Slot::plain(world.ring.unwrap_or(0)); RING_SIZE as usize],
+        slots: vec![slot; RING_SIZE as usize],
         backends_v4: world.backends.iter().copied().collect(),
-        records_max: world.records_max as usize,
-        ..HostTables::default()
+        reply_defaults_v4: world.reply_defaults.iter().copied().collect(),
+        local_v4: world.local.clone(),
+        ..HostTables::with_room(Limits::with_cpus(1), world.records_max as usize, 1024)
     };
     for flow in &world.flows {
-        tables.flows_v4.borrow_mut().insert(
-            flow.key,
-            FlowRecord {
-                backend: flow.backend,
-                generation: flow.generation,
-                last_seen_tick: NOW_TICK - flow.age_ticks,
-                class: flow.class,
-            },
-        );
+        let table = if flow.is_half { &tables.half_flows_v4 } else { &tables.flows_v4 };
+        table.borrow_mut().put(flow.key, flow.record(NOW_TICK)).expect("there is room");
     }
-    tables.replies_v4.borrow_mut().extend(world.replies.iter().copied());
+    for reply in &world.replies {
+        let table = if reply.is_half { &tables.half_replies_v4 } else { &tables.replies_v4 };
+        let record = ReplyRecordV4 { last_seen_tick: NOW_TICK - reply.age_ticks, ..reply.record };
+        table.borrow_mut().put(reply.key, record).expect("there is room");
+    }
     tables
 }

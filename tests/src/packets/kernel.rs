@@ -1,21 +1,21 @@
 //! Runs a case by the real programs, with `BPF_PROG_TEST_RUN`, in a network namespace of its own.
 
-use std::{collections::HashMap, path::PathBuf, process::Command};
+use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context as _, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader, TestRun as _,
-    maps::{Array, HashMap as BpfHashMap, Map, MapData, PerCpuArray},
+    maps::{Array, HashMap as BpfHashMap, LpmTrie, Map, MapData, PerCpuArray, lpm_trie},
     programs::{SchedClassifier, TestRunOptions, Xdp},
 };
 use lb_common::abi::{
-    DropReason, FAMILY_V4, FlowKeyV4, FlowRecord, Frontend, FrontendKeyV4, Meta, PROTOCOL_TCP,
-    ReplyKeyV4, ReplyRecordV4, RingDescriptor, Slot, Verdict, map_names, program_names,
-    ring_number, ticks_from_ns,
+    DropReason, FAMILY_V4, FlowKeyV4, FlowRecord, Frontend, FrontendKeyV4, Limits, Meta,
+    PROTOCOL_TCP, ReplyDefaultKeyV4, ReplyDefaultV4, ReplyKeyV4, ReplyRecordV4, RingDescriptor,
+    Verdict, map_names, program_names, ring_number, ticks_from_ns,
 };
 
 use super::{
-    Case, KnownFlow, Program, RING_SIZE, Step,
+    Case, KnownFlow, KnownReply, Program, RING_SIZE, Step,
     cases::{NEXT_HOP_MACS, frontend_keys},
 };
 
@@ -89,21 +89,28 @@ impl KernelBed {
 
     fn fill(&mut self, case: &Case) -> anyhow::Result<()> {
         let world = &case.world;
-        let meta =
-            Meta { abi_version: lb_common::abi::ABI_VERSION, flags: world.flags, hash_seed: 7 };
+        let meta = Meta {
+            abi_version: lb_common::abi::ABI_VERSION,
+            flags: world.flags,
+            hash_seed: 7,
+            limits: Limits::with_cpus(1),
+        };
         self.array(map_names::META)?.set(0, meta, 0)?;
         let ring = ring_number(0, FAMILY_V4, PROTOCOL_TCP);
         let mut frontends: BpfHashMap<_, FrontendKeyV4, Frontend> =
             self.map(map_names::FRONTENDS_V4)?.try_into()?;
         for key in frontend_keys() {
-            frontends.insert(key, Frontend { ring, ..Frontend::default() }, 0)?;
+            let flags = world.frontend_flags;
+            frontends.insert(key, Frontend { ring, flags, ..Frontend::default() }, 0)?;
         }
         let descriptor =
             world.ring.map_or(RingDescriptor::NONE, |_| RingDescriptor::new(0, RING_SIZE, 1));
         self.array(map_names::RINGS)?.set(ring, descriptor.raw(), 0)?;
+        let now_tick = now_tick();
+        let slot = world.slots.slot(world.ring.unwrap_or(0), now_tick);
         let mut slots = self.array(map_names::RING_SLOTS)?;
         for index in 0..RING_SIZE {
-            slots.set(index, Slot::plain(world.ring.unwrap_or(0)).raw(), 0)?;
+            slots.set(index, slot.raw(), 0)?;
         }
         let mut backends = self.array(map_names::BACKENDS_V4)?;
         for (number, backend) in &world.backends {
@@ -111,20 +118,30 @@ impl KernelBed {
         }
         let may_send = u64::from(world.xdp_may_send);
         self.array(map_names::XDP_EGRESS)?.set(EGRESS_IFINDEX, may_send, 0)?;
-        let now_tick = now_tick();
-        let mut flows = self.flows()?;
         for flow in &world.flows {
-            let record = FlowRecord {
-                backend: flow.backend,
-                generation: flow.generation,
-                last_seen_tick: now_tick - flow.age_ticks,
-                class: flow.class,
-            };
-            flows.insert(flow.key, record, 0)?;
+            let name = if flow.is_half { map_names::HALF_FLOWS_V4 } else { map_names::FLOWS_V4 };
+            let mut table: BpfHashMap<_, FlowKeyV4, FlowRecord> = self.map(name)?.try_into()?;
+            table.insert(flow.key, flow.record(now_tick), 0)?;
         }
-        let mut replies = self.replies()?;
-        for (key, record) in &world.replies {
-            replies.insert(key, record, 0)?;
+        for reply in &world.replies {
+            let name =
+                if reply.is_half { map_names::HALF_REPLIES_V4 } else { map_names::REPLIES_V4 };
+            let mut table: BpfHashMap<_, ReplyKeyV4, ReplyRecordV4> = self.map(name)?.try_into()?;
+            let record = ReplyRecordV4 {
+                last_seen_tick: now_tick.wrapping_sub(reply.age_ticks),
+                ..reply.record
+            };
+            table.insert(reply.key, record, 0)?;
+        }
+        let mut defaults: BpfHashMap<_, ReplyDefaultKeyV4, ReplyDefaultV4> =
+            self.map(map_names::REPLY_DEFAULTS_V4)?.try_into()?;
+        for (key, default) in &world.reply_defaults {
+            defaults.insert(key, default, 0)?;
+        }
+        let mut local: LpmTrie<_, u32, u32> = self.map(map_names::LOCAL_V4)?.try_into()?;
+        for (network, bits) in &world.local {
+            let raw = u32::from_ne_bytes(network.octets());
+            local.insert(&lpm_trie::Key::new(*bits, raw), 1, 0)?;
         }
         Ok(())
     }
@@ -172,28 +189,28 @@ impl KernelBed {
 
     fn compare(&mut self, case: &Case) -> anyhow::Result<()> {
         let now_tick = now_tick();
-        let mut flows = HashMap::new();
-        for entry in &self.flows()? {
-            let (key, record) = entry?;
-            let age_ticks = now_tick.wrapping_sub(record.last_seen_tick);
-            let known = KnownFlow {
-                key,
-                backend: record.backend,
-                generation: record.generation,
-                // The clock goes on while the case runs.
-                age_ticks: if age_ticks <= 2 { 0 } else { age_ticks },
-                class: record.class,
-            };
-            flows.insert(key, known);
+        let mut flows = Vec::new();
+        let mut replies = Vec::new();
+        for (name, is_half) in [(map_names::FLOWS_V4, false), (map_names::HALF_FLOWS_V4, true)] {
+            let table: BpfHashMap<_, FlowKeyV4, FlowRecord> = self.map(name)?.try_into()?;
+            for entry in &table {
+                let (key, record) = entry?;
+                let FlowRecord { backend, generation, class, .. } = record;
+                let age_ticks = age_ticks(now_tick, record.last_seen_tick);
+                flows.push(KnownFlow { key, backend, generation, age_ticks, class, is_half });
+            }
         }
-        let expected: HashMap<_, _> =
-            case.flows_after.iter().map(|flow| (flow.key, *flow)).collect();
-        ensure!(flows == expected, "recorded flows {flows:#?}, expected {expected:#?}");
-        let replies: Vec<ReplyKeyV4> = self.replies()?.keys().collect::<Result<_, _>>()?;
-        ensure!(replies.len() == case.replies_after.len(), "recorded replies {replies:#?}");
-        for key in &case.replies_after {
-            ensure!(replies.contains(key), "no {key:?} in {replies:#?}");
+        for (name, is_half) in [(map_names::REPLIES_V4, false), (map_names::HALF_REPLIES_V4, true)]
+        {
+            let table: BpfHashMap<_, ReplyKeyV4, ReplyRecordV4> = self.map(name)?.try_into()?;
+            for entry in &table {
+                let (key, record) = entry?;
+                let age_ticks = age_ticks(now_tick, record.last_seen_tick);
+                let record = ReplyRecordV4 { last_seen_tick: 0, ..record };
+                replies.push(KnownReply { key, record, age_ticks, is_half });
+            }
         }
+        super::host::compare(case, &flows, &replies);
         Ok(())
     }
 
@@ -203,14 +220,6 @@ impl KernelBed {
 
     fn array<V: aya::Pod>(&mut self, name: &str) -> anyhow::Result<Array<&mut MapData, V>> {
         self.map(name)?.try_into().with_context(|| name.to_owned())
-    }
-
-    fn flows(&mut self) -> anyhow::Result<BpfHashMap<&mut MapData, FlowKeyV4, FlowRecord>> {
-        Ok(self.map(map_names::FLOWS_V4)?.try_into()?)
-    }
-
-    fn replies(&mut self) -> anyhow::Result<BpfHashMap<&mut MapData, ReplyKeyV4, ReplyRecordV4>> {
-        Ok(self.map(map_names::REPLIES_V4)?.try_into()?)
     }
 
     fn drops(&mut self, reason: DropReason) -> anyhow::Result<u64> {
@@ -276,4 +285,10 @@ pub fn enter_namespace() -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// Cases have ages in steps of ten ticks, since the clock goes on while one runs.
+fn age_ticks(now_tick: u32, last_seen_tick: u32) -> u32 {
+    let age_ticks = now_tick.wrapping_sub(last_seen_tick);
+    age_ticks - age_ticks % 10
 }

@@ -13,8 +13,11 @@ pub use builder::{BACKEND_ONE, BACKEND_THREE, BACKEND_TWO, CLIENT, PacketSpec, V
 pub use cases::all;
 pub use host::run_on_host;
 pub use kernel::{EGRESS_IFINDEX, KernelBed, bench_object_bytes, enter_namespace, object_bytes};
+use std::net::Ipv4Addr;
+
 use lb_common::abi::{
-    BackendV4, DropReason, FlowKeyV4, NetU16, PATH_LOCAL, PATH_ROUTED, ReplyKeyV4, ReplyRecordV4,
+    BackendV4, DropReason, FlowKeyV4, FlowRecord, NetU16, PATH_LOCAL, PATH_ROUTED,
+    ReplyDefaultKeyV4, ReplyDefaultV4, ReplyKeyV4, ReplyRecordV4, SLOT_MOVING, SLOT_SETTLED, Slot,
     TAKES_NEW, TAKES_OLD, Verdict,
 };
 
@@ -26,20 +29,58 @@ pub const INGRESS_IFINDEX: u32 = 1;
 /// What the tables hold before a case.
 #[derive(Clone, Debug)]
 pub struct World {
-    /// The backend in every slot of the ring; `None`: the service has no ring.
+    /// `cur` of every slot of the ring; `None`: the service has no ring.
     pub ring: Option<u32>,
+    /// What every slot is.
+    pub slots: SlotState,
+    /// Flags of the frontends.
+    pub frontend_flags: u32,
     /// Backends by number.
     pub backends: Vec<(u32, BackendV4)>,
     /// Recorded flows.
     pub flows: Vec<KnownFlow>,
     /// Recorded replies.
-    pub replies: Vec<(ReplyKeyV4, ReplyRecordV4)>,
+    pub replies: Vec<KnownReply>,
+    /// Defaults of replies.
+    pub reply_defaults: Vec<(ReplyDefaultKeyV4, ReplyDefaultV4)>,
+    /// Addresses and subnets of the node.
+    pub local: Vec<(Ipv4Addr, u32)>,
     /// `META` flags.
     pub flags: u32,
     /// Whether XDP may send on the interface that leads to backend 3.
     pub xdp_may_send: bool,
-    /// Room in the tables of records.
+    /// Room in the tables of established records.
     pub records_max: u32,
+}
+
+/// State of a slot, with its age instead of a time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SlotState {
+    /// All flows are `cur`'s.
+    Plain,
+    /// Unrecorded flows are `old`'s.
+    Moving {
+        /// Its number.
+        old: u32,
+        /// For how long.
+        age_ticks: u32,
+    },
+    /// Records are honoured.
+    Settled,
+}
+
+impl SlotState {
+    /// The slot at a time.
+    #[must_use]
+    pub fn slot(self, cur: u32, now_tick: u32) -> Slot {
+        match self {
+            Self::Plain => Slot::plain(cur),
+            Self::Moving { old, age_ticks } => {
+                Slot::new(cur, old, SLOT_MOVING, now_tick.wrapping_sub(age_ticks))
+            }
+            Self::Settled => Slot::new(cur, 0, SLOT_SETTLED, now_tick),
+        }
+    }
 }
 
 /// A record, with its age instead of a time.
@@ -55,6 +96,35 @@ pub struct KnownFlow {
     pub age_ticks: u32,
     /// `CLASS_*`.
     pub class: u32,
+    /// Whether it is among the half open.
+    pub is_half: bool,
+}
+
+impl KnownFlow {
+    /// The record at a time.
+    #[must_use]
+    pub fn record(&self, now_tick: u32) -> FlowRecord {
+        FlowRecord {
+            backend: self.backend,
+            generation: self.generation,
+            // The machine may have been up for less.
+            last_seen_tick: now_tick.wrapping_sub(self.age_ticks),
+            class: self.class,
+        }
+    }
+}
+
+/// A record of replies; of its age nothing is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KnownReply {
+    /// The flow as its backend sends it.
+    pub key: ReplyKeyV4,
+    /// The rest; its time is in `age_ticks`.
+    pub record: ReplyRecordV4,
+    /// Ticks since the client was heard of.
+    pub age_ticks: u32,
+    /// Whether it is among the half open.
+    pub is_half: bool,
 }
 
 /// Which program gets the packet.
@@ -95,7 +165,7 @@ pub struct Case {
     /// The recorded flows afterwards.
     pub flows_after: Vec<KnownFlow>,
     /// The recorded replies afterwards.
-    pub replies_after: Vec<ReplyKeyV4>,
+    pub replies_after: Vec<KnownReply>,
 }
 
 /// Backend 1: a container behind `INGRESS_IFINDEX`, with another port than the VIP's.
@@ -139,6 +209,8 @@ impl Default for World {
         let state = TAKES_NEW | TAKES_OLD;
         Self {
             ring: Some(1),
+            slots: SlotState::Plain,
+            frontend_flags: 0,
             backends: vec![
                 (1, backend_one(state)),
                 (2, backend_two(state)),
@@ -146,6 +218,8 @@ impl Default for World {
             ],
             flows: Vec::new(),
             replies: Vec::new(),
+            reply_defaults: Vec::new(),
+            local: Vec::new(),
             flags: 0,
             xdp_may_send: true,
             records_max: 16,

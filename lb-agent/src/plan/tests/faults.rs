@@ -4,20 +4,36 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::abi::{BACKEND_NONE, META_ROUTED_BACKENDS};
+use lb_common::{
+    abi::{
+        BACKEND_NONE, META_ROUTED_BACKENDS, SLOT_MOVING, SLOT_PLAIN, SLOT_SETTLED, Slot, TAKES_OLD,
+        TAKES_OLD_DATAGRAMS, ticks_from_seconds,
+    },
+    slots::SlotTimes,
+};
 use proptest::prelude::*;
 
-use super::{backend, service, snapshot};
+use super::{backend, service, sight, snapshot, tick_at};
 use crate::{
-    model::{Backend, BackendPath, BackendState, Service, Snapshot},
+    model::{Backend, BackendPath, BackendState, FrontendAddress, Protocol, Service, Snapshot},
     plan::{
-        Action, Kernel, KernelError, KernelState, Planner, Settings, extents::ADOPTION_REST_MS,
-        instance_hash, reconcile, ring_of, service_hash, service_of, state_bits,
+        Action, Kernel, KernelError, KernelState, Planner, Settings, Sight, Times,
+        extents::ADOPTION_REST_MS, instance_hash, reconcile, ring_of, service_hash, service_of,
+        state_bits,
     },
 };
 
 const QUARANTINE_MS: u64 = 2000;
-const SETTINGS: Settings = Settings { ring_slots: 12 * 1021, quarantine_ms: QUARANTINE_MS };
+const TIMES: Times = Times {
+    tcp: SlotTimes {
+        settle_ticks: ticks_from_seconds(20),
+        grace_ticks: ticks_from_seconds(3),
+        hold_ticks: ticks_from_seconds(8),
+    },
+    datagrams: SlotTimes { settle_ticks: ticks_from_seconds(5), grace_ticks: 0, hold_ticks: 0 },
+};
+const SETTINGS: Settings =
+    Settings { ring_slots: 16 * 1021, quarantine_ms: QUARANTINE_MS, times: TIMES };
 
 /// A kernel that fails at random, by a seed, and checks after each action what readers would see.
 struct Auditor {
@@ -33,6 +49,12 @@ struct Auditor {
     numbers: BTreeMap<[u64; 2], BTreeSet<u32>>,
     /// (number, generation) pairs that were given out.
     generations: BTreeSet<(u32, u32)>,
+    /// What the next plans see: rings whose flows were left without a record, and which slots have
+    /// a record of another backend, by their index modulo 3.
+    refused_ticks: BTreeMap<u32, u32>,
+    others: Option<u32>,
+    /// Whose the flows without a record are, by ring and slot.
+    unrecorded: BTreeMap<u32, Vec<u32>>,
 }
 
 impl Auditor {
@@ -47,6 +69,9 @@ impl Auditor {
             referred: BTreeMap::new(),
             numbers: BTreeMap::new(),
             generations: BTreeSet::new(),
+            refused_ticks: BTreeMap::new(),
+            others: None,
+            unrecorded: BTreeMap::new(),
         }
     }
 
@@ -56,6 +81,19 @@ impl Auditor {
         for (_, _, left_ms) in &mut self.left_extents {
             *left_ms = (*left_ms).min(left_at_most_ms);
         }
+    }
+
+    fn sight(&self, now_ms: u64) -> Sight {
+        let mut sight = sight(now_ms);
+        sight.refused_ticks.clone_from(&self.refused_ticks);
+        if let Some((remainder, scan)) = self.others.zip(sight.scan.as_mut()) {
+            for ring in self.state.rings.keys() {
+                for slot in (0..1021).filter(|slot| slot % 3 == remainder) {
+                    scan.note_other(*ring, slot);
+                }
+            }
+        }
+        sight
     }
 
     /// Splitmix64.
@@ -104,7 +142,55 @@ impl Auditor {
             self.left_extents.push((old.start, end, self.now_ms));
             for slot in &old.slots {
                 self.referred.insert(slot.cur(), self.now_ms);
+                self.referred.insert(slot.old(), self.now_ms);
             }
+        }
+        match action {
+            Action::PublishRing { ring, content } => self.publish(*ring, &content.slots),
+            Action::ClearRing { ring } => {
+                self.unrecorded.remove(ring);
+            }
+            _ => {}
+        }
+    }
+
+    /// Flows without a record stay where they are: with the default of their slot, until they are
+    /// over or their backend is gone.
+    fn publish(&mut self, ring: u32, slots: &[Slot]) {
+        let default =
+            |slot: &Slot| if slot.state() == SLOT_MOVING { slot.old() } else { slot.cur() };
+        let defaults: Vec<u32> = slots.iter().map(default).collect();
+        let Some(before) = self.state.rings.get(&ring) else {
+            assert!(slots.iter().all(|slot| slot.state() == SLOT_PLAIN), "ring {ring} is new");
+            self.unrecorded.insert(ring, defaults);
+            return;
+        };
+        let now_tick = tick_at(self.now_ms);
+        let is_udp = ring % 2 == 1;
+        let times = if is_udp { TIMES.datagrams } else { TIMES.tcp };
+        let keeps = if is_udp { TAKES_OLD_DATAGRAMS } else { TAKES_OLD };
+        let owners = self.unrecorded.get_mut(&ring).unwrap();
+        for (index, (before, after)) in before.slots.iter().zip(slots).enumerate() {
+            let words = || format!("ring {ring}, slot {index}: {before:?} becomes {after:?}");
+            let owner = owners[index];
+            let backend = self.state.backends.get(&owner);
+            let is_gone = backend.is_none_or(|backend| backend.state & keeps == 0);
+            let mut quiet_ticks = before.age_ticks(now_tick);
+            if let Some(refused_tick) = self.refused_ticks.get(&ring) {
+                quiet_ticks = quiet_ticks.min(now_tick - refused_tick);
+            }
+            let is_over = before.state() == SLOT_MOVING
+                && quiet_ticks > times.settle_ticks + times.grace_ticks;
+            assert!(defaults[index] == owner || is_gone || is_over, "{}", words());
+            if after.state() == SLOT_PLAIN && before.state() != SLOT_PLAIN {
+                let has_other = self.others.is_some_and(|it| index % 3 == it as usize);
+                assert!(before.state() == SLOT_SETTLED && !has_other, "{}", words());
+                assert!(before.age_ticks(now_tick) > 2, "{}", words());
+            }
+            if before.state() == SLOT_PLAIN && after.cur() != before.cur() {
+                assert_ne!(after.state(), SLOT_PLAIN, "{}", words());
+            }
+            owners[index] = defaults[index];
         }
     }
 
@@ -113,10 +199,9 @@ impl Auditor {
         let state = &self.state;
         for (number, ring) in &state.rings {
             assert!(state.services.contains_key(&service_of(*number)), "{action}");
-            for slot in &ring.slots {
-                let is_known =
-                    slot.cur() == BACKEND_NONE || state.backends.contains_key(&slot.cur());
-                assert!(is_known, "{action}: ring {number} refers to backend {}", slot.cur());
+            for backend in ring.slots.iter().flat_map(|slot| [slot.cur(), slot.old()]) {
+                let is_known = backend == BACKEND_NONE || state.backends.contains_key(&backend);
+                assert!(is_known, "{action}: ring {number} refers to backend {backend}");
             }
         }
         for (frontend, service) in &state.frontends {
@@ -186,7 +271,9 @@ fn assert_holds(state: &KernelState, snapshot: &Snapshot) {
     assert_eq!(state.reply_interfaces, veths, "{state}");
     let routed = backends.values().any(|(_, backend)| backend.path == BackendPath::Routed);
     assert_eq!(state.flags & META_ROUTED_BACKENDS != 0, routed);
-    assert_eq!(state.rings.len(), snapshot.services.len(), "{state}");
+    let rings: BTreeSet<u32> =
+        state.frontends.iter().map(|(frontend, service)| ring_of(*service, frontend)).collect();
+    assert!(state.rings.keys().eq(&rings), "{state}");
 }
 
 /// Slots are shared by weight among the newest healthy instances, one per place.
@@ -223,6 +310,9 @@ struct Step {
     snapshot: Snapshot,
     wait_ms: u64,
     restart: bool,
+    /// A ring of which a flow is left without a record.
+    refused_ring: Option<u32>,
+    others: Option<u32>,
 }
 
 fn any_backend() -> impl Strategy<Value = Backend> {
@@ -263,16 +353,33 @@ fn any_snapshot() -> impl Strategy<Value = Snapshot> {
                 .map(|it| ((it.place.clone(), it.instance.clone()), it))
                 .collect();
             let backends = unique.into_values().collect();
-            (!ports.is_empty()).then(|| service(&format!("s{index}"), &ports, backends))
+            (!ports.is_empty()).then(|| {
+                let service = service(&format!("s{index}"), &ports, backends);
+                let protocol = |it| if it == 83 { Protocol::Udp } else { Protocol::Tcp };
+                let of_protocol =
+                    |it: FrontendAddress| FrontendAddress { protocol: protocol(it.port), ..it };
+                let frontends = service.frontends.into_iter().map(of_protocol).collect();
+                Service { frontends, ..service }
+            })
         });
         snapshot(services.collect())
     })
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
-    let wait_ms = prop_oneof![Just(0_u64), 1..200_u64, 500..2500_u64, Just(10_000_u64)];
-    (any_snapshot(), wait_ms, prop::bool::weighted(0.2))
-        .prop_map(|(snapshot, wait_ms, restart)| Step { snapshot, wait_ms, restart })
+    let wait_ms =
+        prop_oneof![Just(0_u64), 1..200_u64, 500..2500_u64, Just(10_000_u64), Just(30_000_u64)];
+    let refused_ring = prop::option::weighted(0.2, 0..8_u32);
+    let others = prop::option::weighted(0.5, 0..3_u32);
+    (any_snapshot(), wait_ms, prop::bool::weighted(0.2), refused_ring, others).prop_map(
+        |(snapshot, wait_ms, restart, refused_ring, others)| Step {
+            snapshot,
+            wait_ms,
+            restart,
+            refused_ring,
+            others,
+        },
+    )
 }
 
 fn live(steps: &[Step], seed: u64) -> Auditor {
@@ -285,29 +392,43 @@ fn live(steps: &[Step], seed: u64) -> Auditor {
             mirror = auditor.state.clone();
             auditor.restart();
         }
-        let now_ms = auditor.now_ms;
-        reconcile(&mut planner, &mut auditor, &mut mirror, &step.snapshot, &mut || now_ms);
+        auditor.others = step.others;
+        if let Some(ring) = step.refused_ring {
+            auditor.refused_ticks.insert(ring, tick_at(auditor.now_ms));
+        }
+        let view = auditor.sight(auditor.now_ms);
+        let mut sight = || view.clone();
+        reconcile(&mut planner, &mut auditor, &mut mirror, &step.snapshot, &mut sight);
         assert_eq!(mirror, auditor.state);
         auditor.now_ms += step.wait_ms;
     }
     let Some(last) = steps.last() else { return auditor };
-    auditor.fail_percent = 0;
-    let mut due_ms = Some(auditor.now_ms);
+    (auditor.fail_percent, auditor.others) = (0, None);
+    let is_plain = |state: &KernelState| {
+        let mut slots = state.rings.values().flat_map(|ring| &ring.slots);
+        slots.all(|slot| slot.state() == SLOT_PLAIN)
+    };
+    let mut is_over = false;
     for _ in 0..100 {
-        let Some(now_ms) = due_ms else { break };
-        auditor.now_ms = auditor.now_ms.max(now_ms);
-        let now_ms = auditor.now_ms;
+        let view = auditor.sight(auditor.now_ms);
+        let mut sight = || view.clone();
         let outcome =
-            reconcile(&mut planner, &mut auditor, &mut mirror, &last.snapshot, &mut || now_ms);
+            reconcile(&mut planner, &mut auditor, &mut mirror, &last.snapshot, &mut sight);
         assert!(outcome.is_settled, "{outcome:?}");
-        due_ms = outcome.due_ms;
+        is_over = outcome.due_ms.is_none() && is_plain(&auditor.state);
+        if is_over {
+            break;
+        }
+        // Settled slots wait for a scan, which has no time of its own.
+        auditor.now_ms = auditor.now_ms.max(outcome.due_ms.unwrap_or(auditor.now_ms + 5000));
     }
-    assert_eq!(due_ms, None, "it is never settled:\n{}", auditor.state);
+    assert!(is_over, "it is never settled:\n{}", auditor.state);
     assert_holds(&auditor.state, &last.snapshot);
     // A successor finds nothing to do, and keeps quiet when the quarantine is over.
     let mut successor = Planner::new(SETTINGS);
     for later_ms in [0, QUARANTINE_MS] {
-        let plan = successor.plan(&auditor.state, &last.snapshot, auditor.now_ms + later_ms);
+        let plan =
+            successor.plan(&auditor.state, &last.snapshot, &sight(auditor.now_ms + later_ms));
         assert_eq!(plan.actions, [], "{plan}");
     }
     auditor
@@ -332,10 +453,10 @@ proptest! {
         let mut state = KernelState::default();
         let mut numbers = Vec::new();
         for snapshot in [&before, &after] {
-            for action in planner.plan(&state, snapshot, 1).actions {
+            for action in planner.plan(&state, snapshot, &sight(1)).actions {
                 state.absorb(action);
             }
-            let again = planner.plan(&state, snapshot, 1);
+            let again = planner.plan(&state, snapshot, &sight(1));
             prop_assert_eq!(again.actions, []);
             let by_hash: BTreeMap<[u64; 2], (u32, u32)> = state
                 .backends
@@ -380,7 +501,8 @@ fn a_veth_that_refuses_is_left_out() {
     let mut attempts = Vec::new();
     let mut now_ms = 0;
     for _ in 0..7 {
-        let outcome = reconcile(&mut planner, &mut kernel, &mut mirror, &snapshot, &mut || now_ms);
+        let outcome =
+            reconcile(&mut planner, &mut kernel, &mut mirror, &snapshot, &mut || sight(now_ms));
         assert!(outcome.is_settled);
         let [refusal] = &outcome.refusals[..] else { panic!("{outcome:?}") };
         assert_eq!(refusal.object, "backend `web-2` of service `web`");

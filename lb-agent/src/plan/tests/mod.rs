@@ -3,14 +3,17 @@
 mod faults;
 mod scale;
 mod scenarios;
+mod slots;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
 };
 
-use super::{Kernel as _, KernelState, Outcome, Planner, Settings, reconcile};
+use lb_common::abi::ticks_from_ns;
+
+use super::{Kernel as _, KernelState, Outcome, Planner, Scan, Settings, Sight, Times, reconcile};
 use crate::model::{
     Backend, BackendPath, BackendState, FrontendAddress, Policy, Protocol, Service, ServiceName,
     Setting, Snapshot,
@@ -63,13 +66,34 @@ struct Node {
     settings: Settings,
     kernel: KernelState,
     now_ms: u64,
+    refused_ticks: BTreeMap<u32, u32>,
+    /// Slots of rings that have a record of another backend than their `cur`.
+    others: BTreeSet<(u32, u32)>,
+}
+
+/// A clock that ticks with the milliseconds, some days after boot.
+fn tick_at(now_ms: u64) -> u32 {
+    ticks_from_ns((now_ms + 300_000_000) * 1_000_000)
+}
+
+/// Everything is seen at once: no record was ever refused, and a scan has just begun and ended.
+fn sight(now_ms: u64) -> Sight {
+    let now_tick = tick_at(now_ms);
+    Sight { now_ms, now_tick, scan: Some(Scan::begin(now_tick)), ..Sight::default() }
 }
 
 impl Node {
     fn new(ring_slots: u32) -> Self {
-        let settings = Settings { ring_slots, quarantine_ms: 2000 };
+        let settings = Settings { ring_slots, quarantine_ms: 2000, times: Times::default() };
         let planner = Planner::new(settings);
-        Self { planner, settings, kernel: KernelState::default(), now_ms: 10_000 }
+        Self {
+            planner,
+            settings,
+            kernel: KernelState::default(),
+            now_ms: 10_000,
+            refused_ticks: BTreeMap::new(),
+            others: BTreeSet::new(),
+        }
     }
 
     /// The agent is started anew: all that remains is the kernel's state.
@@ -77,9 +101,18 @@ impl Node {
         self.planner = Planner::new(self.settings);
     }
 
+    fn sight(&self) -> Sight {
+        let mut sight = sight(self.now_ms);
+        sight.refused_ticks.clone_from(&self.refused_ticks);
+        for (ring, slot) in &self.others {
+            sight.scan.as_mut().unwrap().note_other(*ring, *slot);
+        }
+        sight
+    }
+
     /// One plan, shown, and executed.
     fn step(&mut self, snapshot: &Snapshot) -> String {
-        let plan = self.planner.plan(&self.kernel, snapshot, self.now_ms);
+        let plan = self.planner.plan(&self.kernel, snapshot, &self.sight());
         let shown = plan.to_string();
         for action in &plan.actions {
             self.kernel.execute(action).unwrap();
@@ -90,8 +123,9 @@ impl Node {
     /// Plans until nothing is left to do.
     fn settle(&mut self, snapshot: &Snapshot) -> Outcome {
         let mut kernel = self.kernel.clone();
-        let Self { planner, kernel: mirror, now_ms, .. } = self;
-        let outcome = reconcile(planner, &mut kernel, mirror, snapshot, &mut || *now_ms);
+        let sight = self.sight();
+        let Self { planner, kernel: mirror, .. } = self;
+        let outcome = reconcile(planner, &mut kernel, mirror, snapshot, &mut || sight.clone());
         assert_eq!(kernel, self.kernel);
         assert!(outcome.is_settled, "{outcome:?}");
         outcome

@@ -44,7 +44,7 @@ fn a_thousand_services_with_ten_thousand_backends() {
         snapshot.services.insert(service.name.clone(), service);
     }
     let begin = Instant::now();
-    let plan = node.planner.plan(&node.kernel, &snapshot, node.now_ms);
+    let plan = node.planner.plan(&node.kernel, &snapshot, &node.sight());
     println!("plan from nothing: {:?}, {} actions", begin.elapsed(), plan.actions.len());
     assert_eq!(plan.refusals, []);
     let begin = Instant::now();
@@ -60,13 +60,13 @@ fn a_thousand_services_with_ten_thousand_backends() {
     let changed = snapshot.services.values_mut().nth(500).unwrap();
     changed.backends.remove(3);
     let begin = Instant::now();
-    let plan = node.planner.plan(&node.kernel, &snapshot, node.now_ms);
+    let plan = node.planner.plan(&node.kernel, &snapshot, &node.sight());
     println!("one container gone: {:?}", begin.elapsed());
     assert_eq!(plan.actions.len(), 2);
 
     node.restart();
     let begin = Instant::now();
-    let plan = node.planner.plan(&node.kernel, &snapshot, node.now_ms);
+    let plan = node.planner.plan(&node.kernel, &snapshot, &node.sight());
     println!("first plan after a restart: {:?}", begin.elapsed());
     assert_eq!(plan.actions.len(), 1);
 }

@@ -1,13 +1,14 @@
 //! A runtime on a fake node, in virtual time.
 
 use std::{
-    collections::BTreeSet,
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use lb_common::abi::RINGS_PER_SERVICE;
+use lb_common::abi::{RINGS_PER_SERVICE, ticks_from_ns};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
@@ -27,12 +28,17 @@ use crate::{
         Backend, BackendPath, BackendState, Claim, Claims, FrontendAddress, Protocol, ServiceName,
         Setting, Wishes,
     },
-    plan::{self, Action, Kernel, KernelError, KernelState},
+    plan::{self, Action, Kernel, KernelError, KernelState, Scan},
     provider::ProviderEvent,
 };
 
 /// Says of each action whether the node refuses it.
 type Refuse = Box<dyn FnMut(&Action) -> bool + Send>;
+
+thread_local! {
+    /// The clock of the data path goes on when an agent ends.
+    static BOOTED: Cell<Option<Instant>> = const { Cell::new(None) };
+}
 
 /// The fake node, seen from the test.
 #[derive(Default)]
@@ -45,6 +51,9 @@ pub(super) struct NodeState {
     pub(super) is_unreadable: bool,
     pub(super) sweeps: usize,
     pub(super) looks: usize,
+    /// Slots of rings that have a record of another backend than their `cur`.
+    pub(super) others: BTreeSet<(u32, u32)>,
+    pub(super) refused_ticks: BTreeMap<u32, u32>,
 }
 
 #[derive(Clone)]
@@ -103,9 +112,25 @@ impl Node for FakeNode {
         Ok(node.kernel.clone())
     }
 
-    fn sweep_records(&mut self) -> Result<(), NodeError> {
-        self.lock().sweeps += 1;
-        Ok(())
+    fn sweep_records(&mut self) -> Result<Option<Scan>, NodeError> {
+        let now_tick = self.now_tick();
+        let mut node = self.lock();
+        node.sweeps += 1;
+        let mut scan = Scan::begin(now_tick);
+        for (ring, slot) in &node.others {
+            scan.note_other(*ring, *slot);
+        }
+        Ok(Some(scan))
+    }
+
+    fn now_tick(&self) -> u32 {
+        let booted = BOOTED.get().expect("a bed was made");
+        // Some days after boot.
+        ticks_from_ns(u64::try_from(booted.elapsed().as_nanos()).unwrap_or(u64::MAX)) + 300_000
+    }
+
+    fn refused_tick(&self, ring: u32) -> u32 {
+        self.lock().refused_ticks.get(&ring).copied().unwrap_or(0)
     }
 
     fn look_at_interfaces(&mut self) {
@@ -135,6 +160,7 @@ pub(super) struct Bed {
 impl Bed {
     /// With both providers, on a node that holds `kernel`.
     pub(super) fn new(kernel: KernelState) -> Self {
+        BOOTED.set(BOOTED.get().or_else(|| Some(Instant::now())));
         let node = FakeNode(Arc::new(Mutex::new(NodeState { kernel, ..NodeState::default() })));
         let settings = Settings {
             providers: vec!["docker", "file"],

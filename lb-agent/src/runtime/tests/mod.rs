@@ -268,6 +268,8 @@ async fn redeployed_service_keeps_its_frontend_from_an_intruder() {
         assert!(!bed.served(1).contains(&address(9)), "{replicas:?}");
     }
     assert_eq!(bed.served(1), addresses(&[3, 4]));
+    // Until its slots have come to rest.
+    bed.wait(300 * SECOND).await;
     // Who has it is what the kernel holds: a new agent decides the same.
     let before = bed.kill().await;
     let bed = Bed::new(before.clone());

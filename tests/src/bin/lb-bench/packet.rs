@@ -11,9 +11,10 @@ use aya::{
 };
 use clap::Args;
 use lb_common::abi::{
-    ABI_VERSION, BackendV4, FAMILY_V4, FlowKeyV4, FlowRecord, Frontend, FrontendKeyV4,
-    META_ROUTED_BACKENDS, Meta, NetU16, PATH_ROUTED, PROTOCOL_TCP, ReplyKeyV4, ReplyRecordV4,
-    RingDescriptor, Slot, TAKES_NEW, TAKES_OLD, map_names, program_names, ring_number,
+    ABI_VERSION, BackendV4, FAMILY_V4, FlowKeyV4, FlowRecord, Frontend, FrontendKeyV4, Limits,
+    META_ROUTED_BACKENDS, Meta, NetU16, PATH_RECORDS_REPLIES, PATH_ROUTED, PROTOCOL_TCP,
+    ReplyKeyV4, ReplyRecordV4, RingDescriptor, Slot, TAKES_NEW, TAKES_OLD, map_names,
+    program_names, ring_number,
 };
 use lb_tests::packets::{self, PacketSpec};
 
@@ -185,17 +186,25 @@ impl Bed {
     }
 
     fn fill(&mut self) -> Result<()> {
-        let meta = Meta { abi_version: ABI_VERSION, flags: META_ROUTED_BACKENDS, hash_seed: 7 };
+        let meta = Meta {
+            abi_version: ABI_VERSION,
+            flags: META_ROUTED_BACKENDS,
+            hash_seed: 7,
+            limits: Limits::with_cpus(1),
+        };
         self.array(map_names::META)?.set(0, meta, 0)?;
         self.array(map_names::XDP_EGRESS)?.set(packets::EGRESS_IFINDEX, 1_u64, 0)?;
         let mut backends = self.array(map_names::BACKENDS_V4)?;
         for number in 1..=BACKENDS {
-            let backend =
+            let mut backend =
                 BackendV4 { generation: 1, ..packets::backend_one(TAKES_NEW | TAKES_OLD) };
+            backend.path |= PATH_RECORDS_REPLIES;
             backends.set(number, backend, 0)?;
         }
-        let routed =
-            BackendV4 { path: PATH_ROUTED, ..packets::backend_three(TAKES_NEW | TAKES_OLD) };
+        let routed = BackendV4 {
+            path: PATH_ROUTED | PATH_RECORDS_REPLIES,
+            ..packets::backend_three(TAKES_NEW | TAKES_OLD)
+        };
         backends.set(BACKENDS + 1, routed, 0)?;
         let mut slots = self.array(map_names::RING_SLOTS)?;
         for index in 0..2 * RING_SIZE {

@@ -4,11 +4,9 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use lb_common::abi::{CLASS_CLOSED, CLASS_ESTABLISHED, CLASS_HALF_OPEN, DropReason, TAKES_OLD};
 
-use super::{
-    SECOND_VIP, case, delivered, dropped, flow, flow_key, passed, reply_of_one, reply_record,
-};
+use super::{SECOND_VIP, case, delivered, dropped, passed, recording, reply, reply_by};
 use crate::packets::{
-    Case, KnownFlow, Program, Step, World, backend_one,
+    Case, Program, Step, World, backend_one,
     builder::{BACKEND_ONE, CLIENT, VIP, syn, tcp},
 };
 
@@ -107,13 +105,8 @@ pub(super) fn broken() -> Vec<Case> {
 }
 
 pub(super) fn refusals() -> Vec<Case> {
-    let other_flow = KnownFlow { key: flow_key(CLIENT, SECOND_VIP), ..flow(1, CLASS_ESTABLISHED) };
-    let collision = |class| World {
-        flows: vec![KnownFlow { class, ..other_flow }],
-        replies: vec![(reply_of_one(), reply_record(SECOND_VIP, 1))],
-        ..World::default()
-    };
-    let full = World { flows: vec![other_flow], records_max: 1, ..World::default() };
+    let key = reply(CLASS_ESTABLISHED).key;
+    let by_second = |class| reply_by(SECOND_VIP, key, 1, class);
     let with_one = |state| World { backends: vec![(1, backend_one(state))], ..World::default() };
     let no_backend = |name, world| {
         let steps = vec![dropped(syn().bytes(), DropReason::NoBackend)];
@@ -136,27 +129,17 @@ pub(super) fn refusals() -> Vec<Case> {
         ),
         case(
             "one client port, two VIPs, one backend: the second connection is refused",
-            collision(CLASS_ESTABLISHED),
+            World { replies: vec![by_second(CLASS_ESTABLISHED)], ..recording() },
             vec![dropped(syn().bytes(), DropReason::TupleCollision)],
-            vec![other_flow],
-            vec![reply_of_one()],
+            vec![],
+            vec![by_second(CLASS_ESTABLISHED)],
         ),
         case(
             "one client port, two VIPs, one backend: a closing connection makes room",
-            collision(CLASS_CLOSED),
+            World { replies: vec![by_second(CLASS_CLOSED)], ..recording() },
             vec![delivered(&syn(), BACKEND_ONE)],
-            vec![KnownFlow { class: CLASS_CLOSED, ..other_flow }, flow(1, CLASS_HALF_OPEN)],
-            vec![reply_of_one()],
-        ),
-        case(
-            "a full table refuses new flows and serves known ones",
-            full,
-            vec![
-                dropped(syn().bytes(), DropReason::RecordTableFull),
-                delivered(&tcp(CLIENT, SECOND_VIP, "."), BACKEND_ONE),
-            ],
-            vec![other_flow],
             vec![],
+            vec![reply(CLASS_HALF_OPEN)],
         ),
     ]
 }

@@ -7,12 +7,14 @@ mod outbound;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use lb_common::abi::{
-    DropReason, FlowKeyV4, FrontendKeyV4, NetU16, PROTOCOL_ANY, PROTOCOL_TCP, ReplyKeyV4,
-    ReplyRecordV4, SCOPE_FRONT, TAKES_NEW, TAKES_OLD, Verdict,
+    BackendV4, CLASS_ANSWERED, CLASS_HALF_OPEN, DropReason, FlowKeyV4, FrontendKeyV4, NetU16,
+    PATH_RECORDS_REPLIES, PROTOCOL_ANY, PROTOCOL_TCP, ReplyKeyV4, ReplyRecordV4, SCOPE_FRONT,
+    TAKES_NEW, TAKES_OLD, Verdict,
 };
 
 use super::{
-    Case, INGRESS_IFINDEX, KnownFlow, Program, Step, World,
+    Case, INGRESS_IFINDEX, KnownFlow, KnownReply, Program, Step, World, backend_one, backend_three,
+    backend_two,
     builder::{BACKEND_ONE, CLIENT, PacketSpec, VIP},
 };
 
@@ -40,13 +42,19 @@ pub(super) fn frontend_keys() -> Vec<FrontendKeyV4> {
 #[must_use]
 pub fn all() -> Vec<Case> {
     [
-        inbound::new_flows(),
+        inbound::plain(),
+        inbound::moving(),
         inbound::known_flows(),
         inbound::dead_records(),
+        inbound::settled(),
+        inbound::full_tables(),
         hostile::not_ours(),
         hostile::broken(),
         hostile::refusals(),
+        outbound::recorded(),
         outbound::replies(),
+        outbound::defaults(),
+        outbound::two_frontends(),
         outbound::after_the_end(),
         outbound::routed(),
     ]
@@ -65,7 +73,14 @@ fn flow_key(client: SocketAddrV4, vip: SocketAddrV4) -> FlowKeyV4 {
 
 /// A record of the client's flow, of generation 5, just seen.
 fn flow(backend: u32, class: u32) -> KnownFlow {
-    KnownFlow { key: flow_key(CLIENT, VIP), backend, generation: 5, age_ticks: 0, class }
+    KnownFlow {
+        key: flow_key(CLIENT, VIP),
+        backend,
+        generation: 5,
+        age_ticks: 0,
+        class,
+        is_half: class == CLASS_HALF_OPEN,
+    }
 }
 
 fn reply_key(backend: SocketAddrV4, ifindex: u32) -> ReplyKeyV4 {
@@ -80,17 +95,42 @@ fn reply_key(backend: SocketAddrV4, ifindex: u32) -> ReplyKeyV4 {
     }
 }
 
-fn reply_of_one() -> ReplyKeyV4 {
-    reply_key(BACKEND_ONE, INGRESS_IFINDEX)
+/// A record of the replies of backend 1.
+fn reply(class: u32) -> KnownReply {
+    reply_by(VIP, reply_key(BACKEND_ONE, INGRESS_IFINDEX), 1, class)
 }
 
-fn reply_record(vip: SocketAddrV4, backend: u32) -> ReplyRecordV4 {
-    ReplyRecordV4 {
+fn reply_by(vip: SocketAddrV4, key: ReplyKeyV4, backend: u32, class: u32) -> KnownReply {
+    let record = ReplyRecordV4 {
         vip: (*vip.ip()).into(),
         vip_port: NetU16::new(vip.port()),
-        flags: 0,
+        class: class as u16,
         backend,
+        generation: 5,
         ifindex: INGRESS_IFINDEX,
+        last_seen_tick: 0,
+    };
+    KnownReply {
+        key,
+        record,
+        age_ticks: 0,
+        is_half: class == CLASS_HALF_OPEN || class == CLASS_ANSWERED,
+    }
+}
+
+/// Backends whose replies are recorded.
+fn recording() -> World {
+    let recording = |mut backend: BackendV4| {
+        backend.path |= PATH_RECORDS_REPLIES;
+        backend
+    };
+    World {
+        backends: vec![
+            (1, recording(backend_one(ALIVE))),
+            (2, recording(backend_two(ALIVE))),
+            (3, recording(backend_three(ALIVE))),
+        ],
+        ..World::default()
     }
 }
 
@@ -122,7 +162,7 @@ fn case(
     world: World,
     steps: Vec<Step>,
     flows_after: Vec<KnownFlow>,
-    replies_after: Vec<ReplyKeyV4>,
+    replies_after: Vec<KnownReply>,
 ) -> Case {
     Case { name, world, steps, flows_after, replies_after }
 }

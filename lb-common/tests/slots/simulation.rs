@@ -1,0 +1,675 @@
+//! One history: clients, cluster and agent around the engine, in virtual time, with every packet
+//! and every flow checked.
+
+use std::{cmp::Reverse, collections::BinaryHeap, fmt};
+
+use lb_common::{
+    abi::{
+        BACKEND_NONE, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT, CLASS_DATAGRAM,
+        CLASS_ESTABLISHED, CLASS_HALF_OPEN, FlowRecord, RingDescriptor, SLOT_MOVING, SLOT_PLAIN,
+        Slot, TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS,
+    },
+    engine::{
+        Choice, Context, Decision, PacketKind, Record, choose, commit, flow_hash_v4,
+        host::HostTables,
+    },
+};
+
+use crate::{
+    agent::{Agent, HASH_SEED, Order, RINGS, limits, ring_of, slots, tick},
+    clients::{Client, Phase, Send, TCP_CLIENTS, UDP_CLIENTS},
+    cluster::{Change, Cluster, HOUR, SECOND, history},
+    random::Random,
+};
+
+/// What a history is made from.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    pub(crate) seed: u64,
+    pub(crate) change_hours: u64,
+    pub(crate) quiet_hours: u64,
+    pub(crate) records_max: usize,
+    pub(crate) half_open_max: usize,
+    pub(crate) half_open_per_tick: u32,
+    pub(crate) hold_seconds: u32,
+    pub(crate) order: Order,
+    pub(crate) changes: Vec<(u64, Change)>,
+    /// Clients that take part.
+    pub(crate) clients: Vec<usize>,
+    /// Keep a trace of the packets and slots of this client.
+    pub(crate) traced: Option<usize>,
+}
+
+impl Setup {
+    /// Every second history has room for all records, the others for a few.
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut random = Random::new(seed, 2);
+        let (change_hours, quiet_hours) = (10, 11);
+        let (records_max, half_open_max, half_open_per_tick) = match seed % 4 {
+            0 | 1 => (1000, 1000, 1000),
+            2 => (8, 2, 1),
+            _ => (16, 4, 2),
+        };
+        Self {
+            seed,
+            change_hours,
+            quiet_hours,
+            records_max,
+            half_open_max,
+            half_open_per_tick,
+            hold_seconds: [0, 60][(random.next() % 2) as usize],
+            order: [Order::StatesFirst, Order::RingsFirst][(random.next() % 2) as usize],
+            changes: history(seed, change_hours, None),
+            clients: (0..TCP_CLIENTS + UDP_CLIENTS).collect(),
+            traced: None,
+        }
+    }
+
+    /// Only UDP and many changes: what goes wrong in the moment between the halves of a publication.
+    pub(crate) fn datagrams(seed: u64) -> Self {
+        Self {
+            change_hours: 4,
+            quiet_hours: 3,
+            changes: history(seed, 4, Some(20 * SECOND)),
+            clients: (TCP_CLIENTS..TCP_CLIENTS + UDP_CLIENTS).collect(),
+            records_max: 1000,
+            half_open_max: 1000,
+            half_open_per_tick: 1000,
+            ..Self::new(seed)
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.records_max >= 1000
+    }
+}
+
+/// A promise broken.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Violation {
+    pub(crate) at: u64,
+    pub(crate) client: Option<usize>,
+    pub(crate) what: What,
+}
+
+/// Which promise.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum What {
+    /// A live flow's packet goes to another backend, or nowhere.
+    FlowMoved,
+    /// A live flow is neither recorded nor its slot's default's.
+    FlowUnowned,
+    /// A new connection goes to a backend that takes none.
+    SynToUnwilling,
+    /// A packet goes to a backend that is gone.
+    PacketToGone,
+    /// A packet goes to a backend of another service.
+    PacketToStranger,
+    /// Nothing was published, and the handshake's ACK goes elsewhere than its SYN.
+    HandshakeSplit,
+    /// Something was recorded that must not be.
+    RecordedWrongly,
+    /// A plain slot has a live record of another backend.
+    PlainSlotHasRecord,
+    /// Records or slots that are not plain after a long quiet.
+    LeftOver,
+}
+
+/// What was counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) packets: u64,
+    pub(crate) connections: u64,
+    pub(crate) publications: u64,
+    pub(crate) refusals: u64,
+    /// Handshakes that failed since the slot changed, or the table was full.
+    pub(crate) handshakes_broken: u64,
+    /// Connections that had to live without a record since the table was full.
+    pub(crate) unpromised: u64,
+    /// Of all looks at slots, how many were not plain.
+    pub(crate) slots_seen: u64,
+    pub(crate) slots_busy: u64,
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.packets += other.packets;
+        self.connections += other.connections;
+        self.publications += other.publications;
+        self.refusals += other.refusals;
+        self.handshakes_broken += other.handshakes_broken;
+        self.unpromised += other.unpromised;
+        self.slots_seen += other.slots_seen;
+        self.slots_busy += other.slots_busy;
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Event {
+    Change(usize),
+    Start(usize),
+    Plan,
+    Finish,
+    BeginScan,
+    FinishScan,
+    Act { client: usize, connection: u64 },
+    SynAck { client: usize, connection: u64, from: usize },
+}
+
+pub(crate) struct Simulation {
+    setup: Setup,
+    now: u64,
+    events: BinaryHeap<Reverse<(u64, u64, Event)>>,
+    scheduled: u64,
+    tables: HostTables,
+    cluster: Cluster,
+    agent: Agent,
+    clients: Vec<Client>,
+    random: Random,
+    paused_until: u64,
+    pub(crate) tally: Tally,
+    pub(crate) trace: Vec<String>,
+    traced_slots: Vec<Vec<Slot>>,
+}
+
+/// Runs a history.
+pub(crate) fn run(setup: &Setup) -> Result<Tally, (Violation, Vec<String>)> {
+    let mut simulation = Simulation::new(setup.clone());
+    match simulation.run() {
+        Ok(()) => Ok(simulation.tally),
+        Err(violation) => Err((violation, simulation.trace)),
+    }
+}
+
+impl Simulation {
+    fn new(setup: Setup) -> Self {
+        let limits = limits(setup.half_open_per_tick);
+        let mut simulation = Self {
+            now: 0,
+            events: BinaryHeap::new(),
+            scheduled: 0,
+            tables: HostTables::with_room(limits, setup.records_max, setup.half_open_max),
+            cluster: Cluster::new(setup.seed),
+            agent: Agent::new(setup.order, setup.hold_seconds),
+            clients: (0..TCP_CLIENTS + UDP_CLIENTS)
+                .map(|index| Client::new(setup.seed, index))
+                .collect(),
+            random: Random::new(setup.seed, 3),
+            paused_until: 0,
+            tally: Tally::default(),
+            trace: Vec::new(),
+            traced_slots: Vec::new(),
+            setup,
+        };
+        simulation.agent.plan(0, &mut simulation.cluster, &mut simulation.tables);
+        simulation.agent.finish(0, &mut simulation.tables);
+        simulation
+    }
+
+    fn schedule(&mut self, after: u64, event: Event) {
+        self.scheduled += 1;
+        self.events.push(Reverse((self.now + after, self.scheduled, event)));
+    }
+
+    fn run(&mut self) -> Result<(), Violation> {
+        for index in 0..self.setup.changes.len() {
+            self.schedule(self.setup.changes[index].0 + SECOND, Event::Change(index));
+        }
+        for client in self.setup.clients.clone() {
+            let after = 1 + client as u64 * 37;
+            self.schedule(after, Event::Act { client, connection: 0 });
+        }
+        self.schedule(100, Event::Plan);
+        self.schedule(3000, Event::BeginScan);
+        let end = (self.setup.change_hours + self.setup.quiet_hours) * HOUR;
+        while let Some(Reverse((at, _, event))) = self.events.pop() {
+            if at > end {
+                break;
+            }
+            self.now = at;
+            self.handle(event)?;
+            match event {
+                // With room for all, a packet changes nothing but its own flow.
+                Event::Act { client, .. } | Event::SynAck { client, .. }
+                    if self.setup.has_room() =>
+                {
+                    self.check_flow(client)?;
+                }
+                _ => {
+                    for at in 0..self.setup.clients.len() {
+                        self.check_flow(self.setup.clients[at])?;
+                    }
+                }
+            }
+        }
+        self.check_nothing_left()
+    }
+
+    fn handle(&mut self, event: Event) -> Result<(), Violation> {
+        match event {
+            Event::Change(index) => {
+                let change = self.setup.changes[index].1;
+                self.note(None, || format!("{change:?}"));
+                if let Change::Pause { length } = change {
+                    self.paused_until = self.now + length;
+                }
+                if let Some((at, identity)) = self.cluster.apply(self.now, change) {
+                    self.schedule(at - self.now, Event::Start(identity));
+                }
+                let delay = self.random.skewed(20, 2000);
+                self.schedule(delay, Event::Plan);
+            }
+            Event::Start(identity) => {
+                if self.cluster.places[identity].0.is_none() {
+                    self.cluster.start(identity);
+                    self.schedule(150, Event::Plan);
+                }
+            }
+            Event::Plan => {
+                if self.now >= self.paused_until {
+                    self.tally.publications += 1;
+                    if self.agent.plan(self.now, &mut self.cluster, &mut self.tables) {
+                        let gap = self.random.skewed(1, 900);
+                        self.schedule(gap, Event::Finish);
+                    }
+                    self.note_slots();
+                    self.check_plain_slots()?;
+                }
+                // Whoever asked, there is one look in five seconds.
+                if self.events.iter().filter(|event| event.0.2 == Event::Plan).count() < 2 {
+                    let period = self.random.between(8000, 16_000);
+                    self.schedule(period, Event::Plan);
+                }
+            }
+            Event::Finish => {
+                self.tally.publications += 1;
+                self.agent.finish(self.now, &mut self.tables);
+                self.note_slots();
+                self.check_plain_slots()?;
+            }
+            Event::BeginScan => {
+                if self.now >= self.paused_until {
+                    self.agent.begin_scan(self.now, &self.tables);
+                    let length = self.random.between(1, 800);
+                    self.schedule(length, Event::FinishScan);
+                }
+                let period = self.random.between(20 * SECOND, 60 * SECOND);
+                self.schedule(period, Event::BeginScan);
+            }
+            Event::FinishScan => self.agent.finish_scan(self.now, &self.tables),
+            Event::Act { client, connection } => self.act(client, connection)?,
+            Event::SynAck { client, connection, from } => {
+                let state = &self.clients[client];
+                if state.connection == connection && matches!(state.phase, Phase::Opening(_)) {
+                    self.shake_hands(client, from)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, index: usize, connection: u64) -> Result<(), Violation> {
+        let client = &mut self.clients[index];
+        if client.is_tcp() && client.connection != connection {
+            return Ok(());
+        }
+        let is_first = client.phase == Phase::Closed;
+        // Clients go on for the first part of the quiet, and then fall silent.
+        let is_over = self.now > (self.setup.change_hours + self.setup.quiet_hours / 5) * HOUR;
+        if is_over && is_first {
+            return Ok(());
+        }
+        let (owner, is_owed) = (client.owner, client.is_owed(self.now));
+        let (send, after) = client.act(self.now);
+        if is_first {
+            client.publications = self.tally.publications;
+            self.tally.connections += u64::from(client.is_tcp());
+        }
+        let connection = client.connection;
+        self.schedule(after, Event::Act { client: index, connection });
+        if send == Send::Nothing || self.clients[index].is_lost() {
+            return Ok(());
+        }
+        match send {
+            Send::Syn => self.send_syn(index),
+            Send::Datagram => self.send_datagram(index),
+            Send::Data => self.send_data(index, PacketKind::Data, owner, is_owed),
+            Send::Fin => self.send_data(index, PacketKind::Fin, owner, is_owed),
+            _ => self.send_data(index, PacketKind::Reset, owner, is_owed),
+        }
+    }
+
+    fn send_syn(&mut self, client: usize) -> Result<(), Violation> {
+        let choice = self.packet(client, PacketKind::Syn)?;
+        if choice.number == BACKEND_NONE {
+            return Ok(());
+        }
+        if choice.backend.state & TAKES_NEW == 0 {
+            return self.violated(Some(client), What::SynToUnwilling);
+        }
+        let from = self.instance(&choice);
+        if let Some(delay) = self.clients[client].answer_delay()
+            && !self.cluster.instances[from].is_dead
+        {
+            let connection = self.clients[client].connection;
+            self.schedule(delay, Event::SynAck { client, connection, from });
+        }
+        Ok(())
+    }
+
+    /// The SYN+ACK arrives, and the client acknowledges it.
+    fn shake_hands(&mut self, index: usize, from: usize) -> Result<(), Violation> {
+        if self.cluster.instances[from].is_dead {
+            return Ok(());
+        }
+        let choice = self.packet(index, PacketKind::Data)?;
+        if choice.number == BACKEND_NONE || self.instance(&choice) != from {
+            let is_quiet = self.clients[index].publications == self.tally.publications;
+            if is_quiet && self.setup.has_room() {
+                return self.violated(Some(index), What::HandshakeSplit);
+            }
+            self.tally.handshakes_broken += 1;
+            let pause = self.clients[index].close();
+            let connection = self.clients[index].connection;
+            self.schedule(pause, Event::Act { client: index, connection });
+            return Ok(());
+        }
+        let now = self.now;
+        let client = &mut self.clients[index];
+        client.phase = Phase::Open;
+        client.owner = Some(from);
+        client.last_sent = now;
+        self.promise(index)
+    }
+
+    /// From now on the flow is owed its backend: it is recorded, or its slot's default.
+    fn promise(&mut self, index: usize) -> Result<(), Violation> {
+        let client = &self.clients[index];
+        let keeps = if client.is_tcp() { TAKES_OLD } else { TAKES_OLD_DATAGRAMS };
+        if client.is_promised || client.owner.is_none_or(|owner| !self.owns(owner, keeps)) {
+            return Ok(());
+        }
+        if self.is_owned(index, self.current(index), true) {
+            self.clients[index].is_promised = true;
+        } else if self.setup.has_room() && self.clients[index].is_tcp() {
+            return self.violated(Some(index), What::FlowUnowned);
+        } else {
+            self.tally.unpromised += 1;
+        }
+        Ok(())
+    }
+
+    fn send_data(
+        &mut self,
+        index: usize,
+        kind: PacketKind,
+        owner: Option<usize>,
+        is_owed: bool,
+    ) -> Result<(), Violation> {
+        let choice = self.packet(index, kind)?;
+        let Some(owner) = owner else { return Ok(()) };
+        let is_there = choice.number != BACKEND_NONE && self.instance(&choice) == owner;
+        if !is_there && is_owed && self.owns(owner, TAKES_OLD) {
+            return self.violated(Some(index), What::FlowMoved);
+        }
+        if !is_there || self.cluster.instances[owner].is_dead {
+            // A RST, or silence: the client gives up.
+            let pause = self.clients[index].close();
+            let connection = self.clients[index].connection;
+            self.schedule(pause, Event::Act { client: index, connection });
+            return Ok(());
+        }
+        if kind == PacketKind::Data && self.clients[index].owner.is_some() {
+            self.clients[index].last_sent = self.now;
+            self.promise(index)?;
+        }
+        Ok(())
+    }
+
+    fn send_datagram(&mut self, index: usize) -> Result<(), Violation> {
+        let choice = self.packet(index, PacketKind::Datagram)?;
+        let (owner, is_owed) = (self.clients[index].owner, self.clients[index].is_owed(self.now));
+        let now_at = (choice.number != BACKEND_NONE).then(|| self.instance(&choice));
+        if let Some(owner) = owner
+            && is_owed
+            && now_at != Some(owner)
+            && self.owns(owner, TAKES_OLD_DATAGRAMS)
+        {
+            return self.violated(Some(index), What::FlowMoved);
+        }
+        let now = self.now;
+        let client = &mut self.clients[index];
+        (client.owner, client.last_sent) = (now_at, now);
+        client.is_promised = false;
+        if now_at.is_some() { self.promise(index) } else { Ok(()) }
+    }
+
+    /// Decides on a packet and checks what can be said of any packet.
+    fn packet(&mut self, index: usize, kind: PacketKind) -> Result<Choice, Violation> {
+        self.tally.packets += 1;
+        let key = self.clients[index].key;
+        let ring = ring_of(key.protocol);
+        let current = self.tables.rings[&ring];
+        let before = self.before(index).filter(|_| self.clients[index].is_on_late_cpu());
+        let is_late = before.is_some();
+        if let Some(before) = before {
+            // As good as sent before the publication.
+            self.clients[index].publications = u64::MAX;
+            self.tables.rings.insert(ring, before);
+        } else {
+            self.clients[index].seen_epoch = current.epoch();
+        }
+        let slot = self.slot(index, self.tables.rings[&ring]);
+        let context = Context {
+            now_tick: tick(self.now),
+            ingress_ifindex: 1,
+            hash_seed: HASH_SEED,
+            meta_flags: 0,
+        };
+        let had_record = self.has_record(index);
+        let choice = choose(&self.tables, &context, ring, &key, kind);
+        let record = Record {
+            flow_change: choice.change,
+            ring,
+            is_refused: choice.is_refused,
+            flow: key,
+            flow_record: choice.record(context.now_tick),
+            ..Record::KEEP
+        };
+        commit(&self.tables, &Decision { record, ..Decision::PASS }).expect("no reply is recorded");
+        self.tables.rings.insert(ring, current);
+        self.tally.refusals += u64::from(choice.is_refused);
+        self.tally.slots_seen += 1;
+        self.tally.slots_busy += u64::from(slot.state() != SLOT_PLAIN);
+        self.note(Some(index), || {
+            let late = if is_late { " (late)" } else { "" };
+            format!("{kind:?}{late} on {slot:?} -> {} {:?}", choice.number, choice.change)
+        });
+        if !had_record && self.has_record(index) {
+            let is_right =
+                slot.state() == SLOT_MOVING && !matches!(kind, PacketKind::Fin | PacketKind::Reset);
+            if !is_right {
+                return self.violated(Some(index), What::RecordedWrongly).map(|()| choice);
+            }
+        }
+        if choice.number != BACKEND_NONE {
+            let instance = self.instance(&choice);
+            if self.cluster.instances[instance].identity.is_none() {
+                self.violated(Some(index), What::PacketToStranger)?;
+            }
+            let needed = match kind {
+                PacketKind::Syn => 0,
+                PacketKind::Datagram => TAKES_OLD_DATAGRAMS,
+                _ => TAKES_OLD,
+            };
+            if choice.backend.state & needed != needed {
+                self.violated(Some(index), What::PacketToGone)?;
+            }
+        }
+        Ok(choice)
+    }
+
+    /// Every live flow is recorded or belongs to its slot's default.
+    fn check_flow(&mut self, index: usize) -> Result<(), Violation> {
+        let client = &self.clients[index];
+        let Some(owner) = client.owner.filter(|_| client.is_owed(self.now)) else { return Ok(()) };
+        let keeps = if client.is_tcp() { TAKES_OLD } else { TAKES_OLD_DATAGRAMS };
+        if !self.owns(owner, keeps) {
+            // Gone, or as good: nothing is owed any more, also if it should come back.
+            self.clients[index].is_promised = false;
+            return Ok(());
+        }
+        let is_owned = self.is_owned(index, self.current(index), false)
+            && self.before(index).is_none_or(|before| self.is_owned(index, before, false));
+        if is_owned { Ok(()) } else { self.violated(Some(index), What::FlowUnowned) }
+    }
+
+    fn is_owned(&self, index: usize, descriptor: RingDescriptor, is_strict: bool) -> bool {
+        let client = &self.clients[index];
+        let Some(owner) = client.owner else { return false };
+        let Some((number, _)) = self.cluster.instances[owner].number else { return false };
+        let slot = self.slot(index, descriptor);
+        if slot.state() != SLOT_PLAIN {
+            let established = self.tables.flows_v4.borrow().get(&client.key);
+            let half = self.tables.half_flows_v4.borrow().get(&client.key);
+            let half = half.filter(|_| !is_strict);
+            let live = established.filter(|record| self.is_live(record));
+            if let Some(record) = live.or(half.filter(|record| self.is_live(record))) {
+                return self.instance_of(&record) == owner;
+            }
+        }
+        // What a gone `old` leaves behind goes to `cur`.
+        let keeps = if client.is_tcp() { TAKES_OLD } else { TAKES_OLD_DATAGRAMS };
+        let has_old = slot.state() == SLOT_MOVING
+            && slot.old() != BACKEND_NONE
+            && self.tables.backends_v4[&slot.old()].state & keeps != 0;
+        // But that is no promise: a connection that came now and found no room for its record is
+        // lost when `cur` changes again.
+        if is_strict && client.is_tcp() && slot.state() == SLOT_MOVING && !has_old {
+            return false;
+        }
+        number == if has_old { slot.old() } else { slot.cur() }
+    }
+
+    fn is_live(&self, record: &FlowRecord) -> bool {
+        let limits = self.tables.limits;
+        let limit = match record.class {
+            CLASS_HALF_OPEN => limits.half_open_ticks,
+            CLASS_ESTABLISHED | CLASS_CLOSING_BY_CLIENT => limits.established_ticks,
+            CLASS_DATAGRAM => limits.datagram_ticks,
+            CLASS_CLOSING_BY_BACKEND => limits.closing_ticks,
+            _ => limits.closed_ticks,
+        };
+        let keeps = if record.class == CLASS_DATAGRAM { TAKES_OLD_DATAGRAMS } else { TAKES_OLD };
+        tick(self.now) - record.last_seen_tick <= limit
+            && self.keeps(self.instance_of(record), keeps)
+    }
+
+    fn check_plain_slots(&mut self) -> Result<(), Violation> {
+        for index in 0..self.clients.len() {
+            let slot = self.slot(index, self.current(index));
+            let records = [
+                self.tables.flows_v4.borrow().get(&self.clients[index].key),
+                self.tables.half_flows_v4.borrow().get(&self.clients[index].key),
+            ];
+            for record in records.into_iter().flatten() {
+                if slot.state() == SLOT_PLAIN
+                    && record.backend != slot.cur()
+                    && self.is_live(&record)
+                {
+                    return self.violated(Some(index), What::PlainSlotHasRecord);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_nothing_left(&mut self) -> Result<(), Violation> {
+        let records =
+            self.tables.flows_v4.borrow().len() + self.tables.half_flows_v4.borrow().len();
+        let is_plain = RINGS.iter().all(|ring| {
+            slots(&self.tables, self.tables.rings[ring])
+                .iter()
+                .all(|slot| slot.state() == SLOT_PLAIN)
+        });
+        if records == 0 && is_plain { Ok(()) } else { self.violated(None, What::LeftOver) }
+    }
+
+    fn violated(&mut self, client: Option<usize>, what: What) -> Result<(), Violation> {
+        let owner = client.and_then(|client| self.clients[client].owner);
+        let number = owner.and_then(|owner| self.cluster.instances[owner].number);
+        self.note(client, || format!("{what:?}; the flow belongs to {number:?}"));
+        Err(Violation { at: self.now, client, what })
+    }
+
+    fn keeps(&self, instance: usize, bit: u8) -> bool {
+        let Some((number, generation)) = self.cluster.instances[instance].number else {
+            return false;
+        };
+        let backend = self.tables.backends_v4[&number];
+        backend.generation == generation && backend.state & bit != 0
+    }
+
+    /// Whether an instance still has a claim to its flows, for the agent and for the kernel.
+    fn owns(&self, instance: usize, bit: u8) -> bool {
+        let decided = self.agent.decided.get(&instance);
+        decided.is_none_or(|state| state & bit != 0) && self.keeps(instance, bit)
+    }
+
+    fn instance(&self, choice: &Choice) -> usize {
+        self.agent.instance_of[&(choice.number, choice.backend.generation)]
+    }
+
+    fn instance_of(&self, record: &FlowRecord) -> usize {
+        self.agent.instance_of[&(record.backend, record.generation)]
+    }
+
+    fn has_record(&self, index: usize) -> bool {
+        let key = &self.clients[index].key;
+        self.tables.flows_v4.borrow().get(key).is_some()
+            || self.tables.half_flows_v4.borrow().get(key).is_some()
+    }
+
+    fn current(&self, index: usize) -> RingDescriptor {
+        self.tables.rings[&ring_of(self.clients[index].key.protocol)]
+    }
+
+    /// The ring before, while a CPU may still be at a packet of the client with it. Once a packet of
+    /// the client has met the new ring, what follows from it does, too.
+    fn before(&self, index: usize) -> Option<RingDescriptor> {
+        let ring = ring_of(self.clients[index].key.protocol);
+        let (before, until) = self.agent.previous.get(&ring)?;
+        let is_seen = self.clients[index].seen_epoch == self.tables.rings[&ring].epoch();
+        (self.now < *until && !is_seen).then_some(*before)
+    }
+
+    fn slot(&self, index: usize, descriptor: RingDescriptor) -> Slot {
+        let at = descriptor.slot_index(flow_hash_v4(HASH_SEED, &self.clients[index].key));
+        self.tables.slots[at as usize]
+    }
+
+    fn note(&mut self, client: Option<usize>, text: impl FnOnce() -> String) {
+        let Some(traced) = self.setup.traced else { return };
+        if client.is_none_or(|client| client == traced) {
+            self.trace.push(format!("{:>9} {}", Seconds(self.now), text()));
+        }
+    }
+
+    fn note_slots(&mut self) {
+        let Some(traced) = self.setup.traced else { return };
+        let slot = self.slot(traced, self.current(traced));
+        if self.traced_slots.last().is_none_or(|before| before[0] != slot) {
+            self.traced_slots.push(vec![slot]);
+            self.note(None, || format!("published {slot:?}"));
+        }
+    }
+}
+
+/// Milliseconds, shown as seconds.
+struct Seconds(u64);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(&format!("{}.{:03}", self.0 / 1000, self.0 % 1000))
+    }
+}
