@@ -159,7 +159,7 @@ impl Daemon {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
-        let mut file = FileWatch::new(self.watched_path().to_owned());
+        let mut file = FileWatch::new(self.watched_path().to_owned()).follow();
         notify(&[NotifyState::Ready]);
         tracing::info!("lb-agent {} is running", env!("CARGO_PKG_VERSION"));
         let result = loop {
@@ -167,7 +167,7 @@ impl Daemon {
                 _ = terminate.recv() => break Ok(()),
                 _ = interrupt.recv() => break Ok(()),
                 _ = hangup.recv() => self.reload().await,
-                () = file.changed() => {
+                Some(()) = file.recv() => {
                     tracing::info!("`{}` has changed", self.watched_path().display());
                     self.reload().await;
                 }

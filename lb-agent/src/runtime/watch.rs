@@ -66,6 +66,24 @@ impl FileWatch {
         watch
     }
 
+    /// Watches by a task of its own, which no other event interrupts; it ends with the receiver.
+    pub(super) fn follow(mut self) -> mpsc::Receiver<()> {
+        let (sender, changes) = mpsc::channel(1);
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = self.changed() => {}
+                    () = sender.closed() => return,
+                }
+                // One that waits already stands for this one, too.
+                if let Err(TrySendError::Closed(())) = sender.try_send(()) {
+                    return;
+                }
+            }
+        });
+        changes
+    }
+
     /// Ends when the file is another one than before, and has settled.
     pub(super) async fn changed(&mut self) {
         loop {
@@ -248,6 +266,25 @@ mod tests {
     async fn a_file_that_comes_and_goes_is_noticed() {
         check("later.toml", |at| fs::write(at.join("later.toml"), "new").expect("written")).await;
         check("plain.toml", |at| fs::remove_file(at.join("plain.toml")).expect("removed")).await;
+    }
+
+    /// As the daemon waits: something else happens all the time.
+    #[tokio::test]
+    async fn other_events_do_not_hold_a_change_up() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("lb.toml");
+        fs::write(&path, "old").expect("a file");
+        let mut changes = FileWatch::new(path.clone()).follow();
+        fs::write(&path, "newer").expect("a file");
+        let busy = async {
+            loop {
+                tokio::select! {
+                    change = changes.recv() => return change,
+                    () = sleep(SETTLED / 10) => {}
+                }
+            }
+        };
+        assert_eq!(timeout(SOON, busy).await, Ok(Some(())));
     }
 
     #[tokio::test]
