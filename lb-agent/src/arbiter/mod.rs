@@ -11,17 +11,25 @@
 //! and the narrower wins.
 
 mod overlap;
+mod policy;
+mod pool;
 mod room;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    mem,
+    sync::Arc,
+};
 
 use lb_common::abi;
 
+pub use policy::yield_to_exclusive;
+
 use crate::{
     maglev::MEMBERS_MAX,
-    model::{Backend, Claim, FrontendAddress, Refusal, Service, ServiceName, Snapshot},
+    model::{Backend, Claim, FrontendAddress, Policy, Refusal, Service, ServiceName, Snapshot},
     plan::{NameHash, service_hash},
 };
 
@@ -74,14 +82,16 @@ pub fn arbitrate(claims: Vec<Claim>, incumbents: &Incumbents) -> (Snapshot, Vec<
 
 /// [`arbitrate`] with other limits.
 pub fn arbitrate_within(
-    claims: Vec<Claim>,
+    mut claims: Vec<Claim>,
     incumbents: &Incumbents,
     limits: Limits,
 ) -> (Snapshot, Vec<Refusal>) {
     let mut refusals = BTreeSet::new();
+    let names = pool::assign(&mut claims, incumbents, &mut refusals);
     let granted = resolve_conflicts(claims, incumbents, &mut refusals);
     let services = join(granted, &mut refusals);
-    let snapshot = room::fit(services, limits, &mut refusals);
+    let mut snapshot = room::fit(services, limits, &mut refusals);
+    snapshot.names = names;
     (snapshot, refusals.into_iter().collect())
 }
 
@@ -186,6 +196,7 @@ struct Joined {
     service: Service,
     /// Backends by place and instance, each with the source of its claim.
     backends: BTreeMap<(String, String), (Backend, String)>,
+    wished: policy::Wished,
     /// Age of its oldest claim.
     since_ms: u64,
 }
@@ -200,15 +211,20 @@ fn join(mut claims: Vec<Claim>, refusals: &mut BTreeSet<Refusal>) -> BTreeMap<Se
                 name: claim.service.clone(),
                 frontends: BTreeSet::new(),
                 backends: Vec::new(),
-                ring_size: None,
+                policy: Arc::default(),
+                exclusive: BTreeSet::new(),
             },
             backends: BTreeMap::new(),
+            wished: policy::Wished::default(),
             since_ms: claim.since_ms,
         });
         joined.since_ms = joined.since_ms.min(claim.since_ms);
         joined.service.frontends.insert(claim.frontend);
-        joined.service.ring_size = joined.service.ring_size.max(claim.ring_size);
+        joined.wished.hear(claim.since_ms, &claim.wishes);
         let Some(backend) = claim.backend else { continue };
+        if claim.wishes.exclusive.as_ref().is_some_and(|exclusive| exclusive.value) {
+            joined.service.exclusive.insert((backend.place.clone(), backend.instance.clone()));
+        }
         match joined.backends.entry((backend.place.clone(), backend.instance.clone())) {
             Entry::Vacant(entry) => {
                 entry.insert((backend, claim.source));
@@ -226,7 +242,21 @@ fn join(mut claims: Vec<Claim>, refusals: &mut BTreeSet<Refusal>) -> BTreeMap<Se
             }
         }
     }
+    for joined in services.values_mut() {
+        joined.settle(refusals);
+    }
     services
+}
+
+impl Joined {
+    /// What follows from all claims together.
+    fn settle(&mut self, refusals: &mut BTreeSet<Refusal>) {
+        let (policy, told) = mem::take(&mut self.wished).agree(&self.service.name);
+        refusals.extend(told);
+        if policy != Policy::default() {
+            self.service.policy = Arc::new(policy);
+        }
+    }
 }
 
 /// An order in which no two different claims are equal.
@@ -236,5 +266,5 @@ fn rank(claim: &Claim) -> impl Ord + '_ {
         let policy = (backend.weight, backend.state, backend.started_at_ms);
         (name, backend.address, backend.path, policy)
     });
-    (claim.since_ms, &claim.service, claim.frontend, &claim.source, backend, claim.ring_size)
+    (claim.since_ms, &claim.service, claim.frontend, &claim.source, backend)
 }

@@ -4,11 +4,12 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::Ports;
+use super::{Policy, Ports};
 
 /// A transport protocol that can be balanced.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -33,7 +34,7 @@ pub struct FrontendAddress {
 }
 
 /// Name of a service, unique on the node: `compose/PROJECT/SERVICE:PORT`, `swarm/SERVICE:PORT`,
-/// `docker/IMAGE:PORT@VIP:PORT`, `file/NAME`.
+/// `docker/IMAGE:PORT@VIP:PORT`, `registrator/NAME`, `share/NAME@FRONTEND`, `file/NAME`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ServiceName(pub String);
@@ -121,8 +122,18 @@ pub struct Service {
     pub frontends: BTreeSet<FrontendAddress>,
     /// Its backends, ordered by (place, instance).
     pub backends: Vec<Backend>,
+    /// How it is balanced.
+    pub policy: Arc<Policy>,
+    /// Place and instance of the backends that want the new flows for themselves.
+    pub exclusive: BTreeSet<(String, String)>,
+}
+
+impl Service {
     /// Ring slots asked for; `None`: chosen when the service is made.
-    pub ring_size: Option<u32>,
+    #[must_use]
+    pub fn ring_size(&self) -> Option<u32> {
+        self.policy.ring_size.value
+    }
 }
 
 /// All services that the node should have, arbitrated.
@@ -130,6 +141,8 @@ pub struct Service {
 pub struct Snapshot {
     /// Services by name.
     pub services: BTreeMap<ServiceName, Service>,
+    /// Names that have a virtual address of their own.
+    pub names: BTreeMap<String, IpAddr>,
 }
 
 impl fmt::Display for Protocol {

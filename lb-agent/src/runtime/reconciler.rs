@@ -5,7 +5,7 @@
 //! change behind our back is found and repaired. A plan may be dropped between any two actions,
 //! as it is when the agent is killed: the next one starts from what is there.
 
-use std::{fmt, mem, time::Duration};
+use std::{mem, time::Duration};
 
 use tokio::time::Instant;
 
@@ -291,6 +291,7 @@ impl<N: Node> Reconciler<N> {
         let claims: Vec<Claim> = self.ledger.claims().map(|(_, claim)| claim).collect();
         (self.snapshot, self.refused_claims) =
             arbiter::arbitrate(claims, &incumbents(&self.mirror));
+        arbiter::yield_to_exclusive(&mut self.snapshot);
         let sight = self.sight(now);
         let now_ms = sight.now_ms;
         let plan = self.planner.plan(&self.mirror, &self.snapshot, &sight);
@@ -337,7 +338,7 @@ impl<N: Node> Reconciler<N> {
                 tracing::warn!("{error}");
             } else {
                 let object = view::Names(&self.snapshot).of_action(&action, &self.mirror);
-                lasting.push(refused_by_kernel(object, &error));
+                lasting.push(view::refused_by_kernel(object, &error));
             }
         }
         self.report(lasting);
@@ -377,7 +378,7 @@ impl<N: Node> Reconciler<N> {
                 true
             }
             Err(error) => {
-                let failure = refused_by_kernel("the kernel's tables".to_owned(), &error);
+                let failure = view::refused_by_kernel("the kernel's tables".to_owned(), &error);
                 self.report(vec![failure]);
                 self.backoff.failed(now);
                 self.is_dirty = false;
@@ -456,11 +457,11 @@ impl<N: Node> Reconciler<N> {
         reconcile.retry_in_seconds =
             self.backoff.due().map(|at| at.saturating_duration_since(now).as_secs());
         let by = |refused_by, refusals: &[Refusal]| -> Vec<RefusalView> {
-            refusals.iter().map(|refusal| refused(refused_by, refusal)).collect()
+            refusals.iter().map(|refusal| view::refused(refused_by, refusal)).collect()
         };
         let mut refusals = by(RefusedBy::Arbiter, &self.refused_claims);
         refusals.extend(by(RefusedBy::Planner, &self.refused_plans));
-        refusals.extend(self.ledger.refusals().map(|one| refused(RefusedBy::Provider, one)));
+        refusals.extend(self.ledger.refusals().map(|one| view::refused(RefusedBy::Provider, one)));
         refusals.extend(self.failures.iter().cloned());
         refusals.sort();
         view::build(&view::Parts {
@@ -503,17 +504,4 @@ fn incumbents(kernel: &KernelState) -> Incumbents {
     let hash_of = |number| kernel.services.get(number).copied();
     let frontends = kernel.frontends.iter();
     frontends.filter_map(|(frontend, number)| Some((*frontend, hash_of(number)?))).collect()
-}
-
-fn refused(refused_by: RefusedBy, refusal: &Refusal) -> RefusalView {
-    RefusalView {
-        refused_by,
-        object: refusal.object.clone(),
-        key: refusal.key.clone(),
-        message: refusal.message.clone(),
-    }
-}
-
-fn refused_by_kernel(object: String, error: &dyn fmt::Display) -> RefusalView {
-    RefusalView { refused_by: RefusedBy::Kernel, object, key: None, message: error.to_string() }
 }

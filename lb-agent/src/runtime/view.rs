@@ -2,7 +2,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
     net::IpAddr,
+    sync::Arc,
 };
 
 use lb_common::abi::ABI_VERSION;
@@ -10,11 +12,11 @@ use lb_common::abi::ABI_VERSION;
 use super::{ledger::Ledger, node::NodeCounters, pressure, shares::Shares};
 use crate::{
     api::types::{
-        BackendCountsView, BackendView, FrontView, ReconcileView, RefusalView, ServiceView,
-        ServingState, StatusView, View, VipFrontendView, VipView,
+        BackendCountsView, BackendView, FrontView, ReconcileView, RefusalView, RefusedBy,
+        ServiceView, ServingState, StatusView, View, VipFrontendView, VipView,
     },
     config::Balancer,
-    model::{Backend, BackendPath, Service, ServiceName, Snapshot},
+    model::{Backend, BackendPath, Origin, Policy, Refusal, Service, ServiceName, Snapshot},
     plan::{self, Action, KernelBackend, KernelState, NameHash},
 };
 
@@ -46,7 +48,8 @@ pub(super) fn build(parts: &Parts<'_>) -> View {
         service.backends.iter().map(view).collect::<Vec<_>>()
     });
     View {
-        vips: vip_views(parts.balancers, &services),
+        vips: vip_views(parts, &services),
+        policies: parts.snapshot.services.values().map(policy_of).collect(),
         backends: backends.collect(),
         status: StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -62,6 +65,10 @@ pub(super) fn build(parts: &Parts<'_>) -> View {
         },
         services,
     }
+}
+
+fn policy_of(service: &Service) -> (ServiceName, Arc<Policy>) {
+    (service.name.clone(), Arc::clone(&service.policy))
 }
 
 fn service_view(
@@ -110,6 +117,7 @@ fn backend_view(
         address: backend.address,
         path: backend.path,
         weight: backend.weight,
+        weight_origin: sources.of_weight(&service.name, backend),
         state: backend.state,
         share_percent: (share * 1000.0).round() / 1000.0,
         counters: counters.copied().unwrap_or_default(),
@@ -117,11 +125,14 @@ fn backend_view(
     }
 }
 
-fn vip_views(balancers: &[Balancer], services: &[ServiceView]) -> Vec<VipView> {
+fn vip_views(parts: &Parts<'_>, services: &[ServiceView]) -> Vec<VipView> {
     let mut vips: BTreeMap<IpAddr, VipView> = BTreeMap::new();
-    for balancer in balancers {
+    for balancer in parts.balancers {
         let view = vips.entry(balancer.vip).or_insert_with(|| idle(balancer.vip));
         view.balancers.push(balancer.name.clone());
+    }
+    for (name, vip) in &parts.snapshot.names {
+        vips.entry(*vip).or_insert_with(|| idle(*vip)).names.push(name.clone());
     }
     for service in services {
         let addresses: BTreeSet<_> = service.frontends.iter().map(|one| one.vip).collect();
@@ -152,6 +163,7 @@ fn idle(vip: IpAddr) -> VipView {
     VipView {
         vip,
         balancers: Vec::new(),
+        names: Vec::new(),
         frontends: Vec::new(),
         services: Vec::new(),
         backends: BackendCountsView::default(),
@@ -182,7 +194,8 @@ impl Numbers {
 /// What asked for services and backends.
 struct Sources {
     services: HashMap<ServiceName, BTreeSet<&'static str>>,
-    backends: HashMap<(ServiceName, String, String), String>,
+    /// Each with the origin of its weight.
+    backends: HashMap<(ServiceName, String, String), (String, Origin)>,
 }
 
 impl Sources {
@@ -192,7 +205,9 @@ impl Sources {
             sources.services.entry(claim.service.clone()).or_default().insert(provider);
             if let Some(backend) = claim.backend {
                 let key = (claim.service, backend.place, backend.instance);
-                sources.backends.entry(key).or_insert(claim.source);
+                let weight = claim.wishes.weight.as_ref();
+                let weight = weight.map(|weight| weight.origin.clone()).unwrap_or_default();
+                sources.backends.entry(key).or_insert((claim.source, weight));
             }
         }
         sources
@@ -204,9 +219,32 @@ impl Sources {
     }
 
     fn of_backend(&self, service: &ServiceName, backend: &Backend) -> String {
-        let key = (service.clone(), backend.place.clone(), backend.instance.clone());
-        self.backends.get(&key).cloned().unwrap_or_default()
+        self.find(service, backend).map(|(source, _)| source.clone()).unwrap_or_default()
     }
+
+    fn of_weight(&self, service: &ServiceName, backend: &Backend) -> Origin {
+        self.find(service, backend).map(|(_, weight)| weight.clone()).unwrap_or_default()
+    }
+
+    fn find(&self, service: &ServiceName, backend: &Backend) -> Option<&(String, Origin)> {
+        let key = (service.clone(), backend.place.clone(), backend.instance.clone());
+        self.backends.get(&key)
+    }
+}
+
+/// Something that was not granted, and by whom.
+pub(super) fn refused(refused_by: RefusedBy, refusal: &Refusal) -> RefusalView {
+    RefusalView {
+        refused_by,
+        object: refusal.object.clone(),
+        key: refusal.key.clone(),
+        message: refusal.message.clone(),
+    }
+}
+
+/// Something that the kernel refused.
+pub(super) fn refused_by_kernel(object: String, error: &dyn fmt::Display) -> RefusalView {
+    RefusalView { refused_by: RefusedBy::Kernel, object, key: None, message: error.to_string() }
 }
 
 /// Names for what the kernel knows by number.

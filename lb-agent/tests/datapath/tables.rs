@@ -329,7 +329,8 @@ sandboxed! {
                 name,
                 frontends: ports.map(frontend).collect(),
                 backends: vec![backend],
-                ring_size: None,
+                policy: std::sync::Arc::default(),
+                exclusive: std::collections::BTreeSet::default(),
             }
         };
         let mut planner = Planner::new(Settings { ring_slots: 65_536, ..Settings::default() });
@@ -338,7 +339,7 @@ sandboxed! {
         for (what, ports) in [("added", 1000..2000), ("half of them replaced", 1500..2500)] {
             let started = Instant::now();
             let service = service(ports);
-            let snapshot = Snapshot { services: [(service.name.clone(), service)].into() };
+            let snapshot = Snapshot { services: [(service.name.clone(), service)].into(), ..Snapshot::default() };
             let outcome = reconcile(&mut planner, &mut datapath, &mut mirror, &snapshot, &mut Sight::default);
             let took = started.elapsed();
             println!("1,000 ports {what}: {} actions in {took:?}", outcome.done);

@@ -8,14 +8,15 @@ mod slots;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
 };
 
 use lb_common::abi::ticks_from_ns;
 
 use super::{Kernel as _, KernelState, Outcome, Planner, Scan, Settings, Sight, Times, reconcile};
 use crate::model::{
-    Backend, BackendPath, BackendState, FrontendAddress, Ports, Protocol, Service, ServiceName,
-    Snapshot,
+    Backend, BackendPath, BackendState, FrontendAddress, Policy, Ports, Protocol, Service,
+    ServiceName, Setting, Snapshot,
 };
 
 fn frontend(port: u16) -> FrontendAddress {
@@ -47,12 +48,20 @@ fn service(name: &str, ports: &[u16], mut backends: Vec<Backend>) -> Service {
         name: ServiceName(name.to_owned()),
         frontends: ports.iter().map(|port| frontend(*port)).collect::<BTreeSet<_>>(),
         backends,
-        ring_size: Some(1021),
+        policy: sized(1021),
+        exclusive: BTreeSet::new(),
     }
 }
 
+/// The default policy with a ring of this size.
+fn sized(ring_size: u32) -> Arc<Policy> {
+    let ring_size = Setting { value: Some(ring_size), ..Setting::default() };
+    Arc::new(Policy { ring_size, ..Policy::default() })
+}
+
 fn snapshot(services: Vec<Service>) -> Snapshot {
-    Snapshot { services: services.into_iter().map(|it| (it.name.clone(), it)).collect() }
+    let services = services.into_iter().map(|it| (it.name.clone(), it)).collect();
+    Snapshot { services, ..Snapshot::default() }
 }
 
 /// A node: planner, kernel and clock.

@@ -2,6 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::Instant,
 };
 
@@ -35,7 +36,8 @@ fn large_service(index: u16, backends: u16) -> Service {
         }]
         .into(),
         backends: (0..backends).map(backend).collect(),
-        ring_size: None,
+        policy: Arc::default(),
+        exclusive: [].into(),
     }
 }
 
@@ -79,7 +81,8 @@ fn a_thousand_services_with_ten_thousand_backends() {
 fn the_largest_service() {
     let mut node = Node::new(DEFAULT_RING_SLOTS);
     let service = large_service(1, 1310);
-    let snapshot = Snapshot { services: [(service.name.clone(), service)].into() };
+    let snapshot =
+        Snapshot { services: [(service.name.clone(), service)].into(), ..Snapshot::default() };
     let begin = Instant::now();
     assert_eq!(node.settle(&snapshot).refusals, []);
     println!("1,310 backends: {:?}", begin.elapsed());

@@ -1,8 +1,13 @@
 //! What the provider needs to know from Docker, and nothing more.
 
-use std::{collections::BTreeMap, future::Future};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+};
 
 use futures_util::Stream;
+
+use crate::labels::ContainerPort;
 
 /// A container in a listing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -28,6 +33,10 @@ pub(super) struct Inspected {
     pub(super) image: String,
     /// Its labels.
     pub(super) labels: BTreeMap<String, String>,
+    /// Variables that begin with `SERVICE_`.
+    pub(super) environment: BTreeMap<String, String>,
+    /// Ports that it or its image names.
+    pub(super) ports: BTreeSet<ContainerPort>,
     /// Number of its main process.
     pub(super) pid: u32,
     /// When it was made.
@@ -68,6 +77,12 @@ pub(super) trait Engine: Send + Sync + 'static {
         &self,
         id: &str,
     ) -> impl Future<Output = Result<Option<Inspected>, EngineError>> + Send;
+
+    /// The labels of a Swarm service. None where the node is no manager, which alone knows them.
+    fn service_labels(
+        &self,
+        id: &str,
+    ) -> impl Future<Output = Result<BTreeMap<String, String>, EngineError>> + Send;
 
     /// The name of the network behind this bridge of the node, if it is an `internal` one.
     fn internal_network(

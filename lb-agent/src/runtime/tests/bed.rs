@@ -26,7 +26,7 @@ use crate::{
     },
     model::{
         Backend, BackendPath, BackendState, Claim, Claims, FrontendAddress, Ports, Protocol,
-        ServiceName,
+        ServiceName, Setting, Wishes,
     },
     plan::{self, Action, Kernel, KernelError, KernelState, Scan},
     provider::ProviderEvent,
@@ -271,6 +271,7 @@ pub(super) fn frontend(port: u16) -> FrontendAddress {
 
 /// The claim of a container `id` for the service at `port`, behind interface `id`.
 pub(super) fn container(port: u16, id: u8) -> Claim {
+    let ring_size = Some(Setting { value: Some(1021), ..Setting::default() });
     Claim {
         service: ServiceName(format!("compose/shop/s{port}:80")),
         frontend: frontend(port),
@@ -284,7 +285,8 @@ pub(super) fn container(port: u16, id: u8) -> Claim {
             state: BackendState::Healthy,
             started_at_ms: 1,
         }),
-        ring_size: Some(1021),
+        pooled: None,
+        wishes: Arc::new(Wishes { ring_size, ..Wishes::default() }),
         since_ms: 1,
         source: format!("container `shop-s{port}-{id}`"),
     }

@@ -103,6 +103,47 @@ async fn running_container() {
 }
 
 #[tokio::test]
+async fn variables_and_ports_of_a_container() {
+    let inspection = inspection(RUNNING)
+        .replace(
+            "\"Hostname\":",
+            r#""Env":["PATH=/bin","SERVICE_NAME=web","SERVICE_80_CHECK_HTTP=/a=b","SECRET=x","SERVICE_"],
+            "ExposedPorts":{"80/tcp":{},"53/udp":{},"9/sctp":{},"x":{}},"Hostname":"#,
+        )
+        .replace(
+            r#""Bridge":"","#,
+            r#""Ports":{"80/tcp":[{"HostIp":"","HostPort":"8080"}],"443/tcp":null},"#,
+        );
+    let found = Daemon::with(&[&ok(&inspection)]).api.inspect(ID).await;
+    let found = found.expect("an answer").expect("it runs");
+    insta::assert_snapshot!(format!("{:?}", found.environment), @r#"{"SERVICE_80_CHECK_HTTP": "/a=b", "SERVICE_NAME": "web"}"#);
+    let ports = found.ports.iter();
+    let ports: Vec<String> =
+        ports.map(|it| format!("{}/{} {}", it.port, it.protocol, it.is_published)).collect();
+    insta::assert_snapshot!(ports.join("; "), @"53/udp false; 80/tcp true");
+}
+
+#[tokio::test]
+async fn labels_of_a_swarm_service() {
+    let labels = async |answer: &str| {
+        let labels = Daemon::with(&[answer]).api.service_labels("j9rhu6").await;
+        labels.map_or_else(|error| error.to_string(), |labels| format!("{labels:?}"))
+    };
+    let service = r#"{"ID":"j9rhu6","Spec":{"Name":"web","Labels":{"lb.weight":"3"}}}"#;
+    let worker =
+        answer("503 Service Unavailable", r#"{"message":"This node is not a swarm manager."}"#);
+    let gone = answer("404 Not Found", r#"{"message":"service j9rhu6 not found"}"#);
+    let leaderless = answer("500 Internal Server Error", r#"{"message":"no leader"}"#);
+    assert_eq!(labels(&ok(service)).await, r#"{"lb.weight": "3"}"#);
+    assert_eq!(labels(&worker).await, "{}");
+    assert_eq!(labels(&gone).await, "{}");
+    assert_eq!(labels(&leaderless).await, "Docker responded with status code 500: no leader");
+    // No id that could lead elsewhere is asked for.
+    let daemon = Daemon::with(&[]);
+    assert!(daemon.api.service_labels("../containers/json").await.expect("nothing").is_empty());
+}
+
+#[tokio::test]
 async fn containers_that_do_not_run() {
     let restarting = RUNNING.replace("4711", "0");
     let exited = RUNNING.replace("\"Running\":true", "\"Running\":false");

@@ -298,6 +298,7 @@ impl Inner {
             pid: run.pid,
             created_at_ms: 1,
             started_at_ms: run.started_at_ms,
+            ..Inspected::default()
         }))
     }
 }
@@ -339,6 +340,11 @@ impl Engine for World {
         self.delay().await;
         let mut world = self.lock();
         if world.faults.happens() { world.inspected(id) } else { early }
+    }
+
+    async fn service_labels(&self, _id: &str) -> Result<BTreeMap<String, String>, EngineError> {
+        self.misbehave().await?;
+        Ok(BTreeMap::new())
     }
 
     async fn internal_network(&self, bridge: &str) -> Result<Option<String>, EngineError> {
