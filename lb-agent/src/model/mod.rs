@@ -2,9 +2,11 @@
 //! display and order.
 
 mod claim;
+mod probe;
 mod service;
 
 pub use claim::{Claim, Claims, Refusal};
+pub use probe::{HttpProbe, Probe, ProbeKind, ProbePlace};
 pub use service::{
     Backend, BackendPath, BackendState, FrontendAddress, Protocol, Service, ServiceName, Snapshot,
 };
