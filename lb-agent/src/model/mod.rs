@@ -6,7 +6,7 @@ mod probe;
 mod service;
 
 pub use claim::{Claim, Claims, Refusal};
-pub use probe::{HttpProbe, Probe, ProbeKind, ProbePlace};
+pub use probe::{HttpProbe, Probe, ProbeKind, ProbePlace, ReportedHealth};
 pub use service::{
     Backend, BackendPath, BackendState, FrontendAddress, Protocol, Service, ServiceName, Snapshot,
 };

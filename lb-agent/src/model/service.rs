@@ -4,9 +4,12 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
+
+use super::{Probe, ReportedHealth};
 
 /// A transport protocol that can be balanced.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -100,6 +103,12 @@ pub struct Backend {
     /// Order in which instances of one place came: of several, the greatest holds the place.
     /// Milliseconds since the epoch for containers, 0 for static backends.
     pub started_at_ms: u64,
+    /// How its health is found out; `None`: it counts as healthy.
+    #[serde(default)]
+    pub probe: Option<Arc<Probe>>,
+    /// What its provider says of its health, for probes that rely on that.
+    #[serde(default)]
+    pub reported: Option<ReportedHealth>,
 }
 
 /// A named set of backends, served at one or more frontends.

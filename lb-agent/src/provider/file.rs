@@ -48,6 +48,8 @@ fn static_backend(backend: &StaticBackend) -> Backend {
         path: BackendPath::Routed,
         state: BackendState::Healthy,
         started_at_ms: 0,
+        probe: None,
+        reported: None,
     }
 }
 

@@ -252,6 +252,8 @@ pub(super) fn container(port: u16, id: u8) -> Claim {
             path: BackendPath::Local { ifindex: id.into() },
             state: BackendState::Healthy,
             started_at_ms: 1,
+            probe: None,
+            reported: None,
         }),
         ring_size: Some(1021),
         since_ms: 1,
