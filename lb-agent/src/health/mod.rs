@@ -10,6 +10,7 @@
 //! backend. A restarted agent begins with what the kernel holds, so that it takes nobody out.
 
 pub mod book;
+pub mod check;
 mod outcome;
 pub mod panic;
 mod run;

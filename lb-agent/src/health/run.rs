@@ -113,10 +113,10 @@ pub async fn run<C: Check>(check: Arc<C>, settings: Settings, channels: HealthCh
 }
 
 /// What came of a probe.
-struct Ended {
+pub(super) struct Ended {
     ticket: Ticket,
     key: TargetKey,
-    outcome: Outcome,
+    pub(super) outcome: Outcome,
     duration: Duration,
 }
 
@@ -143,7 +143,9 @@ impl<C: Check> Prober<C> {
         let changes = self.book.set_targets(targets, now_ms);
         let probed = targets.iter().filter(|target| target.probe.is_some()).count();
         self.stats.retain(probed, |key| self.book.contains(key));
-        changes.into_iter().for_each(|change| self.tell(change, now_ms));
+        for change in changes {
+            self.tell(change, now_ms);
+        }
     }
 
     fn observe(&mut self, observation: Observation) {
@@ -189,7 +191,7 @@ impl<C: Check> Prober<C> {
 }
 
 /// One probe, which takes no longer than it may, and ends whatever happens in it.
-async fn probe<C: Check>(check: Arc<C>, job: Job) -> Ended {
+pub(super) async fn probe<C: Check>(check: Arc<C>, job: Job) -> Ended {
     let (ticket, key, timeout_ms) = (job.ticket, job.target.key, job.probe.timeout_ms.max(1));
     let timeout = Duration::from_millis(u64::from(timeout_ms));
     let started = Instant::now();

@@ -97,32 +97,32 @@ impl Pace {
     }
 
     /// The first probe of a target that is known already: its own moment within an interval.
-    pub fn first(&self, target: TargetNumber, interval_ms: u64, now_ms: u64) -> u64 {
+    pub fn first(self, target: TargetNumber, interval_ms: u64, now_ms: u64) -> u64 {
         self.own_moment(target, interval_ms.max(PAUSE_MS), now_ms)
     }
 
     /// The next probe of a target whose state is settled: one interval after the previous one, at its
     /// own moment.
-    pub fn settled(&self, target: TargetNumber, interval_ms: u64, now_ms: u64) -> u64 {
+    pub fn settled(self, target: TargetNumber, interval_ms: u64, now_ms: u64) -> u64 {
         let interval_ms = interval_ms.max(PAUSE_MS);
         let due_ms = self.own_moment(target, interval_ms, now_ms + interval_ms / 2);
         due_ms + self.random(target, now_ms) % (interval_ms / JITTER_SHARE).max(1)
     }
 
     /// The next probe of a target whose state is in doubt: soon.
-    pub fn in_doubt(&self, target: TargetNumber, interval_ms: u64, now_ms: u64) -> u64 {
+    pub fn in_doubt(self, target: TargetNumber, interval_ms: u64, now_ms: u64) -> u64 {
         let pause_ms = (interval_ms / DOUBT_SHARE).max(PAUSE_MS);
         now_ms + pause_ms + self.random(target, now_ms) % (pause_ms / JITTER_SHARE).max(1)
     }
 
     /// The first moment from `from_ms` on that is the target's own.
-    fn own_moment(&self, target: TargetNumber, interval_ms: u64, from_ms: u64) -> u64 {
+    fn own_moment(self, target: TargetNumber, interval_ms: u64, from_ms: u64) -> u64 {
         let phase_ms = self.random(target, u64::MAX) % interval_ms;
         let passed_ms = (from_ms + interval_ms - phase_ms) % interval_ms;
         if passed_ms == 0 { from_ms } else { from_ms + interval_ms - passed_ms }
     }
 
-    fn random(&self, target: TargetNumber, salt: u64) -> u64 {
+    fn random(self, target: TargetNumber, salt: u64) -> u64 {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&target.to_le_bytes());
         bytes[8..].copy_from_slice(&salt.to_le_bytes());

@@ -28,7 +28,7 @@ use crate::{
 pub type Targets = Arc<Vec<Arc<Target>>>;
 
 /// What is known of the backends of the snapshot.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct HealthView {
     entries: HashMap<TargetKey, Entry>,
     targets: watch::Sender<Targets>,
@@ -54,18 +54,6 @@ pub struct PanicState {
     pub drafted: usize,
     /// Backends that are healthy or unhealthy.
     pub judged: usize,
-}
-
-impl Default for HealthView {
-    fn default() -> Self {
-        Self {
-            entries: HashMap::new(),
-            targets: watch::Sender::default(),
-            panics: BTreeMap::new(),
-            next_generation: 0,
-            round: 0,
-        }
-    }
 }
 
 impl HealthView {

@@ -5,9 +5,17 @@
 //! the namespace goes with it. Sockets that it opens belong to the namespace for life and are handed
 //! out; whoever keeps one keeps the namespace alive.
 
-use std::{fs::File, io, os::unix::fs::MetadataExt as _, thread};
+use std::{
+    fs::File,
+    io,
+    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
+    thread,
+};
 
-use nix::sched::{CloneFlags, setns};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::socket::{AddressFamily, SockFlag, SockType, socket},
+};
 
 use super::process::{Process, gone};
 
@@ -53,6 +61,14 @@ impl Namespace {
                 .join()
                 .unwrap_or_else(|_panic| Err(io::Error::other("the namespace thread panicked")))
         })
+    }
+
+    /// A TCP socket that belongs to the namespace, non-blocking and not connected yet: whoever
+    /// connects it, from wherever, does so as if inside.
+    pub fn tcp_socket(&self, is_v6: bool) -> io::Result<OwnedFd> {
+        let family = if is_v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        self.run(|| Ok(socket(family, SockType::Stream, flags, None)?))
     }
 
     /// The handle, for netlink attributes that name a namespace by descriptor.
