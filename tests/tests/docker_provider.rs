@@ -57,7 +57,12 @@ impl Provider {
         let thread = thread::spawn(move || {
             let run = || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                runtime.expect("a runtime").block_on(docker::run(settings, claims_of, sender));
+                runtime.expect("a runtime").block_on(docker::run(
+                    settings,
+                    docker::Runs::default(),
+                    claims_of,
+                    sender,
+                ));
             };
             namespace.enter(run).expect("the namespace of the node");
         });

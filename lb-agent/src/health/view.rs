@@ -5,6 +5,7 @@
 //! health found out so far becomes their state.
 
 use std::{
+    cell::OnceCell,
     collections::{
         BTreeMap, HashMap,
         hash_map::Entry::{Occupied, Vacant},
@@ -16,12 +17,14 @@ use tokio::sync::watch;
 
 use super::{
     panic::{Candidate, PANIC_PERCENT, panic},
+    stats::Stats,
     target::{Change, Standing, Target, TargetKey},
     tracker::Health,
 };
 use crate::{
+    api::types::ProbeView,
     model::{Backend, BackendState, Service, ServiceName, Snapshot},
-    plan::instance_hash,
+    plan::{KernelState, NameHash, instance_hash},
 };
 
 /// All targets, as the prober is told them.
@@ -32,6 +35,7 @@ pub type Targets = Arc<Vec<Arc<Target>>>;
 pub struct HealthView {
     entries: HashMap<TargetKey, Entry>,
     targets: watch::Sender<Targets>,
+    stats: Arc<Stats>,
     panics: BTreeMap<ServiceName, PanicState>,
     next_generation: u64,
     round: u64,
@@ -62,6 +66,27 @@ impl HealthView {
         self.targets.subscribe()
     }
 
+    /// Where the prober counts, and everybody else reads.
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+
+    /// What the probes of a backend came to, for people.
+    pub fn probe_view(&self, service: &ServiceName, backend: &Backend) -> Option<ProbeView> {
+        backend.probe.as_ref()?;
+        let stats = self.stats.of(instance_hash(service, backend)).unwrap_or_default();
+        let counted = stats.passed + stats.failed;
+        let sum_ms = stats.durations.sum.as_secs_f64() * 1000.0;
+        Some(ProbeView {
+            passed: stats.passed,
+            failed: stats.failed,
+            inconclusive: stats.inconclusive,
+            latest: stats.latest.into_owned(),
+            mean_ms: if counted == 0 { 0.0 } else { sum_ms / counted as f64 },
+            changes: stats.changes,
+        })
+    }
+
     /// Takes in what health found out. True: the snapshot has to be made anew.
     pub fn take(&mut self, changes: &[Change]) -> bool {
         let mut is_changed = false;
@@ -80,9 +105,15 @@ impl HealthView {
     }
 
     /// Gives the backends of a snapshot the states that are known of them, and tells health whom it
-    /// has to follow. `adopted` says what the kernel held of a backend when the agent came to know
-    /// it: state bits as in [`crate::plan::state_bits`].
-    pub fn apply(&mut self, snapshot: &mut Snapshot, adopted: impl Fn(TargetKey) -> Option<u8>) {
+    /// has to follow. A backend that nothing is known of yet begins as a predecessor of this agent
+    /// left it in the kernel.
+    pub fn apply(&mut self, snapshot: &mut Snapshot, kernel: &KernelState) {
+        // Few plans have new backends.
+        let held = OnceCell::new();
+        self.apply_to(snapshot, |key| held.get_or_init(|| states(kernel)).get(&key).copied());
+    }
+
+    fn apply_to(&mut self, snapshot: &mut Snapshot, adopted: impl Fn(TargetKey) -> Option<u8>) {
         self.round += 1;
         let mut is_changed = false;
         let mut targets = Vec::with_capacity(self.entries.len());
@@ -174,6 +205,17 @@ impl HealthView {
         }
         self.panics = panics;
     }
+}
+
+/// State bits of the backends in the kernel.
+fn states(kernel: &KernelState) -> HashMap<NameHash, u8> {
+    let mut states = HashMap::new();
+    for held in kernel.backends.values() {
+        // Of several numbers of one instance, the one that takes most is the one in use.
+        let state = states.entry(held.instance_hash).or_default();
+        *state = held.state.max(*state);
+    }
+    states
 }
 
 /// Gives the backends of a service their states; some of those that fail may have to serve.
@@ -280,7 +322,7 @@ mod tests {
     /// Applies, and returns the states of the snapshot and those that are shown.
     fn apply(view: &mut HealthView, backends: &[Backend], held: Option<u8>) -> String {
         let mut snapshot = snapshot(backends);
-        view.apply(&mut snapshot, |_| held);
+        view.apply_to(&mut snapshot, |_| held);
         let service = &snapshot.services[&name()];
         let states = service.backends.iter().map(|backend| {
             let shown = view.shown_state(&name(), backend);

@@ -1,7 +1,7 @@
 //! What the node and its containers look like to the kernel: processes, network namespaces, links,
 //! addresses, routes.
 //!
-//! It only reads; whatever changes links, filters or maps belongs to `datapath`. Only
+//! It only reads, apart from [`Process::kill`]; whatever changes links, filters or maps belongs to `datapath`. Only
 //! [`namespace`] enters network namespaces, on threads that end there. Nothing here is kept:
 //! sockets and namespace handles are closed before a function returns, because a namespace handle
 //! that is kept would keep the network of a dead container alive. All functions but

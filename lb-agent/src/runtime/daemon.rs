@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Event, Reconciler, Runtime, RuntimeChannels, Settings, routes, spawn};
+use super::{Event, Reconciler, Runtime, RuntimeChannels, Settings, health, routes, spawn};
 use crate::{
     api::{
         server::{Server, Source},
@@ -86,6 +86,10 @@ struct Daemon {
     events: mpsc::Sender<Event>,
     view: watch::Receiver<Arc<View>>,
     docker: Option<JoinHandle<()>>,
+    /// The containers that the Docker provider follows.
+    runs: docker::Runs,
+    /// Resolves when the prober has ended.
+    health: JoinHandle<()>,
     /// The balancers that the Docker provider resolves labels with.
     docker_balancers: Vec<Balancer>,
     server: JoinHandle<()>,
@@ -122,6 +126,8 @@ impl Daemon {
         let fronts = node.fronts().iter().filter_map(|front| front.ifindex).collect();
         let reconciler = Reconciler::adopt(node, settings, started)
             .context("cannot read what the kernel holds")?;
+        let runs = docker::Runs::default();
+        let health = health::start(reconciler.health(), &config.docker, runs.clone(), &events)?;
         let channels = RuntimeChannels { events: events_receiver, requests, view: view_sender };
         let kernel_thread = spawn(Runtime::new(reconciler, channels), stop.clone())
             .context("cannot start the kernel thread")?;
@@ -133,6 +139,8 @@ impl Daemon {
             events,
             view,
             docker: None,
+            runs,
+            health,
             docker_balancers: Vec::new(),
             server,
             kernel_thread,
@@ -161,6 +169,9 @@ impl Daemon {
                 () = ended(&mut self.docker) => {
                     break Err(anyhow::anyhow!("the Docker provider ended by itself; see above"));
                 }
+                _ = &mut self.health => {
+                    break Err(anyhow::anyhow!("the prober ended by itself; see above"));
+                }
                 _ = &mut self.server => {
                     break Err(anyhow::anyhow!("the API server ended by itself; see above"));
                 }
@@ -177,6 +188,7 @@ impl Daemon {
         if let Some(docker) = self.docker.take() {
             docker.abort();
         }
+        self.health.abort();
         self.stop.cancel();
         if is_orderly {
             let parts = async { (self.kernel_thread.await, self.server.await) };
@@ -218,8 +230,9 @@ impl Daemon {
         let claims_of = Arc::new(move |facts: &_| labels::claims(facts, &index));
         let (sender, receiver) = mpsc::channel(EVENTS_MAX);
         let forward = forward(receiver, self.events.clone());
+        let runs = self.runs.clone();
         self.docker = Some(tokio::spawn(async move {
-            tokio::join!(docker::run(settings, claims_of, sender), forward);
+            tokio::join!(docker::run(settings, runs, claims_of, sender), forward);
         }));
         self.docker_balancers = balancers;
         Ok(())
@@ -384,6 +397,8 @@ mod tests {
             events: sender,
             view: watch::channel(Arc::default()).1,
             docker: None,
+            runs: docker::Runs::default(),
+            health: tokio::spawn(std::future::pending()),
             docker_balancers: Vec::new(),
             server: tokio::spawn(std::future::pending()),
             kernel_thread,

@@ -66,6 +66,7 @@ fn backend_views() -> Vec<BackendView> {
         path: BackendPath::Local { ifindex: 40 + u32::from(replica) },
         weight: 100,
         state,
+        probe: None,
         share_percent,
         counters,
         source: format!("container `shop-redis-{replica}`, label `aliyun.lb.port_6379`"),

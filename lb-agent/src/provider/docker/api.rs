@@ -14,7 +14,8 @@ use bollard::{
     API_DEFAULT_VERSION, BollardRequest, ClientVersion, Docker,
     errors::Error,
     models::{
-        ContainerInspectResponse, ContainerSummary, EventMessage, EventMessageTypeEnum, Network,
+        ContainerInspectResponse, ContainerSummary, EventMessage, EventMessageTypeEnum,
+        HealthStatusEnum, Network,
     },
     query_parameters::EventsOptionsBuilder,
 };
@@ -29,7 +30,7 @@ use super::{
     engine::{Engine, EngineError, Event, Inspected, Summary},
     timestamp,
 };
-use crate::labels;
+use crate::{labels, model::ReportedHealth};
 
 /// Longest wait for one answer. A busy daemon takes a second; one that hangs takes for ever.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -40,8 +41,19 @@ const NETWORKS_KEPT: Duration = Duration::from_secs(1);
 /// Option of a bridge network that names its bridge.
 const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
 /// What can change a container's claims. Above all not `exec_*`: health checks are a flood of them.
-const ACTIONS: [&str; 8] =
-    ["start", "restart", "die", "rename", "update", "destroy", "connect", "disconnect"];
+const ACTIONS: [&str; 9] = [
+    "start",
+    "restart",
+    "die",
+    "rename",
+    "update",
+    "destroy",
+    "connect",
+    "disconnect",
+    HEALTH_STATUS,
+];
+/// The state comes behind a colon, and is looked at anew all the same.
+const HEALTH_STATUS: &str = "health_status";
 
 /// The daemon behind one Unix socket.
 pub(super) struct Api {
@@ -177,7 +189,7 @@ async fn within_raw<T>(answer: impl Future<Output = T>) -> Result<T, EngineError
 }
 
 /// For people: of a request that failed, only what made it fail.
-fn describe(error: &Error) -> String {
+pub(super) fn describe(error: &Error) -> String {
     let Error::HyperLegacyError { err } = error else { return error.to_string() };
     let mut cause: &dyn std::error::Error = err;
     while let Some(source) = cause.source() {
@@ -191,7 +203,8 @@ fn event_of(message: EventMessage) -> Option<Event> {
     let actor = message.actor?;
     let attributes: BTreeMap<_, _> = actor.attributes.unwrap_or_default().into_iter().collect();
     let action = message.action?;
-    if !ACTIONS.contains(&action.as_str()) {
+    let action = action.split_once(':').map_or(action.as_str(), |(action, _)| action);
+    if !ACTIONS.contains(&action) {
         return None;
     }
     let (container, labelled) = match message.typ? {
@@ -244,6 +257,7 @@ fn inspected_of(response: ContainerInspectResponse) -> Result<Option<Inspected>,
     let pid = u32::try_from(pid)
         .map_err(|_out_of_range| EngineError(format!("`State.Pid` {pid} is no process number")))?;
     let config = response.config.unwrap_or_default();
+    let health = state.health.and_then(|health| health.status);
     let id = response.id.unwrap_or_default();
     Ok(Some(Inspected {
         name: name_of(&response.name.into_iter().collect::<Vec<_>>(), &id),
@@ -252,7 +266,18 @@ fn inspected_of(response: ContainerInspectResponse) -> Result<Option<Inspected>,
         pid,
         created_at_ms: milliseconds("Created", response.created)?,
         started_at_ms: milliseconds("State.StartedAt", state.started_at)?,
+        health: health.and_then(reported_health),
     }))
+}
+
+/// `None`: the container has no HEALTHCHECK.
+fn reported_health(status: HealthStatusEnum) -> Option<ReportedHealth> {
+    match status {
+        HealthStatusEnum::STARTING => Some(ReportedHealth::Starting),
+        HealthStatusEnum::HEALTHY => Some(ReportedHealth::Healthy),
+        HealthStatusEnum::UNHEALTHY => Some(ReportedHealth::Unhealthy),
+        HealthStatusEnum::NONE | HealthStatusEnum::EMPTY => None,
+    }
 }
 
 fn milliseconds(key: &str, text: Option<String>) -> Result<u64, EngineError> {

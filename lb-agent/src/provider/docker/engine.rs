@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, future::Future};
 
 use futures_util::Stream;
 
+use crate::model::ReportedHealth;
+
 /// A container in a listing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Summary {
@@ -34,6 +36,8 @@ pub(super) struct Inspected {
     pub(super) created_at_ms: u64,
     /// When this run of it started.
     pub(super) started_at_ms: u64,
+    /// What its HEALTHCHECK says; `None`: it has none.
+    pub(super) health: Option<ReportedHealth>,
 }
 
 /// Something happened to a container.

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     labels::{ContainerFacts, aliyun, shown},
+    model::ReportedHealth,
     netlink::{ContainerNetwork, NetworkError},
 };
 
@@ -21,8 +22,8 @@ const REFUSAL_CONFIRMED_AFTER: Duration = Duration::from_millis(100);
 /// What was found.
 #[derive(Debug)]
 pub(super) enum Look<P> {
-    /// It runs, and can be served.
-    Running(ContainerFacts, Arc<P>),
+    /// It runs, and can be served; with what its HEALTHCHECK says.
+    Running(ContainerFacts, Option<ReportedHealth>, Arc<P>),
     /// It runs, and cannot be served.
     Refused(Refused, Arc<P>),
     /// Docker says that it does not run, or its process is gone.
@@ -72,7 +73,10 @@ pub(super) async fn look<E: Engine, H: Host>(engine: &E, host: &H, id: &str) -> 
     }
     match confirmed_network(host, &process).await {
         Ok(network) => match refused_network(engine, &network).await {
-            Ok(None) => Look::Running(facts(id, inspected, &network), process),
+            Ok(None) => {
+                let health = inspected.health;
+                Look::Running(facts(id, inspected, &network), health, process)
+            }
             Ok(Some(reason)) => Look::Refused(refused(inspected, reason), process),
             Err(error) => Look::Failed(error.to_string()),
         },

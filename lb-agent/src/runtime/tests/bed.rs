@@ -23,6 +23,7 @@ use crate::{
         server::ViewRequest,
         types::{BackendCountersView, FrontView, View},
     },
+    health::Targets,
     model::{
         Backend, BackendPath, BackendState, Claim, Claims, FrontendAddress, Protocol, ServiceName,
     },
@@ -126,6 +127,8 @@ impl Node for FakeNode {
 pub(super) struct Bed {
     node: FakeNode,
     pub(super) events: mpsc::Sender<Event>,
+    /// What health would have to probe.
+    pub(super) targets: watch::Receiver<Targets>,
     requests: mpsc::Sender<ViewRequest>,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -142,13 +145,14 @@ impl Bed {
         };
         let reconciler =
             Reconciler::adopt(node.clone(), settings, Instant::now()).expect("readable");
+        let targets = reconciler.health().targets();
         let (events, receiver) = mpsc::channel(1024);
         let (requests, requests_receiver) = mpsc::channel(1);
         let (view, _) = watch::channel(Arc::default());
         let channels = RuntimeChannels { events: receiver, requests: requests_receiver, view };
         let stop = CancellationToken::new();
         let task = tokio::spawn(Runtime::new(reconciler, channels).run(stop.clone()));
-        Self { node, events, requests, stop, task }
+        Self { node, events, targets, requests, stop, task }
     }
 
     pub(super) fn node(&self) -> MutexGuard<'_, NodeState> {

@@ -298,6 +298,7 @@ impl Inner {
             pid: run.pid,
             created_at_ms: 1,
             started_at_ms: run.started_at_ms,
+            health: None,
         }))
     }
 }
@@ -371,6 +372,11 @@ impl Host for World {
         self.delay().await;
         found
     }
+
+    // Nobody looks inside these containers.
+    fn begins(&self, _instance: &str, _process: &Arc<FakeProcess>) {}
+
+    fn ends(&self, _instance: &str) {}
 }
 
 impl World {
