@@ -18,6 +18,9 @@ use super::{
     view::Targets,
 };
 
+/// A timeout that is noticed later than this says nothing about the backend.
+const LATENESS_MAX: Duration = Duration::from_millis(250);
+
 /// Makes probes: the one thing to implement for another kind of them.
 pub trait Check: Send + Sync + 'static {
     /// Probes once. It is given up when the probe's timeout has passed.
@@ -199,6 +202,10 @@ pub(super) async fn probe<C: Check>(check: Arc<C>, job: Job) -> Ended {
     let guarded = AssertUnwindSafe(tokio::time::timeout(timeout, check.check(&job))).catch_unwind();
     let outcome = match guarded.await {
         Ok(Ok(outcome)) => outcome,
+        // The timer itself was late: it is this node that has no time.
+        Ok(Err(_elapsed)) if started.elapsed() > timeout + LATENESS_MAX => {
+            Outcome::Inconclusive("the node is too busy to probe in time".to_owned())
+        }
         Ok(Err(_elapsed)) => {
             Outcome::failed(FailureKind::Late, format!("no answer within {timeout_ms} ms"))
         }

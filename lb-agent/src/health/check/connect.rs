@@ -15,16 +15,17 @@ use super::{super::book::Job, Containers};
 use crate::{
     health::outcome::{Failure, FailureKind, Outcome, describe},
     model::ProbePlace,
-    netlink::{Namespace, Process},
+    netlink::{Process, SocketWorker},
 };
 
 pub(super) struct Connector {
     containers: Arc<dyn Containers>,
+    sockets: SocketWorker,
 }
 
 impl Connector {
     pub(super) fn new(containers: Arc<dyn Containers>) -> Self {
-        Self { containers }
+        Self { containers, sockets: SocketWorker::default() }
     }
 
     /// Connects to a port of a target; without one, to that of the traffic.
@@ -36,7 +37,7 @@ impl Connector {
             ProbePlace::Auto | ProbePlace::Container => self.containers.process(&target.instance),
         };
         match (job.probe.place, process) {
-            (ProbePlace::Container, Some(process)) => from_inside(&process, address).await,
+            (ProbePlace::Container, Some(process)) => self.reach_inside(&process, address).await,
             (ProbePlace::Container, None) if target.instance.is_empty() => {
                 let text = "it is no container that could be probed from inside; probe it from the \
                             node";
@@ -46,19 +47,49 @@ impl Connector {
                 let text = "its container is not known well enough to be probed from inside";
                 Err(Outcome::Inconclusive(text.to_owned()))
             }
-            (ProbePlace::Node, _) | (ProbePlace::Auto, None) => from_node(address).await,
+            (ProbePlace::Node, _) | (ProbePlace::Auto, None) => reach_from_node(address).await,
             (ProbePlace::Auto, Some(process)) => {
-                let failure = match from_node(address).await {
+                let failure = match reach_from_node(address).await {
                     Ok(connection) => return Ok(connection),
                     Err(failure) => failure,
                 };
                 if is_worth_a_look_inside(&failure, address.port() == target.address.port()) {
-                    from_inside(&process, address).await
+                    self.reach_inside(&process, address).await
                 } else {
                     Err(failure)
                 }
             }
         }
+    }
+
+    /// To the container's own address, which everything but a listener on loopback answers at; then
+    /// to its loopback.
+    async fn reach_inside(
+        &self,
+        process: &Arc<Process>,
+        address: SocketAddr,
+    ) -> Result<TcpStream, Outcome> {
+        let loopback: IpAddr = match address {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        };
+        let mut outcome = Outcome::Inconclusive(String::new());
+        for address in [address, SocketAddr::new(loopback, address.port())] {
+            let made = self.sockets.tcp_socket(Arc::clone(process), address.is_ipv6()).await;
+            let socket = made.map(|socket| TcpSocket::from_std_stream(StdTcpStream::from(socket)));
+            let socket = socket.map_err(|error| {
+                let text = format!("cannot look inside the container: {}", describe(&error));
+                Outcome::Inconclusive(text)
+            })?;
+            outcome = match connect(Ok(socket), address).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => Outcome::of_connect_error(&error),
+            };
+            if !outcome.is_refused() {
+                break;
+            }
+        }
+        Err(outcome)
     }
 }
 
@@ -73,40 +104,9 @@ fn is_worth_a_look_inside(outcome: &Outcome, is_port_of_traffic: bool) -> bool {
     }
 }
 
-async fn from_node(address: SocketAddr) -> Result<TcpStream, Outcome> {
+async fn reach_from_node(address: SocketAddr) -> Result<TcpStream, Outcome> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
     connect(socket, address).await.map_err(|error| Outcome::of_connect_error(&error))
-}
-
-/// To the container's own address, which everything but a listener on loopback answers at; then to
-/// its loopback.
-async fn from_inside(process: &Arc<Process>, address: SocketAddr) -> Result<TcpStream, Outcome> {
-    let loopback: IpAddr = match address {
-        SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-        SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-    };
-    let mut outcome = Outcome::Inconclusive(String::new());
-    for address in [address, SocketAddr::new(loopback, address.port())] {
-        let socket = socket_inside(process, address.is_ipv6()).await.map_err(|error| {
-            let text = format!("cannot look inside the container: {}", describe(&error));
-            Outcome::Inconclusive(text)
-        })?;
-        outcome = match connect(Ok(socket), address).await {
-            Ok(connection) => return Ok(connection),
-            Err(error) => Outcome::of_connect_error(&error),
-        };
-        if !outcome.is_refused() {
-            break;
-        }
-    }
-    Err(outcome)
-}
-
-async fn socket_inside(process: &Arc<Process>, is_v6: bool) -> io::Result<TcpSocket> {
-    let process = Arc::clone(process);
-    let made = tokio::task::spawn_blocking(move || Namespace::of(&process)?.tcp_socket(is_v6));
-    let socket = made.await.map_err(io::Error::other)??;
-    Ok(TcpSocket::from_std_stream(StdTcpStream::from(socket)))
 }
 
 async fn connect(socket: io::Result<TcpSocket>, address: SocketAddr) -> io::Result<TcpStream> {

@@ -146,3 +146,65 @@ fn ranges(ranges: &[RangeInclusive<u16>]) -> String {
     };
     ranges.iter().map(range).collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    /// What a server could send: an answer with pieces replaced, or anything.
+    fn bytes() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop_oneof![
+            Just(b"HTTP/1.1 200 OK\r\n".to_vec()),
+            Just(b"HTTP/1.1 100 Continue\r\n\r\n".to_vec()),
+            Just(b"Transfer-Encoding: chunked\r\n".to_vec()),
+            Just(b"Content-Length: 18446744073709551615\r\n".to_vec()),
+            Just(b"Connection: upgrade\r\nUpgrade: x\r\n".to_vec()),
+            Just(b"\r\n".to_vec()),
+            Just(b"ffffffffffffffff\r\n".to_vec()),
+            Just(b"5\r\nhello\r\n".to_vec()),
+            Just(b"all is well".to_vec()),
+            prop::collection::vec(any::<u8>(), 0..40),
+        ];
+        prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_server_sends_is_judged_and_ends(
+            bytes in bytes(),
+            expect_body in prop_oneof![Just(None), Just(Some("all is well".to_owned()))],
+        ) {
+            let http = HttpProbe { expect_body, ..HttpProbe::default() };
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .start_paused(true)
+                .build()
+                .expect("a runtime");
+            let outcome = runtime.block_on(async {
+                let (ours, mut theirs) = duplex(1024);
+                let request = Request::builder().body(Empty::new()).expect("a request");
+                let server = async {
+                    let mut request = [0; 1024];
+                    let _read = theirs.read(&mut request).await;
+                    let _sent = theirs.write_all(&bytes).await;
+                    drop(theirs);
+                };
+                let probe = tokio::time::timeout(
+                    Duration::from_secs(1), exchange(&http, request, ours));
+                tokio::join!(probe, server).0
+            });
+            let outcome = outcome.expect("an end of the connection is an end of the probe");
+            // Who has not sent an answer has not passed.
+            let text = String::from_utf8_lossy(&bytes);
+            if matches!(outcome, Outcome::Passed(_)) {
+                prop_assert!(text.contains("HTTP/1.1 200 OK"));
+                prop_assert!(http.expect_body.is_none_or(|body| text.contains(&body)));
+            }
+        }
+    }
+}

@@ -170,6 +170,44 @@ async fn a_probe_that_breaks_says_nothing_and_is_made_again() {
     assert!(bed.stats.of([1, 1]).expect("it was probed").inconclusive > 0);
 }
 
+/// Keeps the thread for itself, and never answers.
+struct Hog;
+
+impl Check for Hog {
+    async fn check(&self, _job: &Job) -> Outcome {
+        std::thread::sleep(Duration::from_millis(50) + 2 * LATENESS_MAX);
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn who_is_probed_by_a_busy_node_has_not_failed() {
+    let probe = Probe {
+        kind: ProbeKind::Tcp { port: None },
+        interval_ms: 1000,
+        timeout_ms: 50,
+        initial_delay_ms: 0,
+        rise: 1,
+        fall: 1,
+        place: ProbePlace::Auto,
+    };
+    let target = Target {
+        key: [1, 1],
+        generation: 1,
+        display_name: String::new(),
+        address: "10.0.0.1:80".parse().expect("an address"),
+        instance: String::new(),
+        probe: Some(Arc::new(probe)),
+        reported: None,
+        assumed: Health::Starting,
+    };
+    let mut book = Book::new(1, 1);
+    book.set_targets(&[Arc::new(target)], 0);
+    let job = book.next_job(0).expect("it is due");
+    let outcome = super::probe(Arc::new(Hog), job).await.outcome;
+    assert_eq!(outcome, Outcome::Inconclusive("the node is too busy to probe in time".to_owned()));
+}
+
 #[tokio::test(start_paused = true)]
 async fn ten_thousand_probes_are_made_in_their_time() {
     let bed = Bed::new(IN_FLIGHT_MAX);
