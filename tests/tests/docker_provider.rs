@@ -10,8 +10,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use lb_agent::{
-    config::Balancer,
-    labels::{self, BalancerIndex},
+    config::{Balancer, LabelsConfig},
+    labels::Reader,
     model::{Backend, BackendPath, Refusal, ReportedHealth},
     netlink,
     provider::{ProviderEvent, docker},
@@ -50,8 +50,8 @@ impl Provider {
         let settings = docker::Settings::new(&endpoint, RESYNC)?;
         let vip = [192, 0, 2, 10].into();
         let balancer = Balancer { name: BALANCER.to_owned(), id: None, vip };
-        let index = BalancerIndex::new(&[balancer]);
-        let claims_of: docker::ClaimsOf = Arc::new(move |facts| labels::claims(facts, &index));
+        let labels = LabelsConfig { balancers: vec![balancer], ..LabelsConfig::default() };
+        let claims_of: docker::ClaimsOf = Arc::new(Reader::new(&labels));
         let (sender, events) = mpsc::channel(16);
         let namespace = node.namespace().borrowed();
         let thread = thread::spawn(move || {

@@ -9,7 +9,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 use super::types::{
     BackendCountsView, BackendView, DropView, FrontView, ProviderState, ProviderView, RefusalView,
-    RefusedBy, ServiceView, ServingState, StatusView, VipView,
+    RefusedBy, ServiceDetail, ServiceView, ServingState, StatusView, VipView,
 };
 use crate::model::FrontendAddress;
 
@@ -20,7 +20,8 @@ const FRONTENDS_SHOWN_MAX: usize = 2;
 #[must_use]
 pub fn vips(vips: &[VipView]) -> String {
     let rows = vips.iter().flat_map(|vip| {
-        let balancers = or_dash(vip.balancers.join(","));
+        let names = vip.balancers.iter().chain(&vip.names).map(String::as_str);
+        let balancers = or_dash(names.collect::<Vec<_>>().join(","));
         let idle = vip.frontends.is_empty().then(|| {
             [vip.vip.to_string(), balancers.clone(), dash(), dash(), vip.state.to_string()]
         });
@@ -52,6 +53,41 @@ pub fn services(services: &[ServiceView]) -> String {
         ]
     });
     render(["SERVICE", "FRONTENDS", "RING", "HEALTHY", "STATE", "SOURCE"], &[2, 3], rows)
+}
+
+/// `lbctl service show`: every value with its origin.
+#[must_use]
+pub fn service(detail: &ServiceDetail) -> String {
+    let service = &detail.service;
+    let at = service.frontends.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let ring = service.ring_size.map_or_else(|| "no ring".to_owned(), |it| format!("ring {it}"));
+    let head = format!(
+        "{} at {}\n{}, {} healthy, {ring}, from {}\n",
+        printable(&service.name.0),
+        or_dash(at),
+        service.state,
+        healthy_of_all(&service.backends),
+        or_dash(service.source.clone()),
+    );
+    let settings = detail
+        .settings
+        .iter()
+        .map(|setting| [setting.name.clone(), setting.value.clone(), setting.origin.to_string()]);
+    let members = detail.members.iter().map(|backend| {
+        [
+            backend.display_name.clone(),
+            backend.address.to_string(),
+            backend.state.to_string(),
+            backend.weight.to_string(),
+            backend.weight_origin.to_string(),
+            backend.source.clone(),
+        ]
+    });
+    let settings = render(["SETTING", "VALUE", "ORIGIN"], &[], settings);
+    let headers = ["BACKEND", "ADDRESS", "STATE", "WEIGHT", "ORIGIN", "ASKED FOR BY"];
+    let members = render_unless_empty(headers, &[3], members);
+    let sections = [head, settings, members].into_iter().filter(|section| !section.is_empty());
+    sections.collect::<Vec<_>>().join("\n")
 }
 
 /// `lbctl backend list`; of one service only when `is_one_service`.

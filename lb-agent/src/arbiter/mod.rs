@@ -6,19 +6,23 @@
 //! another's claim, but for the config file: what stands there is meant. Claims of one service are
 //! joined.
 
+mod policy;
+mod pool;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    mem,
     net::IpAddr,
+    sync::Arc,
 };
 
 use lb_common::abi;
 
 use crate::{
     maglev::MEMBERS_MAX,
-    model::{Backend, Claim, FrontendAddress, Refusal, Service, ServiceName, Snapshot},
+    model::{Backend, Claim, FrontendAddress, Policy, Refusal, Service, ServiceName, Snapshot},
     plan::{NameHash, service_hash},
 };
 
@@ -65,14 +69,16 @@ pub fn arbitrate(claims: Vec<Claim>, incumbents: &Incumbents) -> (Snapshot, Vec<
 
 /// [`arbitrate`] with other limits.
 pub fn arbitrate_within(
-    claims: Vec<Claim>,
+    mut claims: Vec<Claim>,
     incumbents: &Incumbents,
     limits: Limits,
 ) -> (Snapshot, Vec<Refusal>) {
     let mut refusals = BTreeSet::new();
+    let names = pool::assign(&mut claims, incumbents, &mut refusals);
     let granted = resolve_conflicts(claims, incumbents, &mut refusals);
     let services = join(granted, &mut refusals);
-    let snapshot = fit(services, limits, &mut refusals);
+    let mut snapshot = fit(services, limits, &mut refusals);
+    snapshot.names = names;
     (snapshot, refusals.into_iter().collect())
 }
 
@@ -163,6 +169,9 @@ struct Joined {
     service: Service,
     /// Backends by place and instance, each with the source of its claim.
     backends: BTreeMap<(String, String), (Backend, String)>,
+    /// Those of them that want the new flows for themselves.
+    exclusive: BTreeSet<(String, String)>,
+    wished: policy::Wished,
     /// Age of its oldest claim.
     since_ms: u64,
 }
@@ -177,15 +186,20 @@ fn join(mut claims: Vec<Claim>, refusals: &mut BTreeSet<Refusal>) -> BTreeMap<Se
                 name: claim.service.clone(),
                 frontends: BTreeSet::new(),
                 backends: Vec::new(),
-                ring_size: None,
+                policy: Arc::default(),
             },
             backends: BTreeMap::new(),
+            exclusive: BTreeSet::new(),
+            wished: policy::Wished::default(),
             since_ms: claim.since_ms,
         });
         joined.since_ms = joined.since_ms.min(claim.since_ms);
         joined.service.frontends.insert(claim.frontend);
-        joined.service.ring_size = joined.service.ring_size.max(claim.ring_size);
+        joined.wished.hear(claim.since_ms, &claim.wishes);
         let Some(backend) = claim.backend else { continue };
+        if claim.wishes.exclusive.as_ref().is_some_and(|exclusive| exclusive.value) {
+            joined.exclusive.insert((backend.place.clone(), backend.instance.clone()));
+        }
         match joined.backends.entry((backend.place.clone(), backend.instance.clone())) {
             Entry::Vacant(entry) => {
                 entry.insert((backend, claim.source));
@@ -203,7 +217,26 @@ fn join(mut claims: Vec<Claim>, refusals: &mut BTreeSet<Refusal>) -> BTreeMap<Se
             }
         }
     }
+    for joined in services.values_mut() {
+        joined.settle(refusals);
+    }
     services
+}
+
+impl Joined {
+    /// What follows from all claims together.
+    fn settle(&mut self, refusals: &mut BTreeSet<Refusal>) {
+        let (policy, told) = mem::take(&mut self.wished).agree(&self.service.name);
+        refusals.extend(told);
+        if policy != Policy::default() {
+            self.service.policy = Arc::new(policy);
+        }
+        let exclusive = &self.exclusive;
+        let backends = self.backends.iter_mut();
+        policy::yield_to_exclusive(
+            backends.map(|(key, (backend, _))| (backend, exclusive.contains(key))),
+        );
+    }
 }
 
 /// An order in which no two different claims are equal.
@@ -213,7 +246,7 @@ fn rank(claim: &Claim) -> impl Ord + '_ {
         let policy = (backend.weight, backend.state, backend.started_at_ms);
         (name, backend.address, backend.path, policy)
     });
-    (claim.since_ms, &claim.service, claim.frontend, &claim.source, backend, claim.ring_size)
+    (claim.since_ms, &claim.service, claim.frontend, &claim.source, backend)
 }
 
 /// As many services, frontends and backends as there is room for, the oldest first, so that a new

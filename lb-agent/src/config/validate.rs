@@ -6,14 +6,15 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     ops::Range,
     path::PathBuf,
+    sync::Arc,
 };
 
 use lb_common::abi;
 use toml::Spanned;
 
 use super::{
-    ApiConfig, Balancer, Config, ConfigError, DockerConfig, Problem, StaticBackend, StaticService,
-    TablesConfig, TcConfig, XdpConfig,
+    ApiConfig, Balancer, Config, ConfigError, DockerConfig, LabelsConfig, Problem, StaticBackend,
+    StaticService, TablesConfig, TcConfig, XdpConfig,
     address::{parse_backend, parse_frontend, usable_address},
     error::Lines,
     raw,
@@ -58,26 +59,36 @@ pub(super) fn parse(text: &str, file_name: &str) -> Result<Config, ConfigError> 
 
 /// Collects problems; a value with a problem is replaced by something harmless, since the whole
 /// config is refused in the end.
-struct Checker<'a> {
+pub(super) struct Checker<'a> {
     lines: Lines<'a>,
     problems: Vec<Problem>,
 }
 
 impl Checker<'_> {
-    fn problem(&mut self, span: Range<usize>, message: String) {
+    pub(super) fn problem(&mut self, span: Range<usize>, message: String) {
         let position = Some(self.lines.position(span.start));
         self.problems.push(Problem { position, message });
     }
 
-    fn line(&self, span: &Range<usize>) -> usize {
+    pub(super) fn line(&self, span: &Range<usize>) -> usize {
         self.lines.position(span.start).line
     }
 
     fn config(&mut self, file: raw::File, file_name: &str) -> Config {
         let defaults = Config::default();
         let state_path = self.path(file.state_path, "state_path", defaults.state_path);
-        let balancers = self.balancers(file.balancer);
-        let services = self.services(file.service, &balancers);
+        let policy = self.policy(file.defaults, &format!("[defaults] in {file_name}"));
+        let labels = LabelsConfig {
+            balancers: self.balancers(file.balancer),
+            vips: self.label_vips(&file.label_vips),
+            routing_pool: file.routing_pool.as_ref().and_then(|pool| self.routing_pool(pool)),
+            registrations: self.registrations(file.registrator),
+            defaults: Arc::new(policy),
+        };
+        if let Some(pool) = &file.routing_pool {
+            self.pool_is_free(pool, &labels);
+        }
+        let services = self.services(file.service, &labels, file_name);
         Config {
             file_name: file_name.to_owned(),
             front: self.front(file.front),
@@ -88,7 +99,7 @@ impl Checker<'_> {
             api: self.api(file.api, state_path.join("api.sock"), defaults.api.group),
             docker: self.docker(file.docker),
             tables: self.tables(file.tables),
-            balancers,
+            labels,
             services,
             state_path,
         }
@@ -215,7 +226,7 @@ impl Checker<'_> {
         }
     }
 
-    fn number(
+    pub(super) fn number(
         &mut self,
         value: Option<Spanned<i64>>,
         key: &str,
@@ -241,7 +252,7 @@ impl Checker<'_> {
     }
 
     /// Names go into messages, tables and labels: no spaces, nothing unprintable.
-    fn name(&mut self, name: Spanned<String>, key: &str) -> String {
+    pub(super) fn name(&mut self, name: Spanned<String>, key: &str) -> String {
         let text = name.get_ref();
         let is_name = !text.is_empty()
             && text.chars().count() <= NAME_CHARS_MAX
@@ -315,23 +326,28 @@ impl Checker<'_> {
         self.accept(checked, vip.span())
     }
 
-    fn accept<T>(&mut self, checked: Result<T, String>, span: Range<usize>) -> Option<T> {
+    pub(super) fn accept<T>(
+        &mut self,
+        checked: Result<T, String>,
+        span: Range<usize>,
+    ) -> Option<T> {
         checked.map_err(|message| self.problem(span, message)).ok()
     }
 
     fn services(
         &mut self,
         services: Vec<raw::Service>,
-        balancers: &[Balancer],
+        labels: &LabelsConfig,
+        file_name: &str,
     ) -> Vec<StaticService> {
         let mut lines = BTreeMap::new();
         let mut owners = BTreeMap::new();
-        let mut vips: Vec<IpAddr> = balancers.iter().map(|balancer| balancer.vip).collect();
+        let mut vips: Vec<IpAddr> = labels.vips().collect();
         let mut backends: usize = 0;
         let mut checked = Vec::new();
         // Backends are compared with every VIP of the file, also with those of later services.
         let mut addresses = Vec::new();
-        for (index, service) in services.into_iter().enumerate() {
+        for (index, mut service) in services.into_iter().enumerate() {
             let span = service.name.span();
             let line = self.line(&span);
             if let Some(first) = lines.insert(service.name.get_ref().clone(), line) {
@@ -345,11 +361,15 @@ impl Checker<'_> {
             self.limits(index, &service, backends);
             let frontends = self.frontends(&service.frontends, line, &mut owners);
             vips.extend(frontends.iter().map(|frontend| frontend.vip));
+            let object =
+                format!("service `{}` in {file_name}, line {line}", service.name.get_ref());
+            let mut wishes = self.policy(service.take_policy(), &object);
+            wishes.or(&labels.defaults);
             let static_backends = self.backends(service.backend, &mut addresses);
             checked.push(StaticService {
                 name: self.name(service.name, "name"),
                 frontends,
-                ring_size: service.ring_size.and_then(|size| self.ring_size(&size)),
+                wishes: Arc::new(wishes),
                 backends: static_backends,
                 line,
             });
@@ -419,20 +439,6 @@ impl Checker<'_> {
         frontends
     }
 
-    fn ring_size(&mut self, size: &Spanned<i64>) -> Option<u32> {
-        let known = u32::try_from(*size.get_ref()).ok().filter(|it| abi::RING_SIZES.contains(it));
-        if known.is_none() {
-            let sizes: Vec<String> = abi::RING_SIZES.iter().map(u32::to_string).collect();
-            let message = format!(
-                "`ring_size` is {}; it must be one of {}",
-                size.get_ref(),
-                sizes.join(", ")
-            );
-            self.problem(size.span(), message);
-        }
-        known
-    }
-
     fn backends(
         &mut self,
         backends: Vec<raw::Backend>,
@@ -443,7 +449,10 @@ impl Checker<'_> {
         for backend in backends {
             let span = backend.address.span();
             let parsed = parse_backend(backend.address.get_ref());
-            let weight = self.number(backend.weight, "weight", 0..=u32::from(u16::MAX), 100);
+            let weight = backend.weight.map(|weight| {
+                let weight = self.number(Some(weight), "weight", 0..=u32::from(u16::MAX), 0);
+                u16::try_from(weight).unwrap_or(u16::MAX)
+            });
             let Some(address) = self.accept(parsed, span.clone()) else { continue };
             if let Some(first) = lines.insert(address, self.line(&span)) {
                 let message = format!(
@@ -452,8 +461,7 @@ impl Checker<'_> {
                 self.problem(span.clone(), message);
             }
             addresses.push((address.ip(), span));
-            checked
-                .push(StaticBackend { address, weight: u16::try_from(weight).unwrap_or(u16::MAX) });
+            checked.push(StaticBackend { address, weight });
         }
         checked
     }

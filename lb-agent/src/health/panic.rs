@@ -6,14 +6,11 @@
 //! the gone, the draining and the disabled, those that have never passed (nothing says that they ever
 //! worked), and those that refuse connections at their port (nobody would answer).
 //!
-//! The threshold is low on purpose. Fleets of hundreds, where the rest would be overwhelmed, choose
+//! The usual threshold of 10 % (up to ten backends: none is healthy) is low on purpose. Fleets of hundreds, where the rest would be overwhelmed, choose
 //! 50 %; services of a few containers would then, with one of three healthy, send two thirds of their
 //! clients into errors.
 
 use super::tracker::Health;
-
-/// Fewer healthy backends than this many percent are a panic. Up to ten backends that is: none.
-pub const PANIC_PERCENT: u8 = 10;
 
 /// A backend that wants traffic: neither draining nor disabled, and of some weight.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,11 +35,11 @@ pub struct Panic {
 }
 
 /// Whether a service with these backends is in panic, and who is used then. `percent` 0: never.
-pub fn panic(candidates: &[Candidate], percent: u8) -> Option<Panic> {
+pub fn panic(candidates: &[Candidate], percent: u32) -> Option<Panic> {
     let count = |health| candidates.iter().filter(|it| it.health == health).count();
     let healthy = count(Health::Healthy);
     let judged = healthy + count(Health::Unhealthy);
-    if healthy * 100 >= judged * usize::from(percent) {
+    if healthy as u64 * 100 >= judged as u64 * u64::from(percent) {
         return None;
     }
     let is_drafted =
@@ -59,7 +56,7 @@ mod tests {
     /// `H` healthy, `u` fails, `r` fails by refusing, `n` fails and never passed, `s` starting.
     /// Expected: the backends that take new flows.
     #[track_caller]
-    fn check(backends: &str, percent: u8, expected: &str) {
+    fn check(backends: &str, percent: u32, expected: &str) {
         let candidates: Vec<Candidate> = backends
             .chars()
             .map(|letter| Candidate {

@@ -58,22 +58,28 @@ pub struct Change {
 
 impl Target {
     /// A backend of a service.
-    pub fn new(service: &ServiceName, backend: &Backend, generation: u64, assumed: Health) -> Self {
+    pub fn new(
+        service: &ServiceName,
+        backend: &Backend,
+        probe: Option<&Arc<Probe>>,
+        generation: u64,
+        assumed: Health,
+    ) -> Self {
         Self {
             key: instance_hash(service, backend),
             generation,
             display_name: format!("{service}: `{}`", backend.display_name),
             address: backend.address,
             instance: backend.instance.clone(),
-            probe: backend.probe.clone(),
+            probe: probe.map(Arc::clone),
             reported: backend.reported,
-            assumed: if backend.probe.is_some() { assumed } else { Health::Healthy },
+            assumed: if probe.is_some() { assumed } else { Health::Healthy },
         }
     }
 
     /// Whether this is still what there is to know of its backend.
-    pub fn is_of(&self, backend: &Backend) -> bool {
-        self.probe == backend.probe && self.reported == backend.reported
+    pub fn is_of(&self, backend: &Backend, probe: Option<&Arc<Probe>>) -> bool {
+        self.probe.as_ref() == probe && self.reported == backend.reported
     }
 
     /// Whether its health is what its provider reports.

@@ -16,14 +16,14 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    panic::{Candidate, PANIC_PERCENT, panic},
+    panic::{Candidate, panic},
     stats::Stats,
     target::{Change, Standing, Target, TargetKey},
     tracker::Health,
 };
 use crate::{
     api::types::ProbeView,
-    model::{Backend, BackendState, Service, ServiceName, Snapshot},
+    model::{Backend, BackendState, InitialState, Probe, Service, ServiceName, Snapshot},
     plan::{KernelState, NameHash, instance_hash},
 };
 
@@ -73,8 +73,9 @@ impl HealthView {
 
     /// What the probes of a backend came to, for people.
     pub fn probe_view(&self, service: &ServiceName, backend: &Backend) -> Option<ProbeView> {
-        backend.probe.as_ref()?;
-        let stats = self.stats.of(instance_hash(service, backend)).unwrap_or_default();
+        let key = instance_hash(service, backend);
+        self.entries.get(&key)?.target.probe.as_ref()?;
+        let stats = self.stats.of(key).unwrap_or_default();
         let counted = stats.passed + stats.failed;
         let sum_ms = stats.durations.sum.as_secs_f64() * 1000.0;
         Some(ProbeView {
@@ -119,6 +120,7 @@ impl HealthView {
         let mut targets = Vec::with_capacity(self.entries.len());
         let mut panics = BTreeMap::new();
         for service in snapshot.services.values_mut() {
+            let probe = service.policy.probe().map(Arc::new);
             let mut standings = Vec::with_capacity(service.backends.len());
             for backend in &service.backends {
                 // Who is taken out by an operator is left alone.
@@ -126,7 +128,7 @@ impl HealthView {
                     standings.push(None);
                     continue;
                 }
-                let (entry, is_new) = self.follow(&service.name, backend, &adopted);
+                let (entry, is_new) = self.follow(service, backend, probe.as_ref(), &adopted);
                 targets.push(Arc::clone(&entry.target));
                 standings.push(Some(entry.standing));
                 is_changed |= is_new;
@@ -147,25 +149,30 @@ impl HealthView {
     /// The entry of a backend, and whether health has to be told of it.
     fn follow(
         &mut self,
-        service: &ServiceName,
+        service: &Service,
         backend: &Backend,
+        probe: Option<&Arc<Probe>>,
         adopted: impl Fn(TargetKey) -> Option<u8>,
     ) -> (&Entry, bool) {
-        let key = instance_hash(service, backend);
+        let name = &service.name;
+        let key = instance_hash(name, backend);
         let (entry, is_new) = match self.entries.entry(key) {
-            Occupied(entry) if entry.get().target.is_of(backend) => (entry.into_mut(), false),
+            Occupied(entry) if entry.get().target.is_of(backend, probe) => {
+                (entry.into_mut(), false)
+            }
             Occupied(entry) => {
                 let entry = entry.into_mut();
                 let generation = entry.target.generation;
                 let health = entry.standing.health;
-                entry.target = Arc::new(Target::new(service, backend, generation, health));
+                entry.target = Arc::new(Target::new(name, backend, probe, generation, health));
                 (entry, true)
             }
             Vacant(entry) => {
                 let generation = self.next_generation;
                 self.next_generation += 1;
-                let assumed = assumed(adopted(key));
-                let target = Arc::new(Target::new(service, backend, generation, assumed));
+                let assumed = assumed(adopted(key), service.policy.probe_initial.value);
+                let target = Target::new(name, backend, probe, generation, assumed);
+                let target = Arc::new(target);
                 let standing = Standing::assumed(target.assumed);
                 (entry.insert(Entry { target, standing, round: 0 }), true)
             }
@@ -237,7 +244,7 @@ fn judge(service: &mut Service, standings: &[Option<Standing>]) -> Option<PanicS
             });
         }
     }
-    let panic = panic(&candidates, PANIC_PERCENT)?;
+    let panic = panic(&candidates, service.policy.panic_percent.value)?;
     for candidate in &panic.drafted {
         service.backends[indexes[*candidate]].state = BackendState::Healthy;
     }
@@ -253,11 +260,12 @@ fn state_of(health: Health) -> BackendState {
 }
 
 /// What state bits in the kernel say about the health of a backend that a predecessor of this agent
-/// followed.
-fn assumed(held: Option<u8>) -> Health {
+/// followed; without them, what its service says of the new.
+fn assumed(held: Option<u8>, initial: InitialState) -> Health {
     match held {
         Some(bits) if bits & lb_common::abi::TAKES_NEW != 0 => Health::Healthy,
         Some(bits) if bits & lb_common::abi::TAKES_OLD != 0 => Health::Unhealthy,
+        None if initial == InitialState::Healthy => Health::Healthy,
         Some(_) | None => Health::Starting,
     }
 }
@@ -279,18 +287,14 @@ mod tests {
     use lb_common::abi::{TAKES_NEW, TAKES_OLD};
 
     use super::*;
-    use crate::model::{BackendPath, Probe, ProbeKind, ProbePlace};
+    use crate::model::{BackendPath, Origin, Policy, ProbeKind, Setting};
 
-    fn backend(number: u8, instance: &str, state: BackendState, is_probed: bool) -> Backend {
-        let probe = Probe {
-            kind: ProbeKind::Tcp { port: None },
-            interval_ms: 2000,
-            timeout_ms: 1000,
-            initial_delay_ms: 0,
-            rise: 1,
-            fall: 1,
-            place: ProbePlace::Auto,
-        };
+    fn policy() -> Policy {
+        let probe = Setting::new(Some(ProbeKind::Tcp { port: None }), Origin::Default);
+        Policy { probe, ..Policy::default() }
+    }
+
+    fn backend(number: u8, instance: &str, state: BackendState) -> Backend {
         Backend {
             place: number.to_string(),
             instance: instance.to_owned(),
@@ -300,7 +304,6 @@ mod tests {
             path: BackendPath::Routed,
             state,
             started_at_ms: 0,
-            probe: is_probed.then(|| Arc::new(probe)),
             reported: None,
         }
     }
@@ -309,19 +312,29 @@ mod tests {
         ServiceName("web".to_owned())
     }
 
-    fn snapshot(backends: &[Backend]) -> Snapshot {
+    fn snapshot(backends: &[Backend], policy: Policy) -> Snapshot {
         let service = Service {
             name: name(),
             frontends: BTreeSet::new(),
             backends: backends.to_vec(),
-            ring_size: None,
+            policy: Arc::new(policy),
         };
-        Snapshot { services: BTreeMap::from([(name(), service)]) }
+        let services = BTreeMap::from([(name(), service)]);
+        Snapshot { services, ..Snapshot::default() }
     }
 
     /// Applies, and returns the states of the snapshot and those that are shown.
     fn apply(view: &mut HealthView, backends: &[Backend], held: Option<u8>) -> String {
-        let mut snapshot = snapshot(backends);
+        apply_with(view, backends, held, policy())
+    }
+
+    fn apply_with(
+        view: &mut HealthView,
+        backends: &[Backend],
+        held: Option<u8>,
+        policy: Policy,
+    ) -> String {
+        let mut snapshot = snapshot(backends, policy);
         view.apply_to(&mut snapshot, |_| held);
         let service = &snapshot.services[&name()];
         let states = service.backends.iter().map(|backend| {
@@ -343,20 +356,25 @@ mod tests {
         use BackendState::{Disabled, Draining, Healthy};
         let mut view = HealthView::default();
         let backends = [
-            backend(1, "a", Healthy, true),
-            backend(2, "b", Healthy, false),
-            backend(3, "c", Draining, true),
-            backend(4, "d", Disabled, true),
+            backend(1, "a", Healthy),
+            backend(2, "b", Healthy),
+            backend(3, "c", Draining),
+            backend(4, "d", Disabled),
         ];
-        assert_eq!(apply(&mut view, &backends, None), "starting healthy draining disabled");
+        assert_eq!(apply(&mut view, &backends, None), "starting starting draining disabled");
         assert_eq!(view.targets().borrow().len(), 3);
         tell(&mut view, &backends[0], Health::Healthy);
-        assert_eq!(apply(&mut view, &backends, None), "healthy healthy draining disabled");
+        assert_eq!(apply(&mut view, &backends, None), "healthy starting draining disabled");
+        let initial = Setting::new(InitialState::Healthy, Origin::Default);
+        for policy in [Policy::default(), Policy { probe_initial: initial, ..policy() }] {
+            let shown = apply_with(&mut HealthView::default(), &backends, None, policy);
+            assert_eq!(shown, "healthy healthy draining disabled");
+        }
     }
 
     #[test]
     fn a_new_agent_begins_with_what_the_kernel_holds() {
-        let backends = [backend(1, "a", BackendState::Healthy, true)];
+        let backends = [backend(1, "a", BackendState::Healthy)];
         for (held, expected) in [
             (TAKES_NEW | TAKES_OLD, "healthy"),
             // It is the only one, so that it is used although it fails.
@@ -371,8 +389,8 @@ mod tests {
     fn health_is_told_of_changes_only_and_a_recreated_backend_begins_anew() {
         let mut view = HealthView::default();
         let mut targets = view.targets();
-        let first = backend(1, "a", BackendState::Healthy, true);
-        let second = backend(2, "b", BackendState::Healthy, true);
+        let first = backend(1, "a", BackendState::Healthy);
+        let second = backend(2, "b", BackendState::Healthy);
         apply(&mut view, std::slice::from_ref(&first), None);
         assert!(targets.has_changed().expect("the view is there"));
         let generation = targets.borrow_and_update()[0].generation;
@@ -397,14 +415,13 @@ mod tests {
     fn other_settings_are_told_and_keep_the_state() {
         let mut view = HealthView::default();
         let mut targets = view.targets();
-        let mut one = backend(1, "a", BackendState::Healthy, true);
+        let one = backend(1, "a", BackendState::Healthy);
         apply(&mut view, std::slice::from_ref(&one), None);
         tell(&mut view, &one, Health::Healthy);
         let generation = targets.borrow_and_update()[0].generation;
-        if let Some(probe) = &mut one.probe {
-            Arc::make_mut(probe).interval_ms = 1;
-        }
-        assert_eq!(apply(&mut view, &[one], None), "healthy");
+        let interval = Setting::new(1, Origin::Default);
+        let other = Policy { probe_interval_ms: interval, ..policy() };
+        assert_eq!(apply_with(&mut view, &[one], None, other), "healthy");
         let told = targets.borrow_and_update()[0].clone();
         assert_eq!((told.generation, told.assumed), (generation, Health::Healthy));
     }
@@ -412,8 +429,7 @@ mod tests {
     #[test]
     fn panic_uses_who_fails_and_shows_it() {
         let mut view = HealthView::default();
-        let mut backends =
-            [1, 2, 3].map(|number| backend(number, "a", BackendState::Healthy, true));
+        let mut backends = [1, 2, 3].map(|number| backend(number, "a", BackendState::Healthy));
         apply(&mut view, &backends, None);
         for (healths, expected, is_panic) in [
             ([Health::Healthy; 3], "healthy healthy healthy", false),

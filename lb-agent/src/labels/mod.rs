@@ -6,8 +6,11 @@
 
 pub mod aliyun;
 mod container;
+pub mod known;
+pub mod lb;
+pub mod registrator;
 mod text;
 
 pub use aliyun::BalancerIndex;
-pub use container::{ContainerFacts, claims, wants_balancing};
+pub use container::{ContainerFacts, ContainerPort, Reader, asks_for_frontend, wants_balancing};
 pub use text::shown;

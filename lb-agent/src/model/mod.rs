@@ -2,10 +2,16 @@
 //! display and order.
 
 mod claim;
+mod origin;
+mod policy;
 mod probe;
 mod service;
 
-pub use claim::{Claim, Claims, Refusal};
+pub use claim::{Claim, Claims, PooledName, Refusal};
+pub use origin::{Origin, Setting, Written};
+pub use policy::{
+    Affinity, Datagrams, Disagreement, InitialState, Policy, Row, Unreachable, Wishes,
+};
 pub use probe::{HttpProbe, Probe, ProbeKind, ProbePlace, ReportedHealth};
 pub use service::{
     Backend, BackendPath, BackendState, FrontendAddress, Protocol, Service, ServiceName, Snapshot,

@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Probe, ReportedHealth};
+use super::{Policy, ReportedHealth};
 
 /// A transport protocol that can be balanced.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -33,7 +33,7 @@ pub struct FrontendAddress {
 }
 
 /// Name of a service, unique on the node: `compose/PROJECT/SERVICE:PORT`, `swarm/SERVICE:PORT`,
-/// `docker/IMAGE:PORT@VIP:PORT`, `file/NAME`.
+/// `docker/IMAGE:PORT@VIP:PORT`, `registrator/NAME`, `share/NAME@FRONTEND`, `file/NAME`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ServiceName(pub String);
@@ -103,9 +103,6 @@ pub struct Backend {
     /// Order in which instances of one place came: of several, the greatest holds the place.
     /// Milliseconds since the epoch for containers, 0 for static backends.
     pub started_at_ms: u64,
-    /// How its health is found out; `None`: it counts as healthy.
-    #[serde(default)]
-    pub probe: Option<Arc<Probe>>,
     /// What its provider says of its health, for probes that rely on that.
     #[serde(default)]
     pub reported: Option<ReportedHealth>,
@@ -120,8 +117,16 @@ pub struct Service {
     pub frontends: BTreeSet<FrontendAddress>,
     /// Its backends, ordered by (place, instance).
     pub backends: Vec<Backend>,
+    /// How it is balanced.
+    pub policy: Arc<Policy>,
+}
+
+impl Service {
     /// Ring slots asked for; `None`: chosen when the service is made.
-    pub ring_size: Option<u32>,
+    #[must_use]
+    pub fn ring_size(&self) -> Option<u32> {
+        self.policy.ring_size.value
+    }
 }
 
 /// All services that the node should have, arbitrated.
@@ -129,6 +134,8 @@ pub struct Service {
 pub struct Snapshot {
     /// Services by name.
     pub services: BTreeMap<ServiceName, Service>,
+    /// Names that have a virtual address of their own.
+    pub names: BTreeMap<String, IpAddr>,
 }
 
 impl fmt::Display for Protocol {

@@ -125,7 +125,6 @@ mod tests {
             path: BackendPath::Local { ifindex: 7 },
             state: BackendState::Healthy,
             started_at_ms: 1,
-            probe: None,
             reported: None,
         }
     }

@@ -178,7 +178,7 @@ impl Planner {
                 rings
                     .iter()
                     .filter(is_missing)
-                    .map(|_| NewRing { asked: service.ring_size, members }),
+                    .map(|_| NewRing { asked: service.ring_size(), members }),
             );
             wanted.push((service, number, held.is_none(), rings));
         }
@@ -455,7 +455,7 @@ fn warn_if_coarse(draft: &mut Draft<'_>, service: &Service, size: u32, members: 
         );
         draft.refuse(object(), message);
     }
-    if let Some(asked) = service.ring_size.filter(|asked| *asked != size) {
+    if let Some(asked) = service.ring_size().filter(|asked| *asked != size) {
         let message = format!(
             "`ring_size` asks for {asked} slots, and its ring has {size}: a ring keeps its size as long \
              as the service exists, so the new size counts when the service is made anew"

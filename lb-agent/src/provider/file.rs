@@ -1,10 +1,17 @@
 //! The services of the config file as claims. Pure: reading and watching the file is the work of
 //! others.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use crate::{
     config::{Config, StaticBackend, StaticService},
-    model::{Backend, BackendPath, BackendState, Claim, Claims, ServiceName},
+    model::{
+        Backend, BackendPath, BackendState, Claim, Claims, Origin, ServiceName, Setting, Wishes,
+    },
 };
+
+/// Weight of a backend that has none in the file.
+const WEIGHT: u16 = 100;
 
 /// What the provider is called in events and statuses.
 pub const NAME: &str = "file";
@@ -22,19 +29,37 @@ fn service_claims<'a>(
 ) -> impl Iterator<Item = Claim> + 'a {
     let source =
         format!("service `{}` in {}, line {}", service.name, config.file_name, service.line);
-    let claim = move |frontend, backend| Claim {
+    let weights = weighted(service, &source);
+    let wishes_of = move |backend: &StaticBackend| match backend.weight {
+        None => Arc::clone(&service.wishes),
+        Some(weight) => Arc::clone(weights.get(&weight).unwrap_or(&service.wishes)),
+    };
+    let claim = move |frontend, backend: Option<&StaticBackend>| Claim {
         service: ServiceName(format!("file/{}", service.name)),
         frontend,
-        backend,
-        ring_size: service.ring_size,
+        backend: backend.map(static_backend),
+        pooled: None,
+        wishes: backend.map_or_else(|| Arc::clone(&service.wishes), &wishes_of),
         since_ms: 0,
         source: source.clone(),
     };
     service.frontends.iter().flat_map(move |frontend| {
-        let backends = service.backends.iter().map(static_backend).map(Some);
         let none = service.backends.is_empty().then_some(None);
-        backends.chain(none).map(|backend| claim(*frontend, backend)).collect::<Vec<_>>()
+        let backends = service.backends.iter().map(Some).chain(none);
+        backends.map(|backend| claim(*frontend, backend)).collect::<Vec<_>>()
     })
+}
+
+/// The service's wishes with each weight that is written; backends of one weight share them.
+fn weighted(service: &StaticService, source: &str) -> BTreeMap<u16, Arc<Wishes>> {
+    let mut weights = BTreeMap::new();
+    for weight in service.backends.iter().filter_map(|backend| backend.weight) {
+        weights.entry(weight).or_insert_with(|| {
+            let weight = Some(Setting::new(weight, Origin::config(source, "weight")));
+            Arc::new(Wishes { weight, ..(*service.wishes).clone() })
+        });
+    }
+    weights
 }
 
 fn static_backend(backend: &StaticBackend) -> Backend {
@@ -44,11 +69,10 @@ fn static_backend(backend: &StaticBackend) -> Backend {
         instance: String::new(),
         display_name: address,
         address: backend.address,
-        weight: backend.weight,
+        weight: backend.weight.unwrap_or(WEIGHT),
         path: BackendPath::Routed,
         state: BackendState::Healthy,
         started_at_ms: 0,
-        probe: None,
         reported: None,
     }
 }
@@ -72,7 +96,8 @@ mod tests {
                 assert_eq!(backend.place, backend.address.to_string());
                 format!("{} weight {} {:?}", backend.place, backend.weight, backend.path)
             });
-            let ring = claim.ring_size.map_or(String::new(), |size| format!(", ring {size}"));
+            let ring = claim.wishes.ring_size.as_ref().and_then(|size| size.value);
+            let ring = ring.map_or(String::new(), |size| format!(", ring {size}"));
             let Claim { service, frontend, since_ms, source, .. } = claim;
             writeln!(
                 shown,

@@ -17,9 +17,11 @@ mod protect;
 mod reconciler;
 mod routes;
 mod shares;
+mod status;
 #[cfg(test)]
 mod tests;
 mod view;
+mod watch;
 
 pub use event_loop::{Runtime, RuntimeChannels, spawn};
 pub use node::{Node, NodeCounters, NodeError};

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
+    sync::Arc,
 };
 
 use lb_common::abi::ABI_VERSION;
@@ -15,7 +16,7 @@ use crate::{
     },
     config::Balancer,
     health::HealthView,
-    model::{Backend, BackendPath, Service, ServiceName, Snapshot},
+    model::{Backend, BackendPath, Origin, Policy, Service, ServiceName, Snapshot},
     plan::{self, Action, KernelBackend, KernelState, NameHash},
 };
 
@@ -48,7 +49,8 @@ pub(super) fn build(parts: &Parts<'_>) -> View {
         service.backends.iter().map(view).collect::<Vec<_>>()
     });
     View {
-        vips: vip_views(parts.balancers, &services),
+        vips: vip_views(parts, &services),
+        policies: parts.snapshot.services.values().map(policy_of).collect(),
         backends: backends.collect(),
         status: StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -63,6 +65,10 @@ pub(super) fn build(parts: &Parts<'_>) -> View {
         },
         services,
     }
+}
+
+fn policy_of(service: &Service) -> (ServiceName, Arc<Policy>) {
+    (service.name.clone(), Arc::clone(&service.policy))
 }
 
 fn service_view(
@@ -112,6 +118,7 @@ fn backend_view(
         address: backend.address,
         path: backend.path,
         weight: backend.weight,
+        weight_origin: sources.of_weight(&service.name, backend),
         state: parts.health.shown_state(&service.name, backend),
         probe: parts.health.probe_view(&service.name, backend),
         share_percent: (share * 1000.0).round() / 1000.0,
@@ -120,11 +127,14 @@ fn backend_view(
     }
 }
 
-fn vip_views(balancers: &[Balancer], services: &[ServiceView]) -> Vec<VipView> {
+fn vip_views(parts: &Parts<'_>, services: &[ServiceView]) -> Vec<VipView> {
     let mut vips: BTreeMap<IpAddr, VipView> = BTreeMap::new();
-    for balancer in balancers {
+    for balancer in parts.balancers {
         let view = vips.entry(balancer.vip).or_insert_with(|| idle(balancer.vip));
         view.balancers.push(balancer.name.clone());
+    }
+    for (name, vip) in &parts.snapshot.names {
+        vips.entry(*vip).or_insert_with(|| idle(*vip)).names.push(name.clone());
     }
     for service in services {
         let addresses: BTreeSet<_> = service.frontends.iter().map(|one| one.vip).collect();
@@ -155,6 +165,7 @@ fn idle(vip: IpAddr) -> VipView {
     VipView {
         vip,
         balancers: Vec::new(),
+        names: Vec::new(),
         frontends: Vec::new(),
         services: Vec::new(),
         backends: BackendCountsView::default(),
@@ -185,7 +196,8 @@ impl Numbers {
 /// What asked for services and backends.
 struct Sources {
     services: HashMap<ServiceName, BTreeSet<&'static str>>,
-    backends: HashMap<(ServiceName, String, String), String>,
+    /// Each with the origin of its weight.
+    backends: HashMap<(ServiceName, String, String), (String, Origin)>,
 }
 
 impl Sources {
@@ -195,7 +207,9 @@ impl Sources {
             sources.services.entry(claim.service.clone()).or_default().insert(provider);
             if let Some(backend) = claim.backend {
                 let key = (claim.service, backend.place, backend.instance);
-                sources.backends.entry(key).or_insert(claim.source);
+                let weight = claim.wishes.weight.as_ref();
+                let weight = weight.map(|weight| weight.origin.clone()).unwrap_or_default();
+                sources.backends.entry(key).or_insert((claim.source, weight));
             }
         }
         sources
@@ -207,8 +221,16 @@ impl Sources {
     }
 
     fn of_backend(&self, service: &ServiceName, backend: &Backend) -> String {
+        self.find(service, backend).map(|(source, _)| source.clone()).unwrap_or_default()
+    }
+
+    fn of_weight(&self, service: &ServiceName, backend: &Backend) -> Origin {
+        self.find(service, backend).map(|(_, weight)| weight.clone()).unwrap_or_default()
+    }
+
+    fn find(&self, service: &ServiceName, backend: &Backend) -> Option<&(String, Origin)> {
         let key = (service.clone(), backend.place.clone(), backend.instance.clone());
-        self.backends.get(&key).cloned().unwrap_or_default()
+        self.backends.get(&key)
     }
 }
 

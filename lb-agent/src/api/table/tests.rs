@@ -1,13 +1,16 @@
 //! What people see, as snapshots.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use insta::assert_snapshot;
 
 use super::*;
 use crate::{
-    api::types::{BackendCountersView, ReconcileView, RecordsView, VipFrontendView, VipList},
-    model::{BackendPath, BackendState, Protocol, ServiceName},
+    api::types::{BackendCountersView, ReconcileView, RecordsView, View, VipFrontendView, VipList},
+    model::{
+        Affinity, BackendPath, BackendState, Origin, Policy, ProbeKind, Protocol, ServiceName,
+        Setting,
+    },
 };
 
 fn vip() -> IpAddr {
@@ -40,6 +43,7 @@ fn vip_views() -> Vec<VipView> {
     let served = VipView {
         vip: vip(),
         balancers: vec!["slb_redis_app".to_owned()],
+        names: vec!["redis.local".to_owned()],
         services: frontends.iter().map(|frontend| frontend.service.clone()).collect(),
         frontends,
         backends: BackendCountsView { healthy: 2, ..BackendCountsView::default() },
@@ -48,6 +52,7 @@ fn vip_views() -> Vec<VipView> {
     let idle = VipView {
         vip: "2001:db8::10".parse().expect("an address"),
         balancers: vec![],
+        names: vec![],
         frontends: vec![],
         services: vec![],
         backends: BackendCountsView::default(),
@@ -65,6 +70,7 @@ fn backend_views() -> Vec<BackendView> {
         address: ([172, 18, 0, 1 + replica], 6379).into(),
         path: BackendPath::Local { ifindex: 40 + u32::from(replica) },
         weight: 100,
+        weight_origin: Origin::Default,
         state,
         probe: None,
         share_percent,
@@ -95,10 +101,10 @@ fn backend_views() -> Vec<BackendView> {
 #[test]
 fn vip_list_has_a_line_per_frontend() {
     assert_snapshot!(vips(&vip_views()), @r#"
-    VIP           BALANCER       FRONTEND  SERVICE                  STATE
-    192.0.2.10    slb_redis_app  tcp/80    file/web                 down
-    192.0.2.10    slb_redis_app  tcp/6379  compose/shop/redis:6379  serving
-    2001:db8::10  -              -         -                        idle
+    VIP           BALANCER                   FRONTEND  SERVICE                  STATE
+    192.0.2.10    slb_redis_app,redis.local  tcp/80    file/web                 down
+    192.0.2.10    slb_redis_app,redis.local  tcp/6379  compose/shop/redis:6379  serving
+    2001:db8::10  -                          -         -                        idle
     "#);
 }
 
@@ -126,6 +132,153 @@ fn service_list_counts_what_does_not_fit() {
     SERVICE                  FRONTENDS                                   RING  HEALTHY  STATE     SOURCE
     compose/shop/redis:6379  tcp://192.0.2.10:6379                       4093      2/3  degraded  docker
     file/web                 tcp://192.0.2.10:80 tcp://192.0.2.10:81 +2     -      2/3  degraded  docker
+    "#);
+}
+
+/// A service of which container 1 wishes something, and the file something else.
+fn service_detail() -> ServiceDetail {
+    let origin = |key| Origin::label("container `shop-redis-1`", key);
+    let policy = Policy {
+        affinity: Setting::new(
+            Affinity::Client { prefix_v4: 24, prefix_v6: 64 },
+            origin("lb.affinity"),
+        ),
+        drain_seconds: Setting::new(30, Origin::config("[defaults] in lb.toml", "drain_seconds")),
+        probe: Setting::new(Some(ProbeKind::Tcp { port: None }), origin("lb.probe")),
+        probe_interval_ms: Setting::new(
+            10_000,
+            Origin::environment("container `shop-redis-1`", "SERVICE_CHECK_INTERVAL"),
+        ),
+        ..Policy::default()
+    };
+    let service = ServiceView {
+        name: service_name(),
+        frontends: vec![frontend(6379)],
+        protocols: vec![Protocol::Tcp],
+        ring_size: Some(4093),
+        backends: BackendCountsView { healthy: 1, draining: 1, ..BackendCountsView::default() },
+        state: ServingState::Degraded,
+        source: "docker".to_owned(),
+    };
+    let mut backends = backend_views();
+    backends.truncate(2);
+    backends[0].weight_origin = origin("lb.weight");
+    let view = View {
+        services: vec![service],
+        policies: [(service_name(), Arc::new(policy))].into(),
+        backends,
+        ..View::default()
+    };
+    assert_eq!(view.detail("compose/shop/redis"), None);
+    view.detail("compose/shop/redis:6379").expect("the service")
+}
+
+#[test]
+fn service_show_has_every_value_with_its_origin() {
+    assert_snapshot!(service(&service_detail()), @"
+    compose/shop/redis:6379 at tcp://192.0.2.10:6379
+    degraded, 1/2 healthy, ring 4093, from docker
+
+    SETTING                  VALUE         ORIGIN
+    affinity                 client/24,64  container `shop-redis-1`, label `lb.affinity`
+    unreachable              reject        default
+    drain_seconds            30 s          [defaults] in lb.toml, `drain_seconds`
+    unhealthy_grace_seconds  300 s         default
+    panic_percent            10 %          default
+    slow_start_seconds       0 s           default
+    datagrams                records       default
+    ring_size                -             default
+    share                    -             default
+    probe                    tcp           container `shop-redis-1`, label `lb.probe`
+    probe_interval_ms        10 s          container `shop-redis-1`, variable `SERVICE_CHECK_INTERVAL`
+    probe_timeout_ms         2 s           default
+    probe_initial_delay_ms   0 s           default
+    probe_rise               2             default
+    probe_fall               3             default
+    probe_place              auto          default
+    probe_initial            starting      default
+    scale                    -             default
+    rolling_updates          -             default
+    depends                  -             default
+
+    BACKEND       ADDRESS          STATE     WEIGHT  ORIGIN                                       ASKED FOR BY
+    shop-redis-1  172.18.0.2:6379  healthy      100  container `shop-redis-1`, label `lb.weight`  container `shop-redis-1`, label `aliyun.lb.port_6379`
+    shop-redis-2  172.18.0.3:6379  draining     100  default                                      container `shop-redis-2`, label `aliyun.lb.port_6379`
+    ");
+}
+
+#[test]
+fn service_show_without_backends_is_short() {
+    let mut detail = service_detail();
+    detail.members.clear();
+    detail.settings.truncate(1);
+    detail.service.ring_size = None;
+    assert_snapshot!(service(&detail), @"
+    compose/shop/redis:6379 at tcp://192.0.2.10:6379
+    degraded, 1/2 healthy, no ring, from docker
+
+    SETTING   VALUE         ORIGIN
+    affinity  client/24,64  container `shop-redis-1`, label `lb.affinity`
+    ");
+}
+
+#[test]
+fn json_of_a_service_has_origins() {
+    let mut detail = service_detail();
+    detail.members.clear();
+    detail.settings.truncate(3);
+    assert_snapshot!(serde_json::to_string_pretty(&detail).expect("plain data"), @r#"
+    {
+      "name": "compose/shop/redis:6379",
+      "frontends": [
+        {
+          "vip": "192.0.2.10",
+          "protocol": "tcp",
+          "port": 6379
+        }
+      ],
+      "protocols": [
+        "tcp"
+      ],
+      "ring_size": 4093,
+      "backends": {
+        "starting": 0,
+        "healthy": 1,
+        "unhealthy": 0,
+        "draining": 1,
+        "disabled": 0
+      },
+      "state": "degraded",
+      "source": "docker",
+      "settings": [
+        {
+          "name": "affinity",
+          "value": "client/24,64",
+          "origin": {
+            "from": "label",
+            "object": "container `shop-redis-1`",
+            "key": "lb.affinity"
+          }
+        },
+        {
+          "name": "unreachable",
+          "value": "reject",
+          "origin": {
+            "from": "default"
+          }
+        },
+        {
+          "name": "drain_seconds",
+          "value": "30 s",
+          "origin": {
+            "from": "config",
+            "object": "[defaults] in lb.toml",
+            "key": "drain_seconds"
+          }
+        }
+      ],
+      "members": []
+    }
     "#);
 }
 
@@ -230,6 +383,9 @@ fn json_is_stable() {
           "balancers": [
             "slb_redis_app"
           ],
+          "names": [
+            "redis.local"
+          ],
           "frontends": [
             {
               "protocol": "tcp",
@@ -271,6 +427,9 @@ fn json_is_stable() {
       "path": "local",
       "ifindex": 41,
       "weight": 100,
+      "weight_origin": {
+        "from": "default"
+      },
       "state": "healthy",
       "share_percent": 50.049,
       "counters": {

@@ -7,11 +7,13 @@ mod scenarios;
 use std::{
     collections::BTreeSet,
     net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
 };
 
 use super::{Kernel as _, KernelState, Outcome, Planner, Settings, reconcile};
 use crate::model::{
-    Backend, BackendPath, BackendState, FrontendAddress, Protocol, Service, ServiceName, Snapshot,
+    Backend, BackendPath, BackendState, FrontendAddress, Policy, Protocol, Service, ServiceName,
+    Setting, Snapshot,
 };
 
 fn frontend(port: u16) -> FrontendAddress {
@@ -29,7 +31,6 @@ fn backend(place: &str, instance: u64, host: u8) -> Backend {
         path: BackendPath::Local { ifindex: u32::from(host) },
         state: BackendState::Healthy,
         started_at_ms: instance,
-        probe: None,
         reported: None,
     }
 }
@@ -41,12 +42,19 @@ fn service(name: &str, ports: &[u16], mut backends: Vec<Backend>) -> Service {
         name: ServiceName(name.to_owned()),
         frontends: ports.iter().map(|port| frontend(*port)).collect::<BTreeSet<_>>(),
         backends,
-        ring_size: Some(1021),
+        policy: sized(1021),
     }
 }
 
+/// The default policy with a ring of this size.
+fn sized(ring_size: u32) -> Arc<Policy> {
+    let ring_size = Setting { value: Some(ring_size), ..Setting::default() };
+    Arc::new(Policy { ring_size, ..Policy::default() })
+}
+
 fn snapshot(services: Vec<Service>) -> Snapshot {
-    Snapshot { services: services.into_iter().map(|it| (it.name.clone(), it)).collect() }
+    let services = services.into_iter().map(|it| (it.name.clone(), it)).collect();
+    Snapshot { services, ..Snapshot::default() }
 }
 
 /// A node: planner, kernel and clock.

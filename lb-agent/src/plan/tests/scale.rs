@@ -2,6 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::Instant,
 };
 
@@ -23,7 +24,6 @@ fn large_service(index: u16, backends: u16) -> Service {
         path: BackendPath::Local { ifindex: 10 + u32::from(index) * 16 + u32::from(place) },
         state: BackendState::Healthy,
         started_at_ms: 1,
-        probe: None,
         reported: None,
     };
     let vip = Ipv4Addr::new(192, 0, 2, 1).into();
@@ -31,7 +31,7 @@ fn large_service(index: u16, backends: u16) -> Service {
         name: ServiceName(format!("compose/project/service-{index}:8080")),
         frontends: [FrontendAddress { vip, protocol: Protocol::Tcp, port: 1000 + index }].into(),
         backends: (0..backends).map(backend).collect(),
-        ring_size: None,
+        policy: Arc::default(),
     }
 }
 
@@ -75,7 +75,8 @@ fn a_thousand_services_with_ten_thousand_backends() {
 fn the_largest_service() {
     let mut node = Node::new(DEFAULT_RING_SLOTS);
     let service = large_service(1, 1310);
-    let snapshot = Snapshot { services: [(service.name.clone(), service)].into() };
+    let snapshot =
+        Snapshot { services: [(service.name.clone(), service)].into(), ..Snapshot::default() };
     let begin = Instant::now();
     assert_eq!(node.settle(&snapshot).refusals, []);
     println!("1,310 backends: {:?}", begin.elapsed());

@@ -369,7 +369,7 @@ fn a_ring_keeps_its_size() {
     let mut many =
         service("web", &[80], (1..=11).map(|it| backend(&it.to_string(), 1, it)).collect());
     node.settle(&two());
-    many.ring_size = Some(2039);
+    many.policy = super::sized(2039);
     let outcome = node.settle(&snapshot(vec![many]));
     assert_eq!(node.owners().len(), 1021);
     let refusals: Vec<String> = outcome.refusals.into_iter().map(|it| it.message).collect();

@@ -4,7 +4,7 @@
 //! that container, not the listing. Every answer has a time limit.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     future::Future,
     sync::{Mutex, PoisonError},
     time::{Duration, SystemTime},
@@ -30,7 +30,10 @@ use super::{
     engine::{Engine, EngineError, Event, Inspected, Summary},
     timestamp,
 };
-use crate::{labels, model::ReportedHealth};
+use crate::{
+    labels::{self, ContainerPort},
+    model::{Protocol, ReportedHealth},
+};
 
 /// Longest wait for one answer. A busy daemon takes a second; one that hangs takes for ever.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -256,13 +259,20 @@ fn inspected_of(response: ContainerInspectResponse) -> Result<Option<Inspected>,
     }
     let pid = u32::try_from(pid)
         .map_err(|_out_of_range| EngineError(format!("`State.Pid` {pid} is no process number")))?;
-    let config = response.config.unwrap_or_default();
+    let mut config = response.config.unwrap_or_default();
+    let published = response.network_settings.and_then(|settings| settings.ports);
+    let published = published.unwrap_or_default().into_iter();
+    let published =
+        published.filter(|(_, bindings)| bindings.as_ref().is_some_and(|it| !it.is_empty()));
+    let ports = ports_of(config.exposed_ports.take(), published.map(|(port, _)| port));
     let health = state.health.and_then(|health| health.status);
     let id = response.id.unwrap_or_default();
     Ok(Some(Inspected {
         name: name_of(&response.name.into_iter().collect::<Vec<_>>(), &id),
         image: config.image.unwrap_or_default(),
         labels: config.labels.unwrap_or_default().into_iter().collect(),
+        environment: service_variables(&config.env.unwrap_or_default()),
+        ports,
         pid,
         created_at_ms: milliseconds("Created", response.created)?,
         started_at_ms: milliseconds("State.StartedAt", state.started_at)?,
@@ -278,6 +288,36 @@ fn reported_health(status: HealthStatusEnum) -> Option<ReportedHealth> {
         HealthStatusEnum::UNHEALTHY => Some(ReportedHealth::Unhealthy),
         HealthStatusEnum::NONE | HealthStatusEnum::EMPTY => None,
     }
+}
+
+/// Variables that may concern us: the others may be secrets, and are forgotten at once.
+fn service_variables(environment: &[String]) -> BTreeMap<String, String> {
+    let ours = environment.iter().filter(|one| one.starts_with(labels::registrator::PREFIX));
+    let pairs = ours.filter_map(|one| one.split_once('='));
+    pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+/// `80/tcp` of the image and of what is published. What is no such thing is none of ours.
+fn ports_of(
+    exposed: Option<Vec<String>>,
+    published: impl Iterator<Item = String>,
+) -> BTreeSet<ContainerPort> {
+    let port = |text: &str, is_published| {
+        let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+        let protocol = match protocol {
+            "tcp" => Protocol::Tcp,
+            "udp" => Protocol::Udp,
+            _ => return None,
+        };
+        Some(ContainerPort { port: port.parse().ok()?, protocol, is_published })
+    };
+    let published: BTreeSet<_> = published.filter_map(|text| port(&text, true)).collect();
+    let exposed = exposed.unwrap_or_default();
+    let exposed = exposed.iter().filter_map(|text| port(text, false));
+    let is_published =
+        |port: &ContainerPort| published.contains(&ContainerPort { is_published: true, ..*port });
+    let exposed: BTreeSet<_> = exposed.filter(|port| !is_published(port)).collect();
+    &published | &exposed
 }
 
 fn milliseconds(key: &str, text: Option<String>) -> Result<u64, EngineError> {

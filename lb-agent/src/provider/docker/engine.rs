@@ -1,10 +1,13 @@
 //! What the provider needs to know from Docker, and nothing more.
 
-use std::{collections::BTreeMap, future::Future};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+};
 
 use futures_util::Stream;
 
-use crate::model::ReportedHealth;
+use crate::{labels::ContainerPort, model::ReportedHealth};
 
 /// A container in a listing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -30,6 +33,10 @@ pub(super) struct Inspected {
     pub(super) image: String,
     /// Its labels.
     pub(super) labels: BTreeMap<String, String>,
+    /// Variables that begin with `SERVICE_`.
+    pub(super) environment: BTreeMap<String, String>,
+    /// Ports that it or its image names.
+    pub(super) ports: BTreeSet<ContainerPort>,
     /// Number of its main process.
     pub(super) pid: u32,
     /// When it was made.

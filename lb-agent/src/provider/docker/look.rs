@@ -1,13 +1,20 @@
 //! Examines one container: Docker for what it is, the kernel for whether it lives and where.
 
-use std::{io, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
+    ReadContainers,
     engine::{Engine, EngineError, Inspected},
     host::{Host, Process as _},
 };
 use crate::{
-    labels::{ContainerFacts, aliyun, shown},
+    labels::{self, ContainerFacts, shown},
     model::ReportedHealth,
     netlink::{ContainerNetwork, NetworkError},
 };
@@ -32,21 +39,27 @@ pub(super) enum Look<P> {
     Failed(String),
 }
 
-/// A container that cannot be served.
+/// A container that cannot be served, or asks for nothing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Refused {
     /// Its name.
     pub(super) name: String,
     /// When this run of it started, in milliseconds since the epoch.
     pub(super) started_at_ms: u64,
-    /// The labels that are refused for it.
+    /// The labels that are refused for it; none when it asks for nothing.
     pub(super) labels: Vec<String>,
     /// Why.
     pub(super) reason: String,
 }
 
-/// Examines the container with this id.
-pub(super) async fn look<E: Engine, H: Host>(engine: &E, host: &H, id: &str) -> Look<H::Process> {
+/// Examines the container with this id. Of one that does not concern the `reader` the network is
+/// none of our business.
+pub(super) async fn look<E: Engine, H: Host>(
+    engine: &E,
+    host: &H,
+    reader: &dyn ReadContainers,
+    id: &str,
+) -> Look<H::Process> {
     let asked_at = match host.now() {
         Ok(now) => now,
         Err(error) => return Look::Failed(error.to_string()),
@@ -71,12 +84,13 @@ pub(super) async fn look<E: Engine, H: Host>(engine: &E, host: &H, id: &str) -> 
             Err(error) => return Look::Failed(error.to_string()),
         }
     }
+    let facts = facts(id, &inspected);
+    if !reader.concerns(&facts) {
+        return Look::Refused(refused(inspected, String::new()), process);
+    }
     match confirmed_network(host, &process).await {
         Ok(network) => match refused_network(engine, &network).await {
-            Ok(None) => {
-                let health = inspected.health;
-                Look::Running(facts(id, inspected, &network), health, process)
-            }
+            Ok(None) => Look::Running(located(facts, &network), inspected.health, process),
             Ok(Some(reason)) => Look::Refused(refused(inspected, reason), process),
             Err(error) => Look::Failed(error.to_string()),
         },
@@ -125,21 +139,29 @@ fn is_same_run(this: &Inspected, that: &Inspected) -> bool {
     (this.pid, this.started_at_ms) == (that.pid, that.started_at_ms)
 }
 
-fn facts(id: &str, inspected: Inspected, network: &ContainerNetwork) -> ContainerFacts {
+/// What Docker says. The address comes from the kernel.
+fn facts(id: &str, inspected: &Inspected) -> ContainerFacts {
     ContainerFacts {
         id: id.to_owned(),
-        name: inspected.name,
-        image: inspected.image,
-        labels: inspected.labels,
+        name: inspected.name.clone(),
+        image: inspected.image.clone(),
+        labels: inspected.labels.clone(),
+        service_labels: BTreeMap::new(),
+        environment: inspected.environment.clone(),
+        ports: inspected.ports.clone(),
         created_at_ms: inspected.created_at_ms,
         started_at_ms: inspected.started_at_ms,
-        address: IpAddr::V4(network.address),
-        ifindex: network.ifindex,
+        address: Ipv4Addr::UNSPECIFIED.into(),
+        ifindex: 0,
     }
 }
 
+fn located(facts: ContainerFacts, network: &ContainerNetwork) -> ContainerFacts {
+    ContainerFacts { address: IpAddr::V4(network.address), ifindex: network.ifindex, ..facts }
+}
+
 fn refused(inspected: Inspected, reason: String) -> Refused {
-    let ours = inspected.labels.keys().filter(|key| key.starts_with(aliyun::PREFIX));
+    let ours = inspected.labels.keys().filter(|key| labels::asks_for_frontend(key));
     Refused {
         labels: ours.take(LABELS_MAX).map(|key| shown(key)).collect(),
         name: inspected.name,

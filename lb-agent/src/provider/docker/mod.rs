@@ -64,8 +64,35 @@ impl Settings {
     }
 }
 
-/// Turns a container into claims; pure.
-pub type ClaimsOf = Arc<dyn Fn(&ContainerFacts) -> Claims + Send + Sync>;
+/// Turns containers into claims; pure.
+pub trait ReadContainers: Send + Sync {
+    /// Whether containers without labels are looked at, too.
+    fn looks_at_all(&self) -> bool;
+
+    /// Whether anything may follow from a container of which Docker says this. Its address is not
+    /// known yet.
+    fn concerns(&self, facts: &ContainerFacts) -> bool;
+
+    /// What the container asks for.
+    fn claims(&self, facts: &ContainerFacts) -> Claims;
+}
+
+/// What turns containers into claims.
+pub type ClaimsOf = Arc<dyn ReadContainers>;
+
+impl ReadContainers for crate::labels::Reader {
+    fn looks_at_all(&self) -> bool {
+        self.looks_at_all()
+    }
+
+    fn concerns(&self, facts: &ContainerFacts) -> bool {
+        self.concerns(facts)
+    }
+
+    fn claims(&self, facts: &ContainerFacts) -> Claims {
+        self.claims(facts)
+    }
+}
 
 /// Follows Docker for ever, through restarts and absences of the daemon. Ends when the receiving end
 /// of `events` is closed. `runs` is told which containers run.

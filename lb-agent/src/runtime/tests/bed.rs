@@ -26,6 +26,7 @@ use crate::{
     health::Targets,
     model::{
         Backend, BackendPath, BackendState, Claim, Claims, FrontendAddress, Protocol, ServiceName,
+        Setting, Wishes,
     },
     plan::{self, Action, Kernel, KernelError, KernelState},
     provider::ProviderEvent,
@@ -244,6 +245,7 @@ pub(super) fn frontend(port: u16) -> FrontendAddress {
 
 /// The claim of a container `id` for the service at `port`, behind interface `id`.
 pub(super) fn container(port: u16, id: u8) -> Claim {
+    let ring_size = Some(Setting { value: Some(1021), ..Setting::default() });
     Claim {
         service: ServiceName(format!("compose/shop/s{port}:80")),
         frontend: frontend(port),
@@ -256,10 +258,10 @@ pub(super) fn container(port: u16, id: u8) -> Claim {
             path: BackendPath::Local { ifindex: id.into() },
             state: BackendState::Healthy,
             started_at_ms: 1,
-            probe: None,
             reported: None,
         }),
-        ring_size: Some(1021),
+        pooled: None,
+        wishes: Arc::new(Wishes { ring_size, ..Wishes::default() }),
         since_ms: 1,
         source: format!("container `shop-s{port}-{id}`"),
     }

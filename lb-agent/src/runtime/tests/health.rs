@@ -14,27 +14,17 @@ use crate::{
         Change, Standing,
         tracker::Health::{self, Healthy, Unhealthy},
     },
-    model::{Claim, Probe, ProbeKind, ProbePlace},
+    model::{Claim, Origin, ProbeKind, Setting, Wishes},
     plan::KernelState,
     runtime::Event,
 };
 
 /// The claim of a container at port 1 that is probed.
 fn probed(id: u8) -> Claim {
-    let probe = Probe {
-        kind: ProbeKind::Tcp { port: None },
-        interval_ms: 2000,
-        timeout_ms: 1000,
-        initial_delay_ms: 0,
-        rise: 1,
-        fall: 1,
-        place: ProbePlace::Auto,
-    };
-    let mut claim = container(1, id);
-    if let Some(backend) = &mut claim.backend {
-        backend.probe = Some(Arc::new(probe));
-    }
-    claim
+    let kind = ProbeKind::Tcp { port: None };
+    let probe = Some(Setting::new(Some(kind), Origin::Default));
+    let wishes = Arc::new(Wishes { probe, ..Wishes::default() });
+    Claim { wishes, ..container(1, id) }
 }
 
 /// The same address and place as before, another run of the container.

@@ -298,7 +298,7 @@ impl Inner {
             pid: run.pid,
             created_at_ms: 1,
             started_at_ms: run.started_at_ms,
-            health: None,
+            ..Inspected::default()
         }))
     }
 }

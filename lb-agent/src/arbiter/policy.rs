@@ -1,0 +1,61 @@
+//! The policy of a service, of what its claims wish.
+//!
+//! A wish of a container goes before one of the configuration. Of containers that contradict each
+//! other the newest is heard, since that is the user's latest word: a deploy that changes a label
+//! takes effect with its first container. The others are told, and lose nothing else.
+
+use std::{cmp::Reverse, sync::Arc};
+
+use crate::model::{Backend, Disagreement, Policy, Refusal, ServiceName, Wishes};
+
+/// Disagreements of one service that are told.
+const DISAGREEMENTS_MAX: usize = 16;
+
+/// What the claims of one service wish.
+#[derive(Debug, Default)]
+pub(super) struct Wished(Vec<(u64, Arc<Wishes>)>);
+
+impl Wished {
+    /// Hears one claim.
+    pub(super) fn hear(&mut self, since_ms: u64, wishes: &Arc<Wishes>) {
+        // The claims of one object, and those of the file, share theirs.
+        if !self.0.last().is_some_and(|(_, last)| Arc::ptr_eq(last, wishes)) {
+            self.0.push((since_ms, Arc::clone(wishes)));
+        }
+    }
+
+    /// What is in force, and who is told otherwise.
+    pub(super) fn agree(mut self, service: &ServiceName) -> (Policy, Vec<Refusal>) {
+        self.0.sort_by_key(|(since_ms, _)| Reverse(*since_ms));
+        let (policy, disagreements) = Policy::agreed(self.0.iter().map(|(_, wishes)| &**wishes));
+        let told = disagreements.iter().take(DISAGREEMENTS_MAX);
+        (policy, told.map(|one| refusal(service, one)).collect())
+    }
+}
+
+fn refusal(service: &ServiceName, disagreement: &Disagreement) -> Refusal {
+    let Disagreement { name, granted, refused } = disagreement;
+    let written = refused.1.written();
+    Refusal {
+        object: written.map_or_else(|| format!("service `{service}`"), |one| one.object.clone()),
+        key: written.map(|written| written.key.clone()),
+        message: format!(
+            "wants `{}` as {name} of the service `{service}`, but the newer {} wants `{}`, and the \
+             newest counts; give both the same value",
+            refused.0, granted.1, granted.0
+        ),
+    }
+}
+
+/// While an exclusive backend takes new flows, the others of its service take none.
+pub(super) fn yield_to_exclusive<'a>(backends: impl Iterator<Item = (&'a mut Backend, bool)>) {
+    let mut backends: Vec<_> = backends.collect();
+    let is_served = backends.iter().any(|(backend, is_exclusive)| {
+        *is_exclusive && backend.state.takes_new() && backend.weight > 0
+    });
+    if is_served {
+        for (backend, _) in backends.iter_mut().filter(|(_, is_exclusive)| !is_exclusive) {
+            backend.weight = 0;
+        }
+    }
+}
