@@ -6,6 +6,9 @@
 
 /// A backend that fails this soon after it has become healthy is flapping.
 const FLAP_WINDOW_MS: u64 = 60_000;
+/// Failures in a row after which a backend that has never been healthy is looked at no more often
+/// than others: until then it may just be slow to start.
+const EAGER_RESULTS: u16 = 100;
 /// Most doublings of the successes that a flapping backend needs.
 const FLAP_DOUBLINGS_MAX: u8 = 4;
 
@@ -70,7 +73,10 @@ impl Tracker {
         match self.health {
             Health::Starting => true,
             Health::Healthy => self.run > 0 && !self.latest,
-            Health::Unhealthy => self.run > 0 && self.latest,
+            Health::Unhealthy => {
+                let is_eagerly_awaited = !self.was_healthy && self.run < EAGER_RESULTS;
+                is_eagerly_awaited || (self.run > 0 && self.latest)
+            }
         }
     }
 
@@ -181,6 +187,18 @@ mod tests {
         assert!(tracker.take(false, RULES, 0));
         assert!(!tracker.is_in_doubt(), "it is known to be unhealthy");
         assert!(Tracker::new(Health::Starting).is_in_doubt());
+    }
+
+    #[test]
+    fn who_has_never_been_healthy_is_awaited_for_a_while() {
+        let mut tracker = Tracker::new(Health::Starting);
+        for _ in 1..EAGER_RESULTS {
+            tracker.take(false, RULES, 0);
+            assert!(tracker.is_in_doubt());
+        }
+        tracker.take(false, RULES, 0);
+        assert!(!tracker.is_in_doubt());
+        assert_eq!(tracker.health(), Health::Unhealthy);
     }
 
     #[test]
