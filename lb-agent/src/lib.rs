@@ -14,6 +14,8 @@ pub mod datapath;
 #[cfg(feature = "agent")]
 pub mod grammar;
 #[cfg(feature = "agent")]
+pub mod health;
+#[cfg(feature = "agent")]
 pub mod labels;
 #[cfg(feature = "agent")]
 pub mod maglev;

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use lb_agent::{
     config::{Balancer, LabelsConfig},
     labels::Reader,
-    model::{Backend, BackendPath, Refusal},
+    model::{Backend, BackendPath, Refusal, ReportedHealth},
     netlink,
     provider::{ProviderEvent, docker},
 };
@@ -57,7 +57,12 @@ impl Provider {
         let thread = thread::spawn(move || {
             let run = || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                runtime.expect("a runtime").block_on(docker::run(settings, claims_of, sender));
+                runtime.expect("a runtime").block_on(docker::run(
+                    settings,
+                    docker::Runs::default(),
+                    claims_of,
+                    sender,
+                ));
             };
             namespace.enter(run).expect("the namespace of the node");
         });
@@ -446,4 +451,30 @@ fn node_tells_its_default_route_and_links() -> Result<()> {
         ensure!(namespace.enter(|| netlink::forwarding_enabled("wan0"))?? == expected);
     }
     Ok(())
+}
+
+#[test]
+fn state_of_a_healthcheck_is_told_as_it_changes() -> Result<()> {
+    needs!(docker);
+    let node = DockerNode::start(DockerOptions::default())?;
+    let docker = node.docker();
+    docker.container("plain").start()?;
+    // Healthy is who listens at a second port.
+    let check = r#"HEALTHCHECK --interval=1s --timeout=5s --retries=1 CMD ["/bin/lb-testkit", "fetch", "--count", "1", "--target", "127.0.0.1:9090"]"#;
+    process::run(docker.command().args(["commit", "--change", check, "plain", "checked"]))?;
+    docker.container("web").image("checked").balanced(&format!("tcp://{BALANCER}:80")).start()?;
+    start(docker, "unchecked", "")?;
+
+    let mut provider = Provider::start(&node)?;
+    let reported =
+        |provider: &Provider, name: &str| provider.backend(name).ok().map(|it| it.reported);
+    provider.wait("the failed check", |it| {
+        reported(it, "web") == Some(Some(ReportedHealth::Unhealthy))
+    })?;
+    let serve = ["exec", "--detach", "web", "/bin/lb-testkit", "serve", "--port", "9090"];
+    process::run(docker.command().args(serve))?;
+    provider.wait("the check that passed", |it| {
+        reported(it, "web") == Some(Some(ReportedHealth::Healthy))
+    })?;
+    provider.wait("the container without a check", |it| reported(it, "unchecked") == Some(None))
 }

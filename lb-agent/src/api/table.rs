@@ -273,6 +273,7 @@ impl fmt::Display for ServingState {
         formatter.write_str(match self {
             Self::Serving => "serving",
             Self::Degraded => "degraded",
+            Self::Panic => "panic",
             Self::Down => "down",
             Self::Idle => "idle",
         })

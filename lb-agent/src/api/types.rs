@@ -106,6 +106,8 @@ pub enum ServingState {
     Serving,
     /// Some backends take new flows.
     Degraded,
+    /// Nearly all backends fail their probes: those that live take new flows all the same.
+    Panic,
     /// No backend takes new flows.
     Down,
     /// Nothing asks to be served here.
@@ -203,12 +205,32 @@ pub struct BackendView {
     pub weight_origin: Origin,
     /// Whether it takes flows.
     pub state: BackendState,
+    /// What its probes found; `None`: it is not probed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<ProbeView>,
     /// Share of the ring's slots that it holds, in percent.
     pub share_percent: f64,
     /// What the data path counted for it.
     pub counters: BackendCountersView,
     /// What asked for it: a container and its label, an entry of the config file.
     pub source: String,
+}
+
+/// What the probes of one backend found.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct ProbeView {
+    /// Successes.
+    pub passed: u64,
+    /// Failures.
+    pub failed: u64,
+    /// Probes that could not be made, for reasons that are not the backend's.
+    pub inconclusive: u64,
+    /// What the latest one said.
+    pub latest: String,
+    /// Mean duration of those that passed or failed, in milliseconds.
+    pub mean_ms: f64,
+    /// Times that they changed the backend's state.
+    pub changes: u64,
 }
 
 /// What the data path counted for one backend since its number was given to it.

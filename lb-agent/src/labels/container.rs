@@ -387,6 +387,7 @@ fn backend(facts: &ContainerFacts, name: &str, replica: &Replica, port: u16) -> 
         path: BackendPath::Local { ifindex: facts.ifindex },
         state: BackendState::Healthy,
         started_at_ms: facts.started_at_ms,
+        reported: None,
     }
 }
 

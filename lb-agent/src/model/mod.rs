@@ -14,7 +14,7 @@ pub use policy::{
     Affinity, Datagrams, Disagreement, InitialState, Policy, Row, Unreachable, Wishes,
 };
 pub use ports::Ports;
-pub use probe::{HttpProbe, Probe, ProbeKind, ProbePlace};
+pub use probe::{HttpProbe, Probe, ProbeKind, ProbePlace, ReportedHealth};
 pub use service::{
     Backend, BackendPath, BackendState, FrontendAddress, Protocol, Service, ServiceName, Snapshot,
 };

@@ -80,6 +80,18 @@ pub enum ProbePlace {
     Container,
 }
 
+/// What a provider says of a backend's health.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReportedHealth {
+    /// Not known yet.
+    Starting,
+    /// All is well.
+    Healthy,
+    /// It is not.
+    Unhealthy,
+}
+
 impl Default for HttpProbe {
     fn default() -> Self {
         Self {

@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Policy, Ports};
+use super::{Policy, Ports, ReportedHealth};
 
 /// A transport protocol that can be balanced.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -111,6 +111,9 @@ pub struct Backend {
     /// Order in which instances of one place came: of several, the greatest holds the place.
     /// Milliseconds since the epoch for containers, 0 for static backends.
     pub started_at_ms: u64,
+    /// What its provider says of its health, for probes that rely on that.
+    #[serde(default)]
+    pub reported: Option<ReportedHealth>,
 }
 
 /// A named set of backends, served at one or more frontends.

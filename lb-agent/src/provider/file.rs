@@ -76,6 +76,7 @@ fn static_backend(backend: &StaticBackend) -> Backend {
         path: BackendPath::Routed,
         state: BackendState::Healthy,
         started_at_ms: 0,
+        reported: None,
     }
 }
 

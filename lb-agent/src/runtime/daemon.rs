@@ -19,7 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Event, Reconciler, Runtime, RuntimeChannels, Settings, routes, spawn,
+    Event, Reconciler, Runtime, RuntimeChannels, Settings, health, routes, spawn,
     status::{status_line, trouble},
     watch::FileWatch,
 };
@@ -94,6 +94,10 @@ struct Daemon {
     events: mpsc::Sender<Event>,
     view: watch::Receiver<Arc<View>>,
     docker: Option<JoinHandle<()>>,
+    /// The containers that the Docker provider follows.
+    runs: docker::Runs,
+    /// Resolves when the prober has ended.
+    health: JoinHandle<()>,
     /// What the Docker provider reads labels with.
     docker_labels: LabelsConfig,
     server: JoinHandle<()>,
@@ -134,6 +138,8 @@ impl Daemon {
         let fronts = node.fronts().iter().filter_map(|front| front.ifindex).collect();
         let reconciler = Reconciler::adopt(node, settings, started)
             .context("cannot read what the kernel holds")?;
+        let runs = docker::Runs::default();
+        let health = health::start(reconciler.health(), &config.docker, runs.clone(), &events)?;
         let channels = RuntimeChannels { events: events_receiver, requests, view: view_sender };
         let kernel_thread = spawn(Runtime::new(reconciler, channels), stop.clone())
             .context("cannot start the kernel thread")?;
@@ -145,6 +151,8 @@ impl Daemon {
             events,
             view,
             docker: None,
+            runs,
+            health,
             docker_labels: LabelsConfig::default(),
             server,
             kernel_thread,
@@ -178,6 +186,9 @@ impl Daemon {
                 () = ended(&mut self.docker) => {
                     break Err(anyhow::anyhow!("the Docker provider ended by itself; see above"));
                 }
+                _ = &mut self.health => {
+                    break Err(anyhow::anyhow!("the prober ended by itself; see above"));
+                }
                 _ = &mut self.server => {
                     break Err(anyhow::anyhow!("the API server ended by itself; see above"));
                 }
@@ -194,6 +205,7 @@ impl Daemon {
         if let Some(docker) = self.docker.take() {
             docker.abort();
         }
+        self.health.abort();
         self.stop.cancel();
         if is_orderly {
             let parts = async { (self.kernel_thread.await, self.server.await) };
@@ -234,8 +246,9 @@ impl Daemon {
         let reader = Arc::new(labels::Reader::new(&labels));
         let (sender, receiver) = mpsc::channel(EVENTS_MAX);
         let forward = forward(receiver, self.events.clone());
+        let runs = self.runs.clone();
         self.docker = Some(tokio::spawn(async move {
-            tokio::join!(docker::run(settings, reader, sender), forward);
+            tokio::join!(docker::run(settings, runs, reader, sender), forward);
         }));
         self.docker_labels = labels;
         Ok(())
@@ -401,6 +414,8 @@ mod tests {
             events: sender,
             view: watch::channel(Arc::default()).1,
             docker: None,
+            runs: docker::Runs::default(),
+            health: tokio::spawn(std::future::pending()),
             docker_labels: LabelsConfig::default(),
             server: tokio::spawn(std::future::pending()),
             kernel_thread,

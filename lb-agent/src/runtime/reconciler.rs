@@ -24,6 +24,7 @@ use crate::{
     api::types::{ReconcileView, RefusalView, RefusedBy, View},
     arbiter::{self, Incumbents},
     config::Balancer,
+    health::HealthView,
     model::{Claim, Refusal, Snapshot},
     plan::{self, Action, Kernel, KernelError, KernelState, Planner, Scan, Sight},
     provider::ProviderEvent,
@@ -68,6 +69,7 @@ pub struct Reconciler<N> {
     node: N,
     planner: Planner,
     ledger: Ledger,
+    health: HealthView,
     balancers: Vec<Balancer>,
     /// What the kernel holds, to our knowledge.
     mirror: KernelState,
@@ -119,6 +121,7 @@ impl<N: Node> Reconciler<N> {
         Ok(Self {
             planner,
             ledger: Ledger::new(&settings.providers),
+            health: HealthView::default(),
             balancers: settings.balancers,
             node,
             mirror,
@@ -148,6 +151,11 @@ impl<N: Node> Reconciler<N> {
         })
     }
 
+    /// What is known of the health of backends, for those who find it out.
+    pub fn health(&self) -> &HealthView {
+        &self.health
+    }
+
     /// Takes an event. Only a death touches the kernel here: it cannot wait for a plan.
     pub(super) fn take(&mut self, event: Event) {
         match event {
@@ -168,6 +176,7 @@ impl<N: Node> Reconciler<N> {
                     }
                 }
             }
+            Event::Health(changes) => self.is_dirty |= self.health.take(&changes),
             Event::Restarting(provider) => {
                 self.ledger.set_restarting(provider);
                 self.is_view_stale = true;
@@ -291,6 +300,7 @@ impl<N: Node> Reconciler<N> {
         let claims: Vec<Claim> = self.ledger.claims().map(|(_, claim)| claim).collect();
         (self.snapshot, self.refused_claims) =
             arbiter::arbitrate(claims, &incumbents(&self.mirror));
+        self.health.apply(&mut self.snapshot, &self.mirror);
         arbiter::yield_to_exclusive(&mut self.snapshot);
         let sight = self.sight(now);
         let now_ms = sight.now_ms;
@@ -466,6 +476,7 @@ impl<N: Node> Reconciler<N> {
         refusals.sort();
         view::build(&view::Parts {
             ledger: &self.ledger,
+            health: &self.health,
             balancers: &self.balancers,
             snapshot: &self.snapshot,
             kernel: &self.mirror,

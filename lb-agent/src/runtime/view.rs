@@ -16,6 +16,7 @@ use crate::{
         ServiceView, ServingState, StatusView, View, VipFrontendView, VipView,
     },
     config::Balancer,
+    health::HealthView,
     model::{Backend, BackendPath, Origin, Policy, Refusal, Service, ServiceName, Snapshot},
     plan::{self, Action, KernelBackend, KernelState, NameHash},
 };
@@ -23,6 +24,7 @@ use crate::{
 /// Everything that a view is made of.
 pub(super) struct Parts<'a> {
     pub(super) ledger: &'a Ledger,
+    pub(super) health: &'a HealthView,
     pub(super) balancers: &'a [Balancer],
     pub(super) snapshot: &'a Snapshot,
     pub(super) kernel: &'a KernelState,
@@ -79,8 +81,9 @@ fn service_view(
 ) -> ServiceView {
     let mut backends = BackendCountsView::default();
     for backend in &service.backends {
-        backends.add(backend.state);
+        backends.add(parts.health.shown_state(&service.name, backend));
     }
+    let is_panic = parts.health.panics().contains_key(&service.name);
     let protocols: BTreeSet<_> =
         service.frontends.iter().map(|frontend| frontend.protocol).collect();
     let number = numbers.services.get(&plan::service_hash(&service.name));
@@ -90,7 +93,7 @@ fn service_view(
         protocols: protocols.into_iter().collect(),
         ring_size: number.and_then(|number| parts.shares.ring_size(*number)),
         backends,
-        state: backends.serving(),
+        state: if is_panic { ServingState::Panic } else { backends.serving() },
         source: sources.of_service(&service.name),
     }
 }
@@ -118,7 +121,8 @@ fn backend_view(
         path: backend.path,
         weight: backend.weight,
         weight_origin: sources.of_weight(&service.name, backend),
-        state: backend.state,
+        state: parts.health.shown_state(&service.name, backend),
+        probe: parts.health.probe_view(&service.name, backend),
         share_percent: (share * 1000.0).round() / 1000.0,
         counters: counters.copied().unwrap_or_default(),
         source: sources.of_backend(&service.name, backend),

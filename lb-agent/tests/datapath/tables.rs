@@ -317,6 +317,7 @@ sandboxed! {
                 weight: 100,
                 path: BackendPath::Routed,
                 state: BackendState::Healthy,
+                reported: None,
                 started_at_ms: 0,
             };
             let frontend = |port| FrontendAddress {

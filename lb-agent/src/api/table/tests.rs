@@ -76,6 +76,7 @@ fn backend_views() -> Vec<BackendView> {
         weight: 100,
         weight_origin: Origin::Default,
         state,
+        probe: None,
         share_percent,
         counters,
         source: format!("container `shop-redis-{replica}`, label `aliyun.lb.port_6379`"),

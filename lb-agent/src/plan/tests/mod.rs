@@ -38,6 +38,7 @@ fn backend(place: &str, instance: u64, host: u8) -> Backend {
         path: BackendPath::Local { ifindex: u32::from(host) },
         state: BackendState::Healthy,
         started_at_ms: instance,
+        reported: None,
     }
 }
 

@@ -25,6 +25,7 @@ fn large_service(index: u16, backends: u16) -> Service {
         path: BackendPath::Local { ifindex: 10 + u32::from(index) * 16 + u32::from(place) },
         state: BackendState::Healthy,
         started_at_ms: 1,
+        reported: None,
     };
     let vip = Ipv4Addr::new(192, 0, 2, 1).into();
     Service {

@@ -14,7 +14,8 @@ use bollard::{
     API_DEFAULT_VERSION, BollardRequest, ClientVersion, Docker,
     errors::Error,
     models::{
-        ContainerInspectResponse, ContainerSummary, EventMessage, EventMessageTypeEnum, Network,
+        ContainerInspectResponse, ContainerSummary, EventMessage, EventMessageTypeEnum,
+        HealthStatusEnum, Network,
     },
     query_parameters::EventsOptionsBuilder,
 };
@@ -31,7 +32,7 @@ use super::{
 };
 use crate::{
     labels::{self, ContainerPort},
-    model::Protocol,
+    model::{Protocol, ReportedHealth},
 };
 
 /// Longest wait for one answer. A busy daemon takes a second; one that hangs takes for ever.
@@ -43,8 +44,19 @@ const NETWORKS_KEPT: Duration = Duration::from_secs(1);
 /// Option of a bridge network that names its bridge.
 const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
 /// What can change a container's claims. Above all not `exec_*`: health checks are a flood of them.
-const ACTIONS: [&str; 8] =
-    ["start", "restart", "die", "rename", "update", "destroy", "connect", "disconnect"];
+const ACTIONS: [&str; 9] = [
+    "start",
+    "restart",
+    "die",
+    "rename",
+    "update",
+    "destroy",
+    "connect",
+    "disconnect",
+    HEALTH_STATUS,
+];
+/// The state comes behind a colon, and is looked at anew all the same.
+const HEALTH_STATUS: &str = "health_status";
 
 /// The daemon behind one Unix socket.
 pub(super) struct Api {
@@ -198,7 +210,7 @@ async fn within_raw<T>(answer: impl Future<Output = T>) -> Result<T, EngineError
 }
 
 /// For people: of a request that failed, only what made it fail.
-fn describe(error: &Error) -> String {
+pub(super) fn describe(error: &Error) -> String {
     let Error::HyperLegacyError { err } = error else { return error.to_string() };
     let mut cause: &dyn std::error::Error = err;
     while let Some(source) = cause.source() {
@@ -212,7 +224,8 @@ fn event_of(message: EventMessage) -> Option<Event> {
     let actor = message.actor?;
     let attributes: BTreeMap<_, _> = actor.attributes.unwrap_or_default().into_iter().collect();
     let action = message.action?;
-    if !ACTIONS.contains(&action.as_str()) {
+    let action = action.split_once(':').map_or(action.as_str(), |(action, _)| action);
+    if !ACTIONS.contains(&action) {
         return None;
     }
     let (container, labelled) = match message.typ? {
@@ -272,6 +285,7 @@ fn inspected_of(response: ContainerInspectResponse) -> Result<Option<Inspected>,
     let published =
         published.filter(|(_, bindings)| bindings.as_ref().is_some_and(|it| !it.is_empty()));
     let ports = ports_of(config.exposed_ports.take(), published.map(|(port, _)| port));
+    let health = state.health.and_then(|health| health.status);
     let id = response.id.unwrap_or_default();
     Ok(Some(Inspected {
         name: name_of(&response.name.into_iter().collect::<Vec<_>>(), &id),
@@ -282,7 +296,18 @@ fn inspected_of(response: ContainerInspectResponse) -> Result<Option<Inspected>,
         pid,
         created_at_ms: milliseconds("Created", response.created)?,
         started_at_ms: milliseconds("State.StartedAt", state.started_at)?,
+        health: health.and_then(reported_health),
     }))
+}
+
+/// `None`: the container has no HEALTHCHECK.
+fn reported_health(status: HealthStatusEnum) -> Option<ReportedHealth> {
+    match status {
+        HealthStatusEnum::STARTING => Some(ReportedHealth::Starting),
+        HealthStatusEnum::HEALTHY => Some(ReportedHealth::Healthy),
+        HealthStatusEnum::UNHEALTHY => Some(ReportedHealth::Unhealthy),
+        HealthStatusEnum::NONE | HealthStatusEnum::EMPTY => None,
+    }
 }
 
 /// Variables that may concern us: the others may be secrets, and are forgotten at once.

@@ -7,7 +7,7 @@ use std::{
 
 use futures_util::Stream;
 
-use crate::labels::ContainerPort;
+use crate::{labels::ContainerPort, model::ReportedHealth};
 
 /// A container in a listing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -43,6 +43,8 @@ pub(super) struct Inspected {
     pub(super) created_at_ms: u64,
     /// When this run of it started.
     pub(super) started_at_ms: u64,
+    /// What its HEALTHCHECK says; `None`: it has none.
+    pub(super) health: Option<ReportedHealth>,
 }
 
 /// Something happened to a container.

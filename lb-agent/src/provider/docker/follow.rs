@@ -230,9 +230,11 @@ impl<E: Engine, H: Host> Follower<E, H> {
                 Effect::Send(event) => events.send(event).await?,
                 Effect::Look(id) => self.look(id),
                 Effect::Watch { id, instance, process } => {
-                    let inputs = self.inputs.clone();
+                    self.host.begins(&instance, &process);
+                    let (inputs, host) = (self.inputs.clone(), Arc::clone(&self.host));
                     self.tasks.spawn(async move {
                         process.ended().await;
+                        host.ends(&instance);
                         // The queue outlives its tasks.
                         let _ended = inputs.send(Input::Ended { id, instance }).await;
                     });

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     labels::{self, ContainerFacts, shown},
+    model::ReportedHealth,
     netlink::{ContainerNetwork, NetworkError},
 };
 
@@ -28,8 +29,8 @@ const REFUSAL_CONFIRMED_AFTER: Duration = Duration::from_millis(100);
 /// What was found.
 #[derive(Debug)]
 pub(super) enum Look<P> {
-    /// It runs, and can be served.
-    Running(ContainerFacts, Arc<P>),
+    /// It runs, and can be served; with what its HEALTHCHECK says.
+    Running(ContainerFacts, Option<ReportedHealth>, Arc<P>),
     /// It runs, and cannot be served.
     Refused(Refused, Arc<P>),
     /// Docker says that it does not run, or its process is gone.
@@ -95,7 +96,7 @@ pub(super) async fn look<E: Engine, H: Host>(
     }
     match confirmed_network(host, &process).await {
         Ok(network) => match refused_network(engine, &network).await {
-            Ok(None) => Look::Running(located(facts, &network), process),
+            Ok(None) => Look::Running(located(facts, &network), inspected.health, process),
             Ok(Some(reason)) => Look::Refused(refused(&facts, reason), process),
             Err(error) => Look::Failed(error.to_string()),
         },

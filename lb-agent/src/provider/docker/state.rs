@@ -226,8 +226,10 @@ impl<P: Process> State<P> {
             self.want_look(id);
         }
         match look {
-            Look::Running(facts, process) if process.is_alive() => {
-                let claims = self.claims_of.claims(&facts);
+            Look::Running(facts, health, process) if process.is_alive() => {
+                let mut claims = self.claims_of.claims(&facts);
+                let backends = claims.claims.iter_mut().filter_map(|it| it.backend.as_mut());
+                backends.for_each(|backend| backend.reported = health);
                 self.runs(id, facts.name, facts.started_at_ms, process, claims);
             }
             Look::Refused(refused, process) if process.is_alive() => {

@@ -24,6 +24,7 @@ use crate::{
         server::ViewRequest,
         types::{BackendCountersView, FrontView, View},
     },
+    health::Targets,
     model::{
         Backend, BackendPath, BackendState, Claim, Claims, FrontendAddress, Ports, Protocol,
         ServiceName, Setting, Wishes,
@@ -152,6 +153,8 @@ impl Node for FakeNode {
 pub(super) struct Bed {
     node: FakeNode,
     pub(super) events: mpsc::Sender<Event>,
+    /// What health would have to probe.
+    pub(super) targets: watch::Receiver<Targets>,
     requests: mpsc::Sender<ViewRequest>,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -169,13 +172,14 @@ impl Bed {
         };
         let reconciler =
             Reconciler::adopt(node.clone(), settings, Instant::now()).expect("readable");
+        let targets = reconciler.health().targets();
         let (events, receiver) = mpsc::channel(1024);
         let (requests, requests_receiver) = mpsc::channel(1);
         let (view, _) = watch::channel(Arc::default());
         let channels = RuntimeChannels { events: receiver, requests: requests_receiver, view };
         let stop = CancellationToken::new();
         let task = tokio::spawn(Runtime::new(reconciler, channels).run(stop.clone()));
-        Self { node, events, requests, stop, task }
+        Self { node, events, targets, requests, stop, task }
     }
 
     pub(super) fn node(&self) -> MutexGuard<'_, NodeState> {
@@ -284,6 +288,7 @@ pub(super) fn container(port: u16, id: u8) -> Claim {
             path: BackendPath::Local { ifindex: id.into() },
             state: BackendState::Healthy,
             started_at_ms: 1,
+            reported: None,
         }),
         pooled: None,
         wishes: Arc::new(Wishes { ring_size, ..Wishes::default() }),

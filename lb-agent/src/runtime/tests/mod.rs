@@ -2,6 +2,7 @@
 
 mod bed;
 mod faults;
+mod health;
 mod partial;
 
 use std::time::Duration;

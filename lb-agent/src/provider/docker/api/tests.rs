@@ -144,6 +144,23 @@ async fn labels_of_a_swarm_service() {
 }
 
 #[tokio::test]
+async fn health_of_containers_with_and_without_healthcheck() {
+    for (status, expected) in [
+        ("starting", Some(ReportedHealth::Starting)),
+        ("healthy", Some(ReportedHealth::Healthy)),
+        ("unhealthy", Some(ReportedHealth::Unhealthy)),
+        ("none", None),
+        ("", None),
+    ] {
+        let health =
+            format!(r#""Health":{{"Status":"{status}","FailingStreak":0,"Log":[]}},"Pid""#);
+        let answer = ok(&inspection(&RUNNING.replace("\"Pid\"", &health)));
+        let inspected = Daemon::with(&[&answer]).api.inspect(ID).await.expect("it answers");
+        assert_eq!(inspected.expect("it runs").health, expected, "{status}");
+    }
+}
+
+#[tokio::test]
 async fn containers_that_do_not_run() {
     let restarting = RUNNING.replace("4711", "0");
     let exited = RUNNING.replace("\"Running\":true", "\"Running\":false");
@@ -291,9 +308,9 @@ async fn events_that_concern_containers() {
         format!(
             r#"{{"Type":"network","Action":"disconnect","Actor":{{"ID":"n","Attributes":{{"container":"{ID}","name":"bridge"}}}}}}"#
         ),
+        labelled.replace("start", "health_status: healthy"),
         // Not ours, from a daemon that does not filter.
         labelled.replace("start", "exec_start: sh"),
-        labelled.replace("start", "health_status: healthy"),
         labelled.replace("container", "image"),
         labelled.replace(ID, "not/an/id"),
         r#"{"Type":"container","Action":"start"}"#.to_owned(),
@@ -304,7 +321,8 @@ async fn events_that_concern_containers() {
     let daemon = Daemon::with(&[&version, &ok(&(lines.join("\n") + "\n"))]);
     let events = daemon.api.follow().await.expect("it answers");
     let event = |labelled| Ok(Event { container: ID.to_owned(), labelled });
-    let seen: Vec<_> = events.take(4).collect().await;
-    assert_eq!(seen[..3], [event(Some(true)), event(Some(false)), event(None)]);
-    let _garbage = seen[3].as_ref().expect_err("garbage ends the stream");
+    let seen: Vec<_> = events.take(5).collect().await;
+    let expected = [event(Some(true)), event(Some(false)), event(None), event(Some(true))];
+    assert_eq!(seen[..4], expected);
+    let _garbage = seen[4].as_ref().expect_err("garbage ends the stream");
 }

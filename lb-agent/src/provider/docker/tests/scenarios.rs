@@ -412,7 +412,7 @@ fn new_run_ends_the_one_before() {
             address: [172, 17, 0, 2].into(),
             ifindex: 62,
         };
-        state.looked(&id(1), Look::Running(facts, process));
+        state.looked(&id(1), Look::Running(facts, None, process));
         told.extend(state.take_effects().into_iter().filter_map(|effect| match effect {
             Effect::Send(ProviderEvent::Gone { instance, .. }) => Some(format!("{instance} ends")),
             Effect::Watch { instance, .. } => Some(format!("{instance} runs")),

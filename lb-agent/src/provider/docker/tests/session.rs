@@ -169,6 +169,7 @@ impl ReadContainers for OneClaim {
             path: BackendPath::Local { ifindex: facts.ifindex },
             state: BackendState::Healthy,
             started_at_ms: facts.started_at_ms,
+            reported: None,
         };
         let frontend = FrontendAddress {
             vip: [192, 0, 2, 10].into(),
