@@ -28,6 +28,7 @@ fn backend(place: &str, instance: u16) -> Backend {
         path: BackendPath::Routed,
         state: BackendState::Healthy,
         started_at_ms: u64::from(instance),
+        replies: crate::model::ReplyFacts::default(),
     }
 }
 

@@ -4,7 +4,7 @@
 //! service and slot), never the container's id or address: so a replacement inherits its ring slots.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
 };
 
@@ -14,7 +14,8 @@ use super::{
     text::name_part,
 };
 use crate::model::{
-    Backend, BackendPath, BackendState, Claim, Claims, FrontendAddress, Refusal, ServiceName,
+    Backend, BackendPath, BackendState, Claim, Claims, FrontendAddress, Protocol, Refusal,
+    ReplyFacts, ServiceName, WaysIn,
 };
 
 /// Labels of one container that are looked at; Docker itself sets no limit.
@@ -42,6 +43,10 @@ pub struct ContainerFacts {
     pub address: IpAddr,
     /// Index of the host-side end of that network's veth pair.
     pub ifindex: u32,
+    /// Who can use that address.
+    pub ways_in: WaysIn,
+    /// Ports that Docker leads to from addresses of the node.
+    pub published: BTreeSet<(Protocol, u16)>,
 }
 
 /// Whether a container with these labels asks for anything, so that its namespace must be looked at.
@@ -86,7 +91,7 @@ pub fn claims(facts: &ContainerFacts, balancers: &BalancerIndex) -> Claims {
             Ok(frontend) => claims.claims.push(Claim {
                 service: replica.service_name(label.container_port, &frontend),
                 frontend,
-                backend: Some(backend(facts, name, replica, label.container_port)),
+                backend: Some(backend(facts, name, replica, &label)),
                 ring_size: None,
                 since_ms: facts.created_at_ms,
                 source: format!("{object}, label `{key}`"),
@@ -96,7 +101,14 @@ pub fn claims(facts: &ContainerFacts, balancers: &BalancerIndex) -> Claims {
     claims
 }
 
-fn backend(facts: &ContainerFacts, name: &str, replica: &Replica, port: u16) -> Backend {
+fn backend(
+    facts: &ContainerFacts,
+    name: &str,
+    replica: &Replica,
+    label: &aliyun::PortLabel,
+) -> Backend {
+    let port = label.container_port;
+    let is_published = facts.published.contains(&(label.scheme.protocol(), port));
     Backend {
         place: replica.place.clone(),
         // A container that was stopped and started again is another instance: its flows are gone.
@@ -107,6 +119,10 @@ fn backend(facts: &ContainerFacts, name: &str, replica: &Replica, port: u16) -> 
         path: BackendPath::Local { ifindex: facts.ifindex },
         state: BackendState::Healthy,
         started_at_ms: facts.started_at_ms,
+        replies: ReplyFacts {
+            ways_in: if is_published { WaysIn::Published } else { facts.ways_in },
+            only_answers: false,
+        },
     }
 }
 
@@ -216,6 +232,8 @@ mod tests {
             started_at_ms: 2000,
             address: Ipv4Addr::new(172, 17, 0, 2).into(),
             ifindex: 7,
+            ways_in: crate::model::WaysIn::OnlyOurs,
+            published: std::collections::BTreeSet::new(),
         }
     }
 

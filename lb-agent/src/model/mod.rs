@@ -6,5 +6,6 @@ mod service;
 
 pub use claim::{Claim, Claims, Refusal};
 pub use service::{
-    Backend, BackendPath, BackendState, FrontendAddress, Protocol, Service, ServiceName, Snapshot,
+    Backend, BackendPath, BackendState, FrontendAddress, IpPrefix, Protocol, ReplyFacts, Service,
+    ServiceName, Snapshot, WaysIn,
 };

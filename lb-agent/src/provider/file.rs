@@ -3,7 +3,7 @@
 
 use crate::{
     config::{Config, StaticBackend, StaticService},
-    model::{Backend, BackendPath, BackendState, Claim, Claims, ServiceName},
+    model::{Backend, BackendPath, BackendState, Claim, Claims, ReplyFacts, ServiceName, WaysIn},
 };
 
 /// What the provider is called in events and statuses.
@@ -48,6 +48,8 @@ fn static_backend(backend: &StaticBackend) -> Backend {
         path: BackendPath::Routed,
         state: BackendState::Healthy,
         started_at_ms: 0,
+        // It is reached by the routing table, by anybody.
+        replies: ReplyFacts { ways_in: WaysIn::Direct, ..ReplyFacts::default() },
     }
 }
 

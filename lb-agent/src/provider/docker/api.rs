@@ -4,7 +4,7 @@
 //! that container, not the listing. Every answer has a time limit.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     future::Future,
     sync::{Mutex, PoisonError},
     time::{Duration, SystemTime},
@@ -15,6 +15,7 @@ use bollard::{
     errors::Error,
     models::{
         ContainerInspectResponse, ContainerSummary, EventMessage, EventMessageTypeEnum, Network,
+        PortMap,
     },
     query_parameters::EventsOptionsBuilder,
 };
@@ -26,10 +27,10 @@ use hyper::{
 use tokio::time::Instant;
 
 use super::{
-    engine::{Engine, EngineError, Event, Inspected, Summary},
+    engine::{BridgeNetwork, Engine, EngineError, Event, Inspected, Summary},
     timestamp,
 };
-use crate::labels;
+use crate::{labels, model::Protocol};
 
 /// Longest wait for one answer. A busy daemon takes a second; one that hangs takes for ever.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -39,6 +40,12 @@ const EVENTS_SINCE: Duration = Duration::from_secs(2);
 const NETWORKS_KEPT: Duration = Duration::from_secs(1);
 /// Option of a bridge network that names its bridge.
 const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
+/// Option that says whether what leaves a bridge network gets an address of the node; it does by
+/// default.
+const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
+/// Options that say how a bridge network is reached from outside: `nat`, the default, or otherwise.
+const GATEWAY_MODE_V4: &str = "com.docker.network.bridge.gateway_mode_ipv4";
+const GATEWAY_MODE_V6: &str = "com.docker.network.bridge.gateway_mode_ipv6";
 /// What can change a container's claims. Above all not `exec_*`: health checks are a flood of them.
 const ACTIONS: [&str; 8] =
     ["start", "restart", "die", "rename", "update", "destroy", "connect", "disconnect"];
@@ -55,8 +62,8 @@ pub(super) struct Api {
 /// row.
 struct Networks {
     listed_at: Instant,
-    /// By the name of their bridge: `Some` of their own name when they are `internal`.
-    by_bridge: BTreeMap<String, Option<String>>,
+    /// By the name of their bridge.
+    by_bridge: BTreeMap<String, BridgeNetwork>,
 }
 
 impl Api {
@@ -152,7 +159,7 @@ impl Engine for Api {
         }
     }
 
-    async fn internal_network(&self, bridge: &str) -> Result<Option<String>, EngineError> {
+    async fn bridge_network(&self, bridge: &str) -> Result<Option<BridgeNetwork>, EngineError> {
         let mut networks = self.networks.lock().await;
         let is_known = networks.by_bridge.contains_key(bridge);
         if !is_known || networks.listed_at.elapsed() > NETWORKS_KEPT {
@@ -162,7 +169,7 @@ impl Engine for Api {
             *networks = Networks { listed_at, by_bridge };
         }
         // A bridge that Docker does not know is somebody else's.
-        Ok(networks.by_bridge.get(bridge).cloned().flatten())
+        Ok(networks.by_bridge.get(bridge).cloned())
     }
 }
 
@@ -220,18 +227,47 @@ fn summary_of(listed: ContainerSummary) -> Option<Summary> {
     })
 }
 
-/// The name of a network's bridge, and its own name if it is `internal`.
-fn bridge_of(network: Network) -> Option<(String, Option<String>)> {
+/// A network and the name of its bridge.
+fn bridge_of(network: Network) -> Option<(String, BridgeNetwork)> {
     if network.driver.as_deref() != Some("bridge") {
         return None;
     }
-    let named = network.options.and_then(|mut options| options.remove(BRIDGE_NAME));
-    let bridge = match named {
-        Some(name) if !name.is_empty() => name,
-        _ => format!("br-{}", network.id?.get(..12)?),
+    let options = network.options.unwrap_or_default();
+    let option = |key: &str| options.get(key).map(String::as_str).filter(|it| !it.is_empty());
+    let bridge = match option(BRIDGE_NAME) {
+        Some(name) => name.to_owned(),
+        None => format!("br-{}", network.id?.get(..12)?),
     };
-    let internal = network.internal.unwrap_or_default();
-    Some((bridge, internal.then(|| network.name.unwrap_or_default())))
+    let is_masqueraded = option(MASQUERADE).is_none_or(is_true);
+    let network = BridgeNetwork {
+        name: network.name.unwrap_or_default(),
+        is_internal: network.internal.unwrap_or_default(),
+        is_hidden_v4: is_masqueraded && option(GATEWAY_MODE_V4).is_none_or(|mode| mode == "nat"),
+        // What is the default differs from version to version, and IPv6 is mostly not translated.
+        is_hidden_v6: is_masqueraded && option(GATEWAY_MODE_V6) == Some("nat"),
+    };
+    Some((bridge, network))
+}
+
+/// As Go's `strconv.ParseBool` has it.
+fn is_true(text: &str) -> bool {
+    matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True")
+}
+
+/// The ports that have a binding. Those without one are merely exposed.
+fn published(ports: PortMap) -> impl Iterator<Item = (Protocol, u16)> {
+    ports.into_iter().filter_map(|(port, bindings)| {
+        if bindings.is_none_or(|bindings| bindings.is_empty()) {
+            return None;
+        }
+        let (number, protocol) = port.split_once('/').unwrap_or((&port, "tcp"));
+        let protocol = match protocol {
+            "tcp" => Protocol::Tcp,
+            "udp" => Protocol::Udp,
+            _ => return None,
+        };
+        Some((protocol, number.parse().ok()?))
+    })
 }
 
 fn inspected_of(response: ContainerInspectResponse) -> Result<Option<Inspected>, EngineError> {
@@ -244,6 +280,10 @@ fn inspected_of(response: ContainerInspectResponse) -> Result<Option<Inspected>,
     let pid = u32::try_from(pid)
         .map_err(|_out_of_range| EngineError(format!("`State.Pid` {pid} is no process number")))?;
     let config = response.config.unwrap_or_default();
+    // What was asked for, and what Docker has made of it: ports of `--publish-all` are only there.
+    let asked = response.host_config.and_then(|host| host.port_bindings).unwrap_or_default();
+    let made = response.network_settings.and_then(|network| network.ports).unwrap_or_default();
+    let published: BTreeSet<_> = published(asked).chain(published(made)).collect();
     let id = response.id.unwrap_or_default();
     Ok(Some(Inspected {
         name: name_of(&response.name.into_iter().collect::<Vec<_>>(), &id),
@@ -252,6 +292,7 @@ fn inspected_of(response: ContainerInspectResponse) -> Result<Option<Inspected>,
         pid,
         created_at_ms: milliseconds("Created", response.created)?,
         started_at_ms: milliseconds("State.StartedAt", state.started_at)?,
+        published,
     }))
 }
 

@@ -1,8 +1,13 @@
 //! What the provider needs to know from Docker, and nothing more.
 
-use std::{collections::BTreeMap, future::Future};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+};
 
 use futures_util::Stream;
+
+use crate::model::Protocol;
 
 /// A container in a listing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -34,6 +39,21 @@ pub(super) struct Inspected {
     pub(super) created_at_ms: u64,
     /// When this run of it started.
     pub(super) started_at_ms: u64,
+    /// Its ports that Docker leads to from addresses of the node.
+    pub(super) published: BTreeSet<(Protocol, u16)>,
+}
+
+/// A network behind a bridge of the node.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct BridgeNetwork {
+    /// Its name.
+    pub(super) name: String,
+    /// It is `internal`: closed to the outside.
+    pub(super) is_internal: bool,
+    /// Its IPv4 addresses are hidden: nobody outside of the node can use them.
+    pub(super) is_hidden_v4: bool,
+    /// The same for IPv6.
+    pub(super) is_hidden_v6: bool,
 }
 
 /// Something happened to a container.
@@ -69,9 +89,9 @@ pub(super) trait Engine: Send + Sync + 'static {
         id: &str,
     ) -> impl Future<Output = Result<Option<Inspected>, EngineError>> + Send;
 
-    /// The name of the network behind this bridge of the node, if it is an `internal` one.
-    fn internal_network(
+    /// The network behind this bridge of the node. `None`: it is not Docker's.
+    fn bridge_network(
         &self,
         bridge: &str,
-    ) -> impl Future<Output = Result<Option<String>, EngineError>> + Send;
+    ) -> impl Future<Output = Result<Option<BridgeNetwork>, EngineError>> + Send;
 }

@@ -3,11 +3,12 @@
 use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use super::{
-    engine::{Engine, EngineError, Inspected},
+    engine::{BridgeNetwork, Engine, EngineError, Inspected},
     host::{Host, Process as _},
 };
 use crate::{
     labels::{ContainerFacts, aliyun, shown},
+    model::WaysIn,
     netlink::{ContainerNetwork, NetworkError},
 };
 
@@ -71,9 +72,11 @@ pub(super) async fn look<E: Engine, H: Host>(engine: &E, host: &H, id: &str) -> 
         }
     }
     match confirmed_network(host, &process).await {
-        Ok(network) => match refused_network(engine, &network).await {
-            Ok(None) => Look::Running(facts(id, inspected, &network), process),
-            Ok(Some(reason)) => Look::Refused(refused(inspected, reason), process),
+        Ok(network) => match bridge_network(engine, &network).await {
+            Ok(Some(bridge)) if bridge.is_internal => {
+                Look::Refused(refused(inspected, internal(&bridge)), process)
+            }
+            Ok(bridge) => Look::Running(facts(id, inspected, &network, bridge.as_ref()), process),
             Err(error) => Look::Failed(error.to_string()),
         },
         Err(NetworkError::Refused(reason)) => {
@@ -99,29 +102,36 @@ async fn confirmed_network<H: Host>(
     }
 }
 
-/// Before version 27 Docker gives `internal` networks a default route, and keeps them internal by
-/// packet filters, which our packets do not pass. What the user has closed stays closed.
-async fn refused_network<E: Engine>(
+async fn bridge_network<E: Engine>(
     engine: &E,
     network: &ContainerNetwork,
-) -> Result<Option<String>, EngineError> {
-    let Some(bridge) = &network.bridge else { return Ok(None) };
-    let internal = engine.internal_network(bridge).await?;
-    Ok(internal.map(|name| {
-        format!(
-            "the container's default route leaves by the network `{}`, which is `internal`: it is \
-             not to be reached from outside; connect the container to another bridge network as \
-             well",
-            shown(&name)
-        )
-    }))
+) -> Result<Option<BridgeNetwork>, EngineError> {
+    match &network.bridge {
+        Some(bridge) => engine.bridge_network(bridge).await,
+        None => Ok(None),
+    }
+}
+
+/// Before version 27 Docker gives `internal` networks a default route, and keeps them internal by
+/// packet filters, which our packets do not pass. What the user has closed stays closed.
+fn internal(bridge: &BridgeNetwork) -> String {
+    format!(
+        "the container's default route leaves by the network `{}`, which is `internal`: it is not \
+         to be reached from outside; connect the container to another bridge network as well",
+        shown(&bridge.name)
+    )
 }
 
 fn is_same_run(this: &Inspected, that: &Inspected) -> bool {
     (this.pid, this.started_at_ms) == (that.pid, that.started_at_ms)
 }
 
-fn facts(id: &str, inspected: Inspected, network: &ContainerNetwork) -> ContainerFacts {
+fn facts(
+    id: &str,
+    inspected: Inspected,
+    network: &ContainerNetwork,
+    bridge: Option<&BridgeNetwork>,
+) -> ContainerFacts {
     ContainerFacts {
         id: id.to_owned(),
         name: inspected.name,
@@ -131,6 +141,12 @@ fn facts(id: &str, inspected: Inspected, network: &ContainerNetwork) -> Containe
         started_at_ms: inspected.started_at_ms,
         address: IpAddr::V4(network.address),
         ifindex: network.ifindex,
+        ways_in: match bridge {
+            None => WaysIn::Unknown,
+            Some(bridge) if bridge.is_hidden_v4 => WaysIn::OnlyOurs,
+            Some(_) => WaysIn::Direct,
+        },
+        published: inspected.published,
     }
 }
 

@@ -19,7 +19,9 @@ use super::{
     session::{RESYNC, Session, claims_of},
     world::{FakeProcess, World, id},
 };
-use crate::{labels::ContainerFacts, netlink::NetworkRefusal, provider::ProviderEvent};
+use crate::{
+    labels::ContainerFacts, model::WaysIn, netlink::NetworkRefusal, provider::ProviderEvent,
+};
 
 /// Claims made by the real parser name instances as we do, or `Gone` would miss them.
 #[test]
@@ -33,6 +35,8 @@ fn instances_are_named_as_labels_name_them() {
         started_at_ms: 1_787_390_142_123,
         address: [172, 17, 0, 2].into(),
         ifindex: 62,
+        ways_in: WaysIn::OnlyOurs,
+        published: [].into(),
     };
     let vip = [192, 0, 2, 10].into();
     let balancer = crate::config::Balancer { name: "slb".to_owned(), id: None, vip };
@@ -399,6 +403,8 @@ fn new_run_ends_the_one_before() {
             started_at_ms,
             address: [172, 17, 0, 2].into(),
             ifindex: 62,
+            ways_in: WaysIn::OnlyOurs,
+            published: [].into(),
         };
         state.looked(&id(1), Look::Running(facts, process));
         told.extend(state.take_effects().into_iter().filter_map(|effect| match effect {

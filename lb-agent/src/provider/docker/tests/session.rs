@@ -154,6 +154,7 @@ pub(crate) fn claims_of() -> ClaimsOf {
             path: BackendPath::Local { ifindex: facts.ifindex },
             state: BackendState::Healthy,
             started_at_ms: facts.started_at_ms,
+            replies: crate::model::ReplyFacts::default(),
         };
         let frontend =
             FrontendAddress { vip: [192, 0, 2, 10].into(), protocol: Protocol::Tcp, port: 6379 };
