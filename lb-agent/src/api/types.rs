@@ -165,10 +165,25 @@ pub struct BackendView {
     pub state: BackendState,
     /// Share of the ring's slots that it holds, in percent.
     pub share_percent: f64,
+    /// By what its replies are translated; `None` while the kernel does not hold it.
+    pub replies: Option<RepliesView>,
     /// What the data path counted for it.
     pub counters: BackendCountersView,
     /// What asked for it: a container and its label, an entry of the config file.
     pub source: String,
+}
+
+/// By what the replies of a backend are translated.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "by")]
+pub enum RepliesView {
+    /// By the default of its port: nothing is recorded for their sake.
+    Fixed,
+    /// By a record for each flow.
+    Recorded {
+        /// Why there is no default.
+        reason: String,
+    },
 }
 
 /// What the data path counted for one backend since its number was given to it.

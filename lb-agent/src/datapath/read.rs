@@ -4,8 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Context as _;
 use lb_common::abi::{
-    BackendIdentity, MAX_BACKENDS, MAX_SERVICES, PATH_LOCAL, PATH_RECORDS_REPLIES, PROTOCOL_ANY,
-    PROTOCOL_TCP, PROTOCOL_UDP, RingDescriptor, SCOPE_FRONT, Slot,
+    BackendIdentity, FRONTEND_RECORDS_REPLIES, Frontend, MAX_BACKENDS, MAX_SERVICES, PATH_LOCAL,
+    PATH_RECORDS_REPLIES, PROTOCOL_ANY, PROTOCOL_TCP, PROTOCOL_UDP, RingDescriptor, SCOPE_FRONT,
+    Slot,
 };
 
 use super::tables::Tables;
@@ -41,6 +42,7 @@ impl Tables {
             }
         }
         self.read_frontends(&mut state)?;
+        self.replies.read(&mut state)?;
         Ok(state)
     }
 
@@ -62,6 +64,7 @@ impl Tables {
             address: SocketAddr::new(ip, port.get()),
             path: if is_local { BackendPath::Local { ifindex } } else { BackendPath::Routed },
             state: takes,
+            records_replies: record_path & PATH_RECORDS_REPLIES != 0,
         }
     }
 
@@ -78,7 +81,7 @@ impl Tables {
     }
 
     fn read_frontends(&self, state: &mut KernelState) -> anyhow::Result<()> {
-        let mut add = |vip: IpAddr, protocol, port, scope, service| {
+        let mut add = |vip: IpAddr, protocol, port, scope, value: &Frontend| {
             let protocol = match protocol {
                 PROTOCOL_ANY if port == 0 && scope == SCOPE_FRONT => {
                     state.vips.insert(vip);
@@ -91,17 +94,21 @@ impl Tables {
                     return;
                 }
             };
-            state.frontends.insert(FrontendAddress { vip, protocol, port }, service);
+            let frontend = FrontendAddress { vip, protocol, port };
+            state.frontends.insert(frontend, value.service);
+            if value.flags & FRONTEND_RECORDS_REPLIES != 0 {
+                state.recorded_frontends.insert(frontend);
+            }
         };
         for entry in &self.frontends_v4 {
             let (key, value) = entry.context("`FRONTENDS_V4` cannot be read")?;
             let vip = IpAddr::V4(key.vip.into());
-            add(vip, key.protocol, key.port.get(), key.scope, value.service);
+            add(vip, key.protocol, key.port.get(), key.scope, &value);
         }
         for entry in &self.frontends_v6 {
             let (key, value) = entry.context("`FRONTENDS_V6` cannot be read")?;
             let vip = IpAddr::V6(key.vip.into());
-            add(vip, key.protocol, key.port.get(), key.scope, value.service);
+            add(vip, key.protocol, key.port.get(), key.scope, &value);
         }
         Ok(())
     }

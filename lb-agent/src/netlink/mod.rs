@@ -10,6 +10,7 @@
 
 mod container;
 mod link;
+mod local;
 mod namespace;
 mod node;
 mod process;
@@ -17,6 +18,7 @@ mod route;
 mod socket;
 
 pub use container::{ContainerNetwork, NetworkError, NetworkRefusal, container_network};
+pub use local::local_prefixes;
 pub use namespace::Namespace;
 pub use node::{default_route_interfaces, forwarding_enabled, link_index, link_name};
 pub use process::{BootTicks, Process};

@@ -125,6 +125,7 @@ mod tests {
             path: BackendPath::Local { ifindex: 7 },
             state: BackendState::Healthy,
             started_at_ms: 1,
+            replies: crate::model::ReplyFacts::default(),
         }
     }
 

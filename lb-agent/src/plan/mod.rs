@@ -23,6 +23,7 @@ mod hash;
 mod numbers;
 mod planner;
 mod removal;
+mod replies;
 mod ring;
 mod sight;
 mod slots;
@@ -31,13 +32,17 @@ mod state;
 mod tests;
 mod trouble;
 
+use std::net::IpAddr;
+
 use lb_common::abi::{self, FAMILY_V4, FAMILY_V6};
 
 pub use apply::{Applied, Outcome, apply, reconcile};
 pub use hash::{NameHash, instance_hash, place_hash, service_hash};
 pub use planner::{Planner, Settings};
 pub use sight::{Scan, Sight, Times};
-pub use state::{Action, Kernel, KernelBackend, KernelError, KernelRing, KernelState};
+pub use state::{
+    Action, Kernel, KernelBackend, KernelError, KernelRing, KernelState, ReplyDefault, ReplyPort,
+};
 
 use crate::model::{BackendState, FrontendAddress, Protocol, Refusal};
 
@@ -54,12 +59,18 @@ pub struct Plan {
 
 /// Number of the ring that serves a frontend of a service.
 pub fn ring_of(service: u32, frontend: &FrontendAddress) -> u32 {
-    let family = if frontend.vip.is_ipv4() { FAMILY_V4 } else { FAMILY_V6 };
-    let protocol = match frontend.protocol {
+    abi::ring_number(service, family_of(frontend.vip), protocol_number(frontend.protocol))
+}
+
+fn family_of(address: IpAddr) -> u32 {
+    if address.is_ipv4() { FAMILY_V4 } else { FAMILY_V6 }
+}
+
+fn protocol_number(protocol: Protocol) -> u8 {
+    match protocol {
         Protocol::Tcp => abi::PROTOCOL_TCP,
         Protocol::Udp => abi::PROTOCOL_UDP,
-    };
-    abi::ring_number(service, family, protocol)
+    }
 }
 
 /// Number of the service that a ring belongs to.

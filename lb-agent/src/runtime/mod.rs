@@ -11,6 +11,7 @@ mod datapath_node;
 mod event_loop;
 mod inbox;
 mod ledger;
+mod local;
 mod node;
 mod protect;
 mod reconciler;

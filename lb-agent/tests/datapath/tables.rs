@@ -7,8 +7,10 @@ use std::{
 
 use lb_agent::{
     datapath::{Datapath, Options, TcMode},
-    model::{BackendPath, FrontendAddress, Protocol},
-    plan::{Action, Kernel as _, KernelBackend, KernelRing, KernelState, Scan},
+    model::{BackendPath, FrontendAddress, IpPrefix, Protocol},
+    plan::{
+        Action, Kernel as _, KernelBackend, KernelRing, KernelState, ReplyDefault, ReplyPort, Scan,
+    },
 };
 use lb_common::abi::{
     BackendCounters, CLASS_ESTABLISHED, CLASS_HALF_OPEN, DropReason, ESTABLISHED_SECONDS,
@@ -61,14 +63,19 @@ fn path() -> impl Strategy<Value = BackendPath> {
 }
 
 fn backend() -> impl Strategy<Value = KernelBackend> {
-    (hash(), service(), 1..=u32::MAX, address(), any::<u16>(), path(), 0_u8..4).prop_map(
-        |(instance_hash, service, generation, ip, port, path, state)| KernelBackend {
-            instance_hash,
-            service,
-            generation,
-            address: SocketAddr::new(ip, port),
-            path,
-            state,
+    let rest = (0_u8..4, any::<bool>());
+    (hash(), service(), 1..=u32::MAX, address(), any::<u16>(), path(), rest).prop_map(
+        |(instance_hash, service, generation, ip, port, path, (state, records_replies))| {
+            let address = SocketAddr::new(ip, port);
+            KernelBackend {
+                instance_hash,
+                service,
+                generation,
+                address,
+                path,
+                state,
+                records_replies,
+            }
         },
     )
 }
@@ -111,10 +118,38 @@ fn action() -> impl Strategy<Value = Action> {
         ring().prop_map(|ring| Action::ClearRing { ring }),
         address().prop_map(|vip| Action::PutVip { vip }),
         address().prop_map(|vip| Action::DeleteVip { vip }),
-        (frontend(), service())
-            .prop_map(|(frontend, service)| Action::PutFrontend { frontend, service }),
+        (frontend(), service(), any::<bool>()).prop_map(|(frontend, service, records_replies)| {
+            Action::PutFrontend { frontend, service, records_replies }
+        }),
         frontend().prop_map(|frontend| Action::DeleteFrontend { frontend }),
+        (number(), any::<bool>()).prop_map(|(number, records_replies)| {
+            Action::SetRecordsReplies { number, records_replies }
+        }),
+        reply_default().prop_map(|(port, default)| Action::PutReplyDefault { port, default }),
+        reply_default().prop_map(|(port, _)| Action::DeleteReplyDefault { port }),
+        prefix().prop_map(|prefix| Action::PutLocal { prefix }),
+        prefix().prop_map(|prefix| Action::DeleteLocal { prefix }),
     ]
+}
+
+fn reply_default() -> impl Strategy<Value = (ReplyPort, ReplyDefault)> {
+    let number = || prop::sample::select(vec![0, 1, u32::MAX]);
+    let value = (number(), number(), any::<bool>(), any::<u16>());
+    (number(), frontend(), address(), value).prop_map(
+        |(ifindex, vip, address, (backend, front_ifindex, is_ambiguous, vip_port))| {
+            // VIP and backend are of one family.
+            let address = if vip.vip.is_ipv4() == address.is_ipv4() { address } else { vip.vip };
+            let address = SocketAddr::new(address, vip.port);
+            let vip_address = SocketAddr::new(vip.vip, vip_port);
+            let default = ReplyDefault { vip: vip_address, backend, front_ifindex, is_ambiguous };
+            (ReplyPort { ifindex, address, protocol: vip.protocol }, default)
+        },
+    )
+}
+
+fn prefix() -> impl Strategy<Value = IpPrefix> {
+    (1_u32..4, prop::sample::select(vec![0, 1, 8, 31, 32]))
+        .prop_map(|(last, length)| IpPrefix::of(Ipv4Addr::from(0x0a00_0000 + last).into(), length))
 }
 
 #[track_caller]
@@ -134,6 +169,7 @@ fn a_backend(address: &str, generation: u32, state: u8) -> KernelBackend {
         address: address.parse().unwrap(),
         path: BackendPath::Routed,
         state,
+        records_replies: true,
     }
 }
 
@@ -200,7 +236,9 @@ fn serve(datapath: &mut Datapath, slot: Slot) {
     let start = if slot.state() == SLOT_MOVING { 0 } else { 2_000 };
     let content = KernelRing { start, epoch: 1, slots: vec![slot; 1021] };
     datapath.execute(&Action::PublishRing { ring: 0, content }).unwrap();
-    datapath.execute(&Action::PutFrontend { frontend, service: 0 }).unwrap();
+    datapath
+        .execute(&Action::PutFrontend { frontend, service: 0, records_replies: false })
+        .unwrap();
 }
 
 fn record(backend: u32, generation: u32, last_seen_tick: u32, class: u32) -> FlowRecord {
@@ -273,9 +311,9 @@ sandboxed! {
             protocol: Protocol::Tcp,
             port: 80,
         };
-        check(&Action::PutFrontend { frontend, service: 4_096 }, "service number 4096");
+        check(&Action::PutFrontend { frontend, service: 4_096, records_replies: false }, "service number 4096");
         let frontend = FrontendAddress { port: 0, ..frontend };
-        check(&Action::PutFrontend { frontend, service: 1 }, "port other than 0");
+        check(&Action::PutFrontend { frontend, service: 1, records_replies: true }, "port other than 0");
     }
 
     fn full_table_is_said_to_be_full(sandbox) {

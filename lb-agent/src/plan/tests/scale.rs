@@ -9,7 +9,8 @@ use lb_common::abi::DEFAULT_RING_SLOTS;
 
 use super::Node;
 use crate::model::{
-    Backend, BackendPath, BackendState, FrontendAddress, Protocol, Service, ServiceName, Snapshot,
+    Backend, BackendPath, BackendState, FrontendAddress, Protocol, ReplyFacts, Service,
+    ServiceName, Snapshot, WaysIn,
 };
 
 fn large_service(index: u16, backends: u16) -> Service {
@@ -23,6 +24,7 @@ fn large_service(index: u16, backends: u16) -> Service {
         path: BackendPath::Local { ifindex: 10 + u32::from(index) * 16 + u32::from(place) },
         state: BackendState::Healthy,
         started_at_ms: 1,
+        replies: ReplyFacts { ways_in: WaysIn::OnlyOurs, only_answers: false },
     };
     let vip = Ipv4Addr::new(192, 0, 2, 1).into();
     Service {

@@ -25,7 +25,8 @@ use crate::{
         types::{BackendCountersView, FrontView, View},
     },
     model::{
-        Backend, BackendPath, BackendState, Claim, Claims, FrontendAddress, Protocol, ServiceName,
+        Backend, BackendPath, BackendState, Claim, Claims, FrontendAddress, IpPrefix, Protocol,
+        ServiceName,
     },
     plan::{self, Action, Kernel, KernelError, KernelState, Scan},
     provider::ProviderEvent,
@@ -130,6 +131,14 @@ impl Node for FakeNode {
 
     fn refused_tick(&self, ring: u32) -> u32 {
         self.lock().refused_ticks.get(&ring).copied().unwrap_or(0)
+    }
+
+    fn local(&self) -> Result<BTreeSet<IpPrefix>, NodeError> {
+        Ok(BTreeSet::new())
+    }
+
+    fn front_ifindex(&self) -> u32 {
+        0
     }
 
     fn look_at_interfaces(&mut self) {
@@ -278,6 +287,7 @@ pub(super) fn container(port: u16, id: u8) -> Claim {
             path: BackendPath::Local { ifindex: id.into() },
             state: BackendState::Healthy,
             started_at_ms: 1,
+            replies: crate::model::ReplyFacts::default(),
         }),
         ring_size: Some(1021),
         since_ms: 1,
