@@ -184,6 +184,12 @@ impl Agent {
         Ok(())
     }
 
+    /// Sends it a signal and does not wait.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        process::signal(self.child.as_ref().context("the agent does not run")?, signal);
+        Ok(())
+    }
+
     /// Whether its process lives.
     pub fn is_running(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use lb_agent::{
     config::{Balancer, LabelsConfig},
     labels::Reader,
-    model::{Backend, BackendPath, Refusal, ReportedHealth},
+    model::{Backend, BackendPath, Refusal, ReportedHealth, WaysIn},
     netlink,
     provider::{ProviderEvent, docker},
 };
@@ -256,6 +256,34 @@ fn each_network_gets_its_answer() -> Result<()> {
         provider.wait(name, |provider| provider.refusals.iter().any(is_it))?;
     }
     ensure!(provider.refusals.len() == 4, "{:?}", provider.refusals);
+    Ok(())
+}
+
+#[test]
+fn ways_in_are_told() -> Result<()> {
+    needs!(docker);
+    let node = DockerNode::start(DockerOptions::default())?;
+    let option = "com.docker.network.bridge.enable_ip_masquerade=false";
+    node.docker().run(&format!("network create --opt {option} routed"))?;
+    node.docker().run("network create front")?;
+    let cases = [
+        ("hidden", "", WaysIn::OnlyOurs),
+        ("hidden-too", "--network front", WaysIn::OnlyOurs),
+        ("exposed", "--expose 8080", WaysIn::OnlyOurs),
+        ("another-published", "--publish 18081:8081", WaysIn::OnlyOurs),
+        ("published", "--publish 18080:8080", WaysIn::Published),
+        ("all-published", "--expose 8080 --publish-all", WaysIn::Published),
+        ("routed", "--network routed", WaysIn::Direct),
+    ];
+    for (name, options, _) in cases {
+        start(node.docker(), name, options)?;
+    }
+    let mut provider = Provider::start(&node)?;
+    provider.wait("all of them", |provider| provider.names().len() == cases.len())?;
+    for (name, options, expected) in cases {
+        let told = provider.backend(name)?.replies.ways_in;
+        ensure!(told == expected, "{name} ({options}): {told:?}");
+    }
     Ok(())
 }
 

@@ -9,7 +9,8 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 use super::types::{
     BackendCountsView, BackendView, DropView, FrontView, ProviderState, ProviderView, RefusalView,
-    RefusedBy, ServiceDetail, ServiceView, ServingState, StatusView, TableView, VipView,
+    RefusedBy, RepliesView, ServiceDetail, ServiceView, ServingState, StatusView, TableView,
+    VipView,
 };
 use crate::model::FrontendAddress;
 
@@ -101,14 +102,17 @@ pub fn backends(backends: &[BackendView], is_one_service: bool) -> String {
             backend.weight.to_string(),
             format!("{:.1}%", backend.share_percent),
             backend.state.to_string(),
+            replies(backend.replies.as_ref()),
             backend.counters.flows.to_string(),
             bytes(backend.counters.bytes_in),
             bytes(backend.counters.bytes_out),
         ]
     });
-    let headers =
-        ["SERVICE", "BACKEND", "ADDRESS", "WEIGHT", "SHARE", "STATE", "FLOWS", "IN", "OUT"];
-    let right = &[3, 4, 6, 7, 8];
+    let headers = [
+        "SERVICE", "BACKEND", "ADDRESS", "WEIGHT", "SHARE", "STATE", "REPLIES", "FLOWS", "IN",
+        "OUT",
+    ];
+    let right = &[3, 4, 7, 8, 9];
     if is_one_service {
         let [_, headers @ ..] = headers;
         let right: Vec<usize> = right.iter().map(|index| index - 1).collect();
@@ -227,6 +231,14 @@ fn dash() -> String {
 
 fn or_dash(text: String) -> String {
     if text.is_empty() { dash() } else { text }
+}
+
+fn replies(replies: Option<&RepliesView>) -> String {
+    match replies {
+        None => dash(),
+        Some(RepliesView::Fixed) => "fixed".to_owned(),
+        Some(RepliesView::Recorded { reason }) => format!("recorded ({reason})"),
+    }
 }
 
 fn frontends(frontends: &[FrontendAddress]) -> String {

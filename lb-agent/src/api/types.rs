@@ -210,6 +210,8 @@ pub struct BackendView {
     pub probe: Option<ProbeView>,
     /// Share of the ring's slots that it holds, in percent.
     pub share_percent: f64,
+    /// By what its replies are translated; `None` while the kernel does not hold it.
+    pub replies: Option<RepliesView>,
     /// What the data path counted for it.
     pub counters: BackendCountersView,
     /// What asked for it: a container and its label, an entry of the config file.
@@ -231,6 +233,19 @@ pub struct ProbeView {
     pub mean_ms: f64,
     /// Times that they changed the backend's state.
     pub changes: u64,
+}
+
+/// By what the replies of a backend are translated.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "by")]
+pub enum RepliesView {
+    /// By the default of its port: nothing is recorded for their sake.
+    Fixed,
+    /// By a record for each flow.
+    Recorded {
+        /// Why there is no default.
+        reason: String,
+    },
 }
 
 /// What the data path counted for one backend since its number was given to it.

@@ -305,6 +305,7 @@ mod tests {
             state,
             started_at_ms: 0,
             reported: None,
+            replies: crate::model::ReplyFacts::default(),
         }
     }
 

@@ -21,7 +21,7 @@ use crate::{
     config::LabelsConfig,
     model::{
         Backend, BackendPath, BackendState, Claim, Claims, FrontendAddress, PooledName, Protocol,
-        Refusal, ServiceName, Wishes,
+        Refusal, ReplyFacts, ServiceName, WaysIn, Wishes,
     },
 };
 
@@ -58,6 +58,8 @@ pub struct ContainerFacts {
     pub address: IpAddr,
     /// Index of the host-side end of that network's veth pair.
     pub ifindex: u32,
+    /// Who can use that address.
+    pub ways_in: WaysIn,
 }
 
 /// A port of a container.
@@ -318,7 +320,7 @@ fn claim(
 ) -> Claim {
     let port = ask.container_port;
     let share = wishes.share.as_ref().and_then(|share| share.value.clone());
-    let mut backend = backend(facts, name, replica, port);
+    let mut backend = backend(facts, name, replica, port, ask.frontend.protocol);
     backend.weight = wishes.weight.as_ref().map_or(WEIGHT, |weight| weight.value);
     // Where services meet, places that were different must stay so.
     let service = match (&share, ask.service) {
@@ -376,7 +378,14 @@ impl Refusals<'_> {
     }
 }
 
-fn backend(facts: &ContainerFacts, name: &str, replica: &Replica, port: u16) -> Backend {
+fn backend(
+    facts: &ContainerFacts,
+    name: &str,
+    replica: &Replica,
+    port: u16,
+    protocol: Protocol,
+) -> Backend {
+    let is_published = facts.ports.contains(&ContainerPort { port, protocol, is_published: true });
     Backend {
         place: replica.place.clone(),
         // A container that was stopped and started again is another instance: its flows are gone.
@@ -388,6 +397,10 @@ fn backend(facts: &ContainerFacts, name: &str, replica: &Replica, port: u16) -> 
         state: BackendState::Healthy,
         started_at_ms: facts.started_at_ms,
         reported: None,
+        replies: ReplyFacts {
+            ways_in: if is_published { WaysIn::Published } else { facts.ways_in },
+            only_answers: false,
+        },
     }
 }
 

@@ -16,5 +16,6 @@ pub use policy::{
 pub use ports::Ports;
 pub use probe::{HttpProbe, Probe, ProbeKind, ProbePlace, ReportedHealth};
 pub use service::{
-    Backend, BackendPath, BackendState, FrontendAddress, Protocol, Service, ServiceName, Snapshot,
+    Backend, BackendPath, BackendState, FrontendAddress, IpPrefix, Protocol, ReplyFacts, Service,
+    ServiceName, Snapshot, WaysIn,
 };

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
 
@@ -89,6 +89,34 @@ impl BackendState {
     }
 }
 
+/// How clients reach a backend's port: whether what it sends from there is for us to translate.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum WaysIn {
+    /// Through us, or from the node and its containers.
+    OnlyOurs,
+    /// Docker publishes the port.
+    Published,
+    /// Its network is routed, or its address global: clients can use it as it is.
+    Direct,
+    /// Nobody can say.
+    #[default]
+    Unknown,
+}
+
+/// What is known of a backend's port as a source of replies.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
+pub struct ReplyFacts {
+    /// How clients reach it.
+    pub ways_in: WaysIn,
+    /// Datagrams leave the port as answers only: the backend never speaks first from it.
+    pub only_answers: bool,
+}
+
 /// One backend of a service.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Backend {
@@ -114,6 +142,9 @@ pub struct Backend {
     /// What its provider says of its health, for probes that rely on that.
     #[serde(default)]
     pub reported: Option<ReportedHealth>,
+    /// Its port as a source of replies.
+    #[serde(default)]
+    pub replies: ReplyFacts,
 }
 
 /// A named set of backends, served at one or more frontends.
@@ -146,6 +177,67 @@ pub struct Snapshot {
     pub services: BTreeMap<ServiceName, Service>,
     /// Names that have a virtual address of their own.
     pub names: BTreeMap<String, IpAddr>,
+}
+
+/// Addresses that begin with the same bits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct IpPrefix {
+    address: IpAddr,
+    length: u8,
+}
+
+impl IpPrefix {
+    /// The prefix of so many bits that an address is in; all its bits if it does not have so many.
+    #[must_use]
+    pub fn of(address: IpAddr, length: u8) -> Self {
+        match address {
+            IpAddr::V4(address) => {
+                let length = length.min(32);
+                let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
+                Self { address: Ipv4Addr::from(u32::from(address) & mask).into(), length }
+            }
+            IpAddr::V6(address) => {
+                let length = length.min(128);
+                let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
+                Self { address: Ipv6Addr::from(u128::from(address) & mask).into(), length }
+            }
+        }
+    }
+
+    /// One address.
+    #[must_use]
+    pub fn host(address: IpAddr) -> Self {
+        Self { address, length: if address.is_ipv4() { 32 } else { 128 } }
+    }
+
+    /// Its first address.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// How many bits are the same.
+    #[must_use]
+    pub fn length(&self) -> u8 {
+        self.length
+    }
+}
+
+impl fmt::Display for IpPrefix {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.address, self.length)
+    }
+}
+
+impl fmt::Display for WaysIn {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::OnlyOurs => "only ours",
+            Self::Published => "published by Docker",
+            Self::Direct => "its network is routed",
+            Self::Unknown => "other ways in are not known",
+        })
+    }
 }
 
 impl fmt::Display for Protocol {

@@ -10,6 +10,7 @@
 
 mod container;
 mod link;
+mod local;
 mod namespace;
 mod node;
 mod process;
@@ -18,6 +19,7 @@ mod socket;
 mod socket_worker;
 
 pub use container::{ContainerNetwork, NetworkError, NetworkRefusal, container_network};
+pub use local::local_prefixes;
 pub use namespace::Namespace;
 pub use node::{default_route_interfaces, forwarding_enabled, link_index, link_name};
 pub use process::{BootTicks, Process};

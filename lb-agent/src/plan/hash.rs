@@ -126,6 +126,7 @@ mod tests {
             state: BackendState::Healthy,
             started_at_ms: 1,
             reported: None,
+            replies: crate::model::ReplyFacts::default(),
         }
     }
 

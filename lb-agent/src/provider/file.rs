@@ -6,7 +6,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use crate::{
     config::{Config, StaticBackend, StaticService},
     model::{
-        Backend, BackendPath, BackendState, Claim, Claims, Origin, ServiceName, Setting, Wishes,
+        Backend, BackendPath, BackendState, Claim, Claims, Origin, ReplyFacts, ServiceName,
+        Setting, WaysIn, Wishes,
     },
 };
 
@@ -77,6 +78,8 @@ fn static_backend(backend: &StaticBackend) -> Backend {
         state: BackendState::Healthy,
         started_at_ms: 0,
         reported: None,
+        // It is reached by the routing table, by anybody.
+        replies: ReplyFacts { ways_in: WaysIn::Direct, ..ReplyFacts::default() },
     }
 }
 

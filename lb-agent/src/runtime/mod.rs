@@ -12,6 +12,7 @@ mod event_loop;
 mod health;
 mod inbox;
 mod ledger;
+mod local;
 mod node;
 mod pressure;
 mod protect;

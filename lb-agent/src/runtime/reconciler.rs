@@ -14,6 +14,7 @@ use super::{
     backoff::Backoff,
     inbox::Inbox,
     ledger::Ledger,
+    local::Local,
     node::{Node, NodeCounters, NodeError},
     pressure::{self, Alarms},
     protect::{Claimed, Protection},
@@ -78,6 +79,7 @@ pub struct Reconciler<N> {
     refused_claims: Vec<Refusal>,
     refused_plans: Vec<Refusal>,
     shares: Shares,
+    local: Local,
     /// The latest scan of the recorded flows that plans go by, and until when.
     scan: Option<Scan>,
     next_scan: Instant,
@@ -129,6 +131,7 @@ impl<N: Node> Reconciler<N> {
             refused_claims: Vec::new(),
             refused_plans: Vec::new(),
             shares: Shares::default(),
+            local: Local::default(),
             scan: None,
             next_scan: now,
             counters: NodeCounters::default(),
@@ -161,6 +164,8 @@ impl<N: Node> Reconciler<N> {
         match event {
             Event::Provider(ProviderEvent::Claims { provider, claims }) => {
                 self.is_dirty |= self.ledger.set_claims(provider, claims);
+                // Containers come with networks.
+                self.local.set_stale();
             }
             Event::Provider(ProviderEvent::Gone { provider, instance }) => {
                 self.bury(provider, &instance);
@@ -229,6 +234,8 @@ impl<N: Node> Reconciler<N> {
             self.next_look = now + LOOK;
             self.node.look_at_interfaces();
             self.watch_tables();
+            self.local.set_stale();
+            self.is_dirty |= self.local.look(&self.node);
             // Whose veth is gone is not kept any longer.
             let is_keeping = self.kept_backends > 0;
             self.is_mirror_stale |= is_keeping;
@@ -279,6 +286,8 @@ impl<N: Node> Reconciler<N> {
             now_tick: self.node.now_tick(),
             refused_ticks: refused_ticks.collect(),
             scan: self.scan.take(),
+            local: self.local.prefixes(),
+            front_ifindex: self.node.front_ifindex(),
         }
     }
 
@@ -302,6 +311,7 @@ impl<N: Node> Reconciler<N> {
             arbiter::arbitrate(claims, &incumbents(&self.mirror));
         self.health.apply(&mut self.snapshot, &self.mirror);
         arbiter::yield_to_exclusive(&mut self.snapshot);
+        self.local.look(&self.node);
         let sight = self.sight(now);
         let now_ms = sight.now_ms;
         let plan = self.planner.plan(&self.mirror, &self.snapshot, &sight);
@@ -343,7 +353,13 @@ impl<N: Node> Reconciler<N> {
                 continue;
             }
             self.planner.note_failure(&action, &error, now_ms);
-            if matches!(action, Action::AttachReply { .. } | Action::WriteBackend { .. }) {
+            if matches!(
+                action,
+                Action::AttachReply { .. }
+                    | Action::WriteBackend { .. }
+                    | Action::PutReplyDefault { .. }
+                    | Action::PutLocal { .. }
+            ) {
                 is_further = true;
                 tracing::warn!("{error}");
             } else {

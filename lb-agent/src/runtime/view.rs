@@ -13,12 +13,15 @@ use super::{ledger::Ledger, node::NodeCounters, pressure, shares::Shares};
 use crate::{
     api::types::{
         BackendCountsView, BackendView, FrontView, ReconcileView, RefusalView, RefusedBy,
-        ServiceView, ServingState, StatusView, View, VipFrontendView, VipView,
+        RepliesView, ServiceView, ServingState, StatusView, View, VipFrontendView, VipView,
     },
     config::Balancer,
     health::HealthView,
-    model::{Backend, BackendPath, Origin, Policy, Refusal, Service, ServiceName, Snapshot},
-    plan::{self, Action, KernelBackend, KernelState, NameHash},
+    model::{
+        Backend, BackendPath, Origin, Policy, Protocol, Refusal, Service, ServiceName, Snapshot,
+        WaysIn,
+    },
+    plan::{self, Action, KernelBackend, KernelState, NameHash, ReplyPort},
 };
 
 /// Everything that a view is made of.
@@ -124,9 +127,28 @@ fn backend_view(
         state: parts.health.shown_state(&service.name, backend),
         probe: parts.health.probe_view(&service.name, backend),
         share_percent: (share * 1000.0).round() / 1000.0,
+        replies: held.map(|held| replies_view(held, backend, parts.kernel)),
         counters: counters.copied().unwrap_or_default(),
         source: sources.of_backend(&service.name, backend),
     }
+}
+
+fn replies_view(held: &KernelBackend, backend: &Backend, kernel: &KernelState) -> RepliesView {
+    if !held.records_replies {
+        return RepliesView::Fixed;
+    }
+    let default = || {
+        let BackendPath::Local { ifindex } = held.path else { return None };
+        let ports = [Protocol::Tcp, Protocol::Udp];
+        let ports = ports.map(|protocol| ReplyPort { ifindex, address: held.address, protocol });
+        ports.iter().find_map(|port| kernel.reply_defaults.get(port))
+    };
+    let reason = match (backend.replies.ways_in, default()) {
+        (WaysIn::OnlyOurs, Some(default)) => format!("{} came first", default.vip),
+        (WaysIn::OnlyOurs, None) => "several ports, or datagrams".to_owned(),
+        (other, _) => other.to_string(),
+    };
+    RepliesView::Recorded { reason }
 }
 
 fn vip_views(parts: &Parts<'_>, services: &[ServiceView]) -> Vec<VipView> {
@@ -266,12 +288,18 @@ impl Names<'_> {
                 self.of_service(*number, kernel)
             }
             Action::WriteBackend { backend, .. } => self.of_backend(backend, kernel),
-            Action::SetBackendState { number, .. } | Action::ClearBackend { number } => {
-                kernel.backends.get(number).map_or_else(
-                    || format!("backend number {number}"),
-                    |backend| self.of_backend(backend, kernel),
-                )
+            Action::PutReplyDefault { port, .. } | Action::DeleteReplyDefault { port } => {
+                format!("replies of {port}")
             }
+            Action::PutLocal { prefix } | Action::DeleteLocal { prefix } => {
+                format!("local addresses {prefix}")
+            }
+            Action::SetBackendState { number, .. }
+            | Action::SetRecordsReplies { number, .. }
+            | Action::ClearBackend { number } => kernel.backends.get(number).map_or_else(
+                || format!("backend number {number}"),
+                |backend| self.of_backend(backend, kernel),
+            ),
             Action::PublishRing { ring, .. } | Action::ClearRing { ring } => {
                 format!("ring of {}", self.of_service(plan::service_of(*ring), kernel))
             }

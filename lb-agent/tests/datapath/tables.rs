@@ -9,19 +9,20 @@ use std::{
 use lb_agent::{
     datapath::{Datapath, Options, TcMode},
     model::{
-        Backend, BackendPath, BackendState, FrontendAddress, Ports, Protocol, Service, ServiceName,
-        Snapshot,
+        Backend, BackendPath, BackendState, FrontendAddress, IpPrefix, Ports, Protocol, Service,
+        ServiceName, Snapshot,
     },
     plan::{
-        Action, Kernel as _, KernelBackend, KernelRing, KernelState, Planner, Scan, Settings,
-        Sight, reconcile,
+        Action, Kernel as _, KernelBackend, KernelRing, KernelState, Planner, ReplyDefault,
+        ReplyPort, Scan, Settings, Sight, reconcile,
     },
 };
 use lb_common::abi::{
     BackendCounters, CLASS_ESTABLISHED, CLASS_HALF_OPEN, DropReason, ESTABLISHED_SECONDS,
-    FAMILY_V4, FAMILY_V6, FlowKeyV4, FlowKeyV6, FlowRecord, HALF_OPEN_SECONDS, Hook, NetU16,
-    PROTOCOL_TCP, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4, ReplyRecordV6, SLOT_MOVING, SLOT_SETTLED,
-    Slot, TAKES_NEW, TAKES_OLD, Verdict, map_names, ring_number, ticks_from_seconds, verdict_index,
+    FAMILY_V4, FAMILY_V6, FRONTEND_DROPS, FlowKeyV4, FlowKeyV6, FlowRecord, HALF_OPEN_SECONDS,
+    Hook, NetU16, PROTOCOL_TCP, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4, ReplyRecordV6, SLOT_MOVING,
+    SLOT_SETTLED, Slot, TAKES_NEW, TAKES_OLD, Verdict, affinity_flags, map_names, ring_number,
+    ticks_from_seconds, verdict_index,
 };
 use proptest::{
     prelude::*,
@@ -68,14 +69,19 @@ fn path() -> impl Strategy<Value = BackendPath> {
 }
 
 fn backend() -> impl Strategy<Value = KernelBackend> {
-    (hash(), service(), 1..=u32::MAX, address(), any::<u16>(), path(), 0_u8..4).prop_map(
-        |(instance_hash, service, generation, ip, port, path, state)| KernelBackend {
-            instance_hash,
-            service,
-            generation,
-            address: SocketAddr::new(ip, port),
-            path,
-            state,
+    let rest = (0_u8..4, any::<bool>());
+    (hash(), service(), 1..=u32::MAX, address(), any::<u16>(), path(), rest).prop_map(
+        |(instance_hash, service, generation, ip, port, path, (state, records_replies))| {
+            let address = SocketAddr::new(ip, port);
+            KernelBackend {
+                instance_hash,
+                service,
+                generation,
+                address,
+                path,
+                state,
+                records_replies,
+            }
         },
     )
 }
@@ -123,10 +129,47 @@ fn action() -> impl Strategy<Value = Action> {
         ring().prop_map(|ring| Action::ClearRing { ring }),
         address().prop_map(|vip| Action::PutVip { vip }),
         address().prop_map(|vip| Action::DeleteVip { vip }),
-        (frontend(), service())
-            .prop_map(|(frontend, service)| Action::PutFrontend { frontend, service }),
+        (
+            frontend(),
+            service(),
+            any::<bool>(),
+            prop_oneof![Just(0), Just(FRONTEND_DROPS | affinity_flags(24))]
+        )
+            .prop_map(|(frontend, service, records_replies, flags)| Action::PutFrontend {
+                frontend,
+                service,
+                records_replies,
+                flags,
+            }),
         frontend().prop_map(|frontend| Action::DeleteFrontend { frontend }),
+        (number(), any::<bool>()).prop_map(|(number, records_replies)| {
+            Action::SetRecordsReplies { number, records_replies }
+        }),
+        reply_default().prop_map(|(port, default)| Action::PutReplyDefault { port, default }),
+        reply_default().prop_map(|(port, _)| Action::DeleteReplyDefault { port }),
+        prefix().prop_map(|prefix| Action::PutLocal { prefix }),
+        prefix().prop_map(|prefix| Action::DeleteLocal { prefix }),
     ]
+}
+
+fn reply_default() -> impl Strategy<Value = (ReplyPort, ReplyDefault)> {
+    let number = || prop::sample::select(vec![0, 1, u32::MAX]);
+    let value = (number(), number(), any::<bool>(), any::<u16>());
+    (number(), frontend(), address(), value).prop_map(
+        |(ifindex, vip, address, (backend, front_ifindex, is_ambiguous, vip_port))| {
+            // VIP and backend are of one family.
+            let address = if vip.vip.is_ipv4() == address.is_ipv4() { address } else { vip.vip };
+            let address = SocketAddr::new(address, vip.ports.first());
+            let vip_address = SocketAddr::new(vip.vip, vip_port);
+            let default = ReplyDefault { vip: vip_address, backend, front_ifindex, is_ambiguous };
+            (ReplyPort { ifindex, address, protocol: vip.protocol }, default)
+        },
+    )
+}
+
+fn prefix() -> impl Strategy<Value = IpPrefix> {
+    (1_u32..4, prop::sample::select(vec![0, 1, 8, 31, 32]))
+        .prop_map(|(last, length)| IpPrefix::of(Ipv4Addr::from(0x0a00_0000 + last).into(), length))
 }
 
 #[track_caller]
@@ -146,6 +189,7 @@ fn a_backend(address: &str, generation: u32, state: u8) -> KernelBackend {
         address: address.parse().unwrap(),
         path: BackendPath::Routed,
         state,
+        records_replies: true,
     }
 }
 
@@ -219,7 +263,9 @@ fn serve_at(datapath: &mut Datapath, vip: &str, ring: u32, slot: Slot) {
     let start = if slot.state() == SLOT_MOVING { 0 } else { 2_000 };
     let content = KernelRing { start, epoch: 1, slots: vec![slot; 1021] };
     datapath.execute(&Action::PublishRing { ring, content }).unwrap();
-    datapath.execute(&Action::PutFrontend { frontend, service: 0 }).unwrap();
+    datapath
+        .execute(&Action::PutFrontend { frontend, service: 0, records_replies: false, flags: 0 })
+        .unwrap();
 }
 
 fn record(backend: u32, generation: u32, last_seen_tick: u32, class: u32) -> FlowRecord {
@@ -292,7 +338,10 @@ sandboxed! {
             protocol: Protocol::Tcp,
             ports: Ports::one(80).unwrap(),
         };
-        check(&Action::PutFrontend { frontend, service: 4_096 }, "service number 4096");
+        check(
+            &Action::PutFrontend { frontend, service: 4_096, records_replies: false, flags: 0 },
+            "service number 4096",
+        );
     }
 
     fn full_table_is_said_to_be_full(sandbox) {
@@ -318,6 +367,7 @@ sandboxed! {
                 path: BackendPath::Routed,
                 state: BackendState::Healthy,
                 reported: None,
+                replies: lb_agent::model::ReplyFacts::default(),
                 started_at_ms: 0,
             };
             let frontend = |port| FrontendAddress {

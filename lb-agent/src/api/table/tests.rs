@@ -78,6 +78,11 @@ fn backend_views() -> Vec<BackendView> {
         state,
         probe: None,
         share_percent,
+        replies: match replica {
+            1 => Some(RepliesView::Fixed),
+            2 => Some(RepliesView::Recorded { reason: "published by Docker".to_owned() }),
+            _ => None,
+        },
         counters,
         source: format!("container `shop-redis-{replica}`, label `aliyun.lb.port_6379`"),
     };
@@ -288,20 +293,20 @@ fn json_of_a_service_has_origins() {
 
 #[test]
 fn backend_list_shows_share_and_traffic() {
-    assert_snapshot!(backends(&backend_views(), false), @r#"
-    SERVICE                  BACKEND        ADDRESS          WEIGHT  SHARE  STATE     FLOWS     IN   OUT
-    compose/shop/redis:6379  shop-redis-1   172.18.0.2:6379     100  50.0%  healthy    1204  1023B  5.0M
-    compose/shop/redis:6379  shop-redis-2   172.18.0.3:6379     100   0.0%  draining      0     0B    0B
-    compose/shop/redis:6379  10.0.0.1:8080  10.0.0.1:8080       100   0.0%  healthy       0     0B    0B
-    "#);
+    assert_snapshot!(backends(&backend_views(), false), @"
+    SERVICE                  BACKEND        ADDRESS          WEIGHT  SHARE  STATE     REPLIES                         FLOWS     IN   OUT
+    compose/shop/redis:6379  shop-redis-1   172.18.0.2:6379     100  50.0%  healthy   fixed                            1204  1023B  5.0M
+    compose/shop/redis:6379  shop-redis-2   172.18.0.3:6379     100   0.0%  draining  recorded (published by Docker)      0     0B    0B
+    compose/shop/redis:6379  10.0.0.1:8080  10.0.0.1:8080       100   0.0%  healthy   -                                   0     0B    0B
+    ");
 }
 
 #[test]
 fn backend_list_of_one_service_leaves_its_name_out() {
-    assert_snapshot!(backends(&backend_views()[..1], true), @r#"
-    BACKEND       ADDRESS          WEIGHT  SHARE  STATE    FLOWS     IN   OUT
-    shop-redis-1  172.18.0.2:6379     100  50.0%  healthy   1204  1023B  5.0M
-    "#);
+    assert_snapshot!(backends(&backend_views()[..1], true), @"
+    BACKEND       ADDRESS          WEIGHT  SHARE  STATE    REPLIES  FLOWS     IN   OUT
+    shop-redis-1  172.18.0.2:6379     100  50.0%  healthy  fixed     1204  1023B  5.0M
+    ");
 }
 
 fn table_views() -> Vec<TableView> {
@@ -458,6 +463,9 @@ fn json_of_a_backend_is_stable() {
       },
       "state": "healthy",
       "share_percent": 50.049,
+      "replies": {
+        "by": "fixed"
+      },
       "counters": {
         "packets_in": 10,
         "bytes_in": 1023,

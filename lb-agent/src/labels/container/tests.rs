@@ -40,6 +40,7 @@ fn container(name: &str, image: &str, labels: &[(&str, &str)]) -> ContainerFacts
         started_at_ms: 2000,
         address: Ipv4Addr::new(172, 17, 0, 2).into(),
         ifindex: 7,
+        ways_in: crate::model::WaysIn::OnlyOurs,
     }
 }
 

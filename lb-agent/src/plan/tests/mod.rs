@@ -1,6 +1,8 @@
 //! The planner against a kernel that is plain data, with and without faults.
 
 mod faults;
+mod replies;
+mod reply_flows;
 mod scale;
 mod scenarios;
 mod slots;
@@ -39,6 +41,7 @@ fn backend(place: &str, instance: u64, host: u8) -> Backend {
         state: BackendState::Healthy,
         started_at_ms: instance,
         reported: None,
+        replies: crate::model::ReplyFacts::default(),
     }
 }
 
@@ -84,7 +87,8 @@ fn tick_at(now_ms: u64) -> u32 {
 /// Everything is seen at once: no record was ever refused, and a scan has just begun and ended.
 fn sight(now_ms: u64) -> Sight {
     let now_tick = tick_at(now_ms);
-    Sight { now_ms, now_tick, scan: Some(Scan::begin(now_tick)), ..Sight::default() }
+    let scan = Some(Scan::begin(now_tick));
+    Sight { now_ms, now_tick, scan, local: Some(BTreeSet::new()), ..Sight::default() }
 }
 
 impl Node {

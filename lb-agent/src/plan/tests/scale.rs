@@ -10,8 +10,8 @@ use lb_common::abi::DEFAULT_RING_SLOTS;
 
 use super::Node;
 use crate::model::{
-    Backend, BackendPath, BackendState, FrontendAddress, Ports, Protocol, Service, ServiceName,
-    Snapshot,
+    Backend, BackendPath, BackendState, FrontendAddress, Ports, Protocol, ReplyFacts, Service,
+    ServiceName, Snapshot, WaysIn,
 };
 
 fn large_service(index: u16, backends: u16) -> Service {
@@ -26,6 +26,7 @@ fn large_service(index: u16, backends: u16) -> Service {
         state: BackendState::Healthy,
         started_at_ms: 1,
         reported: None,
+        replies: ReplyFacts { ways_in: WaysIn::OnlyOurs, only_answers: false },
     };
     let vip = Ipv4Addr::new(192, 0, 2, 1).into();
     Service {

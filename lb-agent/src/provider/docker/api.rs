@@ -15,7 +15,7 @@ use bollard::{
     errors::Error,
     models::{
         ContainerInspectResponse, ContainerSummary, EventMessage, EventMessageTypeEnum,
-        HealthStatusEnum, Network,
+        HealthStatusEnum, Network, PortMap,
     },
     query_parameters::EventsOptionsBuilder,
 };
@@ -27,7 +27,7 @@ use hyper::{
 use tokio::time::Instant;
 
 use super::{
-    engine::{Engine, EngineError, Event, Inspected, Summary},
+    engine::{BridgeNetwork, Engine, EngineError, Event, Inspected, Summary},
     timestamp,
 };
 use crate::{
@@ -43,6 +43,12 @@ const EVENTS_SINCE: Duration = Duration::from_secs(2);
 const NETWORKS_KEPT: Duration = Duration::from_secs(1);
 /// Option of a bridge network that names its bridge.
 const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
+/// Option that says whether what leaves a bridge network gets an address of the node; it does by
+/// default.
+const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
+/// Options that say how a bridge network is reached from outside: `nat`, the default, or otherwise.
+const GATEWAY_MODE_V4: &str = "com.docker.network.bridge.gateway_mode_ipv4";
+const GATEWAY_MODE_V6: &str = "com.docker.network.bridge.gateway_mode_ipv6";
 /// What can change a container's claims. Above all not `exec_*`: health checks are a flood of them.
 const ACTIONS: [&str; 9] = [
     "start",
@@ -70,8 +76,8 @@ pub(super) struct Api {
 /// row.
 struct Networks {
     listed_at: Instant,
-    /// By the name of their bridge: `Some` of their own name when they are `internal`.
-    by_bridge: BTreeMap<String, Option<String>>,
+    /// By the name of their bridge.
+    by_bridge: BTreeMap<String, BridgeNetwork>,
 }
 
 impl Api {
@@ -185,7 +191,7 @@ impl Engine for Api {
         Ok(labels.unwrap_or_default().into_iter().collect())
     }
 
-    async fn internal_network(&self, bridge: &str) -> Result<Option<String>, EngineError> {
+    async fn bridge_network(&self, bridge: &str) -> Result<Option<BridgeNetwork>, EngineError> {
         let mut networks = self.networks.lock().await;
         let is_known = networks.by_bridge.contains_key(bridge);
         if !is_known || networks.listed_at.elapsed() > NETWORKS_KEPT {
@@ -195,7 +201,7 @@ impl Engine for Api {
             *networks = Networks { listed_at, by_bridge };
         }
         // A bridge that Docker does not know is somebody else's.
-        Ok(networks.by_bridge.get(bridge).cloned().flatten())
+        Ok(networks.by_bridge.get(bridge).cloned())
     }
 }
 
@@ -256,18 +262,38 @@ fn summary_of(listed: ContainerSummary) -> Option<Summary> {
     })
 }
 
-/// The name of a network's bridge, and its own name if it is `internal`.
-fn bridge_of(network: Network) -> Option<(String, Option<String>)> {
+/// A network and the name of its bridge.
+fn bridge_of(network: Network) -> Option<(String, BridgeNetwork)> {
     if network.driver.as_deref() != Some("bridge") {
         return None;
     }
-    let named = network.options.and_then(|mut options| options.remove(BRIDGE_NAME));
-    let bridge = match named {
-        Some(name) if !name.is_empty() => name,
-        _ => format!("br-{}", network.id?.get(..12)?),
+    let options = network.options.unwrap_or_default();
+    let option = |key: &str| options.get(key).map(String::as_str).filter(|it| !it.is_empty());
+    let bridge = match option(BRIDGE_NAME) {
+        Some(name) => name.to_owned(),
+        None => format!("br-{}", network.id?.get(..12)?),
     };
-    let internal = network.internal.unwrap_or_default();
-    Some((bridge, internal.then(|| network.name.unwrap_or_default())))
+    let is_masqueraded = option(MASQUERADE).is_none_or(is_true);
+    let network = BridgeNetwork {
+        name: network.name.unwrap_or_default(),
+        is_internal: network.internal.unwrap_or_default(),
+        is_hidden_v4: is_masqueraded && option(GATEWAY_MODE_V4).is_none_or(|mode| mode == "nat"),
+        // What is the default differs from version to version, and IPv6 is mostly not translated.
+        is_hidden_v6: is_masqueraded && option(GATEWAY_MODE_V6) == Some("nat"),
+    };
+    Some((bridge, network))
+}
+
+/// As Go's `strconv.ParseBool` has it.
+fn is_true(text: &str) -> bool {
+    matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True")
+}
+
+/// The ports that have a binding. Those without one are merely exposed.
+/// Ports that Docker leads to from addresses of the node.
+fn published(ports: PortMap) -> impl Iterator<Item = String> {
+    let is_bound = |bindings: &Option<Vec<_>>| bindings.as_ref().is_some_and(|it| !it.is_empty());
+    ports.into_iter().filter(move |(_, bindings)| is_bound(bindings)).map(|(port, _)| port)
 }
 
 fn inspected_of(response: ContainerInspectResponse) -> Result<Option<Inspected>, EngineError> {
@@ -280,11 +306,11 @@ fn inspected_of(response: ContainerInspectResponse) -> Result<Option<Inspected>,
     let pid = u32::try_from(pid)
         .map_err(|_out_of_range| EngineError(format!("`State.Pid` {pid} is no process number")))?;
     let mut config = response.config.unwrap_or_default();
-    let published = response.network_settings.and_then(|settings| settings.ports);
-    let published = published.unwrap_or_default().into_iter();
-    let published =
-        published.filter(|(_, bindings)| bindings.as_ref().is_some_and(|it| !it.is_empty()));
-    let ports = ports_of(config.exposed_ports.take(), published.map(|(port, _)| port));
+    // What was asked for, and what Docker has made of it: ports of `--publish-all` are only there.
+    let asked = response.host_config.and_then(|host| host.port_bindings).unwrap_or_default();
+    let made = response.network_settings.and_then(|network| network.ports).unwrap_or_default();
+    let published = published(asked).chain(published(made));
+    let ports = ports_of(config.exposed_ports.take(), published);
     let health = state.health.and_then(|health| health.status);
     let id = response.id.unwrap_or_default();
     Ok(Some(Inspected {

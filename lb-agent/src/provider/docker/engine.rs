@@ -47,6 +47,19 @@ pub(super) struct Inspected {
     pub(super) health: Option<ReportedHealth>,
 }
 
+/// A network behind a bridge of the node.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct BridgeNetwork {
+    /// Its name.
+    pub(super) name: String,
+    /// It is `internal`: closed to the outside.
+    pub(super) is_internal: bool,
+    /// Its IPv4 addresses are hidden: nobody outside of the node can use them.
+    pub(super) is_hidden_v4: bool,
+    /// The same for IPv6.
+    pub(super) is_hidden_v6: bool,
+}
+
 /// Something happened to a container.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Event {
@@ -86,9 +99,9 @@ pub(super) trait Engine: Send + Sync + 'static {
         id: &str,
     ) -> impl Future<Output = Result<BTreeMap<String, String>, EngineError>> + Send;
 
-    /// The name of the network behind this bridge of the node, if it is an `internal` one.
-    fn internal_network(
+    /// The network behind this bridge of the node. `None`: it is not Docker's.
+    fn bridge_network(
         &self,
         bridge: &str,
-    ) -> impl Future<Output = Result<Option<String>, EngineError>> + Send;
+    ) -> impl Future<Output = Result<Option<BridgeNetwork>, EngineError>> + Send;
 }

@@ -10,12 +10,12 @@ use std::{
 
 use super::{
     ReadContainers,
-    engine::{Engine, EngineError, Inspected},
+    engine::{BridgeNetwork, Engine, EngineError, Inspected},
     host::{Host, Process as _},
 };
 use crate::{
     labels::{self, ContainerFacts, shown},
-    model::ReportedHealth,
+    model::{ReportedHealth, WaysIn},
     netlink::{ContainerNetwork, NetworkError},
 };
 
@@ -95,9 +95,14 @@ pub(super) async fn look<E: Engine, H: Host>(
         return Look::Refused(refused(&facts, String::new()), process);
     }
     match confirmed_network(host, &process).await {
-        Ok(network) => match refused_network(engine, &network).await {
-            Ok(None) => Look::Running(located(facts, &network), inspected.health, process),
-            Ok(Some(reason)) => Look::Refused(refused(&facts, reason), process),
+        Ok(network) => match bridge_network(engine, &network).await {
+            Ok(Some(bridge)) if bridge.is_internal => {
+                Look::Refused(refused(&facts, internal(&bridge)), process)
+            }
+            Ok(bridge) => {
+                let facts = located(facts, &network, bridge.as_ref());
+                Look::Running(facts, inspected.health, process)
+            }
             Err(error) => Look::Failed(error.to_string()),
         },
         Err(NetworkError::Refused(reason)) => {
@@ -123,22 +128,24 @@ async fn confirmed_network<H: Host>(
     }
 }
 
-/// Before version 27 Docker gives `internal` networks a default route, and keeps them internal by
-/// packet filters, which our packets do not pass. What the user has closed stays closed.
-async fn refused_network<E: Engine>(
+async fn bridge_network<E: Engine>(
     engine: &E,
     network: &ContainerNetwork,
-) -> Result<Option<String>, EngineError> {
-    let Some(bridge) = &network.bridge else { return Ok(None) };
-    let internal = engine.internal_network(bridge).await?;
-    Ok(internal.map(|name| {
-        format!(
-            "the container's default route leaves by the network `{}`, which is `internal`: it is \
-             not to be reached from outside; connect the container to another bridge network as \
-             well",
-            shown(&name)
-        )
-    }))
+) -> Result<Option<BridgeNetwork>, EngineError> {
+    match &network.bridge {
+        Some(bridge) => engine.bridge_network(bridge).await,
+        None => Ok(None),
+    }
+}
+
+/// Before version 27 Docker gives `internal` networks a default route, and keeps them internal by
+/// packet filters, which our packets do not pass. What the user has closed stays closed.
+fn internal(bridge: &BridgeNetwork) -> String {
+    format!(
+        "the container's default route leaves by the network `{}`, which is `internal`: it is not \
+         to be reached from outside; connect the container to another bridge network as well",
+        shown(&bridge.name)
+    )
 }
 
 fn is_same_run(this: &Inspected, that: &Inspected) -> bool {
@@ -159,11 +166,22 @@ fn facts(id: &str, inspected: &Inspected) -> ContainerFacts {
         started_at_ms: inspected.started_at_ms,
         address: Ipv4Addr::UNSPECIFIED.into(),
         ifindex: 0,
+        ways_in: WaysIn::Unknown,
     }
 }
 
-fn located(facts: ContainerFacts, network: &ContainerNetwork) -> ContainerFacts {
-    ContainerFacts { address: IpAddr::V4(network.address), ifindex: network.ifindex, ..facts }
+fn located(
+    facts: ContainerFacts,
+    network: &ContainerNetwork,
+    bridge: Option<&BridgeNetwork>,
+) -> ContainerFacts {
+    let ways_in = match bridge {
+        None => WaysIn::Unknown,
+        Some(bridge) if bridge.is_hidden_v4 => WaysIn::OnlyOurs,
+        Some(_) => WaysIn::Direct,
+    };
+    let address = IpAddr::V4(network.address);
+    ContainerFacts { address, ifindex: network.ifindex, ways_in, ..facts }
 }
 
 fn refused(facts: &ContainerFacts, reason: String) -> Refused {

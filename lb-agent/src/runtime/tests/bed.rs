@@ -26,8 +26,8 @@ use crate::{
     },
     health::Targets,
     model::{
-        Backend, BackendPath, BackendState, Claim, Claims, FrontendAddress, Ports, Protocol,
-        ServiceName, Setting, Wishes,
+        Backend, BackendPath, BackendState, Claim, Claims, FrontendAddress, IpPrefix, Ports,
+        Protocol, ServiceName, Setting, Wishes,
     },
     plan::{self, Action, Kernel, KernelError, KernelState, Scan},
     provider::ProviderEvent,
@@ -132,6 +132,14 @@ impl Node for FakeNode {
 
     fn refused_tick(&self, ring: u32) -> u32 {
         self.lock().refused_ticks.get(&ring).copied().unwrap_or(0)
+    }
+
+    fn local(&self) -> Result<BTreeSet<IpPrefix>, NodeError> {
+        Ok(BTreeSet::new())
+    }
+
+    fn front_ifindex(&self) -> u32 {
+        0
     }
 
     fn look_at_interfaces(&mut self) {
@@ -289,6 +297,7 @@ pub(super) fn container(port: u16, id: u8) -> Claim {
             state: BackendState::Healthy,
             started_at_ms: 1,
             reported: None,
+            replies: crate::model::ReplyFacts::default(),
         }),
         pooled: None,
         wishes: Arc::new(Wishes { ring_size, ..Wishes::default() }),

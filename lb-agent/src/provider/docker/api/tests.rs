@@ -235,7 +235,7 @@ async fn listing() {
 }
 
 #[tokio::test]
-async fn internal_networks_are_known_by_their_bridge() {
+async fn networks_are_known_by_their_bridge() {
     let networks = ok(r#"[
         {"Name":"bridge","Id":"bc7581b0f03b5a5d","Driver":"bridge","Internal":false,
          "Options":{"com.docker.network.bridge.name":"docker0"}},
@@ -247,17 +247,58 @@ async fn internal_networks_are_known_by_their_bridge() {
     let later =
         ok(r#"[{"Name":"new","Id":"999981709fc470569af1","Driver":"bridge","Internal":true}]"#);
     let daemon = Daemon::with(&[&networks, &later, &later]);
-    for (bridge, expected) in
-        [("docker0", None), ("br-8b4881709fc4", Some("inside")), ("mybr", Some("named"))]
+    for (bridge, name, is_internal) in
+        [("docker0", "bridge", false), ("br-8b4881709fc4", "inside", true), ("mybr", "named", true)]
     {
-        let internal = daemon.api.internal_network(bridge).await.expect("an answer");
-        assert_eq!(internal.as_deref(), expected, "{bridge}");
+        let network = daemon.api.bridge_network(bridge).await.expect("an answer").expect(bridge);
+        assert_eq!((network.name.as_str(), network.is_internal), (name, is_internal));
     }
-    assert_eq!(daemon.asked.lock().await.len(), 1, "one listing answers for all");
+    assert_eq!(daemon.asked().await.lines().count(), 1, "one listing answers for all");
     // A network that was made since is not taken for one that is not internal.
-    let internal = daemon.api.internal_network("br-999981709fc4").await.expect("an answer");
-    assert_eq!(internal.as_deref(), Some("new"));
-    assert_eq!(daemon.api.internal_network("virbr0").await, Ok(None), "not Docker's");
+    let network = daemon.api.bridge_network("br-999981709fc4").await.expect("an answer");
+    assert!(network.expect("it is there").is_internal);
+    assert_eq!(daemon.api.bridge_network("virbr0").await, Ok(None), "not Docker's");
+}
+
+/// Options of a bridge network; whether its addresses are hidden from the outside: IPv4, IPv6.
+#[track_caller]
+fn check_hidden(options: &str, v4: bool, v6: bool) {
+    let network =
+        format!(r#"{{"Name":"n","Id":"bc7581b0f03b5a5d","Driver":"bridge","Options":{options}}}"#);
+    let network = serde_json::from_str(&network).expect("a network");
+    let (bridge, network) = bridge_of(network).expect("a bridge network");
+    assert_eq!(bridge, "br-bc7581b0f03b", "{options}");
+    assert_eq!((network.is_hidden_v4, network.is_hidden_v6), (v4, v6), "{options}");
+}
+
+#[test]
+fn addresses_are_hidden_where_docker_says_so() {
+    let option =
+        |name: &str, value: &str| format!(r#"{{"com.docker.network.bridge.{name}":"{value}"}}"#);
+    check_hidden("null", true, false);
+    check_hidden("{}", true, false);
+    for (value, is_hidden) in [("true", true), ("1", true), ("false", false), ("no", false)] {
+        check_hidden(&option("enable_ip_masquerade", value), is_hidden, false);
+    }
+    for (value, is_hidden) in
+        [("nat", true), ("nat-unprotected", false), ("routed", false), ("isolated", false)]
+    {
+        check_hidden(&option("gateway_mode_ipv4", value), is_hidden, false);
+        check_hidden(&option("gateway_mode_ipv6", value), true, is_hidden);
+    }
+}
+
+#[test]
+fn published_ports_are_those_with_a_binding() {
+    let ports = r#"{"80/tcp":[{"HostIp":"","HostPort":"8080"}],"81/tcp":null,"82/tcp":[],
+        "53/udp":[{"HostIp":"","HostPort":"53"}],"9/sctp":[{"HostIp":"","HostPort":"9"}],
+        "84":[{"HostIp":"","HostPort":""}],"x/tcp":[{"HostIp":"","HostPort":""}]}"#;
+    let found: BTreeSet<_> = published(serde_json::from_str(ports).expect("ports")).collect();
+    let found = ports_of(None, found.into_iter());
+    let found: Vec<_> = found.iter().map(|it| (it.port, it.protocol, it.is_published)).collect();
+    let expected =
+        [(53, Protocol::Udp, true), (80, Protocol::Tcp, true), (84, Protocol::Tcp, true)];
+    assert_eq!(found, expected);
 }
 
 #[tokio::test]

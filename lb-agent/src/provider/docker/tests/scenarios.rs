@@ -22,6 +22,7 @@ use super::{
 use crate::{
     config::LabelsConfig,
     labels::{ContainerFacts, Reader},
+    model::WaysIn,
     netlink::NetworkRefusal,
     provider::ProviderEvent,
 };
@@ -41,6 +42,7 @@ fn instances_are_named_as_labels_name_them() {
         started_at_ms: 1_787_390_142_123,
         address: [172, 17, 0, 2].into(),
         ifindex: 62,
+        ways_in: WaysIn::OnlyOurs,
     };
     let vip = [192, 0, 2, 10].into();
     let balancer = crate::config::Balancer { name: "slb".to_owned(), id: None, vip };
@@ -411,6 +413,7 @@ fn new_run_ends_the_one_before() {
             started_at_ms,
             address: [172, 17, 0, 2].into(),
             ifindex: 62,
+            ways_in: WaysIn::OnlyOurs,
         };
         state.looked(&id(1), Look::Running(facts, None, process));
         told.extend(state.take_effects().into_iter().filter_map(|effect| match effect {

@@ -170,6 +170,7 @@ impl ReadContainers for OneClaim {
             state: BackendState::Healthy,
             started_at_ms: facts.started_at_ms,
             reported: None,
+            replies: crate::model::ReplyFacts::default(),
         };
         let frontend = FrontendAddress {
             vip: [192, 0, 2, 10].into(),

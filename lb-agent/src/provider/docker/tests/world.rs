@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::super::{
-    engine::{Engine, EngineError, Event, Inspected, Summary},
+    engine::{BridgeNetwork, Engine, EngineError, Event, Inspected, Summary},
     host::{Host, Process},
 };
 use crate::netlink::{BootTicks, ContainerNetwork, NetworkError, NetworkRefusal};
@@ -347,9 +347,11 @@ impl Engine for World {
         Ok(BTreeMap::new())
     }
 
-    async fn internal_network(&self, bridge: &str) -> Result<Option<String>, EngineError> {
+    async fn bridge_network(&self, bridge: &str) -> Result<Option<BridgeNetwork>, EngineError> {
         self.misbehave().await?;
-        Ok((bridge == "br-inside").then(|| "inside".to_owned()))
+        let is_internal = bridge == "br-inside";
+        let name = bridge.trim_start_matches("br-").to_owned();
+        Ok(Some(BridgeNetwork { name, is_internal, is_hidden_v4: true, is_hidden_v6: false }))
     }
 }
 
