@@ -184,8 +184,9 @@ fn is_granted(
 /// A service while its claims are joined.
 struct Joined {
     service: Service,
-    /// Backends by place and instance, each with the source of its claim.
-    backends: BTreeMap<(String, String), (Backend, String)>,
+    /// Backends by place, instance and whether they are IPv6, each with the source of its claim: one
+    /// container may have an address of either family.
+    backends: BTreeMap<(String, String, bool), (Backend, String)>,
     /// Age of its oldest claim.
     since_ms: u64,
 }
@@ -209,7 +210,8 @@ fn join(mut claims: Vec<Claim>, refusals: &mut BTreeSet<Refusal>) -> BTreeMap<Se
         joined.service.frontends.insert(claim.frontend);
         joined.service.ring_size = joined.service.ring_size.max(claim.ring_size);
         let Some(backend) = claim.backend else { continue };
-        match joined.backends.entry((backend.place.clone(), backend.instance.clone())) {
+        let key = (backend.place.clone(), backend.instance.clone(), backend.address.is_ipv6());
+        match joined.backends.entry(key) {
             Entry::Vacant(entry) => {
                 entry.insert((backend, claim.source));
             }

@@ -38,10 +38,37 @@ pub struct ContainerFacts {
     pub created_at_ms: u64,
     /// When it was started last, in milliseconds since the epoch.
     pub started_at_ms: u64,
-    /// Its address, on the network with its default route.
+    /// Its address, on the network with its default route: IPv4 where it has that.
     pub address: IpAddr,
     /// Index of the host-side end of that network's veth pair.
     pub ifindex: u32,
+    /// The same of the other family, where it has both.
+    pub second: Option<LocalAddress>,
+}
+
+/// An address of a container, and the node's end of the way to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LocalAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// Index of the host-side end of the veth pair.
+    pub ifindex: u32,
+}
+
+impl ContainerFacts {
+    /// Its address of the VIP's family; an error says that it has none.
+    fn address_for(&self, vip: IpAddr) -> Result<LocalAddress, String> {
+        let first = LocalAddress { address: self.address, ifindex: self.ifindex };
+        let mut addresses = std::iter::once(first).chain(self.second);
+        addresses.find(|it| it.address.is_ipv4() == vip.is_ipv4()).ok_or_else(|| {
+            let family = if vip.is_ipv4() { "IPv4" } else { "IPv6" };
+            format!(
+                "the balancer's VIP {vip} is {family}, and the container has no {family} address on \
+                 a network with a default route; connect it to a network with {family}, or name a \
+                 balancer whose VIP is of the container's family"
+            )
+        })
+    }
 }
 
 /// Whether a container with these labels asks for anything, so that its namespace must be looked at.
@@ -81,12 +108,15 @@ pub fn claims(facts: &ContainerFacts, balancers: &BalancerIndex) -> Claims {
             refuse(Some(key), message.to_owned());
             continue;
         };
-        match balancers.resolve(&label) {
+        let resolved = balancers
+            .resolve(&label)
+            .and_then(|frontend| Ok((frontend, facts.address_for(frontend.vip)?)));
+        match resolved {
             Err(message) => refuse(Some(key), message),
-            Ok(frontend) => claims.claims.push(Claim {
+            Ok((frontend, address)) => claims.claims.push(Claim {
                 service: replica.service_name(label.container_port, &frontend),
                 frontend,
-                backend: Some(backend(facts, name, replica, label.container_port)),
+                backend: Some(backend(facts, name, replica, address, label.container_port)),
                 ring_size: None,
                 since_ms: facts.created_at_ms,
                 source: format!("{object}, label `{key}`"),
@@ -96,15 +126,21 @@ pub fn claims(facts: &ContainerFacts, balancers: &BalancerIndex) -> Claims {
     claims
 }
 
-fn backend(facts: &ContainerFacts, name: &str, replica: &Replica, port: u16) -> Backend {
+fn backend(
+    facts: &ContainerFacts,
+    name: &str,
+    replica: &Replica,
+    address: LocalAddress,
+    port: u16,
+) -> Backend {
     Backend {
         place: replica.place.clone(),
         // A container that was stopped and started again is another instance: its flows are gone.
         instance: format!("{}@{}", facts.id, facts.started_at_ms),
         display_name: name_part(name),
-        address: SocketAddr::new(facts.address, port),
+        address: SocketAddr::new(address.address, port),
         weight: WEIGHT,
-        path: BackendPath::Local { ifindex: facts.ifindex },
+        path: BackendPath::Local { ifindex: address.ifindex },
         state: BackendState::Healthy,
         started_at_ms: facts.started_at_ms,
     }
@@ -192,17 +228,21 @@ mod tests {
     use insta::assert_snapshot;
     use proptest::prelude::*;
 
-    use super::{ContainerFacts, claims, image_base_name, wants_balancing};
+    use super::{ContainerFacts, LocalAddress, claims, image_base_name, wants_balancing};
     use crate::{config::Balancer, labels::BalancerIndex};
 
     const LB: (&str, &str) = ("aliyun.lb.port_6379", "tcp://slb_redis_app:6379");
 
     fn balancers() -> BalancerIndex {
-        BalancerIndex::new(&[Balancer {
-            name: "slb_redis_app".to_owned(),
+        let balancer = |name: &str, vip: &str| Balancer {
+            name: name.to_owned(),
             id: None,
-            vip: Ipv4Addr::new(192, 0, 2, 10).into(),
-        }])
+            vip: vip.parse().unwrap(),
+        };
+        BalancerIndex::new(&[
+            balancer("slb_redis_app", "192.0.2.10"),
+            balancer("slb_six", "2001:db8::10"),
+        ])
     }
 
     fn container(name: &str, image: &str, labels: &[(&str, &str)]) -> ContainerFacts {
@@ -216,6 +256,7 @@ mod tests {
             started_at_ms: 2000,
             address: Ipv4Addr::new(172, 17, 0, 2).into(),
             ifindex: 7,
+            second: None,
         }
     }
 
@@ -249,6 +290,31 @@ mod tests {
             writeln!(shown, "refused: {} {key}: {}", refusal.object, refusal.message).unwrap();
         }
         shown
+    }
+
+    #[test]
+    fn the_address_is_of_the_family_of_the_vip() {
+        let labels = [LB, ("aliyun.lb.port_53", "udp://slb_six:53")];
+        let both = ContainerFacts {
+            second: Some(LocalAddress { address: "fd00::3".parse().unwrap(), ifindex: 9 }),
+            ..container("redis-1", "redis", &labels)
+        };
+        assert_snapshot!(check(&both), @"
+        docker/redis:53@[2001:db8::10]:53 place redis-1 at udp://[2001:db8::10]:53: [fd00::3]:53 0123abcd@2000 Local { ifindex: 9 } healthy redis-1; since 1000 by container `redis-1`, label `aliyun.lb.port_53`
+        docker/redis:6379@192.0.2.10:6379 place redis-1 at tcp://192.0.2.10:6379: 172.17.0.2:6379 0123abcd@2000 Local { ifindex: 7 } healthy redis-1; since 1000 by container `redis-1`, label `aliyun.lb.port_6379`
+        ");
+        assert_snapshot!(check(&container("redis-1", "redis", &labels)), @"
+        docker/redis:6379@192.0.2.10:6379 place redis-1 at tcp://192.0.2.10:6379: 172.17.0.2:6379 0123abcd@2000 Local { ifindex: 7 } healthy redis-1; since 1000 by container `redis-1`, label `aliyun.lb.port_6379`
+        refused: container `redis-1` aliyun.lb.port_53: the balancer's VIP 2001:db8::10 is IPv6, and the container has no IPv6 address on a network with a default route; connect it to a network with IPv6, or name a balancer whose VIP is of the container's family
+        ");
+        let six = ContainerFacts {
+            address: "fd00::3".parse().unwrap(),
+            ..container("redis-1", "redis", &labels)
+        };
+        assert_snapshot!(check(&six), @"
+        docker/redis:53@[2001:db8::10]:53 place redis-1 at udp://[2001:db8::10]:53: [fd00::3]:53 0123abcd@2000 Local { ifindex: 7 } healthy redis-1; since 1000 by container `redis-1`, label `aliyun.lb.port_53`
+        refused: container `redis-1` aliyun.lb.port_6379: the balancer's VIP 192.0.2.10 is IPv4, and the container has no IPv4 address on a network with a default route; connect it to a network with IPv4, or name a balancer whose VIP is of the container's family
+        ");
     }
 
     #[test]
@@ -305,7 +371,7 @@ mod tests {
         assert_snapshot!(check(&container("redis-1", "redis", &labels)), @"
         docker/redis:6379@192.0.2.10:6379 place redis-1 at tcp://192.0.2.10:6379: 172.17.0.2:6379 0123abcd@2000 Local { ifindex: 7 } healthy redis-1; since 1000 by container `redis-1`, label `aliyun.lb.port_6379`
         docker/redis:6380@192.0.2.10:80 place redis-1 at tcp://192.0.2.10:80: 172.17.0.2:6380 0123abcd@2000 Local { ifindex: 7 } healthy redis-1; since 1000 by container `redis-1`, label `aliyun.lb.port_6380`
-        refused: container `redis-1` aliyun.lb.port_6381: no balancer has the name or id `nobody`; the config has: slb_redis_app. Correct the label, or add a [[balancer]] to the config
+        refused: container `redis-1` aliyun.lb.port_6381: no balancer has the name or id `nobody`; the config has: slb_redis_app, slb_six. Correct the label, or add a [[balancer]] to the config
         refused: container `redis-1` aliyun.lb.port_x: the key has the container port `x`, which is no port number; write it like aliyun.lb.port_6379: tcp://slb_redis_app:6379
         ");
     }

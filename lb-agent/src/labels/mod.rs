@@ -9,5 +9,5 @@ mod container;
 mod text;
 
 pub use aliyun::BalancerIndex;
-pub use container::{ContainerFacts, claims, wants_balancing};
+pub use container::{ContainerFacts, LocalAddress, claims, wants_balancing};
 pub use text::shown;

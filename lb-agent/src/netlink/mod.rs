@@ -16,7 +16,9 @@ mod process;
 mod route;
 mod socket;
 
-pub use container::{ContainerNetwork, NetworkError, NetworkRefusal, container_network};
+pub use container::{
+    ContainerNetwork, ContainerWay, NetworkError, NetworkRefusal, container_network,
+};
 pub use namespace::Namespace;
 pub use node::{default_route_interfaces, forwarding_enabled, link_index, link_name};
 pub use process::{BootTicks, Process};

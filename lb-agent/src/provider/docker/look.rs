@@ -1,14 +1,14 @@
 //! Examines one container: Docker for what it is, the kernel for whether it lives and where.
 
-use std::{io, net::IpAddr, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use super::{
     engine::{Engine, EngineError, Inspected},
     host::{Host, Process as _},
 };
 use crate::{
-    labels::{ContainerFacts, aliyun, shown},
-    netlink::{ContainerNetwork, NetworkError},
+    labels::{ContainerFacts, LocalAddress, aliyun, shown},
+    netlink::{ContainerNetwork, ContainerWay, NetworkError},
 };
 
 /// Most labels that are refused one by one for a container that cannot be served at all.
@@ -71,9 +71,9 @@ pub(super) async fn look<E: Engine, H: Host>(engine: &E, host: &H, id: &str) -> 
         }
     }
     match confirmed_network(host, &process).await {
-        Ok(network) => match refused_network(engine, &network).await {
-            Ok(None) => Look::Running(facts(id, inspected, &network), process),
-            Ok(Some(reason)) => Look::Refused(refused(inspected, reason), process),
+        Ok(network) => match open_network(engine, network).await {
+            Ok(Ok(network)) => Look::Running(facts(id, inspected, &network), process),
+            Ok(Err(reason)) => Look::Refused(refused(inspected, reason), process),
             Err(error) => Look::Failed(error.to_string()),
         },
         Err(NetworkError::Refused(reason)) => {
@@ -99,13 +99,30 @@ async fn confirmed_network<H: Host>(
     }
 }
 
+/// What of a network is open to the outside, or why nothing is.
+async fn open_network<E: Engine>(
+    engine: &E,
+    network: ContainerNetwork,
+) -> Result<Result<ContainerNetwork, String>, EngineError> {
+    let ContainerNetwork { first, second } = network;
+    let second = match second {
+        Some(way) if refused_way(engine, &way).await?.is_none() => Some(way),
+        _ => None,
+    };
+    Ok(match (refused_way(engine, &first).await?, second) {
+        (None, second) => Ok(ContainerNetwork { first, second }),
+        (Some(_), Some(first)) => Ok(ContainerNetwork { first, second: None }),
+        (Some(reason), None) => Err(reason),
+    })
+}
+
 /// Before version 27 Docker gives `internal` networks a default route, and keeps them internal by
 /// packet filters, which our packets do not pass. What the user has closed stays closed.
-async fn refused_network<E: Engine>(
+async fn refused_way<E: Engine>(
     engine: &E,
-    network: &ContainerNetwork,
+    way: &ContainerWay,
 ) -> Result<Option<String>, EngineError> {
-    let Some(bridge) = &network.bridge else { return Ok(None) };
+    let Some(bridge) = &way.bridge else { return Ok(None) };
     let internal = engine.internal_network(bridge).await?;
     Ok(internal.map(|name| {
         format!(
@@ -129,8 +146,12 @@ fn facts(id: &str, inspected: Inspected, network: &ContainerNetwork) -> Containe
         labels: inspected.labels,
         created_at_ms: inspected.created_at_ms,
         started_at_ms: inspected.started_at_ms,
-        address: IpAddr::V4(network.address),
-        ifindex: network.ifindex,
+        address: network.first.address,
+        ifindex: network.first.ifindex,
+        second: network
+            .second
+            .as_ref()
+            .map(|way| LocalAddress { address: way.address, ifindex: way.ifindex }),
     }
 }
 

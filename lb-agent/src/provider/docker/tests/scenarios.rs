@@ -33,6 +33,7 @@ fn instances_are_named_as_labels_name_them() {
         started_at_ms: 1_787_390_142_123,
         address: [172, 17, 0, 2].into(),
         ifindex: 62,
+        second: None,
     };
     let vip = [192, 0, 2, 10].into();
     let balancer = crate::config::Balancer { name: "slb".to_owned(), id: None, vip };
@@ -399,6 +400,7 @@ fn new_run_ends_the_one_before() {
             started_at_ms,
             address: [172, 17, 0, 2].into(),
             ifindex: 62,
+            second: None,
         };
         state.looked(&id(1), Look::Running(facts, process));
         told.extend(state.take_effects().into_iter().filter_map(|effect| match effect {
