@@ -9,6 +9,7 @@ pub mod agent;
 pub mod binaries;
 pub mod bpffs;
 pub mod container;
+pub mod datagrams;
 pub mod docker;
 pub mod names;
 pub mod namespace;
