@@ -19,6 +19,7 @@ pub mod proxy;
 pub mod skip;
 pub mod snapshot;
 pub mod traffic;
+pub mod wire;
 pub mod world;
 
 pub use agent::{Agent, AgentConfig};
