@@ -252,6 +252,31 @@ impl Agent {
         Ok(rows.iter().map(line).collect())
     }
 
+    /// Packets that were dropped or answered for this reason.
+    pub fn drops(&self, reason: &str) -> Result<u64> {
+        let status = self.json("status")?;
+        let rows = status["drops"].as_array().context("no drops in the status")?;
+        let row = rows.iter().find(|row| row["reason"] == reason);
+        Ok(row.and_then(|row| row["packets"].as_u64()).unwrap_or(0))
+    }
+
+    /// Waits until at least so many packets were dropped or answered for this reason.
+    pub fn wait_drops(&self, reason: &str, packets: u64) -> Result<()> {
+        process::wait_for(&format!("drops by {reason}"), Duration::from_secs(5), || {
+            let found = self.drops(reason)?;
+            ensure!(found >= packets, "{found} of {packets}: {}", self.json("status")?["drops"]);
+            Ok(())
+        })
+    }
+
+    /// Writes another configuration and lets the agent read it.
+    pub fn reconfigure(&self, config: &AgentConfig) -> Result<()> {
+        self.configure(config)?;
+        let child = self.child.as_ref().context("the agent does not run")?;
+        process::signal(child, Signal::SIGHUP);
+        Ok(())
+    }
+
     /// What a provider has to complain about; `None`: it sees its source.
     pub fn trouble(&self, provider: &str) -> Result<Option<String>> {
         let status = self.json("status")?;

@@ -134,6 +134,14 @@ impl Container {
         first.parse().with_context(|| format!("address `{first}` of {}", self.name))
     }
 
+    /// Its IPv6 address in the first of its networks that has such.
+    pub fn address6(&self) -> Result<IpAddr> {
+        let template = "{{range .NetworkSettings.Networks}}{{.GlobalIPv6Address}} {{end}}";
+        let text = self.inspect(template)?;
+        let first = text.split_whitespace().next().context("no IPv6 address")?;
+        first.parse().with_context(|| format!("address `{first}` of {}", self.name))
+    }
+
     /// Process 1 of it, as the machine numbers it.
     pub fn pid(&self) -> Result<i32> {
         Ok(self.inspect("{{.State.Pid}}")?.parse()?)

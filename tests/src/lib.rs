@@ -9,6 +9,7 @@ pub mod agent;
 pub mod binaries;
 pub mod bpffs;
 pub mod container;
+pub mod datagrams;
 pub mod docker;
 pub mod names;
 pub mod namespace;
@@ -18,6 +19,7 @@ pub mod proxy;
 pub mod skip;
 pub mod snapshot;
 pub mod traffic;
+pub mod wire;
 pub mod world;
 
 pub use agent::{Agent, AgentConfig};

@@ -4,11 +4,13 @@
 //! ```text
 //!  client 192.0.2.2  ----- front0 192.0.2.1  node  back0 10.99.0.1 ----- 10.99.0.2 remote host
 //!  203.0.113.0/24 via node                   containers 172.30.0.0/24, 172.31.N.0/24
+//!  2001:db8:1::2                             remote hosts 2001:db8:99:N::2
+//!  2001:db8:f::/64 via node                  containers in networks that tests make
 //! ```
 
 use std::{
     fs::File,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
     time::Duration,
 };
@@ -34,17 +36,31 @@ pub const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
 pub const NODE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 /// The virtual address.
 pub const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10));
+/// Address of the client.
+pub const CLIENT6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 2));
+/// Address of the node towards the client.
+pub const NODE6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1));
+/// The virtual address of the other family.
+pub const VIP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, 0x10));
 /// The front interface.
 pub const FRONT: &str = "front0";
 /// Where clients of the service `web` connect.
 pub const FRONT_PORT: u16 = 80;
 /// Name of the balancer in labels.
 pub const BALANCER: &str = "slb_test";
+/// Name of the balancer whose VIP is [`VIP6`], where there is one.
+pub const BALANCER6: &str = "slb_six";
 
 /// The VIP with a port.
 #[must_use]
 pub fn vip(port: u16) -> SocketAddr {
     SocketAddr::new(VIP, port)
+}
+
+/// The VIP of the other family with a port.
+#[must_use]
+pub fn vip6(port: u16) -> SocketAddr {
+    SocketAddr::new(VIP6, port)
 }
 
 #[derive(Debug)]
@@ -79,6 +95,7 @@ impl World {
         let turn = take_turn()?;
         let node = Namespace::new()?;
         node.sysctl("net.ipv4.ip_forward=1")?;
+        node.sysctl("net.ipv6.conf.all.forwarding=1")?;
         Self::around(turn, Node::Plain(node))
     }
 
@@ -102,6 +119,9 @@ impl World {
         client.connect(("eth0", "192.0.2.2/24"), node, (FRONT, "192.0.2.1/24"))?;
         // VIPs, containers and remote hosts are all behind the node.
         client.ip("route add default via 192.0.2.1")?;
+        client.ip(&format!("addr add {CLIENT6}/64 dev eth0 nodad"))?;
+        node.ip(&format!("addr add {NODE6}/64 dev {FRONT} nodad"))?;
+        client.ip(&format!("route add default via {NODE6}"))?;
         Ok(world)
     }
 
@@ -172,6 +192,14 @@ impl World {
         config
     }
 
+    /// [`World::config`] with a balancer for each family.
+    #[must_use]
+    pub fn config_of_both_families(&self) -> AgentConfig {
+        let mut config = self.config();
+        config.balancers.push((BALANCER6.to_owned(), VIP6.to_string()));
+        config
+    }
+
     /// An agent with this configuration, not started.
     pub fn prepare_agent(&self, config: &AgentConfig) -> Result<Agent> {
         let agent = Agent::prepare(self.node(), self.directory.path(), self.bpffs.path())?;
@@ -200,6 +228,8 @@ pub struct RemoteHost {
     pub namespace: Namespace,
     /// Where it serves.
     pub address: SocketAddr,
+    /// Where it serves by IPv6.
+    pub address6: SocketAddr,
     /// The node's interface towards it.
     pub link: String,
 }
@@ -212,9 +242,15 @@ impl RemoteHost {
         let (near, far) = (format!("10.99.{number}.1"), format!("10.99.{number}.2"));
         namespace.connect(("eth0", &format!("{far}/24")), node, (&link, &format!("{near}/24")))?;
         namespace.ip(&format!("route add default via {near}"))?;
+        let (near6, far6) =
+            (format!("2001:db8:99:{number}::1"), format!("2001:db8:99:{number}::2"));
+        node.ip(&format!("addr add {near6}/64 dev {link} nodad"))?;
+        namespace.ip(&format!("addr add {far6}/64 dev eth0 nodad"))?;
+        namespace.ip(&format!("route add default via {near6}"))?;
         let server = namespace.serve_as(&format!("remote-{number}"), PORT)?;
         let address = format!("{far}:{PORT}").parse()?;
-        let host = Self { _server: server, namespace, address, link };
+        let address6 = format!("[{far6}]:{PORT}").parse()?;
+        let host = Self { _server: server, namespace, address, address6, link };
         process::wait_for("the remote server", Duration::from_secs(5), || {
             host.namespace.fetch_one(address).map(|_| ())
         })

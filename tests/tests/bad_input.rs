@@ -24,7 +24,6 @@ fn bad_labels_are_refused_by_name_and_others_served() -> Result<()> {
         ("port-range", LABEL, "tcp://slb_test:65536", "65536"),
         ("port-zero", LABEL, "tcp://slb_test:0", "1 to 65535"),
         ("no-port", LABEL, "tcp://slb_test", "port"),
-        ("udp", LABEL, "udp://slb_test:53", "UDP"),
         ("key-range", "aliyun.lb.port_70000", "tcp://slb_test:81", "70000"),
         ("no-space", "aliyun.lb.port_80:tcp://slb_test:81", "", "space"),
     ];

@@ -194,8 +194,9 @@ fn is_granted(
 /// A service while its claims are joined.
 struct Joined {
     service: Service,
-    /// Backends by place and instance, each with the source of its claim.
-    backends: BTreeMap<(String, String), (Backend, String)>,
+    /// Backends by place, instance and whether they are IPv6, each with the source of its claim: one
+    /// container may have an address of either family.
+    backends: BTreeMap<(String, String, bool), (Backend, String)>,
     wished: policy::Wished,
     /// Age of its oldest claim.
     since_ms: u64,
@@ -225,7 +226,8 @@ fn join(mut claims: Vec<Claim>, refusals: &mut BTreeSet<Refusal>) -> BTreeMap<Se
         if claim.wishes.exclusive.as_ref().is_some_and(|exclusive| exclusive.value) {
             joined.service.exclusive.insert((backend.place.clone(), backend.instance.clone()));
         }
-        match joined.backends.entry((backend.place.clone(), backend.instance.clone())) {
+        let key = (backend.place.clone(), backend.instance.clone(), backend.address.is_ipv6());
+        match joined.backends.entry(key) {
             Entry::Vacant(entry) => {
                 entry.insert((backend, claim.source));
             }

@@ -102,7 +102,7 @@ impl Room {
 
     fn take_backends(
         &mut self,
-        backends: BTreeMap<(String, String), (Backend, String)>,
+        backends: BTreeMap<(String, String, bool), (Backend, String)>,
         object: &str,
         refusals: &mut BTreeSet<Refusal>,
     ) -> Vec<Backend> {

@@ -1,6 +1,6 @@
 //! Frontends and addresses as they are written in the file.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::model::{FrontendAddress, Ports, Protocol};
 
@@ -10,25 +10,21 @@ pub(crate) fn parse_frontend(url: &str) -> Result<FrontendAddress, String> {
     let Some((scheme, rest)) = url.split_once("://") else {
         return Err(format!("`{shown}` is no frontend; write it like tcp://192.0.2.10:80"));
     };
-    match scheme {
-        "tcp" => {}
-        "udp" => {
-            return Err(format!(
-                "`{shown}`: UDP is not balanced yet; remove this frontend until the data path has \
-                 UDP"
-            ));
-        }
+    let protocol = match scheme {
+        "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
         _ => {
             return Err(format!(
-                "`{shown}`: unknown scheme `{}`; the schemes are: tcp",
+                "`{shown}`: unknown scheme `{}`; the schemes are: tcp, udp",
                 scheme.escape_debug()
             ));
         }
-    }
+    };
     let malformed = || {
         format!(
-            "`{shown}`: after tcp:// comes an IP address and a port, a range of ports or *, like \
-             tcp://192.0.2.10:80, tcp://192.0.2.10:8000-8999 or tcp://192.0.2.10:*"
+            "`{shown}`: after {protocol}:// comes an IP address and a port, a range of ports or *, \
+             like {protocol}://192.0.2.10:80, {protocol}://[2001:db8::10]:8000-8999 or \
+             {protocol}://192.0.2.10:*"
         )
     };
     let (host, ports) = rest.rsplit_once(':').ok_or_else(malformed)?;
@@ -38,17 +34,29 @@ pub(crate) fn parse_frontend(url: &str) -> Result<FrontendAddress, String> {
     };
     let vip = usable_address(vip.map_err(|_| malformed())?, "VIP")?;
     let ports: Ports = ports.parse().map_err(|error| format!("`{shown}`: {error}"))?;
-    Ok(FrontendAddress { vip, protocol: Protocol::Tcp, ports })
+    Ok(FrontendAddress { vip, protocol, ports })
 }
 
 /// `10.0.0.1:8080`; without a port, or with port 0, the port that the client asked for.
 pub(super) fn parse_backend(text: &str) -> Result<SocketAddr, String> {
-    let with_port = text.parse::<SocketAddr>();
-    let address = with_port.or_else(|_| text.parse().map(|ip: IpAddr| SocketAddr::new(ip, 0)));
-    let address = address.map_err(|_| {
+    if let Ok(bare) = text.parse::<Ipv6Addr>() {
+        // `2001:db8::1:80` may be meant with a port and is an address without.
+        return Err(format!(
+            "`{text}` has no brackets, which tell address and port apart; write it like \
+             [{bare}]:8080, or [{bare}] for the port that the client asked for"
+        ));
+    }
+    let with_port = text.parse::<SocketAddr>().ok();
+    let without_port = || {
+        let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+        let v6 = inner.and_then(|text| text.parse().ok()).map(IpAddr::V6);
+        let ip = v6.or_else(|| text.parse().ok().map(IpAddr::V4))?;
+        Some(SocketAddr::new(ip, 0))
+    };
+    let address = with_port.or_else(without_port).ok_or_else(|| {
         format!(
-            "`{}` is no address and port; write it like 10.0.0.1:8080, or 10.0.0.1 for the port \
-             that the client asked for (names are not resolved)",
+            "`{}` is no address and port; write it like 10.0.0.1:8080 or [fd00::1]:8080, or \
+             10.0.0.1 for the port that the client asked for (names are not resolved)",
             text.escape_debug()
         )
     })?;
@@ -58,21 +66,42 @@ pub(super) fn parse_backend(text: &str) -> Result<SocketAddr, String> {
 
 /// What is wrong with an address for one server or service.
 pub(super) fn usable_address(address: IpAddr, what: &str) -> Result<IpAddr, String> {
-    let IpAddr::V4(v4) = address else {
-        return Err(format!(
-            "the {what} {address} is IPv6, which is not balanced yet; use an IPv4 address"
-        ));
+    let kind = match address {
+        IpAddr::V4(address) => unusable_v4(address),
+        IpAddr::V6(address) => unusable_v6(address),
     };
-    let kind = if v4.octets()[0] == 0 {
+    match kind {
+        None => Ok(address),
+        Some(kind) => Err(format!("the {what} {address} is {kind}; use the address of one host")),
+    }
+}
+
+fn unusable_v4(address: Ipv4Addr) -> Option<&'static str> {
+    Some(if address.octets()[0] == 0 {
         "in 0.0.0.0/8, where no host is"
-    } else if v4.is_loopback() {
+    } else if address.is_loopback() {
         "a loopback address"
-    } else if v4.is_multicast() {
+    } else if address.is_multicast() {
         "a multicast address"
-    } else if v4.octets()[0] >= 240 {
+    } else if address.octets()[0] >= 240 {
         "a reserved or broadcast address"
     } else {
-        return Ok(address);
-    };
-    Err(format!("the {what} {address} is {kind}; use the address of one host"))
+        return None;
+    })
+}
+
+fn unusable_v6(address: Ipv6Addr) -> Option<&'static str> {
+    Some(if address.is_unspecified() {
+        "the unspecified address"
+    } else if address.is_loopback() {
+        "a loopback address"
+    } else if address.is_multicast() {
+        "a multicast address"
+    } else if address.is_unicast_link_local() {
+        "a link-local address, which every link has of its own"
+    } else if address.to_ipv4_mapped().is_some() {
+        "an IPv4 address written as IPv6"
+    } else {
+        return None;
+    })
 }

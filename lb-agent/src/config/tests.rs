@@ -247,7 +247,9 @@ fn balancers_are_checked() {
     let shown = check(&[
         "[[balancer]]\nname = 'a'\nvip = '192.0.2'",
         "[[balancer]]\nname = 'a'\nvip = '192.0.2.10/32'",
-        "[[balancer]]\nname = 'a'\nvip = '2001:db8::1'",
+        "[[balancer]]\nname = 'a'\nvip = '::'",
+        "[[balancer]]\nname = 'a'\nvip = 'fe80::1'",
+        "[[balancer]]\nname = 'a'\nvip = '::ffff:192.0.2.10'",
         "[[balancer]]\nname = ''\nvip = '127.0.0.1'",
         "[[balancer]]\nname = 'a'\nvip = '224.0.0.1'\n[[balancer]]\nname = 'b'\nvip = '0.0.0.0'",
         "balancer = [{ name = 'a', vip = '192.0.2.10' }, { name = 'a', vip = '192.0.2.10' }]",
@@ -256,7 +258,9 @@ fn balancers_are_checked() {
     assert_snapshot!(shown, @"
     lb.toml:3:7: `192.0.2` is no IP address; `vip` is one address without port or prefix, like 192.0.2.10
     lb.toml:3:7: `192.0.2.10/32` is no IP address; `vip` is one address without port or prefix, like 192.0.2.10
-    lb.toml:3:7: the VIP 2001:db8::1 is IPv6, which is not balanced yet; use an IPv4 address
+    lb.toml:3:7: the VIP :: is the unspecified address; use the address of one host
+    lb.toml:3:7: the VIP fe80::1 is a link-local address, which every link has of its own; use the address of one host
+    lb.toml:3:7: the VIP ::ffff:192.0.2.10 is an IPv4 address written as IPv6; use the address of one host
     lb.toml:2:8: `name` must be 1 to 128 characters without spaces and control characters
     lb.toml:3:7: the VIP 127.0.0.1 is a loopback address; use the address of one host
     lb.toml:3:7: the VIP 224.0.0.1 is a multicast address; use the address of one host
@@ -297,6 +301,27 @@ address = '10.0.0.2:0'",
 }
 
 #[test]
+fn both_families_and_both_protocols_are_served() {
+    let text = service(
+        "frontends = ['udp://192.0.2.10:53', 'tcp://[2001:db8::10]:53', 'udp://[2001:db8::10]:*']
+[[service.backend]]
+address = '10.0.0.1'
+[[service.backend]]
+address = '[2001:db8:1::1]'
+[[service.backend]]
+address = '[fd00::1]:53'",
+    );
+    let config = Config::parse(&text, "lb.toml").unwrap();
+    let service = &config.services[0];
+    let frontends: Vec<_> = service.frontends.iter().map(ToString::to_string).collect();
+    let backends: Vec<_> = service.backends.iter().map(|it| it.address.to_string()).collect();
+    assert_snapshot!(format!("{frontends:?}\n{backends:?}"), @r#"
+    ["udp://192.0.2.10:53", "tcp://[2001:db8::10]:53", "udp://[2001:db8::10]:*"]
+    ["10.0.0.1:0", "[2001:db8:1::1]:0", "[fd00::1]:53"]
+    "#);
+}
+
+#[test]
 fn ranges_are_checked() {
     let frontends = |urls: &str| service(&format!("frontends = [{urls}]"));
     let many = (1..=17).map(|first| format!("'tcp://192.0.2.10:{first}-100'"));
@@ -333,13 +358,14 @@ fn services_are_checked() {
     let texts = [
         frontends(""),
         frontends("'192.0.2.10:80'"),
-        frontends("'udp://192.0.2.10:53'"),
+        frontends("'udp://192.0.2.10'"),
         frontends("'http://192.0.2.10:80'"),
         frontends("'tcp://web:80'"),
         frontends("'tcp://192.0.2.10'"),
         frontends("'tcp://192.0.2.10:0'"),
         frontends("'tcp://192.0.2.10:65536'"),
-        frontends("'tcp://[2001:db8::1]:80'"),
+        frontends("'tcp://2001:db8::1:80'"),
+        frontends("'udp://[ff02::1]:53'"),
         frontends("'tcp://255.255.255.255:80'"),
         frontends("'tcp://192.0.2.10:80', 'tcp://192.0.2.10:80'"),
         frontends("'tcp://192.0.2.10:80'") + "\nring_size = 1000",
@@ -347,6 +373,8 @@ fn services_are_checked() {
         backend("address = '10.0.0.1:'"),
         backend("address = '127.0.0.1:80'"),
         backend("address = '[2001:db8::1]:80'"),
+        backend("address = '[fe80::1]:80'"),
+        backend("address = '2001:db8::1:80'"),
         backend("address = '192.0.2.10:80'"),
         backend("address = '10.0.0.1:80'\nweight = 65536"),
         backend("address = '10.0.0.1:80'\nweight = -1"),
@@ -358,20 +386,23 @@ fn services_are_checked() {
     assert_snapshot!(check(&texts), @"
     lb.toml:3:13: `frontends` is empty; name at least one, like tcp://192.0.2.10:80
     lb.toml:3:14: `192.0.2.10:80` is no frontend; write it like tcp://192.0.2.10:80
-    lb.toml:3:14: `udp://192.0.2.10:53`: UDP is not balanced yet; remove this frontend until the data path has UDP
-    lb.toml:3:14: `http://192.0.2.10:80`: unknown scheme `http`; the schemes are: tcp
-    lb.toml:3:14: `tcp://web:80`: after tcp:// comes an IP address and a port, a range of ports or *, like tcp://192.0.2.10:80, tcp://192.0.2.10:8000-8999 or tcp://192.0.2.10:*
-    lb.toml:3:14: `tcp://192.0.2.10`: after tcp:// comes an IP address and a port, a range of ports or *, like tcp://192.0.2.10:80, tcp://192.0.2.10:8000-8999 or tcp://192.0.2.10:*
+    lb.toml:3:14: `udp://192.0.2.10`: after udp:// comes an IP address and a port, a range of ports or *, like udp://192.0.2.10:80, udp://[2001:db8::10]:8000-8999 or udp://192.0.2.10:*
+    lb.toml:3:14: `http://192.0.2.10:80`: unknown scheme `http`; the schemes are: tcp, udp
+    lb.toml:3:14: `tcp://web:80`: after tcp:// comes an IP address and a port, a range of ports or *, like tcp://192.0.2.10:80, tcp://[2001:db8::10]:8000-8999 or tcp://192.0.2.10:*
+    lb.toml:3:14: `tcp://192.0.2.10`: after tcp:// comes an IP address and a port, a range of ports or *, like tcp://192.0.2.10:80, tcp://[2001:db8::10]:8000-8999 or tcp://192.0.2.10:*
     lb.toml:3:14: `tcp://192.0.2.10:0`: port 0 does not exist; ports are 1 to 65535
     lb.toml:3:14: `tcp://192.0.2.10:65536`: port 65536 does not exist; ports are 1 to 65535
-    lb.toml:3:14: the VIP 2001:db8::1 is IPv6, which is not balanced yet; use an IPv4 address
+    lb.toml:3:14: `tcp://2001:db8::1:80`: after tcp:// comes an IP address and a port, a range of ports or *, like tcp://192.0.2.10:80, tcp://[2001:db8::10]:8000-8999 or tcp://192.0.2.10:*
+    lb.toml:3:14: the VIP ff02::1 is a multicast address; use the address of one host
     lb.toml:3:14: the VIP 255.255.255.255 is a reserved or broadcast address; use the address of one host
     lb.toml:3:37: tcp://192.0.2.10:80 is already a frontend of the service of line 2; a frontend has one service
     lb.toml:4:13: `ring_size` is 1000; it must be one of 1021, 2039, 4093, 8191, 16381, 32749, 65521, 131071
-    lb.toml:5:11: `localhost:80` is no address and port; write it like 10.0.0.1:8080, or 10.0.0.1 for the port that the client asked for (names are not resolved)
-    lb.toml:5:11: `10.0.0.1:` is no address and port; write it like 10.0.0.1:8080, or 10.0.0.1 for the port that the client asked for (names are not resolved)
+    lb.toml:5:11: `localhost:80` is no address and port; write it like 10.0.0.1:8080 or [fd00::1]:8080, or 10.0.0.1 for the port that the client asked for (names are not resolved)
+    lb.toml:5:11: `10.0.0.1:` is no address and port; write it like 10.0.0.1:8080 or [fd00::1]:8080, or 10.0.0.1 for the port that the client asked for (names are not resolved)
     lb.toml:5:11: the backend address 127.0.0.1 is a loopback address; use the address of one host
-    lb.toml:5:11: the backend address 2001:db8::1 is IPv6, which is not balanced yet; use an IPv4 address
+    lb.toml:5:11: the backend address 2001:db8::1 is IPv6, and all frontends of the service are IPv4, which is not translated; add a frontend with an IPv6 VIP, or name the server's IPv4 address
+    lb.toml:5:11: the backend address fe80::1 is a link-local address, which every link has of its own; use the address of one host
+    lb.toml:5:11: `2001:db8::1:80` has no brackets, which tell address and port apart; write it like [2001:db8::1:80]:8080, or [2001:db8::1:80] for the port that the client asked for
     lb.toml:5:11: the backend address 192.0.2.10 is a VIP of this file; traffic would run in a circle, so name the server's own address
     lb.toml:6:10: `weight` is 65536; it must be from 0 to 65535
     lb.toml:6:10: `weight` is -1; it must be from 0 to 65535

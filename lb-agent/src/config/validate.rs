@@ -367,7 +367,9 @@ impl Checker<'_> {
                 format!("service `{}` in {file_name}, line {line}", service.name.get_ref());
             let mut wishes = self.policy(service.take_policy(), &object);
             wishes.or(&labels.defaults);
+            let first = addresses.len();
             let static_backends = self.backends(service.backend, &mut addresses);
+            self.families(&frontends, &addresses[first..]);
             checked.push(StaticService {
                 name: self.name(service.name, "name"),
                 frontends,
@@ -387,6 +389,24 @@ impl Checker<'_> {
             }
         }
         checked
+    }
+
+    /// A backend that no frontend leads to would never get anything, and nobody would be told.
+    fn families(&mut self, frontends: &[FrontendAddress], backends: &[(IpAddr, Range<usize>)]) {
+        for (address, span) in backends {
+            let is_served = |it: &FrontendAddress| it.vip.is_ipv4() == address.is_ipv4();
+            // Without any frontend that is the message.
+            if frontends.is_empty() || frontends.iter().any(is_served) {
+                continue;
+            }
+            let (own, other) = if address.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
+            let message = format!(
+                "the backend address {address} is {own}, and all frontends of the service are \
+                 {other}, which is not translated; add a frontend with an {own} VIP, or name the \
+                 server's {other} address"
+            );
+            self.problem(span.clone(), message);
+        }
     }
 
     fn limits(&mut self, index: usize, service: &raw::Service, backends_so_far: usize) {

@@ -181,13 +181,11 @@ impl Datapath {
         self.tables.refusals.load(ring).unwrap_or_default().refused_tick
     }
 
-    /// Addresses of the node and subnets of its containers, as the tables can hold them. Front
+    /// Addresses of the node and subnets of its containers. Front
     /// interfaces lead to clients, whatever subnets they have.
     pub fn read_local(&self) -> std::io::Result<BTreeSet<IpPrefix>> {
         let fronts = self.front_statuses.iter().filter_map(|front| front.ifindex).collect();
-        let mut local = netlink::local_prefixes(&fronts)?;
-        local.retain(replies::has_local_table);
-        Ok(local)
+        netlink::local_prefixes(&fronts)
     }
 
     /// The front interface, when there is exactly one; else 0.

@@ -26,11 +26,7 @@ pub(super) struct Replies {
     defaults_v4: HashMap<MapData, ReplyDefaultKeyV4, ReplyDefaultV4>,
     defaults_v6: HashMap<MapData, ReplyDefaultKeyV6, ReplyDefaultV6>,
     local_v4: LpmTrie<MapData, [u8; 4], u32>,
-}
-
-/// Whether there is a table for a prefix: as long as no reply of IPv6 is translated, none is needed.
-pub(super) fn has_local_table(prefix: &IpPrefix) -> bool {
-    prefix.address().is_ipv4()
+    local_v6: LpmTrie<MapData, [u8; 16], u32>,
 }
 
 impl Replies {
@@ -39,6 +35,7 @@ impl Replies {
             defaults_v4: HashMap::try_from(take(ebpf, map_names::REPLY_DEFAULTS_V4)?)?,
             defaults_v6: HashMap::try_from(take(ebpf, map_names::REPLY_DEFAULTS_V6)?)?,
             local_v4: LpmTrie::try_from(take(ebpf, map_names::LOCAL_V4)?)?,
+            local_v6: LpmTrie::try_from(take(ebpf, map_names::LOCAL_V6)?)?,
         })
     }
 
@@ -76,15 +73,21 @@ impl Replies {
     }
 
     pub(super) fn put_local(&mut self, prefix: &IpPrefix) -> Result<(), Refusal> {
-        match local_key(prefix) {
-            Some(key) => self.local_v4.insert(&key, 1, 0).map_err(map_refusal),
-            None => Err(format!("{prefix} is no prefix of IPv4")),
+        let length = u32::from(prefix.length());
+        match prefix.address() {
+            IpAddr::V4(address) => self.local_v4.insert(&Key::new(length, address.octets()), 1, 0),
+            IpAddr::V6(address) => self.local_v6.insert(&Key::new(length, address.octets()), 1, 0),
         }
+        .map_err(map_refusal)
     }
 
     pub(super) fn delete_local(&mut self, prefix: &IpPrefix) -> Result<(), Refusal> {
-        let Some(key) = local_key(prefix) else { return Ok(()) };
-        match self.local_v4.remove(&key) {
+        let length = u32::from(prefix.length());
+        let result = match prefix.address() {
+            IpAddr::V4(address) => self.local_v4.remove(&Key::new(length, address.octets())),
+            IpAddr::V6(address) => self.local_v6.remove(&Key::new(length, address.octets())),
+        };
+        match result {
             Err(error) if !is_absent(&error) => Err(map_refusal(error)),
             _ => Ok(()),
         }
@@ -107,6 +110,11 @@ impl Replies {
         }
         for key in self.local_v4.keys() {
             let key = key.context("`LOCAL_V4` cannot be read")?;
+            let length = u8::try_from(key.prefix_len()).unwrap_or(u8::MAX);
+            state.local.insert(IpPrefix::of(IpAddr::from(key.data()), length));
+        }
+        for key in self.local_v6.keys() {
+            let key = key.context("`LOCAL_V6` cannot be read")?;
             let length = u8::try_from(key.prefix_len()).unwrap_or(u8::MAX);
             state.local.insert(IpPrefix::of(IpAddr::from(key.data()), length));
         }
@@ -137,13 +145,6 @@ impl PortKey {
                 Self::V6(key)
             }
         }
-    }
-}
-
-fn local_key(prefix: &IpPrefix) -> Option<Key<[u8; 4]>> {
-    match prefix.address() {
-        IpAddr::V4(address) => Some(Key::new(u32::from(prefix.length()), address.octets())),
-        IpAddr::V6(_) => None,
     }
 }
 

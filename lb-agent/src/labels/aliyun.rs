@@ -49,6 +49,8 @@ pub enum Scheme {
     Http,
     /// HTTPS, as TCP.
     Https,
+    /// UDP.
+    Udp,
 }
 
 /// One label, refused.
@@ -65,6 +67,7 @@ impl Scheme {
     pub fn protocol(self) -> Protocol {
         match self {
             Self::Tcp | Self::Http | Self::Https => Protocol::Tcp,
+            Self::Udp => Protocol::Udp,
         }
     }
 }
@@ -95,13 +98,7 @@ fn parse_label(key: &str, value: &str) -> Result<PortLabel, String> {
         "tcp" => Scheme::Tcp,
         "http" => Scheme::Http,
         "https" => Scheme::Https,
-        "udp" => {
-            return Err(format!(
-                "the value `{}` asks for UDP, which is not balanced until the data path has UDP; \
-                 remove the label, or use tcp if the service speaks it",
-                shown(value)
-            ));
-        }
+        "udp" => Scheme::Udp,
         _ => {
             let what = format!(
                 "has the scheme `{}`, which is none of tcp, http, https, udp",
@@ -342,7 +339,7 @@ mod tests {
         aliyun.lb.port_80: the value is empty; write it like tcp://slb_redis_app:6379
         aliyun.lb.port_80: the value `slb_redis_app:6379` has no scheme; write it like tcp://slb_redis_app:6379
         aliyun.lb.port_80: the value `tcp:/slb_redis_app:6379` has no scheme; write it like tcp://slb_redis_app:6379
-        aliyun.lb.port_80: the value `udp://slb_redis_app:53` asks for UDP, which is not balanced until the data path has UDP; remove the label, or use tcp if the service speaks it
+        80 -> udp://192.0.2.10:53
         aliyun.lb.port_80: the value `ftp://slb_redis_app:21` has the scheme `ftp`, which is none of tcp, http, https, udp; write it like tcp://slb_redis_app:6379
         aliyun.lb.port_80: the value `TCP://slb_redis_app:21` has the scheme `TCP`, which is none of tcp, http, https, udp; write it like tcp://slb_redis_app:6379
         aliyun.lb.port_80: the value `://slb_redis_app:21` has the scheme ``, which is none of tcp, http, https, udp; write it like tcp://slb_redis_app:6379

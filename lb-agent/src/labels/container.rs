@@ -54,12 +54,42 @@ pub struct ContainerFacts {
     pub created_at_ms: u64,
     /// When it was started last, in milliseconds since the epoch.
     pub started_at_ms: u64,
-    /// Its address, on the network with its default route.
+    /// Its address, on the network with its default route: IPv4 where it has that.
     pub address: IpAddr,
     /// Index of the host-side end of that network's veth pair.
     pub ifindex: u32,
     /// Who can use that address.
     pub ways_in: WaysIn,
+    /// The same of the other family, where it has both.
+    pub second: Option<LocalAddress>,
+}
+
+/// An address of a container, and the node's end of the way to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LocalAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// Index of the host-side end of the veth pair.
+    pub ifindex: u32,
+    /// Who can use it.
+    pub ways_in: WaysIn,
+}
+
+impl ContainerFacts {
+    /// Its address of the VIP's family; an error says that it has none.
+    fn address_for(&self, vip: IpAddr) -> Result<LocalAddress, String> {
+        let first =
+            LocalAddress { address: self.address, ifindex: self.ifindex, ways_in: self.ways_in };
+        let mut addresses = std::iter::once(first).chain(self.second);
+        addresses.find(|it| it.address.is_ipv4() == vip.is_ipv4()).ok_or_else(|| {
+            let family = if vip.is_ipv4() { "IPv4" } else { "IPv6" };
+            format!(
+                "the balancer's VIP {vip} is {family}, and the container has no {family} address on \
+                 a network with a default route; connect it to a network with {family}, or name a \
+                 balancer whose VIP is of the container's family"
+            )
+        })
+    }
 }
 
 /// A port of a container.
@@ -180,7 +210,14 @@ impl Reader {
         refusals.extend(errors);
         let mut by_port: BTreeMap<(u16, bool), Arc<Wishes>> = BTreeMap::new();
         let mut claims = Vec::new();
-        for (_, ask) in asks {
+        for (key, ask) in asks {
+            let address = match facts.address_for(ask.frontend.vip) {
+                Ok(address) => address,
+                Err(message) => {
+                    refusals.extend([LabelError { key, message }]);
+                    continue;
+                }
+            };
             let port = ask.container_port;
             let is_registered = ask.service.is_some();
             let wishes = by_port.entry((port, is_registered)).or_insert_with(|| {
@@ -195,7 +232,7 @@ impl Reader {
                 wishes.or(&self.defaults);
                 Arc::new(wishes)
             });
-            claims.push(claim(facts, name, &replica, ask, wishes, &object));
+            claims.push(claim(facts, name, &replica, ask, address, wishes, &object));
         }
         Claims { claims, refusals: refusals.told(), ..Claims::default() }
     }
@@ -315,12 +352,13 @@ fn claim(
     name: &str,
     replica: &Replica,
     ask: Ask,
+    address: LocalAddress,
     wishes: &Arc<Wishes>,
     object: &str,
 ) -> Claim {
     let port = ask.container_port;
     let share = wishes.share.as_ref().and_then(|share| share.value.clone());
-    let mut backend = backend(facts, name, replica, port, ask.frontend.protocol);
+    let mut backend = backend(facts, name, replica, address, port, ask.frontend.protocol);
     backend.weight = wishes.weight.as_ref().map_or(WEIGHT, |weight| weight.value);
     // Where services meet, places that were different must stay so.
     let service = match (&share, ask.service) {
@@ -382,6 +420,7 @@ fn backend(
     facts: &ContainerFacts,
     name: &str,
     replica: &Replica,
+    address: LocalAddress,
     port: u16,
     protocol: Protocol,
 ) -> Backend {
@@ -391,14 +430,14 @@ fn backend(
         // A container that was stopped and started again is another instance: its flows are gone.
         instance: format!("{}@{}", facts.id, facts.started_at_ms),
         display_name: name_part(name),
-        address: SocketAddr::new(facts.address, port),
+        address: SocketAddr::new(address.address, port),
         weight: WEIGHT,
-        path: BackendPath::Local { ifindex: facts.ifindex },
+        path: BackendPath::Local { ifindex: address.ifindex },
         state: BackendState::Healthy,
         started_at_ms: facts.started_at_ms,
         reported: None,
         replies: ReplyFacts {
-            ways_in: if is_published { WaysIn::Published } else { facts.ways_in },
+            ways_in: if is_published { WaysIn::Published } else { address.ways_in },
             only_answers: false,
         },
     }

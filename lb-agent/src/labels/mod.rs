@@ -13,6 +13,7 @@ mod text;
 
 pub use aliyun::BalancerIndex;
 pub use container::{
-    ContainerFacts, ContainerPort, Reader, SWARM_SERVICE_ID, asks_for_frontend, may_want_balancing,
+    ContainerFacts, ContainerPort, LocalAddress, Reader, SWARM_SERVICE_ID, asks_for_frontend,
+    may_want_balancing,
 };
 pub use text::shown;

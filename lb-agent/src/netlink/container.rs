@@ -4,22 +4,32 @@
 //! decided by the container's routes, and what the data path needs is an interface of the node, of
 //! which Docker says nothing.
 
-use std::{collections::BTreeMap, io, net::Ipv4Addr};
+use std::{collections::BTreeMap, io, net::IpAddr};
 
 use super::{
     link::{
-        Address, DefaultRoute, Link, addresses, default_routes, link_at, links, namespace_number,
+        Address, DefaultRoute, Family, Link, addresses, default_routes, link_at, links,
+        namespace_number,
     },
     namespace::Namespace,
     process::Process,
     socket::RouteSocket,
 };
 
-/// Where a container is reached.
+/// Where a container is reached: by IPv4, IPv6 or both, which may be different networks.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ContainerNetwork {
+    /// Its IPv4 way in; where it has none, that of IPv6.
+    pub first: ContainerWay,
+    /// Its IPv6 way in, beside one of IPv4.
+    pub second: Option<ContainerWay>,
+}
+
+/// One address of a container, and the node's end of the wire to it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ContainerWay {
     /// Its address on the interface of its default route.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// Name of that interface in the container, for messages.
     pub interface: String,
     /// Index, on the node, of the veth whose other end that interface is.
@@ -44,8 +54,8 @@ pub enum NetworkRefusal {
     NoNetwork,
     /// Replies could not leave.
     #[error(
-        "the container has no IPv4 default route, so its replies could not leave it: all its \
-         networks are `internal` or without IPv4; connect it to a bridge network as well"
+        "the container has no default route, so its replies could not leave it: all its networks \
+         are `internal`; connect it to a bridge network as well"
     )]
     NoDefaultRoute,
     /// macvlan, macvtap, ipvlan, ipvtap: no end on the node.
@@ -84,8 +94,8 @@ pub enum NetworkRefusal {
         /// Name in the container.
         interface: String,
     },
-    /// The interface of the default route has no IPv4 address.
-    #[error("the container's interface `{interface}` has no IPv4 address")]
+    /// The interface of the default route has no address.
+    #[error("the container's interface `{interface}` has a default route and no address")]
     NoAddress {
         /// Name in the container.
         interface: String,
@@ -135,28 +145,49 @@ fn look(process: &Process) -> Result<ContainerNetwork, NetworkError> {
     }
 
     let mut inside = RouteSocket::open_in(&container).map_err(failed("enter its namespace"))?;
-    let routes = default_routes(&mut inside).map_err(failed("list its routes"))?;
     let links = links(&mut inside).map_err(failed("list its links"))?;
-    let addresses = addresses(&mut inside).map_err(failed("list its addresses"))?;
+    let exits = [Family::V4, Family::V6].map(|family| {
+        let routes = default_routes(&mut inside, family).map_err(failed("list its routes"))?;
+        let addresses = addresses(&mut inside, family).map_err(failed("list its addresses"))?;
+        Ok::<_, NetworkError>(choose_exit(&routes, &links, &addresses)?)
+    });
     drop(inside);
-    let exit = choose_exit(&routes, &links, &addresses)?;
 
     let mut outside = RouteSocket::open().map_err(failed("open a socket on the node"))?;
-    let host = link_at(&mut outside, exit.peer_index).map_err(failed("find its veth"))?;
     let number = namespace_number(&mut outside, &container)
         .map_err(failed("ask for the number of its namespace"))?;
-    let host = check_host_end(&exit, host, number)?;
-    let bridge = match host.bridge_index {
-        Some(index) => link_at(&mut outside, index).map_err(failed("find its bridge"))?,
-        None => None,
-    };
-    Ok(ContainerNetwork {
-        address: exit.address,
-        interface: exit.interface,
-        ifindex: host.index,
-        host_interface: host.name,
-        bridge: bridge.map(|bridge| bridge.name),
-    })
+    let [v4, v6] = exits.map(|exit| {
+        let exit = exit?;
+        let host = link_at(&mut outside, exit.peer_index).map_err(failed("find its veth"))?;
+        let host = check_host_end(&exit, host, number)?;
+        let bridge = match host.bridge_index {
+            Some(index) => link_at(&mut outside, index).map_err(failed("find its bridge"))?,
+            None => None,
+        };
+        Ok(ContainerWay {
+            address: exit.address,
+            interface: exit.interface,
+            ifindex: host.index,
+            host_interface: host.name,
+            bridge: bridge.map(|bridge| bridge.name),
+        })
+    });
+    join_ways(v4, v6)
+}
+
+/// Either family is enough. Of two refusals that of IPv4 is told, which most containers have; what
+/// failed is asked again.
+fn join_ways(
+    v4: Result<ContainerWay, NetworkError>,
+    v6: Result<ContainerWay, NetworkError>,
+) -> Result<ContainerNetwork, NetworkError> {
+    match (v4, v6) {
+        (Err(error @ (NetworkError::Failed { .. } | NetworkError::Gone { .. })), _)
+        | (_, Err(error @ (NetworkError::Failed { .. } | NetworkError::Gone { .. })))
+        | (Err(error), Err(_)) => Err(error),
+        (Ok(first), second) => Ok(ContainerNetwork { first, second: second.ok() }),
+        (Err(_), Ok(first)) => Ok(ContainerNetwork { first, second: None }),
+    }
 }
 
 /// The container's own end.
@@ -165,7 +196,7 @@ struct Exit {
     interface: String,
     index: u32,
     peer_index: u32,
-    address: Ipv4Addr,
+    address: IpAddr,
 }
 
 /// Chooses the interface that replies leave by.

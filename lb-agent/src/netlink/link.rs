@@ -1,11 +1,6 @@
 //! Links, addresses and default routes, reduced to what decisions need.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    net::{IpAddr, Ipv4Addr},
-    os::fd::AsRawFd as _,
-};
+use std::{collections::BTreeMap, io, net::IpAddr, os::fd::AsRawFd as _};
 
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
@@ -36,7 +31,16 @@ pub(super) struct Link {
     pub(super) bridge_index: Option<u32>,
 }
 
-/// An IPv4 default route: one entry per way that it has.
+/// Which addresses a question is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// A default route: one entry per way that it has.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct DefaultRoute {
     /// Smaller wins.
@@ -44,16 +48,16 @@ pub(super) struct DefaultRoute {
     /// Index of the interface that it leaves by.
     pub(super) interface: u32,
     /// The source address that it prefers.
-    pub(super) source: Option<Ipv4Addr>,
+    pub(super) source: Option<IpAddr>,
 }
 
-/// An IPv4 address of an interface.
+/// An address of an interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Address {
     /// Index of its interface.
     pub(super) interface: u32,
     /// The address.
-    pub(super) address: Ipv4Addr,
+    pub(super) address: IpAddr,
 }
 
 /// All links of the socket's namespace, by index.
@@ -104,21 +108,34 @@ fn one_link(socket: &mut RouteSocket, mut question: LinkMessage) -> io::Result<O
     }
 }
 
-/// Usable IPv4 addresses of the socket's namespace, the primary ones of an interface first.
-pub(super) fn addresses(socket: &mut RouteSocket) -> io::Result<Vec<Address>> {
+/// Usable addresses of the socket's namespace: those that other links know, the primary and lasting
+/// ones of an interface first.
+pub(super) fn addresses(socket: &mut RouteSocket, family: Family) -> io::Result<Vec<Address>> {
     let mut question = AddressMessage::default();
-    question.header.family = AddressFamily::Inet;
+    question.header.family = family.into();
     let mut found = socket.dump(&RouteNetlinkMessage::GetAddress(question), |message| {
         let RouteNetlinkMessage::NewAddress(message) = message else { return None };
         let header = &message.header;
-        if header.family != AddressFamily::Inet || header.scope == AddressScope::Host {
+        let has = |flag| header.flags.contains(flag);
+        let is_usable = match family {
+            Family::V4 => header.scope != AddressScope::Host,
+            // Every link has an address of scope `link`, which the next link cannot reach.
+            Family::V6 => {
+                !matches!(header.scope, AddressScope::Host | AddressScope::Link)
+                    && !has(AddressHeaderFlags::Dadfailed)
+                    && !has(AddressHeaderFlags::Tentative)
+            }
+        };
+        if header.family != AddressFamily::from(family) || !is_usable {
             return None;
         }
-        let secondary = header.flags.contains(AddressHeaderFlags::Secondary);
+        // For IPv6 the bit of secondary addresses says that the address is a temporary one.
+        let is_last_choice =
+            has(AddressHeaderFlags::Secondary) || has(AddressHeaderFlags::Deprecated);
         let address = local_address(&message.attributes)?;
-        Some((secondary, Address { interface: header.index, address }))
+        Some((is_last_choice, Address { interface: header.index, address }))
     })?;
-    found.sort_by_key(|(secondary, _)| *secondary);
+    found.sort_by_key(|(is_last_choice, _)| *is_last_choice);
     Ok(found.into_iter().map(|(_, address)| address).collect())
 }
 
@@ -143,25 +160,32 @@ pub(super) fn all_addresses(socket: &mut RouteSocket) -> io::Result<Vec<(IpAddr,
 }
 
 /// `IFA_LOCAL` is our end of a point-to-point link, where `IFA_ADDRESS` is the far one.
-fn local_address(attributes: &[AddressAttribute]) -> Option<Ipv4Addr> {
+fn local_address(attributes: &[AddressAttribute]) -> Option<IpAddr> {
     let mut far_or_own = None;
     for attribute in attributes {
         match attribute {
-            AddressAttribute::Local(IpAddr::V4(address)) => return Some(*address),
-            AddressAttribute::Address(IpAddr::V4(address)) => far_or_own = Some(*address),
+            AddressAttribute::Local(address) => return Some(*address),
+            AddressAttribute::Address(address) => far_or_own = Some(*address),
             _ => {}
         }
     }
     far_or_own
 }
 
-/// IPv4 default routes of the main table, the ones that win first.
-pub(super) fn default_routes(socket: &mut RouteSocket) -> io::Result<Vec<DefaultRoute>> {
+/// Default routes of the main table, the ones that win first.
+pub(super) fn default_routes(
+    socket: &mut RouteSocket,
+    family: Family,
+) -> io::Result<Vec<DefaultRoute>> {
     let mut question = RouteMessage::default();
-    question.header.address_family = AddressFamily::Inet;
+    question.header.address_family = family.into();
     let mut routes: Vec<DefaultRoute> = socket
         .dump(&RouteNetlinkMessage::GetRoute(question), |message| match message {
-            RouteNetlinkMessage::NewRoute(route) => Some(ways_of_default_route(&route)),
+            RouteNetlinkMessage::NewRoute(route)
+                if route.header.address_family == AddressFamily::from(family) =>
+            {
+                Some(ways_of_default_route(&route))
+            }
             _ => None,
         })?
         .into_iter()
@@ -179,7 +203,12 @@ fn ways_of_default_route(route: &RouteMessage) -> Vec<DefaultRoute> {
         match attribute {
             RouteAttribute::Table(number) => table = *number,
             RouteAttribute::Priority(priority) => metric = *priority,
-            RouteAttribute::PrefSource(RouteAddress::Inet(address)) => source = Some(*address),
+            RouteAttribute::PrefSource(RouteAddress::Inet(address)) => {
+                source = Some(IpAddr::V4(*address));
+            }
+            RouteAttribute::PrefSource(RouteAddress::Inet6(address)) => {
+                source = Some(IpAddr::V6(*address));
+            }
             RouteAttribute::Oif(index) => interfaces.push(*index),
             RouteAttribute::MultiPath(hops) => {
                 interfaces.extend(hops.iter().map(|hop| hop.interface_index));
@@ -187,8 +216,8 @@ fn ways_of_default_route(route: &RouteMessage) -> Vec<DefaultRoute> {
             _ => {}
         }
     }
-    let is_default = route.header.address_family == AddressFamily::Inet
-        && route.header.destination_prefix_length == 0
+    let is_default = route.header.destination_prefix_length == 0
+        && route.header.source_prefix_length == 0
         && route.header.tos == 0
         && route.header.kind == RouteType::Unicast
         && table == u32::from(RouteHeader::RT_TABLE_MAIN);
@@ -196,6 +225,15 @@ fn ways_of_default_route(route: &RouteMessage) -> Vec<DefaultRoute> {
         return Vec::new();
     }
     interfaces.into_iter().map(|interface| DefaultRoute { metric, interface, source }).collect()
+}
+
+impl From<Family> for AddressFamily {
+    fn from(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::Inet,
+            Family::V6 => Self::Inet6,
+        }
+    }
 }
 
 /// The number by which the socket's namespace knows another one; `None`: it does not.

@@ -18,7 +18,9 @@ mod route;
 mod socket;
 mod socket_worker;
 
-pub use container::{ContainerNetwork, NetworkError, NetworkRefusal, container_network};
+pub use container::{
+    ContainerNetwork, ContainerWay, NetworkError, NetworkRefusal, container_network,
+};
 pub use local::local_prefixes;
 pub use namespace::Namespace;
 pub use node::{default_route_interfaces, forwarding_enabled, link_index, link_name};

@@ -3,7 +3,7 @@
 use std::{fs, io};
 
 use super::{
-    link::{default_routes, link_at, link_named},
+    link::{Family, default_routes, link_at, link_named},
     socket::RouteSocket,
 };
 
@@ -11,7 +11,7 @@ use super::{
 /// with the best metric, several if it has several ways. Empty without a default route.
 pub fn default_route_interfaces() -> io::Result<Vec<String>> {
     let mut socket = RouteSocket::open()?;
-    let routes = default_routes(&mut socket)?;
+    let routes = default_routes(&mut socket, Family::V4)?;
     let Some(best) = routes.first().map(|route| route.metric) else { return Ok(Vec::new()) };
     let mut names = Vec::new();
     for route in routes.iter().take_while(|route| route.metric == best) {

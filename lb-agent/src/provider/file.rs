@@ -45,9 +45,15 @@ fn service_claims<'a>(
         source: source.clone(),
     };
     service.frontends.iter().flat_map(move |frontend| {
-        let none = service.backends.is_empty().then_some(None);
-        let backends = service.backends.iter().map(Some).chain(none);
-        backends.map(|backend| claim(*frontend, backend)).collect::<Vec<_>>()
+        // Addresses are not translated from one family to the other: each frontend has the backends
+        // of its own.
+        let is_of_family = |it: &&StaticBackend| it.address.is_ipv4() == frontend.vip.is_ipv4();
+        let backends = service.backends.iter().filter(is_of_family);
+        let mut claims: Vec<Claim> = backends.map(|it| claim(*frontend, Some(it))).collect();
+        if claims.is_empty() {
+            claims.push(claim(*frontend, None));
+        }
+        claims
     })
 }
 
@@ -134,6 +140,26 @@ mod tests {
         file/web at tcp://192.0.2.10:80: 10.0.0.2:8080 weight 0 Routed, ring 4093; since 0 by service `web` in lb.toml, line 3
         file/web at tcp://192.0.2.10:8080: 10.0.0.1:8080 weight 100 Routed, ring 4093; since 0 by service `web` in lb.toml, line 3
         file/web at tcp://192.0.2.10:8080: 10.0.0.2:8080 weight 0 Routed, ring 4093; since 0 by service `web` in lb.toml, line 3
+        ");
+    }
+
+    #[test]
+    fn a_frontend_has_the_backends_of_its_family() {
+        let shown = check(
+            r#"
+            [[service]]
+            name = "dns"
+            frontends = ["udp://192.0.2.10:53", "udp://[2001:db8::10]:53", "tcp://192.0.2.10:53"]
+            [[service.backend]]
+            address = "10.0.0.1:53"
+            [[service.backend]]
+            address = "[fd00::1]:53"
+            "#,
+        );
+        assert_snapshot!(shown, @"
+        file/dns at udp://192.0.2.10:53: 10.0.0.1:53 weight 100 Routed; since 0 by service `dns` in lb.toml, line 3
+        file/dns at udp://[2001:db8::10]:53: [fd00::1]:53 weight 100 Routed; since 0 by service `dns` in lb.toml, line 3
+        file/dns at tcp://192.0.2.10:53: 10.0.0.1:53 weight 100 Routed; since 0 by service `dns` in lb.toml, line 3
         ");
     }
 

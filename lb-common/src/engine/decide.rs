@@ -72,10 +72,15 @@ pub fn front_transport<A: Family, T: Tables<A>>(
 ) {
     decision.reset();
     let frontend = find(tables, headers, headers.destination_port, headers.protocol);
-    if frontend.is_served() {
-        forward(headers, tables, context, &frontend, decision);
-    } else if frontend.is_vip() {
-        reject(headers, frontend.flags, DropReason::NoFrontend, BACKEND_NONE, decision);
+    if frontend.is_vip() {
+        let fault = source_fault(tables, headers);
+        if fault as u32 != DropReason::None as u32 {
+            decision.drop(fault, BACKEND_NONE);
+        } else if frontend.is_served() {
+            forward(headers, tables, context, &frontend, decision);
+        } else {
+            reject(headers, frontend.flags, DropReason::NoFrontend, BACKEND_NONE, decision);
+        }
     } else if context.meta_flags & META_ROUTED_BACKENDS != 0 {
         replies::translate(tables, context, headers, 0, decision);
     }
@@ -143,7 +148,7 @@ pub fn front_other<A: Family, P: Packet, T: Tables<A>>(
         }
         return;
     }
-    let fault = headers.source_fault();
+    let fault = source_fault(tables, headers);
     match headers.kind {
         Kind::Broken => decision.drop(headers.reason, BACKEND_NONE),
         _ if fault as u32 != DropReason::None as u32 => decision.drop(fault, BACKEND_NONE),
@@ -216,6 +221,18 @@ fn find<A: Family, T: Tables<A>>(
     tables.frontend(&A::frontend_key(headers.destination, port, protocol as u8, SCOPE_FRONT))
 }
 
+/// Why a packet to a VIP cannot have come from where it says. What comes from a VIP is our own output
+/// that came back, or forged; answered, it would come back again.
+#[inline(always)]
+fn source_fault<A: Family, T: Tables<A>>(tables: &T, headers: &Headers<A>) -> DropReason {
+    let fault = headers.source_fault();
+    if fault as u32 != DropReason::None as u32 || !tables.may_be_vip(headers.source) {
+        return fault;
+    }
+    let key = A::frontend_key(headers.source, NetU16::new(0), PROTOCOL_ANY, SCOPE_FRONT);
+    if tables.frontend(&key).is_vip() { DropReason::SourceIsVip } else { fault }
+}
+
 /// Tells a client at once that it cannot be served.
 #[inline(always)]
 fn reject<A: Family>(
@@ -275,11 +292,6 @@ fn forward<A: Family, T: Tables<A>>(
     frontend: &Frontend,
     decision: &mut Decision<A>,
 ) {
-    let fault = headers.source_fault();
-    if fault as u32 != DropReason::None as u32 {
-        decision.drop(fault, BACKEND_NONE);
-        return;
-    }
     let flow = Tuple {
         client: headers.source,
         server: headers.destination,

@@ -1,13 +1,15 @@
-//! `serve`: one thread per connection; HTTP and the checked stream on the same port.
+//! `serve`: one thread per connection; HTTP and the checked stream on the same port, and datagrams on
+//! that port of UDP.
 //!
 //! - `GET /`: `name=… client=IP:PORT local=IP:PORT`, as the server sees them
 //! - `GET /bytes/N`: N bytes of [`Pattern`] with seed N
 //! - `POST /sink`: counts, sums and checks a body of that pattern
 //! - `STREAM`: see the module `streams`
+//! - a datagram: comes back with `name=… client=IP:PORT bytes=N\n` in place of its first bytes
 
 use std::{
     io::{self, BufReader, Read as _, Write},
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     thread,
 };
 
@@ -28,7 +30,10 @@ pub(crate) fn run(args: &Args) -> Result<bool, String> {
         let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
             .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))
             .map_err(|error| format!("port {port}: {error}"))?;
-        listeners.push(listener);
+        let datagrams = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))
+            .or_else(|_| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))
+            .map_err(|error| format!("UDP port {port}: {error}"))?;
+        listeners.push((listener, datagrams));
     }
     if listeners.is_empty() {
         return Err("--port is missing".to_owned());
@@ -36,8 +41,9 @@ pub(crate) fn run(args: &Args) -> Result<bool, String> {
     println!("{name} is ready");
     let threads: Vec<_> = listeners
         .into_iter()
-        .map(|listener| {
-            let name = name.clone();
+        .map(|(listener, datagrams)| {
+            let (name, other_name) = (name.clone(), name.clone());
+            thread::spawn(move || answer_datagrams(&datagrams, &other_name));
             thread::spawn(move || accept(&listener, &name))
         })
         .collect();
@@ -50,6 +56,25 @@ pub(crate) fn run(args: &Args) -> Result<bool, String> {
 fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+}
+
+fn answer_datagrams(socket: &UdpSocket, name: &str) {
+    let mut buffer = vec![0; 65_536];
+    loop {
+        let (length, client) = match socket.recv_from(&mut buffer) {
+            Ok(received) => received,
+            // An answer that nobody took.
+            Err(_) => continue,
+        };
+        let line = format!("name={name} client={} bytes={length}\n", plain(client));
+        let mut answer = line.into_bytes();
+        if let Some(rest) = buffer[..length].get(answer.len()..) {
+            answer.extend_from_slice(rest);
+        }
+        if let Err(error) = socket.send_to(&answer, client) {
+            eprintln!("{name}: datagram to {client}: {error}");
+        }
+    }
 }
 
 fn accept(listener: &TcpListener, name: &str) {

@@ -119,14 +119,13 @@ fn what_labels_may_ask_for_is_checked() {
     lb.toml:1:15: `192.0.2` is no subnet; write it like 198.18.0.0/24
     lb.toml:1:26: `192.0.2.1/24` has bits behind its prefix; write it like 192.0.2.0/24
     lb.toml:1:42: the address 127.0.0.1 is a loopback address; use the address of one host
-    lb.toml:1:55: the address 2001:db8:: is IPv6, which is not balanced yet; use an IPv4 address
     lb.toml:1:72: the address 0.0.0.0 is in 0.0.0.0/8, where no host is; use the address of one host
     lb.toml:1:16: `198.18.0.1/24` has bits behind its prefix; write it like 198.18.0.0/24
     lb.toml:1:16: `198.18.0.0` is no subnet; write it like 198.18.0.0/24
     lb.toml:1:16: the pool 198.18.0.0/31 has a prefix of 31 bits; it must be from 8 to 30
     lb.toml:1:16: the VIP 198.18.0.7 lies in `routing_pool` 198.18.0.0/24, whose addresses are given to names; choose another
     lb.toml:2:8: `name` must be 1 to 128 characters without spaces and control characters
-    lb.toml:3:12: `tcp://192.0.2.10`: after tcp:// comes an IP address and a port, a range of ports or *, like tcp://192.0.2.10:80, tcp://192.0.2.10:8000-8999 or tcp://192.0.2.10:*
+    lb.toml:3:12: `tcp://192.0.2.10`: after tcp:// comes an IP address and a port, a range of ports or *, like tcp://192.0.2.10:80, tcp://[2001:db8::10]:8000-8999 or tcp://192.0.2.10:*
     lb.toml:1:1: the key `frontend` is missing here; add it
     lb.toml:1:91: tcp://192.0.2.10:80 is already the frontend of the name of line 1; a frontend has one service
     ");

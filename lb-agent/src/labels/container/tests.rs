@@ -9,7 +9,9 @@ use std::{
 use insta::assert_snapshot;
 use proptest::prelude::*;
 
-use super::{ContainerFacts, ContainerPort, Reader, image_base_name, wants_balancing};
+use super::{
+    ContainerFacts, ContainerPort, LocalAddress, Reader, image_base_name, wants_balancing,
+};
 use crate::{
     config::{Balancer, Config, LabelsConfig},
     model::{Claims, Policy, Protocol},
@@ -41,6 +43,7 @@ fn container(name: &str, image: &str, labels: &[(&str, &str)]) -> ContainerFacts
         address: Ipv4Addr::new(172, 17, 0, 2).into(),
         ifindex: 7,
         ways_in: crate::model::WaysIn::OnlyOurs,
+        second: None,
     }
 }
 
@@ -91,6 +94,44 @@ fn a_compose_container_has_the_place_of_its_number() {
         ("com.docker.compose.oneoff", "False"),
     ];
     assert_snapshot!(check(&container("shop-redis-3", "redis", &compose)), @"compose/shop/redis:6379 place 3 at tcp://192.0.2.10:6379: 172.17.0.2:6379 0123abcd@2000 Local { ifindex: 7 } healthy shop-redis-3; since 1000 by container `shop-redis-3`, label `aliyun.lb.port_6379`");
+}
+
+#[test]
+fn the_address_is_of_the_family_of_the_vip() {
+    let balancer = |name: &str, vip: &str| Balancer {
+        name: name.to_owned(),
+        id: None,
+        vip: vip.parse().unwrap(),
+    };
+    let balancers =
+        vec![balancer("slb_redis_app", "192.0.2.10"), balancer("slb_six", "2001:db8::10")];
+    let reader = Reader::new(&LabelsConfig { balancers, ..LabelsConfig::default() });
+    let check = |facts: &ContainerFacts| {
+        let Claims { claims, refusals, .. } = reader.claims(facts);
+        let served = claims.iter().map(|claim| {
+            let backend = claim.backend.as_ref().unwrap();
+            format!("{} -> {} {:?}", claim.frontend, backend.address, backend.path)
+        });
+        let refused = refusals.iter().map(|it| format!("refused: {}", it.message));
+        served.chain(refused).collect::<Vec<_>>().join("\n")
+    };
+    let labels = [LB, ("aliyun.lb.port_53", "udp://slb_six:53")];
+    let four = container("redis-1", "redis", &labels);
+    let address = "fd00::3".parse().unwrap();
+    let ways_in = crate::model::WaysIn::Direct;
+    let second = Some(LocalAddress { address, ifindex: 9, ways_in });
+    assert_snapshot!(check(&ContainerFacts { second, ..four.clone() }), @"
+    udp://[2001:db8::10]:53 -> [fd00::3]:53 Local { ifindex: 9 }
+    tcp://192.0.2.10:6379 -> 172.17.0.2:6379 Local { ifindex: 7 }
+    ");
+    assert_snapshot!(check(&four), @"
+    tcp://192.0.2.10:6379 -> 172.17.0.2:6379 Local { ifindex: 7 }
+    refused: the balancer's VIP 2001:db8::10 is IPv6, and the container has no IPv6 address on a network with a default route; connect it to a network with IPv6, or name a balancer whose VIP is of the container's family
+    ");
+    assert_snapshot!(check(&ContainerFacts { address, ..four }), @"
+    udp://[2001:db8::10]:53 -> [fd00::3]:53 Local { ifindex: 7 }
+    refused: the balancer's VIP 192.0.2.10 is IPv4, and the container has no IPv4 address on a network with a default route; connect it to a network with IPv4, or name a balancer whose VIP is of the container's family
+    ");
 }
 
 #[test]

@@ -255,7 +255,7 @@ fn what_is_wrong_is_told_exactly() {
     refused lb.frontend: `tcp://192.0.2.10:0`: port 0 does not exist; ports are 1 to 65535
     refused lb.frontend: no balancer has the name or id `nobody`; the config has: slb. Correct the label, or add a [[balancer]] to the config
     refused lb.frontend: the address 192.0.2.11 is none that labels may name; name a [[balancer]] of the config, or add the address to `label_vips` there
-    refused lb.frontend: `http://192.0.2.10:80`: unknown scheme `http`; the schemes are: tcp
+    refused lb.frontend: `http://192.0.2.10:80`: unknown scheme `http`; the schemes are: tcp, udp
     refused lb.80.port: the key names the container port already; remove the label
     refused lb.70000.weight: the key has the container port `70000`, which is no port; ports are 1 to 65535
     refused lb.wieght: there is no such label; did you mean `lb.weight`?

@@ -31,7 +31,7 @@ fn route(interface: u32) -> DefaultRoute {
 }
 
 fn address(interface: u32, last: u8) -> Address {
-    Address { interface, address: Ipv4Addr::new(172, 18, 0, last) }
+    Address { interface, address: IpAddr::from([172, 18, 0, last]) }
 }
 
 fn exit() -> Exit {
@@ -39,7 +39,7 @@ fn exit() -> Exit {
         interface: "eth0".to_owned(),
         index: ETH0,
         peer_index: HOST_VETH,
-        address: Ipv4Addr::new(172, 18, 0, 3),
+        address: IpAddr::from([172, 18, 0, 3]),
     }
 }
 
@@ -76,7 +76,7 @@ fn first_of_several_addresses() {
 
 #[test]
 fn source_of_the_default_route_before_all_other_addresses() {
-    let route = DefaultRoute { source: Some(Ipv4Addr::new(172, 18, 0, 4)), ..route(ETH0) };
+    let route = DefaultRoute { source: Some(IpAddr::from([172, 18, 0, 4])), ..route(ETH0) };
     let addresses = [address(ETH0, 3), address(ETH0, 4)];
     let chosen = choose(&[route], &[veth(ETH0, "eth0", HOST_VETH)], &addresses);
     insta::assert_snapshot!(chosen, @"eth0 172.18.0.4 -> 62");
@@ -90,7 +90,7 @@ fn no_network() {
 #[test]
 fn internal_network() {
     let chosen = choose(&[], &[veth(ETH0, "eth0", HOST_VETH)], &[address(ETH0, 3)]);
-    insta::assert_snapshot!(chosen, @"the container has no IPv4 default route, so its replies could not leave it: all its networks are `internal` or without IPv4; connect it to a bridge network as well");
+    insta::assert_snapshot!(chosen, @"the container has no default route, so its replies could not leave it: all its networks are `internal`; connect it to a bridge network as well");
 }
 
 #[test]
@@ -122,13 +122,50 @@ fn hardware_in_the_container() {
 #[test]
 fn veth_without_address() {
     let chosen = choose(&[route(ETH0)], &[veth(ETH0, "eth0", HOST_VETH)], &[address(ETH1, 3)]);
-    insta::assert_snapshot!(chosen, @"the container's interface `eth0` has no IPv4 address");
+    insta::assert_snapshot!(chosen, @"the container's interface `eth0` has a default route and no address");
 }
 
 #[test]
 fn route_by_a_link_that_is_gone() {
     let chosen = choose(&[route(ETH1)], &[veth(ETH0, "eth0", HOST_VETH)], &[address(ETH0, 3)]);
     assert_eq!(chosen, NetworkRefusal::NoDefaultRoute.to_string());
+}
+
+fn way(address: &str) -> ContainerWay {
+    ContainerWay {
+        address: address.parse().expect("an address"),
+        interface: "eth0".to_owned(),
+        ifindex: HOST_VETH,
+        host_interface: "veth5cf98f6".to_owned(),
+        bridge: None,
+    }
+}
+
+#[test]
+fn either_family_is_enough() {
+    let refused = || Err(NetworkError::from(NetworkRefusal::NoDefaultRoute));
+    let failed = || {
+        let source = io::ErrorKind::TimedOut.into();
+        Err(NetworkError::Failed { pid: 1, action: "list its routes", source })
+    };
+    let (v4, v6) = (|| Ok(way("172.18.0.3")), || Ok(way("fd00::3")));
+    let check = |v4, v6, expected: &str| {
+        let shown = match join_ways(v4, v6) {
+            Ok(network) => {
+                let second = network.second.map(|way| way.address.to_string());
+                format!("{} {}", network.first.address, second.unwrap_or_default())
+            }
+            Err(error) => error.to_string(),
+        };
+        assert!(shown.starts_with(expected), "{shown}");
+    };
+    check(v4(), v6(), "172.18.0.3 fd00::3");
+    check(v4(), refused(), "172.18.0.3 ");
+    check(refused(), v6(), "fd00::3 ");
+    check(refused(), refused(), "the container has no default route");
+    // What is not known now is no reason to take an address away.
+    check(v4(), failed(), "cannot read the network");
+    check(failed(), v6(), "cannot read the network");
 }
 
 /// The link that the node has at the peer's index; `true`: it is the other end.

@@ -1,22 +1,16 @@
 //! Examines one container: Docker for what it is, the kernel for whether it lives and where.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    net::{IpAddr, Ipv4Addr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, io, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use super::{
     ReadContainers,
-    engine::{BridgeNetwork, Engine, EngineError, Inspected},
+    engine::{Engine, EngineError, Inspected},
     host::{Host, Process as _},
 };
 use crate::{
-    labels::{self, ContainerFacts, shown},
+    labels::{self, ContainerFacts, LocalAddress, shown},
     model::{ReportedHealth, WaysIn},
-    netlink::{ContainerNetwork, NetworkError},
+    netlink::{ContainerNetwork, ContainerWay, NetworkError},
 };
 
 /// Most labels that are refused one by one for a container that cannot be served at all.
@@ -95,14 +89,12 @@ pub(super) async fn look<E: Engine, H: Host>(
         return Look::Refused(refused(&facts, String::new()), process);
     }
     match confirmed_network(host, &process).await {
-        Ok(network) => match bridge_network(engine, &network).await {
-            Ok(Some(bridge)) if bridge.is_internal => {
-                Look::Refused(refused(&facts, internal(&bridge)), process)
-            }
-            Ok(bridge) => {
-                let facts = located(facts, &network, bridge.as_ref());
+        Ok(network) => match open_addresses(engine, &network).await {
+            Ok(Ok((first, second))) => {
+                let facts = located(facts, first, second);
                 Look::Running(facts, inspected.health, process)
             }
+            Ok(Err(reason)) => Look::Refused(refused(&facts, reason), process),
             Err(error) => Look::Failed(error.to_string()),
         },
         Err(NetworkError::Refused(reason)) => {
@@ -128,24 +120,50 @@ async fn confirmed_network<H: Host>(
     }
 }
 
-async fn bridge_network<E: Engine>(
+/// The addresses that are open to the outside, or why none is.
+async fn open_addresses<E: Engine>(
     engine: &E,
     network: &ContainerNetwork,
-) -> Result<Option<BridgeNetwork>, EngineError> {
-    match &network.bridge {
-        Some(bridge) => engine.bridge_network(bridge).await,
-        None => Ok(None),
-    }
+) -> Result<Result<(LocalAddress, Option<LocalAddress>), String>, EngineError> {
+    let first = open_address(engine, &network.first).await?;
+    let second = match &network.second {
+        Some(way) => open_address(engine, way).await?.ok(),
+        None => None,
+    };
+    Ok(match (first, second) {
+        (Ok(first), second) => Ok((first, second)),
+        (Err(_), Some(second)) => Ok((second, None)),
+        (Err(reason), None) => Err(reason),
+    })
 }
 
 /// Before version 27 Docker gives `internal` networks a default route, and keeps them internal by
 /// packet filters, which our packets do not pass. What the user has closed stays closed.
-fn internal(bridge: &BridgeNetwork) -> String {
-    format!(
-        "the container's default route leaves by the network `{}`, which is `internal`: it is not \
-         to be reached from outside; connect the container to another bridge network as well",
-        shown(&bridge.name)
-    )
+async fn open_address<E: Engine>(
+    engine: &E,
+    way: &ContainerWay,
+) -> Result<Result<LocalAddress, String>, EngineError> {
+    let bridge = match &way.bridge {
+        Some(bridge) => engine.bridge_network(bridge).await?,
+        None => None,
+    };
+    let ways_in = match bridge {
+        Some(bridge) if bridge.is_internal => {
+            return Ok(Err(format!(
+                "the container's default route leaves by the network `{}`, which is `internal`: it \
+                 is not to be reached from outside; connect the container to another bridge network \
+                 as well",
+                shown(&bridge.name)
+            )));
+        }
+        None => WaysIn::Unknown,
+        Some(bridge) => {
+            let is_ipv4 = way.address.is_ipv4();
+            let is_hidden = if is_ipv4 { bridge.is_hidden_v4 } else { bridge.is_hidden_v6 };
+            if is_hidden { WaysIn::OnlyOurs } else { WaysIn::Direct }
+        }
+    };
+    Ok(Ok(LocalAddress { address: way.address, ifindex: way.ifindex, ways_in }))
 }
 
 fn is_same_run(this: &Inspected, that: &Inspected) -> bool {
@@ -167,21 +185,17 @@ fn facts(id: &str, inspected: &Inspected) -> ContainerFacts {
         address: Ipv4Addr::UNSPECIFIED.into(),
         ifindex: 0,
         ways_in: WaysIn::Unknown,
+        second: None,
     }
 }
 
 fn located(
     facts: ContainerFacts,
-    network: &ContainerNetwork,
-    bridge: Option<&BridgeNetwork>,
+    first: LocalAddress,
+    second: Option<LocalAddress>,
 ) -> ContainerFacts {
-    let ways_in = match bridge {
-        None => WaysIn::Unknown,
-        Some(bridge) if bridge.is_hidden_v4 => WaysIn::OnlyOurs,
-        Some(_) => WaysIn::Direct,
-    };
-    let address = IpAddr::V4(network.address);
-    ContainerFacts { address, ifindex: network.ifindex, ways_in, ..facts }
+    let LocalAddress { address, ifindex, ways_in } = first;
+    ContainerFacts { address, ifindex, ways_in, second, ..facts }
 }
 
 fn refused(facts: &ContainerFacts, reason: String) -> Refused {

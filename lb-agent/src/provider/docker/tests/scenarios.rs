@@ -43,6 +43,7 @@ fn instances_are_named_as_labels_name_them() {
         address: [172, 17, 0, 2].into(),
         ifindex: 62,
         ways_in: WaysIn::OnlyOurs,
+        second: None,
     };
     let vip = [192, 0, 2, 10].into();
     let balancer = crate::config::Balancer { name: "slb".to_owned(), id: None, vip };
@@ -414,6 +415,7 @@ fn new_run_ends_the_one_before() {
             address: [172, 17, 0, 2].into(),
             ifindex: 62,
             ways_in: WaysIn::OnlyOurs,
+            second: None,
         };
         state.looked(&id(1), Look::Running(facts, None, process));
         told.extend(state.take_effects().into_iter().filter_map(|effect| match effect {

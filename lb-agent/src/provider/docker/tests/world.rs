@@ -22,7 +22,7 @@ use super::super::{
     engine::{BridgeNetwork, Engine, EngineError, Event, Inspected, Summary},
     host::{Host, Process},
 };
-use crate::netlink::{BootTicks, ContainerNetwork, NetworkError, NetworkRefusal};
+use crate::netlink::{BootTicks, ContainerNetwork, ContainerWay, NetworkError, NetworkRefusal};
 
 /// The node and its daemon.
 #[derive(Clone, Default)]
@@ -402,13 +402,14 @@ impl World {
         if std::mem::take(&mut container.is_unsettled) {
             return Err(NetworkRefusal::NoDefaultRoute.into());
         }
-        Ok(ContainerNetwork {
-            address: container.address,
+        let first = ContainerWay {
+            address: container.address.into(),
             interface: "eth0".to_owned(),
             ifindex: 62,
             host_interface: "veth5cf98f6".to_owned(),
             bridge: Some(if container.internal { "br-inside" } else { "docker0" }.to_owned()),
-        })
+        };
+        Ok(ContainerNetwork { first, second: None })
     }
 }
 
