@@ -347,7 +347,7 @@ fn tables<A: FrontendFamily<W>, const W: usize>(
         backends: world.backends.iter().filter_map(backend).collect(),
         reply_defaults: world.reply_defaults.iter().filter_map(A::known_default).collect(),
         local: world.local.clone(),
-        ..HostTables::with_room(world.limits, world.records_max as usize, HALF_OPEN_MAX as usize)
+        ..HostTables::with_room(world.limits(), world.records_max as usize, HALF_OPEN_MAX as usize)
     };
     for flow in &world.flows {
         let Some((key, record)) = A::known_flow(flow, now_tick) else { continue };

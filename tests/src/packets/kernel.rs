@@ -108,7 +108,7 @@ impl KernelBed {
             abi_version: lb_common::abi::ABI_VERSION,
             flags: world.flags,
             hash_seed: HASH_SEED,
-            limits: world.limits,
+            limits: world.limits(),
         };
         self.array(map_names::META)?.set(0, meta, 0)?;
         publish_world(&mut self.ebpf, &mut self.written, world)?;
@@ -318,7 +318,7 @@ impl KernelBed {
 }
 
 /// Highest number of a backend in any world.
-const MAX_BACKEND: u32 = 7;
+pub(super) const MAX_BACKEND: u32 = 7;
 
 /// All verdicts.
 const VERDICTS: [Verdict; 6] = [

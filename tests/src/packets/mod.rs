@@ -9,6 +9,7 @@ mod builder;
 mod cases;
 mod family;
 mod frontends;
+pub mod fuzz;
 mod host;
 mod kernel;
 mod net;
@@ -28,6 +29,7 @@ use lb_common::{
     abi::{BackendV4, DropReason, FlowRecord, NetAddr6, NetU32, Verdict},
     engine::Way,
 };
+use serde::{Deserialize, Serialize};
 pub use net::{BACKEND_ONE, BACKEND_THREE, BACKEND_TWO, CLIENT, NETS, Net, V4, V6, VIP, at};
 pub use world::{
     BackendSpec, FrontendSpec, KnownFlow, KnownReply, ReplyDefaultSpec, SlotState, World,
@@ -43,7 +45,7 @@ const HASH_SEED: u64 = 7;
 const HALF_OPEN_MAX: u32 = 1024;
 
 /// Which program gets the packet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Program {
     /// `lb_tc_front`.
     TcFront,

@@ -6,10 +6,12 @@ use lb_common::abi::{
     Limits, SLOT_MOVING, SLOT_SETTLED, Slot, TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{Net, RING_SIZE};
 
 /// What the tables hold.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct World {
     /// `cur` of the ring's slots; `None`: the service has no ring.
     pub ring: Option<u32>,
@@ -33,8 +35,8 @@ pub struct World {
     pub local: Vec<(IpAddr, u32)>,
     /// `META` flags.
     pub flags: u32,
-    /// Limits of records.
-    pub limits: Limits,
+    /// Half-open records that may be made in a tick, see [`Limits`].
+    pub half_open_per_tick: u32,
     /// Whether XDP may send on the interface that leads to backend 3.
     pub xdp_may_send: bool,
     /// MTU of that interface.
@@ -44,7 +46,7 @@ pub struct World {
 }
 
 /// A frontend.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct FrontendSpec {
     /// Its address.
     pub vip: IpAddr,
@@ -59,7 +61,7 @@ pub struct FrontendSpec {
 }
 
 /// A backend.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct BackendSpec {
     /// Address and port.
     pub address: SocketAddr,
@@ -74,7 +76,7 @@ pub struct BackendSpec {
 }
 
 /// The default way of a port's replies.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ReplyDefaultSpec {
     /// Host-side veth of the backend.
     pub ifindex: u32,
@@ -93,7 +95,7 @@ pub struct ReplyDefaultSpec {
 }
 
 /// State of a slot, with its age instead of a time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum SlotState {
     /// All flows are `cur`'s.
     Plain,
@@ -123,7 +125,7 @@ impl SlotState {
 }
 
 /// A record, with its age instead of a time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct KnownFlow {
     /// Who sends.
     pub client: SocketAddr,
@@ -144,7 +146,7 @@ pub struct KnownFlow {
 }
 
 /// A record of replies, with its age instead of a time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct KnownReply {
     /// Host-side veth of the backend, or 0 for one that is routed.
     pub ifindex: u32,
@@ -187,6 +189,12 @@ impl World {
         (0..RING_SIZE).map(move |index| self.slot(index, now_tick))
     }
 
+    /// Limits of records.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits { half_open_per_tick: self.half_open_per_tick, ..Limits::with_cpus(1) }
+    }
+
     /// The VIPs of the frontends, each once.
     #[must_use]
     pub fn vips(&self) -> Vec<IpAddr> {
@@ -218,7 +226,7 @@ impl Net {
             reply_defaults: Vec::new(),
             local: Vec::new(),
             flags: 0,
-            limits: Limits::with_cpus(1),
+            half_open_per_tick: Limits::with_cpus(1).half_open_per_tick,
             xdp_may_send: true,
             egress_mtu: 1500,
             records_max: 16,
