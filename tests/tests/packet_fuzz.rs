@@ -53,8 +53,8 @@ fn run(object: &[u8]) -> Result<()> {
         }
         let scenario = Scenario::random(seed);
         if let Err(error) = scenario.compare(&mut bed, &mut counts) {
-            let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
-                .join(format!("seed-{seed}.json"));
+            let path =
+                std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("seed-{seed}.json"));
             scenario.shrunk(&mut bed).write(&path)?;
             bail!(
                 "host and kernel differ: {error:#}\n\
@@ -64,10 +64,10 @@ fn run(object: &[u8]) -> Result<()> {
             );
         }
     }
-    let Counts { scenarios, packets, refused, outcomes: [forwarded, answered, dropped] } = counts;
+    let Counts { scenarios, packets, refused, verdicts, reasons } = counts;
     println!(
-        "{} scenarios of the corpus and {} random ones: {packets} packets compared, {forwarded} \
-         forwarded, {answered} answered, {dropped} dropped, {refused} refused by test runs, {:?}",
+        "{} scenarios of the corpus and {} random ones in {:?}: {packets} packets compared, \
+         {refused} refused by test runs, {verdicts:?}, {reasons:?}",
         corpus.len(),
         scenarios - corpus.len(),
         start.elapsed()

@@ -29,8 +29,8 @@ use lb_common::{
     abi::{BackendV4, DropReason, FlowRecord, NetAddr6, NetU32, Verdict},
     engine::Way,
 };
-use serde::{Deserialize, Serialize};
 pub use net::{BACKEND_ONE, BACKEND_THREE, BACKEND_TWO, CLIENT, NETS, Net, V4, V6, VIP, at};
+use serde::{Deserialize, Serialize};
 pub use world::{
     BackendSpec, FrontendSpec, KnownFlow, KnownReply, ReplyDefaultSpec, SlotState, World,
 };

@@ -1,39 +1,73 @@
 //! Random frames: packets of all kinds between the parties of a world, and then something wrong with
 //! them.
 
+use std::net::SocketAddr;
+
 use lb_common::abi::{PROTOCOL_TCP, PROTOCOL_UDP};
 
 use super::{
     Random,
     worlds::{backend, client, vip},
 };
-use crate::packets::{Body, Net, PacketSpec, Program, icmp, icmp_error, packet};
+use crate::packets::{Body, Net, PacketSpec, Program, World, echo, icmp, icmp_error, packet};
 
-const FLAGS: [&str; 12] =
-    ["S", "S", "S.", ".", ".", "P.", "F.", "R", "R.", "", "SF", "SR"];
-const LENGTHS: [usize; 14] =
-    [0, 0, 1, 2, 7, 8, 64, 100, 535, 537, 1239, 1241, 1360, 1460];
+/// XDP leaves most to TC.
+const PROGRAMS: [Program; 5] =
+    [Program::TcFront, Program::TcFront, Program::TcReply, Program::TcReply, Program::XdpFront];
+const FLAGS: [&str; 12] = ["S", "S", "S.", ".", ".", "P.", "F.", "R", "R.", "", "SF", "SR"];
+const LENGTHS: [usize; 14] = [0, 0, 1, 2, 7, 8, 64, 100, 535, 537, 1239, 1241, 1360, 1460];
 /// Types of ICMP messages with a meaning, of both families.
 const ICMP_TYPES: [u8; 14] = [0, 3, 4, 5, 8, 11, 12, 1, 2, 128, 129, 133, 135, 136];
 const EXTENSIONS: [u8; 5] = [0, 60, 43, 51, 44];
 
 /// A frame, and who gets it.
-pub(super) fn frame(net: &Net, random: &mut Random) -> (Program, Vec<u8>) {
-    let program = random.of(&[Program::TcFront, Program::TcReply, Program::XdpFront]);
+pub(super) fn frame(net: &Net, world: &World, random: &mut Random) -> (Program, Vec<u8>) {
+    let program = random.of(&PROGRAMS);
     // Mostly what comes to that program.
-    let is_inbound = random.percent(if program == Program::TcReply { 5 } else { 75 });
-    let spec = between(net, random, is_inbound);
+    let is_inbound = random.percent(if program == Program::TcReply { 3 } else { 75 });
+    let talk = talk(net, world, random, is_inbound);
+    let spec = spec(net, random, talk);
     let mut bytes = spec.bytes();
-    if random.percent(35) {
+    if random.percent(25) {
         spoil(&mut bytes, random);
     }
     (program, bytes)
 }
 
-fn between(net: &Net, random: &mut Random, is_inbound: bool) -> PacketSpec {
-    let (near, far) = (client(net, random), vip(net, random));
-    let (source, destination) =
-        if is_inbound { (near, far) } else { (backend(net, random), near) };
+/// Who talks to whom.
+#[derive(Clone, Copy)]
+struct Talk {
+    source: SocketAddr,
+    destination: SocketAddr,
+    protocol: u8,
+}
+
+/// Mostly what the tables know of.
+fn talk(net: &Net, world: &World, random: &mut Random, is_inbound: bool) -> Talk {
+    let near = client(net, random);
+    let talk = |source, destination, protocol| Talk { source, destination, protocol };
+    let known: Vec<Talk> = match random.below(10) {
+        0..=3 if is_inbound => {
+            world.flows.iter().map(|it| talk(it.client, it.vip, it.protocol)).collect()
+        }
+        0..=4 if !is_inbound => {
+            world.replies.iter().map(|it| talk(it.address, it.client, it.protocol)).collect()
+        }
+        5..=8 if !is_inbound => {
+            world.reply_defaults.iter().map(|it| talk(it.address, near, it.protocol)).collect()
+        }
+        _ => Vec::new(),
+    };
+    if !known.is_empty() {
+        return random.of(&known);
+    }
+    let protocol = random.of(&[PROTOCOL_TCP, PROTOCOL_TCP, PROTOCOL_UDP]);
+    let (far, backend) = (vip(net, random), backend(net, random));
+    if is_inbound { talk(near, far, protocol) } else { talk(backend, near, protocol) }
+}
+
+fn spec(net: &Net, random: &mut Random, talk: Talk) -> PacketSpec {
+    let Talk { source, destination, .. } = talk;
     let mut spec = match random.below(20) {
         0 => {
             let kind = (random.of(&ICMP_TYPES), random.below(3) as u8);
@@ -42,7 +76,8 @@ fn between(net: &Net, random: &mut Random, is_inbound: bool) -> PacketSpec {
         }
         1..=3 => {
             // About a packet that came the other way, perhaps from a router.
-            let about = plain(random, destination, source).payload(random.of(&[0, 4, 20, 100]));
+            let about = plain(random, Talk { source: destination, destination: source, ..talk });
+            let about = about.payload(random.of(&[0, 4, 20, 100]));
             let ttl = random.of(&[1, 7]);
             let about = dressed(random, about.ttl(ttl));
             let kept_bytes = random.of(&[8, 28, 47, 48, 60, 68, 100, 200]);
@@ -51,11 +86,12 @@ fn between(net: &Net, random: &mut Random, is_inbound: bool) -> PacketSpec {
         }
         4 => packet(source, destination, Body::Other(random.of(&[0, 2, 47, 50, 132, 255])))
             .payload(random.of(&LENGTHS)),
-        5 => plain(random, source, source),
-        _ => plain(random, source, destination),
+        5 => plain(random, Talk { source: destination, ..talk }),
+        6 => echo(source.ip(), destination.ip()),
+        _ => plain(random, talk),
     };
     spec = dressed(random, spec);
-    if random.percent(20) {
+    if random.percent(12) {
         let start = random.of(&[0, 0, 8, 16, 24, 104]);
         let end = start + random.of(&[8, 16, 24, 104, 4000]);
         spec = spec.fragment(1 + random.below(2) as u32, start, end);
@@ -67,12 +103,9 @@ fn between(net: &Net, random: &mut Random, is_inbound: bool) -> PacketSpec {
     spec
 }
 
-fn plain(
-    random: &mut Random,
-    source: std::net::SocketAddr,
-    destination: std::net::SocketAddr,
-) -> PacketSpec {
-    let spec = match random.of(&[PROTOCOL_TCP, PROTOCOL_TCP, PROTOCOL_UDP]) {
+fn plain(random: &mut Random, talk: Talk) -> PacketSpec {
+    let Talk { source, destination, protocol } = talk;
+    let spec = match protocol {
         PROTOCOL_UDP => packet(source, destination, Body::Udp),
         _ => packet(source, destination, Body::Tcp(random.of(&FLAGS))),
     };

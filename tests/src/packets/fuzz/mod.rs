@@ -8,17 +8,20 @@ mod frames;
 mod random;
 mod worlds;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, bail, ensure};
-use lb_common::abi::{NetAddr6, NetU32};
+use lb_common::abi::{NetAddr6, NetU32, Verdict};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
     random::Random,
     worlds::{RECORDS_MAX, Setting},
 };
-use super::{BedFamily, Dump, HostBed, KernelBed, Outcome, Program, World, now_tick};
+use super::{Action, BedFamily, Dump, HostBed, KernelBed, Outcome, Program, World, now_tick};
 
 /// Packets of a random scenario.
 const PACKETS_PER_SCENARIO: usize = 24;
@@ -48,7 +51,7 @@ pub struct Arrival {
 }
 
 /// What was compared.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Default, Debug)]
 pub struct Counts {
     /// Scenarios.
     pub scenarios: usize,
@@ -56,8 +59,18 @@ pub struct Counts {
     pub packets: usize,
     /// Packets of which the kernel's test runs make none: too short.
     pub refused: usize,
-    /// Packets that were forwarded, answered, dropped.
-    pub outcomes: [usize; 3],
+    /// Packets by verdict; what no verdict was counted for has passed.
+    pub verdicts: BTreeMap<String, usize>,
+    /// Packets by the reason that was counted.
+    pub reasons: BTreeMap<&'static str, usize>,
+}
+
+impl Counts {
+    fn count(&mut self, outcome: &Outcome) {
+        let verdict = outcome.verdict.unwrap_or(Verdict::Pass);
+        *self.verdicts.entry(format!("{verdict:?}").to_lowercase()).or_default() += 1;
+        *self.reasons.entry(outcome.reason.name()).or_default() += 1;
+    }
 }
 
 impl Scenario {
@@ -69,7 +82,7 @@ impl Scenario {
         let world = setting.world(&mut random);
         let packets = (0..PACKETS_PER_SCENARIO)
             .map(|_| {
-                let (program, bytes) = frames::frame(setting.net(), &mut random);
+                let (program, bytes) = frames::frame(setting.net(), &world, &mut random);
                 Arrival { program, frame: to_hex(&bytes) }
             })
             .collect();
@@ -79,7 +92,7 @@ impl Scenario {
     /// Runs it on both beds and compares.
     pub fn compare(&self, bed: &mut KernelBed, counts: &mut Counts) -> anyhow::Result<()> {
         for _ in 0..ATTEMPTS {
-            let mut attempt = *counts;
+            let mut attempt = counts.clone();
             if self.attempt(bed, &mut attempt)? {
                 *counts = attempt;
                 counts.scenarios += 1;
@@ -101,11 +114,11 @@ impl Scenario {
                 return Ok(false);
             }
             counts.packets += 1;
-            let Some(in_kernel) = in_kernel else {
+            let Some(in_kernel) = in_kernel.map(Outcome::seen) else {
                 counts.refused += 1;
                 continue;
             };
-            let on_host = host.send(arrival.program, &input, tick);
+            let on_host = host.send(arrival.program, &input, tick).seen();
             let start = &arrival.frame[..arrival.frame.len().min(400)];
             let place = || format!("packet {index}, {:?} {start}", arrival.program);
             ensure!(
@@ -115,18 +128,7 @@ impl Scenario {
                 describe(&in_kernel),
                 describe(&on_host)
             );
-            if let Some(verdict) = in_kernel.verdict {
-                use lb_common::abi::Verdict;
-                let kind = match verdict {
-                    Verdict::Pass => None,
-                    Verdict::Answer => Some(1),
-                    Verdict::Drop => Some(2),
-                    _ => Some(0),
-                };
-                if let Some(kind) = kind {
-                    counts.outcomes[kind] += 1;
-                }
-            }
+            counts.count(&in_kernel);
             same_records::<NetU32>(bed, host.dump_v4()).with_context(place)?;
             same_records::<NetAddr6>(bed, host.dump_v6()).with_context(place)?;
         }
@@ -180,6 +182,16 @@ fn same_records<A: BedFamily>(bed: &mut KernelBed, mut on_host: Dump<A>) -> anyh
     on_host.half_open = in_kernel.half_open;
     ensure!(in_kernel == on_host, "records differ\n  kernel {in_kernel:?}\n  host   {on_host:?}");
     Ok(())
+}
+
+impl Outcome {
+    /// What anybody can see of it: a packet that is dropped may have been cut for its answer.
+    fn seen(mut self) -> Self {
+        if self.action == Action::Drop {
+            self.output.clear();
+        }
+        self
+    }
 }
 
 fn describe(outcome: &Outcome) -> String {

@@ -67,7 +67,8 @@ fn slot(random: &mut Random) -> (u32, SlotState) {
             SlotState::Moving { old, age_ticks: random.of(&[0, 10, 55, 60, 1000]) }
         }
     };
-    (random.below(BACKENDS + 1) as u32, state)
+    let cur = if random.percent(8) { 0 } else { 1 + random.below(BACKENDS) };
+    (cur as u32, state)
 }
 
 fn backend_spec(net: &Net, random: &mut Random) -> BackendSpec {
@@ -75,7 +76,7 @@ fn backend_spec(net: &Net, random: &mut Random) -> BackendSpec {
     let records = if random.percent(40) { PATH_RECORDS_REPLIES } else { 0 };
     BackendSpec {
         address: backend(net, random),
-        state: if random.percent(70) { 7 } else { random.below(8) as u8 },
+        state: if random.percent(80) { 7 } else { random.below(8) as u8 },
         path: records | if is_local { PATH_LOCAL } else { PATH_ROUTED },
         ifindex: if is_local { INGRESS_IFINDEX } else { 0 },
         generation: 5 + u32::from(random.percent(10)),
@@ -145,11 +146,7 @@ impl Setting {
             affinity_flags(24),
             affinity_flags(if net.is_v6() { 64 } else { 32 }) | FRONTEND_RECORDS_REPLIES,
         ];
-        Self {
-            net,
-            frontend_flags: random.of(&flags),
-            egress_mtu: random.of(&[1500, 1400, 1280]),
-        }
+        Self { net, frontend_flags: random.of(&flags), egress_mtu: random.of(&[1500, 1400, 1280]) }
     }
 
     /// The family.
@@ -173,7 +170,8 @@ impl Setting {
         flows.retain(|flow| fits(0, flow.is_half));
         let mut replies = random.some(8, |random| reply(net, random));
         replies.retain(|reply| fits(1, reply.is_half));
-        let local = [net.containers, net.own, (net.client.ip(), if net.is_v6() { 128 } else { 32 })];
+        let local =
+            [net.containers, net.own, (net.client.ip(), if net.is_v6() { 128 } else { 32 })];
         World {
             ring: (!random.percent(4)).then_some(cur),
             slots,
@@ -186,7 +184,7 @@ impl Setting {
             replies,
             reply_defaults: random.some(4, |random| reply_default(net, random)),
             local: local[..random.of(&[0, 2, 2, 3])].to_vec(),
-            flags: random.of(&[0, META_ROUTED_BACKENDS, META_REPLY_DEFAULTS, 3, 3]),
+            flags: random.of(&[0, META_ROUTED_BACKENDS, META_REPLY_DEFAULTS, 3, 3, 3, 3]),
             half_open_per_tick: random.of(&[0, 1, 16_384]),
             xdp_may_send: random.percent(90),
             egress_mtu: self.egress_mtu,
