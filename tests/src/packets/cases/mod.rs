@@ -1,5 +1,10 @@
 //! The cases, and the small vocabulary that they are written in.
 
+mod choice;
+mod datagrams;
+mod errors;
+mod fragments;
+mod headers;
 mod hostile;
 mod inbound;
 mod outbound;
@@ -50,6 +55,18 @@ pub fn all() -> Vec<Case> {
             outbound::after_the_end(net),
             outbound::routed(net),
             ports::wide(net),
+            datagrams::inbound(net),
+            datagrams::outbound(net),
+            datagrams::routed(net),
+            errors::to_vip(net),
+            errors::to_client(net),
+            errors::echoes(net),
+            fragments::inbound(net),
+            fragments::outbound(net),
+            headers::tags(net),
+            headers::extensions(net),
+            headers::too_big(net),
+            choice::rings(net),
         ];
         for mut case in cases.concat() {
             case.name = format!("{}: {}", net.name, case.name);
