@@ -2,8 +2,8 @@
 //! cheapest place to drop what must be dropped.
 //!
 //! Everything else goes on to TC untouched, also what only TC can do right: local delivery, next
-//! hops whose neighbour is unknown, interfaces that XDP must not send to, answers, ICMP errors,
-//! VLANs, and packets whose checksum the sender left to a device.
+//! hops whose neighbour is unknown, packets beyond the MTU, interfaces that XDP must not send to,
+//! answers, ICMP errors, VLANs, and packets whose checksum the sender left to a device.
 
 use aya_ebpf::{
     bindings::{
@@ -148,7 +148,7 @@ fn forward<A: FamilyMaps + FibAddress>(
         Side::Destination => (headers.source, translation.address),
     };
     let Ok(NextHop { ifindex, macs: Some(macs) }) =
-        fib::next_hop(packet.md, context, headers, source, destination)
+        fib::next_hop(packet.md, context, headers, source, destination, headers.l3_bytes)
     else {
         return Ok(XDP_PASS);
     };

@@ -96,5 +96,5 @@ fn egress<A: FamilyMaps + FibAddress>(
         Verdict::Reply if decision.ifindex == 0 => (address, headers.destination),
         _ => return Ok(decision.ifindex),
     };
-    Ok(fib::next_hop(packet.skb(), context, headers, source, destination)?.ifindex)
+    Ok(fib::next_hop(packet.skb(), context, headers, source, destination, 0)?.ifindex)
 }
