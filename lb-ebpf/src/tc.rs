@@ -135,7 +135,7 @@ fn settle<A: FamilyMaps>(skb: *mut __sk_buff, hook: Hook) -> i32 {
 fn finish<A: Stages>(skb: *mut __sk_buff, hook: Hook) -> i32 {
     let Some(Scratch { decision, .. }) = A::scratch() else { return DROP };
     let (unanswered, reason) = (decision.unanswered(), decision.reason);
-    let action = A::answer(skb, decision.answer as u32, decision.mtu);
+    let action = A::answer(skb);
     if action == DROP {
         count::drop(hook as u32, unanswered);
     } else {

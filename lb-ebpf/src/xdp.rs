@@ -98,7 +98,7 @@ fn parse_headers<A: FamilyMaps>(md: *mut xdp_md, l3_offset: usize) -> u32 {
     let Some(context) = count::context(ingress_ifindex, ingress_ifindex) else { return 1 };
     let Some(scratch) = A::scratch() else { return 1 };
     scratch.context = context;
-    scratch.headers = A::parse(&packet, l3_offset);
+    A::parse_into(&packet, l3_offset, &mut scratch.headers);
     u32::from(!scratch.headers.is_transport())
 }
 

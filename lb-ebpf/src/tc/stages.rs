@@ -32,7 +32,7 @@ pub trait Stages: FamilyMaps + FibAddress {
     /// Carries out a decision to forward; the result is an action of TC, or [`super::ANSWER`].
     fn forward(skb: *mut __sk_buff, hook: u32) -> i32;
     /// Answers the packet; the result is an action of TC.
-    fn answer(skb: *mut __sk_buff, kind: u32, mtu: u32) -> i32;
+    fn answer(skb: *mut __sk_buff) -> i32;
 }
 
 impl Stages for NetU32 {
@@ -60,8 +60,8 @@ impl Stages for NetU32 {
     }
 
     #[inline(always)]
-    fn answer(skb: *mut __sk_buff, kind: u32, mtu: u32) -> i32 {
-        lb_tc_answer_v4(skb, kind, mtu)
+    fn answer(skb: *mut __sk_buff) -> i32 {
+        lb_tc_answer_v4(skb)
     }
 }
 
@@ -96,8 +96,8 @@ impl Stages for NetAddr6 {
     }
 
     #[inline(always)]
-    fn answer(skb: *mut __sk_buff, kind: u32, mtu: u32) -> i32 {
-        lb_tc_answer_v6(skb, kind, mtu)
+    fn answer(skb: *mut __sk_buff) -> i32 {
+        lb_tc_answer_v6(skb)
     }
 }
 
@@ -168,7 +168,8 @@ fn with_ports_v4(skb: *mut __sk_buff, l3_offset: u32, hook: Hook) -> i32 {
 fn parse_headers<A: FamilyMaps>(skb: *mut __sk_buff, l3_offset: u32) -> i32 {
     let Some(scratch) = A::scratch() else { return PASS };
     // Ethernet and two tags at most: the bound is for the verifier.
-    scratch.headers = A::parse(&TcPacket::new(skb), (l3_offset & 31) as usize);
+    let l3_offset = (l3_offset & 31) as usize;
+    A::parse_into(&TcPacket::new(skb), l3_offset, &mut scratch.headers);
     i32::from(!scratch.headers.is_transport())
 }
 
