@@ -17,12 +17,10 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 
-/// Bytes that are restored of every packet.
-const SHORT_BYTES: usize = 64;
-/// Bytes that are restored of packets that are longer.
-const LONG_BYTES: usize = 80;
-/// Where the fields that tell flows apart may be.
-const FIELD_OFFSET_MAX: usize = 60;
+/// Bytes that are restored of a packet of IPv4: the headers up to TCP's.
+const V4_BYTES: usize = 54;
+/// Bytes that are restored of a packet of IPv6: the headers up to TCP's checksum, and whole words.
+const V6_BYTES: usize = 72;
 /// Flows that the table of flows has room for.
 const TRACKED_FLOWS: usize = 1 << 18;
 
@@ -30,11 +28,11 @@ const TRACKED_FLOWS: usize = 1 << 18;
 #[repr(C)]
 pub struct Sequence {
     /// The packet.
-    pub template: [u64; LONG_BYTES / 8],
+    pub template: [u64; V6_BYTES / 8],
     /// Number of flows less one, a power of two less one.
     pub flow_mask: u32,
-    /// Not 0: all of the template is restored.
-    pub is_long: u32,
+    /// Not 0: it is of IPv6.
+    pub is_v6: u32,
     /// Where the last two bytes of the client's address are.
     pub address_offset: u32,
     /// Where the client's port is.
@@ -151,49 +149,66 @@ pub fn floor_xdp(ctx: XdpContext) -> u32 {
 /// Restores the packet and makes it the next flow's; returns the packet's number.
 #[inline(always)]
 fn restore(data: usize, end: usize) -> Option<u64> {
-    if data + SHORT_BYTES > end {
-        return None;
-    }
     let sequence = SEQUENCE.get(0)?;
     let counter = COUNTER.get_ptr_mut(0)?;
-    let packet = data as *mut u8;
-    // SAFETY: this CPU's counter; so many bytes of the packet were checked.
-    unsafe {
+    // SAFETY: this CPU's counter.
+    let number = unsafe {
         *counter += 1;
-        let words = data as *mut u64;
-        for index in 0..SHORT_BYTES / 8 {
-            words.add(index).write(sequence.template[index]);
-        }
-        if sequence.is_long != 0 {
-            if data + LONG_BYTES > end {
-                return None;
-            }
-            for index in SHORT_BYTES / 8..LONG_BYTES / 8 {
-                words.add(index).write(sequence.template[index]);
-            }
-        }
-        // An odd multiplier walks through all flows in an order that no prefetcher follows.
-        let flow = (*counter as u32).wrapping_mul(0x9e37_79b1) & sequence.flow_mask;
-        let (address_at, port_at) =
-            (sequence.address_offset as usize, sequence.port_offset as usize);
-        if address_at > FIELD_OFFSET_MAX || port_at > FIELD_OFFSET_MAX {
+        *counter
+    };
+    // An odd multiplier walks through all flows in an order that no prefetcher follows.
+    let flow = (number as u32).wrapping_mul(0x9e37_79b1) & sequence.flow_mask;
+    let words = data as *mut u64;
+    if sequence.is_v6 != 0 {
+        if data + V6_BYTES > end {
             return None;
         }
-        packet.add(address_at).cast::<u16>().write((flow >> 14) as u16);
-        packet.add(port_at).cast::<u16>().write(((flow & 0x3fff) as u16 + 1024).to_be());
-        Some(*counter)
+        for index in 0..V6_BYTES / 8 {
+            // SAFETY: so many bytes were checked; as below.
+            unsafe { words.add(index).write(sequence.template[index]) };
+        }
+    } else {
+        if data + V4_BYTES > end {
+            return None;
+        }
+        for index in 0..V4_BYTES / 8 {
+            // SAFETY: as above.
+            unsafe { words.add(index).write(sequence.template[index]) };
+        }
+        let rest = sequence.template[V4_BYTES / 8];
+        // SAFETY: as above.
+        unsafe {
+            words.add(V4_BYTES / 8).cast::<u32>().write(rest as u32);
+            words.add(V4_BYTES / 8).cast::<u16>().add(2).write((rest >> 32) as u16);
+        }
     }
+    let (address_at, port_at) = (sequence.address_offset as usize, sequence.port_offset as usize);
+    put(data, end, address_at, (flow >> 14) as u16)?;
+    put(data, end, port_at, ((flow & 0x3fff) as u16 + 1024).to_be())?;
+    Some(number)
+}
+
+/// Writes two bytes of the packet's headers.
+#[inline(always)]
+fn put(data: usize, end: usize, at: usize, value: u16) -> Option<()> {
+    let field = data + (at & 0x7f);
+    if field + 2 > end {
+        return None;
+    }
+    // SAFETY: two bytes were checked.
+    unsafe { (field as *mut u16).write(value) };
+    Some(())
 }
 
 /// Looks the flow up and remembers it.
 #[inline(always)]
 fn track(data: usize, end: usize, number: u64) -> Option<()> {
-    if data + SHORT_BYTES > end {
+    if data + V4_BYTES > end {
         return None;
     }
-    // SAFETY: so many bytes were checked.
+    let packet = data as *const u8;
+    // SAFETY: so many bytes were checked, or are before they are read.
     let flow = unsafe {
-        let packet = data as *const u8;
         let word = |at: usize| packet.add(at).cast::<u32>().read();
         if packet.add(12).cast::<u16>().read() == 0x0008 {
             TrackedFlow {
@@ -202,6 +217,9 @@ fn track(data: usize, end: usize, number: u64) -> Option<()> {
                 protocol: u32::from(packet.add(23).read()),
             }
         } else {
+            if data + V6_BYTES > end {
+                return None;
+            }
             TrackedFlow {
                 addresses: [word(34), word(50)],
                 ports: word(54),
