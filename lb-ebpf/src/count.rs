@@ -3,11 +3,15 @@
 
 use aya_ebpf::{btf_maps::PerCpuArray, helpers::bpf_ktime_get_ns};
 use lb_common::{
-    abi::{DropReason, Hook, Verdict, ticks_from_ns, verdict_index},
+    abi::{DropReason, VERDICT_SLOTS, Verdict, ticks_from_ns},
     engine::{Context, Decision, Family},
 };
 
 use crate::maps::{BACKEND_COUNTERS, DROPS, META, VERDICTS};
+
+/// Number of a [`lb_common::abi::Hook`]. Not that type: of a number that is handed from function to
+/// function the verifier would follow each value on its own.
+pub type HookNumber = u32;
 
 /// What the agent has switched on.
 #[inline(always)]
@@ -32,13 +36,13 @@ pub fn context(ingress_ifindex: u32, reply_ifindex: u32) -> Option<Context> {
 
 /// Counts a verdict.
 #[inline(always)]
-pub fn verdict(hook: Hook, verdict: Verdict) {
-    increment(&VERDICTS, verdict_index(hook, verdict));
+pub fn verdict(hook: HookNumber, verdict: Verdict) {
+    increment(&VERDICTS, hook * VERDICT_SLOTS + verdict as u32);
 }
 
 /// Counts a dropped packet.
 #[inline(always)]
-pub fn drop(hook: Hook, reason: DropReason) {
+pub fn drop(hook: HookNumber, reason: DropReason) {
     verdict(hook, Verdict::Drop);
     self::reason(reason);
 }
@@ -51,7 +55,7 @@ pub fn reason(reason: DropReason) {
 
 /// Counts a packet that was forwarded to or came from a backend.
 #[inline(always)]
-pub fn forwarded<A: Family>(hook: Hook, decision: &Decision<A>, length_bytes: u32) {
+pub fn forwarded<A: Family>(hook: HookNumber, decision: &Decision<A>, length_bytes: u32) {
     verdict(hook, decision.verdict);
     let Some(counters) = BACKEND_COUNTERS.get_ptr_mut(decision.backend) else { return };
     // SAFETY: the pointer is to this CPU's element.

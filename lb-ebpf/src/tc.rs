@@ -78,7 +78,7 @@ fn run<A: Stages>(packet: &TcPacket, hook: Hook, link: &Link) -> i32 {
     let is_front = matches!(hook, Hook::TcFront);
     if is_front && !may_concern_front::<A, _, _>(packet, link.l3_offset, &Maps, count::meta_flags())
     {
-        count::verdict(hook, Verdict::Pass);
+        count::verdict(hook as u32, Verdict::Pass);
         return PASS;
     }
     let skb = packet.skb();
@@ -118,11 +118,11 @@ fn settle<A: FamilyMaps>(skb: *mut __sk_buff, hook: Hook) -> i32 {
             if commit(&Maps, decision).is_err() {
                 return DROP;
             }
-            count::verdict(hook, Verdict::Pass);
+            count::verdict(hook as u32, Verdict::Pass);
             PASS
         }
         Verdict::Drop => {
-            count::drop(hook, decision.reason);
+            count::drop(hook as u32, decision.reason);
             DROP
         }
         Verdict::Answer => ANSWER,
@@ -135,12 +135,12 @@ fn settle<A: FamilyMaps>(skb: *mut __sk_buff, hook: Hook) -> i32 {
 fn finish<A: Stages>(skb: *mut __sk_buff, hook: Hook) -> i32 {
     let Some(Scratch { decision, .. }) = A::scratch() else { return DROP };
     let (unanswered, reason) = (decision.unanswered(), decision.reason);
-    let action = A::answer(skb, decision.answer as u32, decision.mtu);
+    let action = A::answer(skb);
     if action == DROP {
-        count::drop(hook, unanswered);
+        count::drop(hook as u32, unanswered);
     } else {
         count::reason(reason);
-        count::verdict(hook, Verdict::Answer);
+        count::verdict(hook as u32, Verdict::Answer);
     }
     action
 }

@@ -98,7 +98,7 @@ fn parse_headers<A: FamilyMaps>(md: *mut xdp_md, l3_offset: usize) -> u32 {
     let Some(context) = count::context(ingress_ifindex, ingress_ifindex) else { return 1 };
     let Some(scratch) = A::scratch() else { return 1 };
     scratch.context = context;
-    scratch.headers = A::parse(&packet, l3_offset);
+    A::parse_into(&packet, l3_offset, &mut scratch.headers);
     u32::from(!scratch.headers.is_transport())
 }
 
@@ -115,14 +115,14 @@ fn finish<A: FamilyMaps + FibAddress>(md: *mut xdp_md) -> u32 {
     trace::decision(md, Hook::Xdp, decision);
     match decision.verdict {
         Verdict::Drop => {
-            count::drop(Hook::Xdp, decision.reason);
+            count::drop(Hook::Xdp as u32, decision.reason);
             XDP_DROP
         }
         Verdict::Route | Verdict::Reply => {
             match forward(&mut XdpPacket { md }, context, headers, decision) {
                 Ok(action) => action,
                 Err(reason) => {
-                    count::drop(Hook::Xdp, reason);
+                    count::drop(Hook::Xdp as u32, reason);
                     XDP_DROP
                 }
             }
@@ -161,7 +161,7 @@ fn forward<A: FamilyMaps + FibAddress>(
     let length_bytes = packet.length_bytes() as u32;
     translate(packet, &decision.translation).map_err(|EditError| DropReason::EditFailed)?;
     packet.write_macs(macs).ok_or(DropReason::EditFailed)?;
-    count::forwarded(Hook::Xdp, decision, length_bytes);
+    count::forwarded(Hook::Xdp as u32, decision, length_bytes);
     if is_same {
         return Ok(XDP_TX);
     }

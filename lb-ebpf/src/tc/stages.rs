@@ -32,13 +32,16 @@ pub trait Stages: FamilyMaps + FibAddress {
     /// Carries out a decision to forward; the result is an action of TC, or [`super::ANSWER`].
     fn forward(skb: *mut __sk_buff, hook: u32) -> i32;
     /// Answers the packet; the result is an action of TC.
-    fn answer(skb: *mut __sk_buff, kind: u32, mtu: u32) -> i32;
+    fn answer(skb: *mut __sk_buff) -> i32;
 }
 
 impl Stages for NetU32 {
     #[inline(always)]
     fn with_ports(skb: *mut __sk_buff, l3_offset: u32, hook: u32) -> i32 {
-        lb_tc_v4(skb, l3_offset, hook)
+        match hook_of(hook) {
+            Hook::TcReply => lb_tc_reply_v4(skb, l3_offset),
+            _ => lb_tc_front_v4(skb, l3_offset),
+        }
     }
 
     #[inline(always)]
@@ -57,8 +60,8 @@ impl Stages for NetU32 {
     }
 
     #[inline(always)]
-    fn answer(skb: *mut __sk_buff, kind: u32, mtu: u32) -> i32 {
-        lb_tc_answer_v4(skb, kind, mtu)
+    fn answer(skb: *mut __sk_buff) -> i32 {
+        lb_tc_answer_v4(skb)
     }
 }
 
@@ -93,8 +96,8 @@ impl Stages for NetAddr6 {
     }
 
     #[inline(always)]
-    fn answer(skb: *mut __sk_buff, kind: u32, mtu: u32) -> i32 {
-        lb_tc_answer_v6(skb, kind, mtu)
+    fn answer(skb: *mut __sk_buff) -> i32 {
+        lb_tc_answer_v6(skb)
     }
 }
 
@@ -112,8 +115,10 @@ macro_rules! stages {
 }
 
 stages! {
-    /// [`Stages::with_ports`] of IPv4.
-    lb_tc_v4(skb, l3_offset, hook) => with_ports_v4(skb, l3_offset, hook_of(hook));
+    /// [`Stages::with_ports`] of IPv4 on a front interface.
+    lb_tc_front_v4(skb, l3_offset) => with_ports_v4(skb, l3_offset, Hook::TcFront);
+    /// [`Stages::with_ports`] of IPv4 from a container.
+    lb_tc_reply_v4(skb, l3_offset) => with_ports_v4(skb, l3_offset, Hook::TcReply);
     /// Parses IPv6; not 0: the packet has no ports.
     lb_tc_parse_v6(skb, l3_offset) => parse_headers::<NetAddr6>(skb, l3_offset);
     /// [`Stages::front_other`] of IPv4.
@@ -125,9 +130,9 @@ stages! {
     /// [`Stages::reply_other`] of IPv6.
     lb_tc_reply_other_v6(skb) => decide_reply_other::<NetAddr6>(skb);
     /// [`Stages::forward`] of IPv4.
-    lb_tc_forward_v4(skb, hook) => carry_out::<NetU32>(skb, hook);
+    lb_tc_forward_v4(skb, hook) => carry_out::<NetU32, true>(skb, hook);
     /// [`Stages::forward`] of IPv6.
-    lb_tc_forward_v6(skb, hook) => carry_out::<NetAddr6>(skb, hook);
+    lb_tc_forward_v6(skb, hook) => carry_out::<NetAddr6, true>(skb, hook);
 }
 
 // An argument that is not used would be left out of the call, and missed by the verifier.
@@ -156,14 +161,15 @@ fn with_ports_v4(skb: *mut __sk_buff, l3_offset: u32, hook: Hook) -> i32 {
         _ => decide_front::<NetU32>(),
     };
     let action = settle::<NetU32>(skb, hook);
-    if action == FORWARD { carry_out::<NetU32>(skb, hook as u32) } else { action }
+    if action == FORWARD { carry_out::<NetU32, false>(skb, hook as u32) } else { action }
 }
 
 #[inline(always)]
 fn parse_headers<A: FamilyMaps>(skb: *mut __sk_buff, l3_offset: u32) -> i32 {
     let Some(scratch) = A::scratch() else { return PASS };
     // Ethernet and two tags at most: the bound is for the verifier.
-    scratch.headers = A::parse(&TcPacket::new(skb), (l3_offset & 31) as usize);
+    let l3_offset = (l3_offset & 31) as usize;
+    A::parse_into(&TcPacket::new(skb), l3_offset, &mut scratch.headers);
     i32::from(!scratch.headers.is_transport())
 }
 
@@ -196,9 +202,12 @@ fn decide_reply_other<A: FamilyMaps>(skb: *mut __sk_buff) -> i32 {
 }
 
 #[inline(always)]
-fn carry_out<A: FamilyMaps + FibAddress>(skb: *mut __sk_buff, hook: u32) -> i32 {
+fn carry_out<A: FamilyMaps + FibAddress, const ERRORS: bool>(
+    skb: *mut __sk_buff,
+    hook: u32,
+) -> i32 {
     let Some(scratch) = A::scratch() else { return DROP };
-    forward(&mut TcPacket::new(skb), hook_of(hook), scratch)
+    forward::<A, ERRORS>(&mut TcPacket::new(skb), hook, scratch)
 }
 
 /// From a number: calls between functions carry no more than words.
