@@ -1,9 +1,6 @@
 //! Records in the real maps: what the sweep deletes, what the scan finds.
 
-use std::{
-    net::{Ipv4Addr, Ipv6Addr},
-    time::Instant,
-};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::{sandbox::Sandbox, sandboxed, tables::a_backend};
 use lb_agent::{
