@@ -2,7 +2,8 @@
 
 use aya_ebpf::{
     bindings::{
-        BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
+        BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NO_NEIGH,
+        BPF_FIB_LKUP_RET_SUCCESS,
         bpf_fib_lookup as FibLookup,
     },
     helpers::bpf_fib_lookup,
@@ -73,7 +74,11 @@ pub fn next_hop<C, A: FibAddress>(
     let length = size_of::<FibLookup>() as i32;
     // SAFETY: `context` is the program's own, `lookup` is `length` bytes.
     let result = unsafe { bpf_fib_lookup(context.cast(), &raw mut lookup, length, 0) };
-    if result == i64::from(BPF_FIB_LKUP_RET_SUCCESS) {
+    // Without a length the kernel compares a socket buffer with the MTU of the interface that it has
+    // found. The hop is right all the same, and who sent too much is told by our own check.
+    if result == i64::from(BPF_FIB_LKUP_RET_SUCCESS)
+        || result == i64::from(BPF_FIB_LKUP_RET_FRAG_NEEDED)
+    {
         return Ok(NextHop { ifindex: lookup.ifindex, macs: Some(macs(&lookup)) });
     }
     if result == i64::from(BPF_FIB_LKUP_RET_NO_NEIGH) {
