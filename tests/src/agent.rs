@@ -269,6 +269,21 @@ impl Agent {
         })
     }
 
+    /// Kernel memory of the maps that it holds, in bytes, as the kernel counts it.
+    pub fn map_bytes(&self) -> Result<u64> {
+        let child = self.child.as_ref().context("the agent does not run")?;
+        let mut bytes = 0;
+        for entry in fs::read_dir(format!("/proc/{}/fdinfo", child.id()))? {
+            // Descriptors come and go.
+            let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
+            let memlock = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+            if let Some(memlock) = memlock.filter(|_| text.contains("map_type:")) {
+                bytes += memlock.trim().parse::<u64>()?;
+            }
+        }
+        Ok(bytes)
+    }
+
     /// Writes another configuration and lets the agent read it.
     pub fn reconfigure(&self, config: &AgentConfig) -> Result<()> {
         self.configure(config)?;

@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod binaries;
 pub mod bpffs;
+pub mod cluster;
 pub mod container;
 pub mod datagrams;
 pub mod docker;
@@ -24,6 +25,7 @@ pub mod world;
 
 pub use agent::{Agent, AgentConfig};
 pub use bpffs::BpfFs;
+pub use cluster::Cluster;
 pub use container::Container;
 pub use docker::{Docker, DockerNode, DockerOptions};
 pub use namespace::Namespace;

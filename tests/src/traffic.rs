@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader, Read, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     os::fd::AsRawFd as _,
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc::{self, Receiver},
@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::{
-    socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, sockopt},
+    socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage, sockopt},
     time::TimeVal,
 };
 use serde::Deserialize;
@@ -86,6 +86,8 @@ pub struct Summary {
 pub struct Report {
     /// Requests that were answered, with `--each`.
     pub answers: Vec<Answer>,
+    /// Servers of the streams that were connected.
+    pub connected: Vec<String>,
     /// Everything that failed.
     pub failures: Vec<Failure>,
     /// The figures; for bulk one for each direction.
@@ -117,6 +119,8 @@ impl Report {
             serde_json::from_str(line).with_context(|| format!("client printed `{line}`"))?;
         if let Some(summary) = value.get("summary") {
             self.summaries.push(serde_json::from_value(summary.clone())?);
+        } else if let Some(name) = value.get("connected") {
+            self.connected.push(name.as_str().unwrap_or("?").to_owned());
         } else if value.get("error").is_some() {
             self.failures.push(serde_json::from_value(value)?);
         } else if value.get("took_ms").is_some() {
@@ -175,6 +179,12 @@ impl Namespace {
         Ok(name.with_context(|| format!("answer `{answer}`"))?.to_owned())
     }
 
+    /// A connection from a source port of the caller's choice.
+    pub fn connect_from(&self, source_port: u16, target: SocketAddr) -> Result<TcpStream> {
+        let connected = self.enter(|| connect_from(source_port, target))?;
+        connected.with_context(|| format!("from port {source_port} to {target}"))
+    }
+
     /// A server in the namespace, named after it.
     pub fn serve(&self, port: u16) -> Result<Server> {
         self.serve_as(self.name(), port)
@@ -203,6 +213,21 @@ impl Namespace {
         Load::start(self.testkit(&words)?)
     }
 
+    /// Such streams that send a frame at each interval only, all connected.
+    pub fn slow_streams(
+        &self,
+        target: SocketAddr,
+        count: usize,
+        interval: Duration,
+    ) -> Result<Load> {
+        let interval_ms = interval.as_millis();
+        let mut load = Load::start(self.testkit(&format!(
+            "streams --until-eof --target {target} --count {count} --interval-ms {interval_ms}"
+        ))?)?;
+        load.wait_until("streams", Duration::from_secs(20), |it| it.connected.len() == count)?;
+        Ok(load)
+    }
+
     /// Checked long-lived streams until [`Load::finish`].
     pub fn streams(&self, target: SocketAddr, count: u32) -> Result<Load> {
         let words = format!("streams --until-eof --target {target} --count {count}");
@@ -212,22 +237,30 @@ impl Namespace {
 
 /// `GET /` by hand, since the source port has to be chosen before connecting.
 fn request_from(source_port: u16, target: SocketAddr) -> Result<String> {
-    let SocketAddr::V4(target) = target else { bail!("{target}: IPv4 only") };
-    let socket =
-        socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    let timeout = TimeVal::new(2, 0);
-    socket::setsockopt(&socket, sockopt::ReuseAddr, &true)?;
-    socket::setsockopt(&socket, sockopt::SendTimeout, &timeout)?;
-    socket::setsockopt(&socket, sockopt::ReceiveTimeout, &timeout)?;
-    socket::bind(socket.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, source_port))?;
-    socket::connect(socket.as_raw_fd(), &SockaddrIn::from(target))?;
-    // Closes by a reset, so that the port is free again at once.
-    socket::setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
-    let mut stream = TcpStream::from(socket);
+    let mut stream = connect_from(source_port, target)?;
     stream.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer)
+}
+
+/// A connection from this port, which closes by a reset so that the port is free again at once.
+fn connect_from(source_port: u16, target: SocketAddr) -> Result<TcpStream> {
+    let family = if target.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let timeout = TimeVal::new(2, 0);
+    socket::setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    socket::setsockopt(&socket, sockopt::SendTimeout, &timeout)?;
+    socket::setsockopt(&socket, sockopt::ReceiveTimeout, &timeout)?;
+    let unspecified = match target {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let source = SockaddrStorage::from(SocketAddr::new(unspecified, source_port));
+    socket::bind(socket.as_raw_fd(), &source)?;
+    socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(target))?;
+    socket::setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
+    Ok(TcpStream::from(socket))
 }
 
 /// A server in a namespace; killed on drop.

@@ -1,0 +1,155 @@
+//! Floods of packets that open no connection: those that are open stay, and clients get new ones.
+//!
+//! Each flood is ten times what the tables of half-open records hold, from addresses that nobody has,
+//! bounded in number and time, inside the namespaces of the test.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use lb_common::abi::DEFAULT_HALF_OPEN_RECORDS;
+use lb_tests::{
+    Agent, Cluster, Namespace, World,
+    cluster::{DRAINED, ON},
+    needs, process,
+    wire::{self, RawSender, Segment},
+    world::{BALANCER, CLIENT, vip, vip6},
+};
+
+/// Ten times what is recorded of half-open connections.
+const PACKETS: u32 = 10 * DEFAULT_HALF_OPEN_RECORDS;
+/// What one sender is to need for them; on a busy machine it takes longer.
+const TIME: Duration = Duration::from_secs(6);
+/// Few records, so that the table of established ones is under pressure, too.
+const SETTINGS: &str = "[tables]\nrecords = 8192\n[times]\ngrace_seconds = 0";
+
+/// An address and port that nobody has, another for each number.
+fn stranger(number: u32, is_v4: bool) -> SocketAddr {
+    let mixed = number.wrapping_mul(0x9e37_79b1);
+    let port = 1024 + (mixed >> 20) as u16;
+    let ip = if is_v4 {
+        // 198.18.0.0/15 is for benchmarks.
+        IpAddr::V4(Ipv4Addr::from_bits(0xc612_0000 | number & 0x1_ffff))
+    } else {
+        IpAddr::V6(Ipv6Addr::from_bits(0x2001_0002_u128 << 96 | u128::from(mixed)))
+    };
+    SocketAddr::new(ip, port)
+}
+
+/// Sends the flood while good clients come, and checks that they hardly notice.
+fn check(
+    agent: &Agent,
+    client: &Namespace,
+    front: SocketAddr,
+    segment: Segment,
+    meanwhile: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let bytes_before = agent.map_bytes()?;
+    let slab_before = slab_kib()?;
+    let streams = client.slow_streams(front, 50, Duration::from_millis(50))?;
+    let requests = client.requests(front, 50)?;
+    let sender = RawSender::open(client)?;
+    let flood = thread::spawn(move || {
+        sender.flood(PACKETS, TIME, |number| {
+            let from = stranger(number, front.is_ipv4());
+            (wire::tcp(from, front, segment, number), front.ip())
+        })
+    });
+    process::sleep(TIME / 3)?;
+    meanwhile()?;
+    let took = flood.join().map_err(|_| anyhow!("the sender panicked"))??;
+    // Connections are opened after the flood as before.
+    process::sleep(Duration::from_secs(1))?;
+    let requests = requests.finish()?;
+    let summary = requests.summary()?;
+    let share = summary.ok as f64 / summary.sent as f64;
+    let streams = streams.finish()?;
+    let records = agent.json("status")?["records"].clone();
+    let slab_growth_mib = (slab_kib()? - slab_before) / 1024;
+    println!(
+        "{segment:?} flood to {front}: {PACKETS} packets in {took:.1?}; new clients {} of {} \
+         ({:.2} %), p99 {:.1} ms; streams {} round trips, {} broken; slab {slab_growth_mib:+} MiB; \
+         {records}",
+        summary.ok,
+        summary.sent,
+        share * 100.0,
+        summary.p99_ms,
+        streams.summary()?.round_trips,
+        streams.failures.len(),
+    );
+    streams.check().context("connections that were open before")?;
+    ensure!(summary.sent > 200, "too few requests to mean anything: {summary:?}");
+    ensure!(share >= 0.99, "{:?}", requests.failures.iter().take(5).collect::<Vec<_>>());
+    let bytes_after = agent.map_bytes()?;
+    ensure!(bytes_after == bytes_before, "maps: {bytes_before} bytes before, {bytes_after} after");
+    ensure!(slab_growth_mib < 100, "the kernel's memory grew by {slab_growth_mib} MiB");
+    Ok(())
+}
+
+/// Kernel memory of all kinds of objects, in KiB.
+fn slab_kib() -> Result<i64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Slab:")).context("no Slab")?;
+    let word = line.split_whitespace().next().context("no number")?;
+    Ok(word.parse()?)
+}
+
+#[test]
+fn syn_flood_on_plain_slots() -> Result<()> {
+    needs!(namespaces);
+    let cluster = Cluster::start(SETTINGS, &[ON, ON])?;
+    let client = cluster.world.client();
+    for front in [vip(80), vip6(80)] {
+        check(&cluster.agent, client, front, Segment::Syn, || Ok(()))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn syn_flood_while_slots_move() -> Result<()> {
+    needs!(namespaces);
+    let cluster = Cluster::start(SETTINGS, &[ON, ON, ON])?;
+    let client = cluster.world.client();
+    let old = client.slow_streams(vip(80), 50, Duration::from_millis(50))?;
+    cluster.set(&[DRAINED, ON, ON])?;
+    check(&cluster.agent, client, vip(80), Segment::Syn, || cluster.set(&[ON, DRAINED, ON]))?;
+    old.finish()?.check().context("connections from before all changes")?;
+    Ok(())
+}
+
+#[test]
+fn syn_flood_on_a_service_whose_replies_are_recorded() -> Result<()> {
+    needs!(docker);
+    let world = World::docker()?;
+    world.node().ip(&format!("route add default via {CLIENT}"))?;
+    for number in 1..=2 {
+        world
+            .docker_client()?
+            .container(&format!("web-{number}"))
+            .compose("shop", "web", number)
+            .balanced(&format!("tcp://{BALANCER}:80"))
+            .with("--publish 8080")
+            .start()?;
+    }
+    let mut config = world.config();
+    config.extra = SETTINGS.to_owned();
+    let agent = world.start_agent(&config)?;
+    agent.wait_backends(&["web-1", "web-2"])?;
+    check(&agent, world.client(), vip(80), Segment::Syn, || Ok(()))
+}
+
+#[test]
+fn ack_and_syn_ack_floods_on_plain_slots_and_while_they_move() -> Result<()> {
+    needs!(namespaces);
+    let cluster = Cluster::start(SETTINGS, &[ON, ON, ON])?;
+    let client = cluster.world.client();
+    for segment in [Segment::Ack, Segment::SynAck] {
+        check(&cluster.agent, client, vip(80), segment, || cluster.set(&[DRAINED, ON, ON]))?;
+        check(&cluster.agent, client, vip(80), segment, || cluster.set(&[ON, ON, ON]))?;
+    }
+    Ok(())
+}
