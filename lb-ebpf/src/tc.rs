@@ -96,7 +96,7 @@ fn run<A: Stages>(packet: &TcPacket, hook: Hook, link: &Link) -> i32 {
             Hook::TcReply => A::reply_other(skb),
             _ => A::front_other(skb),
         };
-        action = settle::<A>(skb, hook);
+        action = settle(skb, hook, scratch);
         if action == FORWARD {
             action = A::forward(skb, hook as u32);
         }
@@ -109,8 +109,8 @@ fn run<A: Stages>(packet: &TcPacket, hook: Hook, link: &Link) -> i32 {
 
 /// Carries a decision out, if it is not to forward or to answer.
 #[inline(always)]
-fn settle<A: FamilyMaps>(skb: *mut __sk_buff, hook: Hook) -> i32 {
-    let Some(Scratch { decision, .. }) = A::scratch() else { return PASS };
+fn settle<A: FamilyMaps>(skb: *mut __sk_buff, hook: Hook, scratch: &mut Scratch<A>) -> i32 {
+    let Scratch { decision, .. } = scratch;
     trace::decision(skb, hook, decision);
     match decision.verdict {
         Verdict::Pass => {
