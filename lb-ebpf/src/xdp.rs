@@ -99,12 +99,12 @@ fn parse_headers<A: FamilyMaps>(
     scratch: &mut Scratch<A>,
 ) -> u32 {
     let packet = XdpPacket { md };
-    if !may_concern_front::<A, _, _>(&packet, l3_offset, &Maps, count::meta_flags()) {
+    let Some(meta) = count::meta() else { return 1 };
+    if !may_concern_front::<A, _, _>(&packet, l3_offset, &Maps, meta.flags) {
         return 1;
     }
     let ingress_ifindex = packet.ingress_ifindex();
-    let Some(context) = count::context(ingress_ifindex, ingress_ifindex) else { return 1 };
-    scratch.context = context;
+    scratch.context = count::context(meta, ingress_ifindex, ingress_ifindex);
     A::parse_into(&packet, l3_offset, &mut scratch.headers);
     u32::from(!scratch.headers.is_transport())
 }
@@ -219,10 +219,10 @@ impl XdpPacket {
             let Some(udp) = self.window::<UDP_HEADER_BYTES>(headers.l4_offset) else { return true };
             [udp[6], udp[7]]
         };
-        let mut sum = checksum::add(headers.source.sum(), headers.destination.sum());
-        sum = checksum::add(sum, (headers.protocol as u16).to_be().into());
-        sum = checksum::add(sum, (headers.l4_bytes() as u16).to_be().into());
-        checksum::fold(sum) == u16::from_ne_bytes(field)
+        let mut sum = u64::from(headers.source.sum()) + u64::from(headers.destination.sum());
+        sum += u64::from((headers.protocol as u16).to_be());
+        sum += u64::from((headers.l4_bytes() as u16).to_be());
+        checksum::fold(checksum::fold_wide(sum)) == u16::from_ne_bytes(field)
     }
 
     #[inline(always)]
