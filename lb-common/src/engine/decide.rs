@@ -143,7 +143,7 @@ pub fn front_other<A: Family, P: Packet, T: Tables<A>>(
         }
         return;
     }
-    let fault = headers.source_fault();
+    let fault = source_fault(headers, tables);
     match headers.kind {
         Kind::Broken => decision.drop(headers.reason, BACKEND_NONE),
         _ if fault as u32 != DropReason::None as u32 => decision.drop(fault, BACKEND_NONE),
@@ -216,6 +216,21 @@ fn find<A: Family, T: Tables<A>>(
     tables.frontend(&A::frontend_key(headers.destination, port, protocol as u8, SCOPE_FRONT))
 }
 
+/// Why a packet to a VIP cannot have come from where it says; nobody talks in the name of a VIP but we
+/// ourselves, and our own output is not for VIPs.
+#[inline(always)]
+fn source_fault<A: Family, T: Tables<A>>(headers: &Headers<A>, tables: &T) -> DropReason {
+    let fault = headers.source_fault();
+    if fault as u32 == DropReason::None as u32 && tables.may_be_vip(headers.source) {
+        let port = NetU16::new(0);
+        let key = A::frontend_key(headers.source, port, PROTOCOL_ANY, SCOPE_FRONT);
+        if tables.frontend(&key).is_vip() {
+            return DropReason::SourceIsVip;
+        }
+    }
+    fault
+}
+
 /// Tells a client at once that it cannot be served.
 #[inline(always)]
 fn reject<A: Family>(
@@ -275,7 +290,7 @@ fn forward<A: Family, T: Tables<A>>(
     frontend: &Frontend,
     decision: &mut Decision<A>,
 ) {
-    let fault = headers.source_fault();
+    let fault = source_fault(headers, tables);
     if fault as u32 != DropReason::None as u32 {
         decision.drop(fault, BACKEND_NONE);
         return;

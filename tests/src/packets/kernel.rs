@@ -8,7 +8,7 @@ mod namespace;
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use aya::{
     Ebpf, EbpfLoader, TestRun as _,
     maps::{Array, HashMap as BpfHashMap, LpmTrie, Map, MapData, PerCpuArray, lpm_trie},
@@ -27,12 +27,12 @@ use super::{
     frontends::{Written, publish_world},
 };
 
-const TC_ACT_UNSPEC: u32 = u32::MAX;
-const TC_ACT_SHOT: u32 = 2;
-const TC_ACT_REDIRECT: u32 = 7;
-const XDP_DROP: u32 = 1;
-const XDP_PASS: u32 = 2;
-const XDP_REDIRECT: u32 = 4;
+/// `TC_ACT_UNSPEC`, `TC_ACT_SHOT`, `TC_ACT_REDIRECT`.
+const TC_ACTIONS: [(u32, Action); 3] =
+    [(u32::MAX, Action::Pass), (2, Action::Drop), (7, Action::Redirect)];
+/// `XDP_PASS`, `XDP_DROP`, `XDP_REDIRECT`.
+const XDP_ACTIONS: [(u32, Action); 3] =
+    [(2, Action::Pass), (1, Action::Drop), (4, Action::Redirect)];
 /// The one that programs run on: some tables are each CPU's own.
 const CPU: usize = 0;
 /// Packets whose fragments are remembered.
@@ -206,15 +206,10 @@ impl KernelBed {
             Err(error) => return Err(error).context(name),
         };
         output.truncate(result.data_size_out as usize);
-        let action = match (program, result.return_value) {
-            (Program::XdpFront, XDP_PASS) => Action::Pass,
-            (Program::XdpFront, XDP_DROP) => Action::Drop,
-            (Program::XdpFront, XDP_REDIRECT) => Action::Redirect,
-            (Program::TcFront | Program::TcReply, TC_ACT_UNSPEC) => Action::Pass,
-            (Program::TcFront | Program::TcReply, TC_ACT_SHOT) => Action::Drop,
-            (Program::TcFront | Program::TcReply, TC_ACT_REDIRECT) => Action::Redirect,
-            (_, other) => bail!("{name} returned {other}"),
-        };
+        let actions = if program == Program::XdpFront { XDP_ACTIONS } else { TC_ACTIONS };
+        let is_it = |(code, _): &&(u32, Action)| *code == result.return_value;
+        let known = actions.iter().find(is_it).map(|(_, action)| *action);
+        let action = known.with_context(|| format!("{name} returned {}", result.return_value))?;
         let (verdict, reason) = self.counted(program)?;
         Ok(Some(Outcome { action, verdict, reason, output }))
     }
