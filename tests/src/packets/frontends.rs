@@ -13,7 +13,7 @@ use lb_common::{
         NetU32, PORT_LIST_RANGES, PORT_LISTS, PROTOCOL_ANY, PROTOCOL_TCP, SCOPE_FRONT,
         VIP_FILTER_WORDS, map_names,
     },
-    frontends::{Editor, FrontendMaps, HostMaps},
+    frontends::{Editor, FrontendMaps as _, HostMaps},
 };
 
 use super::{FrontendSpec, World, family::FrontendFamily};

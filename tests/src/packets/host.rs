@@ -31,6 +31,9 @@ use super::{
     kernel::{EGRESS_IFINDEX, EGRESS_MACS},
 };
 
+/// Destination and source.
+type Macs = ([u8; 6], [u8; 6]);
+
 /// MTU of the loopback device.
 const INGRESS_MTU: u32 = 65_536;
 
@@ -111,7 +114,7 @@ impl HostBed {
     }
 
     /// Where a packet goes: the interface, and the MAC addresses if the neighbour is known.
-    fn route(destination: IpAddr) -> Result<Option<([u8; 6], [u8; 6])>, DropReason> {
+    fn route(destination: IpAddr) -> Result<Option<Macs>, DropReason> {
         let (is_client, is_link, is_next, is_own) = match destination {
             IpAddr::V4(address) => {
                 let [a, b, c, d] = address.octets();
@@ -240,7 +243,7 @@ where
         let result = match decision.verdict {
             Verdict::Pass => commit(self.tables, &decision).map(|()| Action::Pass),
             Verdict::Drop => Err(decision.reason),
-            Verdict::Answer => self.answer(packet, link, &headers, &decision),
+            Verdict::Answer => Self::answer(packet, link, &headers, &decision),
             _ => self.forward(packet, link, &headers, &mut decision),
         };
         match result {
@@ -283,7 +286,7 @@ where
             decision.verdict = Verdict::Answer;
             (decision.answer, decision.reason) = (AnswerKind::TooBig, DropReason::TooBig);
             decision.mtu = mtu;
-            return self.answer(packet, link, headers, decision);
+            return Self::answer(packet, link, headers, decision);
         }
         commit(self.tables, decision)?;
         let edited = match decision.edit {
@@ -297,7 +300,6 @@ where
     }
 
     fn answer(
-        &self,
         packet: &mut HostPacket,
         link: &Link,
         headers: &Headers<A>,

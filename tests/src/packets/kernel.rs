@@ -8,7 +8,7 @@ mod namespace;
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use aya::{
     Ebpf, EbpfLoader, TestRun as _,
     maps::{Array, HashMap as BpfHashMap, LpmTrie, Map, MapData, PerCpuArray, lpm_trie},
@@ -27,12 +27,14 @@ use super::{
     frontends::{Written, publish_world},
 };
 
-const TC_ACT_UNSPEC: u32 = u32::MAX;
-const TC_ACT_SHOT: u32 = 2;
-const TC_ACT_REDIRECT: u32 = 7;
-const XDP_DROP: u32 = 1;
-const XDP_PASS: u32 = 2;
-const XDP_REDIRECT: u32 = 4;
+/// `TC_ACT_UNSPEC`, `TC_ACT_SHOT`, `TC_ACT_REDIRECT`.
+const TC_ACTIONS: [(u32, Action); 3] =
+    [(u32::MAX, Action::Pass), (2, Action::Drop), (7, Action::Redirect)];
+/// `XDP_PASS`, `XDP_DROP`, `XDP_REDIRECT`.
+const XDP_ACTIONS: [(u32, Action); 3] =
+    [(2, Action::Pass), (1, Action::Drop), (4, Action::Redirect)];
+/// The one that programs run on: some tables are each CPU's own.
+const CPU: usize = 0;
 /// Packets whose fragments are remembered.
 const FRAGMENTS_MAX: u32 = 256;
 
@@ -72,7 +74,7 @@ impl KernelBed {
     pub fn new(object: &[u8], records_max: u32) -> anyhow::Result<Self> {
         enter_namespace()?;
         let mut cpus = nix::sched::CpuSet::new();
-        cpus.set(0)?;
+        cpus.set(CPU)?;
         nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpus)?;
         let mut loader = EbpfLoader::new();
         for (names, entries_max) in [
@@ -129,8 +131,8 @@ impl KernelBed {
         self.fill_family::<NetAddr6>(world, now_tick)?;
         let may_send = u64::from(world.xdp_may_send);
         self.array(map_names::XDP_EGRESS)?.set(EGRESS_IFINDEX, may_send, 0)?;
-        self.clear_per_cpu(map_names::HALF_OPEN_RATE, HalfOpenRate::default())?;
-        self.clear_per_cpu("ANSWER_BUCKET", 0_u64)?;
+        self.set_per_cpu(map_names::HALF_OPEN_RATE, HalfOpenRate::default())?;
+        self.set_per_cpu("ANSWER_BUCKET", 0_u64)?;
         if self.egress_mtu != world.egress_mtu {
             namespace::set_egress_mtu(world.egress_mtu)?;
             self.egress_mtu = world.egress_mtu;
@@ -204,15 +206,10 @@ impl KernelBed {
             Err(error) => return Err(error).context(name),
         };
         output.truncate(result.data_size_out as usize);
-        let action = match (program, result.return_value) {
-            (Program::XdpFront, XDP_PASS) => Action::Pass,
-            (Program::XdpFront, XDP_DROP) => Action::Drop,
-            (Program::XdpFront, XDP_REDIRECT) => Action::Redirect,
-            (Program::TcFront | Program::TcReply, TC_ACT_UNSPEC) => Action::Pass,
-            (Program::TcFront | Program::TcReply, TC_ACT_SHOT) => Action::Drop,
-            (Program::TcFront | Program::TcReply, TC_ACT_REDIRECT) => Action::Redirect,
-            (_, other) => bail!("{name} returned {other}"),
-        };
+        let actions = if program == Program::XdpFront { XDP_ACTIONS } else { TC_ACTIONS };
+        let is_it = |(code, _): &&(u32, Action)| *code == result.return_value;
+        let known = actions.iter().find(is_it).map(|(_, action)| *action);
+        let action = known.with_context(|| format!("{name} returned {}", result.return_value))?;
         let (verdict, reason) = self.counted(program)?;
         Ok(Some(Outcome { action, verdict, reason, output }))
     }
@@ -287,13 +284,16 @@ impl KernelBed {
             let ring = ring_number(0, A::NUMBER, protocol);
             *note = self.array(map_names::REFUSALS)?.get(&ring, 0)?;
         }
-        let rate: PerCpuArray<_, HalfOpenRate> = self.map(map_names::HALF_OPEN_RATE)?.try_into()?;
-        let latest = rate.get(&0, 0)?.iter().copied().max_by_key(|rate| rate.tick);
-        dump.half_open = latest.unwrap_or_default();
+        dump.half_open = self.half_open_rate()?;
         Ok(dump)
     }
 
-    fn clear_per_cpu<V: aya::Pod>(&mut self, name: &str, value: V) -> anyhow::Result<()> {
+    pub(super) fn half_open_rate(&mut self) -> anyhow::Result<HalfOpenRate> {
+        let rate: PerCpuArray<_, HalfOpenRate> = self.map(map_names::HALF_OPEN_RATE)?.try_into()?;
+        Ok(rate.get(&0, 0)?[CPU])
+    }
+
+    pub(super) fn set_per_cpu<V: aya::Pod>(&mut self, name: &str, value: V) -> anyhow::Result<()> {
         let cpus =
             aya::util::nr_cpus().map_err(|(path, error)| anyhow::anyhow!("{path}: {error}"))?;
         let mut map: PerCpuArray<_, V> = self.map(name)?.try_into()?;
@@ -305,11 +305,14 @@ impl KernelBed {
         self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))
     }
 
-    fn array<V: aya::Pod>(&mut self, name: &str) -> anyhow::Result<Array<&mut MapData, V>> {
+    pub(super) fn array<V: aya::Pod>(
+        &mut self,
+        name: &str,
+    ) -> anyhow::Result<Array<&mut MapData, V>> {
         self.map(name)?.try_into().with_context(|| name.to_owned())
     }
 
-    fn hash<K: aya::Pod, V: aya::Pod>(
+    pub(super) fn hash<K: aya::Pod, V: aya::Pod>(
         &mut self,
         name: &str,
     ) -> anyhow::Result<BpfHashMap<&mut MapData, K, V>> {
@@ -330,7 +333,9 @@ const VERDICTS: [Verdict; 6] = [
     Verdict::Answer,
 ];
 
-fn clear<K: aya::Pod, V: aya::Pod>(map: &mut BpfHashMap<&mut MapData, K, V>) -> anyhow::Result<()> {
+pub(super) fn clear<K: aya::Pod, V: aya::Pod>(
+    map: &mut BpfHashMap<&mut MapData, K, V>,
+) -> anyhow::Result<()> {
     let keys = map.keys().collect::<Result<Vec<_>, _>>()?;
     for key in keys {
         map.remove(&key)?;

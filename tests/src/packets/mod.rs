@@ -13,6 +13,7 @@ pub mod fuzz;
 mod host;
 mod kernel;
 mod net;
+mod witness;
 mod world;
 
 use anyhow::{Context as _, ensure};
@@ -31,6 +32,7 @@ use lb_common::{
 };
 pub use net::{BACKEND_ONE, BACKEND_THREE, BACKEND_TWO, CLIENT, NETS, Net, V4, V6, VIP, at};
 use serde::{Deserialize, Serialize};
+pub use witness::Witness;
 pub use world::{
     BackendSpec, FrontendSpec, KnownFlow, KnownReply, ReplyDefaultSpec, SlotState, World,
 };

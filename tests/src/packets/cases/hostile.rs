@@ -11,7 +11,8 @@ use lb_common::{
 
 use super::{answered, case, delivered, dropped, passed};
 use crate::packets::{
-    Body, Case, INGRESS_IFINDEX, Net, PacketSpec, Program, Step, World, at, icmp, packet, tcp, udp,
+    Body, Case, INGRESS_IFINDEX, Net, PacketSpec, Program, Step, World, at, echo, icmp, packet,
+    tcp, udp,
 };
 
 pub(super) fn not_ours(net: &Net) -> Vec<Case> {
@@ -75,7 +76,7 @@ pub(super) fn not_ours(net: &Net) -> Vec<Case> {
 pub(super) const TAG: [(u16, u16); 1] = [(0x8100, 5)];
 
 fn icmp_to_stranger(net: &Net) -> PacketSpec {
-    crate::packets::echo(net.client.ip(), net.stranger.ip())
+    echo(net.client.ip(), net.stranger.ip())
 }
 
 /// Dropped by TC and, where XDP looks at such packets, by XDP.
@@ -150,6 +151,8 @@ pub(super) fn senders(net: &Net) -> Vec<Case> {
         ("UDP from the VIP to itself", udp(net.vip, net.vip), DropReason::Land),
         ("a SYN from a group", tcp(impossible, net.vip, "S"), DropReason::SourceImpossible),
         ("UDP from a group", udp(impossible, net.vip), DropReason::SourceImpossible),
+        ("a SYN from another VIP", tcp(net.second_vip, net.vip, "S"), DropReason::SourceIsVip),
+        ("UDP from another VIP", udp(net.second_vip, net.vip), DropReason::SourceIsVip),
     ]
     .into_iter()
     .map(|(name, packet, reason)| {
@@ -157,6 +160,13 @@ pub(super) fn senders(net: &Net) -> Vec<Case> {
         let xdp = Step { program: Program::XdpFront, ..front.clone() };
         case(name, net.world(), vec![front, xdp], vec![], vec![])
     })
+    .chain([case(
+        "echo from another VIP",
+        net.world(),
+        vec![dropped(echo(net.second_vip.ip(), net.vip.ip()).bytes(), DropReason::SourceIsVip)],
+        vec![],
+        vec![],
+    )])
     .collect()
 }
 

@@ -17,12 +17,12 @@ impl Net {
     }
 
     /// Slots that move from backend 2 to backend 1, so long ago.
-    fn from_two(&self, age_ticks: u32) -> World {
+    fn moving_from_two(&self, age_ticks: u32) -> World {
         World { slots: SlotState::Moving { old: 2, age_ticks }, ..self.world() }
     }
 
     fn with_flow(&self, flow: KnownFlow) -> World {
-        World { flows: vec![flow], ..self.from_two(1000) }
+        World { flows: vec![flow], ..self.moving_from_two(1000) }
     }
 }
 
@@ -70,23 +70,23 @@ pub(super) fn plain(net: &Net) -> Vec<Case> {
 pub(super) fn moving(net: &Net) -> Vec<Case> {
     let two_is = |state| World {
         backends: vec![(1, net.backend_one(ALIVE)), (2, net.backend_two(state))],
-        ..net.from_two(1000)
+        ..net.moving_from_two(1000)
     };
     let unrecorded = |name, flags| {
         let steps = vec![delivered(&tcp(net.client, net.vip, flags), net.two)];
-        case(name, net.from_two(1000), steps, vec![], vec![])
+        case(name, net.moving_from_two(1000), steps, vec![], vec![])
     };
     vec![
         case(
             "moving: a first SYN goes to the new owner and is recorded half open",
-            net.from_two(0),
+            net.moving_from_two(0),
             vec![delivered(&net.syn(), net.one)],
             vec![net.flow(1, CLASS_HALF_OPEN)],
             vec![],
         ),
         case(
             "moving: SYN, ACK and data of one connection go to one backend",
-            net.from_two(0),
+            net.moving_from_two(0),
             vec![
                 delivered(&net.syn(), net.one),
                 delivered(&net.ack(), net.one),
@@ -97,14 +97,14 @@ pub(super) fn moving(net: &Net) -> Vec<Case> {
         ),
         case(
             "moving: an unrecorded flow is the old owner's, and recorded now",
-            net.from_two(1000),
+            net.moving_from_two(1000),
             vec![delivered(&net.ack(), net.two)],
             vec![net.flow(2, CLASS_ESTABLISHED)],
             vec![],
         ),
         case(
             "moving: in the first minute flows of the old owner are not recorded",
-            net.from_two(10),
+            net.moving_from_two(10),
             vec![delivered(&net.ack(), net.two)],
             vec![],
             vec![],
@@ -136,14 +136,14 @@ pub(super) fn moving(net: &Net) -> Vec<Case> {
         ),
         case(
             "moving to nobody: the old owner keeps its flows and gets no new ones",
-            World { ring: Some(0), ..net.from_two(1000) },
+            World { ring: Some(0), ..net.moving_from_two(1000) },
             vec![delivered(&net.ack(), net.two)],
             vec![net.flow(2, CLASS_ESTABLISHED)],
             vec![],
         ),
         case(
             "moving to nobody: a SYN is refused",
-            World { ring: Some(0), ..net.from_two(1000) },
+            World { ring: Some(0), ..net.moving_from_two(1000) },
             vec![answered(net, net.syn().bytes(), AnswerKind::Reset, DropReason::NoBackend)],
             vec![],
             vec![],
@@ -307,7 +307,7 @@ pub(super) fn full_tables(net: &Net) -> Vec<Case> {
     let full = |flows: &[KnownFlow]| World {
         flows: [&[other], flows].concat(),
         records_max: 1,
-        ..net.from_two(1000)
+        ..net.moving_from_two(1000)
     };
     vec![
         case(

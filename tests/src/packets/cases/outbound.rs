@@ -15,7 +15,7 @@ use crate::packets::{
 };
 
 impl Net {
-    fn from_one(&self, flags: &'static str) -> PacketSpec {
+    fn said_by_one(&self, flags: &'static str) -> PacketSpec {
         tcp(self.one, self.client, flags)
     }
 }
@@ -57,7 +57,7 @@ pub(super) fn recorded(net: &Net) -> Vec<Case> {
             net.recording(),
             vec![
                 delivered(&net.syn(), net.one),
-                replied(net, &net.from_one("S.")),
+                replied(net, &net.said_by_one("S.")),
                 delivered(&ack, net.one),
             ],
             vec![],
@@ -73,7 +73,7 @@ pub(super) fn recorded(net: &Net) -> Vec<Case> {
         case(
             "replies recorded: a RST of the backend ends the record",
             net.recording(),
-            vec![delivered(&ack, net.one), replied(net, &net.from_one("R"))],
+            vec![delivered(&ack, net.one), replied(net, &net.said_by_one("R"))],
             vec![],
             vec![],
         ),
@@ -125,42 +125,45 @@ pub(super) fn replies(net: &Net) -> Vec<Case> {
         case(
             "data and acknowledgements come from the VIP",
             open(),
-            vec![replied(net, &net.from_one(".")), replied(net, &net.from_one("P.").payload(1399))],
+            vec![
+                replied(net, &net.said_by_one(".")),
+                replied(net, &net.said_by_one("P.").payload(1399)),
+            ],
             established.clone(),
             kept.clone(),
         ),
         case(
             "the SYN+ACK of a handshake comes from the VIP",
             world(CLASS_HALF_OPEN),
-            vec![replied(net, &net.from_one("S."))],
+            vec![replied(net, &net.said_by_one("S."))],
             vec![net.flow(1, CLASS_HALF_OPEN)],
             vec![net.reply(CLASS_ANSWERED)],
         ),
         case(
             "a reply with IPv4 options",
             open(),
-            vec![replied(net, &net.from_one(".").options(&[1; 12]))],
+            vec![replied(net, &net.said_by_one(".").options(&[1; 12]))],
             established.clone(),
             kept.clone(),
         ),
         case(
             "FIN of the backend makes both records closing",
             open(),
-            vec![replied(net, &net.from_one("F."))],
+            vec![replied(net, &net.said_by_one("F."))],
             vec![net.flow(1, CLASS_CLOSING_BY_BACKEND)],
             vec![net.reply(CLASS_CLOSING_BY_BACKEND)],
         ),
         case(
             "RST of the backend ends both records",
             open(),
-            vec![replied(net, &net.from_one("R."))],
+            vec![replied(net, &net.said_by_one("R."))],
             vec![],
             vec![],
         ),
         case(
             "a connection that the container opens itself is left alone",
             open(),
-            vec![pass(&net.from_one("S"))],
+            vec![pass(&net.said_by_one("S"))],
             established.clone(),
             kept.clone(),
         ),
@@ -177,14 +180,14 @@ pub(super) fn replies(net: &Net) -> Vec<Case> {
         case(
             "a container with the same address on another network is left alone",
             World { replies: vec![elsewhere], ..open() },
-            vec![pass(&net.from_one("."))],
+            vec![pass(&net.said_by_one("."))],
             established.clone(),
             vec![elsewhere],
         ),
         case(
             "a SYN+ACK after the flow has ended answers direct access, and the record goes",
             world(CLASS_CLOSING_BY_CLIENT),
-            vec![pass(&net.from_one("S.")), pass(&net.from_one("."))],
+            vec![pass(&net.said_by_one("S.")), pass(&net.said_by_one("."))],
             vec![net.flow(1, CLASS_CLOSING_BY_CLIENT)],
             vec![],
         ),
@@ -193,7 +196,7 @@ pub(super) fn replies(net: &Net) -> Vec<Case> {
             open(),
             vec![Step {
                 program: Program::TcReply,
-                ..dropped(net.from_one(".").ttl(1).bytes(), DropReason::TtlExceeded)
+                ..dropped(net.said_by_one(".").ttl(1).bytes(), DropReason::TtlExceeded)
             }],
             established,
             kept,
@@ -213,28 +216,28 @@ pub(super) fn after_the_end(net: &Net) -> Vec<Case> {
                 replies: vec![net.reply(CLASS_CLOSING_BY_CLIENT)],
                 ..net.recording()
             },
-            vec![replied(net, &net.from_one("F."))],
+            vec![replied(net, &net.said_by_one("F."))],
             vec![net.flow(1, CLASS_CLOSED)],
             vec![closed(0)],
         ),
         case(
             "the last acknowledgement still comes from the VIP",
             world(0),
-            vec![replied(net, &net.from_one("."))],
+            vec![replied(net, &net.said_by_one("."))],
             vec![],
             vec![closed(0)],
         ),
         case(
             "a FIN that is sent again comes from the VIP",
             world(20),
-            vec![replied(net, &net.from_one("F."))],
+            vec![replied(net, &net.said_by_one("F."))],
             vec![],
             vec![closed(20)],
         ),
         case(
             "TIME_WAIT that answers a direct SYN is left alone, and the record goes",
             world(20),
-            vec![pass(&net.from_one("."))],
+            vec![pass(&net.said_by_one("."))],
             vec![],
             vec![],
         ),
@@ -267,23 +270,27 @@ pub(super) fn defaults(net: &Net) -> Vec<Case> {
         stateless(
             "default: data comes from the VIP",
             simple(),
-            replied(net, &net.from_one("P.").payload(99)),
+            replied(net, &net.said_by_one("P.").payload(99)),
         ),
         stateless(
             "default: a SYN+ACK comes from the VIP",
             simple(),
-            replied(net, &net.from_one("S.")),
+            replied(net, &net.said_by_one("S.")),
         ),
-        stateless("default: a RST comes from the VIP", simple(), replied(net, &net.from_one("R"))),
+        stateless(
+            "default: a RST comes from the VIP",
+            simple(),
+            replied(net, &net.said_by_one("R")),
+        ),
         stateless(
             "default: several front interfaces, the routing table knows",
             with_default(net, 0, 0),
-            replied(net, &net.from_one(".")),
+            replied(net, &net.said_by_one(".")),
         ),
         stateless(
             "default: a container's own connection is left alone",
             simple(),
-            pass(&net.from_one("S")),
+            pass(&net.said_by_one("S")),
         ),
         stateless(
             "default: another port of the container is left alone",
@@ -303,19 +310,19 @@ pub(super) fn defaults(net: &Net) -> Vec<Case> {
         stateless(
             "default: not when there are none on the node",
             World { flags: 0, ..simple() },
-            pass(&net.from_one(".")),
+            pass(&net.said_by_one(".")),
         ),
         case(
             "default: a FIN of the backend makes the flow's record closing",
             World { flows: vec![net.flow(1, CLASS_ESTABLISHED)], ..simple() },
-            vec![replied(net, &net.from_one("F."))],
+            vec![replied(net, &net.said_by_one("F."))],
             vec![net.flow(1, CLASS_CLOSING_BY_BACKEND)],
             vec![],
         ),
         case(
             "default: a RST of another backend leaves the flow's record",
             World { flows: vec![net.flow(2, CLASS_ESTABLISHED)], ..simple() },
-            vec![replied(net, &net.from_one("R"))],
+            vec![replied(net, &net.said_by_one("R"))],
             vec![net.flow(2, CLASS_ESTABLISHED)],
             vec![],
         ),
@@ -333,28 +340,28 @@ pub(super) fn two_frontends(net: &Net) -> Vec<Case> {
         case(
             "two frontends: a recorded flow's replies go by its own",
             ambiguous(CLASS_ESTABLISHED),
-            vec![replied_by(net.second_vip, &net.from_one("."))],
+            vec![replied_by(net.second_vip, &net.said_by_one("."))],
             vec![],
             vec![second(CLASS_ESTABLISHED)],
         ),
         case(
             "two frontends: what is not recorded goes by the first",
             with_default(net, INGRESS_IFINDEX, REPLY_DEFAULT_AMBIGUOUS),
-            vec![replied(net, &net.from_one("P.").payload(10))],
+            vec![replied(net, &net.said_by_one("P.").payload(10))],
             vec![],
             vec![],
         ),
         case(
             "two frontends: a SYN to the second does not take the first's flow of the same port",
             ambiguous(CLASS_HALF_OPEN),
-            vec![replied(net, &net.from_one("P.").payload(10))],
+            vec![replied(net, &net.said_by_one("P.").payload(10))],
             vec![],
             vec![second(CLASS_HALF_OPEN)],
         ),
         case(
             "two frontends: the SYN+ACK of the second is the second's",
             ambiguous(CLASS_HALF_OPEN),
-            vec![replied_by(net.second_vip, &net.from_one("S."))],
+            vec![replied_by(net.second_vip, &net.said_by_one("S."))],
             vec![],
             vec![second(CLASS_ANSWERED)],
         ),

@@ -71,7 +71,7 @@ fn spec(net: &Net, random: &mut Random, talk: Talk) -> PacketSpec {
     let mut spec = match random.below(20) {
         0 => {
             let kind = (random.of(&ICMP_TYPES), random.below(3) as u8);
-            let word = random.next() as u32;
+            let word = random.number() as u32;
             icmp(source.ip(), destination.ip(), kind, word).payload(random.of(&LENGTHS))
         }
         1..=3 => {
@@ -97,7 +97,7 @@ fn spec(net: &Net, random: &mut Random, talk: Talk) -> PacketSpec {
         spec = spec.fragment(1 + random.below(2) as u32, start, end);
     }
     if random.percent(8) {
-        let tag = (random.of(&[0x8100, 0x88a8]), random.next() as u16);
+        let tag = (random.of(&[0x8100, 0x88a8]), random.number() as u16);
         spec = spec.tags(&vec![tag; 1 + random.below(3)]);
     }
     spec
@@ -137,7 +137,7 @@ fn spoil(bytes: &mut Vec<u8>, random: &mut Random) {
         let at = random.below(length.min(110));
         match random.below(10) {
             0 => bytes.truncate(at.max(14)),
-            1 => bytes.extend(vec![random.next() as u8; random.below(40)]),
+            1 => bytes.extend(vec![random.number() as u8; random.below(40)]),
             2 => {
                 bytes.swap(at, random.below(length));
             }
@@ -148,10 +148,10 @@ fn spoil(bytes: &mut Vec<u8>, random: &mut Random) {
             6 | 7 => {
                 let field = 14 + random.below(28);
                 if let Some(byte) = bytes.get_mut(field) {
-                    *byte = random.next() as u8;
+                    *byte = random.number() as u8;
                 }
             }
-            _ => bytes[at] = random.next() as u8,
+            _ => bytes[at] = random.number() as u8,
         }
     }
 }

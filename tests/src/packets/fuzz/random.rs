@@ -12,7 +12,7 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut value = self.0;
         value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -22,7 +22,7 @@ impl Random {
 
     /// A number below `high`.
     pub fn below(&mut self, high: usize) -> usize {
-        (self.next() % high.max(1) as u64) as usize
+        (self.number() % high.max(1) as u64) as usize
     }
 
     /// True so many times in a hundred.

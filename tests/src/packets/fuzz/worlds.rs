@@ -29,6 +29,7 @@ pub(super) fn client(net: &Net, random: &mut Random) -> SocketAddr {
         1 => SocketAddr::new(net.unroutable, port),
         2 => SocketAddr::new(net.own.0, port),
         3 => SocketAddr::new(net.router, port),
+        4 => net.second_vip,
         _ => at(net.client, port),
     }
 }
@@ -38,7 +39,7 @@ pub(super) fn vip(net: &Net, random: &mut Random) -> SocketAddr {
     match random.below(12) {
         0 | 1 => net.second_vip,
         2 => SocketAddr::new(net.range_vip, 7999 + random.below(1002) as u16),
-        3 => SocketAddr::new(net.all_ports_vip, random.next() as u16),
+        3 => SocketAddr::new(net.all_ports_vip, random.number() as u16),
         4 => at(net.vip, 81),
         _ => net.vip,
     }

@@ -12,7 +12,7 @@ use lb_common::{
 use super::{Simulation, Violation, What};
 use crate::agent::{RINGS, hash_of, ring_of, slots, tick};
 
-impl Simulation {
+impl Simulation<'_> {
     /// Every live flow is recorded or belongs to its slot's default.
     pub(super) fn check_flow(&mut self, index: usize) -> Result<(), Violation> {
         let client = &self.clients[index];
