@@ -31,9 +31,12 @@ use lb_common::{
 use crate::{
     count, fib,
     fib::{FibAddress, NextHop},
+    log,
     maps::{Scratch, XDP_EGRESS},
     tables::{FamilyMaps, Maps},
-    trace, window,
+    trace,
+    trace::Traced,
+    window,
 };
 
 /// Packets from clients, and replies of routed backends.
@@ -110,10 +113,10 @@ fn decide<A: FamilyMaps>() -> u32 {
 }
 
 #[inline(always)]
-fn finish<A: FamilyMaps + FibAddress>(md: *mut xdp_md) -> u32 {
+fn finish<A: FibAddress + Traced>(md: *mut xdp_md) -> u32 {
     let Some(Scratch { context, headers, decision, .. }) = A::scratch() else { return XDP_PASS };
-    trace::decision(md, Hook::Xdp, decision);
-    match decision.verdict {
+    log::decision(md, Hook::Xdp, decision);
+    let action = match decision.verdict {
         Verdict::Drop => {
             count::drop(Hook::Xdp, decision.reason);
             XDP_DROP
@@ -123,12 +126,19 @@ fn finish<A: FamilyMaps + FibAddress>(md: *mut xdp_md) -> u32 {
                 Ok(action) => action,
                 Err(reason) => {
                     count::drop(Hook::Xdp, reason);
+                    let backend = decision.backend;
+                    decision.drop(reason, backend);
                     XDP_DROP
                 }
             }
         }
         _ => XDP_PASS,
+    };
+    // TC decides anew on what it is left.
+    if action != XDP_PASS && trace::is_on(context.meta_flags) {
+        A::tell(Hook::Xdp as u32);
     }
+    action
 }
 
 /// Carries a decision out, or leaves the packet to TC before anything has changed.

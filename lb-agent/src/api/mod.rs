@@ -4,9 +4,11 @@
 //! kernel nor privileges. `server` shows the runtime's [`types::View`] and changes nothing.
 
 pub mod client;
+mod names;
 #[cfg(feature = "agent")]
 pub mod server;
 #[cfg(feature = "agent")]
 mod socket;
 pub mod table;
+pub mod trace;
 pub mod types;

@@ -7,9 +7,12 @@ use std::fmt;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
-use super::types::{
-    BackendCountsView, BackendView, DropView, FrontView, ProviderState, ProviderView, RefusalView,
-    RefusedBy, ServiceView, ServingState, StatusView, TableView, VipView,
+use super::{
+    trace::TraceLine,
+    types::{
+        BackendCountsView, BackendView, DropView, FrontView, ProviderState, ProviderView,
+        RefusalView, RefusedBy, ServiceView, ServingState, StatusView, TableView, VipView,
+    },
 };
 use crate::model::FrontendAddress;
 
@@ -123,6 +126,16 @@ pub fn status(status: &StatusView) -> String {
     let head = lines.join("\n") + "\n";
     let sections = sections.into_iter().filter(|section| !section.is_empty());
     [head].into_iter().chain(sections).collect::<Vec<_>>().join("\n")
+}
+
+/// A line of `lbctl trace`.
+#[must_use]
+pub fn trace_line(line: &TraceLine) -> String {
+    match line {
+        TraceLine::Begin { seconds } => format!("tracing for {seconds} seconds"),
+        TraceLine::Packet(packet) => printable(&packet.line()),
+        TraceLine::Lost { packets } => format!("{packets} packets were too many to be shown"),
+    }
 }
 
 fn providers(providers: &[ProviderView]) -> String {

@@ -22,6 +22,8 @@ pub mod paths {
     pub const BACKENDS: &str = "/v1/backends";
     /// [`super::StatusView`].
     pub const STATUS: &str = "/v1/status";
+    /// A stream of [`crate::api::trace::TraceLine`]; [`crate::api::trace::TraceQuery`] narrows it.
+    pub const TRACE: &str = "/v1/trace";
 }
 
 /// Everything that the agent shows, taken at one moment.

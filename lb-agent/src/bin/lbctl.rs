@@ -7,6 +7,8 @@
 
 use std::{
     io::{self, Write as _},
+    net::IpAddr,
+    ops::ControlFlow,
     path::PathBuf,
     process::ExitCode,
 };
@@ -15,6 +17,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use lb_agent::api::{
     client::{Client, ClientError},
     table,
+    trace::{Prefix, TRACE_SECONDS, TraceLine, TraceQuery},
     types::{BackendList, DEFAULT_SOCKET, ServiceList, StatusView, VipList, paths},
 };
 use serde::Serialize;
@@ -64,6 +67,8 @@ enum Command {
         #[command(subcommand)]
         command: BackendCommand,
     },
+    /// Packets and the decisions on them, as they come.
+    Trace(TraceArguments),
     /// The agent itself: providers, front interfaces, drops, what it could not grant and why.
     Status,
 }
@@ -87,12 +92,46 @@ struct BackendListArguments {
     service: Option<String>,
 }
 
+#[derive(Args)]
+struct TraceArguments {
+    /// Only packets from and to clients with this address, or in this network.
+    #[arg(long, value_name = "ADDRESS[/BITS]")]
+    client: Option<Prefix>,
+    /// Only packets from and to this virtual address.
+    #[arg(long, value_name = "ADDRESS")]
+    vip: Option<IpAddr>,
+    /// Only packets from and to this port of a virtual address.
+    #[arg(long)]
+    port: Option<u16>,
+    /// Only packets to and from this backend, named as `lbctl backend list` does, or by its address.
+    #[arg(long, value_name = "NAME")]
+    backend: Option<String>,
+    /// Only packets with this drop reason, see `lbctl drop list --all`.
+    #[arg(long, value_name = "NAME")]
+    reason: Option<String>,
+    /// Only what is dropped, or answered in place of a backend.
+    #[arg(long)]
+    dropped: bool,
+    /// End after so many packets.
+    #[arg(long, value_name = "PACKETS")]
+    count: Option<u64>,
+    /// End after so many seconds, at most 600.
+    #[arg(long, default_value_t = TRACE_SECONDS)]
+    seconds: u32,
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("cannot start: {error}"), 1),
     };
+    if let Command::Trace(arguments) = &cli.command {
+        return match runtime.block_on(trace(&cli, arguments)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error.to_string(), exit_code(&error)),
+        };
+    }
     let text = match runtime.block_on(answer(&cli)) {
         Ok(text) => text,
         Err(error) => return fail(&error.to_string(), exit_code(&error)),
@@ -122,6 +161,8 @@ async fn answer(cli: &Cli) -> Result<String, ClientError> {
             let is_one_service = arguments.service.is_some();
             Ok(print(cli.output, &list, |list| table::backends(&list.backends, is_one_service)))
         }
+        // Printed as it comes.
+        Command::Trace(_) => Ok(String::new()),
         Command::Status => {
             let status: StatusView = client.get(paths::STATUS).await?;
             Ok(print(cli.output, &status, table::status))
@@ -129,11 +170,42 @@ async fn answer(cli: &Cli) -> Result<String, ClientError> {
     }
 }
 
+/// Prints packets as they come; ends with the trace, or with the reader of the output.
+async fn trace(cli: &Cli, arguments: &TraceArguments) -> Result<(), ClientError> {
+    let query = TraceQuery {
+        client: arguments.client,
+        vip: arguments.vip,
+        port: arguments.port,
+        backend: arguments.backend.clone(),
+        reason: arguments.reason.clone(),
+        dropped: arguments.dropped,
+        count: arguments.count,
+        seconds: Some(arguments.seconds),
+    };
+    let path = with_query(paths::TRACE, &query.pairs());
+    Client::new(&cli.socket)
+        .lines(&path, |line: TraceLine| {
+            let text = match cli.output {
+                Output::Json => serde_json::to_string(&line).unwrap_or_default(),
+                Output::Table => table::trace_line(&line),
+            };
+            let mut out = io::stdout().lock();
+            let is_printed = writeln!(out, "{text}").and_then(|()| out.flush()).is_ok();
+            if is_printed { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })
+        .await
+}
+
+/// A path with a query string.
+fn with_query(path: &str, pairs: &[(&str, String)]) -> String {
+    let pair = |(key, value): &(&str, String)| format!("{key}={}", percent_encode(value));
+    let query = pairs.iter().map(pair).collect::<Vec<_>>().join("&");
+    if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
+}
+
 fn backends_path(arguments: &BackendListArguments) -> String {
-    arguments.service.as_ref().map_or_else(
-        || paths::BACKENDS.to_owned(),
-        |service| format!("{}?service={}", paths::BACKENDS, percent_encode(service)),
-    )
+    let service = arguments.service.iter().map(|service| ("service", service.clone()));
+    with_query(paths::BACKENDS, &service.collect::<Vec<_>>())
 }
 
 /// Everything but unreserved characters as `%XX`.

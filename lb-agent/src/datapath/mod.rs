@@ -25,10 +25,11 @@ mod rtnl;
 mod state_dir;
 mod sys;
 mod tables;
+mod trace;
 mod uninstall;
 
 use anyhow::{Context as _, bail};
-use lb_common::abi::{Hook, ticks_from_ns};
+use lb_common::abi::{Hook, TraceFilter, ticks_from_ns};
 
 use self::{
     clsact::Ownership,
@@ -48,6 +49,7 @@ pub use self::{
     object::embedded,
     options::{FrontInterface, Options, RecordTimes, TcMode, XdpMode},
     records::SweepReport,
+    trace::TraceReader,
     uninstall::{Report, uninstall},
 };
 use crate::plan::{Action, Kernel, KernelError, KernelState};
@@ -61,6 +63,7 @@ pub struct Datapath {
     records: u32,
     has_adopted: bool,
     log: Option<ProgramLog>,
+    trace: Option<TraceReader>,
     _locks: [Lock; 2],
 }
 
@@ -97,8 +100,11 @@ impl Datapath {
             records: options.records,
             has_adopted: !has_made_maps,
             log: log::take(&mut ebpf),
+            trace: Some(TraceReader::take(&mut ebpf)?),
             _locks: locks,
         };
+        // An agent that was killed while somebody traced could not switch it off.
+        datapath.set_trace_filters(&[])?;
         datapath.check_seed(options);
         datapath.set_limits(options)?;
         datapath.attach_fronts(true);
@@ -124,6 +130,17 @@ impl Datapath {
     /// What the programs log, where a debug object is embedded; once.
     pub fn take_log(&mut self) -> Option<ProgramLog> {
         self.log.take()
+    }
+
+    /// What the programs tell of packets; once.
+    pub fn take_trace(&mut self) -> Option<TraceReader> {
+        self.trace.take()
+    }
+
+    /// Tells the programs of which packets to tell, by [`lb_common::abi::TRACE_FILTERS`] filters at
+    /// most; without any they look at none.
+    pub fn set_trace_filters(&mut self, filters: &[Option<TraceFilter>]) -> anyhow::Result<()> {
+        self.tables.set_trace_filters(filters).map_err(anyhow::Error::msg)
     }
 
     /// Whether maps of an earlier agent were adopted.
@@ -266,6 +283,11 @@ fn cpus() -> anyhow::Result<u32> {
 /// The present tick, as the data path counts them.
 pub fn now_tick() -> u32 {
     ticks_from_ns(sys::monotonic_ns())
+}
+
+/// Nanoseconds since boot, as the data path counts them.
+pub fn monotonic_ns() -> u64 {
+    sys::monotonic_ns()
 }
 
 /// An action in words, without its contents.

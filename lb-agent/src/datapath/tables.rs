@@ -13,8 +13,9 @@ use aya::{
 };
 use lb_common::abi::{
     BACKEND_NONE, BackendCounters, BackendIdentity, BackendV4, BackendV6, Limits, MAX_BACKENDS,
-    MAX_SERVICES, Meta, NetU16, PATH_LOCAL, PATH_RECORDS_REPLIES, PATH_ROUTED, PROTOCOL_TCP,
-    PROTOCOL_UDP, RINGS_PER_SERVICE, Refusals, RingDescriptor, ServiceIdentity, map_names,
+    MAX_SERVICES, META_TRACES, Meta, NetU16, PATH_LOCAL, PATH_RECORDS_REPLIES, PATH_ROUTED,
+    PROTOCOL_TCP, PROTOCOL_UDP, RINGS_PER_SERVICE, Refusals, RingDescriptor, ServiceIdentity,
+    TraceFilter, map_names,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -52,6 +53,7 @@ pub(super) struct Tables {
     pub(super) xdp_egress: MappedArray<u64>,
     pub(super) refusals: MappedArray<Refusals>,
     pub(super) records: Records,
+    pub(super) trace_filters: MappedArray<TraceFilter>,
     extents: Extents,
 }
 
@@ -75,6 +77,7 @@ impl Tables {
             xdp_egress: mapped(ebpf, map_names::XDP_EGRESS)?,
             refusals: mapped(ebpf, map_names::REFUSALS)?,
             records: Records::take(ebpf)?,
+            trace_filters: mapped(ebpf, map_names::TRACE_FILTERS)?,
         })
     }
 
@@ -84,7 +87,18 @@ impl Tables {
     }
 
     pub(super) fn set_flags(&self, flags: u32) -> Result<(), Refusal> {
-        let meta = Meta { flags, ..self.meta() };
+        let meta = self.meta();
+        // Whether somebody traces is no plan's business.
+        let flags = flags & !META_TRACES | meta.flags & META_TRACES;
+        let meta = Meta { flags, ..meta };
+        self.meta.store(0, &meta, FLAGS_WORD).ok_or_else(|| "META is empty".to_owned())
+    }
+
+    /// Says whether somebody traces.
+    pub(super) fn set_traces(&self, is_on: bool) -> Result<(), Refusal> {
+        let meta = self.meta();
+        let flags = if is_on { meta.flags | META_TRACES } else { meta.flags & !META_TRACES };
+        let meta = Meta { flags, ..meta };
         self.meta.store(0, &meta, FLAGS_WORD).ok_or_else(|| "META is empty".to_owned())
     }
 

@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Event, Reconciler, Runtime, RuntimeChannels, Settings, routes, spawn};
+use super::{Event, Reconciler, Runtime, RuntimeChannels, Settings, Tracers, routes, spawn};
 use crate::{
     api::{
         server::{Server, Source},
@@ -95,19 +95,25 @@ struct Daemon {
 
 impl Daemon {
     async fn start(
-        node: Datapath,
+        mut node: Datapath,
         config: Config,
         config_path: Option<PathBuf>,
     ) -> anyhow::Result<Self> {
         let started = Instant::now();
         let stop = CancellationToken::new();
         let (events, events_receiver) = mpsc::channel(EVENTS_MAX);
-        let (fresh, requests) = mpsc::channel(REQUESTS_MAX);
+        let (kernel, requests) = mpsc::channel(REQUESTS_MAX);
+        let (traces, trace_requests) = mpsc::channel(REQUESTS_MAX);
         let (view_sender, view) = watch::channel(Arc::default());
         // Before anything is changed: two agents must not share a socket.
-        let source = Source { view: view.clone(), fresh, started };
+        let source = Source { view: view.clone(), kernel: kernel.clone(), traces, started };
         let api = &config.api;
         let server = Server::bind(&api.socket, Some(&api.group), source).await?;
+
+        if let Some(source) = node.take_trace() {
+            let tracers = Tracers::new(source, kernel, datapath::now_tick);
+            tokio::spawn(tracers.run(trace_requests, stop.clone()));
+        }
 
         let mut providers = vec![file::NAME];
         if config.docker.enabled {

@@ -1,9 +1,14 @@
 //! The real node: `datapath` as the runtime wants it.
 
-use super::node::{Node, NodeCounters, NodeError};
+use lb_common::abi::{TraceEvent, TraceFilter};
+
+use super::{
+    node::{Node, NodeCounters, NodeError},
+    tracers::TraceSource,
+};
 use crate::{
     api::types::{BackendCountersView, DropView, FrontView, RecordsView},
-    datapath::{Datapath, FrontStatus, Way, now_tick},
+    datapath::{Datapath, FrontStatus, TraceReader, Way, now_tick},
     plan::{KernelState, Scan},
 };
 
@@ -70,6 +75,23 @@ impl Node for Datapath {
 
     fn fronts(&mut self) -> Vec<FrontView> {
         Self::fronts(self).iter().map(front_view).collect()
+    }
+
+    fn set_trace_filters(&mut self, filters: &[Option<TraceFilter>]) -> Result<(), NodeError> {
+        Self::set_trace_filters(self, filters).map_err(|error| NodeError(format!("{error:#}")))
+    }
+}
+
+impl TraceSource for TraceReader {
+    fn next_event(&mut self) -> Option<TraceEvent> {
+        Self::next_event(self)
+    }
+
+    fn lost(&self) -> u64 {
+        Self::lost(self).unwrap_or_else(|error| {
+            tracing::warn!("cannot read how many events were lost: {error:#}");
+            0
+        })
     }
 }
 

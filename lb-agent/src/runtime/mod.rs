@@ -19,11 +19,13 @@ mod routes;
 mod shares;
 #[cfg(test)]
 mod tests;
+mod tracers;
 mod view;
 
 pub use event_loop::{Runtime, RuntimeChannels, spawn};
 pub use node::{Node, NodeCounters, NodeError};
 pub use reconciler::{Reconciler, Settings};
+pub use tracers::{EVENTS_WAITING, Told, TraceRequest, TraceSource, Tracers};
 
 use crate::{config::Balancer, provider::ProviderEvent};
 

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use lb_common::abi::TraceFilter;
+
 use crate::{
     api::types::{BackendCountersView, DropView, FrontView, RecordsView},
     plan::{Kernel, KernelState, Scan},
@@ -30,6 +32,9 @@ pub trait Node: Kernel + Send {
 
     /// How the front interfaces are attached.
     fn fronts(&mut self) -> Vec<FrontView>;
+
+    /// Tells the data path of which packets to tell; without any filter it looks at none.
+    fn set_trace_filters(&mut self, filters: &[Option<TraceFilter>]) -> Result<(), NodeError>;
 }
 
 /// Why the node did not do as it was told.

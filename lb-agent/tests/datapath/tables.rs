@@ -19,9 +19,9 @@ use lb_agent::{
 };
 use lb_common::abi::{
     BackendCounters, CLASS_ESTABLISHED, CLASS_HALF_OPEN, DropReason, ESTABLISHED_SECONDS,
-    FlowKeyV4, FlowKeyV6, FlowRecord, HALF_OPEN_SECONDS, Hook, NetU16, PROTOCOL_TCP, ReplyKeyV4,
-    ReplyKeyV6, ReplyRecordV4, ReplyRecordV6, SLOT_MOVING, SLOT_SETTLED, Slot, TAKES_NEW,
-    TAKES_OLD, Verdict, map_names, ticks_from_seconds, verdict_index,
+    FlowKeyV4, FlowKeyV6, FlowRecord, HALF_OPEN_SECONDS, Hook, META_TRACES, NetU16, PROTOCOL_TCP,
+    ReplyKeyV4, ReplyKeyV6, ReplyRecordV4, ReplyRecordV6, SLOT_MOVING, SLOT_SETTLED, Slot,
+    TAKES_NEW, TAKES_OLD, Verdict, map_names, ticks_from_seconds, verdict_index,
 };
 use proptest::{
     prelude::*,
@@ -111,7 +111,7 @@ fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         interface().prop_map(|ifindex| Action::AttachReply { ifindex }),
         interface().prop_map(|ifindex| Action::DetachReply { ifindex }),
-        any::<u32>().prop_map(|flags| Action::SetFlags { flags }),
+        any::<u32>().prop_map(|flags| Action::SetFlags { flags: flags & !META_TRACES }),
         (service(), hash())
             .prop_map(|(number, name_hash)| Action::WriteService { number, name_hash }),
         service().prop_map(|number| Action::ClearService { number }),

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use lb_common::abi::{RINGS_PER_SERVICE, ticks_from_ns};
+use lb_common::abi::{RINGS_PER_SERVICE, TraceFilter, ticks_from_ns};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
@@ -21,7 +21,7 @@ use super::super::{
 };
 use crate::{
     api::{
-        server::ViewRequest,
+        server::Request,
         types::{BackendCountersView, FrontView, View},
     },
     model::{
@@ -146,13 +146,17 @@ impl Node for FakeNode {
     fn fronts(&mut self) -> Vec<FrontView> {
         Vec::new()
     }
+
+    fn set_trace_filters(&mut self, _filters: &[Option<TraceFilter>]) -> Result<(), NodeError> {
+        Ok(())
+    }
 }
 
 /// A runtime on a fake node.
 pub(super) struct Bed {
     node: FakeNode,
     pub(super) events: mpsc::Sender<Event>,
-    requests: mpsc::Sender<ViewRequest>,
+    requests: mpsc::Sender<Request>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -225,7 +229,7 @@ impl Bed {
 
     pub(super) async fn view(&self) -> Arc<View> {
         let (answer, view) = oneshot::channel();
-        self.requests.send(answer).await.expect("the runtime runs");
+        self.requests.send(Request::View(answer)).await.expect("the runtime runs");
         view.await.expect("an answer")
     }
 
