@@ -12,6 +12,8 @@ pub mod config;
 #[cfg(feature = "agent")]
 pub mod datapath;
 #[cfg(feature = "agent")]
+pub mod explain;
+#[cfg(feature = "agent")]
 pub mod labels;
 #[cfg(feature = "agent")]
 pub mod maglev;

@@ -4,7 +4,8 @@
 //! kernel nor privileges. `server` shows the runtime's [`types::View`] and changes nothing.
 
 pub mod client;
-mod names;
+pub mod explain;
+pub(crate) mod names;
 #[cfg(feature = "agent")]
 pub mod server;
 #[cfg(feature = "agent")]

@@ -15,25 +15,25 @@ fn name_of(names: &[&'static str], number: u32) -> &'static str {
 }
 
 /// Of a [`Hook`].
-pub(super) fn hook(number: u32) -> &'static str {
+pub(crate) fn hook(number: u32) -> &'static str {
     let hook = Hook::ALL.iter().find(|hook| **hook as u32 == number);
     hook.map_or(UNKNOWN, |hook| hook.name())
 }
 
 /// Of a [`Verdict`].
-pub(super) fn verdict(number: u32) -> &'static str {
+pub(crate) fn verdict(number: u32) -> &'static str {
     let verdict = Verdict::ALL.iter().find(|verdict| **verdict as u32 == number);
     verdict.map_or(UNKNOWN, |verdict| verdict.name())
 }
 
 /// Of a [`DropReason`].
-pub(super) fn reason(number: u32) -> &'static str {
+pub(crate) fn reason(number: u32) -> &'static str {
     let reason = DropReason::ALL.iter().find(|reason| **reason as u32 == number);
     reason.map_or(UNKNOWN, |reason| reason.name())
 }
 
 /// Of an [`AnswerKind`].
-pub(super) fn answer(number: u32) -> &'static str {
+pub(crate) fn answer(number: u32) -> &'static str {
     const NAMES: [(AnswerKind, &str); 6] = [
         (AnswerKind::EchoReply, "echo_reply"),
         (AnswerKind::Reset, "reset"),
@@ -47,7 +47,7 @@ pub(super) fn answer(number: u32) -> &'static str {
 }
 
 /// Of a record's `CLASS_*`.
-pub(super) fn class(number: u32) -> &'static str {
+pub(crate) fn class(number: u32) -> &'static str {
     const NAMES: [&str; 7] = [
         "half_open",
         "established",
@@ -61,20 +61,20 @@ pub(super) fn class(number: u32) -> &'static str {
 }
 
 /// Of a `FlowChange` of the engine; `None`: nothing changes.
-pub(super) fn flow_change(number: u32) -> Option<&'static str> {
+pub(crate) fn flow_change(number: u32) -> Option<&'static str> {
     const NAMES: [&str; 7] =
         ["keep", "touch", "touch_half", "put_half", "put", "promote", "forget"];
     (number != 0).then(|| name_of(&NAMES, number))
 }
 
 /// Of a `ReplyChange` of the engine; `None`: nothing changes.
-pub(super) fn reply_change(number: u32) -> Option<&'static str> {
+pub(crate) fn reply_change(number: u32) -> Option<&'static str> {
     const NAMES: [&str; 6] = ["keep", "touch", "touch_half", "put_half", "put", "forget"];
     (number != 0).then(|| name_of(&NAMES, number))
 }
 
 /// Of an IP protocol.
-pub(super) fn protocol(number: u32) -> String {
+pub(crate) fn protocol(number: u32) -> String {
     match number {
         PROTOCOL_TCP => "tcp".to_owned(),
         PROTOCOL_UDP => "udp".to_owned(),
@@ -85,7 +85,7 @@ pub(super) fn protocol(number: u32) -> String {
 }
 
 /// What a packet is: TCP's flags, or the engine's kind.
-pub(super) fn packet(kind: u32, tcp_flags: u32) -> String {
+pub(crate) fn packet(kind: u32, tcp_flags: u32) -> String {
     const KINDS: [&str; 7] =
         ["other", "tcp", "", "echo_request", "icmp_error", "later_fragment", "broken"];
     const FLAGS: [(u32, char); 6] =

@@ -35,7 +35,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::tracing::BackendNames;
 use super::{
+    explain::{ExplainQuery, Explanation, are_of_one_family},
     socket::ApiSocket,
     trace::TRACE_SECONDS_MAX,
     types::{BackendList, ErrorBody, ServiceList, StatusView, View, VipList, paths},
@@ -62,6 +64,8 @@ const COUNTERS_TIMEOUT: Duration = Duration::from_secs(5);
 pub enum Request {
     /// A view with the counters of this moment.
     View(oneshot::Sender<Arc<View>>),
+    /// What would be decided on a packet.
+    Explain(ExplainQuery, oneshot::Sender<Result<Explanation, String>>),
     /// Which packets the programs tell of.
     Trace([Option<TraceFilter>; TRACE_FILTERS as usize], oneshot::Sender<Result<(), String>>),
 }
@@ -172,6 +176,7 @@ fn router(source: Source) -> Router {
         .route(paths::BACKENDS, get(backends))
         .route(paths::STATUS, get(status))
         .route(paths::TRACE, get(tracing::trace))
+        .route(paths::EXPLAIN, get(explain))
         .fallback(async || Refused(StatusCode::NOT_FOUND, "there is nothing here".to_owned()))
         .method_not_allowed_fallback(async || {
             Refused(StatusCode::METHOD_NOT_ALLOWED, "this can only be read".to_owned())
@@ -219,14 +224,56 @@ async fn status(State(source): State<Source>) -> Result<Json<StatusView>, Refuse
     Ok(Json(status))
 }
 
+async fn explain(
+    State(source): State<Source>,
+    query: Result<Query<ExplainQuery>, QueryRejection>,
+) -> Result<Json<Explanation>, Refused> {
+    let Query(query) =
+        query.map_err(|error| Refused(StatusCode::BAD_REQUEST, error.body_text()))?;
+    if !are_of_one_family(&query) {
+        let message = "client and VIP are of different address families".to_owned();
+        return Err(Refused(StatusCode::BAD_REQUEST, message));
+    }
+    let (answer, explained) = oneshot::channel();
+    let ask = async {
+        source.kernel.send(Request::Explain(query.clone(), answer)).await.map_err(|_| busy())?;
+        explained.await.map_err(|_| busy())
+    };
+    let explained = timeout(COUNTERS_TIMEOUT, ask).await.map_err(|_| busy())??;
+    let mut explanation =
+        explained.map_err(|error| Refused(StatusCode::SERVICE_UNAVAILABLE, error))?;
+    let mut names = BackendNames::new(source.view.clone());
+    for backend in explanation.backends_mut() {
+        *backend = names.get(backend.number);
+    }
+    if let Some(service) = service_at(&source.view.borrow(), &query) {
+        explanation.name_service(&service);
+    }
+    Ok(Json(explanation))
+}
+
+/// The service that has the frontend, the narrowest if there are several.
+fn service_at(view: &View, query: &ExplainQuery) -> Option<String> {
+    let vips = view.vips.iter().filter(|vip| vip.vip == query.vip.ip());
+    let port = query.vip.port();
+    let covering = vips.flat_map(|vip| &vip.frontends).filter(|frontend| {
+        let ports = frontend.ports.first()..=frontend.ports.last();
+        frontend.protocol == query.protocol && ports.contains(&port)
+    });
+    let narrowest = covering
+        .min_by_key(|frontend| frontend.ports.last().wrapping_sub(frontend.ports.first()))?;
+    Some(narrowest.service.0.clone())
+}
+
+fn busy() -> Refused {
+    Refused(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "the agent is busy with the kernel or stopping; try again".to_owned(),
+    )
+}
+
 impl Source {
     async fn fresh_view(&self) -> Result<Arc<View>, Refused> {
-        let busy = || {
-            Refused(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the agent is busy with the kernel or stopping; try again".to_owned(),
-            )
-        };
         let (answer, view) = oneshot::channel();
         let ask = async {
             self.kernel.send(Request::View(answer)).await.map_err(|_| busy())?;

@@ -8,6 +8,7 @@ use std::fmt;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 use super::{
+    explain::Explanation,
     trace::TraceLine,
     types::{
         BackendCountsView, BackendView, DropView, FrontView, ProviderState, ProviderView,
@@ -136,6 +137,12 @@ pub fn trace_line(line: &TraceLine) -> String {
         TraceLine::Packet(packet) => printable(&packet.line()),
         TraceLine::Lost { packets } => format!("{packets} packets were too many to be shown"),
     }
+}
+
+/// `lbctl explain`.
+#[must_use]
+pub fn explanation(explanation: &Explanation) -> String {
+    explanation.lines().iter().map(|line| printable(line) + "\n").collect()
 }
 
 fn providers(providers: &[ProviderView]) -> String {

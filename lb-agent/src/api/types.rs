@@ -22,6 +22,8 @@ pub mod paths {
     pub const BACKENDS: &str = "/v1/backends";
     /// [`super::StatusView`].
     pub const STATUS: &str = "/v1/status";
+    /// [`crate::api::explain::Explanation`] of a [`crate::api::explain::ExplainQuery`].
+    pub const EXPLAIN: &str = "/v1/explain";
     /// A stream of [`crate::api::trace::TraceLine`]; [`crate::api::trace::TraceQuery`] narrows it.
     pub const TRACE: &str = "/v1/trace";
 }

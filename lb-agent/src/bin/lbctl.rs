@@ -7,7 +7,7 @@
 
 use std::{
     io::{self, Write as _},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     ops::ControlFlow,
     path::PathBuf,
     process::ExitCode,
@@ -16,10 +16,12 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lb_agent::api::{
     client::{Client, ClientError},
+    explain::{Explanation, PacketWord},
     table,
     trace::{Prefix, TRACE_SECONDS, TraceLine, TraceQuery},
     types::{BackendList, DEFAULT_SOCKET, ServiceList, StatusView, VipList, paths},
 };
+use lb_agent::model::Protocol;
 use serde::Serialize;
 
 /// Shows what the lb agent on this node does.
@@ -67,6 +69,8 @@ enum Command {
         #[command(subcommand)]
         command: BackendCommand,
     },
+    /// What the data path would decide on a packet now, step by step.
+    Explain(ExplainArguments),
     /// Packets and the decisions on them, as they come.
     Trace(TraceArguments),
     /// The agent itself: providers, front interfaces, drops, what it could not grant and why.
@@ -120,6 +124,51 @@ struct TraceArguments {
     seconds: u32,
 }
 
+#[derive(Args)]
+struct ExplainArguments {
+    /// The client; without a port, 40000 stands for any.
+    #[arg(value_name = "CLIENT[:PORT]", value_parser = client_address)]
+    client: SocketAddr,
+    /// Where it sends to.
+    #[arg(value_name = "VIP:PORT")]
+    vip: SocketAddr,
+    /// By which protocol.
+    #[arg(long, value_enum, default_value_t = ProtocolArgument::Tcp)]
+    protocol: ProtocolArgument,
+    /// What it sends, by TCP.
+    #[arg(long, value_enum, default_value_t = PacketArgument::Syn)]
+    kind: PacketArgument,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ProtocolArgument {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum PacketArgument {
+    /// The first packet of a connection.
+    Syn,
+    /// An acknowledgement or data.
+    Data,
+    /// The end of the client's direction.
+    Fin,
+    /// The end of the connection.
+    Rst,
+}
+
+/// Of a client whose port nobody knows.
+const ANY_CLIENT_PORT: u16 = 40_000;
+
+fn client_address(text: &str) -> Result<SocketAddr, String> {
+    let bare = text.parse().map(|address: IpAddr| SocketAddr::new(address, ANY_CLIENT_PORT));
+    bare.or_else(|_| text.parse())
+        .map_err(|_| format!("`{text}` is no address, with a port or without"))
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -161,6 +210,10 @@ async fn answer(cli: &Cli) -> Result<String, ClientError> {
             let is_one_service = arguments.service.is_some();
             Ok(print(cli.output, &list, |list| table::backends(&list.backends, is_one_service)))
         }
+        Command::Explain(arguments) => {
+            let explanation: Explanation = client.get(&explain_path(arguments)).await?;
+            Ok(print(cli.output, &explanation, table::explanation))
+        }
         // Printed as it comes.
         Command::Trace(_) => Ok(String::new()),
         Command::Status => {
@@ -168,6 +221,26 @@ async fn answer(cli: &Cli) -> Result<String, ClientError> {
             Ok(print(cli.output, &status, table::status))
         }
     }
+}
+
+fn explain_path(arguments: &ExplainArguments) -> String {
+    let packet = match arguments.kind {
+        PacketArgument::Syn => PacketWord::Syn,
+        PacketArgument::Data => PacketWord::Data,
+        PacketArgument::Fin => PacketWord::Fin,
+        PacketArgument::Rst => PacketWord::Rst,
+    };
+    let protocol = match arguments.protocol {
+        ProtocolArgument::Tcp => Protocol::Tcp,
+        ProtocolArgument::Udp => Protocol::Udp,
+    };
+    let pairs = [
+        ("client", arguments.client.to_string()),
+        ("vip", arguments.vip.to_string()),
+        ("protocol", protocol.to_string()),
+        ("packet", packet.name().to_owned()),
+    ];
+    with_query(paths::EXPLAIN, &pairs)
 }
 
 /// Prints packets as they come; ends with the trace, or with the reader of the output.

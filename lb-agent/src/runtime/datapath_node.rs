@@ -7,7 +7,10 @@ use super::{
     tracers::TraceSource,
 };
 use crate::{
-    api::types::{BackendCountersView, DropView, FrontView, RecordsView},
+    api::{
+        explain::{ExplainQuery, Explanation},
+        types::{BackendCountersView, DropView, FrontView, RecordsView},
+    },
     datapath::{Datapath, FrontStatus, TraceReader, Way, now_tick},
     plan::{KernelState, Scan},
 };
@@ -75,6 +78,10 @@ impl Node for Datapath {
 
     fn fronts(&mut self) -> Vec<FrontView> {
         Self::fronts(self).iter().map(front_view).collect()
+    }
+
+    fn explain(&mut self, query: &ExplainQuery) -> Result<Explanation, NodeError> {
+        Self::explain(self, query).map_err(|error| NodeError(format!("{error:#}")))
     }
 
     fn set_trace_filters(&mut self, filters: &[Option<TraceFilter>]) -> Result<(), NodeError> {

@@ -81,6 +81,10 @@ impl<N: Node> Runtime<N> {
                 self.view.send_replace(Arc::clone(&view));
                 answer.send(view).ok();
             }
+            Request::Explain(query, answer) => {
+                let result = self.reconciler.node_mut().explain(&query);
+                answer.send(result.map_err(|error| error.to_string())).ok();
+            }
             Request::Trace(filters, answer) => {
                 let result = self.reconciler.node_mut().set_trace_filters(&filters);
                 answer.send(result.map_err(|error| error.to_string())).ok();

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use lb_common::abi::TraceFilter;
 
 use crate::{
-    api::types::{BackendCountersView, DropView, FrontView, RecordsView},
+    api::{
+        explain::{ExplainQuery, Explanation},
+        types::{BackendCountersView, DropView, FrontView, RecordsView},
+    },
     plan::{Kernel, KernelState, Scan},
 };
 
@@ -32,6 +35,9 @@ pub trait Node: Kernel + Send {
 
     /// How the front interfaces are attached.
     fn fronts(&mut self) -> Vec<FrontView>;
+
+    /// What the data path would decide on a packet now.
+    fn explain(&mut self, query: &ExplainQuery) -> Result<Explanation, NodeError>;
 
     /// Tells the data path of which packets to tell; without any filter it looks at none.
     fn set_trace_filters(&mut self, filters: &[Option<TraceFilter>]) -> Result<(), NodeError>;

@@ -269,6 +269,8 @@ mod pod {
         super::HalfOpenRate,
         super::Limits,
         super::Meta,
+        super::NetAddr6,
+        super::NetU32,
         super::Refusals,
         super::ReplyDefaultKeyV4,
         super::ReplyDefaultKeyV6,

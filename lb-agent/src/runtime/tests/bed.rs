@@ -21,6 +21,7 @@ use super::super::{
 };
 use crate::{
     api::{
+        explain::{ExplainQuery, Explanation},
         server::Request,
         types::{BackendCountersView, FrontView, View},
     },
@@ -145,6 +146,10 @@ impl Node for FakeNode {
 
     fn fronts(&mut self) -> Vec<FrontView> {
         Vec::new()
+    }
+
+    fn explain(&mut self, _query: &ExplainQuery) -> Result<Explanation, NodeError> {
+        Err(NodeError("the fake decides on no packets".to_owned()))
     }
 
     fn set_trace_filters(&mut self, _filters: &[Option<TraceFilter>]) -> Result<(), NodeError> {
