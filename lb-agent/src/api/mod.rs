@@ -5,7 +5,9 @@
 
 pub mod client;
 pub mod explain;
+pub mod metrics;
 pub(crate) mod names;
+pub mod reasons;
 #[cfg(feature = "agent")]
 pub mod server;
 #[cfg(feature = "agent")]

@@ -2,6 +2,7 @@
 //!
 //! Access is decided by the socket file alone (see `socket`). Counters are read when somebody asks.
 
+mod metrics;
 mod tracing;
 
 use std::{
@@ -29,6 +30,7 @@ use hyper_util::{
 use lb_common::abi::{TRACE_FILTERS, TraceFilter};
 use serde::Deserialize;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::UnixStream,
     sync::{Semaphore, mpsc, oneshot, watch},
     time::{Instant, timeout},
@@ -40,9 +42,10 @@ use super::{
     explain::{ExplainQuery, Explanation, are_of_one_family},
     socket::ApiSocket,
     trace::TRACE_SECONDS_MAX,
-    types::{BackendList, ErrorBody, ServiceList, StatusView, View, VipList, paths},
+    types::{BackendList, DropList, ErrorBody, ServiceList, StatusView, View, VipList, paths},
 };
 
+pub use self::metrics::MetricsServer;
 pub use super::socket::SocketError;
 use crate::runtime::TraceRequest;
 
@@ -149,7 +152,10 @@ async fn accept(
     Ok((stream, permit))
 }
 
-async fn serve(stream: UnixStream, router: Router) {
+async fn serve<S>(stream: S, router: Router)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
     let patience = Patience::default();
     let router = router.layer(Extension(patience.clone()));
     let connection = http1::Builder::new()
@@ -175,6 +181,7 @@ fn router(source: Source) -> Router {
         .route(paths::SERVICES, get(services))
         .route(paths::BACKENDS, get(backends))
         .route(paths::STATUS, get(status))
+        .route(paths::DROPS, get(drops))
         .route(paths::TRACE, get(tracing::trace))
         .route(paths::EXPLAIN, get(explain))
         .fallback(async || Refused(StatusCode::NOT_FOUND, "there is nothing here".to_owned()))
@@ -222,6 +229,10 @@ async fn status(State(source): State<Source>) -> Result<Json<StatusView>, Refuse
     let mut status = source.fresh_view().await?.status.clone();
     status.uptime_seconds = source.started.elapsed().as_secs();
     Ok(Json(status))
+}
+
+async fn drops(State(source): State<Source>) -> Result<Json<DropList>, Refused> {
+    Ok(Json(DropList::new(&source.fresh_view().await?.status.drops)))
 }
 
 async fn explain(

@@ -19,7 +19,7 @@ use lb_agent::api::{
     explain::{Explanation, PacketWord},
     table,
     trace::{Prefix, TRACE_SECONDS, TraceLine, TraceQuery},
-    types::{BackendList, DEFAULT_SOCKET, ServiceList, StatusView, VipList, paths},
+    types::{BackendList, DEFAULT_SOCKET, DropList, ServiceList, StatusView, VipList, paths},
 };
 use lb_agent::model::Protocol;
 use serde::Serialize;
@@ -69,6 +69,11 @@ enum Command {
         #[command(subcommand)]
         command: BackendCommand,
     },
+    /// Drop reasons: packets, what happened, where to look.
+    Drop {
+        #[command(subcommand)]
+        command: DropCommand,
+    },
     /// What the data path would decide on a packet now, step by step.
     Explain(ExplainArguments),
     /// Packets and the decisions on them, as they come.
@@ -87,6 +92,16 @@ enum List {
 enum BackendCommand {
     /// All of them, or those of one service.
     List(BackendListArguments),
+}
+
+#[derive(Subcommand)]
+enum DropCommand {
+    /// Those that occurred, or all of them.
+    List {
+        /// Also those that never occurred.
+        #[arg(long)]
+        all: bool,
+    },
 }
 
 #[derive(Args)]
@@ -209,6 +224,10 @@ async fn answer(cli: &Cli) -> Result<String, ClientError> {
             let list: BackendList = client.get(&backends_path(arguments)).await?;
             let is_one_service = arguments.service.is_some();
             Ok(print(cli.output, &list, |list| table::backends(&list.backends, is_one_service)))
+        }
+        Command::Drop { command: DropCommand::List { all } } => {
+            let list: DropList = client.get(paths::DROPS).await?;
+            Ok(print(cli.output, &list, |list| table::drops(&list.drops, *all)))
         }
         Command::Explain(arguments) => {
             let explanation: Explanation = client.get(&explain_path(arguments)).await?;

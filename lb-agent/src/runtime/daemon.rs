@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Event, Reconciler, Runtime, RuntimeChannels, Settings, Tracers, routes, spawn};
 use crate::{
     api::{
-        server::{Server, Source},
+        server::{MetricsServer, Server, Source},
         types::{ProviderState, View},
     },
     config::{Balancer, Config},
@@ -108,7 +108,11 @@ impl Daemon {
         // Before anything is changed: two agents must not share a socket.
         let source = Source { view: view.clone(), kernel: kernel.clone(), traces, started };
         let api = &config.api;
-        let server = Server::bind(&api.socket, Some(&api.group), source).await?;
+        let server = Server::bind(&api.socket, Some(&api.group), source.clone()).await?;
+        let metrics = match config.metrics.listen {
+            Some(address) => Some(MetricsServer::bind(address, source).await?),
+            None => None,
+        };
 
         if let Some(source) = node.take_trace() {
             let tracers = Tracers::new(source, kernel, datapath::now_tick);
@@ -136,6 +140,9 @@ impl Daemon {
         let kernel_thread = spawn(Runtime::new(reconciler, channels), stop.clone())
             .context("cannot start the kernel thread")?;
         let server = tokio::spawn(server.run(stop.clone()));
+        if let Some(metrics) = metrics {
+            tokio::spawn(metrics.run(stop.clone()));
+        }
         let mut daemon = Self {
             config,
             config_path,
@@ -323,6 +330,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("tc", old.tc != new.tc),
         ("api", old.api != new.api),
         ("docker", old.docker != new.docker),
+        ("metrics", old.metrics != new.metrics),
         ("tables", old.tables != new.tables),
         ("times", old.times != new.times),
     ];

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     api::{
         explain::{ExplainQuery, Explanation},
-        types::{BackendCountersView, DropView, FrontView, RecordsView},
+        types::{BackendCountersView, DropView, FrontView, RecordsView, VerdictView},
     },
     datapath::{Datapath, FrontStatus, TraceReader, Way, now_tick},
     plan::{KernelState, Scan},
@@ -56,6 +56,7 @@ impl Node for Datapath {
             (*number, view)
         });
         let drops = counters.drops.iter().filter(|(_, packets)| *packets > 0);
+        let verdicts = counters.verdicts.iter().filter(|(.., packets)| *packets > 0);
         let records = counters.records;
         Ok(NodeCounters {
             ring_slots: self.ring_slots().into(),
@@ -63,6 +64,13 @@ impl Node for Datapath {
             drops: drops
                 .map(|(reason, packets)| DropView {
                     reason: reason.name().to_owned(),
+                    packets: *packets,
+                })
+                .collect(),
+            verdicts: verdicts
+                .map(|(hook, verdict, packets)| VerdictView {
+                    hook: hook.name().to_owned(),
+                    verdict: verdict.name().to_owned(),
                     packets: *packets,
                 })
                 .collect(),

@@ -7,7 +7,7 @@ use lb_common::abi::TraceFilter;
 use crate::{
     api::{
         explain::{ExplainQuery, Explanation},
-        types::{BackendCountersView, DropView, FrontView, RecordsView},
+        types::{BackendCountersView, DropView, FrontView, RecordsView, VerdictView},
     },
     plan::{Kernel, KernelState, Scan},
 };
@@ -55,6 +55,8 @@ pub struct NodeCounters {
     pub backends: BTreeMap<u32, BackendCountersView>,
     /// Reasons that occurred.
     pub drops: Vec<DropView>,
+    /// Hooks and verdicts that occurred.
+    pub verdicts: Vec<VerdictView>,
     /// Slots that all rings share.
     pub ring_slots: u64,
     /// Recorded flows of both families.
