@@ -90,7 +90,7 @@ fn every_key_is_understood() {
     };
     assert_eq!(config.balancers[0], redis);
     let [web] = &config.services[..] else { panic!("{:?}", config.services) };
-    assert_eq!((web.name.as_str(), web.ring_size, web.line), ("web", Some(4093), 38));
+    assert_eq!((web.name.as_str(), web.ring_size, web.line), ("web", Some(4093), 40));
     assert_eq!(web.frontends[0].to_string(), "tcp://192.0.2.10:80");
     let backends: Vec<(SocketAddr, u16)> =
         web.backends.iter().map(|backend| (backend.address, backend.weight)).collect();
