@@ -199,8 +199,12 @@ fn drops_are_counted_named_and_explained() -> Result<()> {
     }
     world.client().fetch_one(vip(80))?;
 
-    let list = agent.lbctl("drop list")?;
-    ensure!(list.contains("no_frontend") && list.contains("`lbctl service list`"), "{list}");
+    // Counters that were read just now answer further questions.
+    let list = process::wait_for("the drops", Duration::from_secs(5), || {
+        let list = agent.lbctl("drop list")?;
+        ensure!(list.contains("no_frontend") && list.contains("`lbctl service list`"), "{list}");
+        Ok(list)
+    })?;
     ensure!(!list.contains("ipv6_routing_header"), "{list}");
     ensure!(agent.lbctl("drop list --all")?.contains("ipv6_routing_header"));
     let rows = agent.rows("drop")?;

@@ -7,4 +7,5 @@ mod adopt;
 mod attach;
 mod sandbox;
 mod tables;
+mod trace;
 mod uninstall;
