@@ -12,6 +12,8 @@ pub mod config;
 #[cfg(feature = "agent")]
 pub mod datapath;
 #[cfg(feature = "agent")]
+pub mod explain;
+#[cfg(feature = "agent")]
 pub mod grammar;
 #[cfg(feature = "agent")]
 pub mod health;

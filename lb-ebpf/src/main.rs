@@ -16,6 +16,7 @@
 mod count;
 mod fib;
 mod frontends;
+mod log;
 mod maps;
 mod tables;
 mod tc;

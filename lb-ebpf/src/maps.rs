@@ -3,7 +3,7 @@
 use aya_ebpf::{
     Global,
     bindings::BPF_F_MMAPABLE,
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use lb_common::{
@@ -15,7 +15,8 @@ use lb_common::{
         MAX_FRAGMENTED, MAX_LOCAL, MAX_SERVICES, MAX_XDP_IFINDEX, Meta, NetAddr6, NetU32,
         PORT_LIST_RANGES, PORT_LISTS, RINGS_PER_SERVICE, Refusals, ReplyDefaultKeyV4,
         ReplyDefaultKeyV6, ReplyDefaultV4, ReplyDefaultV6, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4,
-        ReplyRecordV6, ServiceIdentity, VERDICT_SLOTS, VIP_FILTER_WORDS,
+        ReplyRecordV6, ServiceIdentity, TRACE_BYTES, TRACE_FILTERS as FILTERS, TraceEvent,
+        TraceFilter, TraceState, VERDICT_SLOTS, VIP_FILTER_WORDS,
     },
     engine::{Context, Decision, Family, wire::Headers},
 };
@@ -109,6 +110,17 @@ pub static DROPS: PerCpuArray<u64, { DROP_REASON_SLOTS as usize }> = PerCpuArray
 pub static VERDICTS: PerCpuArray<u64, VERDICTS_LEN> = PerCpuArray::new();
 #[btf_map]
 pub static XDP_EGRESS: Array<u64, { MAX_XDP_IFINDEX as usize }, MAPPED> = Array::new();
+
+#[btf_map]
+pub static TRACE: RingBuf<TraceEvent, { TRACE_BYTES as usize }> = RingBuf::new();
+#[btf_map]
+pub static TRACE_FILTERS: Array<TraceFilter, { FILTERS as usize }, MAPPED> = Array::new();
+#[btf_map]
+pub static TRACE_STATE: PerCpuArray<TraceState, 1> = PerCpuArray::new();
+
+/// Where this CPU writes an event.
+#[btf_map]
+pub static TRACE_EVENT: PerCpuArray<TraceEvent, 1> = PerCpuArray::new();
 
 /// Whether the kernel has `bpf_check_mtu` (Linux 5.12). A constant when the programs are loaded, so that
 /// an older verifier never sees the call.

@@ -17,7 +17,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use lb_common::{
-    abi::{Hook, NetAddr6, NetU32, Verdict},
+    abi::{DropReason, Hook, NetAddr6, NetU32, Verdict},
     engine::{
         commit, may_concern_front,
         wire::{Link, Network, link},
@@ -26,7 +26,7 @@ use lb_common::{
 
 use self::{packet::TcPacket, stages::Stages};
 use crate::{
-    count,
+    count, log,
     maps::Scratch,
     tables::{FamilyMaps, Maps},
     trace,
@@ -88,6 +88,7 @@ fn run<A: Stages>(packet: &TcPacket, hook: Hook, link: &Link) -> i32 {
     let reply_ifindex = if tags == 0 { ingress_ifindex } else { 0 };
     let Some(scratch) = A::scratch() else { return PASS };
     scratch.context = count::context(meta, ingress_ifindex, reply_ifindex);
+    let is_traced = trace::is_on(meta.flags);
     scratch.tags = tags;
     let mut action = A::with_ports(skb, link.l3_offset as u32, hook as u32);
     if action == OTHER {
@@ -103,6 +104,9 @@ fn run<A: Stages>(packet: &TcPacket, hook: Hook, link: &Link) -> i32 {
     if action == ANSWER {
         action = finish::<A>(skb, hook);
     }
+    if is_traced {
+        A::tell(hook as u32);
+    }
     action
 }
 
@@ -110,7 +114,7 @@ fn run<A: Stages>(packet: &TcPacket, hook: Hook, link: &Link) -> i32 {
 #[inline(always)]
 fn settle<A: FamilyMaps>(skb: *mut __sk_buff, hook: Hook, scratch: &mut Scratch<A>) -> i32 {
     let Scratch { decision, .. } = scratch;
-    trace::decision(skb, hook, decision);
+    log::decision(skb, hook, decision);
     match decision.verdict {
         Verdict::Pass => {
             // What a reply shows may be that its record is somebody else's.
@@ -136,10 +140,19 @@ fn finish<A: Stages>(skb: *mut __sk_buff, hook: Hook) -> i32 {
     let (unanswered, reason) = (decision.unanswered(), decision.reason);
     let action = A::answer(skb);
     if action == DROP {
-        count::drop(hook as u32, unanswered);
+        fail::<A>(hook as u32, unanswered);
     } else {
         count::reason(reason);
         count::verdict(hook as u32, Verdict::Answer);
     }
     action
+}
+
+/// Drops a packet for which something else was decided.
+#[inline(always)]
+fn fail<A: FamilyMaps>(hook: u32, reason: DropReason) {
+    count::drop(hook, reason);
+    let Some(Scratch { decision, .. }) = A::scratch() else { return };
+    let backend = decision.backend;
+    decision.drop(reason, backend);
 }

@@ -31,9 +31,12 @@ use lb_common::{
 use crate::{
     count, fib,
     fib::{FibAddress, NextHop},
+    log,
     maps::{Scratch, XDP_EGRESS},
     tables::{FamilyMaps, Maps},
-    trace, window,
+    trace,
+    trace::Traced,
+    window,
 };
 
 /// Packets from clients, and replies of routed backends.
@@ -117,10 +120,10 @@ fn decide<A: FamilyMaps>(scratch: &mut Scratch<A>) -> u32 {
 }
 
 #[inline(always)]
-fn finish<A: FamilyMaps + FibAddress>(md: *mut xdp_md, scratch: &mut Scratch<A>) -> u32 {
+fn finish<A: FibAddress + Traced>(md: *mut xdp_md, scratch: &mut Scratch<A>) -> u32 {
     let Scratch { context, headers, decision, .. } = scratch;
-    trace::decision(md, Hook::Xdp, decision);
-    match decision.verdict {
+    log::decision(md, Hook::Xdp, decision);
+    let action = match decision.verdict {
         Verdict::Drop => {
             count::drop(Hook::Xdp as u32, decision.reason);
             XDP_DROP
@@ -130,12 +133,19 @@ fn finish<A: FamilyMaps + FibAddress>(md: *mut xdp_md, scratch: &mut Scratch<A>)
                 Ok(action) => action,
                 Err(reason) => {
                     count::drop(Hook::Xdp as u32, reason);
+                    let backend = decision.backend;
+                    decision.drop(reason, backend);
                     XDP_DROP
                 }
             }
         }
         _ => XDP_PASS,
+    };
+    // TC decides anew on what it is left.
+    if action != XDP_PASS && trace::is_on(context.meta_flags) {
+        A::tell(Hook::Xdp as u32);
     }
+    action
 }
 
 /// Carries a decision out, or leaves the packet to TC before anything has changed.

@@ -202,9 +202,16 @@ impl Agent {
 
     /// `lbctl WORDS`; its output.
     pub fn lbctl(&self, words: &str) -> Result<String> {
+        process::run(&mut self.lbctl_command(words))
+    }
+
+    /// `lbctl WORDS`, to be run.
+    #[must_use]
+    pub fn lbctl_command(&self, words: &str) -> Command {
         let mut command = self.namespace.command(&self.binaries.lbctl);
         command.arg("--socket").arg(self.state_path().join("api.sock"));
-        process::run(command.args(words.split_whitespace()))
+        command.args(words.split_whitespace());
+        command
     }
 
     /// `lbctl WORDS -o json`.

@@ -4,6 +4,7 @@
 
 use std::{
     fmt, io,
+    ops::ControlFlow,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::Duration,
@@ -109,22 +110,61 @@ impl Client {
         }
     }
 
+    /// Asks for `path`, whose answer is lines of JSON, and hands over each as it comes, until there are
+    /// no more or `take` says that it has enough.
+    pub async fn lines<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        mut take: impl FnMut(T) -> ControlFlow<()>,
+    ) -> Result<(), ClientError> {
+        let timed_out = |_| ClientError::Timeout { socket: self.socket.clone() };
+        let (answer, _connection) =
+            tokio::time::timeout(REQUEST_TIMEOUT, self.send(path)).await.map_err(timed_out)??;
+        if !answer.status().is_success() {
+            return self.read_answer(answer).await.map(|_| ());
+        }
+        let mut body = answer.into_body();
+        let mut waiting = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| self.protocol(&error))?;
+            let Ok(bytes) = frame.into_data() else { continue };
+            waiting.extend_from_slice(&bytes);
+            while let Some(end) = waiting.iter().position(|byte| *byte == b'\n') {
+                let line = waiting.drain(..=end).collect::<Vec<u8>>();
+                let line = serde_json::from_slice(&line).map_err(|error| self.protocol(&error))?;
+                if take(line).is_break() {
+                    return Ok(());
+                }
+            }
+            if waiting.len() > ANSWER_BYTES_MAX {
+                return Err(self.protocol(&"a line without an end"));
+            }
+        }
+        Ok(())
+    }
+
     async fn request(&self, path: &str) -> Result<Bytes, ClientError> {
+        let (answer, _connection) = self.send(path).await?;
+        self.read_answer(answer).await
+    }
+
+    /// Sends a request. The connection ends when what comes with the answer is dropped.
+    async fn send(
+        &self,
+        path: &str,
+    ) -> Result<(hyper::Response<Incoming>, AbortOnDrop), ClientError> {
         let stream =
             UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(&error))?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.protocol(&error))?;
-        // Ends by itself when the sender is dropped or the agent hangs up; the request below sees
-        // what went wrong.
-        let driver = tokio::spawn(connection);
+        // Ends by itself when the agent hangs up; the request below sees what went wrong.
+        let driver = AbortOnDrop(tokio::spawn(async { drop(connection.await) }));
         let request = Request::get(path)
             .header("host", "localhost")
             .body(Empty::<Bytes>::new())
             .map_err(|error| self.protocol(&error))?;
         let answer = sender.send_request(request).await.map_err(|error| self.protocol(&error))?;
-        let result = self.read_answer(answer).await;
-        driver.abort();
-        result
+        Ok((answer, driver))
     }
 
     async fn read_answer(&self, answer: hyper::Response<Incoming>) -> Result<Bytes, ClientError> {
@@ -159,6 +199,15 @@ impl Client {
 
     fn protocol(&self, cause: &dyn fmt::Display) -> ClientError {
         ClientError::Protocol { socket: self.socket.clone(), cause: cause.to_string() }
+    }
+}
+
+/// A task that ends with its owner.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

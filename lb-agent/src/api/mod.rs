@@ -4,9 +4,14 @@
 //! kernel nor privileges. `server` shows the runtime's [`types::View`] and changes nothing.
 
 pub mod client;
+pub mod explain;
+pub mod metrics;
+pub(crate) mod names;
+pub mod reasons;
 #[cfg(feature = "agent")]
 pub mod server;
 #[cfg(feature = "agent")]
 mod socket;
 pub mod table;
+pub mod trace;
 pub mod types;

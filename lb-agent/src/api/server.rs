@@ -2,11 +2,22 @@
 //!
 //! Access is decided by the socket file alone (see `socket`). Counters are read when somebody asks.
 
-use std::{path::Path, sync::Arc, time::Duration};
+mod metrics;
+mod tracing;
+
+use std::{
+    path::Path,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{
     Json, Router,
-    extract::{Query, State, rejection::QueryRejection},
+    extract::{Extension, Query, State, rejection::QueryRejection},
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::get,
@@ -16,20 +27,30 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use lb_common::abi::{TRACE_FILTERS, TraceFilter};
 use serde::Deserialize;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::UnixStream,
     sync::{Semaphore, mpsc, oneshot, watch},
     time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
+use self::tracing::BackendNames;
 use super::{
+    explain::{ExplainQuery, Explanation, are_of_one_family},
     socket::ApiSocket,
-    types::{BackendList, ErrorBody, ServiceDetail, ServiceList, StatusView, View, VipList, paths},
+    trace::TRACE_SECONDS_MAX,
+    types::{
+        BackendList, DropList, ErrorBody, ServiceDetail, ServiceList, StatusView, View, VipList,
+        paths,
+    },
 };
 
+pub use self::metrics::MetricsServer;
 pub use super::socket::SocketError;
+use crate::runtime::TraceRequest;
 
 /// Connections served at once; more wait in the socket's queue.
 const CONNECTIONS_MAX: usize = 32;
@@ -39,19 +60,41 @@ const REQUEST_BYTES_MAX: usize = 16 * 1024;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for one connection, whatever it does.
 const CONNECTION_TIMEOUT: Duration = Duration::from_mins(1);
+/// Time for one that traces.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(TRACE_SECONDS_MAX as u64);
 /// Time for the runtime to read its counters; without them the answer is an error, not a zero.
 const COUNTERS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Asks the runtime for a view with the counters of this moment.
-pub type ViewRequest = oneshot::Sender<Arc<View>>;
+/// What the server asks of whoever owns the kernel.
+#[derive(Debug)]
+pub enum Request {
+    /// A view with the counters of this moment.
+    View(oneshot::Sender<Arc<View>>),
+    /// What would be decided on a packet.
+    Explain(ExplainQuery, oneshot::Sender<Result<Explanation, String>>),
+    /// Which packets the programs tell of.
+    Trace([Option<TraceFilter>; TRACE_FILTERS as usize], oneshot::Sender<Result<(), String>>),
+}
+
+/// Whether the time of a connection is that of a stream.
+#[derive(Clone, Debug, Default)]
+struct Patience(Arc<AtomicBool>);
+
+impl Patience {
+    fn wait_for_stream(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 /// What the server shows.
 #[derive(Clone, Debug)]
 pub struct Source {
     /// The latest view; its counters are as old as the latest change.
     pub view: watch::Receiver<Arc<View>>,
-    /// Where to ask for a view with fresh counters.
-    pub fresh: mpsc::Sender<ViewRequest>,
+    /// Where to ask what only the kernel knows.
+    pub kernel: mpsc::Sender<Request>,
+    /// Where to ask for a trace.
+    pub traces: mpsc::Sender<TraceRequest>,
     /// When the agent started.
     pub started: Instant,
 }
@@ -84,7 +127,7 @@ impl Server {
             let (stream, permit) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!("cannot accept an API connection: {error}");
+                    ::tracing::warn!("cannot accept an API connection: {error}");
                     // Out of descriptors, most likely: give them time to come back.
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
@@ -112,16 +155,26 @@ async fn accept(
     Ok((stream, permit))
 }
 
-async fn serve(stream: UnixStream, router: Router) {
+async fn serve<S>(stream: S, router: Router)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let patience = Patience::default();
+    let router = router.layer(Extension(patience.clone()));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(REQUEST_TIMEOUT)
         .max_buf_size(REQUEST_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    match timeout(CONNECTION_TIMEOUT, connection).await {
+    let mut connection = pin!(connection);
+    let mut result = timeout(CONNECTION_TIMEOUT, &mut connection).await;
+    if result.is_err() && patience.0.load(Ordering::Relaxed) {
+        result = timeout(STREAM_TIMEOUT, &mut connection).await;
+    }
+    match result {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!("API connection: {error}"),
-        Err(_) => tracing::debug!("API connection closed after {CONNECTION_TIMEOUT:?}"),
+        Ok(Err(error)) => ::tracing::debug!("API connection: {error}"),
+        Err(_) => ::tracing::debug!("API connection closed for its time"),
     }
 }
 
@@ -132,6 +185,9 @@ fn router(source: Source) -> Router {
         .route(paths::SERVICE, get(service))
         .route(paths::BACKENDS, get(backends))
         .route(paths::STATUS, get(status))
+        .route(paths::DROPS, get(drops))
+        .route(paths::TRACE, get(tracing::trace))
+        .route(paths::EXPLAIN, get(explain))
         .fallback(async || Refused(StatusCode::NOT_FOUND, "there is nothing here".to_owned()))
         .method_not_allowed_fallback(async || {
             Refused(StatusCode::METHOD_NOT_ALLOWED, "this can only be read".to_owned())
@@ -199,17 +255,63 @@ async fn status(State(source): State<Source>) -> Result<Json<StatusView>, Refuse
     Ok(Json(status))
 }
 
+async fn drops(State(source): State<Source>) -> Result<Json<DropList>, Refused> {
+    Ok(Json(DropList::new(&source.fresh_view().await?.status.drops)))
+}
+
+async fn explain(
+    State(source): State<Source>,
+    query: Result<Query<ExplainQuery>, QueryRejection>,
+) -> Result<Json<Explanation>, Refused> {
+    let Query(query) =
+        query.map_err(|error| Refused(StatusCode::BAD_REQUEST, error.body_text()))?;
+    if !are_of_one_family(&query) {
+        let message = "client and VIP are of different address families".to_owned();
+        return Err(Refused(StatusCode::BAD_REQUEST, message));
+    }
+    let (answer, explained) = oneshot::channel();
+    let ask = async {
+        source.kernel.send(Request::Explain(query.clone(), answer)).await.map_err(|_| busy())?;
+        explained.await.map_err(|_| busy())
+    };
+    let explained = timeout(COUNTERS_TIMEOUT, ask).await.map_err(|_| busy())??;
+    let mut explanation =
+        explained.map_err(|error| Refused(StatusCode::SERVICE_UNAVAILABLE, error))?;
+    let mut names = BackendNames::new(source.view.clone());
+    for backend in explanation.backends_mut() {
+        *backend = names.get(backend.number);
+    }
+    if let Some(service) = service_at(&source.view.borrow(), &query) {
+        explanation.name_service(&service);
+    }
+    Ok(Json(explanation))
+}
+
+/// The service that has the frontend, the narrowest if there are several.
+fn service_at(view: &View, query: &ExplainQuery) -> Option<String> {
+    let vips = view.vips.iter().filter(|vip| vip.vip == query.vip.ip());
+    let port = query.vip.port();
+    let covering = vips.flat_map(|vip| &vip.frontends).filter(|frontend| {
+        let ports = frontend.ports.first()..=frontend.ports.last();
+        frontend.protocol == query.protocol && ports.contains(&port)
+    });
+    let narrowest = covering
+        .min_by_key(|frontend| frontend.ports.last().wrapping_sub(frontend.ports.first()))?;
+    Some(narrowest.service.0.clone())
+}
+
+fn busy() -> Refused {
+    Refused(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "the agent is busy with the kernel or stopping; try again".to_owned(),
+    )
+}
+
 impl Source {
     async fn fresh_view(&self) -> Result<Arc<View>, Refused> {
-        let busy = || {
-            Refused(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the agent is busy with the kernel or stopping; try again".to_owned(),
-            )
-        };
         let (answer, view) = oneshot::channel();
         let ask = async {
-            self.fresh.send(answer).await.map_err(|_| busy())?;
+            self.kernel.send(Request::View(answer)).await.map_err(|_| busy())?;
             view.await.map_err(|_| busy())
         };
         timeout(COUNTERS_TIMEOUT, ask).await.map_err(|_| busy())?

@@ -7,10 +7,16 @@ use std::fmt;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
-use super::types::{
-    BackendCountsView, BackendView, DropView, FrontView, ProviderState, ProviderView, RefusalView,
-    RefusedBy, RepliesView, ServiceDetail, ServiceView, ServingState, StatusView, TableView,
-    VipView,
+use lb_common::abi::Hook;
+
+use super::{
+    explain::Explanation,
+    trace::TraceLine,
+    types::{
+        BackendCountsView, BackendView, DropReasonView, DropView, FrontView, ProviderState,
+        ProviderView, RefusalView, RefusedBy, RepliesView, ServiceDetail, ServiceView,
+        ServingState, StatusView, TableView, VerdictView, VipView,
+    },
 };
 use crate::model::FrontendAddress;
 
@@ -157,12 +163,39 @@ pub fn status(status: &StatusView) -> String {
         providers(&status.providers),
         fronts(&status.fronts),
         tables(&status.tables),
+        verdicts(&status.verdicts),
         titled("drops:", status.drops.iter().map(drop_line)),
         titled("not granted:", status.refusals.iter().map(refusal_line)),
     ];
     let head = lines.join("\n") + "\n";
     let sections = sections.into_iter().filter(|section| !section.is_empty());
     [head].into_iter().chain(sections).collect::<Vec<_>>().join("\n")
+}
+
+/// `lbctl drop list`; without `is_all` only reasons that occurred.
+#[must_use]
+pub fn drops(drops: &[DropReasonView], is_all: bool) -> String {
+    let shown = drops.iter().filter(|drop| is_all || drop.packets > 0);
+    let rows = shown.map(|drop| {
+        [drop.packets.to_string(), drop.reason.clone(), drop.happened.clone(), drop.look_at.clone()]
+    });
+    render(["PACKETS", "REASON", "WHAT HAPPENED", "WHAT TO LOOK AT"], &[0], rows)
+}
+
+/// A line of `lbctl trace`.
+#[must_use]
+pub fn trace_line(line: &TraceLine) -> String {
+    match line {
+        TraceLine::Begin { seconds } => format!("tracing for {seconds} seconds"),
+        TraceLine::Packet(packet) => printable(&packet.line()),
+        TraceLine::Lost { packets } => format!("{packets} packets were too many to be shown"),
+    }
+}
+
+/// `lbctl explain`.
+#[must_use]
+pub fn explanation(explanation: &Explanation) -> String {
+    explanation.lines().iter().map(|line| printable(line) + "\n").collect()
 }
 
 fn providers(providers: &[ProviderView]) -> String {
@@ -205,6 +238,22 @@ fn tables(tables: &[TableView]) -> String {
         ]
     });
     render_unless_empty(["TABLE", "USED", "LIMIT", "FULL", "TROUBLE"], &[1, 2, 3], rows)
+}
+
+/// A line for each hook that has seen packets.
+fn verdicts(verdicts: &[VerdictView]) -> String {
+    let mut names: Vec<&str> = Hook::ALL.iter().map(|hook| hook.name()).collect();
+    names.retain(|hook| verdicts.iter().any(|verdict| verdict.hook == *hook));
+    let rows = names.into_iter().map(|hook| {
+        let [pass, deliver, route, reply, drop, answer] =
+            ["pass", "deliver", "route", "reply", "drop", "answer"].map(|name| {
+                let is_it = |one: &&VerdictView| one.hook == hook && one.verdict == name;
+                verdicts.iter().find(is_it).map_or(0, |one| one.packets).to_string()
+            });
+        [hook.to_owned(), pass, deliver, route, reply, drop, answer]
+    });
+    let headers = ["HOOK", "PASS", "DELIVER", "ROUTE", "REPLY", "DROP", "ANSWER"];
+    render_unless_empty(headers, &[1, 2, 3, 4, 5, 6], rows)
 }
 
 fn drop_line(drop: &DropView) -> String {

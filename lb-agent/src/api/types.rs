@@ -9,8 +9,10 @@ use std::{
     sync::Arc,
 };
 
+use lb_common::abi::DropReason;
 use serde::{Deserialize, Serialize};
 
+use super::reasons;
 use crate::model::{
     BackendPath, BackendState, FrontendAddress, Origin, Policy, Ports, Protocol, ServiceName,
 };
@@ -28,8 +30,14 @@ pub mod paths {
     pub const SERVICE: &str = "/v1/service";
     /// [`super::BackendList`]; `?service=NAME` narrows it.
     pub const BACKENDS: &str = "/v1/backends";
+    /// [`super::DropList`].
+    pub const DROPS: &str = "/v1/drops";
     /// [`super::StatusView`].
     pub const STATUS: &str = "/v1/status";
+    /// [`crate::api::explain::Explanation`] of a [`crate::api::explain::ExplainQuery`].
+    pub const EXPLAIN: &str = "/v1/explain";
+    /// A stream of [`crate::api::trace::TraceLine`]; [`crate::api::trace::TraceQuery`] narrows it.
+    pub const TRACE: &str = "/v1/trace";
 }
 
 /// Everything that the agent shows, taken at one moment.
@@ -89,6 +97,13 @@ pub struct SettingView {
 pub struct BackendList {
     /// Backends, ordered by service and place.
     pub backends: Vec<BackendView>,
+}
+
+/// Answer of [`paths::DROPS`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DropList {
+    /// Every reason, in order of its number.
+    pub drops: Vec<DropReasonView>,
 }
 
 /// Answer to a request that could not be served.
@@ -283,6 +298,9 @@ pub struct StatusView {
     pub tables: Vec<TableView>,
     /// Packets that were dropped, by reason; reasons that never occurred are absent.
     pub drops: Vec<DropView>,
+    /// Packets by hook and verdict; what never occurred is absent.
+    #[serde(default)]
+    pub verdicts: Vec<VerdictView>,
     /// What was asked for and not granted.
     pub refusals: Vec<RefusalView>,
     /// The latest comparison of what is wanted with what the kernel holds.
@@ -369,6 +387,52 @@ pub struct DropView {
     /// Name of the reason.
     pub reason: String,
     /// Packets.
+    pub packets: u64,
+}
+
+/// A drop reason, and how often it occurred.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DropReasonView {
+    /// Its number, which never gets another meaning.
+    pub number: u32,
+    /// Its name.
+    pub reason: String,
+    /// Packets, since the maps were made.
+    pub packets: u64,
+    /// What happened.
+    pub happened: String,
+    /// What to look at.
+    pub look_at: String,
+}
+
+impl DropList {
+    /// Every reason, with what was counted.
+    #[must_use]
+    pub fn new(counted: &[DropView]) -> Self {
+        let reasons = DropReason::ALL.iter().filter(|reason| **reason != DropReason::None);
+        let drops = reasons.map(|reason| {
+            let count = counted.iter().find(|drop| drop.reason == reason.name());
+            let (happened, look_at) = reasons::meaning(*reason);
+            DropReasonView {
+                number: *reason as u32,
+                reason: reason.name().to_owned(),
+                packets: count.map_or(0, |drop| drop.packets),
+                happened: happened.to_owned(),
+                look_at: look_at.to_owned(),
+            }
+        });
+        Self { drops: drops.collect() }
+    }
+}
+
+/// Packets of which the same was decided at the same place.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VerdictView {
+    /// Where: `tc_front`, `tc_reply`, `xdp_front`.
+    pub hook: String,
+    /// What: `pass`, `deliver`, `route`, `reply`, `drop`, `answer`.
+    pub verdict: String,
+    /// Packets, since the maps were made.
     pub packets: u64,
 }
 

@@ -7,6 +7,8 @@
 
 use std::{
     io::{self, Write as _},
+    net::{IpAddr, SocketAddr},
+    ops::ControlFlow,
     path::PathBuf,
     process::ExitCode,
 };
@@ -14,9 +16,15 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lb_agent::api::{
     client::{Client, ClientError},
+    explain::{Explanation, PacketWord},
     table,
-    types::{BackendList, DEFAULT_SOCKET, ServiceDetail, ServiceList, StatusView, VipList, paths},
+    trace::{Prefix, TRACE_SECONDS, TraceLine, TraceQuery},
+    types::{
+        BackendList, DEFAULT_SOCKET, DropList, ServiceDetail, ServiceList, StatusView, VipList,
+        paths,
+    },
 };
+use lb_agent::model::Protocol;
 use serde::Serialize;
 
 /// Shows what the lb agent on this node does.
@@ -64,6 +72,15 @@ enum Command {
         #[command(subcommand)]
         command: BackendCommand,
     },
+    /// Drop reasons: packets, what happened, where to look.
+    Drop {
+        #[command(subcommand)]
+        command: DropCommand,
+    },
+    /// What the data path would decide on a packet now, step by step.
+    Explain(ExplainArguments),
+    /// Packets and the decisions on them, as they come.
+    Trace(TraceArguments),
     /// The agent itself: providers, front interfaces, drops, what it could not grant and why.
     Status,
 }
@@ -91,11 +108,94 @@ enum BackendCommand {
     List(BackendListArguments),
 }
 
+#[derive(Subcommand)]
+enum DropCommand {
+    /// Those that occurred, or all of them.
+    List {
+        /// Also those that never occurred.
+        #[arg(long)]
+        all: bool,
+    },
+}
+
 #[derive(Args)]
 struct BackendListArguments {
     /// Only backends of this service, named as `lbctl service list` does.
     #[arg(long, value_name = "NAME")]
     service: Option<String>,
+}
+
+#[derive(Args)]
+struct TraceArguments {
+    /// Only packets from and to clients with this address, or in this network.
+    #[arg(long, value_name = "ADDRESS[/BITS]")]
+    client: Option<Prefix>,
+    /// Only packets from and to this virtual address.
+    #[arg(long, value_name = "ADDRESS")]
+    vip: Option<IpAddr>,
+    /// Only packets from and to this port of a virtual address.
+    #[arg(long)]
+    port: Option<u16>,
+    /// Only packets to and from this backend, named as `lbctl backend list` does, or by its address.
+    #[arg(long, value_name = "NAME")]
+    backend: Option<String>,
+    /// Only packets with this drop reason, see `lbctl drop list --all`.
+    #[arg(long, value_name = "NAME")]
+    reason: Option<String>,
+    /// Only what is dropped, or answered in place of a backend.
+    #[arg(long)]
+    dropped: bool,
+    /// End after so many packets.
+    #[arg(long, value_name = "PACKETS")]
+    count: Option<u64>,
+    /// End after so many seconds, at most 600.
+    #[arg(long, default_value_t = TRACE_SECONDS)]
+    seconds: u32,
+}
+
+#[derive(Args)]
+struct ExplainArguments {
+    /// The client; without a port, 40000 stands for any.
+    #[arg(value_name = "CLIENT[:PORT]", value_parser = client_address)]
+    client: SocketAddr,
+    /// Where it sends to.
+    #[arg(value_name = "VIP:PORT")]
+    vip: SocketAddr,
+    /// By which protocol.
+    #[arg(long, value_enum, default_value_t = ProtocolArgument::Tcp)]
+    protocol: ProtocolArgument,
+    /// What it sends, by TCP.
+    #[arg(long, value_enum, default_value_t = PacketArgument::Syn)]
+    kind: PacketArgument,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ProtocolArgument {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum PacketArgument {
+    /// The first packet of a connection.
+    Syn,
+    /// An acknowledgement or data.
+    Data,
+    /// The end of the client's direction.
+    Fin,
+    /// The end of the connection.
+    Rst,
+}
+
+/// Of a client whose port nobody knows.
+const ANY_CLIENT_PORT: u16 = 40_000;
+
+fn client_address(text: &str) -> Result<SocketAddr, String> {
+    let bare = text.parse().map(|address: IpAddr| SocketAddr::new(address, ANY_CLIENT_PORT));
+    bare.or_else(|_| text.parse())
+        .map_err(|_| format!("`{text}` is no address, with a port or without"))
 }
 
 fn main() -> ExitCode {
@@ -104,6 +204,12 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("cannot start: {error}"), 1),
     };
+    if let Command::Trace(arguments) = &cli.command {
+        return match runtime.block_on(trace(&cli, arguments)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error.to_string(), exit_code(&error)),
+        };
+    }
     let text = match runtime.block_on(answer(&cli)) {
         Ok(text) => text,
         Err(error) => return fail(&error.to_string(), exit_code(&error)),
@@ -138,6 +244,16 @@ async fn answer(cli: &Cli) -> Result<String, ClientError> {
             let is_one_service = arguments.service.is_some();
             Ok(print(cli.output, &list, |list| table::backends(&list.backends, is_one_service)))
         }
+        Command::Drop { command: DropCommand::List { all } } => {
+            let list: DropList = client.get(paths::DROPS).await?;
+            Ok(print(cli.output, &list, |list| table::drops(&list.drops, *all)))
+        }
+        Command::Explain(arguments) => {
+            let explanation: Explanation = client.get(&explain_path(arguments)).await?;
+            Ok(print(cli.output, &explanation, table::explanation))
+        }
+        // Printed as it comes.
+        Command::Trace(_) => Ok(String::new()),
         Command::Status => {
             let status: StatusView = client.get(paths::STATUS).await?;
             Ok(print(cli.output, &status, table::status))
@@ -145,11 +261,62 @@ async fn answer(cli: &Cli) -> Result<String, ClientError> {
     }
 }
 
+fn explain_path(arguments: &ExplainArguments) -> String {
+    let packet = match arguments.kind {
+        PacketArgument::Syn => PacketWord::Syn,
+        PacketArgument::Data => PacketWord::Data,
+        PacketArgument::Fin => PacketWord::Fin,
+        PacketArgument::Rst => PacketWord::Rst,
+    };
+    let protocol = match arguments.protocol {
+        ProtocolArgument::Tcp => Protocol::Tcp,
+        ProtocolArgument::Udp => Protocol::Udp,
+    };
+    let pairs = [
+        ("client", arguments.client.to_string()),
+        ("vip", arguments.vip.to_string()),
+        ("protocol", protocol.to_string()),
+        ("packet", packet.name().to_owned()),
+    ];
+    with_query(paths::EXPLAIN, &pairs)
+}
+
+/// Prints packets as they come; ends with the trace, or with the reader of the output.
+async fn trace(cli: &Cli, arguments: &TraceArguments) -> Result<(), ClientError> {
+    let query = TraceQuery {
+        client: arguments.client,
+        vip: arguments.vip,
+        port: arguments.port,
+        backend: arguments.backend.clone(),
+        reason: arguments.reason.clone(),
+        dropped: arguments.dropped,
+        count: arguments.count,
+        seconds: Some(arguments.seconds),
+    };
+    let path = with_query(paths::TRACE, &query.pairs());
+    Client::new(&cli.socket)
+        .lines(&path, |line: TraceLine| {
+            let text = match cli.output {
+                Output::Json => serde_json::to_string(&line).unwrap_or_default(),
+                Output::Table => table::trace_line(&line),
+            };
+            let mut out = io::stdout().lock();
+            let is_printed = writeln!(out, "{text}").and_then(|()| out.flush()).is_ok();
+            if is_printed { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })
+        .await
+}
+
+/// A path with a query string.
+fn with_query(path: &str, pairs: &[(&str, String)]) -> String {
+    let pair = |(key, value): &(&str, String)| format!("{key}={}", percent_encode(value));
+    let query = pairs.iter().map(pair).collect::<Vec<_>>().join("&");
+    if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
+}
+
 fn backends_path(arguments: &BackendListArguments) -> String {
-    arguments.service.as_ref().map_or_else(
-        || paths::BACKENDS.to_owned(),
-        |service| format!("{}?service={}", paths::BACKENDS, percent_encode(service)),
-    )
+    let service = arguments.service.iter().map(|service| ("service", service.clone()));
+    with_query(paths::BACKENDS, &service.collect::<Vec<_>>())
 }
 
 /// Everything but unreserved characters as `%XX`.

@@ -4,6 +4,18 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::model::{FrontendAddress, Ports, Protocol};
 
+/// `127.0.0.1:9432`.
+pub(super) fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    let wrong = || {
+        format!(
+            "`{}` is no address to listen on; write one with a port, like 127.0.0.1:9432",
+            text.escape_debug()
+        )
+    };
+    let address: SocketAddr = text.parse().map_err(|_| wrong())?;
+    if address.port() == 0 { Err(wrong()) } else { Ok(address) }
+}
+
 /// `tcp://192.0.2.10:80`.
 pub(crate) fn parse_frontend(url: &str) -> Result<FrontendAddress, String> {
     let shown = url.escape_debug();

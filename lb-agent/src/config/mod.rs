@@ -60,6 +60,8 @@ pub struct Config {
     pub api: ApiConfig,
     /// The Docker provider.
     pub docker: DockerConfig,
+    /// Metrics for Prometheus.
+    pub metrics: MetricsConfig,
     /// Sizes of tables.
     pub tables: TablesConfig,
     /// Times of recorded flows and of slots that move.
@@ -147,6 +149,13 @@ pub struct DockerConfig {
     pub endpoint: String,
     /// Time between full listings.
     pub resync_seconds: u32,
+}
+
+/// `[metrics]`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct MetricsConfig {
+    /// Where they are served; `None`: nowhere.
+    pub listen: Option<SocketAddr>,
 }
 
 /// `[tables]`.
@@ -281,6 +290,7 @@ impl Default for Config {
             tc: TcConfig::default(),
             api: ApiConfig { socket: state_path.join("api.sock"), group: "lb".to_owned() },
             docker: DockerConfig::default(),
+            metrics: MetricsConfig::default(),
             tables: TablesConfig::default(),
             times: TimesConfig::default(),
             labels: LabelsConfig::default(),

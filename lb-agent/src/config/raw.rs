@@ -24,6 +24,8 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) docker: Docker,
     #[serde(default)]
+    pub(super) metrics: Metrics,
+    #[serde(default)]
     pub(super) tables: Tables,
     #[serde(default)]
     pub(super) times: Times,
@@ -69,6 +71,12 @@ pub(super) struct Docker {
     pub(super) enabled: Option<bool>,
     pub(super) endpoint: Option<Spanned<String>>,
     pub(super) resync_seconds: Option<Spanned<i64>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Metrics {
+    pub(super) listen: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize, Default)]

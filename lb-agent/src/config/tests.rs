@@ -28,6 +28,8 @@ group = "operators"
 enabled = false
 endpoint = "unix:///run/docker.sock"
 resync_seconds = 5
+[metrics]
+listen = "127.0.0.1:9432"
 [tables]
 ring_slots = 1048576
 records = 4096
@@ -92,6 +94,7 @@ weight = 0
 fn every_key_is_understood() {
     let config = Config::parse(FULL, "lb.toml").unwrap();
     assert_eq!(config.front, ["eth0", "bond0.100"]);
+    assert_eq!(config.metrics.listen, Some("127.0.0.1:9432".parse().unwrap()));
     assert_eq!(config.pin_path, PathBuf::from("/sys/fs/bpf/other"));
     assert_eq!(config.state_path, PathBuf::from("/run/other"));
     assert_eq!(config.hash_seed, Some(1234));
@@ -122,7 +125,7 @@ fn every_key_is_understood() {
     assert_eq!(config.labels.balancers[0], redis);
     let [web] = &config.services[..] else { panic!("{:?}", config.services) };
     let ring_size = web.wishes.ring_size.as_ref().map(|size| size.value);
-    assert_eq!((web.name.as_str(), ring_size, web.line), ("web", Some(Some(4093)), 48));
+    assert_eq!((web.name.as_str(), ring_size, web.line), ("web", Some(Some(4093)), 50));
     assert_eq!(web.frontends[0].to_string(), "tcp://192.0.2.10:80");
     let backends: Vec<(SocketAddr, Option<u16>)> =
         web.backends.iter().map(|backend| (backend.address, backend.weight)).collect();
@@ -181,9 +184,11 @@ fn unknown_keys_and_wrong_types_are_refused_with_their_place() {
         "front = ['eth0'\n[xdp]",
         "front = []\nfront = []",
         "hash_seed = -1",
+        "[metrics]\nlisten = ':9432'",
+        "[metrics]\nlisten = '127.0.0.1:0'",
     ]);
     assert_snapshot!(shown, @r#"
-    lb.toml:2:1: unknown key `fornt`; known keys here: `front`, `pin_path`, `state_path`, `hash_seed`, `xdp`, `tc`, `api`, `docker`, `tables`, `times`, `label_vips`, `routing_pool`, `defaults`, `balancer`, `registrator`, `service`
+    lb.toml:2:1: unknown key `fornt`; known keys here: `front`, `pin_path`, `state_path`, `hash_seed`, `xdp`, `tc`, `api`, `docker`, `metrics`, `tables`, `times`, `label_vips`, `routing_pool`, `defaults`, `balancer`, `registrator`, `service`
     lb.toml:3:3: unknown key `modus`; known keys here: `mode`, `interfaces`
     lb.toml:2:8: unknown value `fast`; allowed: `auto`, `native`, `generic`, `off`
     lb.toml:1:1: wanted exactly 1 element, found 0 elements
@@ -194,6 +199,8 @@ fn unknown_keys_and_wrong_types_are_refused_with_their_place() {
     lb.toml:2:1: missing comma between array elements, expected `,`
     lb.toml:2:1: the key `front` stands here a second time; keep one
     lb.toml:1:13: `hash_seed` is -1; it must not be negative
+    lb.toml:2:10: `:9432` is no address to listen on; write one with a port, like 127.0.0.1:9432
+    lb.toml:2:10: `127.0.0.1:0` is no address to listen on; write one with a port, like 127.0.0.1:9432
     "#);
 }
 

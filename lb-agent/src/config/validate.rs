@@ -13,9 +13,9 @@ use lb_common::abi;
 use toml::Spanned;
 
 use super::{
-    ApiConfig, Balancer, Config, ConfigError, DockerConfig, LabelsConfig, Problem, StaticBackend,
-    StaticService, TablesConfig, TcConfig, XdpConfig,
-    address::{parse_backend, parse_frontend, usable_address},
+    ApiConfig, Balancer, Config, ConfigError, DockerConfig, LabelsConfig, MetricsConfig, Problem,
+    StaticBackend, StaticService, TablesConfig, TcConfig, XdpConfig,
+    address::{parse_backend, parse_frontend, parse_listen, usable_address},
     error::Lines,
     owners::Owners,
     raw,
@@ -99,6 +99,7 @@ impl Checker<'_> {
             tc: TcConfig { mode: file.tc.mode },
             api: self.api(file.api, state_path.join("api.sock"), defaults.api.group),
             docker: self.docker(file.docker),
+            metrics: self.metrics(file.metrics),
             tables: self.tables(file.tables),
             times: self.times(file.times),
             labels,
@@ -182,6 +183,14 @@ impl Checker<'_> {
             None => group,
         };
         ApiConfig { socket, group }
+    }
+
+    fn metrics(&mut self, metrics: raw::Metrics) -> MetricsConfig {
+        let listen = metrics.listen.and_then(|listen| {
+            let span = listen.span();
+            self.accept(parse_listen(listen.get_ref()), span)
+        });
+        MetricsConfig { listen }
     }
 
     fn docker(&mut self, docker: raw::Docker) -> DockerConfig {

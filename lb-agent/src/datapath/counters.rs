@@ -5,11 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Context as _;
 use lb_common::abi::{BackendCounters, DropReason, Hook, Verdict, verdict_index};
 
-use super::{hook::HOOKS, tables::Tables};
-
-/// Every verdict.
-const VERDICTS: [Verdict; 5] =
-    [Verdict::Pass, Verdict::Deliver, Verdict::Route, Verdict::Reply, Verdict::Drop];
+use super::tables::Tables;
 
 /// What the data path has counted since its maps were made.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -64,8 +60,8 @@ impl Tables {
             let values = self.drops.get(&(reason as u32), 0).context("`DROPS`")?;
             counters.drops.push((reason, values.iter().sum()));
         }
-        for hook in HOOKS {
-            for verdict in VERDICTS {
+        for &hook in Hook::ALL {
+            for &verdict in Verdict::ALL {
                 let values =
                     self.verdicts.get(&verdict_index(hook, verdict), 0).context("`VERDICTS`")?;
                 counters.verdicts.push((hook, verdict, values.iter().sum()));

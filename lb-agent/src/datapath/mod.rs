@@ -13,6 +13,7 @@ mod fronts;
 mod hook;
 mod hooks;
 mod links;
+mod live;
 mod log;
 mod mapped;
 mod object;
@@ -26,18 +27,23 @@ mod rtnl;
 mod state_dir;
 mod sys;
 mod tables;
+mod trace;
 mod uninstall;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
 
 use anyhow::{Context as _, bail};
-use lb_common::abi::{Hook, ticks_from_ns};
+use lb_common::{
+    abi::{Hook, NetAddr6, NetU32, TraceFilter, ticks_from_ns},
+    engine,
+};
 
 use self::{
     clsact::Ownership,
     fronts::Fronts,
     hook::{AttachError, display_interface},
     hooks::Hooks,
+    live::{LiveFamily, LiveTables},
     pins::PinDir,
     state_dir::{Lock, StateDir},
     tables::Tables,
@@ -51,9 +57,12 @@ pub use self::{
     object::embedded,
     options::{FrontInterface, Options, RecordTimes, TcMode, XdpMode},
     records::SweepReport,
+    trace::TraceReader,
     uninstall::{Report, uninstall},
 };
 use crate::{
+    api::explain::{ExplainQuery, Explanation},
+    explain::explain,
     model::IpPrefix,
     netlink,
     plan::{Action, Kernel, KernelError, KernelState},
@@ -67,7 +76,9 @@ pub struct Datapath {
     front_statuses: Vec<FrontStatus>,
     records: u32,
     has_adopted: bool,
+    maps_path: PathBuf,
     log: Option<ProgramLog>,
+    trace: Option<TraceReader>,
     _locks: [Lock; 2],
 }
 
@@ -103,9 +114,13 @@ impl Datapath {
             front_statuses: Vec::new(),
             records: options.records,
             has_adopted: !has_made_maps,
+            maps_path: pins.maps(),
             log: log::take(&mut ebpf),
+            trace: Some(TraceReader::take(&mut ebpf)?),
             _locks: locks,
         };
+        // An agent that was killed while somebody traced could not switch it off.
+        datapath.set_trace_filters(&[])?;
         datapath.check_seed(options);
         datapath.set_limits(options)?;
         datapath.attach_fronts(true);
@@ -131,6 +146,53 @@ impl Datapath {
     /// What the programs log, where a debug object is embedded; once.
     pub fn take_log(&mut self) -> Option<ProgramLog> {
         self.log.take()
+    }
+
+    /// What the programs tell of packets; once.
+    pub fn take_trace(&mut self) -> Option<TraceReader> {
+        self.trace.take()
+    }
+
+    /// Tells the programs of which packets to tell, by [`lb_common::abi::TRACE_FILTERS`] filters at
+    /// most; without any they look at none.
+    pub fn set_trace_filters(&mut self, filters: &[Option<TraceFilter>]) -> anyhow::Result<()> {
+        self.tables.set_trace_filters(filters).map_err(anyhow::Error::msg)
+    }
+
+    /// What the programs would decide on a packet of a client now.
+    pub fn explain(&self, query: &ExplainQuery) -> anyhow::Result<Explanation> {
+        let meta = self.tables.meta();
+        let ingress_ifindex = self.front_statuses.iter().find_map(|front| front.ifindex);
+        let ingress_ifindex = ingress_ifindex.unwrap_or(0);
+        let context = engine::Context {
+            now_tick: now_tick(),
+            ingress_ifindex,
+            reply_ifindex: ingress_ifindex,
+            hash_seed: meta.hash_seed,
+            meta_flags: meta.flags,
+        };
+        match (query.client.ip(), query.vip.ip()) {
+            (IpAddr::V4(client), IpAddr::V4(vip)) => {
+                self.explain_of::<NetU32>(query, client.into(), vip.into(), &context)
+            }
+            (IpAddr::V6(client), IpAddr::V6(vip)) => {
+                self.explain_of::<NetAddr6>(query, client.into(), vip.into(), &context)
+            }
+            _ => bail!("client and VIP are of different address families"),
+        }
+    }
+
+    fn explain_of<A: LiveFamily + Into<IpAddr>>(
+        &self,
+        query: &ExplainQuery,
+        client: A,
+        vip: A,
+        context: &engine::Context,
+    ) -> anyhow::Result<Explanation> {
+        let tables = LiveTables::<A>::open(&self.tables, &self.maps_path)?;
+        let explanation = explain(query, client, vip, &tables, context);
+        tables.check()?;
+        Ok(explanation)
     }
 
     /// Whether maps of an earlier agent were adopted.
@@ -297,6 +359,11 @@ fn cpus() -> anyhow::Result<u32> {
 /// The present tick, as the data path counts them.
 pub fn now_tick() -> u32 {
     ticks_from_ns(sys::monotonic_ns())
+}
+
+/// Nanoseconds since boot, as the data path counts them.
+pub fn monotonic_ns() -> u64 {
+    sys::monotonic_ns()
 }
 
 /// An action in words, without its contents.

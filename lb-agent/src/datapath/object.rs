@@ -60,6 +60,7 @@ pub(super) fn memory_bytes(definitions: &[(&'static str, MapDefinition)], cpus: 
         let per_entry = match bpf_map_type::try_from(map.map_type) {
             Ok(bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY) => value * cpus + 8,
             Ok(bpf_map_type::BPF_MAP_TYPE_ARRAY) => value,
+            Ok(bpf_map_type::BPF_MAP_TYPE_RINGBUF) => 1,
             // `struct htab_elem` and, for every entry, a bucket.
             _ => value + u64::from(map.key_size).next_multiple_of(8) + 48 + 16,
         };

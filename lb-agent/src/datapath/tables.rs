@@ -13,8 +13,9 @@ use aya::{
 };
 use lb_common::abi::{
     BACKEND_NONE, BackendCounters, BackendIdentity, BackendV4, BackendV6, Limits, MAX_BACKENDS,
-    MAX_SERVICES, Meta, NetU16, PATH_LOCAL, PATH_RECORDS_REPLIES, PATH_ROUTED, PROTOCOL_TCP,
-    PROTOCOL_UDP, RINGS_PER_SERVICE, Refusals, RingDescriptor, ServiceIdentity, map_names,
+    MAX_SERVICES, META_TRACES, Meta, NetU16, PATH_LOCAL, PATH_RECORDS_REPLIES, PATH_ROUTED,
+    PROTOCOL_TCP, PROTOCOL_UDP, RINGS_PER_SERVICE, Refusals, RingDescriptor, ServiceIdentity,
+    TraceFilter, map_names,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -55,6 +56,7 @@ pub(super) struct Tables {
     pub(super) refusals: MappedArray<Refusals>,
     pub(super) records: Records,
     pub(super) replies: Replies,
+    pub(super) trace_filters: MappedArray<TraceFilter>,
     extents: Extents,
 }
 
@@ -79,6 +81,7 @@ impl Tables {
             refusals: mapped(ebpf, map_names::REFUSALS)?,
             records: Records::take(ebpf)?,
             replies: Replies::take(ebpf)?,
+            trace_filters: mapped(ebpf, map_names::TRACE_FILTERS)?,
         })
     }
 
@@ -88,7 +91,18 @@ impl Tables {
     }
 
     pub(super) fn set_flags(&self, flags: u32) -> Result<(), Refusal> {
-        let meta = Meta { flags, ..self.meta() };
+        let meta = self.meta();
+        // Whether somebody traces is no plan's business.
+        let flags = flags & !META_TRACES | meta.flags & META_TRACES;
+        let meta = Meta { flags, ..meta };
+        self.meta.store(0, &meta, FLAGS_WORD).ok_or_else(|| "META is empty".to_owned())
+    }
+
+    /// Says whether somebody traces.
+    pub(super) fn set_traces(&self, is_on: bool) -> Result<(), Refusal> {
+        let meta = self.meta();
+        let flags = if is_on { meta.flags | META_TRACES } else { meta.flags & !META_TRACES };
+        let meta = Meta { flags, ..meta };
         self.meta.store(0, &meta, FLAGS_WORD).ok_or_else(|| "META is empty".to_owned())
     }
 

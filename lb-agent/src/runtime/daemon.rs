@@ -19,13 +19,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Event, Reconciler, Runtime, RuntimeChannels, Settings, health, routes, spawn,
+    Event, Reconciler, Runtime, RuntimeChannels, Settings, Tracers, health, routes, spawn,
     status::{status_line, trouble},
     watch::FileWatch,
 };
 use crate::{
     api::{
-        server::{Server, Source},
+        server::{MetricsServer, Server, Source},
         types::View,
     },
     config::{self, Config, LabelsConfig},
@@ -107,19 +107,29 @@ struct Daemon {
 
 impl Daemon {
     async fn start(
-        node: Datapath,
+        mut node: Datapath,
         config: Config,
         config_path: Option<PathBuf>,
     ) -> anyhow::Result<Self> {
         let started = Instant::now();
         let stop = CancellationToken::new();
         let (events, events_receiver) = mpsc::channel(EVENTS_MAX);
-        let (fresh, requests) = mpsc::channel(REQUESTS_MAX);
+        let (kernel, requests) = mpsc::channel(REQUESTS_MAX);
+        let (traces, trace_requests) = mpsc::channel(REQUESTS_MAX);
         let (view_sender, view) = watch::channel(Arc::default());
         // Before anything is changed: two agents must not share a socket.
-        let source = Source { view: view.clone(), fresh, started };
+        let source = Source { view: view.clone(), kernel: kernel.clone(), traces, started };
         let api = &config.api;
-        let server = Server::bind(&api.socket, Some(&api.group), source).await?;
+        let server = Server::bind(&api.socket, Some(&api.group), source.clone()).await?;
+        let metrics = match config.metrics.listen {
+            Some(address) => Some(MetricsServer::bind(address, source).await?),
+            None => None,
+        };
+
+        if let Some(source) = node.take_trace() {
+            let tracers = Tracers::new(source, kernel, datapath::now_tick);
+            tokio::spawn(tracers.run(trace_requests, stop.clone()));
+        }
 
         let mut providers = vec![file::NAME];
         if config.docker.enabled {
@@ -144,6 +154,9 @@ impl Daemon {
         let kernel_thread = spawn(Runtime::new(reconciler, channels), stop.clone())
             .context("cannot start the kernel thread")?;
         let server = tokio::spawn(server.run(stop.clone()));
+        if let Some(metrics) = metrics {
+            tokio::spawn(metrics.run(stop.clone()));
+        }
         let mut daemon = Self {
             config,
             config_path,
@@ -341,6 +354,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("tc", old.tc != new.tc),
         ("api", old.api != new.api),
         ("docker", old.docker != new.docker),
+        ("metrics", old.metrics != new.metrics),
         ("tables", old.tables != new.tables),
         ("times", old.times != new.times),
     ];

@@ -2,10 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use super::node::{Node, NodeCounters, NodeError};
+use lb_common::abi::{TraceEvent, TraceFilter};
+
+use super::{
+    node::{Node, NodeCounters, NodeError},
+    tracers::TraceSource,
+};
 use crate::{
-    api::types::{BackendCountersView, DropView, FrontView, RecordsView},
-    datapath::{Datapath, FrontStatus, Way, now_tick},
+    api::{
+        explain::{ExplainQuery, Explanation},
+        types::{BackendCountersView, DropView, FrontView, RecordsView, VerdictView},
+    },
+    datapath::{Datapath, FrontStatus, TraceReader, Way, now_tick},
     model::IpPrefix,
     plan::{KernelState, Scan},
 };
@@ -60,6 +68,7 @@ impl Node for Datapath {
             (*number, view)
         });
         let drops = counters.drops.iter().filter(|(_, packets)| *packets > 0);
+        let verdicts = counters.verdicts.iter().filter(|(.., packets)| *packets > 0);
         let records = counters.records;
         Ok(NodeCounters {
             ring_slots: self.ring_slots().into(),
@@ -67,6 +76,13 @@ impl Node for Datapath {
             drops: drops
                 .map(|(reason, packets)| DropView {
                     reason: reason.name().to_owned(),
+                    packets: *packets,
+                })
+                .collect(),
+            verdicts: verdicts
+                .map(|(hook, verdict, packets)| VerdictView {
+                    hook: hook.name().to_owned(),
+                    verdict: verdict.name().to_owned(),
                     packets: *packets,
                 })
                 .collect(),
@@ -82,6 +98,27 @@ impl Node for Datapath {
 
     fn fronts(&mut self) -> Vec<FrontView> {
         Self::fronts(self).iter().map(front_view).collect()
+    }
+
+    fn explain(&mut self, query: &ExplainQuery) -> Result<Explanation, NodeError> {
+        Self::explain(self, query).map_err(|error| NodeError(format!("{error:#}")))
+    }
+
+    fn set_trace_filters(&mut self, filters: &[Option<TraceFilter>]) -> Result<(), NodeError> {
+        Self::set_trace_filters(self, filters).map_err(|error| NodeError(format!("{error:#}")))
+    }
+}
+
+impl TraceSource for TraceReader {
+    fn next_event(&mut self) -> Option<TraceEvent> {
+        Self::next_event(self)
+    }
+
+    fn lost(&self) -> u64 {
+        Self::lost(self).unwrap_or_else(|error| {
+            tracing::warn!("cannot read how many events were lost: {error:#}");
+            0
+        })
     }
 }
 

@@ -10,15 +10,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Event, Node, Reconciler, inbox::Inbox};
-use crate::api::{server::ViewRequest, types::View};
+use crate::api::{server::Request, types::View};
 
 /// The loop's ends of its channels.
 #[derive(Debug)]
 pub struct RuntimeChannels {
     /// What providers and signals tell.
     pub events: mpsc::Receiver<Event>,
-    /// Questions for a view with fresh counters.
-    pub requests: mpsc::Receiver<ViewRequest>,
+    /// What the API asks of the kernel.
+    pub requests: mpsc::Receiver<Request>,
     /// The latest view.
     pub view: watch::Sender<Arc<View>>,
 }
@@ -28,7 +28,7 @@ pub struct RuntimeChannels {
 pub struct Runtime<N> {
     reconciler: Reconciler<N>,
     inbox: Inbox,
-    requests: mpsc::Receiver<ViewRequest>,
+    requests: mpsc::Receiver<Request>,
     view: watch::Sender<Arc<View>>,
 }
 
@@ -73,11 +73,23 @@ impl<N: Node> Runtime<N> {
         self.view.send_replace(Arc::new(self.reconciler.view(Instant::now())));
     }
 
-    fn answer(&mut self, request: ViewRequest) {
-        let view = Arc::new(self.reconciler.fresh_view(Instant::now()));
-        self.view.send_replace(Arc::clone(&view));
-        // The client may have gone away meanwhile.
-        request.send(view).ok();
+    /// Whoever asked may have gone away meanwhile.
+    fn answer(&mut self, request: Request) {
+        match request {
+            Request::View(answer) => {
+                let view = Arc::new(self.reconciler.fresh_view(Instant::now()));
+                self.view.send_replace(Arc::clone(&view));
+                answer.send(view).ok();
+            }
+            Request::Explain(query, answer) => {
+                let result = self.reconciler.node_mut().explain(&query);
+                answer.send(result.map_err(|error| error.to_string())).ok();
+            }
+            Request::Trace(filters, answer) => {
+                let result = self.reconciler.node_mut().set_trace_filters(&filters);
+                answer.send(result.map_err(|error| error.to_string())).ok();
+            }
+        }
     }
 }
 

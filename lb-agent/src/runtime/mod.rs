@@ -22,12 +22,14 @@ mod shares;
 mod status;
 #[cfg(test)]
 mod tests;
+mod tracers;
 mod view;
 mod watch;
 
 pub use event_loop::{Runtime, RuntimeChannels, spawn};
 pub use node::{Node, NodeCounters, NodeError};
 pub use reconciler::{Reconciler, Settings};
+pub use tracers::{EVENTS_WAITING, Told, TraceRequest, TraceSource, Tracers};
 
 use crate::{config::Balancer, health::Change, provider::ProviderEvent};
 

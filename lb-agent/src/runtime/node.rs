@@ -2,8 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use lb_common::abi::TraceFilter;
+
 use crate::{
-    api::types::{BackendCountersView, DropView, FrontView, RecordsView},
+    api::{
+        explain::{ExplainQuery, Explanation},
+        types::{BackendCountersView, DropView, FrontView, RecordsView, VerdictView},
+    },
     model::IpPrefix,
     plan::{Kernel, KernelState, Scan},
 };
@@ -37,6 +42,12 @@ pub trait Node: Kernel + Send {
 
     /// How the front interfaces are attached.
     fn fronts(&mut self) -> Vec<FrontView>;
+
+    /// What the data path would decide on a packet now.
+    fn explain(&mut self, query: &ExplainQuery) -> Result<Explanation, NodeError>;
+
+    /// Tells the data path of which packets to tell; without any filter it looks at none.
+    fn set_trace_filters(&mut self, filters: &[Option<TraceFilter>]) -> Result<(), NodeError>;
 }
 
 /// Why the node did not do as it was told.
@@ -51,6 +62,8 @@ pub struct NodeCounters {
     pub backends: BTreeMap<u32, BackendCountersView>,
     /// Reasons that occurred.
     pub drops: Vec<DropView>,
+    /// Hooks and verdicts that occurred.
+    pub verdicts: Vec<VerdictView>,
     /// Slots that all rings share.
     pub ring_slots: u64,
     /// Recorded flows of both families.

@@ -217,6 +217,11 @@ impl<N: Node> Reconciler<N> {
         }
     }
 
+    /// The node, for what is no part of a plan.
+    pub(super) fn node_mut(&mut self) -> &mut N {
+        &mut self.node
+    }
+
     /// When [`Self::step`] has something to do although no event came.
     pub(super) fn deadline(&self) -> Instant {
         let timers = [self.next_sweep, self.next_look, self.next_resync];

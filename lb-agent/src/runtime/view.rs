@@ -65,6 +65,7 @@ pub(super) fn build(parts: &Parts<'_>) -> View {
             records: parts.counters.records,
             tables: pressure::tables(parts.kernel, parts.counters),
             drops: parts.counters.drops.clone(),
+            verdicts: parts.counters.verdicts.clone(),
             refusals: parts.refusals.clone(),
             reconcile: parts.reconcile.clone(),
         },

@@ -8,4 +8,5 @@ mod attach;
 mod records;
 mod sandbox;
 mod tables;
+mod trace;
 mod uninstall;

@@ -34,6 +34,21 @@ pub enum Hook {
     Xdp = 2,
 }
 
+impl Hook {
+    /// Every hook there is, in order of its number.
+    pub const ALL: &'static [Self] = &[Self::TcFront, Self::TcReply, Self::Xdp];
+
+    /// The name in the command line client, the API and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TcFront => "tc_front",
+            Self::TcReply => "tc_reply",
+            Self::Xdp => "xdp_front",
+        }
+    }
+}
+
 /// Number of hooks that [`Hook`] names.
 pub const HOOK_COUNT: u32 = 3;
 

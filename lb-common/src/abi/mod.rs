@@ -13,6 +13,7 @@ mod net;
 mod numbers;
 mod ring;
 mod service;
+mod trace;
 
 pub use backend::{
     BACKEND_NONE, BackendIdentity, BackendV4, BackendV6, PATH_LOCAL, PATH_RECORDS_REPLIES,
@@ -39,7 +40,13 @@ pub use ring::{
     FAMILY_V4, FAMILY_V6, RING_SIZES, RINGS_PER_SERVICE, RingDescriptor, SLOT_CHANGE_TICKS_MAX,
     SLOT_CHANGE_UNIT_TICKS, SLOT_MOVING, SLOT_PLAIN, SLOT_SETTLED, Slot, ring_number,
 };
-pub use service::{Limits, META_REPLY_DEFAULTS, META_ROUTED_BACKENDS, Meta, ServiceIdentity};
+pub use service::{
+    Limits, META_REPLY_DEFAULTS, META_ROUTED_BACKENDS, META_TRACES, Meta, ServiceIdentity,
+};
+pub use trace::{
+    TRACE_ANY_REASON, TRACE_BYTES, TRACE_EDIT_DESTINATION, TRACE_EDIT_NONE, TRACE_EDIT_SOURCE,
+    TRACE_FILTERS, TraceEvent, TraceFilter, TraceState,
+};
 
 /// Version of everything in this module. Maps pinned under another version are not adopted.
 pub const ABI_VERSION: u32 = 2;
@@ -169,6 +176,12 @@ pub mod map_names {
     pub const VERDICTS: &str = "VERDICTS";
     /// `Array<u64>`, mapped; indexed by interface index: 1 where XDP may redirect to.
     pub const XDP_EGRESS: &str = "XDP_EGRESS";
+    /// Ring buffer of [`super::TraceEvent`].
+    pub const TRACE: &str = "TRACE";
+    /// `Array<TraceFilter>`, mapped.
+    pub const TRACE_FILTERS: &str = "TRACE_FILTERS";
+    /// `PerCpuArray<TraceState>` of one element.
+    pub const TRACE_STATE: &str = "TRACE_STATE";
 
     /// Every map, in a fixed order.
     pub const ALL: &[&str] = &[
@@ -206,6 +219,9 @@ pub mod map_names {
         DROPS,
         VERDICTS,
         XDP_EGRESS,
+        TRACE,
+        TRACE_FILTERS,
+        TRACE_STATE,
     ];
 }
 
@@ -253,6 +269,8 @@ mod pod {
         super::HalfOpenRate,
         super::Limits,
         super::Meta,
+        super::NetAddr6,
+        super::NetU32,
         super::Refusals,
         super::ReplyDefaultKeyV4,
         super::ReplyDefaultKeyV6,
@@ -263,5 +281,8 @@ mod pod {
         super::ReplyRecordV4,
         super::ReplyRecordV6,
         super::ServiceIdentity,
+        super::TraceEvent,
+        super::TraceFilter,
+        super::TraceState,
     );
 }

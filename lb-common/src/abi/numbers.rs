@@ -21,6 +21,25 @@ pub enum Verdict {
     Answer = 5,
 }
 
+impl Verdict {
+    /// Every verdict there is, in order of its number.
+    pub const ALL: &'static [Self] =
+        &[Self::Pass, Self::Deliver, Self::Route, Self::Reply, Self::Drop, Self::Answer];
+
+    /// The name in the command line client, the API and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Deliver => "deliver",
+            Self::Route => "route",
+            Self::Reply => "reply",
+            Self::Drop => "drop",
+            Self::Answer => "answer",
+        }
+    }
+}
+
 macro_rules! drop_reasons {
     ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $text:literal;)+) => {
         /// Why a packet was not forwarded. The number indexes the per-CPU array `DROPS`.

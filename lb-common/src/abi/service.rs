@@ -19,6 +19,9 @@ pub const META_ROUTED_BACKENDS: u32 = 1;
 /// [`Meta`] flag: `REPLY_DEFAULTS_*` has entries.
 pub const META_REPLY_DEFAULTS: u32 = 2;
 
+/// [`Meta`] flag: somebody traces, so `TRACE_FILTERS` has to be looked at.
+pub const META_TRACES: u32 = 4;
+
 /// When records are dead, and how many half-open ones may come; part of [`Meta`].
 #[repr(C, align(8))]
 #[derive(

@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{
     abi::{
-        DropReason, FlowRecord, Frontend, FrontendState, HalfOpenRate, Limits, Refusals,
-        RingDescriptor, Slot, Verdict,
+        DropReason, FlowRecord, Frontend, FrontendState, HalfOpenRate, Limits, NetU16,
+        PROTOCOL_ANY, Refusals, RingDescriptor, SCOPE_FRONT, Slot, Verdict,
     },
     frontends::FrontendKey,
     rules::{Rule, is_broken},
@@ -216,9 +216,9 @@ impl<A: Family + Into<IpAddr>> Tables<A> for HostTables<A> {
         A::find_frontend(&self.frontends, &self.wide_frontends, key)
     }
 
-    fn may_be_vip(&self, _address: A) -> bool {
-        // Only ever asked to save time.
-        true
+    fn may_be_vip(&self, address: A) -> bool {
+        let key = A::frontend_key(address, NetU16::new(0), PROTOCOL_ANY, SCOPE_FRONT);
+        A::find_frontend(&self.frontends, &self.wide_frontends, &key).is_vip()
     }
 
     fn ring(&self, ring: u32) -> Option<RingDescriptor> {

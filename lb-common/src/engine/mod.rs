@@ -23,6 +23,7 @@ mod record;
 mod replies;
 #[cfg(test)]
 mod testing;
+pub mod trace;
 pub mod translate;
 pub mod wire;
 mod words;

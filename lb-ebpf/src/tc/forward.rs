@@ -12,7 +12,7 @@ use lb_common::{
     },
 };
 
-use super::{ANSWER, DROP, packet::TcPacket};
+use super::{ANSWER, DROP, fail, packet::TcPacket};
 use crate::{
     count::{self, HookNumber},
     fib::{self, FibAddress},
@@ -33,7 +33,7 @@ pub fn forward<A: FamilyMaps + FibAddress, const ERRORS: bool>(
     match try_forward::<A, ERRORS>(packet, hook, scratch) {
         Ok(action) => action,
         Err(reason) => {
-            count::drop(hook, reason);
+            fail::<A>(hook, reason);
             DROP
         }
     }
@@ -53,7 +53,9 @@ fn try_forward<A: FamilyMaps + FibAddress, const ERRORS: bool>(
     if !is_delivered && headers.l3_bytes > BYTES_ALWAYS_CARRIED {
         let mtu = packet.mtu_of(ifindex);
         if mtu != 0 && !mtu::fits(packet, headers, packet.gso_bytes(), mtu) {
-            (decision.answer, decision.reason) = (AnswerKind::TooBig, DropReason::TooBig);
+            let backend = decision.backend;
+            decision.drop(DropReason::TooBig, backend);
+            (decision.verdict, decision.answer) = (Verdict::Answer, AnswerKind::TooBig);
             decision.mtu = mtu;
             return Ok(ANSWER);
         }

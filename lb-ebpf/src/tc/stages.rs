@@ -18,10 +18,11 @@ use crate::{
     fib::FibAddress,
     maps::Scratch,
     tables::{FamilyMaps, Maps},
+    trace::Traced,
 };
 
 /// The stages of a family. Each reads and writes this CPU's [`Scratch`].
-pub trait Stages: FamilyMaps + FibAddress {
+pub trait Stages: FibAddress + Traced {
     /// Parses the packet whose IP header begins there, and deals with it if it has ports. The result
     /// is an action of TC, [`super::ANSWER`] or [`OTHER`].
     fn with_ports(skb: *mut __sk_buff, l3_offset: u32, hook: u32) -> i32;

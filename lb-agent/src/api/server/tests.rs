@@ -38,14 +38,15 @@ impl Bed {
     /// A server whose fresh views have 2 rounds and whose published view has 1.
     async fn new() -> Self {
         let (_, published) = watch::channel(view(1));
-        let (fresh, mut requests) = mpsc::channel::<ViewRequest>(1);
+        let (kernel, mut requests) = mpsc::channel(1);
         tokio::spawn(async move {
-            while let Some(answer) = requests.recv().await {
+            while let Some(Request::View(answer)) = requests.recv().await {
                 answer.send(view(2)).expect("somebody waits");
             }
         });
+        let (traces, _) = mpsc::channel(1);
         let directory = tempfile::tempdir().expect("a directory");
-        let source = Source { view: published, fresh, started: Instant::now() };
+        let source = Source { view: published, kernel, traces, started: Instant::now() };
         let path = directory.path().join("api.sock");
         let server = Server::bind(&path, None, source).await.expect("a server");
         let stop = CancellationToken::new();

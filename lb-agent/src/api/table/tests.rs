@@ -6,7 +6,9 @@ use insta::assert_snapshot;
 
 use super::*;
 use crate::{
-    api::types::{BackendCountersView, ReconcileView, RecordsView, View, VipFrontendView, VipList},
+    api::types::{
+        BackendCountersView, DropList, ReconcileView, RecordsView, View, VipFrontendView, VipList,
+    },
     model::{
         Affinity, BackendPath, BackendState, Origin, Policy, Ports, ProbeKind, Protocol,
         ServiceName, Setting,
@@ -351,6 +353,13 @@ fn status_says_what_is_wrong() {
         records: Some(RecordsView { flows_v4: 17, limit: 131_072, ..RecordsView::default() }),
         tables: table_views(),
         drops: vec![DropView { reason: "no_backend".to_owned(), packets: 4 }],
+        verdicts: [("tc_front", "deliver", 1204), ("tc_front", "drop", 4), ("tc_reply", "pass", 9)]
+            .map(|(hook, verdict, packets)| VerdictView {
+                hook: hook.to_owned(),
+                verdict: verdict.to_owned(),
+                packets,
+            })
+            .into(),
         refusals: vec![RefusalView {
             refused_by: RefusedBy::Provider,
             object: "container `a\u{1b}[31mb`".to_owned(),
@@ -381,12 +390,32 @@ fn status_says_what_is_wrong() {
     services          2   4096    0%
     frontends_v4  13500  16384   82%  nearly full; move services to other nodes
 
+    HOOK      PASS  DELIVER  ROUTE  REPLY  DROP  ANSWER
+    tc_front     0     1204      0      0     4       0
+    tc_reply     9        0      0      0     0       0
+
     drops:
       no_backend 4
 
     not granted:
       invalid: container `a\u{1b}[31mb`, `aliyun.lb.port_80`: port 99999 is out of range 1 to 65535
     "#);
+}
+
+#[test]
+fn drop_reasons_say_where_to_look() {
+    let counted = [("no_frontend", 12), ("ttl_exceeded", 3)];
+    let counted = counted.map(|(reason, packets)| DropView { reason: reason.to_owned(), packets });
+    let list = DropList::new(&counted);
+    assert_snapshot!(drops(&list.drops, false), @r#"
+    PACKETS  REASON        WHAT HAPPENED                                                            WHAT TO LOOK AT
+          3  ttl_exceeded  The packet's TTL is used up; this node would have been one router more.  A routing loop, or a traceroute.
+         12  no_frontend   The VIP has no frontend at this port.                                    The client's port; `lbctl service list`.
+    "#);
+    // The header, and every reason but none.
+    let all = drops(&list.drops, true);
+    assert_eq!(all.lines().count(), lb_common::abi::DropReason::ALL.len());
+    assert_eq!(drops(&DropList::new(&[]).drops, false).lines().count(), 1);
 }
 
 #[test]

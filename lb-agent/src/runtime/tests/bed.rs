@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use lb_common::abi::{RINGS_PER_SERVICE, ticks_from_ns};
+use lb_common::abi::{RINGS_PER_SERVICE, TraceFilter, ticks_from_ns};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
@@ -21,7 +21,8 @@ use super::super::{
 };
 use crate::{
     api::{
-        server::ViewRequest,
+        explain::{ExplainQuery, Explanation},
+        server::Request,
         types::{BackendCountersView, FrontView, View},
     },
     health::Targets,
@@ -155,6 +156,14 @@ impl Node for FakeNode {
     fn fronts(&mut self) -> Vec<FrontView> {
         Vec::new()
     }
+
+    fn explain(&mut self, _query: &ExplainQuery) -> Result<Explanation, NodeError> {
+        Err(NodeError("the fake decides on no packets".to_owned()))
+    }
+
+    fn set_trace_filters(&mut self, _filters: &[Option<TraceFilter>]) -> Result<(), NodeError> {
+        Ok(())
+    }
 }
 
 /// A runtime on a fake node.
@@ -163,7 +172,7 @@ pub(super) struct Bed {
     pub(super) events: mpsc::Sender<Event>,
     /// What health would have to probe.
     pub(super) targets: watch::Receiver<Targets>,
-    requests: mpsc::Sender<ViewRequest>,
+    requests: mpsc::Sender<Request>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -237,7 +246,7 @@ impl Bed {
 
     pub(super) async fn view(&self) -> Arc<View> {
         let (answer, view) = oneshot::channel();
-        self.requests.send(answer).await.expect("the runtime runs");
+        self.requests.send(Request::View(answer)).await.expect("the runtime runs");
         view.await.expect("an answer")
     }
 

@@ -1,0 +1,88 @@
+//! `/metrics` for Prometheus, on an address of its own and nowhere by default.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use tokio::{net::TcpListener, sync::Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use super::{Refused, Source, serve};
+use crate::api::metrics;
+
+/// Connections served at once: Prometheus needs one.
+const CONNECTIONS_MAX: usize = 8;
+
+/// A server of metrics, listening; nobody is served before [`MetricsServer::run`].
+#[derive(Debug)]
+pub struct MetricsServer {
+    listener: TcpListener,
+    router: Router,
+}
+
+impl MetricsServer {
+    /// Listens at an address.
+    pub async fn bind(address: SocketAddr, source: Source) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(address).await.with_context(|| {
+            format!("cannot serve metrics at {address}; correct `metrics.listen`")
+        })?;
+        let router = Router::new()
+            .route("/metrics", get(metrics))
+            .fallback(async || {
+                Refused(StatusCode::NOT_FOUND, "the metrics are at /metrics".to_owned())
+            })
+            .with_state(source);
+        Ok(Self { listener, router })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let accept = async {
+                let permit =
+                    Arc::clone(&permits).acquire_owned().await.map_err(io::Error::other)?;
+                io::Result::Ok((self.listener.accept().await?.0, permit))
+            };
+            let accepted = tokio::select! {
+                () = stop.cancelled() => return,
+                accepted = accept => accepted,
+            };
+            let (stream, permit) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    ::tracing::warn!("cannot accept a connection for metrics: {error}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let connection = serve(stream, self.router.clone());
+            let stop = stop.clone();
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = connection => {}
+                    () = stop.cancelled() => {}
+                }
+                drop(permit);
+            });
+        }
+    }
+}
+
+async fn metrics(State(source): State<Source>) -> Result<Response, Refused> {
+    let view = source.fresh_view().await?;
+    let text = metrics::render(&view, source.started.elapsed().as_secs());
+    let content_type = [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)];
+    Ok((content_type, text).into_response())
+}

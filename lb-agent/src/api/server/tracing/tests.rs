@@ -1,0 +1,198 @@
+//! Queries become filters, and events lines.
+
+use insta::assert_snapshot;
+use lb_common::{
+    abi::{
+        CLASS_HALF_OPEN, Hook, NetU16, NetU32, TRACE_EDIT_DESTINATION, TRACE_EDIT_SOURCE,
+        TraceEvent,
+    },
+    engine::{FlowChange, answer::AnswerKind, trace::matches, wire::Kind},
+};
+
+use super::*;
+use crate::{
+    api::types::{BackendCountersView, BackendView},
+    model::{BackendPath, BackendState, ServiceName},
+};
+
+fn backend(number: u32, name: &str, address: &str) -> BackendView {
+    BackendView {
+        number: Some(number),
+        service: ServiceName("file/web".to_owned()),
+        place: name.to_owned(),
+        display_name: name.to_owned(),
+        address: address.parse().unwrap(),
+        path: BackendPath::Routed,
+        weight: 100,
+        state: BackendState::Healthy,
+        probe: None,
+        replies: None,
+        weight_origin: crate::model::Origin::Default,
+        share_percent: 0.0,
+        counters: BackendCountersView::default(),
+        source: String::new(),
+    }
+}
+
+fn view() -> View {
+    View {
+        backends: vec![
+            backend(3, "web-1", "10.0.0.1:80"),
+            backend(4, "web-2", "10.0.0.2:80"),
+            backend(5, "web-2", "[fd00::2]:80"),
+        ],
+        ..View::default()
+    }
+}
+
+fn words(address: &str) -> NetAddr6 {
+    match address.parse().unwrap() {
+        IpAddr::V4(address) => NetAddr6::from_raw([NetU32::from(address).raw(), 0, 0, 0]),
+        IpAddr::V6(address) => address.into(),
+    }
+}
+
+/// A SYN of 192.0.2.7:40000 to 203.0.113.10:80 that goes to backend 3.
+fn forwarded() -> TraceEvent {
+    TraceEvent {
+        time_ns: 1_500_000,
+        source: words("192.0.2.7"),
+        destination: words("203.0.113.10"),
+        address: words("10.0.0.1"),
+        source_port: NetU16::new(40_000),
+        destination_port: NetU16::new(80),
+        port: NetU16::new(8080),
+        edit: TRACE_EDIT_DESTINATION,
+        hook: Hook::TcFront as u32,
+        verdict: Verdict::Deliver as u32,
+        backend: 3,
+        protocol: 6,
+        kind: Kind::Tcp as u32,
+        tcp_flags: 2,
+        length_bytes: 60,
+        ..TraceEvent::default()
+    }
+}
+
+/// Its answer.
+fn reply() -> TraceEvent {
+    let forwarded = forwarded();
+    TraceEvent {
+        source: forwarded.address,
+        source_port: forwarded.port,
+        destination: forwarded.source,
+        destination_port: forwarded.source_port,
+        address: forwarded.destination,
+        port: forwarded.destination_port,
+        edit: TRACE_EDIT_SOURCE,
+        hook: Hook::TcReply as u32,
+        verdict: Verdict::Reply as u32,
+        tcp_flags: 0x12,
+        ..forwarded
+    }
+}
+
+/// The RST that a closed port sends.
+fn refused() -> TraceEvent {
+    TraceEvent {
+        destination_port: NetU16::new(81),
+        edit: 0,
+        verdict: Verdict::Answer as u32,
+        reason: DropReason::NoFrontend as u32,
+        answer: AnswerKind::Reset as u32,
+        backend: 0,
+        ..forwarded()
+    }
+}
+
+#[test]
+fn filters_see_both_directions_of_a_flow() {
+    let check = |query: TraceQuery, expected: [bool; 3]| {
+        let (filter, _) = filter(&query, &view()).unwrap();
+        let filter = TraceFilter { until_tick: 10, ..filter };
+        let found = [forwarded(), reply(), refused()].map(|event| matches(&filter, &event, 10));
+        assert_eq!(found, expected, "{query:?}");
+        let over = TraceFilter { until_tick: 9, ..filter };
+        assert!(!matches(&over, &forwarded(), 10), "{query:?}: its time is over");
+        assert!(!matches(&TraceFilter { until_tick: 0, ..filter }, &forwarded(), 0));
+    };
+    let any = TraceQuery::default;
+    let client = |text: &str| TraceQuery { client: Some(text.parse().unwrap()), ..any() };
+    let vip = |text: &str| TraceQuery { vip: Some(text.parse().unwrap()), ..any() };
+    check(any(), [true; 3]);
+    check(client("192.0.2.7"), [true; 3]);
+    check(client("192.0.2.0/29"), [true; 3]);
+    check(client("192.0.2.8/29"), [false; 3]);
+    check(client("0.0.0.0/0"), [true; 3]);
+    check(client("::/0"), [false; 3]);
+    check(vip("203.0.113.10"), [true; 3]);
+    check(vip("203.0.113.11"), [false; 3]);
+    check(TraceQuery { port: Some(80), ..any() }, [true, true, false]);
+    check(TraceQuery { port: Some(8080), ..any() }, [false; 3]);
+    check(TraceQuery { backend: Some("web-1".to_owned()), ..any() }, [true, true, false]);
+    check(TraceQuery { backend: Some("10.0.0.2:80".to_owned()), ..any() }, [false; 3]);
+    check(TraceQuery { dropped: true, ..any() }, [false, false, true]);
+    check(TraceQuery { reason: Some("no_frontend".to_owned()), ..any() }, [false, false, true]);
+    check(TraceQuery { reason: Some("no_backend".to_owned()), ..any() }, [false; 3]);
+}
+
+#[test]
+fn several_backends_of_a_name_are_told_apart_by_the_agent() {
+    let query = TraceQuery { backend: Some("web-2".to_owned()), ..TraceQuery::default() };
+    let (filter, backends) = filter(&query, &view()).unwrap();
+    assert_eq!((filter.backend, backends), (0, [4, 5].into()));
+}
+
+#[test]
+fn impossible_queries_are_refused() {
+    let message = |query: TraceQuery| filter(&query, &view()).expect_err("it is impossible").1;
+    let mixed = TraceQuery {
+        client: Some("192.0.2.0/24".parse().unwrap()),
+        vip: Some("2001:db8::1".parse().unwrap()),
+        ..TraceQuery::default()
+    };
+    assert_snapshot!(message(mixed), @"the client's address and the VIP are of different families");
+    let reason = TraceQuery { reason: Some("nonsense".to_owned()), ..TraceQuery::default() };
+    assert_snapshot!(message(reason), @"no drop reason is called `nonsense`; `lbctl drop list --all` shows all");
+    let backend = TraceQuery { backend: Some("web-9".to_owned()), ..TraceQuery::default() };
+    assert_snapshot!(message(backend), @"the data path has no backend `web-9`; `lbctl backend list` shows all");
+    for text in ["192.0.2.0/33", "::/129", "192.0.2.0/", "web", "", "192.0.2.1/-1"] {
+        assert!(text.parse::<Prefix>().is_err(), "{text}");
+    }
+}
+
+#[test]
+fn events_are_told_in_a_line() {
+    let (_, latest) = watch::channel(Arc::new(view()));
+    let mut names = BackendNames::new(latest);
+    let mut line = |event: &TraceEvent| {
+        PacketView::new(event, 1_000_000_000_000_000, |number| names.get(number)).line()
+    };
+    let recorded = TraceEvent {
+        flow_change: FlowChange::PutHalf as u32,
+        class: CLASS_HALF_OPEN,
+        backend: 77,
+        ..forwarded()
+    };
+    let fragment = TraceEvent {
+        family: FAMILY_V6,
+        source: words("2001:db8::7"),
+        destination: words("2001:db8::1"),
+        source_port: NetU16::new(0),
+        destination_port: NetU16::new(0),
+        kind: Kind::LaterFragment as u32,
+        protocol: 44,
+        tcp_flags: 0,
+        verdict: Verdict::Drop as u32,
+        reason: DropReason::Fragment as u32,
+        ..refused()
+    };
+    let lines = [forwarded(), reply(), refused(), recorded, fragment].map(|event| line(&event));
+    assert_snapshot!(lines.join("\n"), @"
+    01:46:40.001500 tc_front  tcp  S      60B 192.0.2.7:40000 > 203.0.113.10:80: deliver to 10.0.0.1:8080 (web-1)
+    01:46:40.001500 tc_reply  tcp  SA     60B 10.0.0.1:8080 > 192.0.2.7:40000: reply from 203.0.113.10:80 (web-1)
+    01:46:40.001500 tc_front  tcp  S      60B 192.0.2.7:40000 > 203.0.113.10:81: answer reset, no_frontend
+    01:46:40.001500 tc_front  tcp  S      60B 192.0.2.7:40000 > 203.0.113.10:80: deliver to 10.0.0.1:8080 (backend 77); flow record: put_half half_open
+    01:46:40.001500 tc_front  44   later_fragment    60B 2001:db8::7 > 2001:db8::1: drop, fragment
+    ");
+}

@@ -1,0 +1,240 @@
+//! The tables of the data path as the engine reads them, for `explain`. Changes nothing.
+//!
+//! Arrays are read by the mappings that there are; hash maps are opened by their pins, once for each
+//! question, so that whoever sweeps or fills them need not lend them.
+
+use std::{cell::RefCell, path::Path};
+
+use anyhow::Context as _;
+use aya::{
+    Pod,
+    maps::{HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie},
+};
+use lb_common::{
+    abi::{
+        BackendV4, BackendV6, FlowRecord, Frontend, FrontendKeyV4, FrontendKeyV6, HalfOpenRate,
+        Limits, NetAddr6, NetU32, Refusals, RingDescriptor, Slot, map_names,
+    },
+    engine::{Backend, Family, TableFull},
+};
+
+use super::tables::{Tables, is_absent};
+
+/// A family and where its tables are.
+pub(super) trait LiveFamily:
+    Family<FlowKey: Pod, ReplyKey: Pod, ReplyRecord: Pod, ReplyDefaultKey: Pod, ReplyDefault: Pod> + Pod
+{
+    /// `FLOWS_*`, `HALF_FLOWS_*`, `REPLIES_*`, `HALF_REPLIES_*`, `REPLY_DEFAULTS_*`, `LOCAL_*`.
+    const MAPS: [&'static str; 6];
+    /// Bits of an address.
+    const BITS: u32;
+
+    fn lookup(tables: &Tables, key: &Self::FrontendKey) -> Frontend;
+    fn record(tables: &Tables, number: u32) -> Option<Self::BackendRecord>;
+}
+
+impl LiveFamily for NetU32 {
+    const MAPS: [&'static str; 6] = [
+        map_names::FLOWS_V4,
+        map_names::HALF_FLOWS_V4,
+        map_names::REPLIES_V4,
+        map_names::HALF_REPLIES_V4,
+        map_names::REPLY_DEFAULTS_V4,
+        map_names::LOCAL_V4,
+    ];
+    const BITS: u32 = 32;
+
+    fn lookup(tables: &Tables, key: &FrontendKeyV4) -> Frontend {
+        tables.frontends.lookup_v4(key)
+    }
+
+    fn record(tables: &Tables, number: u32) -> Option<BackendV4> {
+        tables.backends_v4.load(number)
+    }
+}
+
+impl LiveFamily for NetAddr6 {
+    const MAPS: [&'static str; 6] = [
+        map_names::FLOWS_V6,
+        map_names::HALF_FLOWS_V6,
+        map_names::REPLIES_V6,
+        map_names::HALF_REPLIES_V6,
+        map_names::REPLY_DEFAULTS_V6,
+        map_names::LOCAL_V6,
+    ];
+    const BITS: u32 = 128;
+
+    fn lookup(tables: &Tables, key: &FrontendKeyV6) -> Frontend {
+        tables.frontends.lookup_v6(key)
+    }
+
+    fn record(tables: &Tables, number: u32) -> Option<BackendV6> {
+        tables.backends_v6.load(number)
+    }
+}
+
+/// The tables of a family.
+pub(super) struct LiveTables<'a, A: LiveFamily> {
+    tables: &'a Tables,
+    flows: HashMap<MapData, A::FlowKey, FlowRecord>,
+    half_flows: HashMap<MapData, A::FlowKey, FlowRecord>,
+    replies: HashMap<MapData, A::ReplyKey, A::ReplyRecord>,
+    half_replies: HashMap<MapData, A::ReplyKey, A::ReplyRecord>,
+    reply_defaults: HashMap<MapData, A::ReplyDefaultKey, A::ReplyDefault>,
+    local: LpmTrie<MapData, A, u32>,
+    half_open_rate: PerCpuArray<MapData, HalfOpenRate>,
+    /// The first thing that could not be read.
+    trouble: RefCell<Option<MapError>>,
+}
+
+impl<'a, A: LiveFamily> LiveTables<'a, A> {
+    /// Opens the tables that are pinned there.
+    pub(super) fn open(tables: &'a Tables, maps: &Path) -> anyhow::Result<Self> {
+        let [flows, half_flows, replies, half_replies, reply_defaults, local] = A::MAPS;
+        Ok(Self {
+            tables,
+            flows: HashMap::try_from(Map::HashMap(open(maps, flows)?))?,
+            half_flows: HashMap::try_from(Map::LruHashMap(open(maps, half_flows)?))?,
+            replies: HashMap::try_from(Map::HashMap(open(maps, replies)?))?,
+            half_replies: HashMap::try_from(Map::LruHashMap(open(maps, half_replies)?))?,
+            reply_defaults: HashMap::try_from(Map::HashMap(open(maps, reply_defaults)?))?,
+            local: LpmTrie::try_from(Map::LpmTrie(open(maps, local)?))?,
+            half_open_rate: PerCpuArray::try_from(Map::PerCpuArray(open(
+                maps,
+                map_names::HALF_OPEN_RATE,
+            )?))?,
+            trouble: RefCell::default(),
+        })
+    }
+
+    /// An error if something that was asked for could not be read.
+    pub(super) fn check(self) -> anyhow::Result<()> {
+        match self.trouble.into_inner() {
+            Some(error) => Err(error).context("the tables cannot be read"),
+            None => Ok(()),
+        }
+    }
+
+    fn found<V>(&self, result: Result<V, MapError>) -> Option<V> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                if !is_absent(&error) {
+                    self.trouble.borrow_mut().get_or_insert(error);
+                }
+                None
+            }
+        }
+    }
+}
+
+fn open(maps: &Path, name: &str) -> anyhow::Result<MapData> {
+    MapData::from_pin(maps.join(name)).with_context(|| format!("map `{name}` cannot be opened"))
+}
+
+impl<A: LiveFamily> lb_common::engine::Tables<A> for LiveTables<'_, A> {
+    fn limits(&self) -> Limits {
+        self.tables.meta().limits
+    }
+
+    fn frontend(&self, key: &A::FrontendKey) -> Frontend {
+        A::lookup(self.tables, key)
+    }
+
+    fn may_be_vip(&self, _address: A) -> bool {
+        // Only ever asked to save time.
+        true
+    }
+
+    fn ring(&self, ring: u32) -> Option<RingDescriptor> {
+        self.tables.rings.load(ring).map(RingDescriptor::from_raw)
+    }
+
+    fn slot(&self, index: u32) -> Option<Slot> {
+        self.tables.ring_slots.load(index).map(Slot::from_raw)
+    }
+
+    fn backend(&self, number: u32) -> Option<Backend<A>> {
+        A::record(self.tables, number).map(|record| A::backend(&record))
+    }
+
+    fn flow(&self, key: &A::FlowKey) -> Option<FlowRecord> {
+        self.found(self.flows.get(key, 0))
+    }
+
+    fn half_flow(&self, key: &A::FlowKey) -> Option<FlowRecord> {
+        self.found(self.half_flows.get(key, 0))
+    }
+
+    fn refusals(&self, ring: u32) -> Refusals {
+        self.tables.refusals.load(ring).unwrap_or_default()
+    }
+
+    /// Of the busiest CPU: nobody knows which one the packet would meet.
+    fn half_open_count(&self, tick: u32) -> u32 {
+        let rates = self.found(self.half_open_rate.get(&0, 0));
+        let counts = rates.iter().flat_map(|rates| rates.iter());
+        counts.filter(|rate| rate.tick == tick).map(|rate| rate.count).max().unwrap_or(0)
+    }
+
+    fn reply_default(&self, key: &A::ReplyDefaultKey) -> Option<A::ReplyDefault> {
+        self.found(self.reply_defaults.get(key, 0))
+    }
+
+    fn is_local(&self, address: A) -> bool {
+        self.found(self.local.get(&lpm_trie::Key::new(A::BITS, address), 0)).is_some()
+    }
+
+    fn reply(&self, key: &A::ReplyKey) -> Option<A::ReplyRecord> {
+        self.found(self.replies.get(key, 0))
+    }
+
+    fn half_reply(&self, key: &A::ReplyKey) -> Option<A::ReplyRecord> {
+        self.found(self.half_replies.get(key, 0))
+    }
+
+    /// Fragments are not explained.
+    fn fragment(&self, _key: &A::FragmentKey) -> Option<A::FragmentRecord> {
+        None
+    }
+
+    // Only `commit` writes, and nobody calls it here.
+
+    fn put_flow(&self, _: &A::FlowKey, _: &FlowRecord) -> Result<(), TableFull> {
+        Err(TableFull)
+    }
+
+    fn put_half_flow(&self, _: &A::FlowKey, _: &FlowRecord) -> Result<(), TableFull> {
+        Err(TableFull)
+    }
+
+    fn touch_flow(&self, _: &A::FlowKey, _: &FlowRecord) {}
+
+    fn touch_half_flow(&self, _: &A::FlowKey, _: &FlowRecord) {}
+
+    fn remove_flow(&self, _: &A::FlowKey) {}
+
+    fn remove_half_flow(&self, _: &A::FlowKey) {}
+
+    fn note_refusal(&self, _: u32, _: u32, _: bool) {}
+
+    fn count_half_open(&self, _: u32) {}
+
+    fn put_reply(&self, _: &A::ReplyKey, _: &A::ReplyRecord) -> Result<(), TableFull> {
+        Err(TableFull)
+    }
+
+    fn put_half_reply(&self, _: &A::ReplyKey, _: &A::ReplyRecord) -> Result<(), TableFull> {
+        Err(TableFull)
+    }
+
+    fn touch_reply(&self, _: &A::ReplyKey, _: &A::ReplyRecord) {}
+
+    fn touch_half_reply(&self, _: &A::ReplyKey, _: &A::ReplyRecord) {}
+
+    fn remove_reply(&self, _: &A::ReplyKey) {}
+
+    fn remove_half_reply(&self, _: &A::ReplyKey) {}
+
+    fn put_fragment(&self, _: &A::FragmentKey, _: &A::FragmentRecord) {}
+}

@@ -1,0 +1,294 @@
+//! Tables that write down what is asked of them. They take nothing: deciding changes nothing.
+
+use std::{
+    cell::{Cell, RefCell},
+    net::{IpAddr, SocketAddr},
+};
+
+use lb_common::{
+    abi::{
+        BACKEND_NONE, FRONTEND_DROPS, FRONTEND_RECORDS_REPLIES, FlowRecord, Frontend,
+        FrontendState, Limits, NetU16, Refusals, RingDescriptor, SLOT_MOVING, SLOT_PLAIN, Slot,
+        affinity_prefix_bits,
+    },
+    engine::{Backend, Context, Family, TableFull, Tables, Tuple, Way, is_live, slot_hash},
+};
+
+use super::{seconds, takes};
+use crate::api::{
+    explain::{FlowRecordView, ReplyView, Step},
+    names,
+    trace::BackendName,
+};
+
+/// The tables of a family, and what the engine has asked of them so far.
+pub(super) struct Recorder<'a, A, T> {
+    tables: &'a T,
+    context: &'a Context,
+    flow: Tuple<A>,
+    flags: Cell<u32>,
+    ring: Cell<RingDescriptor>,
+    steps: RefCell<Vec<Step>>,
+}
+
+impl<'a, A: Family + Into<IpAddr>, T: Tables<A>> Recorder<'a, A, T> {
+    pub(super) fn new(tables: &'a T, context: &'a Context, flow: Tuple<A>) -> Self {
+        Self {
+            tables,
+            context,
+            flow,
+            flags: Cell::new(0),
+            ring: Cell::new(RingDescriptor::NONE),
+            steps: RefCell::default(),
+        }
+    }
+
+    pub(super) fn into_steps(self) -> Vec<Step> {
+        self.steps.into_inner()
+    }
+
+    pub(super) fn has_asked_for_replies(&self) -> bool {
+        self.steps.borrow().iter().any(Step::is_about_replies)
+    }
+
+    /// Notes a step, unless the same was just found.
+    fn note(&self, step: Step) {
+        let mut steps = self.steps.borrow_mut();
+        if !steps.contains(&step) {
+            steps.push(step);
+        }
+    }
+
+    fn note_flow(&self, table: &str, record: Option<&FlowRecord>) {
+        let record = record.map(|record| {
+            let limits = self.tables.limits();
+            let backend = self.tables.backend(record.backend);
+            let is_live = backend
+                .is_some_and(|backend| is_live(record, &backend, &limits, self.context.now_tick));
+            FlowRecordView {
+                backend: BackendName::of(record.backend),
+                generation: record.generation,
+                class: names::class(record.class).to_owned(),
+                age_seconds: self.age(record.last_seen_tick),
+                is_live,
+            }
+        });
+        self.note(Step::FlowRecord { table: table.to_owned(), record });
+    }
+
+    fn note_reply(&self, table: &str, record: Option<&A::ReplyRecord>) {
+        let record = record.map(|record| {
+            let way = A::way(record);
+            ReplyView {
+                class: Some(names::class(way.class.into()).to_owned()),
+                age_seconds: Some(self.age(way.last_seen_tick)),
+                ..reply_view(&way)
+            }
+        });
+        self.note(Step::ReplyRecord { table: table.to_owned(), record });
+    }
+
+    fn age(&self, tick: u32) -> u64 {
+        // The data path may be a tick ahead of us.
+        let ticks = self.context.now_tick.wrapping_sub(tick);
+        if ticks == u32::MAX { 0 } else { seconds(ticks) }
+    }
+}
+
+fn reply_view<A: Into<IpAddr> + Copy>(way: &Way<A>) -> ReplyView {
+    ReplyView {
+        vip: socket(way.vip, way.vip_port),
+        backend: BackendName::of(way.backend),
+        class: None,
+        age_seconds: None,
+    }
+}
+
+fn socket<A: Into<IpAddr>>(address: A, port: NetU16) -> SocketAddr {
+    SocketAddr::new(address.into(), port.get())
+}
+
+/// Flags of a frontend in words.
+fn flags_of(frontend: &Frontend) -> Vec<String> {
+    let mut flags = Vec::new();
+    if frontend.flags & FRONTEND_RECORDS_REPLIES != 0 {
+        flags.push("records_replies".to_owned());
+    }
+    if frontend.flags & FRONTEND_DROPS != 0 {
+        flags.push("drops".to_owned());
+    }
+    flags.extend(affinity_prefix_bits(frontend.flags).map(|bits| format!("affinity/{bits}")));
+    flags
+}
+
+impl<A: Family + Into<IpAddr>, T: Tables<A>> Tables<A> for Recorder<'_, A, T> {
+    fn limits(&self) -> Limits {
+        self.tables.limits()
+    }
+
+    fn frontend(&self, key: &A::FrontendKey) -> Frontend {
+        let frontend = self.tables.frontend(key);
+        if frontend.is_served() {
+            // The source is looked up, too, lest it be a VIP.
+            self.flags.set(frontend.flags);
+        }
+        let state = match frontend.state {
+            FrontendState::Served => "served",
+            FrontendState::Unserved => "unserved",
+            FrontendState::NotVip => "unknown",
+        };
+        let number = frontend.is_served().then_some(frontend.service);
+        let flags = if frontend.is_vip() { flags_of(&frontend) } else { Vec::new() };
+        self.note(Step::Frontend { state: state.to_owned(), service: None, number, flags });
+        frontend
+    }
+
+    fn may_be_vip(&self, address: A) -> bool {
+        self.tables.may_be_vip(address)
+    }
+
+    fn ring(&self, ring: u32) -> Option<RingDescriptor> {
+        let flags = self.flags.get();
+        let of = match affinity_prefix_bits(flags) {
+            Some(bits) => format!("the client's address, {bits} bits"),
+            None => "the flow".to_owned(),
+        };
+        self.note(Step::Hash { of, hash: slot_hash(self.context.hash_seed, flags, &self.flow) });
+        let descriptor = self.tables.ring(ring)?;
+        self.ring.set(descriptor);
+        self.note(Step::Ring { ring, slots: descriptor.size(), epoch: descriptor.epoch() });
+        Some(descriptor)
+    }
+
+    fn slot(&self, index: u32) -> Option<Slot> {
+        let slot = self.tables.slot(index)?;
+        let is_plain = slot.state() == SLOT_PLAIN;
+        let state = match slot.state() {
+            SLOT_PLAIN => "plain",
+            SLOT_MOVING => "moving",
+            _ => "settled",
+        };
+        let old = (!is_plain && slot.old() != BACKEND_NONE).then(|| BackendName::of(slot.old()));
+        let age_ticks = slot.age_ticks(self.context.now_tick);
+        self.note(Step::Slot {
+            index: index.wrapping_sub(self.ring.get().start()),
+            state: state.to_owned(),
+            cur: BackendName::of(slot.cur()),
+            old,
+            age_seconds: (!is_plain).then(|| seconds(age_ticks)),
+        });
+        Some(slot)
+    }
+
+    fn backend(&self, number: u32) -> Option<Backend<A>> {
+        let backend = self.tables.backend(number)?;
+        if number != BACKEND_NONE {
+            let is_local = backend.is_local();
+            self.note(Step::Backend {
+                backend: BackendName::of(number),
+                address: socket(backend.address, backend.port),
+                takes: takes(backend.state),
+                path: if is_local { "local" } else { "routed" }.to_owned(),
+                ifindex: backend.ifindex,
+                generation: backend.generation,
+            });
+        }
+        Some(backend)
+    }
+
+    fn flow(&self, key: &A::FlowKey) -> Option<FlowRecord> {
+        let record = self.tables.flow(key);
+        self.note_flow("flows", record.as_ref());
+        record
+    }
+
+    fn half_flow(&self, key: &A::FlowKey) -> Option<FlowRecord> {
+        let record = self.tables.half_flow(key);
+        self.note_flow("half_flows", record.as_ref());
+        record
+    }
+
+    fn refusals(&self, ring: u32) -> Refusals {
+        let refusals = self.tables.refusals(ring);
+        let since = if refusals.full_tick == 0 {
+            0
+        } else {
+            self.context.now_tick.wrapping_sub(refusals.full_tick)
+        };
+        self.note(Step::Pressure { of: "refused".to_owned(), value: since });
+        refusals
+    }
+
+    fn half_open_count(&self, tick: u32) -> u32 {
+        let count = self.tables.half_open_count(tick);
+        self.note(Step::Pressure { of: "half_open".to_owned(), value: count });
+        count
+    }
+
+    fn reply_default(&self, key: &A::ReplyDefaultKey) -> Option<A::ReplyDefault> {
+        let default = self.tables.reply_default(key);
+        let view = default.as_ref().map(|default| reply_view(&A::default_way(default)));
+        self.note(Step::ReplyDefault { default: view });
+        default
+    }
+
+    fn is_local(&self, address: A) -> bool {
+        self.tables.is_local(address)
+    }
+
+    fn reply(&self, key: &A::ReplyKey) -> Option<A::ReplyRecord> {
+        let record = self.tables.reply(key);
+        self.note_reply("replies", record.as_ref());
+        record
+    }
+
+    fn half_reply(&self, key: &A::ReplyKey) -> Option<A::ReplyRecord> {
+        let record = self.tables.half_reply(key);
+        self.note_reply("half_replies", record.as_ref());
+        record
+    }
+
+    fn fragment(&self, key: &A::FragmentKey) -> Option<A::FragmentRecord> {
+        self.tables.fragment(key)
+    }
+
+    // Only `commit` writes, and nobody calls it here.
+
+    fn put_flow(&self, _: &A::FlowKey, _: &FlowRecord) -> Result<(), TableFull> {
+        Err(TableFull)
+    }
+
+    fn put_half_flow(&self, _: &A::FlowKey, _: &FlowRecord) -> Result<(), TableFull> {
+        Err(TableFull)
+    }
+
+    fn touch_flow(&self, _: &A::FlowKey, _: &FlowRecord) {}
+
+    fn touch_half_flow(&self, _: &A::FlowKey, _: &FlowRecord) {}
+
+    fn remove_flow(&self, _: &A::FlowKey) {}
+
+    fn remove_half_flow(&self, _: &A::FlowKey) {}
+
+    fn note_refusal(&self, _: u32, _: u32, _: bool) {}
+
+    fn count_half_open(&self, _: u32) {}
+
+    fn put_reply(&self, _: &A::ReplyKey, _: &A::ReplyRecord) -> Result<(), TableFull> {
+        Err(TableFull)
+    }
+
+    fn put_half_reply(&self, _: &A::ReplyKey, _: &A::ReplyRecord) -> Result<(), TableFull> {
+        Err(TableFull)
+    }
+
+    fn touch_reply(&self, _: &A::ReplyKey, _: &A::ReplyRecord) {}
+
+    fn touch_half_reply(&self, _: &A::ReplyKey, _: &A::ReplyRecord) {}
+
+    fn remove_reply(&self, _: &A::ReplyKey) {}
+
+    fn remove_half_reply(&self, _: &A::ReplyKey) {}
+
+    fn put_fragment(&self, _: &A::FragmentKey, _: &A::FragmentRecord) {}
+}

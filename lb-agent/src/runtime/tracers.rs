@@ -1,0 +1,204 @@
+//! Who traces, and who gets which event.
+//!
+//! The programs tell of packets only while somebody traces. One task owns the buffer that they write
+//! to; whoever traces has a filter in the kernel and a channel here. Who goes away, or has traced for
+//! as long as was asked for, is taken out; with the last one all is switched off.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use lb_common::{
+    abi::{TRACE_FILTERS, TraceEvent, TraceFilter, ticks_from_ns, ticks_from_seconds},
+    engine::trace::matches,
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::api::server::Request;
+
+/// Time between two looks at the buffer: it holds what the programs tell meanwhile.
+const LOOK: Duration = Duration::from_millis(20);
+/// Events that one look takes: more than the buffer holds.
+const EVENTS_PER_LOOK: usize = 4096;
+/// Events that wait for one client.
+pub const EVENTS_WAITING: usize = 1024;
+
+/// Where events come from: the data path, or a test.
+pub trait TraceSource: Send {
+    /// The oldest event that was not taken yet.
+    fn next_event(&mut self) -> Option<TraceEvent>;
+
+    /// Events that could not be told, since ever.
+    fn lost(&self) -> u64;
+}
+
+/// Somebody wants to trace.
+#[derive(Debug)]
+pub struct TraceRequest {
+    /// Which packets; the time is filled in here.
+    pub filter: TraceFilter,
+    /// Which backends; none: any.
+    pub backends: BTreeSet<u32>,
+    /// For how long.
+    pub seconds: u32,
+    /// Where to tell; closed by whoever has enough.
+    pub told: mpsc::Sender<Told>,
+    /// Told that all is in place, or why not.
+    pub begun: oneshot::Sender<Result<(), String>>,
+}
+
+/// What is told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Told {
+    /// A packet.
+    Packet(TraceEvent),
+    /// So many packets could not be told of.
+    Lost(u64),
+}
+
+struct Tracer {
+    filter: TraceFilter,
+    backends: BTreeSet<u32>,
+    until: Instant,
+    told: mpsc::Sender<Told>,
+    /// Events that found no room in the channel, and are yet to be told as lost.
+    lost: u64,
+}
+
+/// All who trace.
+pub struct Tracers<S> {
+    source: S,
+    kernel: mpsc::Sender<Request>,
+    now_tick: fn() -> u32,
+    tracers: [Option<Tracer>; TRACE_FILTERS as usize],
+    lost_before: u64,
+}
+
+impl<S: TraceSource> Tracers<S> {
+    /// Nobody yet. Filters are put in force by whoever owns the kernel.
+    pub fn new(source: S, kernel: mpsc::Sender<Request>, now_tick: fn() -> u32) -> Self {
+        Self { source, kernel, now_tick, tracers: Default::default(), lost_before: 0 }
+    }
+
+    /// Runs until `stop`, or until nobody can ask any more.
+    pub async fn run(
+        mut self,
+        mut requests: mpsc::Receiver<TraceRequest>,
+        stop: CancellationToken,
+    ) {
+        loop {
+            let is_on = self.is_on();
+            tokio::select! {
+                () = stop.cancelled() => return,
+                request = requests.recv() => match request {
+                    Some(request) => self.begin(request).await,
+                    None => return,
+                },
+                () = sleep(LOOK), if is_on => self.look().await,
+            }
+        }
+    }
+
+    fn is_on(&self) -> bool {
+        self.tracers.iter().any(Option::is_some)
+    }
+
+    async fn begin(&mut self, request: TraceRequest) {
+        let result =
+            self.try_begin(request.filter, request.seconds, request.backends, request.told);
+        let result = match result {
+            Ok(place) => match self.put_in_force().await {
+                Ok(()) => Ok(()),
+                Err(error) => {
+                    self.tracers[place] = None;
+                    Err(error)
+                }
+            },
+            Err(error) => Err(error),
+        };
+        // Who asked may have gone; the next look finds out.
+        request.begun.send(result).ok();
+    }
+
+    fn try_begin(
+        &mut self,
+        filter: TraceFilter,
+        seconds: u32,
+        backends: BTreeSet<u32>,
+        told: mpsc::Sender<Told>,
+    ) -> Result<usize, String> {
+        if !self.is_on() {
+            // What was told when nobody listened any more.
+            while self.source.next_event().is_some() {}
+            self.lost_before = self.source.lost();
+        }
+        let Some(place) = self.tracers.iter().position(Option::is_none) else {
+            return Err(format!("{TRACE_FILTERS} others trace already; wait until one has ended"));
+        };
+        let until_tick = (self.now_tick)().saturating_add(ticks_from_seconds(seconds)).max(1);
+        self.tracers[place] = Some(Tracer {
+            filter: TraceFilter { until_tick, ..filter },
+            backends,
+            until: Instant::now() + Duration::from_secs(seconds.into()),
+            told,
+            lost: 0,
+        });
+        Ok(place)
+    }
+
+    async fn put_in_force(&self) -> Result<(), String> {
+        let filters = self.tracers.each_ref().map(|tracer| tracer.as_ref().map(|it| it.filter));
+        let (answer, done) = oneshot::channel();
+        let busy = || "the agent is stopping".to_owned();
+        self.kernel.send(Request::Trace(filters, answer)).await.map_err(|_| busy())?;
+        done.await.map_err(|_| busy())?
+    }
+
+    async fn look(&mut self) {
+        for _ in 0..EVENTS_PER_LOOK {
+            let Some(event) = self.source.next_event() else { break };
+            for tracer in self.tracers.iter_mut().flatten() {
+                tracer.tell(&event);
+            }
+        }
+        let lost = self.source.lost();
+        let lost_now = lost.wrapping_sub(self.lost_before);
+        self.lost_before = lost;
+        let now = Instant::now();
+        let mut has_ended = false;
+        for place in &mut self.tracers {
+            let Some(tracer) = place else { continue };
+            tracer.lost += lost_now;
+            tracer.tell_lost();
+            if tracer.until <= now || tracer.told.is_closed() {
+                *place = None;
+                has_ended = true;
+            }
+        }
+        if has_ended && let Err(error) = self.put_in_force().await {
+            // The filters end by themselves, by their time.
+            tracing::warn!("cannot end a trace: {error}");
+        }
+    }
+}
+
+impl Tracer {
+    fn tell(&mut self, event: &TraceEvent) {
+        let is_wanted = matches(&self.filter, event, ticks_from_ns(event.time_ns))
+            && (self.backends.is_empty() || self.backends.contains(&event.backend));
+        if is_wanted && self.told.try_send(Told::Packet(*event)).is_err() {
+            self.lost += 1;
+        }
+    }
+
+    fn tell_lost(&mut self) {
+        if self.lost > 0 && self.told.try_send(Told::Lost(self.lost)).is_ok() {
+            self.lost = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

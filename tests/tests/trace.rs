@@ -1,0 +1,231 @@
+//! What `lbctl` tells of single packets: `trace`, `explain`, drops, and metrics.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    os::fd::AsFd as _,
+    process::{Child, Stdio},
+    sync::mpsc::{self, Receiver},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use aya::maps::{Array, Map, MapData};
+use lb_common::abi::{META_TRACES, Meta, map_names};
+use lb_tests::{
+    Agent, AgentConfig, RemoteHost, World, needs, process,
+    world::{CLIENT, FRONT, VIP, vip},
+};
+use serde_json::Value;
+
+/// `lbctl trace … -o json`, running; ended on drop.
+struct Trace {
+    child: Child,
+    lines: Receiver<Value>,
+}
+
+impl Trace {
+    /// Returns once packets are told of.
+    fn start(agent: &Agent, words: &str) -> Result<Self> {
+        let mut command = agent.lbctl_command(&format!("trace {words} -o json"));
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        let output = child.stdout.take().context("no output")?;
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                let value = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                if sender.send(value).is_err() {
+                    return;
+                }
+            }
+        });
+        let trace = Self { child, lines };
+        let first = trace.next()?;
+        ensure!(first["what"] == "begin", "{first}");
+        Ok(trace)
+    }
+
+    fn next(&self) -> Result<Value> {
+        self.lines.recv_timeout(Duration::from_secs(10)).context("nothing is told")
+    }
+
+    /// The next packet of which all of this is told.
+    fn find(&self, expected: &[(&str, &str)]) -> Result<Value> {
+        let mut others = Vec::new();
+        loop {
+            let packet = self.next().with_context(|| format!("only {others:#?}"))?;
+            if expected.iter().all(|(key, value)| packet[key] == *value) {
+                return Ok(packet);
+            }
+            others.push(packet);
+        }
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        process::signal(&self.child, nix::sys::signal::Signal::SIGTERM);
+        process::wait_child(&mut self.child, Duration::from_secs(5));
+    }
+}
+
+fn is_tracing(agent: &Agent) -> Result<bool> {
+    let map = MapData::from_pin(agent.pin_path().join("maps").join(map_names::META))?;
+    // Open, and so an array of ours.
+    map.fd().as_fd();
+    let meta: Meta = Array::try_from(Map::Array(map))?.get(&0, 0)?;
+    Ok(meta.flags & META_TRACES != 0)
+}
+
+/// Two machines behind port 80 of the VIP, and metrics.
+fn start(world: &World) -> Result<([RemoteHost; 2], Agent)> {
+    let remotes = [RemoteHost::start(world.node(), 1)?, RemoteHost::start(world.node(), 2)?];
+    let [one, two] = remotes.each_ref().map(|remote| remote.address);
+    let mut config = AgentConfig::new(FRONT);
+    config.front = [FRONT, "back1", "back2"].map(str::to_owned).to_vec();
+    config.extra = format!(
+        "[metrics]\nlisten = \"127.0.0.1:9432\"\n\
+         [[service]]\nname = \"web\"\nfrontends = [\"tcp://{VIP}:80\"]\n\
+         [[service.backend]]\naddress = \"{one}\"\n[[service.backend]]\naddress = \"{two}\"\n"
+    );
+    let agent = world.start_agent(&config)?;
+    process::wait_for("the backends", Duration::from_secs(10), || {
+        ensure!(agent.healthy_backends()?.len() == 2, "not yet");
+        Ok(())
+    })?;
+    Ok((remotes, agent))
+}
+
+#[test]
+fn packets_are_told_of_while_somebody_traces() -> Result<()> {
+    needs!(namespaces);
+    let world = World::plain()?;
+    let (_remotes, agent) = start(&world)?;
+    ensure!(!is_tracing(&agent)?, "nobody traces yet");
+
+    let all = Trace::start(&agent, &format!("--client {CLIENT}"))?;
+    let closed = Trace::start(&agent, &format!("--dropped --vip {VIP} --count 1"))?;
+    let others = Trace::start(&agent, "--client 198.51.100.0/24 --seconds 2")?;
+    ensure!(is_tracing(&agent)?);
+
+    // A port that nobody serves.
+    ensure!(world.client().fetch_one(vip(81)).is_err(), "nobody serves port 81");
+    let refused = [
+        ("hook", "tc_front"),
+        ("verdict", "answer"),
+        ("answer", "reset"),
+        ("reason", "no_frontend"),
+        ("kind", "S"),
+        ("destination", "203.0.113.10:81"),
+    ];
+    all.find(&refused)?;
+    closed.find(&refused)?;
+    ensure!(closed.lines.recv_timeout(Duration::from_secs(5)).is_err(), "one was asked for");
+
+    // A connection, both ways.
+    let answer = world.client().fetch_one(vip(80))?;
+    let served_by = answer.local.to_string();
+    let client = answer.client.to_string();
+    let syn = all.find(&[
+        ("verdict", "route"),
+        ("kind", "S"),
+        ("source", &client),
+        ("destination", "203.0.113.10:80"),
+        ("to", &served_by),
+    ])?;
+    ensure!(syn["backend"]["name"] == *served_by, "{syn}");
+    ensure!(syn["backend"]["service"] == "file/web", "{syn}");
+    all.find(&[
+        ("verdict", "reply"),
+        ("kind", "SA"),
+        ("source", &served_by),
+        ("destination", &client),
+        ("from", "203.0.113.10:80"),
+    ])?;
+
+    // Who is not meant is told nothing; with the last one all is switched off.
+    ensure!(others.lines.recv_timeout(Duration::from_secs(5)).is_err(), "another client's");
+    drop((all, closed, others));
+    process::wait_for("the end", Duration::from_secs(5), || {
+        ensure!(!is_tracing(&agent)?, "somebody still traces");
+        Ok(())
+    })?;
+    let refusal = agent.lbctl("trace --reason nonsense").expect_err("there is no such reason");
+    ensure!(format!("{refusal:#}").contains("no drop reason is called `nonsense`"), "{refusal:#}");
+    Ok(())
+}
+
+#[test]
+fn explanations_say_where_connections_go() -> Result<()> {
+    needs!(namespaces);
+    let world = World::plain()?;
+    let (remotes, agent) = start(&world)?;
+    let address_of = |name: &str| -> Result<String> {
+        let index = if name == "remote-1" { 0 } else { 1 };
+        ensure!(name == format!("remote-{}", index + 1), "`{name}`");
+        Ok(remotes[index].address.to_string())
+    };
+    let mut seen = std::collections::BTreeSet::new();
+    for port in 20_000..20_100 {
+        let explained = agent.json(&format!("explain {CLIENT}:{port} {VIP}:80"))?;
+        let name = world.client().fetch_from(port, vip(80))?;
+        let went_to = address_of(&name)?;
+        ensure!(explained["outcome"]["to"] == *went_to, "port {port}: {name}\n{explained:#}");
+        // The rest of the connection goes the same way.
+        let data = agent.json(&format!("explain {CLIENT}:{port} {VIP}:80 --kind data"))?;
+        ensure!(data["outcome"]["to"] == *went_to, "port {port}: {name}\n{data:#}");
+        seen.insert(name);
+    }
+    ensure!(seen.len() == 2, "all went to {seen:?}");
+
+    let text = agent.lbctl(&format!("explain {CLIENT}:20000 {VIP}:80"))?;
+    for word in ["served by file/web", "plain, cur", "decision: route to", "replies recorded"] {
+        ensure!(text.contains(word), "no `{word}` in:\n{text}");
+    }
+    let text = agent.lbctl(&format!("explain {CLIENT} {VIP}:81"))?;
+    ensure!(text.contains("decision: answer reset, no_frontend"), "{text}");
+    let text = agent.lbctl(&format!("explain {CLIENT} 203.0.113.99:80"))?;
+    ensure!(text.contains("decision: pass"), "{text}");
+    Ok(())
+}
+
+#[test]
+fn drops_are_counted_named_and_explained() -> Result<()> {
+    needs!(namespaces);
+    let world = World::plain()?;
+    let (_remotes, agent) = start(&world)?;
+    for _ in 0..3 {
+        ensure!(world.client().fetch_one(vip(81)).is_err(), "nobody serves port 81");
+    }
+    world.client().fetch_one(vip(80))?;
+
+    // Counters that were read just now answer further questions.
+    let list = process::wait_for("the drops", Duration::from_secs(5), || {
+        let list = agent.lbctl("drop list")?;
+        ensure!(list.contains("no_frontend") && list.contains("`lbctl service list`"), "{list}");
+        Ok(list)
+    })?;
+    ensure!(!list.contains("ipv6_routing_header"), "{list}");
+    ensure!(agent.lbctl("drop list --all")?.contains("ipv6_routing_header"));
+    let rows = agent.rows("drop")?;
+    let row = rows.iter().find(|row| row["reason"] == "no_frontend").context("no row")?;
+    let counted = row["packets"].as_u64().context("no number")?;
+    ensure!(counted >= 3, "{row}");
+    let status = agent.lbctl("status")?;
+    ensure!(status.contains("HOOK") && status.contains("tc_front"), "{status}");
+
+    let metrics = |path: &str| world.node().run(&format!("curl -s http://127.0.0.1:9432/{path}"));
+    let text = metrics("metrics")?;
+    for line in [
+        format!("lb_drops_total{{reason=\"no_frontend\"}} {counted}"),
+        "lb_drops_total{reason=\"no_backend\"} 0".to_owned(),
+        format!("lb_verdicts_total{{hook=\"tc_front\",verdict=\"answer\"}} {counted}"),
+        "lb_service_backends{service=\"file/web\",state=\"healthy\"} 2".to_owned(),
+        "lb_table_limit{table=\"services\"} 4096".to_owned(),
+        "lb_provider_up{provider=\"file\"} 1".to_owned(),
+    ] {
+        ensure!(text.lines().any(|found| found == line), "no `{line}` in:\n{text}");
+    }
+    ensure!(metrics("")?.contains("the metrics are at /metrics"));
+    Ok(())
+}
