@@ -152,9 +152,34 @@ impl Scenario {
         smallest
     }
 
+    /// The scenarios of one packet that show what the packets of this one do, by the kind of that:
+    /// program, verdict and reason. Packets that show it only after others are left out.
+    #[must_use]
+    pub fn lessons(&self) -> Vec<(String, Self)> {
+        const FRAME_DIGITS_MAX: usize = 3200;
+        let mut lessons = Vec::new();
+        for arrival in &self.packets {
+            let Some(input) = from_hex(&arrival.frame) else { continue };
+            let mut host = HostBed::new(&self.world, 100_000);
+            let outcome = host.send(arrival.program, &input, 100_000);
+            let Some(verdict) = outcome.verdict else { continue };
+            if arrival.frame.len() > FRAME_DIGITS_MAX {
+                continue;
+            }
+            let family = if self.world.frontends[0].vip.is_ipv6() { "v6" } else { "v4" };
+            let what = format!("{:?} {verdict:?} {}", arrival.program, outcome.reason.name());
+            let name = what.to_lowercase().replace([' ', '_'], "-");
+            let packets = vec![arrival.clone()];
+            let about = format!("{what}, from {}", self.about);
+            let lesson = Self { about, world: self.world.clone(), packets };
+            lessons.push((format!("{name}-{family}"), lesson));
+        }
+        lessons
+    }
+
     /// Writes it for the corpus.
     pub fn write(&self, path: &Path) -> anyhow::Result<()> {
-        let text = serde_json::to_string_pretty(self)?;
+        let text = serde_json::to_string(self)?;
         std::fs::write(path, text + "\n").with_context(|| path.display().to_string())
     }
 }
