@@ -187,7 +187,7 @@ impl Scenario {
 /// The scenarios worth keeping, by name.
 pub fn corpus() -> anyhow::Result<Vec<(PathBuf, Scenario)>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    let mut corpus = Vec::new();
+    let mut corpus: Vec<(PathBuf, Scenario)> = Vec::new();
     for entry in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "json") {
@@ -197,7 +197,10 @@ pub fn corpus() -> anyhow::Result<Vec<(PathBuf, Scenario)>> {
             corpus.push((path, scenario));
         }
     }
-    corpus.sort_by(|left, right| left.0.cmp(&right.0));
+    // What takes long to change changes seldom.
+    corpus.sort_by_cached_key(|(path, Scenario { world, .. })| {
+        (world.vips(), world.frontend_flags, world.egress_mtu, path.clone())
+    });
     Ok(corpus)
 }
 
