@@ -2,6 +2,8 @@
 //!
 //! `LB_SEEDS=20000` runs so many scenarios instead of as many as fit the time, `LB_SEED=17` only that
 //! one. A difference is written to a file; copied to `tests/corpus/` it is tried first ever after.
+//! `LB_COLLECT=5000` looks through so many scenarios for what the corpus does not show yet, by program,
+//! verdict, reason and family, and adds it.
 
 use std::time::{Duration, Instant};
 
@@ -46,6 +48,9 @@ fn run(object: &[u8]) -> Result<()> {
     let (only, seeds) = (number("LB_SEED")?, number("LB_SEEDS")?);
     let first = only.unwrap_or(0);
     let last = only.map_or(seeds.unwrap_or(SEEDS), |seed| seed + 1);
+    if let Some(seeds) = number("LB_COLLECT")? {
+        return collect(seeds);
+    }
     let start = Instant::now();
     for seed in first..last {
         if seeds.is_none() && start.elapsed() > TIME_MAX {
@@ -72,5 +77,17 @@ fn run(object: &[u8]) -> Result<()> {
         scenarios - corpus.len(),
         start.elapsed()
     );
+    Ok(())
+}
+
+fn collect(seeds: u64) -> Result<()> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    for (name, lesson) in (0..seeds).flat_map(|seed| Scenario::random(seed).lessons()) {
+        let path = folder.join(name).with_extension("json");
+        if !path.exists() {
+            lesson.write(&path)?;
+            println!("{}", path.display());
+        }
+    }
     Ok(())
 }

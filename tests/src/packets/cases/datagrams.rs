@@ -40,17 +40,17 @@ fn replied(net: &Net, input: &PacketSpec) -> Step {
     forwarded(Program::TcReply, Verdict::Reply, input, &output)
 }
 
-/// Datagrams of clients.
-pub(super) fn inbound(net: &Net) -> Vec<Case> {
+/// Datagrams of all lengths, with and without checksum.
+pub(super) fn forms(net: &Net) -> Vec<Case> {
     let packet = net.datagram();
-    let sent = |name, world, to, after| {
-        case(name, world, vec![delivered(&net.datagram(), to)], after, vec![])
-    };
-    let one = || net.datagram_flow(1);
-    let stale = KnownFlow { age_ticks: 50, ..one() };
-    let settled = |flows| World { slots: SlotState::Settled, flows, ..net.world() };
     vec![
-        sent("UDP: plain slots record nothing", net.world(), net.one, vec![]),
+        case(
+            "UDP: plain slots record nothing",
+            net.world(),
+            vec![delivered(&packet, net.one)],
+            vec![],
+            vec![],
+        ),
         case(
             "UDP: lengths odd and even, an empty datagram, a full one",
             net.world(),
@@ -67,6 +67,18 @@ pub(super) fn inbound(net: &Net) -> Vec<Case> {
             vec![],
             vec![],
         ),
+    ]
+}
+
+/// Datagrams of clients.
+pub(super) fn inbound(net: &Net) -> Vec<Case> {
+    let sent = |name, world, to, after| {
+        case(name, world, vec![delivered(&net.datagram(), to)], after, vec![])
+    };
+    let one = || net.datagram_flow(1);
+    let stale = KnownFlow { age_ticks: 50, ..one() };
+    let settled = |flows| World { slots: SlotState::Settled, flows, ..net.world() };
+    vec![
         sent(
             "UDP: an unrecorded flow is the old owner's, and recorded at once",
             net.moving_from(ALIVE, vec![]),

@@ -47,11 +47,6 @@ pub(super) fn to_vip(net: &Net) -> Vec<Case> {
     let known = KnownFlow { age_ticks: 500, ..net.flow(2, CLASS_ESTABLISHED) };
     let settled = World { slots: SlotState::Settled, flows: vec![known], ..net.world() };
     let meant = icmp_error(client, two, &tcp(net.two, net.client, "P."), 100).ttl(63);
-    let refused = |name, packet: &PacketSpec, reason| {
-        case(name, net.world(), vec![dropped(packet.bytes(), reason)], vec![], vec![])
-    };
-    let elsewhere = tcp(at(net.vip, 81), net.client, "P.");
-    let other = packet(net.vip, net.client, Body::Other(132)).payload(50);
     vec![
         case(
             "an error about a packet of the VIP reaches its backend",
@@ -67,6 +62,27 @@ pub(super) fn to_vip(net: &Net) -> Vec<Case> {
             vec![known],
             vec![],
         ),
+        case(
+            "XDP leaves errors to TC",
+            net.world(),
+            vec![passed(Program::XdpFront, error(&said).bytes())],
+            vec![],
+            vec![],
+        ),
+    ]
+}
+
+/// Errors that are not for any backend.
+pub(super) fn refused(net: &Net) -> Vec<Case> {
+    let (client, vip) = (net.client.ip(), net.vip.ip());
+    let said = tcp(net.vip, net.client, "P.");
+    let error = |quoted: &PacketSpec| icmp_error(client, vip, quoted, 100);
+    let refused = |name, packet: &PacketSpec, reason| {
+        case(name, net.world(), vec![dropped(packet.bytes(), reason)], vec![], vec![])
+    };
+    let elsewhere = tcp(at(net.vip, 81), net.client, "P.");
+    let other = packet(net.vip, net.client, Body::Other(132)).payload(50);
+    vec![
         refused(
             "an error about a port without frontend",
             &error(&elsewhere),
@@ -93,13 +109,6 @@ pub(super) fn to_vip(net: &Net) -> Vec<Case> {
             DropReason::IcmpEmbeddedUnserved,
         ),
         refused("an error whose TTL is used up", &error(&said).ttl(1), DropReason::TtlExceeded),
-        case(
-            "XDP leaves errors to TC",
-            net.world(),
-            vec![passed(Program::XdpFront, error(&said).bytes())],
-            vec![],
-            vec![],
-        ),
     ]
 }
 

@@ -140,24 +140,51 @@ pub(super) fn extensions(net: &Net) -> Vec<Case> {
     ]
 }
 
-/// A way ahead of 1,400 bytes.
-pub(super) fn too_big(net: &Net) -> Vec<Case> {
-    const MTU: u32 = 1400;
-    let narrow = |world| World { egress_mtu: MTU, ..world };
-    let routed = || narrow(World { ring: Some(3), flags: META_ROUTED_BACKENDS, ..net.world() });
-    let filled = |packet: PacketSpec, l4_header_bytes: usize, beyond: usize| {
-        packet.payload(MTU as usize + beyond - (net.l4_offset() - 14) - l4_header_bytes)
-    };
-    let ack = |beyond| filled(tcp(net.client, net.vip, "."), 20, beyond);
-    let datagram = |beyond| filled(udp(net.client, net.vip), 8, beyond);
-    let there = |packet: &PacketSpec| packet.clone().routed_to(net.three);
-    let told = |packet: &PacketSpec| {
-        answered_with(net, packet.bytes(), AnswerKind::TooBig, DropReason::TooBig, MTU)
-    };
+/// Of the way ahead.
+const MTU: u32 = 1400;
+
+fn narrow(world: World) -> World {
+    World { egress_mtu: MTU, ..world }
+}
+
+/// A packet with so many bytes more than the MTU.
+fn filled(net: &Net, packet: PacketSpec, l4_header_bytes: usize, beyond: usize) -> PacketSpec {
+    packet.payload(MTU as usize + beyond - (net.l4_offset() - 14) - l4_header_bytes)
+}
+
+fn told(net: &Net, packet: &PacketSpec) -> Step {
+    answered_with(net, packet.bytes(), AnswerKind::TooBig, DropReason::TooBig, MTU)
+}
+
+/// A way to the client of 1,400 bytes.
+pub(super) fn too_big_reply(net: &Net) -> Vec<Case> {
     let by_routes = KnownReply { front_ifindex: 0, ..net.reply(CLASS_ESTABLISHED) };
     let replies = narrow(World { replies: vec![by_routes], ..net.recording() });
-    let answer = |beyond| filled(tcp(net.one, net.client, "."), 20, beyond);
+    let answer = |beyond| filled(net, tcp(net.one, net.client, "."), 20, beyond);
     let on_way_back = |step: Step| Step { program: Program::TcReply, ..step };
+    vec![case(
+        "a byte too big for the way back",
+        replies,
+        vec![
+            forwarded(
+                Program::TcReply,
+                Verdict::Reply,
+                &answer(0),
+                &answer(0).routed_from(net.vip),
+            ),
+            on_way_back(told(net, &answer(1))),
+        ],
+        vec![],
+        vec![by_routes],
+    )]
+}
+
+/// A way to a backend of 1,400 bytes.
+pub(super) fn too_big(net: &Net) -> Vec<Case> {
+    let routed = || narrow(World { ring: Some(3), flags: META_ROUTED_BACKENDS, ..net.world() });
+    let ack = |beyond| filled(net, tcp(net.client, net.vip, "."), 20, beyond);
+    let datagram = |beyond| filled(net, udp(net.client, net.vip), 8, beyond);
+    let there = |packet: &PacketSpec| packet.clone().routed_to(net.three);
     let local = |packet: &PacketSpec| delivered(packet, net.one);
     vec![
         case(
@@ -179,7 +206,7 @@ pub(super) fn too_big(net: &Net) -> Vec<Case> {
         case(
             "a byte too big for the way to a backend",
             routed(),
-            vec![told(&ack(1)), told(&datagram(1)), told(&ack(100))],
+            vec![told(net, &ack(1)), told(net, &datagram(1)), told(net, &ack(100))],
             vec![],
             vec![],
         ),
@@ -192,21 +219,6 @@ pub(super) fn too_big(net: &Net) -> Vec<Case> {
             ],
             vec![],
             vec![],
-        ),
-        case(
-            "a byte too big for the way back",
-            replies,
-            vec![
-                forwarded(
-                    Program::TcReply,
-                    Verdict::Reply,
-                    &answer(0),
-                    &answer(0).routed_from(net.vip),
-                ),
-                on_way_back(told(&answer(1))),
-            ],
-            vec![],
-            vec![by_routes],
         ),
         case(
             "containers are not asked for their MTU",

@@ -170,14 +170,8 @@ pub(super) fn senders(net: &Net) -> Vec<Case> {
     .collect()
 }
 
-pub(super) fn refusals(net: &Net) -> Vec<Case> {
-    let by_second = |class| net.reply_by(net.second_vip, net.one, INGRESS_IFINDEX, 1, class);
-    let with_one = |state| World { backends: vec![(1, net.backend_one(state))], ..net.world() };
-    let no_backend = |name, world| {
-        let steps =
-            vec![answered(net, net.syn().bytes(), AnswerKind::Reset, DropReason::NoBackend)];
-        case(name, world, steps, vec![], vec![])
-    };
+/// Told at once, or dropped if the service wants that.
+pub(super) fn told(net: &Net) -> Vec<Case> {
     let no_frontend = tcp(net.client, at(net.vip, 81), "S").bytes();
     let silent = || World { frontend_flags: FRONTEND_DROPS, ..net.world() };
     let unreachable = |packet: PacketSpec, reason| {
@@ -226,6 +220,18 @@ pub(super) fn refusals(net: &Net) -> Vec<Case> {
             vec![],
             vec![],
         ),
+    ]
+}
+
+pub(super) fn refusals(net: &Net) -> Vec<Case> {
+    let by_second = |class| net.reply_by(net.second_vip, net.one, INGRESS_IFINDEX, 1, class);
+    let with_one = |state| World { backends: vec![(1, net.backend_one(state))], ..net.world() };
+    let no_backend = |name, world| {
+        let steps =
+            vec![answered(net, net.syn().bytes(), AnswerKind::Reset, DropReason::NoBackend)];
+        case(name, world, steps, vec![], vec![])
+    };
+    vec![
         no_backend("a service without a ring", World { ring: None, ..net.world() }),
         no_backend("a ring without backends", World { ring: Some(0), ..net.world() }),
         no_backend("a SYN for a draining backend", with_one(TAKES_OLD)),

@@ -84,7 +84,7 @@ fn spec(net: &Net, random: &mut Random, talk: Talk) -> PacketSpec {
             let from = if random.percent(30) { net.router } else { source.ip() };
             icmp_error(from, destination.ip(), &about, kept_bytes)
         }
-        4 => packet(source, destination, Body::Other(random.of(&[0, 2, 47, 50, 132, 255])))
+        4 => packet(source, destination, Body::Other(random.of(&[0, 1, 2, 47, 50, 58, 132, 255])))
             .payload(random.of(&LENGTHS)),
         5 => plain(random, Talk { source: destination, ..talk }),
         6 => echo(source.ip(), destination.ip()),
@@ -124,6 +124,7 @@ fn dressed(random: &mut Random, spec: PacketSpec) -> PacketSpec {
             let words = random.of(&[0, 0, 1, 3, 15]);
             let mut bytes = vec![0; 8 * (words + 1)];
             bytes[1] = words as u8;
+            bytes[3] = random.of(&[0, 1]);
             spec = spec.extension(random.of(&EXTENSIONS), &bytes);
         }
     }

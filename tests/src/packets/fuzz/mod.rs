@@ -152,9 +152,34 @@ impl Scenario {
         smallest
     }
 
+    /// The scenarios of one packet that show what the packets of this one do, by the kind of that:
+    /// program, verdict and reason. Packets that show it only after others are left out.
+    #[must_use]
+    pub fn lessons(&self) -> Vec<(String, Self)> {
+        const FRAME_DIGITS_MAX: usize = 3200;
+        let mut lessons = Vec::new();
+        for arrival in &self.packets {
+            let Some(input) = from_hex(&arrival.frame) else { continue };
+            let mut host = HostBed::new(&self.world, 100_000);
+            let outcome = host.send(arrival.program, &input, 100_000);
+            let Some(verdict) = outcome.verdict else { continue };
+            if arrival.frame.len() > FRAME_DIGITS_MAX {
+                continue;
+            }
+            let family = if self.world.frontends[0].vip.is_ipv6() { "v6" } else { "v4" };
+            let what = format!("{:?} {verdict:?} {}", arrival.program, outcome.reason.name());
+            let name = what.to_lowercase().replace([' ', '_'], "-");
+            let packets = vec![arrival.clone()];
+            let about = format!("{what}, from {}", self.about);
+            let lesson = Self { about, world: self.world.clone(), packets };
+            lessons.push((format!("{name}-{family}"), lesson));
+        }
+        lessons
+    }
+
     /// Writes it for the corpus.
     pub fn write(&self, path: &Path) -> anyhow::Result<()> {
-        let text = serde_json::to_string_pretty(self)?;
+        let text = serde_json::to_string(self)?;
         std::fs::write(path, text + "\n").with_context(|| path.display().to_string())
     }
 }
@@ -162,7 +187,7 @@ impl Scenario {
 /// The scenarios worth keeping, by name.
 pub fn corpus() -> anyhow::Result<Vec<(PathBuf, Scenario)>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    let mut corpus = Vec::new();
+    let mut corpus: Vec<(PathBuf, Scenario)> = Vec::new();
     for entry in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "json") {
@@ -172,7 +197,10 @@ pub fn corpus() -> anyhow::Result<Vec<(PathBuf, Scenario)>> {
             corpus.push((path, scenario));
         }
     }
-    corpus.sort_by(|left, right| left.0.cmp(&right.0));
+    // What takes long to change changes seldom.
+    corpus.sort_by_cached_key(|(path, Scenario { world, .. })| {
+        (world.vips(), world.frontend_flags, world.egress_mtu, path.clone())
+    });
     Ok(corpus)
 }
 
@@ -202,11 +230,8 @@ fn describe(outcome: &Outcome) -> String {
 }
 
 fn to_hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or('?');
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {

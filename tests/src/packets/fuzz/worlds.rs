@@ -24,12 +24,13 @@ const AGES: [u32; 13] = [0, 0, 0, 1, 2, 10, 14, 40, 70, 100, 120, 8000, u32::MAX
 /// The clients of a world.
 pub(super) fn client(net: &Net, random: &mut Random) -> SocketAddr {
     let port = 40_000 + random.below(3) as u16;
-    match random.below(20) {
+    match random.below(30) {
         0 => SocketAddr::new(net.container, port),
         1 => SocketAddr::new(net.unroutable, port),
         2 => SocketAddr::new(net.own.0, port),
         3 => SocketAddr::new(net.router, port),
         4 => net.second_vip,
+        5 => SocketAddr::new(net.impossible, port),
         _ => at(net.client, port),
     }
 }
