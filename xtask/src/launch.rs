@@ -17,6 +17,13 @@ use crate::packages::{self, Need};
 const BENCH_NEEDS: &[Need] =
     &[Need { program: "iperf3", package: "iperf3" }, Need { program: "wrk", package: "wrk" }];
 
+/// What lb is compared with, where it can be had.
+const PEERS: &[Need] = &[
+    Need { program: "haproxy", package: "haproxy" },
+    Need { program: "nginx", package: "nginx-core" },
+    Need { program: "nginx", package: "libnginx-mod-stream" },
+];
+
 /// Options of `cargo xtask demo` and `cargo xtask bench`.
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -40,6 +47,10 @@ pub(crate) fn bench(options: &Options) -> Result<ExitCode> {
     require_root("the benchmark")?;
     packages::ensure_programs(packages::TESTBED)?;
     packages::ensure_programs(BENCH_NEEDS)?;
+    // Rows beside ours: a bench without them is still one, and says what it lacks.
+    if let Err(error) = packages::ensure_programs(PEERS) {
+        println!("{error:#}");
+    }
     let mut bench = prepare("lb-bench")?;
     let [agent, lbctl, testkit] = bench.paths;
     bench.command.env("LB_AGENT", agent).env("LB_CTL", lbctl).env("LB_TESTKIT", testkit);

@@ -1,0 +1,172 @@
+//! What is measured on a way: bulk, connections, requests and how long they take, and what they cost.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+use lb_tests::World;
+
+use super::PathOptions;
+
+/// Makes wrk print what it knows in one line.
+const SCRIPT: &str = r#"done = function(summary, latency, requests)
+  io.write(string.format("FIGURES %f %d %d %d\n", summary.requests * 1e6 / summary.duration,
+    latency:percentile(50), latency:percentile(99), latency:percentile(99.9)))
+end
+"#;
+
+/// One round on one way.
+#[derive(Clone, Copy)]
+pub(crate) struct Figures {
+    down_gbit: f64,
+    up_gbit: f64,
+    connections: f64,
+    requests: f64,
+    p50_us: f64,
+    p99_us: f64,
+    p999_us: f64,
+    cpu_us: f64,
+}
+
+/// A column of the table.
+pub(crate) struct Column {
+    pub(crate) name: &'static str,
+    pub(crate) digits: usize,
+    pub(crate) value: fn(&Figures) -> f64,
+}
+
+/// All columns. Times are of requests on connections that are kept; the CPU time is that of client,
+/// server and proxy together, and of the packets that the kernel handles in their name.
+pub(crate) const COLUMNS: [Column; 8] = [
+    Column { name: "down Gbit/s", digits: 2, value: |it| it.down_gbit },
+    Column { name: "up Gbit/s", digits: 2, value: |it| it.up_gbit },
+    Column { name: "connections/s", digits: 0, value: |it| it.connections },
+    Column { name: "requests/s", digits: 0, value: |it| it.requests },
+    Column { name: "p50 µs", digits: 0, value: |it| it.p50_us },
+    Column { name: "p99 µs", digits: 0, value: |it| it.p99_us },
+    Column { name: "p99.9 µs", digits: 0, value: |it| it.p999_us },
+    Column { name: "CPU µs/request", digits: 1, value: |it| it.cpu_us },
+];
+
+/// The median of a column.
+pub(crate) fn median(figures: &[Figures], value: fn(&Figures) -> f64) -> f64 {
+    let mut samples: Vec<f64> = figures.iter().map(value).collect();
+    samples.sort_by(f64::total_cmp);
+    samples.get(samples.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Writes what wrk is told to print.
+pub(crate) fn write_script(directory: &Path) -> Result<PathBuf> {
+    let path = directory.join("figures.lua");
+    fs::write(&path, SCRIPT).with_context(|| path.display().to_string())?;
+    Ok(path)
+}
+
+/// Measures one way once. `pids` are the processes that carry it, beside the client.
+pub(crate) fn take(
+    world: &World,
+    target: SocketAddr,
+    options: &PathOptions,
+    script: &Path,
+    pids: &[i32],
+) -> Result<Figures> {
+    let bulk = world.client().bulk(target, options.bytes)?;
+    bulk.check()?;
+    let rate = |direction: &str| {
+        let summary = bulk.summaries.iter().find(|summary| summary.direction == direction);
+        summary.map_or(f64::NAN, |summary| summary.gbit_per_second)
+    };
+    let run = |connection| requests(world, target, options.seconds, script, connection);
+    let [connections, ..] = run("close")?;
+    let before_us = cpu_us(pids)?;
+    let [requests, p50_us, p99_us, p999_us] = run("keep-alive")?;
+    let spent_us = cpu_us(pids)? - before_us;
+    Ok(Figures {
+        down_gbit: rate("down"),
+        up_gbit: rate("up"),
+        connections,
+        requests,
+        p50_us,
+        p99_us,
+        p999_us,
+        cpu_us: spent_us / (requests * f64::from(options.seconds)),
+    })
+}
+
+/// Requests per second, and the time that half, 99 % and 99.9 % of them take, by wrk.
+fn requests(
+    world: &World,
+    target: SocketAddr,
+    seconds: u32,
+    script: &Path,
+    connection: &str,
+) -> Result<[f64; 4]> {
+    let output = world
+        .client()
+        .command("wrk")
+        .args(["-t1", "-c16", &format!("-d{seconds}s"), "-s"])
+        .arg(script)
+        .args(["-H", &format!("Connection: {connection}"), &format!("http://{target}/")])
+        .output()
+        .context("running wrk")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().find_map(|line| line.strip_prefix("FIGURES "));
+    let numbers: Vec<f64> =
+        line.unwrap_or("").split(' ').filter_map(|word| word.parse().ok()).collect();
+    numbers
+        .try_into()
+        .ok()
+        .with_context(|| format!("wrk said:\n{text}{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+/// CPU time so far of these processes and their children, and of all children of ours that have ended.
+fn cpu_us(pids: &[i32]) -> Result<f64> {
+    let own = Process::read("self").context("/proc/self/stat")?;
+    let mut ticks = own.ended_children_ticks;
+    for pid in with_children(pids)? {
+        // One that has just ended has nothing to tell.
+        ticks += Process::read(&pid.to_string()).map_or(0, |process| process.ticks);
+    }
+    let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?;
+    Ok(ticks as f64 * 1e6 / per_second.context("the kernel's clock tick")? as f64)
+}
+
+/// These processes, and the ones that have one of them as parent.
+fn with_children(pids: &[i32]) -> Result<Vec<i32>> {
+    let mut all = pids.to_vec();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        let parent = name.to_str().and_then(Process::read).map(|process| process.parent);
+        if !pids.contains(&pid) && parent.is_some_and(|parent| pids.contains(&parent)) {
+            all.push(pid);
+        }
+    }
+    Ok(all)
+}
+
+/// What `/proc` says of a process.
+struct Process {
+    parent: i32,
+    /// CPU time of its threads.
+    ticks: u64,
+    /// CPU time of its children that have ended.
+    ended_children_ticks: u64,
+}
+
+impl Process {
+    fn read(pid: &str) -> Option<Self> {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name, in parentheses, may contain blanks.
+        let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+        let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
+        Some(Self {
+            parent: fields.get(1)?.parse().ok()?,
+            ticks: number(11)? + number(12)?,
+            ended_children_ticks: number(13)? + number(14)?,
+        })
+    }
+}

@@ -1,0 +1,122 @@
+//! What a path carries: a client, a node and a container, by plain routing, by nftables DNAT, by HAProxy,
+//! by nginx and by lb, interleaved in one run.
+//!
+//! The same container serves all rows, so that only the way to it differs. Docker's own rules are
+//! taken out of the node's namespace first: plain routing shall be plain.
+
+mod figures;
+mod proxies;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use lb_tests::{World, container::PORT};
+
+use self::{figures::Figures, proxies::Proxy};
+
+/// Options of `bench path`.
+#[derive(Args)]
+pub(crate) struct PathOptions {
+    /// Rounds over all rows.
+    #[arg(long, default_value_t = 7)]
+    rounds: u32,
+    /// Bytes of one bulk transfer.
+    #[arg(long, default_value_t = 400_000_000)]
+    bytes: u64,
+    /// Seconds of one connection test.
+    #[arg(long, default_value_t = 2)]
+    seconds: u32,
+}
+
+/// Address that nftables translates.
+const DNAT_VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 77);
+
+struct Row {
+    name: &'static str,
+    target: SocketAddr,
+    /// Whether nftables translates on this way.
+    is_nftables: bool,
+    /// The process that carries it, if one does.
+    proxy: Option<Proxy>,
+    figures: Vec<Figures>,
+}
+
+pub(crate) fn run(options: &PathOptions) -> Result<()> {
+    let world = World::docker()?;
+    let container = world.web(1)?.start()?;
+    let mut agent = world.start_agent(&world.config())?;
+    agent.wait_backends(&["web-1"])?;
+    let address = container.address()?;
+    let server = SocketAddr::new(address, PORT);
+    let script = figures::write_script(world.directory())?;
+
+    let row =
+        |name, target| Row { name, target, is_nftables: false, proxy: None, figures: Vec::new() };
+    let dnat = SocketAddr::new(IpAddr::V4(DNAT_VIP), 80);
+    let mut rows =
+        vec![row("plain routing", server), Row { is_nftables: true, ..row("nftables DNAT", dnat) }];
+    for kind in proxies::ALL {
+        match Proxy::start(kind, &world, server) {
+            Ok(proxy) => {
+                let target = proxy.listens_at();
+                rows.push(Row { proxy: Some(proxy), ..row(kind.name, target) });
+            }
+            Err(error) => println!("no row for {}: {error:#}", kind.name),
+        }
+    }
+    rows.push(row("lb", world.front()));
+
+    for round in 0..=options.rounds {
+        for row in &mut rows {
+            prepare(&world, row.is_nftables, address)?;
+            let pids = [container.pid().ok(), row.proxy.as_ref().map(Proxy::pid)];
+            let pids: Vec<i32> = pids.into_iter().flatten().collect();
+            let figures = figures::take(&world, row.target, options, &script, &pids)
+                .with_context(|| row.name)?;
+            // The first round only warms up.
+            if round > 0 {
+                row.figures.push(figures);
+            }
+        }
+    }
+    print(&rows, options);
+    agent.set_quiet();
+    Ok(())
+}
+
+/// Rules for this way only.
+fn prepare(world: &World, is_nftables: bool, container: IpAddr) -> Result<()> {
+    let node = world.node();
+    node.run("nft flush ruleset")?;
+    if is_nftables {
+        node.run("nft add table ip bench")?;
+        node.run("nft add chain ip bench before { type nat hook prerouting priority -100 ; }")?;
+        node.run(&format!(
+            "nft add rule ip bench before ip daddr {DNAT_VIP} tcp dport 80 dnat to {container}:{PORT}"
+        ))?;
+    }
+    Ok(())
+}
+
+fn print(rows: &[Row], options: &PathOptions) {
+    println!(
+        "medians of {} interleaved rounds, in brackets the ratio to plain routing",
+        options.rounds
+    );
+    print!("{:<14}", "way");
+    for column in figures::COLUMNS {
+        print!(" {:>17}", column.name);
+    }
+    println!();
+    for row in rows {
+        print!("{:<14}", row.name);
+        for column in figures::COLUMNS {
+            let base = figures::median(&rows[0].figures, column.value);
+            let value = figures::median(&row.figures, column.value);
+            let text = format!("{value:.*} [{:.2}]", column.digits, value / base);
+            print!(" {text:>17}");
+        }
+        println!();
+    }
+}
