@@ -12,6 +12,10 @@ pub mod config;
 #[cfg(feature = "agent")]
 pub mod datapath;
 #[cfg(feature = "agent")]
+pub mod grammar;
+#[cfg(feature = "agent")]
+pub mod health;
+#[cfg(feature = "agent")]
 pub mod labels;
 #[cfg(feature = "agent")]
 pub mod maglev;

@@ -1,44 +1,53 @@
 //! Per-CPU counters. A program is not interrupted by another of its kind on its CPU, so plain
 //! additions do.
 
-use aya_ebpf::{btf_maps::PerCpuArray, helpers::bpf_ktime_get_ns};
+use aya_ebpf::{
+    btf_maps::PerCpuArray,
+    helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
+};
 use lb_common::{
-    abi::{DropReason, Hook, Verdict, ticks_from_ns, verdict_index},
+    abi::{DropReason, Meta, VERDICT_SLOTS, Verdict, ticks_from_ns},
     engine::{Context, Decision, Family},
 };
 
-use crate::maps::{BACKEND_COUNTERS, DROPS, META, VERDICTS};
+use crate::maps::{BACKEND_COUNTERS, DROPS, HAS_COARSE_CLOCK, META, VERDICTS};
+
+/// Number of a [`lb_common::abi::Hook`]. Not that type: of a number that is handed from function to
+/// function the verifier would follow each value on its own.
+pub type HookNumber = u32;
 
 /// What the agent has switched on.
 #[inline(always)]
-pub fn meta_flags() -> u32 {
-    META.get(0).map_or(0, |meta| meta.flags)
+pub fn meta() -> Option<&'static Meta> {
+    META.get(0)
 }
 
-/// Where and when; `None` while the agent has not yet written `META`.
+/// Where and when.
 #[inline(always)]
-pub fn context(ingress_ifindex: u32, reply_ifindex: u32) -> Option<Context> {
-    let meta = META.get(0)?;
-    // SAFETY: the helper has no preconditions.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
-    Some(Context {
+pub fn context(meta: &Meta, ingress_ifindex: u32, reply_ifindex: u32) -> Context {
+    // A tick is a second: the last jiffy is good enough, and costs a tenth.
+    // SAFETY: the helpers have no preconditions.
+    let now_ns = unsafe {
+        if HAS_COARSE_CLOCK.load() != 0 { bpf_ktime_get_coarse_ns() } else { bpf_ktime_get_ns() }
+    };
+    Context {
         now_tick: ticks_from_ns(now_ns),
         ingress_ifindex,
         reply_ifindex,
         hash_seed: meta.hash_seed,
         meta_flags: meta.flags,
-    })
+    }
 }
 
 /// Counts a verdict.
 #[inline(always)]
-pub fn verdict(hook: Hook, verdict: Verdict) {
-    increment(&VERDICTS, verdict_index(hook, verdict));
+pub fn verdict(hook: HookNumber, verdict: Verdict) {
+    increment(&VERDICTS, hook * VERDICT_SLOTS + verdict as u32);
 }
 
 /// Counts a dropped packet.
 #[inline(always)]
-pub fn drop(hook: Hook, reason: DropReason) {
+pub fn drop(hook: HookNumber, reason: DropReason) {
     verdict(hook, Verdict::Drop);
     self::reason(reason);
 }
@@ -51,7 +60,7 @@ pub fn reason(reason: DropReason) {
 
 /// Counts a packet that was forwarded to or came from a backend.
 #[inline(always)]
-pub fn forwarded<A: Family>(hook: Hook, decision: &Decision<A>, length_bytes: u32) {
+pub fn forwarded<A: Family>(hook: HookNumber, decision: &Decision<A>, length_bytes: u32) {
     verdict(hook, decision.verdict);
     let Some(counters) = BACKEND_COUNTERS.get_ptr_mut(decision.backend) else { return };
     // SAFETY: the pointer is to this CPU's element.

@@ -53,6 +53,9 @@ impl FibAddress for NetAddr6 {
 
 /// Looks up the way from `source` to `destination` for a packet that came in where `place` says.
 ///
+/// With `l3_bytes` a packet that exceeds the MTU finds no way; XDP leaves it to TC then. 0 finds it: TC
+/// looks at the MTU itself, since a packet that is yet to be segmented may be larger.
+///
 /// # Minimum kernel version
 ///
 /// 4.18.
@@ -63,21 +66,22 @@ pub fn next_hop<C, A: FibAddress>(
     headers: &Headers<A>,
     source: A,
     destination: A,
+    l3_bytes: u32,
 ) -> Result<NextHop, DropReason> {
     // SAFETY: plain data, for which zero is valid.
     let mut lookup: FibLookup = unsafe { core::mem::zeroed() };
     lookup.l4_protocol = headers.protocol as u8;
     lookup.ifindex = place.ingress_ifindex;
     A::write(&mut lookup, source, destination, headers.traffic_class);
-    // `tot_len` stays 0: the kernel would refuse GSO packets, which are larger than the MTU.
+    lookup.__bindgen_anon_1.tot_len = if l3_bytes > 0xffff { 0xffff } else { l3_bytes as u16 };
     let length = size_of::<FibLookup>() as i32;
     // SAFETY: `context` is the program's own, `lookup` is `length` bytes.
     let result = unsafe { bpf_fib_lookup(context.cast(), &raw mut lookup, length, 0) };
-    // Without a length the kernel compares a socket buffer with the MTU of the interface that it has
-    // found. The hop is right all the same, and who sent too much is told by our own check.
-    if result == i64::from(BPF_FIB_LKUP_RET_SUCCESS)
-        || result == i64::from(BPF_FIB_LKUP_RET_FRAG_NEEDED)
-    {
+    // For a socket buffer without `tot_len` the kernel compares its length with the MTU all the same,
+    // when all is found.
+    let is_found = result == i64::from(BPF_FIB_LKUP_RET_SUCCESS)
+        || (result == i64::from(BPF_FIB_LKUP_RET_FRAG_NEEDED) && l3_bytes == 0);
+    if is_found {
         return Ok(NextHop { ifindex: lookup.ifindex, macs: Some(macs(&lookup)) });
     }
     if result == i64::from(BPF_FIB_LKUP_RET_NO_NEIGH) {

@@ -115,6 +115,10 @@ pub static XDP_EGRESS: Array<u64, { MAX_XDP_IFINDEX as usize }, MAPPED> = Array:
 #[unsafe(no_mangle)]
 pub static HAS_CHECK_MTU: Global<u32> = Global::new(1);
 
+/// Whether the kernel has `bpf_ktime_get_coarse_ns` (Linux 5.11), as above.
+#[unsafe(no_mangle)]
+pub static HAS_COARSE_CLOCK: Global<u32> = Global::new(1);
+
 /// When this CPU's bucket of answers is full again.
 #[btf_map]
 pub static ANSWER_BUCKET: PerCpuArray<u64, 1> = PerCpuArray::new();

@@ -6,7 +6,10 @@ use lb_common::{
         FlowRecord, Frontend, HalfOpenRate, Limits, NetAddr6, NetU16, NetU32, PROTOCOL_ANY,
         Refusals, RingDescriptor, SCOPE_FRONT, Slot,
     },
-    engine::{Backend, Family, TableFull, Tables},
+    engine::{
+        Backend, Family, Packet, TableFull, Tables,
+        wire::{Headers, parse_network_v6, parse_transport, parse_v4},
+    },
     frontends,
 };
 
@@ -26,6 +29,8 @@ pub struct Maps;
 
 /// The maps of a family.
 pub trait FamilyMaps: Family {
+    /// Parses a packet into its place.
+    fn parse_into<P: Packet>(packet: &P, l3_offset: usize, headers: &mut Headers<Self>);
     /// Where this CPU decides.
     fn scratch() -> Option<&'static mut Scratch<Self>>;
     /// Looks up a destination.
@@ -54,11 +59,16 @@ pub trait FamilyMaps: Family {
 
 macro_rules! family_maps {
     (
-        $family:ty, $scratch:ident, $frontends:ident, $backends:ident, $flows:ident,
+        $family:ty, $parse_into:ident, $scratch:ident, $frontends:ident, $backends:ident, $flows:ident,
         $half_flows:ident, $replies:ident, $half_replies:ident, $defaults:ident, $local:ident,
         $fragments:ident, $bits:literal
     ) => {
         impl FamilyMaps for $family {
+            #[inline(always)]
+            fn parse_into<P: Packet>(packet: &P, l3_offset: usize, headers: &mut Headers<Self>) {
+                $parse_into(packet, l3_offset, headers);
+            }
+
             #[inline(always)]
             fn scratch() -> Option<&'static mut Scratch<Self>> {
                 let scratch = $scratch.get_ptr_mut(0)?;
@@ -137,6 +147,7 @@ macro_rules! family_maps {
 
 family_maps!(
     NetU32,
+    parse_into_v4,
     SCRATCH_V4,
     FrontendsV4,
     BACKENDS_V4,
@@ -151,6 +162,7 @@ family_maps!(
 );
 family_maps!(
     NetAddr6,
+    parse_into_v6,
     SCRATCH_V6,
     FrontendsV6,
     BACKENDS_V6,
@@ -163,6 +175,19 @@ family_maps!(
     FRAGMENTS_V6,
     128
 );
+
+#[inline(always)]
+fn parse_into_v4<P: Packet>(packet: &P, l3_offset: usize, headers: &mut Headers<NetU32>) {
+    *headers = parse_v4(packet, l3_offset);
+}
+
+/// In two parts, between which the verifier forgets by which extension headers it came.
+#[inline(always)]
+fn parse_into_v6<P: Packet>(packet: &P, l3_offset: usize, headers: &mut Headers<NetAddr6>) {
+    *headers = parse_network_v6(packet, l3_offset);
+    let headers = core::hint::black_box(headers);
+    *headers = parse_transport(packet, *headers);
+}
 
 impl<A: FamilyMaps> Tables<A> for Maps {
     #[inline(always)]

@@ -76,9 +76,9 @@ fn start(packet: &TcPacket, hook: Hook) -> i32 {
 #[inline(always)]
 fn run<A: Stages>(packet: &TcPacket, hook: Hook, link: &Link) -> i32 {
     let is_front = matches!(hook, Hook::TcFront);
-    if is_front && !may_concern_front::<A, _, _>(packet, link.l3_offset, &Maps, count::meta_flags())
-    {
-        count::verdict(hook, Verdict::Pass);
+    let Some(meta) = count::meta() else { return PASS };
+    if is_front && !may_concern_front::<A, _, _>(packet, link.l3_offset, &Maps, meta.flags) {
+        count::verdict(hook as u32, Verdict::Pass);
         return PASS;
     }
     let skb = packet.skb();
@@ -86,9 +86,8 @@ fn run<A: Stages>(packet: &TcPacket, hook: Hook, link: &Link) -> i32 {
     let ingress_ifindex = packet.ingress_ifindex();
     // The interface itself would send without the tags.
     let reply_ifindex = if tags == 0 { ingress_ifindex } else { 0 };
-    let Some(context) = count::context(ingress_ifindex, reply_ifindex) else { return PASS };
     let Some(scratch) = A::scratch() else { return PASS };
-    scratch.context = context;
+    scratch.context = count::context(meta, ingress_ifindex, reply_ifindex);
     scratch.tags = tags;
     let mut action = A::with_ports(skb, link.l3_offset as u32, hook as u32);
     if action == OTHER {
@@ -96,7 +95,7 @@ fn run<A: Stages>(packet: &TcPacket, hook: Hook, link: &Link) -> i32 {
             Hook::TcReply => A::reply_other(skb),
             _ => A::front_other(skb),
         };
-        action = settle::<A>(skb, hook);
+        action = settle(skb, hook, scratch);
         if action == FORWARD {
             action = A::forward(skb, hook as u32);
         }
@@ -109,8 +108,8 @@ fn run<A: Stages>(packet: &TcPacket, hook: Hook, link: &Link) -> i32 {
 
 /// Carries a decision out, if it is not to forward or to answer.
 #[inline(always)]
-fn settle<A: FamilyMaps>(skb: *mut __sk_buff, hook: Hook) -> i32 {
-    let Some(Scratch { decision, .. }) = A::scratch() else { return PASS };
+fn settle<A: FamilyMaps>(skb: *mut __sk_buff, hook: Hook, scratch: &mut Scratch<A>) -> i32 {
+    let Scratch { decision, .. } = scratch;
     trace::decision(skb, hook, decision);
     match decision.verdict {
         Verdict::Pass => {
@@ -118,11 +117,11 @@ fn settle<A: FamilyMaps>(skb: *mut __sk_buff, hook: Hook) -> i32 {
             if commit(&Maps, decision).is_err() {
                 return DROP;
             }
-            count::verdict(hook, Verdict::Pass);
+            count::verdict(hook as u32, Verdict::Pass);
             PASS
         }
         Verdict::Drop => {
-            count::drop(hook, decision.reason);
+            count::drop(hook as u32, decision.reason);
             DROP
         }
         Verdict::Answer => ANSWER,
@@ -135,12 +134,12 @@ fn settle<A: FamilyMaps>(skb: *mut __sk_buff, hook: Hook) -> i32 {
 fn finish<A: Stages>(skb: *mut __sk_buff, hook: Hook) -> i32 {
     let Some(Scratch { decision, .. }) = A::scratch() else { return DROP };
     let (unanswered, reason) = (decision.unanswered(), decision.reason);
-    let action = A::answer(skb, decision.answer as u32, decision.mtu);
+    let action = A::answer(skb);
     if action == DROP {
-        count::drop(hook, unanswered);
+        count::drop(hook as u32, unanswered);
     } else {
         count::reason(reason);
-        count::verdict(hook, Verdict::Answer);
+        count::verdict(hook as u32, Verdict::Answer);
     }
     action
 }

@@ -2,8 +2,8 @@
 //! cheapest place to drop what must be dropped.
 //!
 //! Everything else goes on to TC untouched, also what only TC can do right: local delivery, next
-//! hops whose neighbour is unknown, interfaces that XDP must not send to, answers, ICMP errors,
-//! VLANs, and packets whose checksum the sender left to a device.
+//! hops whose neighbour is unknown, packets beyond the MTU, interfaces that XDP must not send to,
+//! answers, ICMP errors, VLANs, and packets whose checksum the sender left to a device.
 
 use aya_ebpf::{
     bindings::{
@@ -62,67 +62,74 @@ pub fn lb_xdp_front(ctx: XdpContext) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_xdp_v4(md: *mut xdp_md) -> u32 {
-    if parse_headers::<NetU32>(md, ETHERNET_HEADER_BYTES) != 0 {
+    let Some(scratch) = NetU32::scratch() else { return XDP_PASS };
+    if parse_headers(md, ETHERNET_HEADER_BYTES, scratch) != 0 {
         return XDP_PASS;
     }
-    decide::<NetU32>();
-    finish::<NetU32>(md)
+    decide(scratch);
+    finish(md, scratch)
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_xdp_parse_v6(md: *mut xdp_md) -> u32 {
-    parse_headers::<NetAddr6>(md, ETHERNET_HEADER_BYTES)
+    let Some(scratch) = NetAddr6::scratch() else { return 1 };
+    parse_headers(md, ETHERNET_HEADER_BYTES, scratch)
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_xdp_front_v6() -> u32 {
-    decide::<NetAddr6>()
+    let Some(scratch) = NetAddr6::scratch() else { return 0 };
+    decide(scratch)
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_xdp_finish_v6(md: *mut xdp_md) -> u32 {
-    finish::<NetAddr6>(md)
+    let Some(scratch) = NetAddr6::scratch() else { return XDP_PASS };
+    finish(md, scratch)
 }
 
 /// Parses a packet; not 0: it is TC's.
 #[inline(always)]
-fn parse_headers<A: FamilyMaps>(md: *mut xdp_md, l3_offset: usize) -> u32 {
+fn parse_headers<A: FamilyMaps>(
+    md: *mut xdp_md,
+    l3_offset: usize,
+    scratch: &mut Scratch<A>,
+) -> u32 {
     let packet = XdpPacket { md };
-    if !may_concern_front::<A, _, _>(&packet, l3_offset, &Maps, count::meta_flags()) {
+    let Some(meta) = count::meta() else { return 1 };
+    if !may_concern_front::<A, _, _>(&packet, l3_offset, &Maps, meta.flags) {
         return 1;
     }
     let ingress_ifindex = packet.ingress_ifindex();
-    let Some(context) = count::context(ingress_ifindex, ingress_ifindex) else { return 1 };
-    let Some(scratch) = A::scratch() else { return 1 };
-    scratch.context = context;
-    scratch.headers = A::parse(&packet, l3_offset);
+    scratch.context = count::context(meta, ingress_ifindex, ingress_ifindex);
+    A::parse_into(&packet, l3_offset, &mut scratch.headers);
     u32::from(!scratch.headers.is_transport())
 }
 
 #[inline(always)]
-fn decide<A: FamilyMaps>() -> u32 {
-    let Some(Scratch { context, headers, decision, .. }) = A::scratch() else { return 0 };
+fn decide<A: FamilyMaps>(scratch: &mut Scratch<A>) -> u32 {
+    let Scratch { context, headers, decision, .. } = scratch;
     front_transport(headers, &Maps, context, decision);
     0
 }
 
 #[inline(always)]
-fn finish<A: FamilyMaps + FibAddress>(md: *mut xdp_md) -> u32 {
-    let Some(Scratch { context, headers, decision, .. }) = A::scratch() else { return XDP_PASS };
+fn finish<A: FamilyMaps + FibAddress>(md: *mut xdp_md, scratch: &mut Scratch<A>) -> u32 {
+    let Scratch { context, headers, decision, .. } = scratch;
     trace::decision(md, Hook::Xdp, decision);
     match decision.verdict {
         Verdict::Drop => {
-            count::drop(Hook::Xdp, decision.reason);
+            count::drop(Hook::Xdp as u32, decision.reason);
             XDP_DROP
         }
         Verdict::Route | Verdict::Reply => {
             match forward(&mut XdpPacket { md }, context, headers, decision) {
                 Ok(action) => action,
                 Err(reason) => {
-                    count::drop(Hook::Xdp, reason);
+                    count::drop(Hook::Xdp as u32, reason);
                     XDP_DROP
                 }
             }
@@ -148,7 +155,7 @@ fn forward<A: FamilyMaps + FibAddress>(
         Side::Destination => (headers.source, translation.address),
     };
     let Ok(NextHop { ifindex, macs: Some(macs) }) =
-        fib::next_hop(packet.md, context, headers, source, destination)
+        fib::next_hop(packet.md, context, headers, source, destination, headers.l3_bytes)
     else {
         return Ok(XDP_PASS);
     };
@@ -161,7 +168,7 @@ fn forward<A: FamilyMaps + FibAddress>(
     let length_bytes = packet.length_bytes() as u32;
     translate(packet, &decision.translation).map_err(|EditError| DropReason::EditFailed)?;
     packet.write_macs(macs).ok_or(DropReason::EditFailed)?;
-    count::forwarded(Hook::Xdp, decision, length_bytes);
+    count::forwarded(Hook::Xdp as u32, decision, length_bytes);
     if is_same {
         return Ok(XDP_TX);
     }
@@ -212,10 +219,10 @@ impl XdpPacket {
             let Some(udp) = self.window::<UDP_HEADER_BYTES>(headers.l4_offset) else { return true };
             [udp[6], udp[7]]
         };
-        let mut sum = checksum::add(headers.source.sum(), headers.destination.sum());
-        sum = checksum::add(sum, (headers.protocol as u16).to_be().into());
-        sum = checksum::add(sum, (headers.l4_bytes() as u16).to_be().into());
-        checksum::fold(sum) == u16::from_ne_bytes(field)
+        let mut sum = u64::from(headers.source.sum()) + u64::from(headers.destination.sum());
+        sum += u64::from((headers.protocol as u16).to_be());
+        sum += u64::from((headers.l4_bytes() as u16).to_be());
+        checksum::fold(checksum::fold_wide(sum)) == u16::from_ne_bytes(field)
     }
 
     #[inline(always)]

@@ -30,6 +30,8 @@ pub struct AgentConfig {
     pub docker: Option<PathBuf>,
     /// Name and VIP.
     pub balancers: Vec<(String, String)>,
+    /// Keys that stand before all tables.
+    pub keys: String,
     /// Anything else, after the tables above.
     pub extra: String,
 }
@@ -44,6 +46,7 @@ impl AgentConfig {
             tc: "auto".to_owned(),
             docker: None,
             balancers: Vec::new(),
+            keys: String::new(),
             extra: String::new(),
         }
     }
@@ -64,9 +67,10 @@ impl AgentConfig {
             format!("[[balancer]]\nname = {name:?}\nvip = {vip:?}\n")
         };
         format!(
-            "{front}pin_path = \"{}\"\nstate_path = \"{state}\"\nhash_seed = 1\n\
+            "{front}{}\npin_path = \"{}\"\nstate_path = \"{state}\"\nhash_seed = 1\n\
              [xdp]\nmode = {:?}\n[tc]\nmode = {:?}\n[api]\nsocket = \"{state}/api.sock\"\n\
              [docker]\n{docker}\n{}{}\n",
+            self.keys,
             pins.display(),
             self.xdp,
             self.tc,
@@ -177,6 +181,12 @@ impl Agent {
             "the agent does not end on {signal}:\n{}",
             self.log()
         );
+        Ok(())
+    }
+
+    /// Sends it a signal and does not wait.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        process::signal(self.child.as_ref().context("the agent does not run")?, signal);
         Ok(())
     }
 

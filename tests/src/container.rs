@@ -1,8 +1,8 @@
 //! Containers that run `lb-testkit serve`.
 
-use std::{net::IpAddr, process::Command};
+use std::{fs::File, net::IpAddr, process::Command, thread};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 
 use crate::{
     docker::{Docker, IMAGE},
@@ -20,6 +20,7 @@ pub struct Container {
     image: String,
     arguments: Vec<String>,
     serve: Vec<String>,
+    has_hostname: bool,
 }
 
 impl Container {
@@ -30,6 +31,7 @@ impl Container {
             image: IMAGE.to_owned(),
             arguments: Vec::new(),
             serve: vec!["--port".to_owned(), PORT.to_string()],
+            has_hostname: true,
         }
     }
 
@@ -75,11 +77,26 @@ impl Container {
         self
     }
 
+    /// The only port that its server listens on: for one that shares a network with others.
+    #[must_use]
+    pub fn serving(mut self, port: u16) -> Self {
+        self.serve = vec!["--port".to_owned(), port.to_string()];
+        self
+    }
+
+    /// Docker gives no host name to a container that uses another's network.
+    #[must_use]
+    pub fn without_hostname(mut self) -> Self {
+        self.has_hostname = false;
+        self
+    }
+
     /// Starts it.
     pub fn start(self) -> Result<Self> {
         let mut command = self.docker.command();
         command
-            .args(["run", "--detach", "--name", &self.name, "--hostname", &self.name])
+            .args(["run", "--detach", "--name", &self.name])
+            .args(self.has_hostname.then_some(["--hostname", &self.name]).into_iter().flatten())
             // Process 1 ignores SIGTERM unless it handles it.
             .args(["--stop-signal", "SIGKILL"])
             .args(&self.arguments)
@@ -128,6 +145,19 @@ impl Container {
     /// Process 1 of it, as the machine numbers it.
     pub fn pid(&self) -> Result<i32> {
         Ok(self.inspect("{{.State.Pid}}")?.parse()?)
+    }
+
+    /// Runs a function on a thread of its own that has entered the container's network.
+    pub fn enter<T: Send>(&self, function: impl FnOnce() -> T + Send) -> Result<T> {
+        let path = format!("/proc/{}/ns/net", self.pid()?);
+        let namespace = File::open(&path).with_context(|| path.clone())?;
+        thread::scope(|scope| {
+            let thread = scope.spawn(move || -> Result<T> {
+                nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
+                Ok(function())
+            });
+            thread.join().map_err(|_| anyhow!("panic in the network of {}", self.name))?
+        })
     }
 
     /// `lb-testkit` with these words in it.

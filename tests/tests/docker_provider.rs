@@ -10,9 +10,9 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use lb_agent::{
-    config::Balancer,
-    labels::{self, BalancerIndex},
-    model::{Backend, BackendPath, Refusal},
+    config::{Balancer, LabelsConfig},
+    labels::Reader,
+    model::{Backend, BackendPath, Refusal, ReportedHealth, WaysIn},
     netlink,
     provider::{ProviderEvent, docker},
 };
@@ -50,14 +50,19 @@ impl Provider {
         let settings = docker::Settings::new(&endpoint, RESYNC)?;
         let vip = [192, 0, 2, 10].into();
         let balancer = Balancer { name: BALANCER.to_owned(), id: None, vip };
-        let index = BalancerIndex::new(&[balancer]);
-        let claims_of: docker::ClaimsOf = Arc::new(move |facts| labels::claims(facts, &index));
+        let labels = LabelsConfig { balancers: vec![balancer], ..LabelsConfig::default() };
+        let claims_of: docker::ClaimsOf = Arc::new(Reader::new(&labels));
         let (sender, events) = mpsc::channel(16);
         let namespace = node.namespace().borrowed();
         let thread = thread::spawn(move || {
             let run = || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                runtime.expect("a runtime").block_on(docker::run(settings, claims_of, sender));
+                runtime.expect("a runtime").block_on(docker::run(
+                    settings,
+                    docker::Runs::default(),
+                    claims_of,
+                    sender,
+                ));
             };
             namespace.enter(run).expect("the namespace of the node");
         });
@@ -255,6 +260,34 @@ fn each_network_gets_its_answer() -> Result<()> {
 }
 
 #[test]
+fn ways_in_are_told() -> Result<()> {
+    needs!(docker);
+    let node = DockerNode::start(DockerOptions::default())?;
+    let option = "com.docker.network.bridge.enable_ip_masquerade=false";
+    node.docker().run(&format!("network create --opt {option} routed"))?;
+    node.docker().run("network create front")?;
+    let cases = [
+        ("hidden", "", WaysIn::OnlyOurs),
+        ("hidden-too", "--network front", WaysIn::OnlyOurs),
+        ("exposed", "--expose 8080", WaysIn::OnlyOurs),
+        ("another-published", "--publish 18081:8081", WaysIn::OnlyOurs),
+        ("published", "--publish 18080:8080", WaysIn::Published),
+        ("all-published", "--expose 8080 --publish-all", WaysIn::Published),
+        ("routed", "--network routed", WaysIn::Direct),
+    ];
+    for (name, options, _) in cases {
+        start(node.docker(), name, options)?;
+    }
+    let mut provider = Provider::start(&node)?;
+    provider.wait("all of them", |provider| provider.names().len() == cases.len())?;
+    for (name, options, expected) in cases {
+        let told = provider.backend(name)?.replies.ways_in;
+        ensure!(told == expected, "{name} ({options}): {told:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn networks_change_under_a_container() -> Result<()> {
     needs!(docker);
     let node = DockerNode::start(DockerOptions::default())?;
@@ -446,4 +479,30 @@ fn node_tells_its_default_route_and_links() -> Result<()> {
         ensure!(namespace.enter(|| netlink::forwarding_enabled("wan0"))?? == expected);
     }
     Ok(())
+}
+
+#[test]
+fn state_of_a_healthcheck_is_told_as_it_changes() -> Result<()> {
+    needs!(docker);
+    let node = DockerNode::start(DockerOptions::default())?;
+    let docker = node.docker();
+    docker.container("plain").start()?;
+    // Healthy is who listens at a second port.
+    let check = r#"HEALTHCHECK --interval=1s --timeout=5s --retries=1 CMD ["/bin/lb-testkit", "fetch", "--count", "1", "--target", "127.0.0.1:9090"]"#;
+    process::run(docker.command().args(["commit", "--change", check, "plain", "checked"]))?;
+    docker.container("web").image("checked").balanced(&format!("tcp://{BALANCER}:80")).start()?;
+    start(docker, "unchecked", "")?;
+
+    let mut provider = Provider::start(&node)?;
+    let reported =
+        |provider: &Provider, name: &str| provider.backend(name).ok().map(|it| it.reported);
+    provider.wait("the failed check", |it| {
+        reported(it, "web") == Some(Some(ReportedHealth::Unhealthy))
+    })?;
+    let serve = ["exec", "--detach", "web", "/bin/lb-testkit", "serve", "--port", "9090"];
+    process::run(docker.command().args(serve))?;
+    provider.wait("the check that passed", |it| {
+        reported(it, "web") == Some(Some(ReportedHealth::Healthy))
+    })?;
+    provider.wait("the container without a check", |it| reported(it, "unchecked") == Some(None))
 }

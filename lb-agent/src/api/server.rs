@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     socket::ApiSocket,
-    types::{BackendList, ErrorBody, ServiceList, StatusView, View, VipList, paths},
+    types::{BackendList, ErrorBody, ServiceDetail, ServiceList, StatusView, View, VipList, paths},
 };
 
 pub use super::socket::SocketError;
@@ -129,6 +129,7 @@ fn router(source: Source) -> Router {
     Router::new()
         .route(paths::VIPS, get(vips))
         .route(paths::SERVICES, get(services))
+        .route(paths::SERVICE, get(service))
         .route(paths::BACKENDS, get(backends))
         .route(paths::STATUS, get(status))
         .fallback(async || Refused(StatusCode::NOT_FOUND, "there is nothing here".to_owned()))
@@ -144,12 +145,35 @@ struct BackendsQuery {
     service: Option<String>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ServiceQuery {
+    name: String,
+}
+
 async fn vips(State(source): State<Source>) -> Json<VipList> {
     Json(VipList { vips: source.view.borrow().vips.clone() })
 }
 
 async fn services(State(source): State<Source>) -> Json<ServiceList> {
     Json(ServiceList { services: source.view.borrow().services.clone() })
+}
+
+async fn service(
+    State(source): State<Source>,
+    query: Result<Query<ServiceQuery>, QueryRejection>,
+) -> Result<Json<ServiceDetail>, Refused> {
+    let Query(query) =
+        query.map_err(|error| Refused(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let view = source.fresh_view().await?;
+    view.detail(&query.name).map(Json).ok_or_else(|| no_service(&query.name))
+}
+
+fn no_service(name: &str) -> Refused {
+    Refused(
+        StatusCode::NOT_FOUND,
+        format!("there is no service `{name}`; `lbctl service list` shows all"),
+    )
 }
 
 async fn backends(
@@ -163,10 +187,7 @@ async fn backends(
         return Ok(Json(BackendList { backends: view.backends.clone() }));
     };
     if !view.services.iter().any(|service| service.name.0 == name) {
-        return Err(Refused(
-            StatusCode::NOT_FOUND,
-            format!("there is no service `{name}`; `lbctl service list` shows all"),
-        ));
+        return Err(no_service(&name));
     }
     let backends = view.backends.iter().filter(|backend| backend.service.0 == name);
     Ok(Json(BackendList { backends: backends.cloned().collect() }))

@@ -9,7 +9,8 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 use super::types::{
     BackendCountsView, BackendView, DropView, FrontView, ProviderState, ProviderView, RefusalView,
-    RefusedBy, ServiceView, ServingState, StatusView, TableView, VipView,
+    RefusedBy, RepliesView, ServiceDetail, ServiceView, ServingState, StatusView, TableView,
+    VipView,
 };
 use crate::model::FrontendAddress;
 
@@ -20,7 +21,8 @@ const FRONTENDS_SHOWN_MAX: usize = 2;
 #[must_use]
 pub fn vips(vips: &[VipView]) -> String {
     let rows = vips.iter().flat_map(|vip| {
-        let balancers = or_dash(vip.balancers.join(","));
+        let names = vip.balancers.iter().chain(&vip.names).map(String::as_str);
+        let balancers = or_dash(names.collect::<Vec<_>>().join(","));
         let idle = vip.frontends.is_empty().then(|| {
             [vip.vip.to_string(), balancers.clone(), dash(), dash(), vip.state.to_string()]
         });
@@ -54,6 +56,41 @@ pub fn services(services: &[ServiceView]) -> String {
     render(["SERVICE", "FRONTENDS", "RING", "HEALTHY", "STATE", "SOURCE"], &[2, 3], rows)
 }
 
+/// `lbctl service show`: every value with its origin.
+#[must_use]
+pub fn service(detail: &ServiceDetail) -> String {
+    let service = &detail.service;
+    let at = service.frontends.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let ring = service.ring_size.map_or_else(|| "no ring".to_owned(), |it| format!("ring {it}"));
+    let head = format!(
+        "{} at {}\n{}, {} healthy, {ring}, from {}\n",
+        printable(&service.name.0),
+        or_dash(at),
+        service.state,
+        healthy_of_all(&service.backends),
+        or_dash(service.source.clone()),
+    );
+    let settings = detail
+        .settings
+        .iter()
+        .map(|setting| [setting.name.clone(), setting.value.clone(), setting.origin.to_string()]);
+    let members = detail.members.iter().map(|backend| {
+        [
+            backend.display_name.clone(),
+            backend.address.to_string(),
+            backend.state.to_string(),
+            backend.weight.to_string(),
+            backend.weight_origin.to_string(),
+            backend.source.clone(),
+        ]
+    });
+    let settings = render(["SETTING", "VALUE", "ORIGIN"], &[], settings);
+    let headers = ["BACKEND", "ADDRESS", "STATE", "WEIGHT", "ORIGIN", "ASKED FOR BY"];
+    let members = render_unless_empty(headers, &[3], members);
+    let sections = [head, settings, members].into_iter().filter(|section| !section.is_empty());
+    sections.collect::<Vec<_>>().join("\n")
+}
+
 /// `lbctl backend list`; of one service only when `is_one_service`.
 #[must_use]
 pub fn backends(backends: &[BackendView], is_one_service: bool) -> String {
@@ -65,14 +102,17 @@ pub fn backends(backends: &[BackendView], is_one_service: bool) -> String {
             backend.weight.to_string(),
             format!("{:.1}%", backend.share_percent),
             backend.state.to_string(),
+            replies(backend.replies.as_ref()),
             backend.counters.flows.to_string(),
             bytes(backend.counters.bytes_in),
             bytes(backend.counters.bytes_out),
         ]
     });
-    let headers =
-        ["SERVICE", "BACKEND", "ADDRESS", "WEIGHT", "SHARE", "STATE", "FLOWS", "IN", "OUT"];
-    let right = &[3, 4, 6, 7, 8];
+    let headers = [
+        "SERVICE", "BACKEND", "ADDRESS", "WEIGHT", "SHARE", "STATE", "REPLIES", "FLOWS", "IN",
+        "OUT",
+    ];
+    let right = &[3, 4, 7, 8, 9];
     if is_one_service {
         let [_, headers @ ..] = headers;
         let right: Vec<usize> = right.iter().map(|index| index - 1).collect();
@@ -193,6 +233,14 @@ fn or_dash(text: String) -> String {
     if text.is_empty() { dash() } else { text }
 }
 
+fn replies(replies: Option<&RepliesView>) -> String {
+    match replies {
+        None => dash(),
+        Some(RepliesView::Fixed) => "fixed".to_owned(),
+        Some(RepliesView::Recorded { reason }) => format!("recorded ({reason})"),
+    }
+}
+
 fn frontends(frontends: &[FrontendAddress]) -> String {
     let shown = frontends.iter().take(FRONTENDS_SHOWN_MAX).map(ToString::to_string);
     let rest = frontends.len().checked_sub(FRONTENDS_SHOWN_MAX).filter(|rest| *rest > 0);
@@ -237,6 +285,7 @@ impl fmt::Display for ServingState {
         formatter.write_str(match self {
             Self::Serving => "serving",
             Self::Degraded => "degraded",
+            Self::Panic => "panic",
             Self::Down => "down",
             Self::Idle => "idle",
         })

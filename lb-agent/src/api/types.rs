@@ -3,11 +3,17 @@
 //! Fields may be added within a version of the API; a field never changes its meaning or its type.
 //! Owns no behaviour beyond the arithmetic of shares and states.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{BackendPath, BackendState, FrontendAddress, Ports, Protocol, ServiceName};
+use crate::model::{
+    BackendPath, BackendState, FrontendAddress, Origin, Policy, Ports, Protocol, ServiceName,
+};
 
 /// Where the socket is unless the configuration says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/lb-agent/api.sock";
@@ -18,6 +24,8 @@ pub mod paths {
     pub const VIPS: &str = "/v1/vips";
     /// [`super::ServiceList`].
     pub const SERVICES: &str = "/v1/services";
+    /// [`super::ServiceDetail`] of `?name=NAME`.
+    pub const SERVICE: &str = "/v1/service";
     /// [`super::BackendList`]; `?service=NAME` narrows it.
     pub const BACKENDS: &str = "/v1/backends";
     /// [`super::StatusView`].
@@ -31,6 +39,8 @@ pub struct View {
     pub vips: Vec<VipView>,
     /// Services, ordered by name.
     pub services: Vec<ServiceView>,
+    /// How services are balanced.
+    pub policies: BTreeMap<ServiceName, Arc<Policy>>,
     /// Backends, ordered by service and place.
     pub backends: Vec<BackendView>,
     /// The agent itself.
@@ -49,6 +59,29 @@ pub struct VipList {
 pub struct ServiceList {
     /// Services, ordered by name.
     pub services: Vec<ServiceView>,
+}
+
+/// Answer of [`paths::SERVICE`].
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ServiceDetail {
+    /// The service.
+    #[serde(flatten)]
+    pub service: ServiceView,
+    /// How it is balanced: every setting, in a fixed order.
+    pub settings: Vec<SettingView>,
+    /// Its backends, ordered by place.
+    pub members: Vec<BackendView>,
+}
+
+/// One setting of a service.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SettingView {
+    /// Its name.
+    pub name: String,
+    /// Its value, for people.
+    pub value: String,
+    /// Where the value comes from.
+    pub origin: Origin,
 }
 
 /// Answer of [`paths::BACKENDS`].
@@ -73,6 +106,8 @@ pub enum ServingState {
     Serving,
     /// Some backends take new flows.
     Degraded,
+    /// Nearly all backends fail their probes: those that live take new flows all the same.
+    Panic,
     /// No backend takes new flows.
     Down,
     /// Nothing asks to be served here.
@@ -86,6 +121,9 @@ pub struct VipView {
     pub vip: IpAddr,
     /// Balancers of the configuration that have this address, ordered by name.
     pub balancers: Vec<String>,
+    /// Names that have this address for themselves, ordered.
+    #[serde(default)]
+    pub names: Vec<String>,
     /// Where it is served, and by which service.
     pub frontends: Vec<VipFrontendView>,
     /// Services behind it, ordered.
@@ -160,16 +198,54 @@ pub struct BackendView {
     /// How it is reached.
     #[serde(flatten)]
     pub path: BackendPath,
-    /// Share of new flows that was asked for, relative to the others.
+    /// Share of new flows that it is given, relative to the others.
     pub weight: u16,
+    /// Where the weight that was asked for comes from.
+    #[serde(default)]
+    pub weight_origin: Origin,
     /// Whether it takes flows.
     pub state: BackendState,
+    /// What its probes found; `None`: it is not probed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<ProbeView>,
     /// Share of the ring's slots that it holds, in percent.
     pub share_percent: f64,
+    /// By what its replies are translated; `None` while the kernel does not hold it.
+    pub replies: Option<RepliesView>,
     /// What the data path counted for it.
     pub counters: BackendCountersView,
     /// What asked for it: a container and its label, an entry of the config file.
     pub source: String,
+}
+
+/// What the probes of one backend found.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct ProbeView {
+    /// Successes.
+    pub passed: u64,
+    /// Failures.
+    pub failed: u64,
+    /// Probes that could not be made, for reasons that are not the backend's.
+    pub inconclusive: u64,
+    /// What the latest one said.
+    pub latest: String,
+    /// Mean duration of those that passed or failed, in milliseconds.
+    pub mean_ms: f64,
+    /// Times that they changed the backend's state.
+    pub changes: u64,
+}
+
+/// By what the replies of a backend are translated.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "by")]
+pub enum RepliesView {
+    /// By the default of its port: nothing is recorded for their sake.
+    Fixed,
+    /// By a record for each flow.
+    Recorded {
+        /// Why there is no default.
+        reason: String,
+    },
 }
 
 /// What the data path counted for one backend since its number was given to it.
@@ -336,6 +412,26 @@ pub struct ReconcileView {
     pub latest_duration_us: u64,
     /// Seconds until refused actions are tried again.
     pub retry_in_seconds: Option<u64>,
+}
+
+impl View {
+    /// Everything about one service; `None`: there is none of this name.
+    #[must_use]
+    pub fn detail(&self, name: &str) -> Option<ServiceDetail> {
+        let service = self.services.iter().find(|service| service.name.0 == name)?.clone();
+        let rows = self.policies.get(&service.name).map_or_else(Vec::new, |policy| policy.rows());
+        let settings = rows.into_iter().map(|row| SettingView {
+            name: row.name.to_owned(),
+            value: row.value,
+            origin: row.origin,
+        });
+        let members = self.backends.iter().filter(|backend| backend.service == service.name);
+        Some(ServiceDetail {
+            settings: settings.collect(),
+            members: members.cloned().collect(),
+            service,
+        })
+    }
 }
 
 impl BackendCountsView {

@@ -11,17 +11,25 @@
 //! and the narrower wins.
 
 mod overlap;
+mod policy;
+mod pool;
 mod room;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    mem,
+    sync::Arc,
+};
 
 use lb_common::abi;
 
+pub use policy::yield_to_exclusive;
+
 use crate::{
     maglev::MEMBERS_MAX,
-    model::{Backend, Claim, FrontendAddress, Refusal, Service, ServiceName, Snapshot},
+    model::{Backend, Claim, FrontendAddress, Policy, Refusal, Service, ServiceName, Snapshot},
     plan::{NameHash, service_hash},
 };
 
@@ -74,14 +82,16 @@ pub fn arbitrate(claims: Vec<Claim>, incumbents: &Incumbents) -> (Snapshot, Vec<
 
 /// [`arbitrate`] with other limits.
 pub fn arbitrate_within(
-    claims: Vec<Claim>,
+    mut claims: Vec<Claim>,
     incumbents: &Incumbents,
     limits: Limits,
 ) -> (Snapshot, Vec<Refusal>) {
     let mut refusals = BTreeSet::new();
+    let names = pool::assign(&mut claims, incumbents, &mut refusals);
     let granted = resolve_conflicts(claims, incumbents, &mut refusals);
     let services = join(granted, &mut refusals);
-    let snapshot = room::fit(services, limits, &mut refusals);
+    let mut snapshot = room::fit(services, limits, &mut refusals);
+    snapshot.names = names;
     (snapshot, refusals.into_iter().collect())
 }
 
@@ -187,6 +197,7 @@ struct Joined {
     /// Backends by place, instance and whether they are IPv6, each with the source of its claim: one
     /// container may have an address of either family.
     backends: BTreeMap<(String, String, bool), (Backend, String)>,
+    wished: policy::Wished,
     /// Age of its oldest claim.
     since_ms: u64,
 }
@@ -201,15 +212,20 @@ fn join(mut claims: Vec<Claim>, refusals: &mut BTreeSet<Refusal>) -> BTreeMap<Se
                 name: claim.service.clone(),
                 frontends: BTreeSet::new(),
                 backends: Vec::new(),
-                ring_size: None,
+                policy: Arc::default(),
+                exclusive: BTreeSet::new(),
             },
             backends: BTreeMap::new(),
+            wished: policy::Wished::default(),
             since_ms: claim.since_ms,
         });
         joined.since_ms = joined.since_ms.min(claim.since_ms);
         joined.service.frontends.insert(claim.frontend);
-        joined.service.ring_size = joined.service.ring_size.max(claim.ring_size);
+        joined.wished.hear(claim.since_ms, &claim.wishes);
         let Some(backend) = claim.backend else { continue };
+        if claim.wishes.exclusive.as_ref().is_some_and(|exclusive| exclusive.value) {
+            joined.service.exclusive.insert((backend.place.clone(), backend.instance.clone()));
+        }
         let key = (backend.place.clone(), backend.instance.clone(), backend.address.is_ipv6());
         match joined.backends.entry(key) {
             Entry::Vacant(entry) => {
@@ -228,15 +244,29 @@ fn join(mut claims: Vec<Claim>, refusals: &mut BTreeSet<Refusal>) -> BTreeMap<Se
             }
         }
     }
+    for joined in services.values_mut() {
+        joined.settle(refusals);
+    }
     services
+}
+
+impl Joined {
+    /// What follows from all claims together.
+    fn settle(&mut self, refusals: &mut BTreeSet<Refusal>) {
+        let (policy, told) = mem::take(&mut self.wished).agree(&self.service.name);
+        refusals.extend(told);
+        if policy != Policy::default() {
+            self.service.policy = Arc::new(policy);
+        }
+    }
 }
 
 /// An order in which no two different claims are equal.
 fn rank(claim: &Claim) -> impl Ord + '_ {
     let backend = claim.backend.as_ref().map(|backend| {
         let name = (&backend.place, &backend.instance, &backend.display_name);
-        let policy = (backend.weight, backend.state, backend.started_at_ms);
+        let policy = (backend.weight, backend.state, backend.started_at_ms, backend.replies);
         (name, backend.address, backend.path, policy)
     });
-    (claim.since_ms, &claim.service, claim.frontend, &claim.source, backend, claim.ring_size)
+    (claim.since_ms, &claim.service, claim.frontend, &claim.source, backend)
 }

@@ -1,6 +1,8 @@
 //! Who gets what, and what the others are told.
 
-use std::fmt::Write as _;
+mod wishes;
+
+use std::{fmt::Write as _, sync::Arc};
 
 use insta::assert_snapshot;
 use proptest::prelude::*;
@@ -9,7 +11,7 @@ use super::{Incumbents, Limits, arbitrate, arbitrate_within};
 use crate::{
     model::{
         Backend, BackendPath, BackendState, Claim, FrontendAddress, Ports, Protocol, Refusal,
-        ServiceName, Snapshot,
+        ServiceName, Setting, Snapshot, Wishes,
     },
     plan::service_hash,
 };
@@ -32,6 +34,8 @@ fn backend(place: &str, instance: u16) -> Backend {
         path: BackendPath::Routed,
         state: BackendState::Healthy,
         started_at_ms: u64::from(instance),
+        reported: None,
+        replies: crate::model::ReplyFacts::default(),
     }
 }
 
@@ -41,7 +45,8 @@ fn claim(service: &str, port: u16, place: &str, since_ms: u64) -> Claim {
         service: ServiceName(service.to_owned()),
         frontend: frontend(port),
         backend: Some(backend(place, 1)),
-        ring_size: None,
+        pooled: None,
+        wishes: Arc::default(),
         since_ms,
         source: format!("container `{service}-{place}`"),
     }
@@ -55,7 +60,7 @@ fn show((snapshot, refusals): &(Snapshot, Vec<Refusal>)) -> String {
             service.backends.iter().map(|backend| &*backend.display_name).collect();
         let (frontends, backends) = (frontends.join(" "), backends.join(" "));
         write!(shown, "{} at {frontends}: {backends}", service.name).unwrap();
-        match service.ring_size {
+        match service.ring_size() {
             Some(size) => writeln!(shown, "; ring {size}").unwrap(),
             None => writeln!(shown).unwrap(),
         }
@@ -189,7 +194,8 @@ fn the_file_is_older_than_any_container() {
 fn a_service_without_backends_keeps_its_frontend() {
     let mut empty = claim("a", 80, "1", 1);
     empty.backend = None;
-    empty.ring_size = Some(1021);
+    let ring_size = Some(Setting { value: Some(1021), ..Setting::default() });
+    empty.wishes = Arc::new(Wishes { ring_size, ..Wishes::default() });
     assert_snapshot!(check(&[empty, claim("b", 80, "1", 2)]), @"
     a at tcp://192.0.2.10:80: ; ring 1021
     refused: container `b-1`: wants tcp://192.0.2.10:80 for the service `b`, but that belongs to the service `a`, by the older claim of container `a-1`; use another front port or VIP, or remove one of the two
@@ -338,7 +344,8 @@ fn any_claim() -> impl Strategy<Value = Claim> {
             service: ServiceName(format!("s{service}")),
             frontend: frontend(port),
             backend,
-            ring_size: None,
+            pooled: None,
+            wishes: Arc::default(),
             since_ms,
             source: format!("container `c{source}`"),
         },

@@ -15,7 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use lb_agent::api::{
     client::{Client, ClientError},
     table,
-    types::{BackendList, DEFAULT_SOCKET, ServiceList, StatusView, VipList, paths},
+    types::{BackendList, DEFAULT_SOCKET, ServiceDetail, ServiceList, StatusView, VipList, paths},
 };
 use serde::Serialize;
 
@@ -57,7 +57,7 @@ enum Command {
     /// Services: frontends, ring, backends by state.
     Service {
         #[command(subcommand)]
-        command: List,
+        command: ServiceCommand,
     },
     /// Backends: address, weight, share of new flows, traffic.
     Backend {
@@ -72,6 +72,17 @@ enum Command {
 enum List {
     /// All of them.
     List,
+}
+
+#[derive(Subcommand)]
+enum ServiceCommand {
+    /// All of them.
+    List,
+    /// One of them: every setting, and where its value comes from.
+    Show {
+        /// Its name, as `lbctl service list` prints it.
+        name: String,
+    },
 }
 
 #[derive(Subcommand)]
@@ -113,7 +124,12 @@ async fn answer(cli: &Cli) -> Result<String, ClientError> {
             let list: VipList = client.get(paths::VIPS).await?;
             Ok(print(cli.output, &list, |list| table::vips(&list.vips)))
         }
-        Command::Service { command: List::List } => {
+        Command::Service { command: ServiceCommand::Show { name } } => {
+            let path = format!("{}?name={}", paths::SERVICE, percent_encode(name));
+            let detail: ServiceDetail = client.get(&path).await?;
+            Ok(print(cli.output, &detail, table::service))
+        }
+        Command::Service { command: ServiceCommand::List } => {
             let list: ServiceList = client.get(paths::SERVICES).await?;
             Ok(print(cli.output, &list, |list| table::services(&list.services)))
         }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use crate::model::{FrontendAddress, Ports, Protocol};
 
 /// `tcp://192.0.2.10:80`.
-pub(super) fn parse_frontend(url: &str) -> Result<FrontendAddress, String> {
+pub(crate) fn parse_frontend(url: &str) -> Result<FrontendAddress, String> {
     let shown = url.escape_debug();
     let Some((scheme, rest)) = url.split_once("://") else {
         return Err(format!("`{shown}` is no frontend; write it like tcp://192.0.2.10:80"));

@@ -97,6 +97,7 @@ fn explain(message: &str) -> String {
         return format!("the key {key} is missing here; add it");
     }
     // The parser's own messages may span lines.
+    let message = message.replace("expected i64", "expected a whole number");
     message.trim_end().replace('\n', "; ")
 }
 

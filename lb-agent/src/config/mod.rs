@@ -5,22 +5,32 @@
 
 mod address;
 mod error;
+mod labels;
 mod owners;
+mod policy;
 mod raw;
 #[cfg(test)]
 mod tests;
+mod times;
 mod validate;
 
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
+pub(crate) use address::parse_frontend;
 pub use error::{ConfigError, Position, Problem};
+use ipnet::IpNet;
 use lb_common::{abi, slots::SlotTimes};
 
-use crate::{datapath, model::FrontendAddress, plan};
+use crate::{
+    datapath,
+    model::{FrontendAddress, Wishes},
+    plan,
+};
 
 /// Where the file is when nobody says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/lb/lb.toml";
@@ -54,8 +64,8 @@ pub struct Config {
     pub tables: TablesConfig,
     /// Times of recorded flows and of slots that move.
     pub times: TimesConfig,
-    /// SLB instances that labels refer to.
-    pub balancers: Vec<Balancer>,
+    /// What labels may ask for.
+    pub labels: LabelsConfig,
     /// Services of the file provider.
     pub services: Vec<StaticService>,
 }
@@ -67,6 +77,21 @@ pub struct XdpConfig {
     pub mode: XdpMode,
     /// Mode per interface.
     pub interfaces: BTreeMap<String, XdpMode>,
+}
+
+/// What labels of containers may ask for. The Docker provider is started anew when it changes.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct LabelsConfig {
+    /// SLB instances that labels refer to.
+    pub balancers: Vec<Balancer>,
+    /// Addresses that labels may name beside those of the balancers.
+    pub vips: Vec<IpNet>,
+    /// Where names that end in `.local` get their addresses from.
+    pub routing_pool: Option<IpNet>,
+    /// Frontends of services that are named the way of Registrator.
+    pub registrations: Vec<Registration>,
+    /// What every service wishes that says nothing else.
+    pub defaults: Arc<Wishes>,
 }
 
 /// How XDP is attached to an interface.
@@ -171,8 +196,8 @@ pub struct StaticService {
     pub name: String,
     /// Where clients connect.
     pub frontends: Vec<FrontendAddress>,
-    /// Ring slots, one of [`abi::RING_SIZES`].
-    pub ring_size: Option<u32>,
+    /// How it is balanced, with the defaults of the file.
+    pub wishes: Arc<Wishes>,
     /// Its backends.
     pub backends: Vec<StaticBackend>,
     /// Line of the file that opens it, for messages.
@@ -184,8 +209,17 @@ pub struct StaticService {
 pub struct StaticBackend {
     /// Address and port.
     pub address: SocketAddr,
-    /// Share of new flows relative to the others.
-    pub weight: u16,
+    /// Share of new flows relative to the others, where one was written.
+    pub weight: Option<u16>,
+}
+
+/// `[[registrator]]`: where a service that Registrator would name so is reached.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Registration {
+    /// Name of the service.
+    pub name: String,
+    /// Where clients connect.
+    pub frontend: FrontendAddress,
 }
 
 impl Config {
@@ -249,7 +283,7 @@ impl Default for Config {
             docker: DockerConfig::default(),
             tables: TablesConfig::default(),
             times: TimesConfig::default(),
-            balancers: Vec::new(),
+            labels: LabelsConfig::default(),
             services: Vec::new(),
             state_path,
         }

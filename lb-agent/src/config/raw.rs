@@ -28,7 +28,14 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) times: Times,
     #[serde(default)]
+    pub(super) label_vips: Vec<Spanned<String>>,
+    pub(super) routing_pool: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) defaults: Policy,
+    #[serde(default)]
     pub(super) balancer: Vec<Balancer>,
+    #[serde(default)]
+    pub(super) registrator: Vec<Registration>,
     #[serde(default)]
     pub(super) service: Vec<Service>,
 }
@@ -94,12 +101,71 @@ pub(super) struct Balancer {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Service {
+pub(super) struct Registration {
     pub(super) name: Spanned<String>,
-    pub(super) frontends: Spanned<Vec<Spanned<String>>>,
-    pub(super) ring_size: Option<Spanned<i64>>,
-    #[serde(default)]
-    pub(super) backend: Vec<Backend>,
+    pub(super) frontend: Spanned<String>,
+}
+
+/// The keys of a policy stand among those of a service and in a table of their own; serde cannot
+/// refuse unknown keys of a struct that it flattens.
+macro_rules! with_policy {
+    ($($key:ident: $type:ty,)*) => {
+        #[derive(Deserialize, Default)]
+        #[serde(deny_unknown_fields)]
+        pub(super) struct Policy {
+            $(pub(super) $key: Option<$type>,)*
+        }
+
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub(super) struct Service {
+            pub(super) name: Spanned<String>,
+            pub(super) frontends: Spanned<Vec<Spanned<String>>>,
+            $($key: Option<$type>,)*
+            #[serde(default)]
+            pub(super) backend: Vec<Backend>,
+        }
+
+        impl Service {
+            /// The keys of its policy, which are gone from it afterwards.
+            pub(super) fn take_policy(&mut self) -> Policy {
+                Policy { $($key: self.$key.take(),)* }
+            }
+        }
+    };
+}
+
+with_policy! {
+    affinity: Spanned<String>,
+    unreachable: Spanned<String>,
+    drain_seconds: Spanned<i64>,
+    unhealthy_grace_seconds: Spanned<i64>,
+    panic_percent: Spanned<i64>,
+    slow_start_seconds: Spanned<i64>,
+    datagrams: Spanned<String>,
+    ring_size: Spanned<i64>,
+    probe: Spanned<Probe>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table with the key `kind`")]
+pub(super) struct Probe {
+    pub(super) kind: Option<Spanned<String>>,
+    pub(super) port: Option<Spanned<i64>>,
+    pub(super) path: Option<Spanned<String>>,
+    pub(super) method: Option<Spanned<String>>,
+    pub(super) host: Option<Spanned<String>>,
+    pub(super) status: Option<Spanned<String>>,
+    pub(super) body: Option<Spanned<String>>,
+    pub(super) server_name: Option<Spanned<String>>,
+    pub(super) verify: Option<bool>,
+    pub(super) interval_ms: Option<Spanned<i64>>,
+    pub(super) timeout_ms: Option<Spanned<i64>>,
+    pub(super) initial_delay_ms: Option<Spanned<i64>>,
+    pub(super) rise: Option<Spanned<i64>>,
+    pub(super) fall: Option<Spanned<i64>>,
+    pub(super) place: Option<Spanned<String>>,
+    pub(super) initial: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]

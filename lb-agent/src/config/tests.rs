@@ -1,5 +1,7 @@
 //! What the file can say, and what it is told when it cannot.
 
+mod policies;
+
 use std::{fmt::Write as _, net::SocketAddr, path::PathBuf};
 
 use insta::assert_snapshot;
@@ -9,6 +11,8 @@ use super::{Balancer, Config, StaticService, TcMode, TimesConfig, XdpMode};
 
 const FULL: &str = r#"
 front = ["eth0", "bond0.100"]
+label_vips = ["192.0.2.20", "198.51.100.0/24"]
+routing_pool = "198.18.0.0/24"
 pin_path = "/sys/fs/bpf/other"
 state_path = "/run/other"
 hash_seed = 1234
@@ -35,6 +39,14 @@ closing_seconds = 100
 hold_seconds = 0
 grace_seconds = 5
 udp_seconds = 190
+[defaults]
+affinity = "client"
+drain_seconds = 10
+[defaults.probe]
+interval_ms = 1000
+[[registrator]]
+name = "web"
+frontend = "tcp://192.0.2.12:80"
 [[balancer]]
 name = "slb_redis_app"
 id = "lb-2ze8"
@@ -47,6 +59,28 @@ vip = "192.0.2.11"
 name = "web"
 frontends = ["tcp://192.0.2.10:80"]
 ring_size = 4093
+affinity = "client/24,56"
+unreachable = "drop"
+unhealthy_grace_seconds = 20
+panic_percent = 30
+slow_start_seconds = 40
+datagrams = "answers"
+[service.probe]
+kind = "https"
+port = 8443
+path = "/health"
+method = "HEAD"
+host = "web.example"
+status = "200-299,404"
+body = "well"
+server_name = "web.internal"
+verify = true
+timeout_ms = 500
+initial_delay_ms = 100
+rise = 1
+fall = 4
+place = "node"
+initial = "healthy"
 [[service.backend]]
 address = "10.0.0.1:8080"
 [[service.backend]]
@@ -85,15 +119,16 @@ fn every_key_is_understood() {
         id: Some("lb-2ze8".to_owned()),
         vip: "192.0.2.10".parse().unwrap(),
     };
-    assert_eq!(config.balancers[0], redis);
+    assert_eq!(config.labels.balancers[0], redis);
     let [web] = &config.services[..] else { panic!("{:?}", config.services) };
-    assert_eq!((web.name.as_str(), web.ring_size, web.line), ("web", Some(4093), 38));
+    let ring_size = web.wishes.ring_size.as_ref().map(|size| size.value);
+    assert_eq!((web.name.as_str(), ring_size, web.line), ("web", Some(Some(4093)), 48));
     assert_eq!(web.frontends[0].to_string(), "tcp://192.0.2.10:80");
-    let backends: Vec<(SocketAddr, u16)> =
+    let backends: Vec<(SocketAddr, Option<u16>)> =
         web.backends.iter().map(|backend| (backend.address, backend.weight)).collect();
     assert_eq!(
         backends,
-        [("10.0.0.1:8080".parse().unwrap(), 100), ("10.0.0.2:8080".parse().unwrap(), 0)]
+        [("10.0.0.1:8080".parse().unwrap(), None), ("10.0.0.2:8080".parse().unwrap(), Some(0))]
     );
 }
 
@@ -148,13 +183,13 @@ fn unknown_keys_and_wrong_types_are_refused_with_their_place() {
         "hash_seed = -1",
     ]);
     assert_snapshot!(shown, @r#"
-    lb.toml:2:1: unknown key `fornt`; known keys here: `front`, `pin_path`, `state_path`, `hash_seed`, `xdp`, `tc`, `api`, `docker`, `tables`, `times`, `balancer`, `service`
+    lb.toml:2:1: unknown key `fornt`; known keys here: `front`, `pin_path`, `state_path`, `hash_seed`, `xdp`, `tc`, `api`, `docker`, `tables`, `times`, `label_vips`, `routing_pool`, `defaults`, `balancer`, `registrator`, `service`
     lb.toml:3:3: unknown key `modus`; known keys here: `mode`, `interfaces`
     lb.toml:2:8: unknown value `fast`; allowed: `auto`, `native`, `generic`, `off`
     lb.toml:1:1: wanted exactly 1 element, found 0 elements
     lb.toml:2:11: invalid type: string "yes", expected a boolean
     lb.toml:1:1: the key `vip` is missing here; add it
-    lb.toml:4:11: unknown key `backends`; known keys here: `name`, `frontends`, `ring_size`, `backend`
+    lb.toml:4:11: unknown key `backends`; known keys here: `name`, `frontends`, `affinity`, `unreachable`, `drain_seconds`, `unhealthy_grace_seconds`, `panic_percent`, `slow_start_seconds`, `datagrams`, `ring_size`, `probe`, `backend`
     lb.toml:1:9: string values must be quoted, expected literal string
     lb.toml:2:1: missing comma between array elements, expected `,`
     lb.toml:2:1: the key `front` stands here a second time; keep one

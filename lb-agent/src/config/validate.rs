@@ -6,14 +6,15 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     ops::Range,
     path::PathBuf,
+    sync::Arc,
 };
 
 use lb_common::abi;
 use toml::Spanned;
 
 use super::{
-    ApiConfig, Balancer, Config, ConfigError, DockerConfig, Problem, StaticBackend, StaticService,
-    TablesConfig, TcConfig, TimesConfig, XdpConfig,
+    ApiConfig, Balancer, Config, ConfigError, DockerConfig, LabelsConfig, Problem, StaticBackend,
+    StaticService, TablesConfig, TcConfig, XdpConfig,
     address::{parse_backend, parse_frontend, usable_address},
     error::Lines,
     owners::Owners,
@@ -37,12 +38,7 @@ const RING_SLOTS_MAX: u32 = 1 << 28;
 const RECORDS_MAX: u32 = 32 * 1024 * 1024;
 /// Problems after which the rest is not listed.
 const PROBLEMS_MAX: usize = 100;
-const DAY_SECONDS: u32 = 24 * 3600;
-/// Slots count to 52 days.
-const SETTLE_SECONDS_MAX: u32 = 14 * DAY_SECONDS;
-/// Slots count the time since their last change to 18 minutes; half of that is left for the agent to
-/// be late.
-const HOLD_SECONDS_MAX: u32 = 540;
+pub(super) const DAY_SECONDS: u32 = 24 * 3600;
 
 pub(super) fn parse(text: &str, file_name: &str) -> Result<Config, ConfigError> {
     let file: raw::File =
@@ -64,26 +60,36 @@ pub(super) fn parse(text: &str, file_name: &str) -> Result<Config, ConfigError> 
 
 /// Collects problems; a value with a problem is replaced by something harmless, since the whole
 /// config is refused in the end.
-struct Checker<'a> {
+pub(super) struct Checker<'a> {
     lines: Lines<'a>,
     problems: Vec<Problem>,
 }
 
 impl Checker<'_> {
-    fn problem(&mut self, span: Range<usize>, message: String) {
+    pub(super) fn problem(&mut self, span: Range<usize>, message: String) {
         let position = Some(self.lines.position(span.start));
         self.problems.push(Problem { position, message });
     }
 
-    fn line(&self, span: &Range<usize>) -> usize {
+    pub(super) fn line(&self, span: &Range<usize>) -> usize {
         self.lines.position(span.start).line
     }
 
     fn config(&mut self, file: raw::File, file_name: &str) -> Config {
         let defaults = Config::default();
         let state_path = self.path(file.state_path, "state_path", defaults.state_path);
-        let balancers = self.balancers(file.balancer);
-        let services = self.services(file.service, &balancers);
+        let policy = self.policy(file.defaults, &format!("[defaults] in {file_name}"));
+        let labels = LabelsConfig {
+            balancers: self.balancers(file.balancer),
+            vips: self.label_vips(&file.label_vips),
+            routing_pool: file.routing_pool.as_ref().and_then(|pool| self.routing_pool(pool)),
+            registrations: self.registrations(file.registrator),
+            defaults: Arc::new(policy),
+        };
+        if let Some(pool) = &file.routing_pool {
+            self.pool_is_free(pool, &labels);
+        }
+        let services = self.services(file.service, &labels, file_name);
         Config {
             file_name: file_name.to_owned(),
             front: self.front(file.front),
@@ -95,7 +101,7 @@ impl Checker<'_> {
             docker: self.docker(file.docker),
             tables: self.tables(file.tables),
             times: self.times(file.times),
-            balancers,
+            labels,
             services,
             state_path,
         }
@@ -222,64 +228,7 @@ impl Checker<'_> {
         }
     }
 
-    fn times(&mut self, times: raw::Times) -> TimesConfig {
-        let defaults = TimesConfig::default();
-        let idle = 60..=SETTLE_SECONDS_MAX;
-        let record_seconds = self.number(
-            times.record_seconds,
-            "record_seconds",
-            idle.clone(),
-            defaults.record_seconds,
-        );
-        let settle_span = times.settle_seconds.as_ref().map(Spanned::span);
-        let settle_default = defaults.settle_seconds.max(record_seconds);
-        let settle_seconds =
-            self.number(times.settle_seconds, "settle_seconds", idle, settle_default);
-        if let Some(span) = settle_span.filter(|_| settle_seconds < record_seconds) {
-            let message = format!(
-                "`settle_seconds` is {settle_seconds}, less than the {record_seconds} of \
-                 `record_seconds`: connections that are idle for longer would lose their backend; \
-                 make it at least as long"
-            );
-            self.problem(span, message);
-        }
-        TimesConfig {
-            settle_seconds,
-            record_seconds,
-            half_open_seconds: self.number(
-                times.half_open_seconds,
-                "half_open_seconds",
-                5..=600,
-                defaults.half_open_seconds,
-            ),
-            closing_seconds: self.number(
-                times.closing_seconds,
-                "closing_seconds",
-                5..=3600,
-                defaults.closing_seconds,
-            ),
-            hold_seconds: self.number(
-                times.hold_seconds,
-                "hold_seconds",
-                0..=HOLD_SECONDS_MAX,
-                defaults.hold_seconds,
-            ),
-            grace_seconds: self.number(
-                times.grace_seconds,
-                "grace_seconds",
-                0..=3600,
-                defaults.grace_seconds,
-            ),
-            udp_seconds: self.number(
-                times.udp_seconds,
-                "udp_seconds",
-                1..=DAY_SECONDS,
-                defaults.udp_seconds,
-            ),
-        }
-    }
-
-    fn number(
+    pub(super) fn number(
         &mut self,
         value: Option<Spanned<i64>>,
         key: &str,
@@ -305,7 +254,7 @@ impl Checker<'_> {
     }
 
     /// Names go into messages, tables and labels: no spaces, nothing unprintable.
-    fn name(&mut self, name: Spanned<String>, key: &str) -> String {
+    pub(super) fn name(&mut self, name: Spanned<String>, key: &str) -> String {
         let text = name.get_ref();
         let is_name = !text.is_empty()
             && text.chars().count() <= NAME_CHARS_MAX
@@ -379,23 +328,28 @@ impl Checker<'_> {
         self.accept(checked, vip.span())
     }
 
-    fn accept<T>(&mut self, checked: Result<T, String>, span: Range<usize>) -> Option<T> {
+    pub(super) fn accept<T>(
+        &mut self,
+        checked: Result<T, String>,
+        span: Range<usize>,
+    ) -> Option<T> {
         checked.map_err(|message| self.problem(span, message)).ok()
     }
 
     fn services(
         &mut self,
         services: Vec<raw::Service>,
-        balancers: &[Balancer],
+        labels: &LabelsConfig,
+        file_name: &str,
     ) -> Vec<StaticService> {
         let mut lines = BTreeMap::new();
         let mut owners = Owners::default();
-        let mut vips: Vec<IpAddr> = balancers.iter().map(|balancer| balancer.vip).collect();
+        let mut vips: Vec<IpAddr> = labels.vips().collect();
         let mut backends: usize = 0;
         let mut checked = Vec::new();
         // Backends are compared with every VIP of the file, also with those of later services.
         let mut addresses = Vec::new();
-        for (index, service) in services.into_iter().enumerate() {
+        for (index, mut service) in services.into_iter().enumerate() {
             let span = service.name.span();
             let line = self.line(&span);
             if let Some(first) = lines.insert(service.name.get_ref().clone(), line) {
@@ -409,13 +363,17 @@ impl Checker<'_> {
             self.limits(index, &service, backends);
             let frontends = self.frontends(&service.frontends, line, &mut owners);
             vips.extend(frontends.iter().map(|frontend| frontend.vip));
+            let object =
+                format!("service `{}` in {file_name}, line {line}", service.name.get_ref());
+            let mut wishes = self.policy(service.take_policy(), &object);
+            wishes.or(&labels.defaults);
             let first = addresses.len();
             let static_backends = self.backends(service.backend, &mut addresses);
             self.families(&frontends, &addresses[first..]);
             checked.push(StaticService {
                 name: self.name(service.name, "name"),
                 frontends,
-                ring_size: service.ring_size.and_then(|size| self.ring_size(&size)),
+                wishes: Arc::new(wishes),
                 backends: static_backends,
                 line,
             });
@@ -495,20 +453,6 @@ impl Checker<'_> {
         frontends
     }
 
-    fn ring_size(&mut self, size: &Spanned<i64>) -> Option<u32> {
-        let known = u32::try_from(*size.get_ref()).ok().filter(|it| abi::RING_SIZES.contains(it));
-        if known.is_none() {
-            let sizes: Vec<String> = abi::RING_SIZES.iter().map(u32::to_string).collect();
-            let message = format!(
-                "`ring_size` is {}; it must be one of {}",
-                size.get_ref(),
-                sizes.join(", ")
-            );
-            self.problem(size.span(), message);
-        }
-        known
-    }
-
     fn backends(
         &mut self,
         backends: Vec<raw::Backend>,
@@ -519,7 +463,10 @@ impl Checker<'_> {
         for backend in backends {
             let span = backend.address.span();
             let parsed = parse_backend(backend.address.get_ref());
-            let weight = self.number(backend.weight, "weight", 0..=u32::from(u16::MAX), 100);
+            let weight = backend.weight.map(|weight| {
+                let weight = self.number(Some(weight), "weight", 0..=u32::from(u16::MAX), 0);
+                u16::try_from(weight).unwrap_or(u16::MAX)
+            });
             let Some(address) = self.accept(parsed, span.clone()) else { continue };
             if let Some(first) = lines.insert(address, self.line(&span)) {
                 let message = format!(
@@ -528,8 +475,7 @@ impl Checker<'_> {
                 self.problem(span.clone(), message);
             }
             addresses.push((address.ip(), span));
-            checked
-                .push(StaticBackend { address, weight: u16::try_from(weight).unwrap_or(u16::MAX) });
+            checked.push(StaticBackend { address, weight });
         }
         checked
     }

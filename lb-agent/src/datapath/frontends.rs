@@ -11,9 +11,9 @@ use std::{
 use aya::Ebpf;
 use lb_common::{
     abi::{
-        FAMILY_V4, FAMILY_V6, FRONTEND_WORDS_V4, FRONTEND_WORDS_V6, Frontend, FrontendKeyV4,
-        FrontendKeyV6, MAX_SERVICES, NetU16, PORT_LIST_RANGES, PROTOCOL_ANY, PROTOCOL_TCP,
-        PROTOCOL_UDP, SCOPE_FRONT, map_names,
+        FAMILY_V4, FAMILY_V6, FRONTEND_RECORDS_REPLIES, FRONTEND_WORDS_V4, FRONTEND_WORDS_V6,
+        Frontend, FrontendKeyV4, FrontendKeyV6, MAX_SERVICES, NetU16, PORT_LIST_RANGES,
+        PROTOCOL_ANY, PROTOCOL_TCP, PROTOCOL_UDP, SCOPE_FRONT, map_names,
     },
     frontends::{self, Bucket, EditError, Editor, Entry, FrontendKey, FrontendMaps, PortList},
 };
@@ -110,13 +110,20 @@ impl Frontends {
         .map_err(refusal)
     }
 
-    pub(super) fn put(&mut self, frontend: &FrontendAddress, service: u32) -> Result<(), Refusal> {
+    pub(super) fn put(
+        &mut self,
+        frontend: &FrontendAddress,
+        service: u32,
+        records_replies: bool,
+        flags: u32,
+    ) -> Result<(), Refusal> {
+        let flags = flags | if records_replies { FRONTEND_RECORDS_REPLIES } else { 0 };
         if service >= MAX_SERVICES {
             return Err(no_service(service));
         }
         match keys_of(frontend) {
-            Key::V4(key) => self.v4.put(&key, frontend.ports, service),
-            Key::V6(key) => self.v6.put(&key, frontend.ports, service),
+            Key::V4(key) => self.v4.put(&key, frontend.ports, service, flags),
+            Key::V6(key) => self.v6.put(&key, frontend.ports, service, flags),
         }
     }
 
@@ -157,9 +164,11 @@ impl<const W: usize, K: FrontendKey<W> + std::hash::Hash> Family<W, K> {
         Ok(Self { maps, editor })
     }
 
-    fn put(&mut self, key: &K, ports: Ports, service: u32) -> Result<(), Refusal> {
+    fn put(&mut self, key: &K, ports: Ports, service: u32, flags: u32) -> Result<(), Refusal> {
         let now_ms = now_ms();
-        self.editor.put_frontend(&self.maps, key, ports.last(), service, 0, now_ms).map_err(refusal)
+        self.editor
+            .put_frontend(&self.maps, key, ports.last(), service, flags, now_ms)
+            .map_err(refusal)
     }
 
     fn delete(&mut self, key: &K, ports: Ports) -> Result<(), Refusal> {
@@ -185,9 +194,18 @@ fn add<const W: usize, K: FrontendKey<W>>(
         (Entry::Vip { .. }, _) if scope == SCOPE_FRONT => {
             state.vips.insert(vip);
         }
-        (Entry::Frontend { first, last, service, .. }, Some(protocol)) if scope == SCOPE_FRONT => {
+        (Entry::Frontend { first, last, service, flags, .. }, Some(protocol))
+            if scope == SCOPE_FRONT =>
+        {
             let Some(ports) = Ports::range(*first, *last) else { return };
-            state.frontends.insert(FrontendAddress { vip, protocol, ports }, *service);
+            let frontend = FrontendAddress { vip, protocol, ports };
+            state.frontends.insert(frontend, *service);
+            if flags & FRONTEND_RECORDS_REPLIES != 0 {
+                state.recorded_frontends.insert(frontend);
+            }
+            if flags & !FRONTEND_RECORDS_REPLIES != 0 {
+                state.frontend_flags.insert(frontend, flags & !FRONTEND_RECORDS_REPLIES);
+            }
         }
         _ => tracing::error!(?entry, "a frontend that we do not know"),
     }

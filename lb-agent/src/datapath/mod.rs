@@ -21,11 +21,14 @@ mod pins;
 mod prerequisites;
 mod read;
 mod records;
+mod replies;
 mod rtnl;
 mod state_dir;
 mod sys;
 mod tables;
 mod uninstall;
+
+use std::collections::BTreeSet;
 
 use anyhow::{Context as _, bail};
 use lb_common::abi::{Hook, ticks_from_ns};
@@ -50,7 +53,11 @@ pub use self::{
     records::SweepReport,
     uninstall::{Report, uninstall},
 };
-use crate::plan::{Action, Kernel, KernelError, KernelState};
+use crate::{
+    model::IpPrefix,
+    netlink,
+    plan::{Action, Kernel, KernelError, KernelState},
+};
 
 /// The programs and maps of this node. Dropping it leaves everything running.
 pub struct Datapath {
@@ -174,6 +181,21 @@ impl Datapath {
         self.tables.refusals.load(ring).unwrap_or_default().refused_tick
     }
 
+    /// Addresses of the node and subnets of its containers. Front
+    /// interfaces lead to clients, whatever subnets they have.
+    pub fn read_local(&self) -> std::io::Result<BTreeSet<IpPrefix>> {
+        let fronts = self.front_statuses.iter().filter_map(|front| front.ifindex).collect();
+        netlink::local_prefixes(&fronts)
+    }
+
+    /// The front interface, when there is exactly one; else 0.
+    pub fn front_ifindex(&self) -> u32 {
+        match self.front_statuses.as_slice() {
+            [front] => front.ifindex.unwrap_or(0),
+            _ => 0,
+        }
+    }
+
     /// Counters of these backends, and those that are of no backend.
     pub fn counters(&self, backends: &[u32]) -> anyhow::Result<Counters> {
         self.tables.counters(backends, self.records)
@@ -238,7 +260,16 @@ impl Datapath {
             Action::ClearRing { ring } => tables.clear_ring(*ring),
             Action::PutVip { vip } => tables.frontends.put_vip(*vip),
             Action::DeleteVip { vip } => tables.frontends.delete_vip(*vip),
-            Action::PutFrontend { frontend, service } => tables.frontends.put(frontend, *service),
+            Action::PutFrontend { frontend, service, records_replies, flags } => {
+                tables.frontends.put(frontend, *service, *records_replies, *flags)
+            }
+            Action::SetRecordsReplies { number, records_replies } => {
+                tables.set_records_replies(*number, *records_replies)
+            }
+            Action::PutReplyDefault { port, default } => tables.replies.put_default(port, default),
+            Action::DeleteReplyDefault { port } => tables.replies.delete_default(port),
+            Action::PutLocal { prefix } => tables.replies.put_local(prefix),
+            Action::DeleteLocal { prefix } => tables.replies.delete_local(prefix),
             Action::DeleteFrontend { frontend } => tables.frontends.delete(frontend),
         }
         .map_err(AttachError::Refused)
@@ -293,9 +324,18 @@ fn describe(action: &Action) -> String {
         Action::ClearRing { ring } => format!("clear ring {ring}"),
         Action::PutVip { vip } => format!("recognise VIP {vip}"),
         Action::DeleteVip { vip } => format!("forget VIP {vip}"),
-        Action::PutFrontend { frontend, service } => {
+        Action::PutFrontend { frontend, service, .. } => {
             format!("serve {frontend} by service {service}")
         }
+        Action::SetRecordsReplies { number, .. } => {
+            format!("change how replies of backend {number} are translated")
+        }
+        Action::PutReplyDefault { port, default } => {
+            format!("translate replies of {port} to {default}")
+        }
+        Action::DeleteReplyDefault { port } => format!("forget the default of replies of {port}"),
+        Action::PutLocal { prefix } => format!("take {prefix} for local"),
+        Action::DeleteLocal { prefix } => format!("no longer take {prefix} for local"),
         Action::DeleteFrontend { frontend } => format!("stop serving {frontend}"),
     }
 }

@@ -41,6 +41,7 @@ impl Tables {
             }
         }
         self.frontends.read(&mut state)?;
+        self.replies.read(&mut state)?;
         Ok(state)
     }
 
@@ -62,6 +63,7 @@ impl Tables {
             address: SocketAddr::new(ip, port.get()),
             path: if is_local { BackendPath::Local { ifindex } } else { BackendPath::Routed },
             state: takes,
+            records_replies: record_path & PATH_RECORDS_REPLIES != 0,
         }
     }
 

@@ -18,7 +18,9 @@ use lb_common::abi::{
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::{extents::Extents, frontends::Frontends, mapped::MappedArray, records::Records};
+use super::{
+    extents::Extents, frontends::Frontends, mapped::MappedArray, records::Records, replies::Replies,
+};
 use crate::{
     model::{BackendPath, Protocol},
     plan::{KernelBackend, KernelRing},
@@ -52,6 +54,7 @@ pub(super) struct Tables {
     pub(super) xdp_egress: MappedArray<u64>,
     pub(super) refusals: MappedArray<Refusals>,
     pub(super) records: Records,
+    pub(super) replies: Replies,
     extents: Extents,
 }
 
@@ -75,6 +78,7 @@ impl Tables {
             xdp_egress: mapped(ebpf, map_names::XDP_EGRESS)?,
             refusals: mapped(ebpf, map_names::REFUSALS)?,
             records: Records::take(ebpf)?,
+            replies: Replies::take(ebpf)?,
         })
     }
 
@@ -132,8 +136,7 @@ impl Tables {
             BackendPath::Local { ifindex } => (PATH_LOCAL, ifindex),
             BackendPath::Routed => (PATH_ROUTED, 0),
         };
-        // Nobody says yet which ports only we lead to, so no port has a default for its replies.
-        let path = path | PATH_RECORDS_REPLIES;
+        let path = path | if backend.records_replies { PATH_RECORDS_REPLIES } else { 0 };
         let port = NetU16::new(backend.address.port());
         let KernelBackend { state, generation, .. } = *backend;
         // Nothing refers to the number. The state goes last all the same, with the address or after
@@ -168,6 +171,29 @@ impl Tables {
             self.backends_v4.store_byte(number, offset_of!(BackendV4, state), state)
         } else {
             self.backends_v6.store_byte(number, offset_of!(BackendV6, state), state)
+        };
+        stored.ok_or_else(|| no_backend(number))
+    }
+
+    /// One store of the path byte.
+    pub(super) fn set_records_replies(
+        &self,
+        number: u32,
+        is_recorded: bool,
+    ) -> Result<(), Refusal> {
+        if self.identity(number).instance_hash == [0; 2] {
+            return Ok(());
+        }
+        let changed = |path: u8| {
+            let bit = if is_recorded { PATH_RECORDS_REPLIES } else { 0 };
+            path & !PATH_RECORDS_REPLIES | bit
+        };
+        let stored = if self.is_v4(number) {
+            let path = self.backends_v4.load(number).unwrap_or_default().path;
+            self.backends_v4.store_byte(number, offset_of!(BackendV4, path), changed(path))
+        } else {
+            let path = self.backends_v6.load(number).unwrap_or_default().path;
+            self.backends_v6.store_byte(number, offset_of!(BackendV6, path), changed(path))
         };
         stored.ok_or_else(|| no_backend(number))
     }
@@ -302,7 +328,7 @@ fn check_backend(number: u32, backend: &KernelBackend) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn map_refusal(error: MapError) -> Refusal {
+pub(super) fn map_refusal(error: MapError) -> Refusal {
     match error {
         MapError::SyscallError(error) => match error.io_error.raw_os_error() {
             Some(libc::E2BIG) => "the table is full".to_owned(),

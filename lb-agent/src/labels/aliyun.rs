@@ -2,7 +2,13 @@
 //! Service for Swarm has it.
 //!
 //! The balancer and its address come from the config ([`BalancerIndex`]); in the original the user
-//! makes them beforehand. Other `aliyun.*` labels are no business of this module.
+//! makes them beforehand. The other labels of this schema are read by [`routing`] and [`policy`].
+
+#[cfg(test)]
+#[path = "aliyun/tests.rs"]
+mod others;
+pub mod policy;
+pub mod routing;
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
@@ -77,8 +83,7 @@ pub fn parse(
 }
 
 fn parse_label(key: &str, value: &str) -> Result<PortLabel, String> {
-    let port = key.strip_prefix(PREFIX).unwrap_or(key);
-    let container_port = parse_port(port).map_err(|error| container_port_error(port, error))?;
+    let container_port = container_port(PREFIX, key, EXAMPLE)?;
     let value = value.trim();
     let fail = |what: &dyn fmt::Display| {
         Err(format!("the value `{}` {what}; write it like {EXAMPLE}", shown(value)))
@@ -120,29 +125,32 @@ fn parse_label(key: &str, value: &str) -> Result<PortLabel, String> {
     }
 }
 
-fn container_port_error(port: &str, error: PortError) -> String {
+/// The port at the end of a key. `example` is a correct value, for messages.
+fn container_port(prefix: &str, key: &str, example: &str) -> Result<u16, String> {
+    let port = key.strip_prefix(prefix).unwrap_or(key);
+    let error = match parse_port(port) {
+        Ok(port) => return Ok(port),
+        Err(error) => error,
+    };
     let digits = port.trim_start_matches(|char: char| char.is_ascii_digit());
-    if port.contains("://") && digits.starts_with([':', '=']) {
-        let (number, value) = port.split_at(port.len() - digits.len());
-        return format!(
+    let (number, value) = port.split_at(port.len() - digits.len());
+    if !number.is_empty() && value.len() > 1 && value.starts_with([':', '=']) {
+        let (number, value) = (shown(number), shown(value[1..].trim()));
+        return Err(format!(
             "key and value run together, because a space is missing after the colon or the list \
-             form has a colon instead of `=`; write `{PREFIX}{}: {}` in a map, or \
-             `- {PREFIX}{}={}` in a list",
-            shown(number),
-            shown(value[1..].trim()),
-            shown(number),
-            shown(value[1..].trim()),
-        );
+             form has a colon instead of `=`; write `{prefix}{number}: {value}` in a map, or \
+             `- {prefix}{number}={value}` in a list"
+        ));
     }
-    match error {
+    Err(match error {
         PortError::Empty => {
-            format!("the key has no container port; write it like {PREFIX}6379: {EXAMPLE}")
+            format!("the key has no container port; write it like {prefix}6379: {example}")
         }
         error => format!(
-            "the key has the container port `{}`, {error}; write it like {PREFIX}6379: {EXAMPLE}",
+            "the key has the container port `{}`, {error}; write it like {prefix}6379: {example}",
             shown(port)
         ),
-    }
+    })
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -198,13 +206,26 @@ impl BalancerIndex {
         index
     }
 
+    /// Whether a balancer has this address.
+    pub fn has_vip(&self, vip: IpAddr) -> bool {
+        self.vips.values().any(|known| *known == vip)
+    }
+
+    /// The address of a balancer, by its name or id.
+    pub fn vip(&self, name: &str) -> Option<IpAddr> {
+        self.vips.get(name).copied()
+    }
+
     /// Where a label wants its container to be reached. The error says which balancers there are.
     pub fn resolve(&self, label: &PortLabel) -> Result<FrontendAddress, String> {
-        if let Some(vip) = self.vips.get(&label.balancer) {
-            let ports = Ports::one(label.front_port)
-                .ok_or_else(|| "front port 0 does not exist; ports are 1 to 65535".to_owned())?;
-            return Ok(FrontendAddress { vip: *vip, protocol: label.scheme.protocol(), ports });
-        }
+        let vip = self.vip(&label.balancer).ok_or_else(|| self.unknown(&label.balancer))?;
+        let ports = Ports::one(label.front_port)
+            .ok_or_else(|| "front port 0 does not exist; ports are 1 to 65535".to_owned())?;
+        Ok(FrontendAddress { vip, protocol: label.scheme.protocol(), ports })
+    }
+
+    /// Says that there is no balancer of this name, and which there are.
+    pub(super) fn unknown(&self, name: &str) -> String {
         let listed: Vec<String> =
             self.names.iter().take(BALANCERS_LISTED_MAX).map(|name| shown(name)).collect();
         let known = match (self.names.len(), listed.join(", ")) {
@@ -212,11 +233,11 @@ impl BalancerIndex {
             (1..=BALANCERS_LISTED_MAX, listed) => format!("the config has: {listed}"),
             (count, listed) => format!("the config has {count}, among them: {listed}"),
         };
-        Err(format!(
+        format!(
             "no balancer has the name or id `{}`; {known}. Correct the label, or add a [[balancer]] \
              to the config",
-            shown(&label.balancer)
-        ))
+            shown(name)
+        )
     }
 }
 

@@ -1,26 +1,36 @@
-//! One container -> what it asks for: which service it belongs to, and its place in it.
+//! One container -> what it asks for: which services it belongs to, its place in them, and its wishes.
 //!
 //! A replica's identity is its name in the orchestrator (Compose project, service and number; Swarm
 //! service and slot), never the container's id or address: so a replacement inherits its ring slots.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
+
+use ipnet::IpNet;
 
 use super::{
-    aliyun::{self, BalancerIndex},
-    shown,
+    aliyun::{self, BalancerIndex, LabelError},
+    lb::{self, LbLabels},
+    registrator, shown,
     text::name_part,
 };
-use crate::model::{
-    Backend, BackendPath, BackendState, Claim, Claims, FrontendAddress, Refusal, ServiceName,
+use crate::{
+    config::LabelsConfig,
+    model::{
+        Backend, BackendPath, BackendState, Claim, Claims, FrontendAddress, PooledName, Protocol,
+        Refusal, ReplyFacts, ServiceName, WaysIn, Wishes,
+    },
 };
 
-/// Labels of one container that are looked at; Docker itself sets no limit.
-const LABELS_MAX: usize = 256;
+/// Frontends of one container; Docker itself sets no limit to labels.
+const FRONTENDS_MAX: usize = 256;
+/// Refusals of one container that are told.
+const REFUSALS_MAX: usize = 256;
 
-/// Weight of a container.
+/// Weight of a container that wishes none.
 const WEIGHT: u16 = 100;
 
 /// What is known of one running container.
@@ -34,6 +44,12 @@ pub struct ContainerFacts {
     pub image: String,
     /// All its labels.
     pub labels: BTreeMap<String, String>,
+    /// Labels of its Swarm service, where they are known. Its own go before them.
+    pub service_labels: BTreeMap<String, String>,
+    /// Variables of its environment that begin with [`registrator::PREFIX`].
+    pub environment: BTreeMap<String, String>,
+    /// Ports that it or its image names.
+    pub ports: BTreeSet<ContainerPort>,
     /// When it was made, in milliseconds since the epoch.
     pub created_at_ms: u64,
     /// When it was started last, in milliseconds since the epoch.
@@ -42,6 +58,8 @@ pub struct ContainerFacts {
     pub address: IpAddr,
     /// Index of the host-side end of that network's veth pair.
     pub ifindex: u32,
+    /// Who can use that address.
+    pub ways_in: WaysIn,
     /// The same of the other family, where it has both.
     pub second: Option<LocalAddress>,
 }
@@ -53,12 +71,15 @@ pub struct LocalAddress {
     pub address: IpAddr,
     /// Index of the host-side end of the veth pair.
     pub ifindex: u32,
+    /// Who can use it.
+    pub ways_in: WaysIn,
 }
 
 impl ContainerFacts {
     /// Its address of the VIP's family; an error says that it has none.
     fn address_for(&self, vip: IpAddr) -> Result<LocalAddress, String> {
-        let first = LocalAddress { address: self.address, ifindex: self.ifindex };
+        let first =
+            LocalAddress { address: self.address, ifindex: self.ifindex, ways_in: self.ways_in };
         let mut addresses = std::iter::once(first).chain(self.second);
         addresses.find(|it| it.address.is_ipv4() == vip.is_ipv4()).ok_or_else(|| {
             let family = if vip.is_ipv4() { "IPv4" } else { "IPv6" };
@@ -71,59 +92,328 @@ impl ContainerFacts {
     }
 }
 
-/// Whether a container with these labels asks for anything, so that its namespace must be looked at.
-pub fn wants_balancing(labels: &BTreeMap<String, String>) -> bool {
-    aliyun::parse(labels).next().is_some()
+/// A port of a container.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ContainerPort {
+    /// Number.
+    pub port: u16,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Docker publishes it on the node.
+    pub is_published: bool,
 }
 
-/// What a container asks for, and which of its labels are refused.
-pub fn claims(facts: &ContainerFacts, balancers: &BalancerIndex) -> Claims {
-    let mut claims = Claims::default();
-    let name = facts.name.trim_start_matches('/');
-    let object = format!("container `{}`", shown(name));
-    let mut refuse = |key: Option<String>, message: String| {
-        claims.refusals.push(Refusal { object: object.clone(), key, message });
+/// Label that Swarm puts on the containers of a service: the service's id.
+pub const SWARM_SERVICE_ID: &str = "com.docker.swarm.service.id";
+
+/// Whether a container with these labels, or its service, may ask for anything, so that it must be
+/// looked at.
+pub fn may_want_balancing(labels: &BTreeMap<String, String>) -> bool {
+    wants_balancing(labels) || labels.contains_key(SWARM_SERVICE_ID)
+}
+
+/// Whether these labels ask for anything.
+fn wants_balancing(labels: &BTreeMap<String, String>) -> bool {
+    // Only the keys between the prefixes are looked at: labels may be many.
+    let begins = |prefix: &str| {
+        labels.range(prefix.to_owned()..).next().is_some_and(|(key, _)| key.starts_with(prefix))
     };
-    let replica = Replica::of(facts, name);
-    for (index, parsed) in aliyun::parse(&facts.labels).enumerate() {
-        if index == LABELS_MAX {
-            let message = format!(
-                "more than {LABELS_MAX} labels begin with {}; the rest is not looked at",
-                aliyun::PREFIX
-            );
-            refuse(None, message);
-            break;
+    begins("aliyun.") || begins(lb::PREFIX)
+}
+
+/// Whether a label asks for a frontend; the others only say how.
+pub fn asks_for_frontend(key: &str) -> bool {
+    key.starts_with(aliyun::PREFIX)
+        || key.starts_with(aliyun::routing::PREFIX)
+        || lb::asks_for_frontend(key)
+}
+
+/// Reads containers with what the configuration says about labels.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Reader {
+    balancers: BalancerIndex,
+    vips: Vec<IpNet>,
+    routing_pool: Option<IpNet>,
+    registrations: BTreeMap<String, Vec<FrontendAddress>>,
+    defaults: Arc<Wishes>,
+}
+
+/// One wish to be reached somewhere.
+struct Ask {
+    container_port: u16,
+    frontend: FrontendAddress,
+    pooled: Option<PooledName>,
+    /// Name of the service, where it is not the replica's own.
+    service: Option<String>,
+    /// ``label `lb.frontend` ``.
+    source: String,
+}
+
+impl Reader {
+    /// A reader for this configuration.
+    pub fn new(config: &LabelsConfig) -> Self {
+        let mut registrations: BTreeMap<String, Vec<FrontendAddress>> = BTreeMap::new();
+        for one in &config.registrations {
+            registrations.entry(one.name.clone()).or_default().push(one.frontend);
         }
-        let label = match parsed {
-            Ok(label) => label,
-            Err(error) => {
-                refuse(Some(error.key), error.message);
-                continue;
-            }
-        };
-        let key = format!("{}{}", aliyun::PREFIX, label.container_port);
-        let Some(replica) = &replica else {
-            let message = "a one-off container of `docker compose run` gets no traffic; start the \
-                           service by `docker compose up`";
-            refuse(Some(key), message.to_owned());
-            continue;
-        };
-        let resolved = balancers
-            .resolve(&label)
-            .and_then(|frontend| Ok((frontend, facts.address_for(frontend.vip)?)));
-        match resolved {
-            Err(message) => refuse(Some(key), message),
-            Ok((frontend, address)) => claims.claims.push(Claim {
-                service: replica.service_name(label.container_port, &frontend),
-                frontend,
-                backend: Some(backend(facts, name, replica, address, label.container_port)),
-                ring_size: None,
-                since_ms: facts.created_at_ms,
-                source: format!("{object}, label `{key}`"),
-            }),
+        Self {
+            balancers: BalancerIndex::new(&config.balancers),
+            vips: config.vips.clone(),
+            routing_pool: config.routing_pool,
+            registrations,
+            defaults: Arc::clone(&config.defaults),
         }
     }
-    claims
+
+    /// Whether containers without labels may be asked for by name, so that all are looked at.
+    pub fn looks_at_all(&self) -> bool {
+        !self.registrations.is_empty()
+    }
+
+    /// Whether anything may follow from this container.
+    pub fn concerns(&self, facts: &ContainerFacts) -> bool {
+        wants_balancing(&facts.labels)
+            || wants_balancing(&facts.service_labels)
+            || (self.looks_at_all() && !self.registered(facts, &facts.labels).is_empty())
+    }
+
+    /// What a container asks for, and which of its labels are refused.
+    pub fn claims(&self, facts: &ContainerFacts) -> Claims {
+        let name = facts.name.trim_start_matches('/');
+        let object = format!("container `{}`", shown(name));
+        let merged;
+        let labels = if facts.service_labels.is_empty() {
+            &facts.labels
+        } else {
+            let service = facts.service_labels.iter().chain(&facts.labels);
+            merged = service.map(|(key, value)| (key.clone(), value.clone())).collect();
+            &merged
+        };
+        let (own, errors) = LbLabels::read(labels.iter(), REFUSALS_MAX);
+        let mut refusals = Refusals { object: &object, seen: BTreeSet::new() };
+        refusals.extend(errors);
+        refusals.extend(aliyun::policy::misspelt(labels.keys()).take(REFUSALS_MAX));
+        let asks = self.asks(facts, labels, &own, &mut refusals);
+        if asks.is_empty() {
+            return Claims { refusals: refusals.told(), ..Claims::default() };
+        }
+        let Some(replica) = Replica::of(facts, name) else {
+            let message = "a one-off container of `docker compose run` gets no traffic; start the \
+                           service by `docker compose up`";
+            refusals.extend(
+                asks.into_iter().map(|(key, _)| LabelError { key, message: message.to_owned() }),
+            );
+            return Claims { refusals: refusals.told(), ..Claims::default() };
+        };
+        let metadata = registrator::Metadata::read(&facts.environment, labels);
+        let (theirs, errors) = aliyun::policy::wishes(labels, &object);
+        refusals.extend(errors);
+        let mut by_port: BTreeMap<(u16, bool), Arc<Wishes>> = BTreeMap::new();
+        let mut claims = Vec::new();
+        for (key, ask) in asks {
+            let address = match facts.address_for(ask.frontend.vip) {
+                Ok(address) => address,
+                Err(message) => {
+                    refusals.extend([LabelError { key, message }]);
+                    continue;
+                }
+            };
+            let port = ask.container_port;
+            let is_registered = ask.service.is_some();
+            let wishes = by_port.entry((port, is_registered)).or_insert_with(|| {
+                let (mut wishes, errors) = own.wishes(port, &object);
+                refusals.extend(errors);
+                wishes.or_schema(&theirs);
+                if is_registered {
+                    let (checks, errors) = metadata.wishes(port, &object);
+                    refusals.extend(errors);
+                    wishes.or_schema(&checks);
+                }
+                wishes.or(&self.defaults);
+                Arc::new(wishes)
+            });
+            claims.push(claim(facts, name, &replica, ask, address, wishes, &object));
+        }
+        Claims { claims, refusals: refusals.told(), ..Claims::default() }
+    }
+
+    /// Everything that is asked for, by the key that asks.
+    fn asks(
+        &self,
+        facts: &ContainerFacts,
+        labels: &BTreeMap<String, String>,
+        own: &LbLabels<'_>,
+        refusals: &mut Refusals<'_>,
+    ) -> Vec<(String, Ask)> {
+        let lb = own
+            .frontends(&self.balancers, |vip| self.is_allowed(vip))
+            .into_iter()
+            .map(|label| label.map(Self::ask_of_frontend));
+        let ports = aliyun::parse(labels).map(|label| self.ask_of_listener(&label?));
+        let names =
+            aliyun::routing::parse(labels, self.routing_pool).map(|label| label.map(ask_of_name));
+        let mut asks = Vec::new();
+        for ask in lb.chain(ports).chain(names) {
+            match ask {
+                Err(error) => refusals.extend([error]),
+                Ok(_) if asks.len() == FRONTENDS_MAX => {
+                    refusals.too_many_frontends();
+                    break;
+                }
+                Ok(ask) => asks.push(ask),
+            }
+        }
+        let room = FRONTENDS_MAX - asks.len();
+        asks.extend(self.registered(facts, labels).into_iter().take(room));
+        asks
+    }
+
+    fn ask_of_frontend(label: lb::FrontendLabel) -> (String, Ask) {
+        let ask = Ask {
+            container_port: label.container_port,
+            frontend: label.frontend,
+            pooled: None,
+            service: None,
+            source: format!("label `{}`", shown(&label.key)),
+        };
+        (label.key, ask)
+    }
+
+    fn ask_of_listener(&self, label: &aliyun::PortLabel) -> Result<(String, Ask), LabelError> {
+        let key = format!("{}{}", aliyun::PREFIX, label.container_port);
+        let frontend = self
+            .balancers
+            .resolve(label)
+            .map_err(|message| LabelError { key: key.clone(), message })?;
+        let ask = Ask {
+            container_port: label.container_port,
+            frontend,
+            pooled: None,
+            service: None,
+            source: format!("label `{key}`"),
+        };
+        Ok((key, ask))
+    }
+
+    /// What the names of Registrator ask for.
+    fn registered(
+        &self,
+        facts: &ContainerFacts,
+        labels: &BTreeMap<String, String>,
+    ) -> Vec<(String, Ask)> {
+        if self.registrations.is_empty() {
+            return Vec::new();
+        }
+        let metadata = registrator::Metadata::read(&facts.environment, labels);
+        let mut asks = Vec::new();
+        for port in metadata.ports(&facts.ports, image_base_name(&facts.image)) {
+            for frontend in self.registrations.get(&port.name).into_iter().flatten() {
+                if port.protocol.is_some_and(|protocol| protocol != frontend.protocol) {
+                    continue;
+                }
+                let ask = Ask {
+                    container_port: port.port,
+                    frontend: *frontend,
+                    pooled: None,
+                    service: Some(format!("registrator/{}", name_part(&port.name))),
+                    source: port.source.clone(),
+                };
+                asks.push((format!("{}{}_NAME", registrator::PREFIX, port.port), ask));
+            }
+        }
+        asks
+    }
+
+    /// Whoever may start a container may write any label, but not take any address.
+    fn is_allowed(&self, vip: IpAddr) -> bool {
+        self.balancers.has_vip(vip) || self.vips.iter().any(|net| net.contains(&vip))
+    }
+}
+
+fn ask_of_name(label: aliyun::routing::RoutingLabel) -> (String, Ask) {
+    let frontend = FrontendAddress {
+        // The arbiter knows which addresses of the pool are free.
+        vip: label.name.pool.network(),
+        protocol: Protocol::Tcp,
+        ports: aliyun::routing::FRONT_PORT,
+    };
+    let ask = Ask {
+        container_port: label.container_port,
+        frontend,
+        pooled: Some(label.name),
+        service: None,
+        source: format!("label `{}`", shown(&label.key)),
+    };
+    (label.key, ask)
+}
+
+fn claim(
+    facts: &ContainerFacts,
+    name: &str,
+    replica: &Replica,
+    ask: Ask,
+    address: LocalAddress,
+    wishes: &Arc<Wishes>,
+    object: &str,
+) -> Claim {
+    let port = ask.container_port;
+    let share = wishes.share.as_ref().and_then(|share| share.value.clone());
+    let mut backend = backend(facts, name, replica, address, port, ask.frontend.protocol);
+    backend.weight = wishes.weight.as_ref().map_or(WEIGHT, |weight| weight.value);
+    // Where services meet, places that were different must stay so.
+    let service = match (&share, ask.service) {
+        (Some(share), _) => {
+            backend.place = replica.identity(port);
+            ServiceName(format!("share/{share}@{}", shared_at(&ask.frontend, ask.pooled.as_ref())))
+        }
+        (None, Some(service)) => {
+            backend.place = replica.identity(port);
+            ServiceName(service)
+        }
+        (None, None) => replica.service_name(port, &ask.frontend, ask.pooled.as_ref()),
+    };
+    Claim {
+        service,
+        frontend: ask.frontend,
+        backend: Some(backend),
+        pooled: ask.pooled,
+        wishes: Arc::clone(wishes),
+        since_ms: facts.created_at_ms,
+        source: format!("{object}, {}", ask.source),
+    }
+}
+
+/// The frontend for a service's name, before its address is known.
+fn shared_at(frontend: &FrontendAddress, pooled: Option<&PooledName>) -> String {
+    match pooled {
+        Some(pooled) => pooled.name.clone(),
+        None => frontend.to_string(),
+    }
+}
+
+/// What is refused of one container.
+struct Refusals<'a> {
+    object: &'a str,
+    /// The same label is read for each of its ports.
+    seen: BTreeSet<(Option<String>, String)>,
+}
+
+impl Refusals<'_> {
+    fn extend(&mut self, errors: impl IntoIterator<Item = LabelError>) {
+        self.seen.extend(errors.into_iter().map(|error| (Some(error.key), error.message)));
+    }
+
+    fn too_many_frontends(&mut self) {
+        let message =
+            format!("its labels ask for more than {FRONTENDS_MAX} frontends; the rest is left out");
+        self.seen.insert((None, message));
+    }
+
+    fn told(self) -> Vec<Refusal> {
+        let refusals = self.seen.into_iter().take(REFUSALS_MAX);
+        let object = self.object;
+        refusals.map(|(key, message)| Refusal { object: object.to_owned(), key, message }).collect()
+    }
 }
 
 fn backend(
@@ -132,7 +422,9 @@ fn backend(
     replica: &Replica,
     address: LocalAddress,
     port: u16,
+    protocol: Protocol,
 ) -> Backend {
+    let is_published = facts.ports.contains(&ContainerPort { port, protocol, is_published: true });
     Backend {
         place: replica.place.clone(),
         // A container that was stopped and started again is another instance: its flows are gone.
@@ -143,6 +435,11 @@ fn backend(
         path: BackendPath::Local { ifindex: address.ifindex },
         state: BackendState::Healthy,
         started_at_ms: facts.started_at_ms,
+        reported: None,
+        replies: ReplyFacts {
+            ways_in: if is_published { WaysIn::Published } else { address.ways_in },
+            only_answers: false,
+        },
     }
 }
 
@@ -159,13 +456,26 @@ struct Replica {
 impl Replica {
     /// Containers of one image may be replicas or have nothing to do with each other: they are one
     /// service when they ask for the same frontend.
-    fn service_name(&self, port: u16, frontend: &FrontendAddress) -> ServiceName {
+    fn service_name(
+        &self,
+        port: u16,
+        frontend: &FrontendAddress,
+        pooled: Option<&PooledName>,
+    ) -> ServiceName {
         let name = format!("{}:{port}", self.service);
         if !self.is_by_image {
             return ServiceName(name);
         }
+        if let Some(pooled) = pooled {
+            return ServiceName(format!("{name}@{}", pooled.name));
+        }
         let address = SocketAddr::new(frontend.vip, frontend.ports.first());
         ServiceName(format!("{name}@{address}"))
+    }
+
+    /// The place among replicas of other services, and of other ports.
+    fn identity(&self, port: u16) -> String {
+        format!("{}/{}:{port}", self.service, self.place)
     }
 
     /// `None` for a container that is part of no service: one that was made for a single command.
@@ -222,228 +532,4 @@ fn image_base_name(image: &str) -> Option<&str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{collections::BTreeMap, fmt::Write as _, net::Ipv4Addr};
-
-    use insta::assert_snapshot;
-    use proptest::prelude::*;
-
-    use super::{ContainerFacts, LocalAddress, claims, image_base_name, wants_balancing};
-    use crate::{config::Balancer, labels::BalancerIndex};
-
-    const LB: (&str, &str) = ("aliyun.lb.port_6379", "tcp://slb_redis_app:6379");
-
-    fn balancers() -> BalancerIndex {
-        let balancer = |name: &str, vip: &str| Balancer {
-            name: name.to_owned(),
-            id: None,
-            vip: vip.parse().unwrap(),
-        };
-        BalancerIndex::new(&[
-            balancer("slb_redis_app", "192.0.2.10"),
-            balancer("slb_six", "2001:db8::10"),
-        ])
-    }
-
-    fn container(name: &str, image: &str, labels: &[(&str, &str)]) -> ContainerFacts {
-        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-        ContainerFacts {
-            id: "0123abcd".to_owned(),
-            name: format!("/{name}"),
-            image: image.to_owned(),
-            labels: labels.collect(),
-            created_at_ms: 1000,
-            started_at_ms: 2000,
-            address: Ipv4Addr::new(172, 17, 0, 2).into(),
-            ifindex: 7,
-            second: None,
-        }
-    }
-
-    fn check(facts: &ContainerFacts) -> String {
-        let claims = claims(facts, &balancers());
-        assert_eq!(
-            wants_balancing(&facts.labels),
-            !claims.claims.is_empty() || !claims.refusals.is_empty()
-        );
-        let mut shown = String::new();
-        for claim in claims.claims {
-            let backend = claim.backend.unwrap();
-            writeln!(
-                shown,
-                "{} place {} at {}: {} {} {:?} {} {}; since {} by {}",
-                claim.service,
-                backend.place,
-                claim.frontend,
-                backend.address,
-                backend.instance,
-                backend.path,
-                backend.state,
-                backend.display_name,
-                claim.since_ms,
-                claim.source,
-            )
-            .unwrap();
-        }
-        for refusal in claims.refusals {
-            let key = refusal.key.unwrap_or_default();
-            writeln!(shown, "refused: {} {key}: {}", refusal.object, refusal.message).unwrap();
-        }
-        shown
-    }
-
-    #[test]
-    fn the_address_is_of_the_family_of_the_vip() {
-        let labels = [LB, ("aliyun.lb.port_53", "udp://slb_six:53")];
-        let both = ContainerFacts {
-            second: Some(LocalAddress { address: "fd00::3".parse().unwrap(), ifindex: 9 }),
-            ..container("redis-1", "redis", &labels)
-        };
-        assert_snapshot!(check(&both), @"
-        docker/redis:53@[2001:db8::10]:53 place redis-1 at udp://[2001:db8::10]:53: [fd00::3]:53 0123abcd@2000 Local { ifindex: 9 } healthy redis-1; since 1000 by container `redis-1`, label `aliyun.lb.port_53`
-        docker/redis:6379@192.0.2.10:6379 place redis-1 at tcp://192.0.2.10:6379: 172.17.0.2:6379 0123abcd@2000 Local { ifindex: 7 } healthy redis-1; since 1000 by container `redis-1`, label `aliyun.lb.port_6379`
-        ");
-        assert_snapshot!(check(&container("redis-1", "redis", &labels)), @"
-        docker/redis:6379@192.0.2.10:6379 place redis-1 at tcp://192.0.2.10:6379: 172.17.0.2:6379 0123abcd@2000 Local { ifindex: 7 } healthy redis-1; since 1000 by container `redis-1`, label `aliyun.lb.port_6379`
-        refused: container `redis-1` aliyun.lb.port_53: the balancer's VIP 2001:db8::10 is IPv6, and the container has no IPv6 address on a network with a default route; connect it to a network with IPv6, or name a balancer whose VIP is of the container's family
-        ");
-        let six = ContainerFacts {
-            address: "fd00::3".parse().unwrap(),
-            ..container("redis-1", "redis", &labels)
-        };
-        assert_snapshot!(check(&six), @"
-        docker/redis:53@[2001:db8::10]:53 place redis-1 at udp://[2001:db8::10]:53: [fd00::3]:53 0123abcd@2000 Local { ifindex: 7 } healthy redis-1; since 1000 by container `redis-1`, label `aliyun.lb.port_53`
-        refused: container `redis-1` aliyun.lb.port_6379: the balancer's VIP 192.0.2.10 is IPv4, and the container has no IPv4 address on a network with a default route; connect it to a network with IPv4, or name a balancer whose VIP is of the container's family
-        ");
-    }
-
-    #[test]
-    fn a_plain_container_belongs_to_the_service_of_its_image() {
-        assert_snapshot!(check(&container("redis-1", "library/redis:7", &[LB])), @"docker/redis:6379@192.0.2.10:6379 place redis-1 at tcp://192.0.2.10:6379: 172.17.0.2:6379 0123abcd@2000 Local { ifindex: 7 } healthy redis-1; since 1000 by container `redis-1`, label `aliyun.lb.port_6379`");
-    }
-
-    #[test]
-    fn a_compose_container_has_the_place_of_its_number() {
-        let compose = [
-            LB,
-            ("com.docker.compose.project", "shop"),
-            ("com.docker.compose.service", "redis"),
-            ("com.docker.compose.container-number", "3"),
-            ("com.docker.compose.oneoff", "False"),
-        ];
-        assert_snapshot!(check(&container("shop-redis-3", "redis", &compose)), @"compose/shop/redis:6379 place 3 at tcp://192.0.2.10:6379: 172.17.0.2:6379 0123abcd@2000 Local { ifindex: 7 } healthy shop-redis-3; since 1000 by container `shop-redis-3`, label `aliyun.lb.port_6379`");
-    }
-
-    #[test]
-    fn a_one_off_container_gets_no_traffic() {
-        let compose = [
-            LB,
-            ("com.docker.compose.project", "shop"),
-            ("com.docker.compose.service", "redis"),
-            ("com.docker.compose.container-number", "1"),
-            ("com.docker.compose.oneoff", "True"),
-        ];
-        assert_snapshot!(check(&container("shop-redis-run-1", "redis", &compose)), @"refused: container `shop-redis-run-1` aliyun.lb.port_6379: a one-off container of `docker compose run` gets no traffic; start the service by `docker compose up`");
-    }
-
-    #[test]
-    fn a_swarm_task_has_the_place_of_its_slot() {
-        let mut swarm = vec![
-            LB,
-            ("com.docker.swarm.service.name", "shop_redis"),
-            ("com.docker.swarm.task.name", "shop_redis.3.q1w2e3"),
-            ("com.docker.swarm.node.id", "n0de"),
-        ];
-        assert_snapshot!(check(&container("shop_redis.3.q1w2e3", "redis", &swarm)), @"swarm/shop_redis:6379 place 3 at tcp://192.0.2.10:6379: 172.17.0.2:6379 0123abcd@2000 Local { ifindex: 7 } healthy shop_redis.3.q1w2e3; since 1000 by container `shop_redis.3.q1w2e3`, label `aliyun.lb.port_6379`");
-        swarm[2].1 = "odd";
-        assert_snapshot!(check(&container("odd", "redis", &swarm)), @"swarm/shop_redis:6379 place n0de at tcp://192.0.2.10:6379: 172.17.0.2:6379 0123abcd@2000 Local { ifindex: 7 } healthy odd; since 1000 by container `odd`, label `aliyun.lb.port_6379`");
-    }
-
-    #[test]
-    fn several_labels_are_several_services() {
-        let labels = [
-            LB,
-            ("aliyun.lb.port_6380", "http://slb_redis_app:80"),
-            ("aliyun.lb.port_6381", "tcp://nobody:80"),
-            ("aliyun.lb.port_x", "tcp://slb_redis_app:80"),
-            ("aliyun.scale", "3"),
-        ];
-        assert_snapshot!(check(&container("redis-1", "redis", &labels)), @"
-        docker/redis:6379@192.0.2.10:6379 place redis-1 at tcp://192.0.2.10:6379: 172.17.0.2:6379 0123abcd@2000 Local { ifindex: 7 } healthy redis-1; since 1000 by container `redis-1`, label `aliyun.lb.port_6379`
-        docker/redis:6380@192.0.2.10:80 place redis-1 at tcp://192.0.2.10:80: 172.17.0.2:6380 0123abcd@2000 Local { ifindex: 7 } healthy redis-1; since 1000 by container `redis-1`, label `aliyun.lb.port_6380`
-        refused: container `redis-1` aliyun.lb.port_6381: no balancer has the name or id `nobody`; the config has: slb_redis_app, slb_six. Correct the label, or add a [[balancer]] to the config
-        refused: container `redis-1` aliyun.lb.port_x: the key has the container port `x`, which is no port number; write it like aliyun.lb.port_6379: tcp://slb_redis_app:6379
-        ");
-    }
-
-    #[test]
-    fn one_image_at_two_frontends_is_two_services() {
-        let name_of = |label| {
-            let facts = container("some-name", "nginx", &[label]);
-            claims(&facts, &balancers()).claims[0].service.0.clone()
-        };
-        let shop = name_of(("aliyun.lb.port_80", "http://slb_redis_app:80"));
-        let blog = name_of(("aliyun.lb.port_80", "http://slb_redis_app:81"));
-        assert_ne!(shop, blog);
-        assert_eq!(shop, name_of(("aliyun.lb.port_80", "tcp://slb_redis_app:80")));
-    }
-
-    #[test]
-    fn images_have_a_base_name() {
-        let check = |image: &str, expected: Option<&str>| {
-            assert_eq!(image_base_name(image), expected, "{image}");
-        };
-        check("redis", Some("redis"));
-        check("redis:7.2", Some("redis"));
-        check("registry:5000/team/redis", Some("redis"));
-        check("registry:5000/team/redis:7@sha256:0123", Some("redis"));
-        check("sha256:0123abcd", None);
-        check("0123456789ab", None);
-        check(&"0123456789abcdef".repeat(4), None);
-        check("", None);
-        check("team/", None);
-        assert_snapshot!(self::check(&container("redis-1", "sha256:0123", &[LB])), @"docker/redis-1:6379@192.0.2.10:6379 place redis-1 at tcp://192.0.2.10:6379: 172.17.0.2:6379 0123abcd@2000 Local { ifindex: 7 } healthy redis-1; since 1000 by container `redis-1`, label `aliyun.lb.port_6379`");
-    }
-
-    #[test]
-    fn ten_thousand_labels_are_bounded() {
-        let mut facts = container("many", "redis", &[]);
-        facts.labels = (1..=10_000)
-            .map(|port| (format!("aliyun.lb.port_{port}"), format!("tcp://slb_redis_app:{port}")))
-            .collect();
-        let claims = claims(&facts, &balancers());
-        assert_eq!((claims.claims.len(), claims.refusals.len()), (256, 1));
-        assert_snapshot!(claims.refusals[0].message, @"more than 256 labels begin with aliyun.lb.port_; the rest is not looked at");
-    }
-
-    proptest! {
-        #[test]
-        fn hostile_names_stay_bounded_and_printable(
-            name in any::<String>(),
-            image in any::<String>(),
-            project in "\\PC{0,200}|[\u{0}-\u{20}]{0,100}",
-            keys in prop::sample::subsequence(vec![
-                "com.docker.compose.project", "com.docker.compose.service",
-                "com.docker.compose.container-number", "com.docker.swarm.service.name",
-                "com.docker.swarm.task.name", "com.docker.swarm.node.id",
-            ], 0..6),
-        ) {
-            let mut labels: Vec<(&str, &str)> = keys.iter().map(|key| (*key, &*project)).collect();
-            labels.push(LB);
-            let claims = claims(&container(&name, &image, &labels), &balancers());
-            prop_assert_eq!(claims.claims.len(), 1);
-            let claim = &claims.claims[0];
-            let backend = claim.backend.as_ref().unwrap();
-            let texts = [&claim.service.0, &claim.source, &backend.place, &backend.display_name];
-            for text in texts {
-                prop_assert!(text.chars().count() < 2000 && !text.chars().any(char::is_control));
-            }
-        }
-
-        #[test]
-        fn labels_are_a_map(keys in prop::collection::btree_map(".*", ".*", 0..5)) {
-            let labels: BTreeMap<String, String> = keys;
-            prop_assert!(!wants_balancing(&labels));
-        }
-    }
-}
+mod tests;

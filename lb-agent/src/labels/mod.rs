@@ -6,8 +6,14 @@
 
 pub mod aliyun;
 mod container;
+pub mod known;
+pub mod lb;
+pub mod registrator;
 mod text;
 
 pub use aliyun::BalancerIndex;
-pub use container::{ContainerFacts, LocalAddress, claims, wants_balancing};
+pub use container::{
+    ContainerFacts, ContainerPort, LocalAddress, Reader, SWARM_SERVICE_ID, asks_for_frontend,
+    may_want_balancing,
+};
 pub use text::shown;

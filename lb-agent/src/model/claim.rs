@@ -1,8 +1,11 @@
 //! What the objects of a provider ask for, before arbitration.
 
+use std::sync::Arc;
+
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, FrontendAddress, ServiceName};
+use super::{Backend, FrontendAddress, ServiceName, Wishes};
 
 /// One object's (a container's label's, a config entry's) wish: serve this backend at this frontend.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -13,13 +16,25 @@ pub struct Claim {
     pub frontend: FrontendAddress,
     /// The backend; `None` asks for the frontend only (a service whose backends are all gone).
     pub backend: Option<Backend>,
-    /// Ring slots asked for.
-    pub ring_size: Option<u32>,
+    /// Set when the frontend's address is not known before arbitration: it is the one of a name.
+    pub pooled: Option<PooledName>,
+    /// How it wants its service to be balanced, and its backend's weight. Shared by the claims of
+    /// one object.
+    pub wishes: Arc<Wishes>,
     /// Age of the claim for arbitration, in milliseconds since the epoch: of two new
     /// owners of one frontend the one with the smallest value gets it. 0 for the config file.
     pub since_ms: u64,
     /// Where it comes from, for messages: ``container `redis-1`, label `aliyun.lb.port_6379` ``.
     pub source: String,
+}
+
+/// A name that has a virtual address of its own, out of a pool.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct PooledName {
+    /// The name, in lower case: `restserver.local`.
+    pub name: String,
+    /// Where its address is taken from.
+    pub pool: IpNet,
 }
 
 /// Something that was asked for and not granted.

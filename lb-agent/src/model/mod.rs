@@ -2,11 +2,20 @@
 //! display and order.
 
 mod claim;
+mod origin;
+mod policy;
 mod ports;
+mod probe;
 mod service;
 
-pub use claim::{Claim, Claims, Refusal};
+pub use claim::{Claim, Claims, PooledName, Refusal};
+pub use origin::{Origin, Setting, Written};
+pub use policy::{
+    Affinity, Datagrams, Disagreement, InitialState, Policy, Row, Unreachable, Wishes,
+};
 pub use ports::Ports;
+pub use probe::{HttpProbe, Probe, ProbeKind, ProbePlace, ReportedHealth};
 pub use service::{
-    Backend, BackendPath, BackendState, FrontendAddress, Protocol, Service, ServiceName, Snapshot,
+    Backend, BackendPath, BackendState, FrontendAddress, IpPrefix, Protocol, ReplyFacts, Service,
+    ServiceName, Snapshot, WaysIn,
 };

@@ -19,14 +19,14 @@ impl Ports {
 
     /// A single port; 0 is none.
     #[must_use]
-    pub fn one(port: u16) -> Option<Self> {
+    pub const fn one(port: u16) -> Option<Self> {
         Self::range(port, port)
     }
 
     /// The ports from `first` to `last`, which are both in it.
     #[must_use]
-    pub fn range(first: u16, last: u16) -> Option<Self> {
-        (first != 0 && first <= last).then_some(Self { first, last })
+    pub const fn range(first: u16, last: u16) -> Option<Self> {
+        if first != 0 && first <= last { Some(Self { first, last }) } else { None }
     }
 
     /// The first one.

@@ -3,12 +3,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::Ports;
+use super::{Policy, Ports, ReportedHealth};
 
 /// A transport protocol that can be balanced.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -33,7 +34,7 @@ pub struct FrontendAddress {
 }
 
 /// Name of a service, unique on the node: `compose/PROJECT/SERVICE:PORT`, `swarm/SERVICE:PORT`,
-/// `docker/IMAGE:PORT@VIP:PORT`, `file/NAME`.
+/// `docker/IMAGE:PORT@VIP:PORT`, `registrator/NAME`, `share/NAME@FRONTEND`, `file/NAME`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ServiceName(pub String);
@@ -88,6 +89,34 @@ impl BackendState {
     }
 }
 
+/// How clients reach a backend's port: whether what it sends from there is for us to translate.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum WaysIn {
+    /// Through us, or from the node and its containers.
+    OnlyOurs,
+    /// Docker publishes the port.
+    Published,
+    /// Its network is routed, or its address global: clients can use it as it is.
+    Direct,
+    /// Nobody can say.
+    #[default]
+    Unknown,
+}
+
+/// What is known of a backend's port as a source of replies.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
+pub struct ReplyFacts {
+    /// How clients reach it.
+    pub ways_in: WaysIn,
+    /// Datagrams leave the port as answers only: the backend never speaks first from it.
+    pub only_answers: bool,
+}
+
 /// One backend of a service.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Backend {
@@ -110,6 +139,12 @@ pub struct Backend {
     /// Order in which instances of one place came: of several, the greatest holds the place.
     /// Milliseconds since the epoch for containers, 0 for static backends.
     pub started_at_ms: u64,
+    /// What its provider says of its health, for probes that rely on that.
+    #[serde(default)]
+    pub reported: Option<ReportedHealth>,
+    /// Its port as a source of replies.
+    #[serde(default)]
+    pub replies: ReplyFacts,
 }
 
 /// A named set of backends, served at one or more frontends.
@@ -121,8 +156,18 @@ pub struct Service {
     pub frontends: BTreeSet<FrontendAddress>,
     /// Its backends, ordered by (place, instance).
     pub backends: Vec<Backend>,
+    /// How it is balanced.
+    pub policy: Arc<Policy>,
+    /// Place and instance of the backends that want the new flows for themselves.
+    pub exclusive: BTreeSet<(String, String)>,
+}
+
+impl Service {
     /// Ring slots asked for; `None`: chosen when the service is made.
-    pub ring_size: Option<u32>,
+    #[must_use]
+    pub fn ring_size(&self) -> Option<u32> {
+        self.policy.ring_size.value
+    }
 }
 
 /// All services that the node should have, arbitrated.
@@ -130,6 +175,69 @@ pub struct Service {
 pub struct Snapshot {
     /// Services by name.
     pub services: BTreeMap<ServiceName, Service>,
+    /// Names that have a virtual address of their own.
+    pub names: BTreeMap<String, IpAddr>,
+}
+
+/// Addresses that begin with the same bits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct IpPrefix {
+    address: IpAddr,
+    length: u8,
+}
+
+impl IpPrefix {
+    /// The prefix of so many bits that an address is in; all its bits if it does not have so many.
+    #[must_use]
+    pub fn of(address: IpAddr, length: u8) -> Self {
+        match address {
+            IpAddr::V4(address) => {
+                let length = length.min(32);
+                let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
+                Self { address: Ipv4Addr::from(u32::from(address) & mask).into(), length }
+            }
+            IpAddr::V6(address) => {
+                let length = length.min(128);
+                let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
+                Self { address: Ipv6Addr::from(u128::from(address) & mask).into(), length }
+            }
+        }
+    }
+
+    /// One address.
+    #[must_use]
+    pub fn host(address: IpAddr) -> Self {
+        Self { address, length: if address.is_ipv4() { 32 } else { 128 } }
+    }
+
+    /// Its first address.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// How many bits are the same.
+    #[must_use]
+    pub fn length(&self) -> u8 {
+        self.length
+    }
+}
+
+impl fmt::Display for IpPrefix {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.address, self.length)
+    }
+}
+
+impl fmt::Display for WaysIn {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::OnlyOurs => "only ours",
+            Self::Published => "published by Docker",
+            Self::Direct => "its network is routed",
+            Self::Unknown => "other ways in are not known",
+        })
+    }
 }
 
 impl fmt::Display for Protocol {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io, net::IpAddr, os::fd::AsRawFd as _};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
-    link::{LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage},
+    link::{InfoKind, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage},
     nsid::{NsidAttribute, NsidMessage},
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType},
 };
@@ -71,6 +71,19 @@ pub(super) fn links(socket: &mut RouteSocket) -> io::Result<BTreeMap<u32, Link>>
     Ok(links.into_iter().map(|link| (link.index, link)).collect())
 }
 
+/// The bridges of the socket's namespace, by index. A bridge knows no other bridge it is a port of.
+pub(super) fn bridges(socket: &mut RouteSocket) -> io::Result<BTreeMap<u32, Link>> {
+    let mut question = LinkMessage::default();
+    question.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    question.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
+    let links = socket.dump(&RouteNetlinkMessage::GetLink(question), |message| match message {
+        RouteNetlinkMessage::NewLink(link) => Some(Link::from(link)),
+        _ => None,
+    })?;
+    let is_bridge = |link: &Link| link.kind.as_deref() == Some("bridge");
+    Ok(links.into_iter().filter(is_bridge).map(|link| (link.index, link)).collect())
+}
+
 /// The link with this index in the socket's namespace, if there is one.
 pub(super) fn link_at(socket: &mut RouteSocket, index: u32) -> io::Result<Option<Link>> {
     let mut question = LinkMessage::default();
@@ -124,6 +137,26 @@ pub(super) fn addresses(socket: &mut RouteSocket, family: Family) -> io::Result<
     })?;
     found.sort_by_key(|(is_last_choice, _)| *is_last_choice);
     Ok(found.into_iter().map(|(_, address)| address).collect())
+}
+
+/// Every address of the socket's namespace, of both families and all scopes, with the length of its
+/// subnet and the index of its interface.
+pub(super) fn all_addresses(socket: &mut RouteSocket) -> io::Result<Vec<(IpAddr, u8, u32)>> {
+    let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    let found = socket.dump(&question, |message| {
+        let RouteNetlinkMessage::NewAddress(message) = message else { return None };
+        let mut far_or_own = None;
+        let mut own = None;
+        for attribute in &message.attributes {
+            match attribute {
+                AddressAttribute::Local(address) => own = Some(*address),
+                AddressAttribute::Address(address) => far_or_own = Some(*address),
+                _ => {}
+            }
+        }
+        Some((own.or(far_or_own)?, message.header.prefix_len, message.header.index))
+    })?;
+    Ok(found)
 }
 
 /// `IFA_LOCAL` is our end of a point-to-point link, where `IFA_ADDRESS` is the far one.

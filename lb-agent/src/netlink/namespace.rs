@@ -1,13 +1,21 @@
 //! The only place that enters network namespaces.
 //!
-//! Work inside a namespace runs on a thread of its own that enters, works, and ends. There is no way
+//! But for the thread of [`super::socket_worker`], work inside a namespace runs on a thread of its own that enters, works, and ends. There is no way
 //! back to fail on, no thread that could be left in the wrong namespace, and the thread's own hold on
 //! the namespace goes with it. Sockets that it opens belong to the namespace for life and are handed
 //! out; whoever keeps one keeps the namespace alive.
 
-use std::{fs::File, io, os::unix::fs::MetadataExt as _, thread};
+use std::{
+    fs::File,
+    io,
+    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
+    thread,
+};
 
-use nix::sched::{CloneFlags, setns};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::socket::{AddressFamily, SockFlag, SockType, socket},
+};
 
 use super::process::{Process, gone};
 
@@ -47,12 +55,24 @@ impl Namespace {
             thread::Builder::new()
                 .name("lb-namespace".to_owned())
                 .spawn_scoped(scope, || {
-                    setns(&self.file, CloneFlags::CLONE_NEWNET)?;
+                    self.enter()?;
                     work()
                 })?
                 .join()
                 .unwrap_or_else(|_panic| Err(io::Error::other("the namespace thread panicked")))
         })
+    }
+
+    /// Takes the calling thread into the namespace, for good.
+    pub(super) fn enter(&self) -> io::Result<()> {
+        Ok(setns(&self.file, CloneFlags::CLONE_NEWNET)?)
+    }
+
+    /// A TCP socket of the calling thread's namespace, non-blocking and not connected.
+    pub(super) fn tcp_socket_here(is_v6: bool) -> io::Result<OwnedFd> {
+        let family = if is_v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        Ok(socket(family, SockType::Stream, flags, None)?)
     }
 
     /// The handle, for netlink attributes that name a namespace by descriptor.

@@ -3,7 +3,7 @@
 
 use std::{
     fs, io,
-    os::fd::{AsFd as _, FromRawFd as _, OwnedFd, RawFd},
+    os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
     time::Duration,
 };
 
@@ -72,6 +72,18 @@ impl Process {
         let polled =
             unsafe { AsyncFd::register_with_interest(self.handle.as_fd(), Interest::READABLE) }?;
         polled.readable().await.map(|_guard| ())
+    }
+
+    /// Ends it, whatever it is doing.
+    pub fn kill(&self) -> io::Result<()> {
+        let (signal, flags): (libc::c_int, libc::c_uint) = (libc::SIGKILL, 0);
+        let info = std::ptr::null::<libc::siginfo_t>();
+        // SAFETY: the descriptor is ours and open, and no information is given with the signal, which
+        // the kernel allows: it then makes up that of kill(2).
+        let result = unsafe {
+            libc::syscall(libc::SYS_pidfd_send_signal, self.handle.as_raw_fd(), signal, info, flags)
+        };
+        Ok(Errno::result(result).map(drop)?)
     }
 
     /// When it was started.

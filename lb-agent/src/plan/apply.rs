@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use lb_common::abi::META_ROUTED_BACKENDS;
@@ -76,7 +76,7 @@ pub fn apply(actions: Vec<Action>, kernel: &mut dyn Kernel, mirror: &mut KernelS
     let mut applied = Applied::default();
     let mut missing = Missing::default();
     for action in actions {
-        if missing.is_needed_by(&action) {
+        if missing.is_needed_by(&action, mirror) {
             missing.note(&action, mirror);
             applied.skipped += 1;
             continue;
@@ -106,6 +106,10 @@ struct Missing {
     rings: HashSet<u32>,
     /// Services some of whose backends do not have the state that their rings are made for.
     states: HashSet<u32>,
+    /// Ports whose replies do not have the default that is counted on.
+    reply_ports: HashSet<(BackendPath, SocketAddr)>,
+    /// Services some of whose flows are not recorded, or have no default.
+    unrecorded: HashSet<u32>,
     /// Not removed, so that what they refer to must stay.
     kept: Kept,
 }
@@ -120,23 +124,41 @@ struct Kept {
 }
 
 impl Missing {
-    fn is_needed_by(&self, action: &Action) -> bool {
+    fn is_needed_by(&self, action: &Action, mirror: &KernelState) -> bool {
         match action {
             Action::WriteBackend { backend, .. } => {
                 self.services.contains(&backend.service)
+                    || self.reply_ports.contains(&(backend.path, backend.address))
                     || match backend.path {
-                        BackendPath::Local { ifindex } => self.replies.contains(&ifindex),
+                        BackendPath::Local { ifindex } => {
+                            self.replies.contains(&ifindex)
+                                || (self.flags && !backend.records_replies)
+                        }
                         BackendPath::Routed => self.flags,
                     }
+            }
+            Action::SetBackendState { number, state } => {
+                let held = mirror.backends.get(number);
+                held.is_some_and(|it| {
+                    state & !it.state != 0 && self.unrecorded.contains(&it.service)
+                })
+            }
+            Action::SetRecordsReplies { number, records_replies: false } => {
+                let held = mirror.backends.get(number);
+                self.flags
+                    || held.is_some_and(|it| self.reply_ports.contains(&(it.path, it.address)))
             }
             Action::PublishRing { ring, content } => {
                 self.services.contains(&service_of(*ring))
                     || self.states.contains(&service_of(*ring))
+                    || self.unrecorded.contains(&service_of(*ring))
                     || (!self.backends.is_empty()
                         && content.slots.iter().any(|slot| self.backends.contains(&slot.cur())))
             }
-            Action::PutFrontend { frontend, service } => {
-                self.services.contains(service) || self.rings.contains(&ring_of(*service, frontend))
+            Action::PutFrontend { frontend, service, .. } => {
+                self.services.contains(service)
+                    || self.unrecorded.contains(service)
+                    || self.rings.contains(&ring_of(*service, frontend))
             }
             Action::DeleteVip { vip } => self.kept.vips.contains(vip),
             Action::ClearRing { ring } => self.kept.services.contains(&service_of(*ring)),
@@ -145,7 +167,11 @@ impl Missing {
             Action::SetFlags { flags } => self.kept.is_routed && flags & META_ROUTED_BACKENDS == 0,
             Action::AttachReply { .. }
             | Action::WriteService { .. }
-            | Action::SetBackendState { .. }
+            | Action::SetRecordsReplies { .. }
+            | Action::PutReplyDefault { .. }
+            | Action::DeleteReplyDefault { .. }
+            | Action::PutLocal { .. }
+            | Action::DeleteLocal { .. }
             | Action::ClearBackend { .. }
             | Action::PutVip { .. }
             | Action::DeleteFrontend { .. } => false,
@@ -190,7 +216,20 @@ impl Missing {
             Action::SetBackendState { number, .. } => {
                 self.states.extend(mirror.backends.get(number).map(|backend| backend.service));
             }
-            Action::PutVip { .. }
+            Action::SetRecordsReplies { number, records_replies: true } => {
+                self.unrecorded.extend(mirror.backends.get(number).map(|backend| backend.service));
+            }
+            Action::PutReplyDefault { port, .. } | Action::DeleteReplyDefault { port } => {
+                let path = BackendPath::Local { ifindex: port.ifindex };
+                self.reply_ports.insert((path, port.address));
+                let backends = mirror.backends.values();
+                let there = backends.filter(|it| (it.path, it.address) == (path, port.address));
+                self.unrecorded.extend(there.map(|backend| backend.service));
+            }
+            Action::SetRecordsReplies { .. }
+            | Action::PutLocal { .. }
+            | Action::DeleteLocal { .. }
+            | Action::PutVip { .. }
             | Action::DeleteVip { .. }
             | Action::DetachReply { .. }
             | Action::ClearService { .. } => {}
@@ -250,12 +289,51 @@ impl KernelState {
             Action::DeleteVip { vip } => {
                 self.vips.remove(&vip);
             }
-            Action::PutFrontend { frontend, service } => {
+            Action::PutFrontend { frontend, service, records_replies, flags } => {
                 self.frontends.insert(frontend, service);
+                self.frontend_flags.remove(&frontend);
+                if flags != 0 {
+                    self.frontend_flags.insert(frontend, flags);
+                }
+                if records_replies {
+                    self.recorded_frontends.insert(frontend);
+                } else {
+                    self.recorded_frontends.remove(&frontend);
+                }
             }
             Action::DeleteFrontend { frontend } => {
                 self.frontends.remove(&frontend);
+                self.recorded_frontends.remove(&frontend);
+                self.frontend_flags.remove(&frontend);
             }
+            action @ (Action::SetRecordsReplies { .. }
+            | Action::PutReplyDefault { .. }
+            | Action::DeleteReplyDefault { .. }
+            | Action::PutLocal { .. }
+            | Action::DeleteLocal { .. }) => self.absorb_replies(&action),
+        }
+    }
+
+    fn absorb_replies(&mut self, action: &Action) {
+        match action {
+            Action::SetRecordsReplies { number, records_replies } => {
+                if let Some(backend) = self.backends.get_mut(number) {
+                    backend.records_replies = *records_replies;
+                }
+            }
+            Action::PutReplyDefault { port, default } => {
+                self.reply_defaults.insert(*port, *default);
+            }
+            Action::DeleteReplyDefault { port } => {
+                self.reply_defaults.remove(port);
+            }
+            Action::PutLocal { prefix } => {
+                self.local.insert(*prefix);
+            }
+            Action::DeleteLocal { prefix } => {
+                self.local.remove(prefix);
+            }
+            _ => {}
         }
     }
 }

@@ -2,9 +2,14 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use lb_common::abi::{SLOT_MOVING, SLOT_SETTLED, Slot, TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS};
+use lb_common::abi::{
+    FRONTEND_DROPS, SLOT_MOVING, SLOT_SETTLED, Slot, TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS,
+    affinity_prefix_bits,
+};
 
-use super::{Action, KernelBackend, KernelRing, KernelState, NameHash, Plan};
+use super::{
+    Action, KernelBackend, KernelRing, KernelState, NameHash, Plan, ReplyDefault, ReplyPort,
+};
 use crate::model::BackendPath;
 
 struct Hash(NameHash);
@@ -75,7 +80,24 @@ impl fmt::Display for KernelBackend {
             BackendPath::Local { ifindex } => write!(formatter, "by veth {ifindex}")?,
             BackendPath::Routed => write!(formatter, "routed")?,
         }
-        write!(formatter, ", service {service}, generation {generation}, {}", Takes(self.state))
+        write!(formatter, ", service {service}, generation {generation}, {}", Takes(self.state))?;
+        formatter.write_str(if self.records_replies { "" } else { ", replies by default" })
+    }
+}
+
+impl fmt::Display for ReplyPort {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}://{} at veth {}", self.protocol, self.address, self.ifindex)
+    }
+}
+
+impl fmt::Display for ReplyDefault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} of backend {}", self.vip, self.backend)?;
+        if self.front_ifindex != 0 {
+            write!(formatter, " by front {}", self.front_ifindex)?;
+        }
+        formatter.write_str(if self.is_ambiguous { ", ambiguous" } else { "" })
     }
 }
 
@@ -102,9 +124,23 @@ impl fmt::Display for Action {
             Self::ClearRing { ring } => write!(formatter, "ring {ring}: clear"),
             Self::PutVip { vip } => write!(formatter, "vip {vip}: put"),
             Self::DeleteVip { vip } => write!(formatter, "vip {vip}: delete"),
-            Self::PutFrontend { frontend, service } => {
-                write!(formatter, "frontend {frontend}: put service {service}")
+            Self::PutFrontend { frontend, service, records_replies, flags } => {
+                write!(formatter, "frontend {frontend}: put service {service}")?;
+                formatter.write_str(if *records_replies { ", recorded" } else { "" })?;
+                write!(formatter, "{}", FrontendFlags(*flags))
             }
+            Self::SetRecordsReplies { number, records_replies: true } => {
+                write!(formatter, "backend {number}: record replies")
+            }
+            Self::SetRecordsReplies { number, .. } => {
+                write!(formatter, "backend {number}: replies by default")
+            }
+            Self::PutReplyDefault { port, default } => {
+                write!(formatter, "replies of {port}: put {default}")
+            }
+            Self::DeleteReplyDefault { port } => write!(formatter, "replies of {port}: delete"),
+            Self::PutLocal { prefix } => write!(formatter, "local {prefix}: put"),
+            Self::DeleteLocal { prefix } => write!(formatter, "local {prefix}: delete"),
             Self::DeleteFrontend { frontend } => write!(formatter, "frontend {frontend}: delete"),
         }
     }
@@ -125,6 +161,21 @@ impl fmt::Display for Plan {
     }
 }
 
+/// What is said of a frontend beside its service.
+struct FrontendFlags(u32);
+
+impl fmt::Display for FrontendFlags {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 & FRONTEND_DROPS != 0 {
+            formatter.write_str(", drops")?;
+        }
+        match affinity_prefix_bits(self.0) {
+            Some(bits) => write!(formatter, ", affinity by {bits} bits"),
+            None => Ok(()),
+        }
+    }
+}
+
 impl fmt::Display for KernelState {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(formatter, "flags {:#x}", self.flags)?;
@@ -132,7 +183,11 @@ impl fmt::Display for KernelState {
             writeln!(formatter, "vip {vip}")?;
         }
         for (frontend, service) in &self.frontends {
-            writeln!(formatter, "frontend {frontend} -> service {service}")?;
+            let is_recorded = self.recorded_frontends.contains(frontend);
+            let recorded = if is_recorded { ", recorded" } else { "" };
+            let flags = self.frontend_flags.get(frontend).copied().unwrap_or(0);
+            let flags = FrontendFlags(flags);
+            writeln!(formatter, "frontend {frontend} -> service {service}{recorded}{flags}")?;
         }
         for (number, name_hash) in &self.services {
             writeln!(formatter, "service {number} {}", Hash(*name_hash))?;
@@ -145,6 +200,12 @@ impl fmt::Display for KernelState {
         }
         for (number, generation) in &self.free_generations {
             writeln!(formatter, "backend {number}: free, generation {generation}")?;
+        }
+        for (port, default) in &self.reply_defaults {
+            writeln!(formatter, "replies of {port}: {default}")?;
+        }
+        for prefix in &self.local {
+            writeln!(formatter, "local {prefix}")?;
         }
         for ifindex in &self.reply_interfaces {
             writeln!(formatter, "veth {ifindex}: attached")?;

@@ -1,6 +1,6 @@
 //! A plan while it is made: actions by phase, and what this pass has decided so far.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use lb_common::abi::{MAX_BACKENDS, MAX_SERVICES};
 
@@ -9,6 +9,7 @@ use super::{
     extents::FreeExtents,
     hash::{HashIndex, NameHash},
     numbers::NumberSet,
+    replies::Led,
     service_of,
     sight::Sight,
     slots::Watch,
@@ -19,12 +20,16 @@ use crate::model::{FrontendAddress, Refusal};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Phase {
     Restrict,
+    RecordReplies,
+    PutLocal,
     DeleteFrontends,
     DeleteVips,
     RaiseFlags,
     AttachReplies,
+    ReplyDefaults,
     WriteServices,
     WriteBackends,
+    TrustReplyDefaults,
     Admit,
     PublishRings,
     PutVips,
@@ -34,6 +39,7 @@ enum Phase {
     DetachReplies,
     ClearServices,
     LowerFlags,
+    DeleteLocal,
 }
 
 pub(super) struct Draft<'a> {
@@ -64,7 +70,13 @@ pub(super) struct Draft<'a> {
     pub(super) rings_wanted: HashSet<u32>,
     /// Frontends that are to be there, with the numbers of their services.
     pub(super) frontends_wanted: BTreeMap<FrontendAddress, u32>,
+    /// What is to be said of them, beside what their replies need.
+    pub(super) frontend_flags: BTreeMap<FrontendAddress, u32>,
     pub(super) is_routed_wanted: bool,
+    /// Backends that clients are led to.
+    pub(super) led: Vec<Led>,
+    /// Veths of ports whose replies have a default after this plan.
+    pub(super) reply_default_links: HashSet<u32>,
     /// Where rings can be written; looked up when the first one is.
     pub(super) free_extents: Option<FreeExtents>,
 }
@@ -102,7 +114,10 @@ impl<'a> Draft<'a> {
             replies_wanted: HashSet::new(),
             rings_wanted: HashSet::new(),
             frontends_wanted: BTreeMap::new(),
+            frontend_flags: BTreeMap::new(),
             is_routed_wanted: false,
+            led: Vec::new(),
+            reply_default_links: HashSet::new(),
             free_extents: None,
         }
     }
@@ -130,8 +145,28 @@ impl<'a> Draft<'a> {
             Action::PutFrontend { .. } => Phase::PutFrontends,
             Action::ClearRing { .. } => Phase::ClearRings,
             Action::ClearBackend { .. } => Phase::ClearBackends,
+            Action::SetRecordsReplies { records_replies: true, .. } => Phase::RecordReplies,
+            Action::SetRecordsReplies { .. } => Phase::TrustReplyDefaults,
+            // What is over goes before others lead there, whose records it would hide.
+            Action::PutReplyDefault { .. } | Action::DeleteReplyDefault { .. } => {
+                Phase::ReplyDefaults
+            }
+            Action::PutLocal { .. } => Phase::PutLocal,
+            Action::DeleteLocal { .. } => Phase::DeleteLocal,
             Action::DetachReply { .. } => Phase::DetachReplies,
             Action::ClearService { .. } => Phase::ClearServices,
+        }
+    }
+
+    /// Says of backends that this plan writes whether their flows are recorded; each is, unless said
+    /// otherwise.
+    pub(super) fn set_records_replies(&mut self, is_recorded: &HashMap<u32, bool>) {
+        for (_, action) in &mut self.actions {
+            if let Action::WriteBackend { number, backend } = action
+                && let Some(is_recorded) = is_recorded.get(number)
+            {
+                backend.records_replies = *is_recorded;
+            }
         }
     }
 

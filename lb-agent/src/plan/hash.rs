@@ -125,6 +125,8 @@ mod tests {
             path: BackendPath::Local { ifindex: 7 },
             state: BackendState::Healthy,
             started_at_ms: 1,
+            reported: None,
+            replies: crate::model::ReplyFacts::default(),
         }
     }
 

@@ -22,7 +22,9 @@ mod extents;
 mod hash;
 mod numbers;
 mod planner;
+mod policy;
 mod removal;
+mod replies;
 mod ring;
 mod sight;
 mod slots;
@@ -31,15 +33,19 @@ mod state;
 mod tests;
 mod trouble;
 
+use std::net::IpAddr;
+
 use lb_common::abi::{self, FAMILY_V4, FAMILY_V6};
 
 pub use apply::{Applied, Outcome, apply, reconcile};
 pub use hash::{NameHash, instance_hash, place_hash, service_hash};
 pub use planner::{Planner, Settings};
 pub use sight::{Scan, Sight, Times};
-pub use state::{Action, Kernel, KernelBackend, KernelError, KernelRing, KernelState};
+pub use state::{
+    Action, Kernel, KernelBackend, KernelError, KernelRing, KernelState, ReplyDefault, ReplyPort,
+};
 
-use crate::model::{BackendState, FrontendAddress, Protocol, Refusal};
+use crate::model::{Backend, FrontendAddress, Protocol, Refusal};
 
 /// What to change, in this order, and what cannot be done. Displayed as one line per action.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -54,12 +60,18 @@ pub struct Plan {
 
 /// Number of the ring that serves a frontend of a service.
 pub fn ring_of(service: u32, frontend: &FrontendAddress) -> u32 {
-    let family = if frontend.vip.is_ipv4() { FAMILY_V4 } else { FAMILY_V6 };
-    let protocol = match frontend.protocol {
+    abi::ring_number(service, family_of(frontend.vip), protocol_number(frontend.protocol))
+}
+
+fn family_of(address: IpAddr) -> u32 {
+    if address.is_ipv4() { FAMILY_V4 } else { FAMILY_V6 }
+}
+
+fn protocol_number(protocol: Protocol) -> u8 {
+    match protocol {
         Protocol::Tcp => abi::PROTOCOL_TCP,
         Protocol::Udp => abi::PROTOCOL_UDP,
-    };
-    abi::ring_number(service, family, protocol)
+    }
 }
 
 /// Number of the service that a ring belongs to.
@@ -67,9 +79,11 @@ pub fn service_of(ring: u32) -> u32 {
     ring / abi::RINGS_PER_SERVICE
 }
 
-/// The state byte of a backend.
-pub fn state_bits(state: BackendState) -> u8 {
-    let new = if state.takes_new() { abi::TAKES_NEW } else { 0 };
+/// The state byte of a backend. One of weight 0 takes no new flows, also not from a slot that moves
+/// away from it while there is no room for records.
+pub fn state_bits(backend: &Backend) -> u8 {
+    let state = backend.state;
+    let new = if state.takes_new() && backend.weight > 0 { abi::TAKES_NEW } else { 0 };
     let old = if state.takes_old() { abi::TAKES_OLD } else { 0 };
     let datagrams = if state.takes_old_datagrams() { abi::TAKES_OLD_DATAGRAMS } else { 0 };
     new | old | datagrams

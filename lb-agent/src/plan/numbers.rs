@@ -40,13 +40,13 @@ impl Turn {
 /// Since when each retired number has been unused. A number that is used again, or is not asked for
 /// in one pass, starts anew.
 #[derive(Debug)]
-pub(super) struct Clocks {
+pub(super) struct Clocks<K = u32> {
     quarantine_ms: u64,
-    previous: BTreeMap<u32, u64>,
-    current: BTreeMap<u32, u64>,
+    previous: BTreeMap<K, u64>,
+    current: BTreeMap<K, u64>,
 }
 
-impl Clocks {
+impl<K: Ord> Clocks<K> {
     pub(super) fn new(quarantine_ms: u64) -> Self {
         Self { quarantine_ms, previous: BTreeMap::new(), current: BTreeMap::new() }
     }
@@ -57,7 +57,7 @@ impl Clocks {
     }
 
     /// Says that a number is unused, and hears whether it has been for the whole quarantine.
-    pub(super) fn is_over(&mut self, number: u32, now_ms: u64) -> bool {
+    pub(super) fn is_over(&mut self, number: K, now_ms: u64) -> bool {
         let since_ms = self.previous.get(&number).copied().unwrap_or(now_ms);
         self.current.insert(number, since_ms);
         now_ms.saturating_sub(since_ms) >= self.quarantine_ms

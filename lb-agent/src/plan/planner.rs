@@ -10,6 +10,7 @@ use super::{
     extents::Extents,
     hash::{instance_hash, place_hash, service_hash},
     numbers::{Clocks, NumberSet, Turn, next_generation},
+    replies::ReplyClocks,
     ring::{NewRing, Pool, RingMember, choose_sizes, desired_owners, is_coarse},
     ring_of,
     sight::{Sight, Times},
@@ -49,7 +50,8 @@ pub struct Planner {
     pub(super) service_clocks: Clocks,
     pub(super) backend_clocks: Clocks,
     pub(super) rings: HashMap<u32, RingMemo>,
-    troubles: Troubles,
+    pub(super) reply_clocks: ReplyClocks,
+    pub(super) troubles: Troubles,
 }
 
 /// What is known of a ring as long as its descriptor stays what it is.
@@ -92,6 +94,7 @@ impl Planner {
             service_clocks: Clocks::new(settings.quarantine_ms),
             backend_clocks: Clocks::new(settings.quarantine_ms),
             rings: HashMap::new(),
+            reply_clocks: ReplyClocks::new(&settings.times),
             troubles: Troubles::default(),
         }
     }
@@ -122,6 +125,7 @@ impl Planner {
             self.service(&mut draft, service);
         }
         draft.frontends(&wanted);
+        self.replies(&mut draft);
         self.removals(&mut draft, &referenced);
         let due_ms = [
             self.service_clocks.next_over_ms(now_ms),
@@ -129,6 +133,7 @@ impl Planner {
             self.troubles.next_retry_ms(now_ms),
             self.extents.next_free_ms().filter(|_| draft.waits_for_extents),
             draft.slots_due_ms,
+            self.reply_clocks.next_over_ms(now_ms),
         ];
         draft.finish(due_ms.into_iter().flatten().min())
     }
@@ -196,7 +201,7 @@ impl Planner {
                 rings
                     .iter()
                     .filter(is_missing)
-                    .map(|_| NewRing { asked: service.ring_size, members }),
+                    .map(|_| NewRing { asked: service.ring_size(), members }),
             );
             wanted.push((service, number, held.is_none(), rings));
         }
@@ -289,7 +294,7 @@ impl Planner {
     ) -> Option<u32> {
         let hash = instance_hash(&wanted.service.name, backend);
         let is_reachable = self.is_reachable(draft, wanted.service, backend);
-        let state = state_bits(backend.state);
+        let state = state_bits(backend);
         let held = draft.backends_by_hash.get(&hash).copied().filter(|(_, held)| {
             (held.service, held.address, held.path)
                 == (wanted.number, backend.address, backend.path)
@@ -298,6 +303,7 @@ impl Planner {
             draft.backends_wanted.insert(number);
             draft.set_state(number, state);
             draft.is_routed_wanted |= backend.path == BackendPath::Routed;
+            draft.lead(wanted.number, number, backend);
             if held.state != state {
                 draft.push(Action::SetBackendState { number, state });
             }
@@ -312,6 +318,7 @@ impl Planner {
         }
         let number = self.new_backend_number(draft, wanted.service)?;
         draft.set_state(number, state);
+        draft.lead(wanted.number, number, backend);
         draft.is_routed_wanted |= backend.path == BackendPath::Routed;
         let content = KernelBackend {
             instance_hash: hash,
@@ -320,6 +327,7 @@ impl Planner {
             address: backend.address,
             path: backend.path,
             state,
+            records_replies: true,
         };
         draft.push(Action::WriteBackend { number, backend: content });
         Some(number)
@@ -454,6 +462,7 @@ impl Draft<'_> {
             for frontend in &service.frontends {
                 if self.rings_wanted.contains(&ring_of(*number, frontend)) {
                     self.frontends_wanted.insert(*frontend, *number);
+                    self.want_flags(service, *frontend, *number);
                 }
             }
         }
@@ -465,16 +474,11 @@ impl Draft<'_> {
         for vip in kernel.vips.difference(&vips) {
             self.push(Action::DeleteVip { vip: *vip });
         }
-        let frontends = std::mem::take(&mut self.frontends_wanted);
-        for (frontend, service) in &frontends {
-            if kernel.frontends.get(frontend) != Some(service) {
-                self.push(Action::PutFrontend { frontend: *frontend, service: *service });
+        for frontend in kernel.frontends.keys() {
+            if !self.frontends_wanted.contains_key(frontend) {
+                self.push(Action::DeleteFrontend { frontend: *frontend });
             }
         }
-        for frontend in kernel.frontends.keys().filter(|it| !frontends.contains_key(it)) {
-            self.push(Action::DeleteFrontend { frontend: *frontend });
-        }
-        self.frontends_wanted = frontends;
     }
 }
 
@@ -506,7 +510,7 @@ fn warn_if_coarse(draft: &mut Draft<'_>, service: &Service, size: u32, members: 
         );
         draft.refuse(object(), message);
     }
-    if let Some(asked) = service.ring_size.filter(|asked| *asked != size) {
+    if let Some(asked) = service.ring_size().filter(|asked| *asked != size) {
         let message = format!(
             "`ring_size` asks for {asked} slots, and its ring has {size}: a ring keeps its size as long \
              as the service exists, so the new size counts when the service is made anew"

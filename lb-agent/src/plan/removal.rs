@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use lb_common::abi::{META_ROUTED_BACKENDS, RINGS_PER_SERVICE};
+use lb_common::abi::{META_REPLY_DEFAULTS, META_ROUTED_BACKENDS, RINGS_PER_SERVICE};
 
 use super::{Action, KernelBackend, draft::Draft, numbers::NumberSet, planner::Planner};
 use crate::model::BackendPath;
@@ -17,7 +17,7 @@ impl Planner {
             }
         }
         let remaining = self.gone_backends(draft, referenced);
-        draft.replies(&remaining);
+        self.links(draft, &remaining);
         draft.flags(&remaining);
         self.gone_services(draft, &remaining);
     }
@@ -73,29 +73,45 @@ impl Planner {
             }
         }
     }
-}
 
-impl Draft<'_> {
-    /// The reply program stays as long as the tables hold a backend behind the veth.
-    fn replies(&mut self, remaining: &[&KernelBackend]) {
-        let kernel = self.kernel;
+    /// The reply program stays as long as the tables hold a backend behind the veth, or a default for
+    /// its replies, and until the last recorded flow is over.
+    fn links(&mut self, draft: &mut Draft<'_>, remaining: &[&KernelBackend]) {
+        let kernel = draft.kernel;
+        let clocks = &mut self.reply_clocks.links;
+        clocks.begin();
         let still = remaining.iter().filter_map(|backend| match backend.path {
             BackendPath::Local { ifindex } => Some(ifindex),
             BackendPath::Routed => None,
         });
         let still: HashSet<u32> = still.collect();
         for ifindex in &kernel.reply_interfaces {
-            if !self.replies_wanted.contains(ifindex) && !still.contains(ifindex) {
-                self.push(Action::DetachReply { ifindex: *ifindex });
+            if draft.replies_wanted.contains(ifindex) || still.contains(ifindex) {
+                continue;
+            }
+            let is_over = clocks.is_over(*ifindex, draft.now_ms);
+            if is_over && !draft.reply_default_links.contains(ifindex) {
+                draft.push(Action::DetachReply { ifindex: *ifindex });
             }
         }
     }
+}
 
+impl Draft<'_> {
     fn flags(&mut self, remaining: &[&KernelBackend]) {
         let is_routed = self.is_routed_wanted
             || remaining.iter().any(|backend| backend.path == BackendPath::Routed);
-        let flag = if is_routed { META_ROUTED_BACKENDS } else { 0 };
-        let flags = self.kernel.flags & !META_ROUTED_BACKENDS | flag;
+        let mut flags = self.kernel.flags & !(META_ROUTED_BACKENDS | META_REPLY_DEFAULTS);
+        if is_routed {
+            flags |= META_ROUTED_BACKENDS;
+        }
+        if !self.reply_default_links.is_empty() {
+            flags |= META_REPLY_DEFAULTS;
+        }
+        if flags & !self.kernel.flags != 0 {
+            // What is raised is needed at once; what is lowered is so in the end, by another plan.
+            flags |= self.kernel.flags;
+        }
         if flags != self.kernel.flags {
             self.push(Action::SetFlags { flags });
         }

@@ -7,7 +7,7 @@ use std::{
 
 use lb_common::abi::Slot;
 
-use crate::model::{BackendPath, FrontendAddress};
+use crate::model::{BackendPath, FrontendAddress, IpPrefix, Protocol};
 
 /// One backend as the kernel holds it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -24,6 +24,32 @@ pub struct KernelBackend {
     pub path: BackendPath,
     /// `TAKES_*` bits.
     pub state: u8,
+    /// Each of its flows is recorded, so that its replies can be translated.
+    pub records_replies: bool,
+}
+
+/// A backend's port as a source of replies.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ReplyPort {
+    /// Index of the host-side veth; 0 for a backend that is routed.
+    pub ifindex: u32,
+    /// Address and port.
+    pub address: SocketAddr,
+    /// Its protocol.
+    pub protocol: Protocol,
+}
+
+/// What replies of a port are translated to that have no record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReplyDefault {
+    /// Where its clients connect.
+    pub vip: SocketAddr,
+    /// Number of the backend, for counting; `BACKEND_NONE` when it has none any more.
+    pub backend: u32,
+    /// The front interface that replies leave by; 0: the routing table says.
+    pub front_ifindex: u32,
+    /// There may be recorded flows of other frontends: look for a record first.
+    pub is_ambiguous: bool,
 }
 
 /// One ring as the kernel holds it.
@@ -50,10 +76,19 @@ pub struct KernelState {
     pub rings: BTreeMap<u32, KernelRing>,
     /// Frontend -> service number.
     pub frontends: BTreeMap<FrontendAddress, u32>,
+    /// Frontends whose flows are recorded, whatever their backend says.
+    pub recorded_frontends: BTreeSet<FrontendAddress>,
+    /// What else is said of a frontend: `FRONTEND_DROPS`, and the bits of `affinity_flags`. Those of
+    /// which nothing is said may be left out.
+    pub frontend_flags: BTreeMap<FrontendAddress, u32>,
     /// Addresses that have an entry of their own (protocol any, port 0).
     pub vips: BTreeSet<IpAddr>,
     /// Host-side veths that carry the reply program.
     pub reply_interfaces: BTreeSet<u32>,
+    /// What replies without record are translated to.
+    pub reply_defaults: BTreeMap<ReplyPort, ReplyDefault>,
+    /// Addresses of the node and subnets of its containers, for which no reply default counts.
+    pub local: BTreeSet<IpPrefix>,
     /// `META_*` flags.
     pub flags: u32,
 }
@@ -102,6 +137,35 @@ pub enum Action {
         /// `TAKES_*` bits.
         state: u8,
     },
+    /// Store whether each flow of a backend is recorded.
+    SetRecordsReplies {
+        /// Backend number.
+        number: u32,
+        /// Whether it is.
+        records_replies: bool,
+    },
+    /// Translate the replies of a port that have no record.
+    PutReplyDefault {
+        /// The port.
+        port: ReplyPort,
+        /// To what.
+        default: ReplyDefault,
+    },
+    /// Leave the replies of a port alone that have no record.
+    DeleteReplyDefault {
+        /// The port.
+        port: ReplyPort,
+    },
+    /// Let no reply default count for these destinations.
+    PutLocal {
+        /// Addresses of the node or its containers.
+        prefix: IpPrefix,
+    },
+    /// Take these destinations for those of clients again.
+    DeleteLocal {
+        /// Addresses that are no longer the node's or its containers'.
+        prefix: IpPrefix,
+    },
     /// Give a backend number back; its generation stays.
     ClearBackend {
         /// Backend number.
@@ -135,6 +199,10 @@ pub enum Action {
         frontend: FrontendAddress,
         /// Service number.
         service: u32,
+        /// Whether each of its flows is recorded, whatever its backend says.
+        records_replies: bool,
+        /// What else is said of it, as in [`KernelState::frontend_flags`].
+        flags: u32,
     },
     /// Stop serving a frontend.
     DeleteFrontend {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Action, KernelError, hash::NameHash};
+use super::{Action, KernelError, ReplyPort, hash::NameHash};
 
 const RETRY_MS_MIN: u64 = 1000;
 const RETRY_MS_MAX: u64 = 30_000;
@@ -16,6 +16,10 @@ pub(super) enum Subject {
     Reply(u32),
     /// A backend, by its instance hash.
     Backend(NameHash),
+    /// The default of a port's replies.
+    ReplyDefault(ReplyPort),
+    /// Addresses of the node and its containers.
+    Local,
 }
 
 #[derive(Debug)]
@@ -38,6 +42,8 @@ impl Troubles {
         let subject = match action {
             Action::AttachReply { ifindex } => Subject::Reply(*ifindex),
             Action::WriteBackend { backend, .. } => Subject::Backend(backend.instance_hash),
+            Action::PutReplyDefault { port, .. } => Subject::ReplyDefault(*port),
+            Action::PutLocal { .. } => Subject::Local,
             _ => return,
         };
         let pause_ms = self

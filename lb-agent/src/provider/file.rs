@@ -1,10 +1,18 @@
 //! The services of the config file as claims. Pure: reading and watching the file is the work of
 //! others.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use crate::{
     config::{Config, StaticBackend, StaticService},
-    model::{Backend, BackendPath, BackendState, Claim, Claims, ServiceName},
+    model::{
+        Backend, BackendPath, BackendState, Claim, Claims, Origin, ReplyFacts, ServiceName,
+        Setting, WaysIn, Wishes,
+    },
 };
+
+/// Weight of a backend that has none in the file.
+const WEIGHT: u16 = 100;
 
 /// What the provider is called in events and statuses.
 pub const NAME: &str = "file";
@@ -22,11 +30,17 @@ fn service_claims<'a>(
 ) -> impl Iterator<Item = Claim> + 'a {
     let source =
         format!("service `{}` in {}, line {}", service.name, config.file_name, service.line);
-    let claim = move |frontend, backend| Claim {
+    let weights = weighted(service, &source);
+    let wishes_of = move |backend: &StaticBackend| match backend.weight {
+        None => Arc::clone(&service.wishes),
+        Some(weight) => Arc::clone(weights.get(&weight).unwrap_or(&service.wishes)),
+    };
+    let claim = move |frontend, backend: Option<&StaticBackend>| Claim {
         service: ServiceName(format!("file/{}", service.name)),
         frontend,
-        backend,
-        ring_size: service.ring_size,
+        backend: backend.map(static_backend),
+        pooled: None,
+        wishes: backend.map_or_else(|| Arc::clone(&service.wishes), &wishes_of),
         since_ms: 0,
         source: source.clone(),
     };
@@ -34,14 +48,25 @@ fn service_claims<'a>(
         // Addresses are not translated from one family to the other: each frontend has the backends
         // of its own.
         let is_of_family = |it: &&StaticBackend| it.address.is_ipv4() == frontend.vip.is_ipv4();
-        let backends = service.backends.iter().filter(is_of_family).map(static_backend);
-        let mut claims: Vec<Claim> =
-            backends.map(|backend| claim(*frontend, Some(backend))).collect();
+        let backends = service.backends.iter().filter(is_of_family);
+        let mut claims: Vec<Claim> = backends.map(|it| claim(*frontend, Some(it))).collect();
         if claims.is_empty() {
             claims.push(claim(*frontend, None));
         }
         claims
     })
+}
+
+/// The service's wishes with each weight that is written; backends of one weight share them.
+fn weighted(service: &StaticService, source: &str) -> BTreeMap<u16, Arc<Wishes>> {
+    let mut weights = BTreeMap::new();
+    for weight in service.backends.iter().filter_map(|backend| backend.weight) {
+        weights.entry(weight).or_insert_with(|| {
+            let weight = Some(Setting::new(weight, Origin::config(source, "weight")));
+            Arc::new(Wishes { weight, ..(*service.wishes).clone() })
+        });
+    }
+    weights
 }
 
 fn static_backend(backend: &StaticBackend) -> Backend {
@@ -54,10 +79,13 @@ fn static_backend(backend: &StaticBackend) -> Backend {
         instance: String::new(),
         display_name: address,
         address: backend.address,
-        weight: backend.weight,
+        weight: backend.weight.unwrap_or(WEIGHT),
         path: BackendPath::Routed,
         state: BackendState::Healthy,
         started_at_ms: 0,
+        reported: None,
+        // It is reached by the routing table, by anybody.
+        replies: ReplyFacts { ways_in: WaysIn::Direct, ..ReplyFacts::default() },
     }
 }
 
@@ -80,7 +108,8 @@ mod tests {
                 assert_eq!(backend.place, backend.address.to_string());
                 format!("{} weight {} {:?}", backend.place, backend.weight, backend.path)
             });
-            let ring = claim.ring_size.map_or(String::new(), |size| format!(", ring {size}"));
+            let ring = claim.wishes.ring_size.as_ref().and_then(|size| size.value);
+            let ring = ring.map_or(String::new(), |size| format!(", ring {size}"));
             let Claim { service, frontend, since_ms, source, .. } = claim;
             writeln!(
                 shown,

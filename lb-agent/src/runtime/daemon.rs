@@ -2,7 +2,11 @@
 //!
 //! Nothing is cleaned up at the end: what is in the kernel stays there, so that the traffic goes on.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use sd_notify::NotifyState;
@@ -14,13 +18,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Event, Reconciler, Runtime, RuntimeChannels, Settings, routes, spawn};
+use super::{
+    Event, Reconciler, Runtime, RuntimeChannels, Settings, health, routes, spawn,
+    status::{status_line, trouble},
+    watch::FileWatch,
+};
 use crate::{
     api::{
         server::{Server, Source},
-        types::{ProviderState, View},
+        types::View,
     },
-    config::{Balancer, Config},
+    config::{self, Config, LabelsConfig},
     datapath::{self, Datapath},
     labels, netlink, plan,
     provider::{ProviderEvent, docker, file},
@@ -33,7 +41,7 @@ const REQUESTS_MAX: usize = 32;
 /// Time for the kernel thread to finish what it is doing when the agent stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Runs the agent until it is told to stop. `config_path` is what SIGHUP reads again.
+/// Runs the agent until it is told to stop. `config_path` is watched, and read again after SIGHUP.
 pub fn run(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<()> {
     let options = datapath_options(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -64,7 +72,7 @@ pub fn describe(config: &Config) -> String {
         "{}: in order\nfront interfaces: {front}\nbalancers: {}\nservices: {} with {backends} \
          backends\ndocker: {}",
         config.file_name,
-        config.balancers.len(),
+        config.labels.balancers.len(),
         config.services.len(),
         if config.docker.enabled { config.docker.endpoint.as_str() } else { "off" },
     )
@@ -86,8 +94,12 @@ struct Daemon {
     events: mpsc::Sender<Event>,
     view: watch::Receiver<Arc<View>>,
     docker: Option<JoinHandle<()>>,
-    /// The balancers that the Docker provider resolves labels with.
-    docker_balancers: Vec<Balancer>,
+    /// The containers that the Docker provider follows.
+    runs: docker::Runs,
+    /// Resolves when the prober has ended.
+    health: JoinHandle<()>,
+    /// What the Docker provider reads labels with.
+    docker_labels: LabelsConfig,
     server: JoinHandle<()>,
     kernel_thread: oneshot::Receiver<()>,
     stop: CancellationToken,
@@ -116,7 +128,7 @@ impl Daemon {
         let ring_slots = config.tables.ring_slots;
         let settings = Settings {
             providers,
-            balancers: config.balancers.clone(),
+            balancers: config.labels.balancers.clone(),
             planner: plan::Settings {
                 ring_slots,
                 times: config.times.slots(),
@@ -126,6 +138,8 @@ impl Daemon {
         let fronts = node.fronts().iter().filter_map(|front| front.ifindex).collect();
         let reconciler = Reconciler::adopt(node, settings, started)
             .context("cannot read what the kernel holds")?;
+        let runs = docker::Runs::default();
+        let health = health::start(reconciler.health(), &config.docker, runs.clone(), &events)?;
         let channels = RuntimeChannels { events: events_receiver, requests, view: view_sender };
         let kernel_thread = spawn(Runtime::new(reconciler, channels), stop.clone())
             .context("cannot start the kernel thread")?;
@@ -137,7 +151,9 @@ impl Daemon {
             events,
             view,
             docker: None,
-            docker_balancers: Vec::new(),
+            runs,
+            health,
+            docker_labels: LabelsConfig::default(),
             server,
             kernel_thread,
             stop,
@@ -151,6 +167,7 @@ impl Daemon {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
+        let mut file = FileWatch::new(self.watched_path().to_owned()).follow();
         notify(&[NotifyState::Ready]);
         tracing::info!("lb-agent {} is running", env!("CARGO_PKG_VERSION"));
         let result = loop {
@@ -158,12 +175,19 @@ impl Daemon {
                 _ = terminate.recv() => break Ok(()),
                 _ = interrupt.recv() => break Ok(()),
                 _ = hangup.recv() => self.reload().await,
+                Some(()) = file.recv() => {
+                    tracing::info!("`{}` has changed", self.watched_path().display());
+                    self.reload().await;
+                }
                 Ok(()) = self.view.changed() => self.tell_status(),
                 _ = &mut self.kernel_thread => {
                     break Err(anyhow::anyhow!("the kernel thread ended by itself; see above"));
                 }
                 () = ended(&mut self.docker) => {
                     break Err(anyhow::anyhow!("the Docker provider ended by itself; see above"));
+                }
+                _ = &mut self.health => {
+                    break Err(anyhow::anyhow!("the prober ended by itself; see above"));
                 }
                 _ = &mut self.server => {
                     break Err(anyhow::anyhow!("the API server ended by itself; see above"));
@@ -181,6 +205,7 @@ impl Daemon {
         if let Some(docker) = self.docker.take() {
             docker.abort();
         }
+        self.health.abort();
         self.stop.cancel();
         if is_orderly {
             let parts = async { (self.kernel_thread.await, self.server.await) };
@@ -194,7 +219,7 @@ impl Daemon {
     async fn follow_sources(&mut self) -> anyhow::Result<()> {
         let mut claims = file::claims(&self.config);
         claims.refusals.extend(routes::unreachable_backends(&self.config, &self.fronts).await);
-        self.tell(Event::Balancers(self.config.balancers.clone())).await?;
+        self.tell(Event::Balancers(self.config.labels.balancers.clone())).await?;
         self.follow_docker().await?;
         self.tell(ProviderEvent::Claims { provider: file::NAME, claims }.into()).await
     }
@@ -206,8 +231,8 @@ impl Daemon {
         if !docker.enabled {
             return Ok(());
         }
-        let balancers = self.config.balancers.clone();
-        if self.docker.is_some() && self.docker_balancers == balancers {
+        let labels = self.config.labels.clone();
+        if self.docker.is_some() && self.docker_labels == labels {
             return Ok(());
         }
         let resync = Duration::from_secs(docker.resync_seconds.into());
@@ -218,14 +243,14 @@ impl Daemon {
             drop(previous.await);
             self.tell(Event::Restarting(docker::PROVIDER)).await?;
         }
-        let index = labels::BalancerIndex::new(&balancers);
-        let claims_of = Arc::new(move |facts: &_| labels::claims(facts, &index));
+        let reader = Arc::new(labels::Reader::new(&labels));
         let (sender, receiver) = mpsc::channel(EVENTS_MAX);
         let forward = forward(receiver, self.events.clone());
+        let runs = self.runs.clone();
         self.docker = Some(tokio::spawn(async move {
-            tokio::join!(docker::run(settings, claims_of, sender), forward);
+            tokio::join!(docker::run(settings, runs, reader, sender), forward);
         }));
-        self.docker_balancers = balancers;
+        self.docker_labels = labels;
         Ok(())
     }
 
@@ -236,26 +261,42 @@ impl Daemon {
         Ok(())
     }
 
-    /// SIGHUP: reads the configuration again. A file with an error changes nothing.
+    fn watched_path(&self) -> &Path {
+        self.config_path.as_deref().unwrap_or(Path::new(config::DEFAULT_PATH))
+    }
+
+    /// Reads the configuration again. A file with an error changes nothing, and neither does one
+    /// that is gone.
     async fn reload(&mut self) {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => notify(&[NotifyState::Reloading, now]),
             Err(error) => tracing::debug!("no monotonic time: {error}"),
         }
-        match Config::load_or_default(self.config_path.as_deref()) {
+        let is_default = self.config.file_name == Config::default().file_name;
+        let loaded = match &self.config_path {
+            None if is_default => Config::load_or_default(None),
+            _ => Config::load(self.watched_path()),
+        };
+        let trouble = loaded.as_ref().err().map(trouble);
+        match loaded {
             Err(error) => tracing::error!("nothing is changed by the reload:\n{error}"),
             Ok(config) => {
                 let late = needs_restart(&self.config, &config);
                 if !late.is_empty() {
                     tracing::warn!("changed, and used after a restart only: {}", late.join(", "));
                 }
-                self.config.balancers = config.balancers;
+                self.config.labels = config.labels;
                 self.config.services = config.services;
+                self.config.file_name = config.file_name;
                 match self.follow_sources().await {
                     Ok(()) => tracing::info!("`{}` is in force", self.config.file_name),
                     Err(error) => tracing::error!("cannot follow the sources: {error:#}"),
                 }
             }
+        }
+        let status = ProviderEvent::Status { provider: file::NAME, trouble };
+        if let Err(error) = self.tell(status.into()).await {
+            tracing::error!("{error:#}");
         }
         notify(&[NotifyState::Ready]);
     }
@@ -287,23 +328,6 @@ fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!("cannot tell systemd: {error}");
     }
-}
-
-/// One line for `systemctl status`.
-fn status_line(view: &View) -> String {
-    let healthy: u32 = view.services.iter().map(|service| service.backends.healthy).sum();
-    let trouble = view.status.providers.iter().filter(|one| one.state != ProviderState::Ok);
-    let trouble: Vec<&str> = trouble.map(|provider| provider.name.as_str()).collect();
-    let counts = format!(
-        "{} VIPs, {} services, {healthy} of {} backends healthy",
-        view.vips.len(),
-        view.services.len(),
-        view.backends.len()
-    );
-    let waiting = (!trouble.is_empty()).then(|| format!("waiting for {}", trouble.join(", ")));
-    let refusals = view.status.refusals.len();
-    let refused = (refusals > 0).then(|| format!("{refusals} not granted"));
-    [Some(counts), waiting, refused].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 /// Keys whose change takes effect with a restart only.
@@ -363,7 +387,7 @@ mod tests {
     use insta::{assert_debug_snapshot, assert_snapshot};
 
     use super::*;
-    use crate::{api::types::ProviderView, config::XdpMode};
+    use crate::config::{Balancer, XdpMode};
 
     /// Takes events until the claims of the file, which come last.
     async fn told(events: &mut mpsc::Receiver<Event>) -> Vec<&'static str> {
@@ -378,7 +402,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn reload_starts_docker_anew_only_for_other_balancers() {
+    async fn reload_starts_docker_anew_only_for_other_labels() {
         let (sender, mut events) = mpsc::channel(EVENTS_MAX);
         let (_ended, kernel_thread) = oneshot::channel();
         let mut config = Config::default();
@@ -390,7 +414,9 @@ mod tests {
             events: sender,
             view: watch::channel(Arc::default()).1,
             docker: None,
-            docker_balancers: Vec::new(),
+            runs: docker::Runs::default(),
+            health: tokio::spawn(std::future::pending()),
+            docker_labels: LabelsConfig::default(),
             server: tokio::spawn(std::future::pending()),
             kernel_thread,
             stop: CancellationToken::new(),
@@ -403,7 +429,7 @@ mod tests {
         assert_eq!(told(&mut events).await, [""; 0]);
         assert_eq!(id(&daemon), first);
         let vip = [192, 0, 2, 10].into();
-        daemon.config.balancers = vec![Balancer { name: "slb".to_owned(), id: None, vip }];
+        daemon.config.labels.balancers = vec![Balancer { name: "slb".to_owned(), id: None, vip }];
         daemon.follow_sources().await.expect("an endpoint");
         assert_eq!(told(&mut events).await, [docker::PROVIDER]);
         assert_ne!(id(&daemon), first);
@@ -414,7 +440,7 @@ mod tests {
     fn reload_names_what_needs_a_restart() {
         let old = Config::default();
         let mut new = Config::default();
-        new.balancers.clear();
+        new.labels.balancers.clear();
         assert_eq!(needs_restart(&old, &new), [""; 0]);
         new.front = vec!["eth9".to_owned()];
         new.docker.resync_seconds += 1;
@@ -428,19 +454,6 @@ mod tests {
         "times",
     ]
     "#);
-    }
-
-    #[test]
-    fn status_line_says_who_is_waited_for() {
-        let mut view = View::default();
-        assert_snapshot!(status_line(&view), @"0 VIPs, 0 services, 0 of 0 backends healthy");
-        view.status.providers.push(ProviderView {
-            name: "docker".to_owned(),
-            state: ProviderState::Trouble,
-            trouble: Some("away".to_owned()),
-            claims: 0,
-        });
-        assert_snapshot!(status_line(&view), @"0 VIPs, 0 services, 0 of 0 backends healthy; waiting for docker");
     }
 
     #[test]

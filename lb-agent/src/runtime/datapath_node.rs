@@ -1,9 +1,12 @@
 //! The real node: `datapath` as the runtime wants it.
 
+use std::collections::BTreeSet;
+
 use super::node::{Node, NodeCounters, NodeError};
 use crate::{
     api::types::{BackendCountersView, DropView, FrontView, RecordsView},
     datapath::{Datapath, FrontStatus, Way, now_tick},
+    model::IpPrefix,
     plan::{KernelState, Scan},
 };
 
@@ -28,6 +31,15 @@ impl Node for Datapath {
 
     fn refused_tick(&self, ring: u32) -> u32 {
         Self::refused_tick(self, ring)
+    }
+
+    fn local(&self) -> Result<BTreeSet<IpPrefix>, NodeError> {
+        Self::read_local(self)
+            .map_err(|error| NodeError(format!("the node's addresses cannot be listed: {error}")))
+    }
+
+    fn front_ifindex(&self) -> u32 {
+        Self::front_ifindex(self)
     }
 
     fn look_at_interfaces(&mut self) {

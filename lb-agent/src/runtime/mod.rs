@@ -9,29 +9,35 @@ mod backoff;
 pub mod daemon;
 mod datapath_node;
 mod event_loop;
+mod health;
 mod inbox;
 mod ledger;
+mod local;
 mod node;
 mod pressure;
 mod protect;
 mod reconciler;
 mod routes;
 mod shares;
+mod status;
 #[cfg(test)]
 mod tests;
 mod view;
+mod watch;
 
 pub use event_loop::{Runtime, RuntimeChannels, spawn};
 pub use node::{Node, NodeCounters, NodeError};
 pub use reconciler::{Reconciler, Settings};
 
-use crate::{config::Balancer, provider::ProviderEvent};
+use crate::{config::Balancer, health::Change, provider::ProviderEvent};
 
 /// Everything that the runtime reacts to, beside time and questions of the API.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Event {
     /// A provider tells something.
     Provider(ProviderEvent),
+    /// Health found something out.
+    Health(Vec<Change>),
     /// A provider is started anew and knows nothing: what it told stays, and nothing that lives is
     /// removed, until it has told everything.
     Restarting(&'static str),

@@ -1,9 +1,10 @@
 //! What the runtime needs of the node: the data path, or a fake of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     api::types::{BackendCountersView, DropView, FrontView, RecordsView},
+    model::IpPrefix,
     plan::{Kernel, KernelState, Scan},
 };
 
@@ -21,6 +22,12 @@ pub trait Node: Kernel + Send {
 
     /// The tick in which a flow of a ring was last left without a record; 0: never.
     fn refused_tick(&self, ring: u32) -> u32;
+
+    /// Addresses of the node and subnets of its containers.
+    fn local(&self) -> Result<BTreeSet<IpPrefix>, NodeError>;
+
+    /// The front interface, when there is exactly one; else 0.
+    fn front_ifindex(&self) -> u32;
 
     /// Attaches front interfaces that came, and forgets interfaces that are gone.
     fn look_at_interfaces(&mut self);

@@ -133,6 +133,12 @@ impl<'a> Protection<'a> {
             | Action::AttachReply { .. }
             | Action::WriteService { .. }
             | Action::WriteBackend { .. }
+            | Action::SetRecordsReplies { .. }
+            | Action::PutReplyDefault { .. }
+            // Only when its frontend has not led there for long, or the veth is gone.
+            | Action::DeleteReplyDefault { .. }
+            | Action::PutLocal { .. }
+            | Action::DeleteLocal { .. }
             | Action::PutVip { .. }
             | Action::PutFrontend { .. } => true,
         };
@@ -180,6 +186,7 @@ mod tests {
             address: ([10, 0, 0, 1], 80).into(),
             path,
             state: 3,
+            records_replies: true,
         }
     }
 
@@ -259,7 +266,16 @@ mod tests {
         }
         check_allowed(&Action::DetachReply { ifindex: 62 }, false, false);
         check_allowed(&Action::DetachReply { ifindex: 61 }, false, true);
-        check_allowed(&Action::PutFrontend { frontend: frontend(5), service: 1 }, true, true);
+        check_allowed(
+            &Action::PutFrontend {
+                frontend: frontend(5),
+                service: 1,
+                records_replies: true,
+                flags: 0,
+            },
+            true,
+            true,
+        );
         check_allowed(&Action::AttachReply { ifindex: 9 }, true, true);
     }
 

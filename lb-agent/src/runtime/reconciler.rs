@@ -5,7 +5,7 @@
 //! change behind our back is found and repaired. A plan may be dropped between any two actions,
 //! as it is when the agent is killed: the next one starts from what is there.
 
-use std::{fmt, mem, time::Duration};
+use std::{mem, time::Duration};
 
 use tokio::time::Instant;
 
@@ -14,6 +14,7 @@ use super::{
     backoff::Backoff,
     inbox::Inbox,
     ledger::Ledger,
+    local::Local,
     node::{Node, NodeCounters, NodeError},
     pressure::{self, Alarms},
     protect::{Claimed, Protection},
@@ -24,6 +25,7 @@ use crate::{
     api::types::{ReconcileView, RefusalView, RefusedBy, View},
     arbiter::{self, Incumbents},
     config::Balancer,
+    health::HealthView,
     model::{Claim, Refusal, Snapshot},
     plan::{self, Action, Kernel, KernelError, KernelState, Planner, Scan, Sight},
     provider::ProviderEvent,
@@ -68,6 +70,7 @@ pub struct Reconciler<N> {
     node: N,
     planner: Planner,
     ledger: Ledger,
+    health: HealthView,
     balancers: Vec<Balancer>,
     /// What the kernel holds, to our knowledge.
     mirror: KernelState,
@@ -76,6 +79,7 @@ pub struct Reconciler<N> {
     refused_claims: Vec<Refusal>,
     refused_plans: Vec<Refusal>,
     shares: Shares,
+    local: Local,
     /// The latest scan of the recorded flows that plans go by, and until when.
     scan: Option<Scan>,
     next_scan: Instant,
@@ -119,6 +123,7 @@ impl<N: Node> Reconciler<N> {
         Ok(Self {
             planner,
             ledger: Ledger::new(&settings.providers),
+            health: HealthView::default(),
             balancers: settings.balancers,
             node,
             mirror,
@@ -126,6 +131,7 @@ impl<N: Node> Reconciler<N> {
             refused_claims: Vec::new(),
             refused_plans: Vec::new(),
             shares: Shares::default(),
+            local: Local::default(),
             scan: None,
             next_scan: now,
             counters: NodeCounters::default(),
@@ -148,11 +154,18 @@ impl<N: Node> Reconciler<N> {
         })
     }
 
+    /// What is known of the health of backends, for those who find it out.
+    pub fn health(&self) -> &HealthView {
+        &self.health
+    }
+
     /// Takes an event. Only a death touches the kernel here: it cannot wait for a plan.
     pub(super) fn take(&mut self, event: Event) {
         match event {
             Event::Provider(ProviderEvent::Claims { provider, claims }) => {
                 self.is_dirty |= self.ledger.set_claims(provider, claims);
+                // Containers come with networks.
+                self.local.set_stale();
             }
             Event::Provider(ProviderEvent::Gone { provider, instance }) => {
                 self.bury(provider, &instance);
@@ -168,6 +181,7 @@ impl<N: Node> Reconciler<N> {
                     }
                 }
             }
+            Event::Health(changes) => self.is_dirty |= self.health.take(&changes),
             Event::Restarting(provider) => {
                 self.ledger.set_restarting(provider);
                 self.is_view_stale = true;
@@ -220,6 +234,8 @@ impl<N: Node> Reconciler<N> {
             self.next_look = now + LOOK;
             self.node.look_at_interfaces();
             self.watch_tables();
+            self.local.set_stale();
+            self.is_dirty |= self.local.look(&self.node);
             // Whose veth is gone is not kept any longer.
             let is_keeping = self.kept_backends > 0;
             self.is_mirror_stale |= is_keeping;
@@ -270,6 +286,8 @@ impl<N: Node> Reconciler<N> {
             now_tick: self.node.now_tick(),
             refused_ticks: refused_ticks.collect(),
             scan: self.scan.take(),
+            local: self.local.prefixes(),
+            front_ifindex: self.node.front_ifindex(),
         }
     }
 
@@ -291,6 +309,9 @@ impl<N: Node> Reconciler<N> {
         let claims: Vec<Claim> = self.ledger.claims().map(|(_, claim)| claim).collect();
         (self.snapshot, self.refused_claims) =
             arbiter::arbitrate(claims, &incumbents(&self.mirror));
+        self.health.apply(&mut self.snapshot, &self.mirror);
+        arbiter::yield_to_exclusive(&mut self.snapshot);
+        self.local.look(&self.node);
         let sight = self.sight(now);
         let now_ms = sight.now_ms;
         let plan = self.planner.plan(&self.mirror, &self.snapshot, &sight);
@@ -332,12 +353,18 @@ impl<N: Node> Reconciler<N> {
                 continue;
             }
             self.planner.note_failure(&action, &error, now_ms);
-            if matches!(action, Action::AttachReply { .. } | Action::WriteBackend { .. }) {
+            if matches!(
+                action,
+                Action::AttachReply { .. }
+                    | Action::WriteBackend { .. }
+                    | Action::PutReplyDefault { .. }
+                    | Action::PutLocal { .. }
+            ) {
                 is_further = true;
                 tracing::warn!("{error}");
             } else {
                 let object = view::Names(&self.snapshot).of_action(&action, &self.mirror);
-                lasting.push(refused_by_kernel(object, &error));
+                lasting.push(view::refused_by_kernel(object, &error));
             }
         }
         self.report(lasting);
@@ -377,7 +404,7 @@ impl<N: Node> Reconciler<N> {
                 true
             }
             Err(error) => {
-                let failure = refused_by_kernel("the kernel's tables".to_owned(), &error);
+                let failure = view::refused_by_kernel("the kernel's tables".to_owned(), &error);
                 self.report(vec![failure]);
                 self.backoff.failed(now);
                 self.is_dirty = false;
@@ -456,15 +483,16 @@ impl<N: Node> Reconciler<N> {
         reconcile.retry_in_seconds =
             self.backoff.due().map(|at| at.saturating_duration_since(now).as_secs());
         let by = |refused_by, refusals: &[Refusal]| -> Vec<RefusalView> {
-            refusals.iter().map(|refusal| refused(refused_by, refusal)).collect()
+            refusals.iter().map(|refusal| view::refused(refused_by, refusal)).collect()
         };
         let mut refusals = by(RefusedBy::Arbiter, &self.refused_claims);
         refusals.extend(by(RefusedBy::Planner, &self.refused_plans));
-        refusals.extend(self.ledger.refusals().map(|one| refused(RefusedBy::Provider, one)));
+        refusals.extend(self.ledger.refusals().map(|one| view::refused(RefusedBy::Provider, one)));
         refusals.extend(self.failures.iter().cloned());
         refusals.sort();
         view::build(&view::Parts {
             ledger: &self.ledger,
+            health: &self.health,
             balancers: &self.balancers,
             snapshot: &self.snapshot,
             kernel: &self.mirror,
@@ -503,17 +531,4 @@ fn incumbents(kernel: &KernelState) -> Incumbents {
     let hash_of = |number| kernel.services.get(number).copied();
     let frontends = kernel.frontends.iter();
     frontends.filter_map(|(frontend, number)| Some((*frontend, hash_of(number)?))).collect()
-}
-
-fn refused(refused_by: RefusedBy, refusal: &Refusal) -> RefusalView {
-    RefusalView {
-        refused_by,
-        object: refusal.object.clone(),
-        key: refusal.key.clone(),
-        message: refusal.message.clone(),
-    }
-}
-
-fn refused_by_kernel(object: String, error: &dyn fmt::Display) -> RefusalView {
-    RefusalView { refused_by: RefusedBy::Kernel, object, key: None, message: error.to_string() }
 }

@@ -2,7 +2,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
     net::IpAddr,
+    sync::Arc,
 };
 
 use lb_common::abi::ABI_VERSION;
@@ -10,17 +12,22 @@ use lb_common::abi::ABI_VERSION;
 use super::{ledger::Ledger, node::NodeCounters, pressure, shares::Shares};
 use crate::{
     api::types::{
-        BackendCountsView, BackendView, FrontView, ReconcileView, RefusalView, ServiceView,
-        ServingState, StatusView, View, VipFrontendView, VipView,
+        BackendCountsView, BackendView, FrontView, ReconcileView, RefusalView, RefusedBy,
+        RepliesView, ServiceView, ServingState, StatusView, View, VipFrontendView, VipView,
     },
     config::Balancer,
-    model::{Backend, BackendPath, Service, ServiceName, Snapshot},
-    plan::{self, Action, KernelBackend, KernelState, NameHash},
+    health::HealthView,
+    model::{
+        Backend, BackendPath, Origin, Policy, Protocol, Refusal, Service, ServiceName, Snapshot,
+        WaysIn,
+    },
+    plan::{self, Action, KernelBackend, KernelState, NameHash, ReplyPort},
 };
 
 /// Everything that a view is made of.
 pub(super) struct Parts<'a> {
     pub(super) ledger: &'a Ledger,
+    pub(super) health: &'a HealthView,
     pub(super) balancers: &'a [Balancer],
     pub(super) snapshot: &'a Snapshot,
     pub(super) kernel: &'a KernelState,
@@ -46,7 +53,8 @@ pub(super) fn build(parts: &Parts<'_>) -> View {
         service.backends.iter().map(view).collect::<Vec<_>>()
     });
     View {
-        vips: vip_views(parts.balancers, &services),
+        vips: vip_views(parts, &services),
+        policies: parts.snapshot.services.values().map(policy_of).collect(),
         backends: backends.collect(),
         status: StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -64,6 +72,10 @@ pub(super) fn build(parts: &Parts<'_>) -> View {
     }
 }
 
+fn policy_of(service: &Service) -> (ServiceName, Arc<Policy>) {
+    (service.name.clone(), Arc::clone(&service.policy))
+}
+
 fn service_view(
     service: &Service,
     parts: &Parts<'_>,
@@ -72,8 +84,9 @@ fn service_view(
 ) -> ServiceView {
     let mut backends = BackendCountsView::default();
     for backend in &service.backends {
-        backends.add(backend.state);
+        backends.add(parts.health.shown_state(&service.name, backend));
     }
+    let is_panic = parts.health.panics().contains_key(&service.name);
     let protocols: BTreeSet<_> =
         service.frontends.iter().map(|frontend| frontend.protocol).collect();
     let number = numbers.services.get(&plan::service_hash(&service.name));
@@ -83,7 +96,7 @@ fn service_view(
         protocols: protocols.into_iter().collect(),
         ring_size: number.and_then(|number| parts.shares.ring_size(*number)),
         backends,
-        state: backends.serving(),
+        state: if is_panic { ServingState::Panic } else { backends.serving() },
         source: sources.of_service(&service.name),
     }
 }
@@ -110,18 +123,42 @@ fn backend_view(
         address: backend.address,
         path: backend.path,
         weight: backend.weight,
-        state: backend.state,
+        weight_origin: sources.of_weight(&service.name, backend),
+        state: parts.health.shown_state(&service.name, backend),
+        probe: parts.health.probe_view(&service.name, backend),
         share_percent: (share * 1000.0).round() / 1000.0,
+        replies: held.map(|held| replies_view(held, backend, parts.kernel)),
         counters: counters.copied().unwrap_or_default(),
         source: sources.of_backend(&service.name, backend),
     }
 }
 
-fn vip_views(balancers: &[Balancer], services: &[ServiceView]) -> Vec<VipView> {
+fn replies_view(held: &KernelBackend, backend: &Backend, kernel: &KernelState) -> RepliesView {
+    if !held.records_replies {
+        return RepliesView::Fixed;
+    }
+    let default = || {
+        let BackendPath::Local { ifindex } = held.path else { return None };
+        let ports = [Protocol::Tcp, Protocol::Udp];
+        let ports = ports.map(|protocol| ReplyPort { ifindex, address: held.address, protocol });
+        ports.iter().find_map(|port| kernel.reply_defaults.get(port))
+    };
+    let reason = match (backend.replies.ways_in, default()) {
+        (WaysIn::OnlyOurs, Some(default)) => format!("{} came first", default.vip),
+        (WaysIn::OnlyOurs, None) => "several ports, or datagrams".to_owned(),
+        (other, _) => other.to_string(),
+    };
+    RepliesView::Recorded { reason }
+}
+
+fn vip_views(parts: &Parts<'_>, services: &[ServiceView]) -> Vec<VipView> {
     let mut vips: BTreeMap<IpAddr, VipView> = BTreeMap::new();
-    for balancer in balancers {
+    for balancer in parts.balancers {
         let view = vips.entry(balancer.vip).or_insert_with(|| idle(balancer.vip));
         view.balancers.push(balancer.name.clone());
+    }
+    for (name, vip) in &parts.snapshot.names {
+        vips.entry(*vip).or_insert_with(|| idle(*vip)).names.push(name.clone());
     }
     for service in services {
         let addresses: BTreeSet<_> = service.frontends.iter().map(|one| one.vip).collect();
@@ -152,6 +189,7 @@ fn idle(vip: IpAddr) -> VipView {
     VipView {
         vip,
         balancers: Vec::new(),
+        names: Vec::new(),
         frontends: Vec::new(),
         services: Vec::new(),
         backends: BackendCountsView::default(),
@@ -182,7 +220,8 @@ impl Numbers {
 /// What asked for services and backends.
 struct Sources {
     services: HashMap<ServiceName, BTreeSet<&'static str>>,
-    backends: HashMap<(ServiceName, String, String), String>,
+    /// Each with the origin of its weight.
+    backends: HashMap<(ServiceName, String, String), (String, Origin)>,
 }
 
 impl Sources {
@@ -192,7 +231,9 @@ impl Sources {
             sources.services.entry(claim.service.clone()).or_default().insert(provider);
             if let Some(backend) = claim.backend {
                 let key = (claim.service, backend.place, backend.instance);
-                sources.backends.entry(key).or_insert(claim.source);
+                let weight = claim.wishes.weight.as_ref();
+                let weight = weight.map(|weight| weight.origin.clone()).unwrap_or_default();
+                sources.backends.entry(key).or_insert((claim.source, weight));
             }
         }
         sources
@@ -204,9 +245,32 @@ impl Sources {
     }
 
     fn of_backend(&self, service: &ServiceName, backend: &Backend) -> String {
-        let key = (service.clone(), backend.place.clone(), backend.instance.clone());
-        self.backends.get(&key).cloned().unwrap_or_default()
+        self.find(service, backend).map(|(source, _)| source.clone()).unwrap_or_default()
     }
+
+    fn of_weight(&self, service: &ServiceName, backend: &Backend) -> Origin {
+        self.find(service, backend).map(|(_, weight)| weight.clone()).unwrap_or_default()
+    }
+
+    fn find(&self, service: &ServiceName, backend: &Backend) -> Option<&(String, Origin)> {
+        let key = (service.clone(), backend.place.clone(), backend.instance.clone());
+        self.backends.get(&key)
+    }
+}
+
+/// Something that was not granted, and by whom.
+pub(super) fn refused(refused_by: RefusedBy, refusal: &Refusal) -> RefusalView {
+    RefusalView {
+        refused_by,
+        object: refusal.object.clone(),
+        key: refusal.key.clone(),
+        message: refusal.message.clone(),
+    }
+}
+
+/// Something that the kernel refused.
+pub(super) fn refused_by_kernel(object: String, error: &dyn fmt::Display) -> RefusalView {
+    RefusalView { refused_by: RefusedBy::Kernel, object, key: None, message: error.to_string() }
 }
 
 /// Names for what the kernel knows by number.
@@ -224,12 +288,18 @@ impl Names<'_> {
                 self.of_service(*number, kernel)
             }
             Action::WriteBackend { backend, .. } => self.of_backend(backend, kernel),
-            Action::SetBackendState { number, .. } | Action::ClearBackend { number } => {
-                kernel.backends.get(number).map_or_else(
-                    || format!("backend number {number}"),
-                    |backend| self.of_backend(backend, kernel),
-                )
+            Action::PutReplyDefault { port, .. } | Action::DeleteReplyDefault { port } => {
+                format!("replies of {port}")
             }
+            Action::PutLocal { prefix } | Action::DeleteLocal { prefix } => {
+                format!("local addresses {prefix}")
+            }
+            Action::SetBackendState { number, .. }
+            | Action::SetRecordsReplies { number, .. }
+            | Action::ClearBackend { number } => kernel.backends.get(number).map_or_else(
+                || format!("backend number {number}"),
+                |backend| self.of_backend(backend, kernel),
+            ),
             Action::PublishRing { ring, .. } | Action::ClearRing { ring } => {
                 format!("ring of {}", self.of_service(plan::service_of(*ring), kernel))
             }

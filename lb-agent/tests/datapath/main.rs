@@ -5,6 +5,7 @@
 
 mod adopt;
 mod attach;
+mod records;
 mod sandbox;
 mod tables;
 mod uninstall;

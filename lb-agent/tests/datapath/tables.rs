@@ -1,4 +1,4 @@
-//! Maps against a model: what was executed is what is read, also by the next agent; and the sweep.
+//! Maps against a model: what was executed is what is read, also by the next agent.
 
 use std::{
     collections::BTreeMap,
@@ -7,21 +7,19 @@ use std::{
 };
 
 use lb_agent::{
-    datapath::{Datapath, Options, TcMode},
+    datapath::{Datapath, TcMode},
     model::{
-        Backend, BackendPath, BackendState, FrontendAddress, Ports, Protocol, Service, ServiceName,
-        Snapshot,
+        Backend, BackendPath, BackendState, FrontendAddress, IpPrefix, Ports, Protocol, Service,
+        ServiceName, Snapshot,
     },
     plan::{
-        Action, Kernel as _, KernelBackend, KernelRing, KernelState, Planner, Scan, Settings,
-        Sight, reconcile,
+        Action, Kernel as _, KernelBackend, KernelRing, KernelState, Planner, ReplyDefault,
+        ReplyPort, Settings, Sight, reconcile,
     },
 };
 use lb_common::abi::{
-    BackendCounters, CLASS_ESTABLISHED, CLASS_HALF_OPEN, DropReason, ESTABLISHED_SECONDS,
-    FlowKeyV4, FlowKeyV6, FlowRecord, HALF_OPEN_SECONDS, Hook, NetU16, PROTOCOL_TCP, ReplyKeyV4,
-    ReplyKeyV6, ReplyRecordV4, ReplyRecordV6, SLOT_MOVING, SLOT_SETTLED, Slot, TAKES_NEW,
-    TAKES_OLD, Verdict, map_names, ticks_from_seconds, verdict_index,
+    BackendCounters, DropReason, FRONTEND_DROPS, Hook, Slot, TAKES_NEW, TAKES_OLD, Verdict,
+    affinity_flags, map_names, verdict_index,
 };
 use proptest::{
     prelude::*,
@@ -29,10 +27,7 @@ use proptest::{
     test_runner::{Config, TestRunner},
 };
 
-use crate::{
-    sandbox::{Sandbox, ifindex},
-    sandboxed,
-};
+use crate::{sandbox::ifindex, sandboxed};
 
 const CONTAINERS: [&str; 2] = ["cont0", "cont1"];
 
@@ -68,14 +63,19 @@ fn path() -> impl Strategy<Value = BackendPath> {
 }
 
 fn backend() -> impl Strategy<Value = KernelBackend> {
-    (hash(), service(), 1..=u32::MAX, address(), any::<u16>(), path(), 0_u8..4).prop_map(
-        |(instance_hash, service, generation, ip, port, path, state)| KernelBackend {
-            instance_hash,
-            service,
-            generation,
-            address: SocketAddr::new(ip, port),
-            path,
-            state,
+    let rest = (0_u8..4, any::<bool>());
+    (hash(), service(), 1..=u32::MAX, address(), any::<u16>(), path(), rest).prop_map(
+        |(instance_hash, service, generation, ip, port, path, (state, records_replies))| {
+            let address = SocketAddr::new(ip, port);
+            KernelBackend {
+                instance_hash,
+                service,
+                generation,
+                address,
+                path,
+                state,
+                records_replies,
+            }
         },
     )
 }
@@ -123,10 +123,47 @@ fn action() -> impl Strategy<Value = Action> {
         ring().prop_map(|ring| Action::ClearRing { ring }),
         address().prop_map(|vip| Action::PutVip { vip }),
         address().prop_map(|vip| Action::DeleteVip { vip }),
-        (frontend(), service())
-            .prop_map(|(frontend, service)| Action::PutFrontend { frontend, service }),
+        (
+            frontend(),
+            service(),
+            any::<bool>(),
+            prop_oneof![Just(0), Just(FRONTEND_DROPS | affinity_flags(24))]
+        )
+            .prop_map(|(frontend, service, records_replies, flags)| Action::PutFrontend {
+                frontend,
+                service,
+                records_replies,
+                flags,
+            }),
         frontend().prop_map(|frontend| Action::DeleteFrontend { frontend }),
+        (number(), any::<bool>()).prop_map(|(number, records_replies)| {
+            Action::SetRecordsReplies { number, records_replies }
+        }),
+        reply_default().prop_map(|(port, default)| Action::PutReplyDefault { port, default }),
+        reply_default().prop_map(|(port, _)| Action::DeleteReplyDefault { port }),
+        prefix().prop_map(|prefix| Action::PutLocal { prefix }),
+        prefix().prop_map(|prefix| Action::DeleteLocal { prefix }),
     ]
+}
+
+fn reply_default() -> impl Strategy<Value = (ReplyPort, ReplyDefault)> {
+    let number = || prop::sample::select(vec![0, 1, u32::MAX]);
+    let value = (number(), number(), any::<bool>(), any::<u16>());
+    (number(), frontend(), address(), value).prop_map(
+        |(ifindex, vip, address, (backend, front_ifindex, is_ambiguous, vip_port))| {
+            // VIP and backend are of one family.
+            let address = if vip.vip.is_ipv4() == address.is_ipv4() { address } else { vip.vip };
+            let address = SocketAddr::new(address, vip.ports.first());
+            let vip_address = SocketAddr::new(vip.vip, vip_port);
+            let default = ReplyDefault { vip: vip_address, backend, front_ifindex, is_ambiguous };
+            (ReplyPort { ifindex, address, protocol: vip.protocol }, default)
+        },
+    )
+}
+
+fn prefix() -> impl Strategy<Value = IpPrefix> {
+    (1_u32..4, prop::sample::select(vec![0, 1, 8, 31, 32]))
+        .prop_map(|(last, length)| IpPrefix::of(Ipv4Addr::from(0x0a00_0000 + last).into(), length))
 }
 
 #[track_caller]
@@ -138,7 +175,7 @@ fn check_refused(datapath: &mut Datapath, action: &Action, expected: &str) {
     assert_eq!(datapath.read_state().unwrap(), before, "{refusal}");
 }
 
-fn a_backend(address: &str, generation: u32, state: u8) -> KernelBackend {
+pub(crate) fn a_backend(address: &str, generation: u32, state: u8) -> KernelBackend {
     KernelBackend {
         instance_hash: [5, 6],
         service: 0,
@@ -146,95 +183,9 @@ fn a_backend(address: &str, generation: u32, state: u8) -> KernelBackend {
         address: address.parse().unwrap(),
         path: BackendPath::Routed,
         state,
+        records_replies: true,
     }
 }
-
-/// A table of flows and one of replies, in one family.
-struct FlowTables<FK: aya::Pod, RK: aya::Pod, R: aya::Pod> {
-    flows: aya::maps::HashMap<aya::maps::MapData, FK, FlowRecord>,
-    replies: aya::maps::HashMap<aya::maps::MapData, RK, R>,
-}
-
-type FlowsV4 = FlowTables<FlowKeyV4, ReplyKeyV4, ReplyRecordV4>;
-type FlowsV6 = FlowTables<FlowKeyV6, ReplyKeyV6, ReplyRecordV6>;
-
-fn tables_v4(sandbox: &Sandbox) -> FlowsV4 {
-    FlowTables {
-        flows: sandbox.hash_map(map_names::FLOWS_V4),
-        replies: sandbox.hash_map(map_names::REPLIES_V4),
-    }
-}
-
-fn tables_v6(sandbox: &Sandbox) -> FlowsV6 {
-    FlowTables {
-        flows: sandbox.hash_map(map_names::FLOWS_V6),
-        replies: sandbox.hash_map(map_names::REPLIES_V6),
-    }
-}
-
-fn flow_v4(client_port: u16) -> FlowKeyV4 {
-    FlowKeyV4 {
-        client: Ipv4Addr::new(198, 51, 100, 1).into(),
-        vip: Ipv4Addr::new(192, 0, 2, 10).into(),
-        client_port: NetU16::new(client_port),
-        vip_port: NetU16::new(80),
-        protocol: PROTOCOL_TCP.into(),
-    }
-}
-
-fn reply_v4(client_port: u16, backend: u32) -> (ReplyKeyV4, ReplyRecordV4) {
-    let flow = flow_v4(client_port);
-    let key = ReplyKeyV4 {
-        client: flow.client,
-        client_port: flow.client_port,
-        backend: Ipv4Addr::new(10, 0, 0, 1).into(),
-        backend_port: NetU16::new(8080),
-        protocol: flow.protocol,
-        ..ReplyKeyV4::default()
-    };
-    let (vip, vip_port) = (flow.vip, flow.vip_port);
-    let record = ReplyRecordV4 {
-        vip,
-        vip_port,
-        backend,
-        generation: 7,
-        class: u16::try_from(CLASS_ESTABLISHED).unwrap(),
-        last_seen_tick: NOW,
-        ..ReplyRecordV4::default()
-    };
-    (key, record)
-}
-
-/// Serves the flows of [`flow_v4`] by a ring of such slots.
-fn serve(datapath: &mut Datapath, slot: Slot) {
-    let frontend = FrontendAddress {
-        vip: "192.0.2.10".parse().unwrap(),
-        protocol: Protocol::Tcp,
-        ports: Ports::one(80).unwrap(),
-    };
-    let start = if slot.state() == SLOT_MOVING { 0 } else { 2_000 };
-    let content = KernelRing { start, epoch: 1, slots: vec![slot; 1021] };
-    datapath.execute(&Action::PublishRing { ring: 0, content }).unwrap();
-    datapath.execute(&Action::PutFrontend { frontend, service: 0 }).unwrap();
-}
-
-fn record(backend: u32, generation: u32, last_seen_tick: u32, class: u32) -> FlowRecord {
-    FlowRecord { backend, generation, last_seen_tick, class }
-}
-
-/// Client ports of the flows and of the replies that are left.
-fn left_v4(tables: &FlowsV4) -> (Vec<u16>, Vec<u16>) {
-    let ports = |mut ports: Vec<u16>| {
-        ports.sort_unstable();
-        ports
-    };
-    (
-        ports(tables.flows.keys().map(|key| key.unwrap().client_port.get()).collect()),
-        ports(tables.replies.keys().map(|key| key.unwrap().client_port.get()).collect()),
-    )
-}
-
-const NOW: u32 = 1_000_000;
 
 sandboxed! {
     fn what_was_executed_is_what_is_read(sandbox) {
@@ -288,7 +239,10 @@ sandboxed! {
             protocol: Protocol::Tcp,
             ports: Ports::one(80).unwrap(),
         };
-        check(&Action::PutFrontend { frontend, service: 4_096 }, "service number 4096");
+        check(
+            &Action::PutFrontend { frontend, service: 4_096, records_replies: false, flags: 0 },
+            "service number 4096",
+        );
     }
 
     fn full_table_is_said_to_be_full(sandbox) {
@@ -313,6 +267,8 @@ sandboxed! {
                 weight: 100,
                 path: BackendPath::Routed,
                 state: BackendState::Healthy,
+                reported: None,
+                replies: lb_agent::model::ReplyFacts::default(),
                 started_at_ms: 0,
             };
             let frontend = |port| FrontendAddress {
@@ -325,7 +281,8 @@ sandboxed! {
                 name,
                 frontends: ports.map(frontend).collect(),
                 backends: vec![backend],
-                ring_size: None,
+                policy: std::sync::Arc::default(),
+                exclusive: std::collections::BTreeSet::default(),
             }
         };
         let mut planner = Planner::new(Settings { ring_slots: 65_536, ..Settings::default() });
@@ -334,7 +291,7 @@ sandboxed! {
         for (what, ports) in [("added", 1000..2000), ("half of them replaced", 1500..2500)] {
             let started = Instant::now();
             let service = service(ports);
-            let snapshot = Snapshot { services: [(service.name.clone(), service)].into() };
+            let snapshot = Snapshot { services: [(service.name.clone(), service)].into(), ..Snapshot::default() };
             let outcome = reconcile(&mut planner, &mut datapath, &mut mirror, &snapshot, &mut Sight::default);
             let took = started.elapsed();
             println!("1,000 ports {what}: {} actions in {took:?}", outcome.done);
@@ -371,188 +328,6 @@ sandboxed! {
         let late = Action::SetBackendState { number: 9, state: TAKES_OLD };
         datapath.execute(&late).unwrap();
         assert_eq!(array.get(&9, 0).unwrap().state, 0);
-    }
-
-    fn dead_flows_and_their_replies_are_swept(sandbox) {
-        let mut datapath = sandbox.open(TcMode::Auto);
-        let all = TAKES_NEW | TAKES_OLD;
-        for (number, generation, state) in [(1, 7, all), (2, 7, TAKES_OLD), (3, 7, 0), (4, 8, all)] {
-            let backend = a_backend("10.0.0.1:8080", generation, state);
-            datapath.execute(&Action::WriteBackend { number, backend }).unwrap();
-        }
-        serve(&mut datapath, Slot::new(1, 2, SLOT_MOVING, NOW - 10));
-        let old = NOW - ticks_from_seconds(ESTABLISHED_SECONDS) - 1;
-        let older_than_a_syn = NOW - ticks_from_seconds(HALF_OPEN_SECONDS) - 1;
-        // Client port, record, whether it stays.
-        let cases = [
-            (1, record(1, 7, NOW, CLASS_ESTABLISHED), true),
-            (2, record(1, 7, older_than_a_syn, CLASS_ESTABLISHED), true),
-            (3, record(1, 7, older_than_a_syn, CLASS_HALF_OPEN), false),
-            (4, record(1, 7, old, CLASS_ESTABLISHED), false),
-            (5, record(2, 7, NOW, CLASS_ESTABLISHED), true),
-            (6, record(3, 7, NOW, CLASS_ESTABLISHED), false),
-            (7, record(4, 7, NOW, CLASS_ESTABLISHED), false),
-            (8, record(70_000, 7, NOW, CLASS_ESTABLISHED), false),
-        ];
-        let mut tables = tables_v4(sandbox);
-        for (port, record, _) in cases {
-            tables.flows.insert(flow_v4(port), record, 0).unwrap();
-            let (key, reply) = reply_v4(port, record.backend);
-            tables.replies.insert(key, reply, 0).unwrap();
-        }
-        // Replies have a time of their own, and end when their backend's number is another's.
-        let (key, reply) = reply_v4(5, 1);
-        for (ifindex, last_seen_tick, generation) in [(5, old, 7), (6, old + 2, 7), (7, NOW, 6)] {
-            let key = ReplyKeyV4 { ifindex, client_port: NetU16::new(100), ..key };
-            let reply = ReplyRecordV4 { last_seen_tick, generation, ..reply };
-            tables.replies.insert(key, reply, 0).unwrap();
-        }
-
-        let report = datapath.sweep(NOW).unwrap();
-        let stay: Vec<u16> = cases.iter().filter(|case| case.2).map(|case| case.0).collect();
-        assert_eq!(left_v4(&tables), (stay, vec![1, 2, 3, 4, 5, 6, 100]));
-        assert_eq!((report.flows_seen, report.flows_deleted), (8, 5));
-        assert_eq!((report.replies_seen, report.replies_deleted), (11, 4));
-        let counters = datapath.counters(&[]).unwrap();
-        assert_eq!((counters.records.flows_v4, counters.records.replies_v4), (3, 7));
-        assert_eq!(counters.records.limit, 4_096);
-
-        let report = datapath.sweep(NOW).unwrap();
-        assert_eq!((report.flows_deleted, report.replies_deleted), (0, 0));
-
-        // Nobody is led by records of a frontend that is no more.
-        let vip = "192.0.2.10".parse().unwrap();
-        let frontend = FrontendAddress { vip, protocol: Protocol::Tcp, ports: Ports::one(80).unwrap() };
-        datapath.execute(&Action::DeleteFrontend { frontend }).unwrap();
-        assert_eq!(datapath.sweep(NOW).unwrap().flows_deleted, 3);
-    }
-
-    fn scan_finds_the_slots_that_need_their_records(sandbox) {
-        let mut datapath = sandbox.open(TcMode::Auto);
-        for number in [1, 2] {
-            let backend = a_backend("10.0.0.1:8080", 7, TAKES_NEW | TAKES_OLD);
-            datapath.execute(&Action::WriteBackend { number, backend }).unwrap();
-        }
-        let mut tables = tables_v4(sandbox);
-        let mut half_flows = sandbox.lru_hash_map(map_names::HALF_FLOWS_V4);
-        let others = |scan: &Scan| (0..1021).filter(|it| scan.finding(0, *it).has_other).count();
-        let insert = |tables: &mut FlowsV4| {
-            for (port, backend) in [(1, 1), (2, 2), (3, 1)] {
-                let record = record(backend, 7, NOW, CLASS_ESTABLISHED);
-                tables.flows.insert(flow_v4(port), record, 0).unwrap();
-            }
-        };
-        insert(&mut tables);
-        half_flows.insert(flow_v4(4), record(2, 7, NOW, CLASS_HALF_OPEN), 0).unwrap();
-        half_flows.insert(flow_v4(5), record(1, 7, NOW, CLASS_HALF_OPEN), 0).unwrap();
-
-        // Moving: all are needed, and the slots are not asked for.
-        serve(&mut datapath, Slot::new(1, 2, SLOT_MOVING, NOW - 10));
-        let report = datapath.sweep(NOW).unwrap();
-        assert_eq!((report.flows_seen, report.flows_deleted), (5, 0));
-        assert_eq!(others(&report.scan.unwrap()), 0);
-
-        // Settled just now: somebody may still see it moving.
-        serve(&mut datapath, Slot::new(1, 0, SLOT_SETTLED, NOW - 2));
-        let report = datapath.sweep(NOW).unwrap();
-        assert_eq!(report.flows_deleted, 0);
-
-        // Settled: those of the owner say what the slot says, the others hold it.
-        let report = datapath.sweep(NOW + 1).unwrap();
-        assert_eq!((report.flows_seen, report.flows_deleted), (5, 3));
-        let scan = report.scan.unwrap();
-        assert_eq!(others(&scan), 2);
-        assert_eq!(scan.finding(0, 0).begun_tick, NOW + 1);
-        assert_eq!(left_v4(&tables).0, [2]);
-
-        // The last flow of another is over.
-        datapath.execute(&Action::SetBackendState { number: 2, state: 0 }).unwrap();
-        let report = datapath.sweep(NOW + 1).unwrap();
-        assert_eq!((report.flows_deleted, others(&report.scan.unwrap())), (2, 0));
-
-        // Plain: what a late CPU wrote goes.
-        serve(&mut datapath, Slot::plain(1));
-        insert(&mut tables);
-        assert_eq!(datapath.sweep(NOW + 1).unwrap().flows_deleted, 3);
-    }
-
-    fn scan_of_many_records_takes_several_calls(sandbox) {
-        let options = Options { records: 40_000, ..sandbox.options(TcMode::Auto) };
-        let mut datapath = Datapath::open(&options).unwrap();
-        let backend = a_backend("10.0.0.1:8080", 7, TAKES_NEW | TAKES_OLD);
-        datapath.execute(&Action::WriteBackend { number: 1, backend }).unwrap();
-        serve(&mut datapath, Slot::new(2, 0, SLOT_SETTLED, NOW - 10));
-        let mut tables = tables_v4(sandbox);
-        for port in 0..40_000 {
-            let record = record(1, 7, NOW, CLASS_ESTABLISHED);
-            tables.flows.insert(flow_v4(port), record, 0).unwrap();
-        }
-        for round in 0..2 {
-            let scans: Vec<Option<Scan>> =
-                (0..3).map(|call| datapath.sweep(NOW + round * 3 + call).unwrap().scan).collect();
-            let [None, None, Some(scan)] = &scans[..] else { panic!("{scans:?}") };
-            assert_eq!(scan.finding(0, 0).begun_tick, NOW + round * 3);
-            assert!((0..1021).all(|slot| scan.finding(0, slot).has_other));
-        }
-    }
-
-    fn flows_of_the_other_family_are_swept_by_their_own_backends(sandbox) {
-        let mut datapath = sandbox.open(TcMode::Auto);
-        let backend = a_backend("[fd00::1]:8080", 7, TAKES_OLD);
-        datapath.execute(&Action::WriteBackend { number: 1, backend }).unwrap();
-        let mut tables = tables_v6(sandbox);
-        let flow = |port| FlowKeyV6 {
-            client: "2001:db8::1".parse::<Ipv6Addr>().unwrap().into(),
-            vip: "2001:db8::2".parse::<Ipv6Addr>().unwrap().into(),
-            client_port: NetU16::new(port),
-            vip_port: NetU16::new(80),
-            protocol: PROTOCOL_TCP.into(),
-        };
-        for (port, generation) in [(1, 7), (2, 6)] {
-            let key = flow(port);
-            let record = record(1, generation, NOW, CLASS_ESTABLISHED);
-            tables.flows.insert(key, record, 0).unwrap();
-            let reply = ReplyKeyV6 {
-                client: key.client,
-                client_port: key.client_port,
-                protocol: key.protocol,
-                ..ReplyKeyV6::default()
-            };
-            let (vip, vip_port) = (key.vip, key.vip_port);
-            let value = ReplyRecordV6 {
-                vip,
-                vip_port,
-                backend: 1,
-                generation,
-                last_seen_tick: NOW,
-                ..ReplyRecordV6::default()
-            };
-            tables.replies.insert(reply, value, 0).unwrap();
-        }
-        let report = datapath.sweep(NOW).unwrap();
-        assert_eq!((report.flows_deleted, report.replies_deleted), (1, 1));
-        assert!(tables.flows.get(&flow(1), 0).is_ok());
-        assert_eq!(tables.replies.keys().count(), 1);
-    }
-
-    fn full_table_is_swept_entirely(sandbox) {
-        let mut datapath = sandbox.open(TcMode::Auto);
-        let backend = a_backend("10.0.0.1:8080", 7, TAKES_OLD);
-        datapath.execute(&Action::WriteBackend { number: 1, backend }).unwrap();
-        serve(&mut datapath, Slot::new(1, 0, SLOT_MOVING, NOW - 10));
-        let mut tables = tables_v4(sandbox);
-        for port in 0..4_096 {
-            let generation = if port % 4 == 0 { 7 } else { 6 };
-            let record = record(1, generation, NOW, CLASS_ESTABLISHED);
-            tables.flows.insert(flow_v4(port), record, 0).unwrap();
-            let (key, reply) = reply_v4(port, 1);
-            tables.replies.insert(key, ReplyRecordV4 { generation, ..reply }, 0).unwrap();
-        }
-        let report = datapath.sweep(NOW).unwrap();
-        assert_eq!((report.flows_seen, report.flows_deleted), (4_096, 3_072));
-        assert_eq!((report.replies_seen, report.replies_deleted), (4_096, 3_072));
-        let stay: Vec<u16> = (0..4_096).filter(|port| port % 4 == 0).collect();
-        assert_eq!(left_v4(&tables), (stay.clone(), stay));
     }
 
     fn counters_are_summed_and_begin_anew_with_each_backend(sandbox) {

@@ -57,6 +57,9 @@ pub struct Choice<A> {
 }
 
 impl<A: Address> Choice<A> {
+    /// Nothing chosen.
+    pub(super) const NONE: Self = dropped(DropReason::None);
+
     /// The flow's record from now on.
     #[inline(always)]
     #[must_use]

@@ -2,7 +2,7 @@
 
 use super::{
     Choice, Context, Decision, EditKind, ErrorTranslation, Family, Packet, PacketKind, Side,
-    Tables, Translation, Tuple,
+    Tables, Translation, Tuple, afresh,
     answer::AnswerKind,
     choose,
     choose::packet_kind,
@@ -300,7 +300,9 @@ fn forward<A: Family, T: Tables<A>>(
         protocol: headers.protocol,
     };
     let kind = packet_kind(headers);
-    let choice = choice(tables, context, frontend, &flow, kind, decision);
+    decision.choice = choice(tables, context, frontend, &flow, kind, decision);
+    let decision = afresh(decision);
+    let choice = decision.choice;
     let (number, backend) = (choice.number, choice.backend);
     if number == BACKEND_NONE {
         reject(headers, frontend.flags, choice.reason, BACKEND_NONE, decision);
@@ -322,7 +324,7 @@ fn forward<A: Family, T: Tables<A>>(
         l4_offset: headers.l4_offset,
     });
     if backend.records_replies() || frontend.flags & FRONTEND_RECORDS_REPLIES != 0 {
-        let reason = replies::remember(tables, context, kind, &flow, ifindex, &choice, decision);
+        let reason = replies::remember(tables, context, headers, &flow, ifindex, &choice, decision);
         if reason as u32 != DropReason::None as u32 {
             reject(headers, frontend.flags, reason, number, decision);
             return;

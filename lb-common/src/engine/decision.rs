@@ -1,6 +1,6 @@
 //! The value that the engine returns for a packet.
 
-use super::{ErrorTranslation, Family, Side, Translation, answer::AnswerKind};
+use super::{Choice, ErrorTranslation, Family, Side, Translation, answer::AnswerKind};
 use crate::abi::{BACKEND_NONE, DropReason, FlowRecord, NetU16, Verdict};
 
 /// What happens to a packet. A value: looking at it changes nothing.
@@ -27,6 +27,8 @@ pub struct Decision<A: Family> {
     pub answer: AnswerKind,
     /// Of an answer that the packet is too big: the MTU. Written when that turns out.
     pub mtu: u32,
+    /// Which backend the flow of a client has, where there was one to choose.
+    pub choice: Choice<A>,
     /// What is changed in it.
     pub translation: Translation<A>,
     /// What is changed in an ICMP error.
@@ -87,6 +89,18 @@ pub enum ReplyChange {
     Forget,
 }
 
+/// Which table has the record of a flow's replies.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReplyTable {
+    /// None.
+    None,
+    /// That of the established ones.
+    Established,
+    /// That of the half-open ones.
+    HalfOpen,
+}
+
 /// A change of records and what it is about. What a change does not need means nothing.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,8 +115,8 @@ pub struct Record<A: Family> {
     pub is_refused: u32,
     /// Not 0: other fragments of the packet follow.
     pub has_fragments: u32,
-    /// Written as 0.
-    pub reserved: u32,
+    /// [`ReplyTable`] of the record that its replies had before.
+    pub reply_table: ReplyTable,
     /// The flow as the client sends it.
     pub flow: A::FlowKey,
     /// The flow's record from now on.
@@ -127,7 +141,7 @@ impl<A: Family> Record<A> {
             ring: 0,
             is_refused: 0,
             has_fragments: 0,
-            reserved: 0,
+            reply_table: ReplyTable::None,
             flow: A::FlowKey::default(),
             flow_record: FlowRecord::default(),
             reply: A::ReplyKey::default(),
@@ -161,6 +175,7 @@ impl<A: Family> Decision<A> {
             edit: EditKind::None,
             answer: AnswerKind::EchoReply,
             mtu: 0,
+            choice: Choice::NONE,
             translation,
             error: ErrorTranslation::NONE,
             record: Record::keep(),

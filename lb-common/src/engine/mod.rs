@@ -32,7 +32,7 @@ pub use decide::{
     front, front_other, front_transport, may_concern_front, reply, reply_other, reply_transport,
     slot_hash,
 };
-pub use decision::{Decision, EditKind, FlowChange, Record, ReplyChange};
+pub use decision::{Decision, EditKind, FlowChange, Record, ReplyChange, ReplyTable};
 pub use edit::{EditError, Side};
 pub use family::{Backend, Family, FragmentWay, Tuple, Way};
 pub use record::{commit, is_fresh, is_live};
@@ -144,4 +144,12 @@ pub struct Context {
     pub hash_seed: u64,
     /// Flags from `META`.
     pub meta_flags: u32,
+}
+
+/// The same place, of whose contents nothing is known. The kernel's verifier follows a packet on every
+/// way through the program, and ways that know different values never meet again; where they are to
+/// meet, what follows reads those values afresh, from memory whose contents it does not follow.
+#[inline(always)]
+fn afresh<T>(place: T) -> T {
+    core::hint::black_box(place)
 }

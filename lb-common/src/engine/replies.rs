@@ -7,7 +7,9 @@
 
 use super::{
     Choice, Context, Decision, EditKind, ErrorTranslation, Family, FlowChange, Packet, PacketKind,
-    ReplyChange, Side, Tables, Translation, Tuple, Way, fragments,
+    ReplyChange, ReplyTable, Side, Tables, Translation, Tuple, Way, afresh,
+    choose::packet_kind,
+    fragments,
     record::{closed_by, is_fresh},
     wire::{Fragment, Headers, PROTOCOL_UDP},
 };
@@ -44,7 +46,7 @@ fn known<A: Family, T: Tables<A>>(tables: &T, key: &A::ReplyKey) -> Known<A> {
 pub(super) fn remember<A: Family, T: Tables<A>>(
     tables: &T,
     context: &Context,
-    kind: PacketKind,
+    headers: &Headers<A>,
     flow: &Tuple<A>,
     ifindex: u32,
     choice: &Choice<A>,
@@ -54,9 +56,19 @@ pub(super) fn remember<A: Family, T: Tables<A>>(
     let answer = Tuple { server: translation.address, server_port: translation.port, ..*flow };
     decision.record.reply = A::reply_key(&answer, ifindex);
     let Known { way, is_present, is_half } = known(tables, &decision.record.reply);
+    let is_alive = is_present != 0
+        && is_fresh(way.class.into(), way.last_seen_tick, &tables.limits(), context.now_tick);
+    decision.record.reply_record = A::reply_record(&way);
+    decision.record.reply_table = match (is_alive, is_half) {
+        (false, _) => ReplyTable::None,
+        (true, 0) => ReplyTable::Established,
+        (true, _) => ReplyTable::HalfOpen,
+    };
+
+    let record = &mut afresh(decision).record;
+    let way = A::way(&record.reply_record);
     let before = u32::from(way.class);
-    let is_alive =
-        is_present != 0 && is_fresh(before, way.last_seen_tick, &tables.limits(), context.now_tick);
+    let is_alive = record.reply_table as u32 != ReplyTable::None as u32;
     let is_same_vip = way.vip.is_same(flow.server) && way.vip_port == flow.server_port;
     // Another flow of this client port has the same backend port, by another VIP or VIP port: their
     // replies could not be told apart.
@@ -67,33 +79,38 @@ pub(super) fn remember<A: Family, T: Tables<A>>(
         && is_same_vip
         && way.backend == choice.number
         && way.generation == choice.backend.generation;
+    let kind = packet_kind(afresh(headers));
     let is_new = !is_known || (is_closing(before) && kind as u32 == PacketKind::Syn as u32);
-    let class = class_after_client(before, is_new, kind);
-    let is_stale = class != before || way.last_seen_tick != context.now_tick;
-    decision.record.reply_change = if is_new {
-        ReplyChange::PutHalf
-    } else if !is_stale {
-        ReplyChange::Keep
-    } else if is_half == 0 {
-        ReplyChange::Touch
-    } else if class == CLASS_ESTABLISHED
-        || class == CLASS_CLOSING_BY_CLIENT
-        || class == CLASS_DATAGRAM
-    {
-        ReplyChange::Put
-    } else {
-        ReplyChange::TouchHalf
-    };
-    decision.record.reply_record = A::reply_record(&Way {
+    record.reply_change = if is_new { ReplyChange::PutHalf } else { ReplyChange::Keep };
+    record.reply_record = A::reply_record(&Way {
         vip: flow.server,
         vip_port: flow.server_port,
-        class: class as u16,
+        class: class_after_client(before, is_new, kind) as u16,
         backend: choice.number,
         generation: choice.backend.generation,
         ifindex: context.reply_ifindex,
         last_seen_tick: context.now_tick,
     });
+
+    let record = &mut afresh(record);
+    let class = A::way(&record.reply_record).class;
+    let is_stale = class != way.class || way.last_seen_tick != context.now_tick;
+    if record.reply_change as u32 == ReplyChange::Keep as u32 && is_stale {
+        record.reply_change = touched(u32::from(class), record.reply_table);
+    }
     DropReason::None
+}
+
+/// What happens to a record that gets another time or class.
+#[inline(always)]
+const fn touched(class: u32, table: ReplyTable) -> ReplyChange {
+    match table {
+        ReplyTable::HalfOpen => match class {
+            CLASS_ESTABLISHED | CLASS_CLOSING_BY_CLIENT | CLASS_DATAGRAM => ReplyChange::Put,
+            _ => ReplyChange::TouchHalf,
+        },
+        _ => ReplyChange::Touch,
+    }
 }
 
 /// Class of a record of replies after a packet of the client.

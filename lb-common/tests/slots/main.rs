@@ -32,7 +32,7 @@ fn every_live_flow_is_recorded_or_its_slots_defaults() {
     let mut total = Tally::default();
     for seed in seeds.clone() {
         for setup in [Setup::new(seed), Setup::datagrams(seed)] {
-            match run(&setup) {
+            match run(&setup, &mut ()) {
                 Ok(tally) => total += tally,
                 Err((violation, _)) => {
                     panic!("seed {seed}: {violation:?}\n{}", shrink::shrunk(setup, &violation))
@@ -71,10 +71,10 @@ fn first_violation(rule: Rule) -> Option<(Setup, Violation)> {
         .chain((0..DATAGRAM_SEEDS_PER_RULE).map(Setup::datagrams));
     for setup in setups {
         set_broken(Some(rule));
-        let result = run(&setup);
+        let result = run(&setup, &mut ());
         set_broken(None);
         if let Err((violation, _)) = result
-            && run(&setup).is_ok()
+            && run(&setup, &mut ()).is_ok()
         {
             return Some((setup, violation));
         }

@@ -10,7 +10,7 @@ const TIME_MAX: Duration = Duration::from_secs(20);
 pub(crate) fn shrunk(mut setup: Setup, violation: &Violation) -> String {
     setup.changes.retain(|(at, _)| *at <= violation.at);
     let still_fails =
-        |setup: &Setup| run(setup).is_err_and(|(found, _)| found.what == violation.what);
+        |setup: &Setup| run(setup, &mut ()).is_err_and(|(found, _)| found.what == violation.what);
     if let Some(client) = violation.client {
         let alone = Setup { clients: vec![client], ..setup.clone() };
         if still_fails(&alone) {
@@ -35,9 +35,9 @@ pub(crate) fn shrunk(mut setup: Setup, violation: &Violation) -> String {
         }
         chunk = chunk.div_ceil(2);
     }
-    let Err((violation, _)) = run(&setup) else { return String::new() };
+    let Err((violation, _)) = run(&setup, &mut ()) else { return String::new() };
     setup.traced = violation.client.or(setup.clients.first().copied());
-    let Err((violation, trace)) = run(&setup) else { return String::new() };
+    let Err((violation, trace)) = run(&setup, &mut ()) else { return String::new() };
     let from = trace.len().saturating_sub(40);
     format!(
         "{violation:?} with {} changes, {} clients, {:?}, room for {}:\n{}",

@@ -6,14 +6,14 @@ use aya_ebpf::{
 };
 use lb_common::{
     abi::{NetAddr6, NetU32},
-    engine::{
-        answer::{self, AnswerKind},
-        rate::Rate,
-    },
+    engine::{answer, rate::Rate},
 };
 
 use super::{DROP, packet::TcPacket};
-use crate::{maps::ANSWER_BUCKET, tables::FamilyMaps};
+use crate::{
+    maps::{ANSWER_BUCKET, Scratch},
+    tables::FamilyMaps,
+};
 
 /// Answers per CPU: enough for every client that a service has lost, and no weapon.
 const RATE: Rate = Rate::per_second(10_000, 1_000);
@@ -21,22 +21,23 @@ const RATE: Rate = Rate::per_second(10_000, 1_000);
 /// Makes the packet its own answer and sends it back the way it came, or says to drop it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn lb_tc_answer_v4(skb: *mut __sk_buff, kind: u32, mtu: u32) -> i32 {
-    answer_of::<NetU32>(skb, kind, mtu)
+pub extern "C" fn lb_tc_answer_v4(skb: *mut __sk_buff) -> i32 {
+    answer_of::<NetU32>(skb)
 }
 
 /// [`lb_tc_answer_v4`] for IPv6.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn lb_tc_answer_v6(skb: *mut __sk_buff, kind: u32, mtu: u32) -> i32 {
-    answer_of::<NetAddr6>(skb, kind, mtu)
+pub extern "C" fn lb_tc_answer_v6(skb: *mut __sk_buff) -> i32 {
+    answer_of::<NetAddr6>(skb)
 }
 
 #[inline(always)]
-fn answer_of<A: FamilyMaps>(skb: *mut __sk_buff, kind: u32, mtu: u32) -> i32 {
+fn answer_of<A: FamilyMaps>(skb: *mut __sk_buff) -> i32 {
     let mut packet = TcPacket::new(skb);
     let Some(scratch) = A::scratch() else { return DROP };
-    let Some(answer) = answer::answer(&packet, &scratch.headers, kind_of(kind), mtu) else {
+    let Scratch { headers, decision, .. } = scratch;
+    let Some(answer) = answer::answer(&packet, headers, decision.answer, decision.mtu) else {
         return DROP;
     };
     if !take_token() || answer::write(&mut packet, &answer).is_err() {
@@ -44,19 +45,6 @@ fn answer_of<A: FamilyMaps>(skb: *mut __sk_buff, kind: u32, mtu: u32) -> i32 {
     }
     // SAFETY: the helper only notes where the packet goes once the program has returned.
     unsafe { bpf_redirect(packet.ingress_ifindex(), 0) as i32 }
-}
-
-/// From a number: calls between functions carry no more than words.
-#[inline(always)]
-const fn kind_of(kind: u32) -> AnswerKind {
-    match kind {
-        0 => AnswerKind::EchoReply,
-        1 => AnswerKind::Reset,
-        2 => AnswerKind::PortUnreachable,
-        3 => AnswerKind::HostUnreachable,
-        4 => AnswerKind::TooBig,
-        _ => AnswerKind::TimeExceeded,
-    }
 }
 
 #[inline(always)]

@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::{bpf_redirect_neigh, bpf_redirect_peer};
 use lb_common::{
-    abi::{DropReason, Hook, Verdict},
+    abi::{DropReason, Verdict},
     engine::{
         Context, Decision, EditError, EditKind, Packet as _,
         answer::AnswerKind,
@@ -14,7 +14,7 @@ use lb_common::{
 
 use super::{ANSWER, DROP, packet::TcPacket};
 use crate::{
-    count,
+    count::{self, HookNumber},
     fib::{self, FibAddress},
     maps::Scratch,
     tables::{FamilyMaps, Maps},
@@ -23,14 +23,14 @@ use crate::{
 /// Every link carries packets of this size (RFC 791), so nobody has to be asked.
 const BYTES_ALWAYS_CARRIED: u32 = 576;
 
-/// Carries out a decision to forward.
+/// Carries out a decision to forward. Without `ERRORS`, it is not on an ICMP error.
 #[inline(always)]
-pub fn forward<A: FamilyMaps + FibAddress>(
+pub fn forward<A: FamilyMaps + FibAddress, const ERRORS: bool>(
     packet: &mut TcPacket,
-    hook: Hook,
+    hook: HookNumber,
     scratch: &mut Scratch<A>,
 ) -> i32 {
-    match try_forward(packet, hook, scratch) {
+    match try_forward::<A, ERRORS>(packet, hook, scratch) {
         Ok(action) => action,
         Err(reason) => {
             count::drop(hook, reason);
@@ -41,9 +41,9 @@ pub fn forward<A: FamilyMaps + FibAddress>(
 
 /// Whatever can fail without a trace comes before the first change.
 #[inline(always)]
-fn try_forward<A: FamilyMaps + FibAddress>(
+fn try_forward<A: FamilyMaps + FibAddress, const ERRORS: bool>(
     packet: &mut TcPacket,
-    hook: Hook,
+    hook: HookNumber,
     scratch: &mut Scratch<A>,
 ) -> Result<i32, DropReason> {
     let Scratch { context, tags, headers, decision } = scratch;
@@ -61,7 +61,7 @@ fn try_forward<A: FamilyMaps + FibAddress>(
     commit(&Maps, decision)?;
     let length_bytes = packet.length_bytes() as u32;
     let edited = match decision.edit {
-        EditKind::Error => translate_error(packet, &decision.error),
+        EditKind::Error if ERRORS => translate_error(packet, &decision.error),
         _ => translate(packet, &decision.translation),
     };
     edited.map_err(|EditError| DropReason::EditFailed)?;
@@ -96,5 +96,5 @@ fn egress<A: FamilyMaps + FibAddress>(
         Verdict::Reply if decision.ifindex == 0 => (address, headers.destination),
         _ => return Ok(decision.ifindex),
     };
-    Ok(fib::next_hop(packet.skb(), context, headers, source, destination)?.ifindex)
+    Ok(fib::next_hop(packet.skb(), context, headers, source, destination, 0)?.ifindex)
 }

@@ -32,13 +32,16 @@ pub trait Stages: FamilyMaps + FibAddress {
     /// Carries out a decision to forward; the result is an action of TC, or [`super::ANSWER`].
     fn forward(skb: *mut __sk_buff, hook: u32) -> i32;
     /// Answers the packet; the result is an action of TC.
-    fn answer(skb: *mut __sk_buff, kind: u32, mtu: u32) -> i32;
+    fn answer(skb: *mut __sk_buff) -> i32;
 }
 
 impl Stages for NetU32 {
     #[inline(always)]
     fn with_ports(skb: *mut __sk_buff, l3_offset: u32, hook: u32) -> i32 {
-        lb_tc_v4(skb, l3_offset, hook)
+        match hook_of(hook) {
+            Hook::TcReply => lb_tc_reply_v4(skb, l3_offset),
+            _ => lb_tc_front_v4(skb, l3_offset),
+        }
     }
 
     #[inline(always)]
@@ -57,8 +60,8 @@ impl Stages for NetU32 {
     }
 
     #[inline(always)]
-    fn answer(skb: *mut __sk_buff, kind: u32, mtu: u32) -> i32 {
-        lb_tc_answer_v4(skb, kind, mtu)
+    fn answer(skb: *mut __sk_buff) -> i32 {
+        lb_tc_answer_v4(skb)
     }
 }
 
@@ -73,7 +76,8 @@ impl Stages for NetAddr6 {
             Hook::TcReply => lb_tc_reply_v6(),
             _ => lb_tc_front_v6(),
         };
-        let action = settle::<Self>(skb, hook);
+        let Some(scratch) = Self::scratch() else { return PASS };
+        let action = settle(skb, hook, scratch);
         if action == FORWARD { Self::forward(skb, hook as u32) } else { action }
     }
 
@@ -93,8 +97,8 @@ impl Stages for NetAddr6 {
     }
 
     #[inline(always)]
-    fn answer(skb: *mut __sk_buff, kind: u32, mtu: u32) -> i32 {
-        lb_tc_answer_v6(skb, kind, mtu)
+    fn answer(skb: *mut __sk_buff) -> i32 {
+        lb_tc_answer_v6(skb)
     }
 }
 
@@ -112,10 +116,15 @@ macro_rules! stages {
 }
 
 stages! {
-    /// [`Stages::with_ports`] of IPv4.
-    lb_tc_v4(skb, l3_offset, hook) => with_ports_v4(skb, l3_offset, hook_of(hook));
+    /// [`Stages::with_ports`] of IPv4 on a front interface.
+    lb_tc_front_v4(skb, l3_offset) => with_ports_v4(skb, l3_offset, Hook::TcFront);
+    /// [`Stages::with_ports`] of IPv4 from a container.
+    lb_tc_reply_v4(skb, l3_offset) => with_ports_v4(skb, l3_offset, Hook::TcReply);
     /// Parses IPv6; not 0: the packet has no ports.
-    lb_tc_parse_v6(skb, l3_offset) => parse_headers::<NetAddr6>(skb, l3_offset);
+    lb_tc_parse_v6(skb, l3_offset) => match NetAddr6::scratch() {
+        Some(scratch) => parse_headers(skb, l3_offset, scratch),
+        None => PASS,
+    };
     /// [`Stages::front_other`] of IPv4.
     lb_tc_front_other_v4(skb) => decide_front_other::<NetU32>(skb);
     /// [`Stages::front_other`] of IPv6.
@@ -125,9 +134,9 @@ stages! {
     /// [`Stages::reply_other`] of IPv6.
     lb_tc_reply_other_v6(skb) => decide_reply_other::<NetAddr6>(skb);
     /// [`Stages::forward`] of IPv4.
-    lb_tc_forward_v4(skb, hook) => carry_out::<NetU32>(skb, hook);
+    lb_tc_forward_v4(skb, hook) => carry_out::<NetU32, true>(skb, hook);
     /// [`Stages::forward`] of IPv6.
-    lb_tc_forward_v6(skb, hook) => carry_out::<NetAddr6>(skb, hook);
+    lb_tc_forward_v6(skb, hook) => carry_out::<NetAddr6, true>(skb, hook);
 }
 
 // An argument that is not used would be left out of the call, and missed by the verifier.
@@ -136,47 +145,56 @@ stages! {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_tc_front_v6() -> i32 {
-    decide_front::<NetAddr6>()
+    NetAddr6::scratch().map_or(0, decide_front)
 }
 
 /// Decides on IPv6 with ports that a container sends.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lb_tc_reply_v6() -> i32 {
-    decide_reply::<NetAddr6>()
+    NetAddr6::scratch().map_or(0, decide_reply)
 }
 
 #[inline(always)]
 fn with_ports_v4(skb: *mut __sk_buff, l3_offset: u32, hook: Hook) -> i32 {
-    if parse_headers::<NetU32>(skb, l3_offset) != 0 {
+    let Some(scratch) = NetU32::scratch() else { return PASS };
+    if parse_headers(skb, l3_offset, scratch) != 0 {
         return OTHER;
     }
     match hook {
-        Hook::TcReply => decide_reply::<NetU32>(),
-        _ => decide_front::<NetU32>(),
+        Hook::TcReply => decide_reply(scratch),
+        _ => decide_front(scratch),
     };
-    let action = settle::<NetU32>(skb, hook);
-    if action == FORWARD { carry_out::<NetU32>(skb, hook as u32) } else { action }
+    let action = settle(skb, hook, scratch);
+    if action == FORWARD {
+        forward::<NetU32, false>(&mut TcPacket::new(skb), hook as u32, scratch)
+    } else {
+        action
+    }
 }
 
 #[inline(always)]
-fn parse_headers<A: FamilyMaps>(skb: *mut __sk_buff, l3_offset: u32) -> i32 {
-    let Some(scratch) = A::scratch() else { return PASS };
+fn parse_headers<A: FamilyMaps>(
+    skb: *mut __sk_buff,
+    l3_offset: u32,
+    scratch: &mut Scratch<A>,
+) -> i32 {
     // Ethernet and two tags at most: the bound is for the verifier.
-    scratch.headers = A::parse(&TcPacket::new(skb), (l3_offset & 31) as usize);
+    let l3_offset = (l3_offset & 31) as usize;
+    A::parse_into(&TcPacket::new(skb), l3_offset, &mut scratch.headers);
     i32::from(!scratch.headers.is_transport())
 }
 
 #[inline(always)]
-fn decide_front<A: FamilyMaps>() -> i32 {
-    let Some(Scratch { context, headers, decision, .. }) = A::scratch() else { return 0 };
+fn decide_front<A: FamilyMaps>(scratch: &mut Scratch<A>) -> i32 {
+    let Scratch { context, headers, decision, .. } = scratch;
     front_transport(headers, &Maps, context, decision);
     0
 }
 
 #[inline(always)]
-fn decide_reply<A: FamilyMaps>() -> i32 {
-    let Some(Scratch { context, headers, decision, .. }) = A::scratch() else { return 0 };
+fn decide_reply<A: FamilyMaps>(scratch: &mut Scratch<A>) -> i32 {
+    let Scratch { context, headers, decision, .. } = scratch;
     reply_transport(headers, &Maps, context, decision);
     0
 }
@@ -196,9 +214,12 @@ fn decide_reply_other<A: FamilyMaps>(skb: *mut __sk_buff) -> i32 {
 }
 
 #[inline(always)]
-fn carry_out<A: FamilyMaps + FibAddress>(skb: *mut __sk_buff, hook: u32) -> i32 {
+fn carry_out<A: FamilyMaps + FibAddress, const ERRORS: bool>(
+    skb: *mut __sk_buff,
+    hook: u32,
+) -> i32 {
     let Some(scratch) = A::scratch() else { return DROP };
-    forward(&mut TcPacket::new(skb), hook_of(hook), scratch)
+    forward::<A, ERRORS>(&mut TcPacket::new(skb), hook, scratch)
 }
 
 /// From a number: calls between functions carry no more than words.

@@ -1,9 +1,6 @@
-//! Frontends of the packet cases, and how they get into the kernel's tables.
+//! How frontends get into the kernel's tables.
 
-use std::{
-    net::{Ipv4Addr, SocketAddrV4},
-    sync::atomic::Ordering,
-};
+use std::{collections::HashSet, net::Ipv4Addr, sync::atomic::Ordering};
 
 use anyhow::Context as _;
 use aya::{
@@ -12,48 +9,21 @@ use aya::{
 };
 use lb_common::{
     abi::{
-        FAMILY_V4, FRONTEND_BUCKETS, FrontendKeyV4, NetU16, PORT_LISTS, PROTOCOL_ANY, PROTOCOL_TCP,
-        SCOPE_FRONT, VIP_FILTER_WORDS, map_names,
+        FRONTEND_BUCKETS, FRONTEND_WORDS_V4, FRONTEND_WORDS_V6, FrontendKeyV4, NetAddr6, NetU16,
+        NetU32, PORT_LIST_RANGES, PORT_LISTS, PROTOCOL_ANY, PROTOCOL_TCP, SCOPE_FRONT,
+        VIP_FILTER_WORDS, map_names,
     },
     frontends::{Editor, FrontendMaps as _, HostMaps},
 };
 
-use super::VIP;
-
-/// A second VIP with the same port as [`VIP`].
-pub(super) const SECOND_VIP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 11), 80);
-/// A VIP with the ports 8000 to 8999.
-pub(super) const RANGE_VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 12);
-/// A VIP with all ports.
-pub(super) const ALL_PORTS_VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 13);
+use super::{FrontendSpec, World, family::FrontendFamily};
 
 /// A TCP frontend: its first port is in the key, and its last one beside it.
 #[must_use]
 pub fn frontend(vip: Ipv4Addr, first: u16, last: u16, service: u32) -> (FrontendKeyV4, u16, u32) {
-    (key(vip, PROTOCOL_TCP, first), last, service)
-}
-
-fn key(vip: Ipv4Addr, protocol: u8, port: u16) -> FrontendKeyV4 {
-    FrontendKeyV4 { vip: vip.into(), port: NetU16::new(port), protocol, scope: SCOPE_FRONT }
-}
-
-/// Frontends of every case; all lead to service 0.
-pub(super) fn of_cases() -> Vec<(FrontendKeyV4, u16, u32)> {
-    vec![
-        frontend(*VIP.ip(), VIP.port(), VIP.port(), 0),
-        frontend(*SECOND_VIP.ip(), SECOND_VIP.port(), SECOND_VIP.port(), 0),
-        frontend(RANGE_VIP, 8000, 8999, 0),
-        frontend(ALL_PORTS_VIP, 1, u16::MAX, 0),
-    ]
-}
-
-/// The VIPs of frontends, each once.
-pub(super) fn vips(frontends: &[(FrontendKeyV4, u16, u32)]) -> Vec<FrontendKeyV4> {
-    let mut vips: Vec<_> =
-        frontends.iter().map(|(it, ..)| key(it.vip.into(), PROTOCOL_ANY, 0)).collect();
-    vips.sort_unstable();
-    vips.dedup();
-    vips
+    let port = NetU16::new(first);
+    let key = FrontendKeyV4 { vip: vip.into(), port, protocol: PROTOCOL_TCP, scope: SCOPE_FRONT };
+    (key, last, service)
 }
 
 /// Writes frontends and their VIPs to the maps of a loaded object.
@@ -62,44 +32,111 @@ pub fn publish_frontends(
     frontends: &[(FrontendKeyV4, u16, u32)],
     flags: u32,
 ) -> anyhow::Result<()> {
-    let maps = HostMaps::<2>::new();
+    publish::<NetU32, FRONTEND_WORDS_V4, 8>(ebpf, &mut Written::default(), frontends, flags)
+}
+
+/// What is not zero in the maps.
+#[derive(Default)]
+pub(super) struct Written {
+    elements: HashSet<(&'static str, u32)>,
+    world: Option<(Vec<FrontendSpec>, u32)>,
+}
+
+/// Writes the frontends of a world, over those of an earlier one.
+pub(super) fn publish_world(
+    ebpf: &mut Ebpf,
+    written: &mut Written,
+    world: &World,
+) -> anyhow::Result<()> {
+    let flags = world.frontend_flags;
+    let wanted = Some((world.frontends.clone(), flags));
+    if written.world == wanted {
+        return Ok(());
+    }
+    publish::<NetU32, FRONTEND_WORDS_V4, 8>(ebpf, written, &keys::<NetU32, 2>(world), flags)?;
+    publish::<NetAddr6, FRONTEND_WORDS_V6, 16>(ebpf, written, &keys::<NetAddr6, 4>(world), flags)?;
+    written.world = wanted;
+    Ok(())
+}
+
+/// The frontends of a family.
+pub(super) fn keys<A: FrontendFamily<W>, const W: usize>(
+    world: &World,
+) -> Vec<(A::FrontendKey, u16, u32)> {
+    let key = |it: &FrontendSpec| {
+        let vip = A::address(it.vip)?;
+        let key = A::frontend_key(vip, NetU16::new(it.first), it.protocol, SCOPE_FRONT);
+        Some((key, it.last, it.service))
+    };
+    world.frontends.iter().filter_map(key).collect()
+}
+
+/// `WORDS` is the number of words of a bucket, `FRONTEND_WAYS * W`.
+fn publish<A: FrontendFamily<W>, const W: usize, const WORDS: usize>(
+    ebpf: &mut Ebpf,
+    written: &mut Written,
+    frontends: &[(A::FrontendKey, u16, u32)],
+    flags: u32,
+) -> anyhow::Result<()>
+where
+    [u64; WORDS]: Default + aya::Pod,
+{
+    use lb_common::frontends::FrontendKey as _;
+    let maps = HostMaps::<W>::new();
     let mut editor = Editor::adopt(&maps, 0, 0).map_err(|error| anyhow::anyhow!("{error}"))?;
     for (key, last, service) in frontends {
+        let vip = key.at(NetU16::new(0), PROTOCOL_ANY);
         editor
             .put_frontend(&maps, key, *last, *service, flags, 0)
+            .and_then(|()| editor.put_vip(&maps, &vip, flags, 0))
             .map_err(|error| anyhow::anyhow!("{key:?}: {error}"))?;
     }
-    for vip in vips(frontends) {
-        editor
-            .put_vip(&maps, &vip, flags, 0)
-            .map_err(|error| anyhow::anyhow!("{vip:?}: {error}"))?;
-    }
-    let mut filter = array::<u64>(ebpf, map_names::VIP_FILTER_V4)?;
+    let [filter_name, buckets_name, lists_name] = A::FRONTENDS;
+    let mut filter = array::<u64>(ebpf, filter_name)?;
     for index in 0..VIP_FILTER_WORDS {
         let word = maps.filter(index).context("filter")?.load(Ordering::Relaxed);
-        filter.set(index, word, 0)?;
+        written.set(&mut filter, filter_name, index, word)?;
     }
-    let mut buckets = array::<[[u64; 2]; 4]>(ebpf, map_names::FRONTENDS_V4)?;
+    let mut buckets = array::<[u64; WORDS]>(ebpf, buckets_name)?;
     for index in 0..2 * FRONTEND_BUCKETS {
         let bucket = maps.bucket(index).context("bucket")?;
-        let words = bucket
-            .each_ref()
-            .map(|entry| entry.each_ref().map(|word| word.load(Ordering::Relaxed)));
-        if words != [[0; 2]; 4] {
-            buckets.set(index, words, 0)?;
+        let mut words = <[u64; WORDS]>::default();
+        for (word, entry) in words.iter_mut().zip(bucket.iter().flatten()) {
+            *word = entry.load(Ordering::Relaxed);
         }
+        written.set(&mut buckets, buckets_name, index, words)?;
     }
-    let mut lists = array::<[u64; 16]>(ebpf, map_names::PORT_LISTS_V4)?;
+    let mut lists = array::<[u64; PORT_LIST_RANGES]>(ebpf, lists_name)?;
     for index in 0..PORT_LISTS {
         let list = maps.port_list(index).context("list")?;
         let words = list.each_ref().map(|word| word.load(Ordering::Relaxed));
-        if words != [0; 16] {
-            lists.set(index, words, 0)?;
-        }
+        written.set(&mut lists, lists_name, index, words)?;
     }
     let header = maps.header().context("header")?.load(Ordering::Relaxed);
-    array::<u64>(ebpf, map_names::FRONTEND_HEADERS)?.set(FAMILY_V4, header, 0)?;
+    array::<u64>(ebpf, map_names::FRONTEND_HEADERS)?.set(A::NUMBER, header, 0)?;
     Ok(())
+}
+
+impl Written {
+    /// Writes an element if it is not zero, or was not: nearly all are.
+    fn set<V: aya::Pod + PartialEq + Default>(
+        &mut self,
+        array: &mut Array<&mut MapData, V>,
+        name: &'static str,
+        index: u32,
+        value: V,
+    ) -> anyhow::Result<()> {
+        let was_written = if value == V::default() {
+            self.elements.remove(&(name, index))
+        } else {
+            self.elements.insert((name, index));
+            true
+        };
+        if was_written {
+            array.set(index, value, 0)?;
+        }
+        Ok(())
+    }
 }
 
 fn array<'a, V: aya::Pod>(

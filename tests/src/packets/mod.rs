@@ -1,4 +1,5 @@
-//! Packet cases: one list, run on the host's engine and by the real programs in the kernel.
+//! Packet cases: one list, in both families, run on the host's engine and by the real programs in the
+//! kernel; and random packets on random tables, of which host and kernel must make the same.
 //!
 //! A case is data: what the tables hold, the packets that arrive, and for each of them the verdict,
 //! the reason and the bytes that leave. Expected packets are built from scratch, so that their
@@ -6,131 +7,47 @@
 
 mod builder;
 mod cases;
+mod family;
 mod frontends;
+pub mod fuzz;
 mod host;
 mod kernel;
+mod net;
+mod witness;
+mod world;
 
-pub use builder::{BACKEND_ONE, BACKEND_THREE, BACKEND_TWO, CLIENT, PacketSpec, VIP, syn, tcp};
+use anyhow::{Context as _, ensure};
+pub use builder::{Body, PacketSpec, echo, icmp, icmp_error, packet, tcp, udp};
 pub use cases::all;
+pub use family::{BedFamily, Dump};
 pub use frontends::{frontend, publish_frontends};
-pub use host::run_on_host;
-pub use kernel::{EGRESS_IFINDEX, KernelBed, bench_object_bytes, enter_namespace, object_bytes};
-use std::net::Ipv4Addr;
-
-use lb_common::abi::{
-    BackendV4, DropReason, FlowKeyV4, FlowRecord, NetU16, PATH_LOCAL, PATH_ROUTED,
-    ReplyDefaultKeyV4, ReplyDefaultV4, ReplyKeyV4, ReplyRecordV4, SLOT_MOVING, SLOT_SETTLED, Slot,
-    TAKES_NEW, TAKES_OLD, Verdict,
+pub use host::HostBed;
+pub use kernel::{
+    EGRESS_IFINDEX, EGRESS_MACS, KernelBed, bench_object_bytes, enter_namespace, now_tick,
+    object_bytes,
+};
+use lb_common::{
+    abi::{BackendV4, DropReason, FlowRecord, NetAddr6, NetU32, Verdict},
+    engine::Way,
+};
+pub use net::{BACKEND_ONE, BACKEND_THREE, BACKEND_TWO, CLIENT, NETS, Net, V4, V6, VIP, at};
+use serde::{Deserialize, Serialize};
+pub use witness::Witness;
+pub use world::{
+    BackendSpec, FrontendSpec, KnownFlow, KnownReply, ReplyDefaultSpec, SlotState, World,
 };
 
 /// Slots of the ring of service 0 in every world.
 pub const RING_SIZE: u32 = 1021;
 /// Interface index of the loopback device, on which test runs arrive.
 pub const INGRESS_IFINDEX: u32 = 1;
-
-/// What the tables hold before a case.
-#[derive(Clone, Debug)]
-pub struct World {
-    /// `cur` of every slot of the ring; `None`: the service has no ring.
-    pub ring: Option<u32>,
-    /// What every slot is.
-    pub slots: SlotState,
-    /// Flags of the frontends.
-    pub frontend_flags: u32,
-    /// Backends by number.
-    pub backends: Vec<(u32, BackendV4)>,
-    /// Recorded flows.
-    pub flows: Vec<KnownFlow>,
-    /// Recorded replies.
-    pub replies: Vec<KnownReply>,
-    /// Defaults of replies.
-    pub reply_defaults: Vec<(ReplyDefaultKeyV4, ReplyDefaultV4)>,
-    /// Addresses and subnets of the node.
-    pub local: Vec<(Ipv4Addr, u32)>,
-    /// `META` flags.
-    pub flags: u32,
-    /// Whether XDP may send on the interface that leads to backend 3.
-    pub xdp_may_send: bool,
-    /// Room in the tables of established records.
-    pub records_max: u32,
-}
-
-/// State of a slot, with its age instead of a time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SlotState {
-    /// All flows are `cur`'s.
-    Plain,
-    /// Unrecorded flows are `old`'s.
-    Moving {
-        /// Its number.
-        old: u32,
-        /// For how long.
-        age_ticks: u32,
-    },
-    /// Records are honoured.
-    Settled,
-}
-
-impl SlotState {
-    /// The slot at a time.
-    #[must_use]
-    pub fn slot(self, cur: u32, now_tick: u32) -> Slot {
-        match self {
-            Self::Plain => Slot::plain(cur),
-            Self::Moving { old, age_ticks } => {
-                Slot::new(cur, old, SLOT_MOVING, now_tick.wrapping_sub(age_ticks))
-            }
-            Self::Settled => Slot::new(cur, 0, SLOT_SETTLED, now_tick),
-        }
-    }
-}
-
-/// A record, with its age instead of a time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct KnownFlow {
-    /// The flow.
-    pub key: FlowKeyV4,
-    /// Number of its backend.
-    pub backend: u32,
-    /// Generation of the backend.
-    pub generation: u32,
-    /// Ticks since the client was heard of.
-    pub age_ticks: u32,
-    /// `CLASS_*`.
-    pub class: u32,
-    /// Whether it is among the half open.
-    pub is_half: bool,
-}
-
-impl KnownFlow {
-    /// The record at a time.
-    #[must_use]
-    pub fn record(&self, now_tick: u32) -> FlowRecord {
-        FlowRecord {
-            backend: self.backend,
-            generation: self.generation,
-            // The machine may have been up for less.
-            last_seen_tick: now_tick.wrapping_sub(self.age_ticks),
-            class: self.class,
-        }
-    }
-}
-
-/// A record of replies; of its age nothing is asked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct KnownReply {
-    /// The flow as its backend sends it.
-    pub key: ReplyKeyV4,
-    /// The rest; its time is in `age_ticks`.
-    pub record: ReplyRecordV4,
-    /// Ticks since the client was heard of.
-    pub age_ticks: u32,
-    /// Whether it is among the half open.
-    pub is_half: bool,
-}
+/// Seed of the flow hash.
+const HASH_SEED: u64 = 7;
+/// Room in the tables of half-open records.
+const HALF_OPEN_MAX: u32 = 1024;
 
 /// Which program gets the packet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Program {
     /// `lb_tc_front`.
     TcFront,
@@ -138,6 +55,41 @@ pub enum Program {
     TcReply,
     /// `lb_xdp_front`.
     XdpFront,
+}
+
+/// What a program tells the kernel to do with a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Go on as if nothing had been.
+    Pass,
+    /// Drop it.
+    Drop,
+    /// Send it elsewhere.
+    Redirect,
+}
+
+/// What came of a packet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Outcome {
+    /// What the kernel was told.
+    pub action: Action,
+    /// The verdict that was counted, if any: what is not ours at the first look is not counted.
+    pub verdict: Option<Verdict>,
+    /// The reason that was counted.
+    pub reason: DropReason,
+    /// The packet.
+    pub output: Vec<u8>,
+}
+
+impl Outcome {
+    fn untouched(input: &[u8]) -> Self {
+        Self {
+            action: Action::Pass,
+            verdict: None,
+            reason: DropReason::None,
+            output: input.to_vec(),
+        }
+    }
 }
 
 /// One packet and what must come of it.
@@ -149,7 +101,7 @@ pub struct Step {
     pub input: Vec<u8>,
     /// The verdict. XDP leaves to TC, unchanged, what it is not for: then `Pass`.
     pub verdict: Verdict,
-    /// The reason, for drops.
+    /// The reason, for drops and answers.
     pub reason: DropReason,
     /// The packet that leaves; `None`: unchanged, or dropped.
     pub output: Option<Vec<u8>>,
@@ -159,7 +111,7 @@ pub struct Step {
 #[derive(Clone, Debug)]
 pub struct Case {
     /// The behaviour that it shows.
-    pub name: &'static str,
+    pub name: String,
     /// The tables before.
     pub world: World,
     /// The packets, in order.
@@ -170,61 +122,92 @@ pub struct Case {
     pub replies_after: Vec<KnownReply>,
 }
 
-/// Backend 1: a container behind `INGRESS_IFINDEX`, with another port than the VIP's.
+/// Backend 1 of IPv4: a container behind `INGRESS_IFINDEX`.
 #[must_use]
 pub fn backend_one(state: u8) -> BackendV4 {
-    BackendV4 {
-        address: BACKEND_ONE.ip().to_owned().into(),
-        port: NetU16::new(BACKEND_ONE.port()),
-        state,
-        path: PATH_LOCAL,
-        ifindex: INGRESS_IFINDEX,
-        generation: 5,
-    }
+    NetU32::backend_record(&V4.backend_one(state)).unwrap_or_default()
 }
 
-/// Backend 2: a container with the VIP's port.
-#[must_use]
-pub fn backend_two(state: u8) -> BackendV4 {
-    BackendV4 {
-        address: BACKEND_TWO.ip().to_owned().into(),
-        port: NetU16::new(BACKEND_TWO.port()),
-        ..backend_one(state)
-    }
-}
-
-/// Backend 3: on another machine.
+/// Backend 3 of IPv4: on another machine.
 #[must_use]
 pub fn backend_three(state: u8) -> BackendV4 {
-    BackendV4 {
-        address: BACKEND_THREE.ip().to_owned().into(),
-        port: NetU16::new(BACKEND_THREE.port()),
-        path: PATH_ROUTED,
-        ifindex: 0,
-        ..backend_one(state)
+    NetU32::backend_record(&V4.backend_three(state)).unwrap_or_default()
+}
+
+/// Runs a case on the host's engine and compares.
+pub fn run_on_host(case: &Case) -> anyhow::Result<()> {
+    let now_tick = 100_000;
+    let mut bed = HostBed::new(&case.world, now_tick);
+    for (index, step) in case.steps.iter().enumerate() {
+        let outcome = bed.send(step.program, &step.input, now_tick);
+        step.compare(&outcome).with_context(|| format!("case `{}`, packet {index}", case.name))?;
+    }
+    case.compare(bed.dump_v4(), now_tick)?;
+    case.compare(bed.dump_v6(), now_tick)
+}
+
+/// Runs a case by the real programs and compares.
+pub fn run_in_kernel(bed: &mut KernelBed, case: &Case) -> anyhow::Result<()> {
+    bed.fill(&case.world, now_tick()).with_context(|| format!("case `{}`", case.name))?;
+    for (index, step) in case.steps.iter().enumerate() {
+        let place = || format!("case `{}`, packet {index}", case.name);
+        let outcome = bed.send(step.program, &step.input).with_context(place)?;
+        let outcome = outcome.context("the kernel makes no packet of it").with_context(place)?;
+        step.compare(&outcome).with_context(place)?;
+    }
+    let (v4, v6) = (bed.dump::<NetU32>()?, bed.dump::<NetAddr6>()?);
+    case.compare(v4, now_tick())?;
+    case.compare(v6, now_tick())
+}
+
+impl Step {
+    fn compare(&self, outcome: &Outcome) -> anyhow::Result<()> {
+        let action = match self.verdict {
+            Verdict::Pass => Action::Pass,
+            Verdict::Drop => Action::Drop,
+            _ => Action::Redirect,
+        };
+        let verdict = outcome.verdict.unwrap_or(Verdict::Pass);
+        ensure!(
+            (verdict, outcome.reason, outcome.action) == (self.verdict, self.reason, action),
+            "{verdict:?} for {:?} ({:?}), expected {:?} for {:?}",
+            outcome.reason,
+            outcome.action,
+            self.verdict,
+            self.reason,
+        );
+        let wanted = self.output.as_ref().unwrap_or(&self.input);
+        ensure!(
+            &outcome.output == wanted,
+            "left as\n{:02x?}\nexpected\n{wanted:02x?}",
+            outcome.output
+        );
+        Ok(())
     }
 }
 
-impl Default for World {
-    /// Backends 1 to 3 are healthy, and the ring is backend 1's.
-    fn default() -> Self {
-        let state = TAKES_NEW | TAKES_OLD;
-        Self {
-            ring: Some(1),
-            slots: SlotState::Plain,
-            frontend_flags: 0,
-            backends: vec![
-                (1, backend_one(state)),
-                (2, backend_two(state)),
-                (3, backend_three(state)),
-            ],
-            flows: Vec::new(),
-            replies: Vec::new(),
-            reply_defaults: Vec::new(),
-            local: Vec::new(),
-            flags: 0,
-            xdp_may_send: true,
-            records_max: 16,
-        }
+impl Case {
+    /// Compares what is recorded with what is expected. Ages are in steps of ten ticks, since the
+    /// kernel's clock goes on.
+    fn compare<A: BedFamily>(&self, found: Dump<A>, now_tick: u32) -> anyhow::Result<()> {
+        let found = found.aged(now_tick, 10);
+        let flows = self.flows_after.iter().filter_map(|flow| {
+            let (key, record) = A::known_flow(flow, 0)?;
+            Some(((key, flow.is_half), FlowRecord { last_seen_tick: flow.age_ticks, ..record }))
+        });
+        let replies = self.replies_after.iter().filter_map(|reply| {
+            let (key, record) = A::known_reply(reply, 0)?;
+            let way = Way { last_seen_tick: reply.age_ticks, ..A::way(&record) };
+            Some(((key, reply.is_half), A::reply_record(&way)))
+        });
+        let name = &self.name;
+        let (flows, replies) = (flows.collect(), replies.collect());
+        ensure!(found.flows == flows, "case `{name}`: {:#?}, expected {flows:#?}", found.flows);
+        ensure!(
+            found.replies == replies,
+            "case `{name}`: {:#?}, expected {replies:#?}",
+            found.replies
+        );
+        Ok(())
     }
 }

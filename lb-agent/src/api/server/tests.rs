@@ -82,6 +82,9 @@ async fn client_gets_what_the_runtime_says() {
     assert_eq!((status.version.as_str(), status.reconcile.rounds), ("1.2.3", 2));
     let services: ServiceList = bed.client().get(paths::SERVICES).await.expect("services");
     assert_eq!(services.services, view(1).services);
+    let path = format!("{}?name=file%2Fa%20b%3A80", paths::SERVICE);
+    let detail: ServiceDetail = bed.client().get(&path).await.expect("a service");
+    assert_eq!(detail.service, view(1).services[0]);
     let one = format!("{}?service=file%2Fa%20b%3A80", paths::BACKENDS);
     let backends: BackendList = bed.client().get(&one).await.expect("backends");
     assert_eq!(backends.backends, []);
@@ -97,6 +100,7 @@ async fn what_is_not_there_is_said() {
     };
     assert_snapshot!(check("/v1/backends?service=web").await, @"the agent answered 404 Not Found: there is no service `web`; `lbctl service list` shows all");
     assert_snapshot!(check("/v1/backends?servce=web").await, @"the agent answered 400 Bad Request: Failed to deserialize query string: servce: unknown field `servce`, expected `service`");
+    assert_snapshot!(check("/v1/service?name=web").await, @"the agent answered 404 Not Found: there is no service `web`; `lbctl service list` shows all");
     assert_snapshot!(check("/v2/backends").await, @"the agent answered 404 Not Found: there is nothing here");
 }
 

@@ -1,13 +1,16 @@
 //! What people see, as snapshots.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use insta::assert_snapshot;
 
 use super::*;
 use crate::{
-    api::types::{BackendCountersView, ReconcileView, RecordsView, VipFrontendView, VipList},
-    model::{BackendPath, BackendState, Ports, Protocol, ServiceName},
+    api::types::{BackendCountersView, ReconcileView, RecordsView, View, VipFrontendView, VipList},
+    model::{
+        Affinity, BackendPath, BackendState, Origin, Policy, Ports, ProbeKind, Protocol,
+        ServiceName, Setting,
+    },
 };
 
 fn vip() -> IpAddr {
@@ -44,6 +47,7 @@ fn vip_views() -> Vec<VipView> {
     let served = VipView {
         vip: vip(),
         balancers: vec!["slb_redis_app".to_owned()],
+        names: vec!["redis.local".to_owned()],
         services: frontends.iter().map(|frontend| frontend.service.clone()).collect(),
         frontends,
         backends: BackendCountsView { healthy: 2, ..BackendCountsView::default() },
@@ -52,6 +56,7 @@ fn vip_views() -> Vec<VipView> {
     let idle = VipView {
         vip: "2001:db8::10".parse().expect("an address"),
         balancers: vec![],
+        names: vec![],
         frontends: vec![],
         services: vec![],
         backends: BackendCountsView::default(),
@@ -69,8 +74,15 @@ fn backend_views() -> Vec<BackendView> {
         address: ([172, 18, 0, 1 + replica], 6379).into(),
         path: BackendPath::Local { ifindex: 40 + u32::from(replica) },
         weight: 100,
+        weight_origin: Origin::Default,
         state,
+        probe: None,
         share_percent,
+        replies: match replica {
+            1 => Some(RepliesView::Fixed),
+            2 => Some(RepliesView::Recorded { reason: "published by Docker".to_owned() }),
+            _ => None,
+        },
         counters,
         source: format!("container `shop-redis-{replica}`, label `aliyun.lb.port_6379`"),
     };
@@ -98,10 +110,10 @@ fn backend_views() -> Vec<BackendView> {
 #[test]
 fn vip_list_has_a_line_per_frontend() {
     assert_snapshot!(vips(&vip_views()), @r#"
-    VIP           BALANCER       FRONTEND  SERVICE                  STATE
-    192.0.2.10    slb_redis_app  tcp/80    file/web                 down
-    192.0.2.10    slb_redis_app  tcp/6379  compose/shop/redis:6379  serving
-    2001:db8::10  -              -         -                        idle
+    VIP           BALANCER                   FRONTEND  SERVICE                  STATE
+    192.0.2.10    slb_redis_app,redis.local  tcp/80    file/web                 down
+    192.0.2.10    slb_redis_app,redis.local  tcp/6379  compose/shop/redis:6379  serving
+    2001:db8::10  -                          -         -                        idle
     "#);
 }
 
@@ -132,22 +144,169 @@ fn service_list_counts_what_does_not_fit() {
     "#);
 }
 
+/// A service of which container 1 wishes something, and the file something else.
+fn service_detail() -> ServiceDetail {
+    let origin = |key| Origin::label("container `shop-redis-1`", key);
+    let policy = Policy {
+        affinity: Setting::new(
+            Affinity::Client { prefix_v4: 24, prefix_v6: 64 },
+            origin("lb.affinity"),
+        ),
+        drain_seconds: Setting::new(30, Origin::config("[defaults] in lb.toml", "drain_seconds")),
+        probe: Setting::new(Some(ProbeKind::Tcp { port: None }), origin("lb.probe")),
+        probe_interval_ms: Setting::new(
+            10_000,
+            Origin::environment("container `shop-redis-1`", "SERVICE_CHECK_INTERVAL"),
+        ),
+        ..Policy::default()
+    };
+    let service = ServiceView {
+        name: service_name(),
+        frontends: vec![frontend(6379)],
+        protocols: vec![Protocol::Tcp],
+        ring_size: Some(4093),
+        backends: BackendCountsView { healthy: 1, draining: 1, ..BackendCountsView::default() },
+        state: ServingState::Degraded,
+        source: "docker".to_owned(),
+    };
+    let mut backends = backend_views();
+    backends.truncate(2);
+    backends[0].weight_origin = origin("lb.weight");
+    let view = View {
+        services: vec![service],
+        policies: [(service_name(), Arc::new(policy))].into(),
+        backends,
+        ..View::default()
+    };
+    assert_eq!(view.detail("compose/shop/redis"), None);
+    view.detail("compose/shop/redis:6379").expect("the service")
+}
+
 #[test]
-fn backend_list_shows_share_and_traffic() {
-    assert_snapshot!(backends(&backend_views(), false), @r#"
-    SERVICE                  BACKEND        ADDRESS          WEIGHT  SHARE  STATE     FLOWS     IN   OUT
-    compose/shop/redis:6379  shop-redis-1   172.18.0.2:6379     100  50.0%  healthy    1204  1023B  5.0M
-    compose/shop/redis:6379  shop-redis-2   172.18.0.3:6379     100   0.0%  draining      0     0B    0B
-    compose/shop/redis:6379  10.0.0.1:8080  10.0.0.1:8080       100   0.0%  healthy       0     0B    0B
+fn service_show_has_every_value_with_its_origin() {
+    assert_snapshot!(service(&service_detail()), @"
+    compose/shop/redis:6379 at tcp://192.0.2.10:6379
+    degraded, 1/2 healthy, ring 4093, from docker
+
+    SETTING                  VALUE         ORIGIN
+    affinity                 client/24,64  container `shop-redis-1`, label `lb.affinity`
+    unreachable              reject        default
+    drain_seconds            30 s          [defaults] in lb.toml, `drain_seconds`
+    unhealthy_grace_seconds  300 s         default
+    panic_percent            10 %          default
+    slow_start_seconds       0 s           default
+    datagrams                records       default
+    ring_size                -             default
+    share                    -             default
+    probe                    tcp           container `shop-redis-1`, label `lb.probe`
+    probe_interval_ms        10 s          container `shop-redis-1`, variable `SERVICE_CHECK_INTERVAL`
+    probe_timeout_ms         2 s           default
+    probe_initial_delay_ms   0 s           default
+    probe_rise               2             default
+    probe_fall               3             default
+    probe_place              auto          default
+    probe_initial            starting      default
+    scale                    -             default
+    rolling_updates          -             default
+    depends                  -             default
+
+    BACKEND       ADDRESS          STATE     WEIGHT  ORIGIN                                       ASKED FOR BY
+    shop-redis-1  172.18.0.2:6379  healthy      100  container `shop-redis-1`, label `lb.weight`  container `shop-redis-1`, label `aliyun.lb.port_6379`
+    shop-redis-2  172.18.0.3:6379  draining     100  default                                      container `shop-redis-2`, label `aliyun.lb.port_6379`
+    ");
+}
+
+#[test]
+fn service_show_without_backends_is_short() {
+    let mut detail = service_detail();
+    detail.members.clear();
+    detail.settings.truncate(1);
+    detail.service.ring_size = None;
+    assert_snapshot!(service(&detail), @"
+    compose/shop/redis:6379 at tcp://192.0.2.10:6379
+    degraded, 1/2 healthy, no ring, from docker
+
+    SETTING   VALUE         ORIGIN
+    affinity  client/24,64  container `shop-redis-1`, label `lb.affinity`
+    ");
+}
+
+#[test]
+fn json_of_a_service_has_origins() {
+    let mut detail = service_detail();
+    detail.members.clear();
+    detail.settings.truncate(3);
+    assert_snapshot!(serde_json::to_string_pretty(&detail).expect("plain data"), @r#"
+    {
+      "name": "compose/shop/redis:6379",
+      "frontends": [
+        {
+          "vip": "192.0.2.10",
+          "protocol": "tcp",
+          "port": 6379
+        }
+      ],
+      "protocols": [
+        "tcp"
+      ],
+      "ring_size": 4093,
+      "backends": {
+        "starting": 0,
+        "healthy": 1,
+        "unhealthy": 0,
+        "draining": 1,
+        "disabled": 0
+      },
+      "state": "degraded",
+      "source": "docker",
+      "settings": [
+        {
+          "name": "affinity",
+          "value": "client/24,64",
+          "origin": {
+            "from": "label",
+            "object": "container `shop-redis-1`",
+            "key": "lb.affinity"
+          }
+        },
+        {
+          "name": "unreachable",
+          "value": "reject",
+          "origin": {
+            "from": "default"
+          }
+        },
+        {
+          "name": "drain_seconds",
+          "value": "30 s",
+          "origin": {
+            "from": "config",
+            "object": "[defaults] in lb.toml",
+            "key": "drain_seconds"
+          }
+        }
+      ],
+      "members": []
+    }
     "#);
 }
 
 #[test]
+fn backend_list_shows_share_and_traffic() {
+    assert_snapshot!(backends(&backend_views(), false), @"
+    SERVICE                  BACKEND        ADDRESS          WEIGHT  SHARE  STATE     REPLIES                         FLOWS     IN   OUT
+    compose/shop/redis:6379  shop-redis-1   172.18.0.2:6379     100  50.0%  healthy   fixed                            1204  1023B  5.0M
+    compose/shop/redis:6379  shop-redis-2   172.18.0.3:6379     100   0.0%  draining  recorded (published by Docker)      0     0B    0B
+    compose/shop/redis:6379  10.0.0.1:8080  10.0.0.1:8080       100   0.0%  healthy   -                                   0     0B    0B
+    ");
+}
+
+#[test]
 fn backend_list_of_one_service_leaves_its_name_out() {
-    assert_snapshot!(backends(&backend_views()[..1], true), @r#"
-    BACKEND       ADDRESS          WEIGHT  SHARE  STATE    FLOWS     IN   OUT
-    shop-redis-1  172.18.0.2:6379     100  50.0%  healthy   1204  1023B  5.0M
-    "#);
+    assert_snapshot!(backends(&backend_views()[..1], true), @"
+    BACKEND       ADDRESS          WEIGHT  SHARE  STATE    REPLIES  FLOWS     IN   OUT
+    shop-redis-1  172.18.0.2:6379     100  50.0%  healthy  fixed     1204  1023B  5.0M
+    ");
 }
 
 fn table_views() -> Vec<TableView> {
@@ -251,6 +410,9 @@ fn json_is_stable() {
           "balancers": [
             "slb_redis_app"
           ],
+          "names": [
+            "redis.local"
+          ],
           "frontends": [
             {
               "protocol": "tcp",
@@ -281,6 +443,10 @@ fn json_is_stable() {
       ]
     }
     "#);
+}
+
+#[test]
+fn json_of_a_backend_is_stable() {
     let backend = &backend_views()[0];
     assert_snapshot!(serde_json::to_string_pretty(backend).expect("plain data"), @r#"
     {
@@ -292,8 +458,14 @@ fn json_is_stable() {
       "path": "local",
       "ifindex": 41,
       "weight": 100,
+      "weight_origin": {
+        "from": "default"
+      },
       "state": "healthy",
       "share_percent": 50.049,
+      "replies": {
+        "by": "fixed"
+      },
       "counters": {
         "packets_in": 10,
         "bytes_in": 1023,

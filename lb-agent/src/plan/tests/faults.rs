@@ -7,16 +7,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use lb_common::{
     abi::{
         BACKEND_NONE, META_ROUTED_BACKENDS, SLOT_MOVING, SLOT_PLAIN, SLOT_SETTLED, Slot, TAKES_OLD,
-        TAKES_OLD_DATAGRAMS, ticks_from_seconds,
+        TAKES_OLD_DATAGRAMS, TICK_NS, ticks_from_seconds,
     },
     slots::SlotTimes,
 };
 use proptest::prelude::*;
 
-use super::{backend, service, sight, snapshot, tick_at};
+use super::{
+    backend,
+    reply_flows::{ReplyFlows, assert_replies},
+    service, sight, snapshot, tick_at,
+};
 use crate::{
     model::{
         Backend, BackendPath, BackendState, FrontendAddress, Ports, Protocol, Service, Snapshot,
+        WaysIn,
     },
     plan::{
         Action, Kernel, KernelError, KernelState, Planner, Settings, Sight, Times,
@@ -57,6 +62,7 @@ struct Auditor {
     others: Option<u32>,
     /// Whose the flows without a record are, by ring and slot.
     unrecorded: BTreeMap<u32, Vec<u32>>,
+    reply_flows: ReplyFlows,
 }
 
 impl Auditor {
@@ -74,6 +80,7 @@ impl Auditor {
             refused_ticks: BTreeMap::new(),
             others: None,
             unrecorded: BTreeMap::new(),
+            reply_flows: ReplyFlows::default(),
         }
     }
 
@@ -231,7 +238,11 @@ impl Kernel for Auditor {
             return Err(KernelError { action: action.to_string(), cause, is_absent: false });
         }
         self.before(action);
+        self.reply_flows.pass(&self.state, self.now_ms);
         self.state.absorb(action.clone());
+        self.reply_flows.pass(&self.state, self.now_ms);
+        let settle_ms = u64::from(TIMES.tcp.settle_ticks) * TICK_NS / 1_000_000;
+        self.reply_flows.check(&self.state, self.now_ms, settle_ms, action);
         self.after(action);
         Ok(())
     }
@@ -268,7 +279,8 @@ fn assert_holds(state: &KernelState, snapshot: &Snapshot) {
             (held.service, held.address, held.path),
             (number, backend.address, backend.path)
         );
-        assert_eq!(held.state, state_bits(backend.state));
+        assert_eq!(held.state, state_bits(backend));
+        assert_replies(state, held, backend);
     }
     assert_eq!(state.reply_interfaces, veths, "{state}");
     let routed = backends.values().any(|(_, backend)| backend.path == BackendPath::Routed);
@@ -326,11 +338,13 @@ fn any_backend() -> impl Strategy<Value = Backend> {
         1 => Just(BackendState::Disabled),
     ];
     let weight = prop_oneof![4 => Just(100_u16), 1 => Just(0), 1 => Just(50)];
-    (0..3_u8, 0..2_u8, state, weight, prop::bool::weighted(0.2)).prop_map(
-        |(place, instance, state, weight, is_routed)| {
+    let ways_in = prop_oneof![4 => Just(WaysIn::OnlyOurs), 1 => Just(WaysIn::Published)];
+    (0..3_u8, 0..2_u8, state, weight, prop::bool::weighted(0.2), ways_in).prop_map(
+        |(place, instance, state, weight, is_routed, ways_in)| {
             let mut backend =
                 backend(&place.to_string(), u64::from(instance), 1 + place * 2 + instance);
             (backend.state, backend.weight) = (state, weight);
+            backend.replies.ways_in = ways_in;
             if is_routed {
                 backend.path = BackendPath::Routed;
             }
@@ -404,6 +418,7 @@ fn live(steps: &[Step], seed: u64) -> Auditor {
         reconcile(&mut planner, &mut auditor, &mut mirror, &step.snapshot, &mut sight);
         assert_eq!(mirror, auditor.state);
         auditor.now_ms += step.wait_ms;
+        auditor.reply_flows.pass(&auditor.state, auditor.now_ms);
     }
     let Some(last) = steps.last() else { return auditor };
     (auditor.fail_percent, auditor.others) = (0, None);
@@ -430,8 +445,11 @@ fn live(steps: &[Step], seed: u64) -> Auditor {
     // A successor finds nothing to do, and keeps quiet when the quarantine is over.
     let mut successor = Planner::new(SETTINGS);
     for later_ms in [0, QUARANTINE_MS] {
-        let plan =
-            successor.plan(&auditor.state, &last.snapshot, &sight(auditor.now_ms + later_ms));
+        let plan = successor.plan(
+            &auditor.state,
+            &last.snapshot,
+            &auditor.sight(auditor.now_ms + later_ms),
+        );
         assert_eq!(plan.actions, [], "{plan}");
     }
     auditor
@@ -457,6 +475,19 @@ proptest! {
         let mut numbers = Vec::new();
         for snapshot in [&before, &after] {
             for action in planner.plan(&state, snapshot, &sight(1)).actions {
+                state.absorb(action);
+            }
+            // Another frontend is the first of its ring only when its predecessor has left, and flags
+            // are not raised and lowered at once.
+            for action in planner.plan(&state, snapshot, &sight(1)).actions {
+                let is_next = matches!(
+                    action,
+                    Action::PutFrontend { records_replies: false, .. }
+                        | Action::SetRecordsReplies { records_replies: false, .. }
+                        | Action::PutReplyDefault { .. }
+                        | Action::SetFlags { .. }
+                );
+                prop_assert!(is_next, "{}", action);
                 state.absorb(action);
             }
             let again = planner.plan(&state, snapshot, &sight(1));

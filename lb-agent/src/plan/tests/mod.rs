@@ -1,6 +1,8 @@
 //! The planner against a kernel that is plain data, with and without faults.
 
 mod faults;
+mod replies;
+mod reply_flows;
 mod scale;
 mod scenarios;
 mod slots;
@@ -8,14 +10,15 @@ mod slots;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
 };
 
 use lb_common::abi::ticks_from_ns;
 
 use super::{Kernel as _, KernelState, Outcome, Planner, Scan, Settings, Sight, Times, reconcile};
 use crate::model::{
-    Backend, BackendPath, BackendState, FrontendAddress, Ports, Protocol, Service, ServiceName,
-    Snapshot,
+    Backend, BackendPath, BackendState, FrontendAddress, Policy, Ports, Protocol, Service,
+    ServiceName, Setting, Snapshot,
 };
 
 fn frontend(port: u16) -> FrontendAddress {
@@ -37,6 +40,8 @@ fn backend(place: &str, instance: u64, host: u8) -> Backend {
         path: BackendPath::Local { ifindex: u32::from(host) },
         state: BackendState::Healthy,
         started_at_ms: instance,
+        reported: None,
+        replies: crate::model::ReplyFacts::default(),
     }
 }
 
@@ -47,12 +52,20 @@ fn service(name: &str, ports: &[u16], mut backends: Vec<Backend>) -> Service {
         name: ServiceName(name.to_owned()),
         frontends: ports.iter().map(|port| frontend(*port)).collect::<BTreeSet<_>>(),
         backends,
-        ring_size: Some(1021),
+        policy: sized(1021),
+        exclusive: BTreeSet::new(),
     }
 }
 
+/// The default policy with a ring of this size.
+fn sized(ring_size: u32) -> Arc<Policy> {
+    let ring_size = Setting { value: Some(ring_size), ..Setting::default() };
+    Arc::new(Policy { ring_size, ..Policy::default() })
+}
+
 fn snapshot(services: Vec<Service>) -> Snapshot {
-    Snapshot { services: services.into_iter().map(|it| (it.name.clone(), it)).collect() }
+    let services = services.into_iter().map(|it| (it.name.clone(), it)).collect();
+    Snapshot { services, ..Snapshot::default() }
 }
 
 /// A node: planner, kernel and clock.
@@ -74,7 +87,8 @@ fn tick_at(now_ms: u64) -> u32 {
 /// Everything is seen at once: no record was ever refused, and a scan has just begun and ended.
 fn sight(now_ms: u64) -> Sight {
     let now_tick = tick_at(now_ms);
-    Sight { now_ms, now_tick, scan: Some(Scan::begin(now_tick)), ..Sight::default() }
+    let scan = Some(Scan::begin(now_tick));
+    Sight { now_ms, now_tick, scan, local: Some(BTreeSet::new()), ..Sight::default() }
 }
 
 impl Node {

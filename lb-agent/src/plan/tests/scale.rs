@@ -2,6 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::Instant,
 };
 
@@ -9,8 +10,8 @@ use lb_common::abi::DEFAULT_RING_SLOTS;
 
 use super::Node;
 use crate::model::{
-    Backend, BackendPath, BackendState, FrontendAddress, Ports, Protocol, Service, ServiceName,
-    Snapshot,
+    Backend, BackendPath, BackendState, FrontendAddress, Ports, Protocol, ReplyFacts, Service,
+    ServiceName, Snapshot, WaysIn,
 };
 
 fn large_service(index: u16, backends: u16) -> Service {
@@ -24,6 +25,8 @@ fn large_service(index: u16, backends: u16) -> Service {
         path: BackendPath::Local { ifindex: 10 + u32::from(index) * 16 + u32::from(place) },
         state: BackendState::Healthy,
         started_at_ms: 1,
+        reported: None,
+        replies: ReplyFacts { ways_in: WaysIn::OnlyOurs, only_answers: false },
     };
     let vip = Ipv4Addr::new(192, 0, 2, 1).into();
     Service {
@@ -35,7 +38,8 @@ fn large_service(index: u16, backends: u16) -> Service {
         }]
         .into(),
         backends: (0..backends).map(backend).collect(),
-        ring_size: None,
+        policy: Arc::default(),
+        exclusive: [].into(),
     }
 }
 
@@ -79,7 +83,8 @@ fn a_thousand_services_with_ten_thousand_backends() {
 fn the_largest_service() {
     let mut node = Node::new(DEFAULT_RING_SLOTS);
     let service = large_service(1, 1310);
-    let snapshot = Snapshot { services: [(service.name.clone(), service)].into() };
+    let snapshot =
+        Snapshot { services: [(service.name.clone(), service)].into(), ..Snapshot::default() };
     let begin = Instant::now();
     assert_eq!(node.settle(&snapshot).refusals, []);
     println!("1,310 backends: {:?}", begin.elapsed());

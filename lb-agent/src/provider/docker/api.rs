@@ -4,7 +4,7 @@
 //! that container, not the listing. Every answer has a time limit.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     future::Future,
     sync::{Mutex, PoisonError},
     time::{Duration, SystemTime},
@@ -14,7 +14,8 @@ use bollard::{
     API_DEFAULT_VERSION, BollardRequest, ClientVersion, Docker,
     errors::Error,
     models::{
-        ContainerInspectResponse, ContainerSummary, EventMessage, EventMessageTypeEnum, Network,
+        ContainerInspectResponse, ContainerSummary, EventMessage, EventMessageTypeEnum,
+        HealthStatusEnum, Network, PortMap,
     },
     query_parameters::EventsOptionsBuilder,
 };
@@ -26,10 +27,13 @@ use hyper::{
 use tokio::time::Instant;
 
 use super::{
-    engine::{Engine, EngineError, Event, Inspected, Summary},
+    engine::{BridgeNetwork, Engine, EngineError, Event, Inspected, Summary},
     timestamp,
 };
-use crate::labels;
+use crate::{
+    labels::{self, ContainerPort},
+    model::{Protocol, ReportedHealth},
+};
 
 /// Longest wait for one answer. A busy daemon takes a second; one that hangs takes for ever.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -39,9 +43,26 @@ const EVENTS_SINCE: Duration = Duration::from_secs(2);
 const NETWORKS_KEPT: Duration = Duration::from_secs(1);
 /// Option of a bridge network that names its bridge.
 const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
+/// Option that says whether what leaves a bridge network gets an address of the node; it does by
+/// default.
+const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
+/// Options that say how a bridge network is reached from outside: `nat`, the default, or otherwise.
+const GATEWAY_MODE_V4: &str = "com.docker.network.bridge.gateway_mode_ipv4";
+const GATEWAY_MODE_V6: &str = "com.docker.network.bridge.gateway_mode_ipv6";
 /// What can change a container's claims. Above all not `exec_*`: health checks are a flood of them.
-const ACTIONS: [&str; 8] =
-    ["start", "restart", "die", "rename", "update", "destroy", "connect", "disconnect"];
+const ACTIONS: [&str; 9] = [
+    "start",
+    "restart",
+    "die",
+    "rename",
+    "update",
+    "destroy",
+    "connect",
+    "disconnect",
+    HEALTH_STATUS,
+];
+/// The state comes behind a colon, and is looked at anew all the same.
+const HEALTH_STATUS: &str = "health_status";
 
 /// The daemon behind one Unix socket.
 pub(super) struct Api {
@@ -55,8 +76,8 @@ pub(super) struct Api {
 /// row.
 struct Networks {
     listed_at: Instant,
-    /// By the name of their bridge: `Some` of their own name when they are `internal`.
-    by_bridge: BTreeMap<String, Option<String>>,
+    /// By the name of their bridge.
+    by_bridge: BTreeMap<String, BridgeNetwork>,
 }
 
 impl Api {
@@ -152,7 +173,25 @@ impl Engine for Api {
         }
     }
 
-    async fn internal_network(&self, bridge: &str) -> Result<Option<String>, EngineError> {
+    async fn service_labels(&self, id: &str) -> Result<BTreeMap<String, String>, EngineError> {
+        // The id comes from a label, and goes into a path.
+        if id.len() > 64 || !id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            return Ok(BTreeMap::new());
+        }
+        let client = self.client()?;
+        let service = match within_raw(client.inspect_service(id, None)).await? {
+            Ok(service) => service,
+            // Not a manager; or the service is gone, and its tasks will be.
+            Err(Error::DockerResponseServerError { status_code: 503 | 404, .. }) => {
+                return Ok(BTreeMap::new());
+            }
+            Err(error) => return Err(EngineError(describe(&error))),
+        };
+        let labels = service.spec.and_then(|spec| spec.labels);
+        Ok(labels.unwrap_or_default().into_iter().collect())
+    }
+
+    async fn bridge_network(&self, bridge: &str) -> Result<Option<BridgeNetwork>, EngineError> {
         let mut networks = self.networks.lock().await;
         let is_known = networks.by_bridge.contains_key(bridge);
         if !is_known || networks.listed_at.elapsed() > NETWORKS_KEPT {
@@ -162,7 +201,7 @@ impl Engine for Api {
             *networks = Networks { listed_at, by_bridge };
         }
         // A bridge that Docker does not know is somebody else's.
-        Ok(networks.by_bridge.get(bridge).cloned().flatten())
+        Ok(networks.by_bridge.get(bridge).cloned())
     }
 }
 
@@ -177,7 +216,7 @@ async fn within_raw<T>(answer: impl Future<Output = T>) -> Result<T, EngineError
 }
 
 /// For people: of a request that failed, only what made it fail.
-fn describe(error: &Error) -> String {
+pub(super) fn describe(error: &Error) -> String {
     let Error::HyperLegacyError { err } = error else { return error.to_string() };
     let mut cause: &dyn std::error::Error = err;
     while let Some(source) = cause.source() {
@@ -191,12 +230,15 @@ fn event_of(message: EventMessage) -> Option<Event> {
     let actor = message.actor?;
     let attributes: BTreeMap<_, _> = actor.attributes.unwrap_or_default().into_iter().collect();
     let action = message.action?;
-    if !ACTIONS.contains(&action.as_str()) {
+    let action = action.split_once(':').map_or(action.as_str(), |(action, _)| action);
+    if !ACTIONS.contains(&action) {
         return None;
     }
     let (container, labelled) = match message.typ? {
         // Events of a container carry its labels beside their own attributes.
-        EventMessageTypeEnum::CONTAINER => (actor.id?, Some(labels::wants_balancing(&attributes))),
+        EventMessageTypeEnum::CONTAINER => {
+            (actor.id?, Some(labels::may_want_balancing(&attributes)))
+        }
         EventMessageTypeEnum::NETWORK => (attributes.get("container")?.clone(), None),
         _ => return None,
     };
@@ -220,18 +262,38 @@ fn summary_of(listed: ContainerSummary) -> Option<Summary> {
     })
 }
 
-/// The name of a network's bridge, and its own name if it is `internal`.
-fn bridge_of(network: Network) -> Option<(String, Option<String>)> {
+/// A network and the name of its bridge.
+fn bridge_of(network: Network) -> Option<(String, BridgeNetwork)> {
     if network.driver.as_deref() != Some("bridge") {
         return None;
     }
-    let named = network.options.and_then(|mut options| options.remove(BRIDGE_NAME));
-    let bridge = match named {
-        Some(name) if !name.is_empty() => name,
-        _ => format!("br-{}", network.id?.get(..12)?),
+    let options = network.options.unwrap_or_default();
+    let option = |key: &str| options.get(key).map(String::as_str).filter(|it| !it.is_empty());
+    let bridge = match option(BRIDGE_NAME) {
+        Some(name) => name.to_owned(),
+        None => format!("br-{}", network.id?.get(..12)?),
     };
-    let internal = network.internal.unwrap_or_default();
-    Some((bridge, internal.then(|| network.name.unwrap_or_default())))
+    let is_masqueraded = option(MASQUERADE).is_none_or(is_true);
+    let network = BridgeNetwork {
+        name: network.name.unwrap_or_default(),
+        is_internal: network.internal.unwrap_or_default(),
+        is_hidden_v4: is_masqueraded && option(GATEWAY_MODE_V4).is_none_or(|mode| mode == "nat"),
+        // What is the default differs from version to version, and IPv6 is mostly not translated.
+        is_hidden_v6: is_masqueraded && option(GATEWAY_MODE_V6) == Some("nat"),
+    };
+    Some((bridge, network))
+}
+
+/// As Go's `strconv.ParseBool` has it.
+fn is_true(text: &str) -> bool {
+    matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True")
+}
+
+/// The ports that have a binding. Those without one are merely exposed.
+/// Ports that Docker leads to from addresses of the node.
+fn published(ports: PortMap) -> impl Iterator<Item = String> {
+    let is_bound = |bindings: &Option<Vec<_>>| bindings.as_ref().is_some_and(|it| !it.is_empty());
+    ports.into_iter().filter(move |(_, bindings)| is_bound(bindings)).map(|(port, _)| port)
 }
 
 fn inspected_of(response: ContainerInspectResponse) -> Result<Option<Inspected>, EngineError> {
@@ -243,16 +305,65 @@ fn inspected_of(response: ContainerInspectResponse) -> Result<Option<Inspected>,
     }
     let pid = u32::try_from(pid)
         .map_err(|_out_of_range| EngineError(format!("`State.Pid` {pid} is no process number")))?;
-    let config = response.config.unwrap_or_default();
+    let mut config = response.config.unwrap_or_default();
+    // What was asked for, and what Docker has made of it: ports of `--publish-all` are only there.
+    let asked = response.host_config.and_then(|host| host.port_bindings).unwrap_or_default();
+    let made = response.network_settings.and_then(|network| network.ports).unwrap_or_default();
+    let published = published(asked).chain(published(made));
+    let ports = ports_of(config.exposed_ports.take(), published);
+    let health = state.health.and_then(|health| health.status);
     let id = response.id.unwrap_or_default();
     Ok(Some(Inspected {
         name: name_of(&response.name.into_iter().collect::<Vec<_>>(), &id),
         image: config.image.unwrap_or_default(),
         labels: config.labels.unwrap_or_default().into_iter().collect(),
+        environment: service_variables(&config.env.unwrap_or_default()),
+        ports,
         pid,
         created_at_ms: milliseconds("Created", response.created)?,
         started_at_ms: milliseconds("State.StartedAt", state.started_at)?,
+        health: health.and_then(reported_health),
     }))
+}
+
+/// `None`: the container has no HEALTHCHECK.
+fn reported_health(status: HealthStatusEnum) -> Option<ReportedHealth> {
+    match status {
+        HealthStatusEnum::STARTING => Some(ReportedHealth::Starting),
+        HealthStatusEnum::HEALTHY => Some(ReportedHealth::Healthy),
+        HealthStatusEnum::UNHEALTHY => Some(ReportedHealth::Unhealthy),
+        HealthStatusEnum::NONE | HealthStatusEnum::EMPTY => None,
+    }
+}
+
+/// Variables that may concern us: the others may be secrets, and are forgotten at once.
+fn service_variables(environment: &[String]) -> BTreeMap<String, String> {
+    let ours = environment.iter().filter(|one| one.starts_with(labels::registrator::PREFIX));
+    let pairs = ours.filter_map(|one| one.split_once('='));
+    pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+/// `80/tcp` of the image and of what is published. What is no such thing is none of ours.
+fn ports_of(
+    exposed: Option<Vec<String>>,
+    published: impl Iterator<Item = String>,
+) -> BTreeSet<ContainerPort> {
+    let port = |text: &str, is_published| {
+        let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+        let protocol = match protocol {
+            "tcp" => Protocol::Tcp,
+            "udp" => Protocol::Udp,
+            _ => return None,
+        };
+        Some(ContainerPort { port: port.parse().ok()?, protocol, is_published })
+    };
+    let published: BTreeSet<_> = published.filter_map(|text| port(&text, true)).collect();
+    let exposed = exposed.unwrap_or_default();
+    let exposed = exposed.iter().filter_map(|text| port(text, false));
+    let is_published =
+        |port: &ContainerPort| published.contains(&ContainerPort { is_published: true, ..*port });
+    let exposed: BTreeSet<_> = exposed.filter(|port| !is_published(port)).collect();
+    &published | &exposed
 }
 
 fn milliseconds(key: &str, text: Option<String>) -> Result<u64, EngineError> {

@@ -1,8 +1,13 @@
 //! What the provider needs to know from Docker, and nothing more.
 
-use std::{collections::BTreeMap, future::Future};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+};
 
 use futures_util::Stream;
+
+use crate::{labels::ContainerPort, model::ReportedHealth};
 
 /// A container in a listing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -28,12 +33,31 @@ pub(super) struct Inspected {
     pub(super) image: String,
     /// Its labels.
     pub(super) labels: BTreeMap<String, String>,
+    /// Variables that begin with `SERVICE_`.
+    pub(super) environment: BTreeMap<String, String>,
+    /// Ports that it or its image names.
+    pub(super) ports: BTreeSet<ContainerPort>,
     /// Number of its main process.
     pub(super) pid: u32,
     /// When it was made.
     pub(super) created_at_ms: u64,
     /// When this run of it started.
     pub(super) started_at_ms: u64,
+    /// What its HEALTHCHECK says; `None`: it has none.
+    pub(super) health: Option<ReportedHealth>,
+}
+
+/// A network behind a bridge of the node.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct BridgeNetwork {
+    /// Its name.
+    pub(super) name: String,
+    /// It is `internal`: closed to the outside.
+    pub(super) is_internal: bool,
+    /// Its IPv4 addresses are hidden: nobody outside of the node can use them.
+    pub(super) is_hidden_v4: bool,
+    /// The same for IPv6.
+    pub(super) is_hidden_v6: bool,
 }
 
 /// Something happened to a container.
@@ -69,9 +93,15 @@ pub(super) trait Engine: Send + Sync + 'static {
         id: &str,
     ) -> impl Future<Output = Result<Option<Inspected>, EngineError>> + Send;
 
-    /// The name of the network behind this bridge of the node, if it is an `internal` one.
-    fn internal_network(
+    /// The labels of a Swarm service. None where the node is no manager, which alone knows them.
+    fn service_labels(
+        &self,
+        id: &str,
+    ) -> impl Future<Output = Result<BTreeMap<String, String>, EngineError>> + Send;
+
+    /// The network behind this bridge of the node. `None`: it is not Docker's.
+    fn bridge_network(
         &self,
         bridge: &str,
-    ) -> impl Future<Output = Result<Option<String>, EngineError>> + Send;
+    ) -> impl Future<Output = Result<Option<BridgeNetwork>, EngineError>> + Send;
 }

@@ -88,7 +88,8 @@ pub(super) async fn follow<E: Engine, H: Host>(
     let mut tasks = JoinSet::new();
     tasks.spawn(listen(Arc::clone(&engine), pace, inputs.clone()));
     let mut follower = Follower {
-        state: State::new(source, claims_of),
+        state: State::new(source, Arc::clone(&claims_of)),
+        reader: claims_of,
         schedule: Schedule::new(pace),
         looks: Arc::new(Semaphore::new(LOOKS_MAX)),
         engine,
@@ -188,6 +189,7 @@ impl Schedule {
 
 struct Follower<E: Engine, H: Host> {
     state: State<H::Process>,
+    reader: ClaimsOf,
     schedule: Schedule,
     looks: Arc<Semaphore>,
     engine: Arc<E>,
@@ -228,9 +230,11 @@ impl<E: Engine, H: Host> Follower<E, H> {
                 Effect::Send(event) => events.send(event).await?,
                 Effect::Look(id) => self.look(id),
                 Effect::Watch { id, instance, process } => {
-                    let inputs = self.inputs.clone();
+                    self.host.begins(&instance, &process);
+                    let (inputs, host) = (self.inputs.clone(), Arc::clone(&self.host));
                     self.tasks.spawn(async move {
                         process.ended().await;
+                        host.ends(&instance);
                         // The queue outlives its tasks.
                         let _ended = inputs.send(Input::Ended { id, instance }).await;
                     });
@@ -264,9 +268,10 @@ impl<E: Engine, H: Host> Follower<E, H> {
         let (engine, host) = (Arc::clone(&self.engine), Arc::clone(&self.host));
         let (inputs, looks, limit) =
             (self.inputs.clone(), Arc::clone(&self.looks), self.pace.limit);
+        let reader = Arc::clone(&self.reader);
         self.tasks.spawn(async move {
             let turn = looks.acquire().await;
-            let looked = timeout(limit, look(&*engine, &*host, &id)).await;
+            let looked = timeout(limit, look(&*engine, &*host, &*reader, &id)).await;
             drop(turn);
             let looked = looked.unwrap_or_else(|_elapsed| {
                 Look::Failed(format!("no answer within {} s", limit.as_secs()))

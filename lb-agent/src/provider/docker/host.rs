@@ -2,6 +2,7 @@
 
 use std::{future::Future, io, sync::Arc, time::Duration};
 
+use super::Runs;
 use crate::netlink::{self, BootTicks, ContainerNetwork, NetworkError};
 
 /// How often a process is looked at when it cannot be waited for.
@@ -36,10 +37,25 @@ pub(super) trait Host: Send + Sync + 'static {
         &self,
         process: &Arc<Self::Process>,
     ) -> impl Future<Output = Result<ContainerNetwork, NetworkError>> + Send;
+
+    /// A run of a container is followed from now on.
+    fn begins(&self, instance: &str, process: &Arc<Self::Process>);
+
+    /// It is over.
+    fn ends(&self, instance: &str);
 }
 
 /// The real node.
-pub(super) struct Node;
+pub(super) struct Node {
+    runs: Runs,
+}
+
+impl Node {
+    /// Tells `runs` which containers run.
+    pub(super) fn new(runs: Runs) -> Self {
+        Self { runs }
+    }
+}
 
 impl Host for Node {
     type Process = netlink::Process;
@@ -65,6 +81,14 @@ impl Host for Node {
         tokio::task::spawn_blocking(move || netlink::container_network(&process))
             .await
             .map_err(failed)?
+    }
+
+    fn begins(&self, instance: &str, process: &Arc<netlink::Process>) {
+        self.runs.begin(instance, process);
+    }
+
+    fn ends(&self, instance: &str) {
+        self.runs.end(instance);
     }
 }
 

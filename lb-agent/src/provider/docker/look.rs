@@ -1,13 +1,15 @@
 //! Examines one container: Docker for what it is, the kernel for whether it lives and where.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use super::{
+    ReadContainers,
     engine::{Engine, EngineError, Inspected},
     host::{Host, Process as _},
 };
 use crate::{
-    labels::{ContainerFacts, LocalAddress, aliyun, shown},
+    labels::{self, ContainerFacts, LocalAddress, shown},
+    model::{ReportedHealth, WaysIn},
     netlink::{ContainerNetwork, ContainerWay, NetworkError},
 };
 
@@ -21,8 +23,8 @@ const REFUSAL_CONFIRMED_AFTER: Duration = Duration::from_millis(100);
 /// What was found.
 #[derive(Debug)]
 pub(super) enum Look<P> {
-    /// It runs, and can be served.
-    Running(ContainerFacts, Arc<P>),
+    /// It runs, and can be served; with what its HEALTHCHECK says.
+    Running(ContainerFacts, Option<ReportedHealth>, Arc<P>),
     /// It runs, and cannot be served.
     Refused(Refused, Arc<P>),
     /// Docker says that it does not run, or its process is gone.
@@ -31,21 +33,27 @@ pub(super) enum Look<P> {
     Failed(String),
 }
 
-/// A container that cannot be served.
+/// A container that cannot be served, or asks for nothing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Refused {
     /// Its name.
     pub(super) name: String,
     /// When this run of it started, in milliseconds since the epoch.
     pub(super) started_at_ms: u64,
-    /// The labels that are refused for it.
+    /// The labels that are refused for it; none when it asks for nothing.
     pub(super) labels: Vec<String>,
     /// Why.
     pub(super) reason: String,
 }
 
-/// Examines the container with this id.
-pub(super) async fn look<E: Engine, H: Host>(engine: &E, host: &H, id: &str) -> Look<H::Process> {
+/// Examines the container with this id. Of one that does not concern the `reader` the network is
+/// none of our business.
+pub(super) async fn look<E: Engine, H: Host>(
+    engine: &E,
+    host: &H,
+    reader: &dyn ReadContainers,
+    id: &str,
+) -> Look<H::Process> {
     let asked_at = match host.now() {
         Ok(now) => now,
         Err(error) => return Look::Failed(error.to_string()),
@@ -70,14 +78,27 @@ pub(super) async fn look<E: Engine, H: Host>(engine: &E, host: &H, id: &str) -> 
             Err(error) => return Look::Failed(error.to_string()),
         }
     }
+    let mut facts = facts(id, &inspected);
+    if let Some(service) = inspected.labels.get(labels::SWARM_SERVICE_ID) {
+        match engine.service_labels(service).await {
+            Ok(labels) => facts.service_labels = labels,
+            Err(error) => return Look::Failed(format!("labels of its service: {error}")),
+        }
+    }
+    if !reader.concerns(&facts) {
+        return Look::Refused(refused(&facts, String::new()), process);
+    }
     match confirmed_network(host, &process).await {
-        Ok(network) => match open_network(engine, network).await {
-            Ok(Ok(network)) => Look::Running(facts(id, inspected, &network), process),
-            Ok(Err(reason)) => Look::Refused(refused(inspected, reason), process),
+        Ok(network) => match open_addresses(engine, &network).await {
+            Ok(Ok((first, second))) => {
+                let facts = located(facts, first, second);
+                Look::Running(facts, inspected.health, process)
+            }
+            Ok(Err(reason)) => Look::Refused(refused(&facts, reason), process),
             Err(error) => Look::Failed(error.to_string()),
         },
         Err(NetworkError::Refused(reason)) => {
-            Look::Refused(refused(inspected, reason.to_string()), process)
+            Look::Refused(refused(&facts, reason.to_string()), process)
         }
         Err(NetworkError::Gone { .. }) => Look::Absent,
         Err(NetworkError::Failed { source, action, .. }) => {
@@ -99,68 +120,91 @@ async fn confirmed_network<H: Host>(
     }
 }
 
-/// What of a network is open to the outside, or why nothing is.
-async fn open_network<E: Engine>(
+/// The addresses that are open to the outside, or why none is.
+async fn open_addresses<E: Engine>(
     engine: &E,
-    network: ContainerNetwork,
-) -> Result<Result<ContainerNetwork, String>, EngineError> {
-    let ContainerNetwork { first, second } = network;
-    let second = match second {
-        Some(way) if refused_way(engine, &way).await?.is_none() => Some(way),
-        _ => None,
+    network: &ContainerNetwork,
+) -> Result<Result<(LocalAddress, Option<LocalAddress>), String>, EngineError> {
+    let first = open_address(engine, &network.first).await?;
+    let second = match &network.second {
+        Some(way) => open_address(engine, way).await?.ok(),
+        None => None,
     };
-    Ok(match (refused_way(engine, &first).await?, second) {
-        (None, second) => Ok(ContainerNetwork { first, second }),
-        (Some(_), Some(first)) => Ok(ContainerNetwork { first, second: None }),
-        (Some(reason), None) => Err(reason),
+    Ok(match (first, second) {
+        (Ok(first), second) => Ok((first, second)),
+        (Err(_), Some(second)) => Ok((second, None)),
+        (Err(reason), None) => Err(reason),
     })
 }
 
 /// Before version 27 Docker gives `internal` networks a default route, and keeps them internal by
 /// packet filters, which our packets do not pass. What the user has closed stays closed.
-async fn refused_way<E: Engine>(
+async fn open_address<E: Engine>(
     engine: &E,
     way: &ContainerWay,
-) -> Result<Option<String>, EngineError> {
-    let Some(bridge) = &way.bridge else { return Ok(None) };
-    let internal = engine.internal_network(bridge).await?;
-    Ok(internal.map(|name| {
-        format!(
-            "the container's default route leaves by the network `{}`, which is `internal`: it is \
-             not to be reached from outside; connect the container to another bridge network as \
-             well",
-            shown(&name)
-        )
-    }))
+) -> Result<Result<LocalAddress, String>, EngineError> {
+    let bridge = match &way.bridge {
+        Some(bridge) => engine.bridge_network(bridge).await?,
+        None => None,
+    };
+    let ways_in = match bridge {
+        Some(bridge) if bridge.is_internal => {
+            return Ok(Err(format!(
+                "the container's default route leaves by the network `{}`, which is `internal`: it \
+                 is not to be reached from outside; connect the container to another bridge network \
+                 as well",
+                shown(&bridge.name)
+            )));
+        }
+        None => WaysIn::Unknown,
+        Some(bridge) => {
+            let is_ipv4 = way.address.is_ipv4();
+            let is_hidden = if is_ipv4 { bridge.is_hidden_v4 } else { bridge.is_hidden_v6 };
+            if is_hidden { WaysIn::OnlyOurs } else { WaysIn::Direct }
+        }
+    };
+    Ok(Ok(LocalAddress { address: way.address, ifindex: way.ifindex, ways_in }))
 }
 
 fn is_same_run(this: &Inspected, that: &Inspected) -> bool {
     (this.pid, this.started_at_ms) == (that.pid, that.started_at_ms)
 }
 
-fn facts(id: &str, inspected: Inspected, network: &ContainerNetwork) -> ContainerFacts {
+/// What Docker says. The address comes from the kernel.
+fn facts(id: &str, inspected: &Inspected) -> ContainerFacts {
     ContainerFacts {
         id: id.to_owned(),
-        name: inspected.name,
-        image: inspected.image,
-        labels: inspected.labels,
+        name: inspected.name.clone(),
+        image: inspected.image.clone(),
+        labels: inspected.labels.clone(),
+        service_labels: BTreeMap::new(),
+        environment: inspected.environment.clone(),
+        ports: inspected.ports.clone(),
         created_at_ms: inspected.created_at_ms,
         started_at_ms: inspected.started_at_ms,
-        address: network.first.address,
-        ifindex: network.first.ifindex,
-        second: network
-            .second
-            .as_ref()
-            .map(|way| LocalAddress { address: way.address, ifindex: way.ifindex }),
+        address: Ipv4Addr::UNSPECIFIED.into(),
+        ifindex: 0,
+        ways_in: WaysIn::Unknown,
+        second: None,
     }
 }
 
-fn refused(inspected: Inspected, reason: String) -> Refused {
-    let ours = inspected.labels.keys().filter(|key| key.starts_with(aliyun::PREFIX));
+fn located(
+    facts: ContainerFacts,
+    first: LocalAddress,
+    second: Option<LocalAddress>,
+) -> ContainerFacts {
+    let LocalAddress { address, ifindex, ways_in } = first;
+    ContainerFacts { address, ifindex, ways_in, second, ..facts }
+}
+
+fn refused(facts: &ContainerFacts, reason: String) -> Refused {
+    let keys = facts.labels.keys().chain(facts.service_labels.keys());
+    let ours = keys.filter(|key| labels::asks_for_frontend(key));
     Refused {
         labels: ours.take(LABELS_MAX).map(|key| shown(key)).collect(),
-        name: inspected.name,
-        started_at_ms: inspected.started_at_ms,
+        name: facts.name.clone(),
+        started_at_ms: facts.started_at_ms,
         reason,
     }
 }

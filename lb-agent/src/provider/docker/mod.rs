@@ -10,11 +10,13 @@
 //! what was seen, without I/O or time, and [`report`] says it; [`follow`] runs it all. None of them touches maps or filters.
 
 mod api;
+mod commands;
 mod engine;
 mod follow;
 mod host;
 mod look;
 mod report;
+mod runs;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -24,6 +26,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
+pub use self::{commands::Commands, runs::Runs};
 use super::ProviderEvent;
 use crate::{labels::ContainerFacts, model::Claims};
 
@@ -61,23 +64,61 @@ impl Settings {
     }
 }
 
-/// Turns a container into claims; pure.
-pub type ClaimsOf = Arc<dyn Fn(&ContainerFacts) -> Claims + Send + Sync>;
+/// Turns containers into claims; pure.
+pub trait ReadContainers: Send + Sync {
+    /// Whether containers without labels are looked at, too.
+    fn looks_at_all(&self) -> bool;
+
+    /// Whether anything may follow from a container of which Docker says this. Its address is not
+    /// known yet.
+    fn concerns(&self, facts: &ContainerFacts) -> bool;
+
+    /// What the container asks for.
+    fn claims(&self, facts: &ContainerFacts) -> Claims;
+}
+
+/// What turns containers into claims.
+pub type ClaimsOf = Arc<dyn ReadContainers>;
+
+impl ReadContainers for crate::labels::Reader {
+    fn looks_at_all(&self) -> bool {
+        self.looks_at_all()
+    }
+
+    fn concerns(&self, facts: &ContainerFacts) -> bool {
+        self.concerns(facts)
+    }
+
+    fn claims(&self, facts: &ContainerFacts) -> Claims {
+        self.claims(facts)
+    }
+}
 
 /// Follows Docker for ever, through restarts and absences of the daemon. Ends when the receiving end
-/// of `events` is closed.
-pub async fn run(settings: Settings, claims_of: ClaimsOf, events: mpsc::Sender<ProviderEvent>) {
+/// of `events` is closed. `runs` is told which containers run.
+pub async fn run(
+    settings: Settings,
+    runs: Runs,
+    claims_of: ClaimsOf,
+    events: mpsc::Sender<ProviderEvent>,
+) {
+    runs.clear();
     let source = format!("unix://{}", settings.socket_path);
     let engine = api::Api::new(settings.socket_path);
     follow::follow(
         engine,
-        host::Node,
+        host::Node::new(runs),
         follow::Pace::new(settings.resync),
         source,
         claims_of,
         events,
     )
     .await;
+}
+
+/// The container that an instance is a run of.
+fn container_of(instance: &str) -> &str {
+    instance.split_once('@').map_or(instance, |(container, _)| container)
 }
 
 /// The name of one run of a container, as [`crate::model::Backend::instance`] has it.

@@ -169,7 +169,7 @@ impl<P: Process> State<P> {
     /// Something happened to a container: look at it, and at all of them afterwards.
     pub(super) fn happened(&mut self, event: &Event) {
         let known = self.containers.contains_key(&event.container);
-        if !event.labelled.unwrap_or(known) {
+        if !self.claims_of.looks_at_all() && !event.labelled.unwrap_or(known) {
             return;
         }
         if !known && self.containers.len() < CONTAINERS_MAX {
@@ -226,8 +226,10 @@ impl<P: Process> State<P> {
             self.want_look(id);
         }
         match look {
-            Look::Running(facts, process) if process.is_alive() => {
-                let claims = (self.claims_of)(&facts);
+            Look::Running(facts, health, process) if process.is_alive() => {
+                let mut claims = self.claims_of.claims(&facts);
+                let backends = claims.claims.iter_mut().filter_map(|it| it.backend.as_mut());
+                backends.for_each(|backend| backend.reported = health);
                 self.runs(id, facts.name, facts.started_at_ms, process, claims);
             }
             Look::Refused(refused, process) if process.is_alive() => {
@@ -287,7 +289,9 @@ impl<P: Process> State<P> {
     fn choose(&mut self, summaries: Vec<Summary>) -> Vec<Summary> {
         let mut ours: Vec<Summary> = summaries
             .into_iter()
-            .filter(|summary| labels::wants_balancing(&summary.labels))
+            .filter(|summary| {
+                self.claims_of.looks_at_all() || labels::may_want_balancing(&summary.labels)
+            })
             .collect();
         ours.sort_by_cached_key(|summary| {
             let runs = self.containers.get(&summary.id).is_some_and(|known| known.run.is_some());

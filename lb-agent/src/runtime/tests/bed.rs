@@ -24,9 +24,10 @@ use crate::{
         server::ViewRequest,
         types::{BackendCountersView, FrontView, View},
     },
+    health::Targets,
     model::{
-        Backend, BackendPath, BackendState, Claim, Claims, FrontendAddress, Ports, Protocol,
-        ServiceName,
+        Backend, BackendPath, BackendState, Claim, Claims, FrontendAddress, IpPrefix, Ports,
+        Protocol, ServiceName, Setting, Wishes,
     },
     plan::{self, Action, Kernel, KernelError, KernelState, Scan},
     provider::ProviderEvent,
@@ -133,6 +134,14 @@ impl Node for FakeNode {
         self.lock().refused_ticks.get(&ring).copied().unwrap_or(0)
     }
 
+    fn local(&self) -> Result<BTreeSet<IpPrefix>, NodeError> {
+        Ok(BTreeSet::new())
+    }
+
+    fn front_ifindex(&self) -> u32 {
+        0
+    }
+
     fn look_at_interfaces(&mut self) {
         self.lock().looks += 1;
     }
@@ -152,6 +161,8 @@ impl Node for FakeNode {
 pub(super) struct Bed {
     node: FakeNode,
     pub(super) events: mpsc::Sender<Event>,
+    /// What health would have to probe.
+    pub(super) targets: watch::Receiver<Targets>,
     requests: mpsc::Sender<ViewRequest>,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -169,13 +180,14 @@ impl Bed {
         };
         let reconciler =
             Reconciler::adopt(node.clone(), settings, Instant::now()).expect("readable");
+        let targets = reconciler.health().targets();
         let (events, receiver) = mpsc::channel(1024);
         let (requests, requests_receiver) = mpsc::channel(1);
         let (view, _) = watch::channel(Arc::default());
         let channels = RuntimeChannels { events: receiver, requests: requests_receiver, view };
         let stop = CancellationToken::new();
         let task = tokio::spawn(Runtime::new(reconciler, channels).run(stop.clone()));
-        Self { node, events, requests, stop, task }
+        Self { node, events, targets, requests, stop, task }
     }
 
     pub(super) fn node(&self) -> MutexGuard<'_, NodeState> {
@@ -271,6 +283,7 @@ pub(super) fn frontend(port: u16) -> FrontendAddress {
 
 /// The claim of a container `id` for the service at `port`, behind interface `id`.
 pub(super) fn container(port: u16, id: u8) -> Claim {
+    let ring_size = Some(Setting { value: Some(1021), ..Setting::default() });
     Claim {
         service: ServiceName(format!("compose/shop/s{port}:80")),
         frontend: frontend(port),
@@ -283,8 +296,11 @@ pub(super) fn container(port: u16, id: u8) -> Claim {
             path: BackendPath::Local { ifindex: id.into() },
             state: BackendState::Healthy,
             started_at_ms: 1,
+            reported: None,
+            replies: crate::model::ReplyFacts::default(),
         }),
-        ring_size: Some(1021),
+        pooled: None,
+        wishes: Arc::new(Wishes { ring_size, ..Wishes::default() }),
         since_ms: 1,
         source: format!("container `shop-s{port}-{id}`"),
     }

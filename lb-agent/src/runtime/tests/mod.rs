@@ -2,6 +2,7 @@
 
 mod bed;
 mod faults;
+mod health;
 mod partial;
 
 use std::time::Duration;
@@ -377,11 +378,11 @@ async fn view_shows_what_is_served() {
     compose/shop/s2:80  tcp://192.0.2.10:2  1021      1/1  serving  docker
     file/s3             tcp://192.0.2.10:3  1021      1/1  serving  file
     "#);
-    assert_snapshot!(table::backends(&view.backends, false), @r#"
-    SERVICE             BACKEND        ADDRESS        WEIGHT   SHARE  STATE    FLOWS  IN  OUT
-    compose/shop/s1:80  shop-s1-1      10.0.0.1:80       100   50.0%  healthy      0  0B   0B
-    compose/shop/s1:80  shop-s1-2      10.0.0.2:80       100   50.0%  healthy      0  0B   0B
-    compose/shop/s2:80  shop-s2-3      10.0.0.3:80       100  100.0%  healthy      0  0B   0B
-    file/s3             10.0.0.100:80  10.0.0.100:80     100  100.0%  healthy      0  0B   0B
-    "#);
+    assert_snapshot!(table::backends(&view.backends, false), @"
+    SERVICE             BACKEND        ADDRESS        WEIGHT   SHARE  STATE    REPLIES                                 FLOWS  IN  OUT
+    compose/shop/s1:80  shop-s1-1      10.0.0.1:80       100   50.0%  healthy  recorded (other ways in are not known)      0  0B   0B
+    compose/shop/s1:80  shop-s1-2      10.0.0.2:80       100   50.0%  healthy  recorded (other ways in are not known)      0  0B   0B
+    compose/shop/s2:80  shop-s2-3      10.0.0.3:80       100  100.0%  healthy  recorded (other ways in are not known)      0  0B   0B
+    file/s3             10.0.0.100:80  10.0.0.100:80     100  100.0%  healthy  recorded (other ways in are not known)      0  0B   0B
+    ");
 }

@@ -84,8 +84,12 @@ impl Address for NetAddr6 {
     #[inline(always)]
     fn is_same(self, other: Self) -> bool {
         let (left, right) = (self.raw(), other.raw());
-        (left[0] ^ right[0]) | (left[1] ^ right[1]) | (left[2] ^ right[2]) | (left[3] ^ right[3])
-            == 0
+        // A sum, since of bits that are or-ed together LLVM makes a branch for each word.
+        let difference = u64::from(left[0] ^ right[0])
+            + u64::from(left[1] ^ right[1])
+            + u64::from(left[2] ^ right[2])
+            + u64::from(left[3] ^ right[3]);
+        difference == 0
     }
 
     #[inline(always)]
@@ -104,7 +108,7 @@ impl Address for NetAddr6 {
         for index in 0..4 {
             sum += u64::from(!old[index]) + u64::from(new[index]);
         }
-        fold_into_word(sum)
+        checksum::fold_wide(sum)
     }
 
     #[inline(always)]
@@ -114,18 +118,11 @@ impl Address for NetAddr6 {
         for word in words {
             sum += u64::from(word);
         }
-        fold_into_word(sum)
+        checksum::fold_wide(sum)
     }
 
     #[inline(always)]
     fn words(self) -> [u32; 4] {
         self.raw()
     }
-}
-
-/// Folds a sum of few words into one.
-#[inline(always)]
-const fn fold_into_word(sum: u64) -> u32 {
-    let once = (sum & 0xffff_ffff) + (sum >> 32);
-    ((once & 0xffff_ffff) + (once >> 32)) as u32
 }

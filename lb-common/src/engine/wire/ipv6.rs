@@ -2,7 +2,7 @@
 
 use super::{
     Fragment, Headers, IPV6_HEADER_BYTES, Kind, PROTOCOL_FRAGMENT,
-    transport::{fragment_fault, transport},
+    transport::{fragment_fault, parse_transport},
 };
 use crate::{
     abi::{DropReason, NetAddr6},
@@ -52,6 +52,13 @@ pub(super) struct Chain {
 /// Parses the IPv6 packet at `l3_offset`.
 #[inline(always)]
 pub fn parse_v6<P: Packet>(packet: &P, l3_offset: usize) -> Headers<NetAddr6> {
+    parse_transport(packet, parse_network_v6(packet, l3_offset))
+}
+
+/// The part of [`parse_v6`] before the transport header; [`parse_transport`] is the rest. Every chain of
+/// extension headers is a way of its own for the verifier, unless these two are kept apart.
+#[inline(always)]
+pub fn parse_network_v6<P: Packet>(packet: &P, l3_offset: usize) -> Headers<NetAddr6> {
     let Some(ip) = packet.window::<IPV6_HEADER_BYTES>(l3_offset) else {
         // There is no destination that could be a VIP.
         return Headers::NONE;
@@ -104,7 +111,7 @@ pub fn parse_v6<P: Packet>(packet: &P, l3_offset: usize) -> Headers<NetAddr6> {
         }
         headers.fragment = Fragment::First;
     }
-    transport(packet, headers)
+    headers
 }
 
 /// Payload of a packet whose length does not fit the field: IPv6 BIG TCP. Linux up to 6.18 says so in

@@ -22,10 +22,11 @@ pub use address::Address;
 pub use embedded::{Embedded, embedded_v4, embedded_v6};
 pub use ipv4::parse_v4;
 pub use ipv6::{
-    EXTENSION_BYTES_MAX, EXTENSION_HEADERS_MAX, FRAGMENT_EXTENSION_HEADERS_MAX, parse_v6,
+    EXTENSION_BYTES_MAX, EXTENSION_HEADERS_MAX, FRAGMENT_EXTENSION_HEADERS_MAX, parse_network_v6,
+    parse_v6,
 };
 pub use link::{Link, Network, link};
-pub use transport::{TcpNumbers, tcp_numbers};
+pub use transport::{TcpNumbers, parse_transport, tcp_numbers};
 
 use crate::abi::{DropReason, NetU16};
 

@@ -37,6 +37,16 @@ pub fn tcp_numbers<P: Packet, A: Address>(packet: &P, headers: &Headers<A>) -> O
     })
 }
 
+/// Parses what follows the IP headers, if they are whole and this is where it begins.
+#[inline(always)]
+pub fn parse_transport<P: Packet, A: Address>(packet: &P, headers: Headers<A>) -> Headers<A> {
+    if headers.kind as u32 == Kind::Other as u32 && headers.l3_bytes != 0 {
+        transport(packet, headers)
+    } else {
+        headers
+    }
+}
+
 /// Parses what follows the IP headers of a whole packet or first fragment.
 #[inline(always)]
 pub(super) fn transport<P: Packet, A: Address>(packet: &P, headers: Headers<A>) -> Headers<A> {

@@ -1,10 +1,11 @@
-//! What a packet costs, and what a path carries: `cargo xtask bench [packet|path]`.
+//! What a packet costs, and what a path carries: `cargo xtask bench [packet|path|probes]`.
 //!
 //! Figures are ratios within one run, over interleaved rounds; absolute numbers move from machine to
 //! machine. Nothing is asserted.
 
 mod packet;
 mod path;
+mod probes;
 
 use clap::{Parser, Subcommand};
 
@@ -21,11 +22,18 @@ enum What {
     Packet(packet::PacketOptions),
     /// Throughput and rates through namespaces, beside plain routing and nftables.
     Path(path::PathOptions),
+    /// Processor time of ten thousand probes.
+    Probes(probes::ProbesOptions),
+    /// What `probes` probes.
+    #[command(hide = true)]
+    ProbeServer,
 }
 
 fn main() -> anyhow::Result<()> {
     match Options::parse().what {
         What::Packet(options) => packet::run(&options),
         What::Path(options) => path::run(&options),
+        What::Probes(options) => probes::run(&options),
+        What::ProbeServer => probes::serve(),
     }
 }

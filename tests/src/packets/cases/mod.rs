@@ -1,131 +1,143 @@
 //! The cases, and the small vocabulary that they are written in.
 
+mod choice;
+mod datagrams;
+mod errors;
+mod fragments;
+mod headers;
 mod hostile;
 mod inbound;
 mod outbound;
 mod ports;
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use lb_common::{
     abi::{
-        BackendV4, CLASS_ANSWERED, CLASS_HALF_OPEN, DropReason, FlowKeyV4, NetU16, NetU32,
-        PATH_RECORDS_REPLIES, PROTOCOL_TCP, ReplyKeyV4, ReplyRecordV4, TAKES_NEW, TAKES_OLD,
-        Verdict,
+        CLASS_ANSWERED, CLASS_HALF_OPEN, DropReason, PATH_RECORDS_REPLIES, PROTOCOL_TCP, TAKES_NEW,
+        TAKES_OLD, TAKES_OLD_DATAGRAMS, Verdict,
     },
     engine::{
-        Family as _,
+        Family,
         answer::{AnswerKind, answer, write},
         host::HostPacket,
+        wire::link,
     },
 };
 
 use super::{
-    Case, INGRESS_IFINDEX, KnownFlow, KnownReply, Program, Step, World, backend_one, backend_three,
-    backend_two,
-    builder::{BACKEND_ONE, CLIENT, PacketSpec, VIP},
-    frontends::SECOND_VIP,
+    BackendSpec, Case, INGRESS_IFINDEX, KnownFlow, KnownReply, NETS, Net, NetAddr6, NetU32,
+    PacketSpec, Program, Step, World, tcp,
 };
 
-const ALIVE: u8 = TAKES_NEW | TAKES_OLD;
+const ALIVE: u8 = TAKES_NEW | TAKES_OLD | TAKES_OLD_DATAGRAMS;
 
-/// MAC addresses that the routing table of the kernel's bed gives to backend 3.
-pub(super) const NEXT_HOP_MACS: ([u8; 6], [u8; 6]) = ([2, 0, 0, 0, 9, 2], [2, 0, 0, 0, 9, 1]);
-
-/// Every case.
+/// Every case, in both families.
 #[must_use]
 pub fn all() -> Vec<Case> {
-    [
-        inbound::plain(),
-        inbound::moving(),
-        inbound::known_flows(),
-        inbound::dead_records(),
-        inbound::settled(),
-        inbound::full_tables(),
-        hostile::not_ours(),
-        hostile::broken(),
-        hostile::refusals(),
-        outbound::recorded(),
-        outbound::replies(),
-        outbound::defaults(),
-        outbound::two_frontends(),
-        outbound::after_the_end(),
-        outbound::routed(),
-        ports::wide(),
-    ]
-    .concat()
-}
-
-fn flow_key(client: SocketAddrV4, vip: SocketAddrV4) -> FlowKeyV4 {
-    FlowKeyV4 {
-        client: (*client.ip()).into(),
-        vip: (*vip.ip()).into(),
-        client_port: NetU16::new(client.port()),
-        vip_port: NetU16::new(vip.port()),
-        protocol: u32::from(PROTOCOL_TCP),
+    let mut all = Vec::new();
+    for net in NETS {
+        let cases = [
+            inbound::plain(net),
+            inbound::moving(net),
+            inbound::known_flows(net),
+            inbound::dead_records(net),
+            inbound::settled(net),
+            inbound::full_tables(net),
+            hostile::not_ours(net),
+            hostile::broken(net),
+            hostile::refusals(net),
+            hostile::senders(net),
+            outbound::recorded(net),
+            outbound::replies(net),
+            outbound::defaults(net),
+            outbound::two_frontends(net),
+            outbound::after_the_end(net),
+            outbound::routed(net),
+            ports::wide(net),
+            datagrams::inbound(net),
+            datagrams::outbound(net),
+            datagrams::routed(net),
+            errors::to_vip(net),
+            errors::to_client(net),
+            errors::echoes(net),
+            fragments::inbound(net),
+            fragments::outbound(net),
+            headers::tags(net),
+            headers::extensions(net),
+            headers::too_big(net),
+            choice::rings(net),
+        ];
+        for mut case in cases.concat() {
+            case.name = format!("{}: {}", net.name, case.name);
+            all.push(case);
+        }
     }
+    all
 }
 
-/// A record of the client's flow, of generation 5, just seen.
-fn flow(backend: u32, class: u32) -> KnownFlow {
-    KnownFlow {
-        key: flow_key(CLIENT, VIP),
-        backend,
-        generation: 5,
-        age_ticks: 0,
-        class,
-        is_half: class == CLASS_HALF_OPEN,
+impl Net {
+    /// The client's first SYN to the frontend.
+    fn syn(&self) -> PacketSpec {
+        tcp(self.client, self.vip, "S")
     }
-}
 
-fn reply_key(backend: SocketAddrV4, ifindex: u32) -> ReplyKeyV4 {
-    ReplyKeyV4 {
-        ifindex,
-        backend: (*backend.ip()).into(),
-        client: (*CLIENT.ip()).into(),
-        backend_port: NetU16::new(backend.port()),
-        client_port: NetU16::new(CLIENT.port()),
-        protocol: u32::from(PROTOCOL_TCP),
-        reserved: 0,
+    /// A record of the client's flow, of generation 5, just seen.
+    fn flow(&self, backend: u32, class: u32) -> KnownFlow {
+        KnownFlow {
+            client: self.client,
+            vip: self.vip,
+            protocol: PROTOCOL_TCP,
+            backend,
+            generation: 5,
+            age_ticks: 0,
+            class,
+            is_half: class == CLASS_HALF_OPEN,
+        }
     }
-}
 
-/// A record of the replies of backend 1.
-fn reply(class: u32) -> KnownReply {
-    reply_by(VIP, reply_key(BACKEND_ONE, INGRESS_IFINDEX), 1, class)
-}
-
-fn reply_by(vip: SocketAddrV4, key: ReplyKeyV4, backend: u32, class: u32) -> KnownReply {
-    let record = ReplyRecordV4 {
-        vip: (*vip.ip()).into(),
-        vip_port: NetU16::new(vip.port()),
-        class: class as u16,
-        backend,
-        generation: 5,
-        ifindex: INGRESS_IFINDEX,
-        last_seen_tick: 0,
-    };
-    KnownReply {
-        key,
-        record,
-        age_ticks: 0,
-        is_half: class == CLASS_HALF_OPEN || class == CLASS_ANSWERED,
+    /// A record of the replies of backend 1.
+    fn reply(&self, class: u32) -> KnownReply {
+        self.reply_by(self.vip, self.one, INGRESS_IFINDEX, 1, class)
     }
-}
 
-/// Backends whose replies are recorded.
-fn recording() -> World {
-    let recording = |mut backend: BackendV4| {
-        backend.path |= PATH_RECORDS_REPLIES;
-        backend
-    };
-    World {
-        backends: vec![
-            (1, recording(backend_one(ALIVE))),
-            (2, recording(backend_two(ALIVE))),
-            (3, recording(backend_three(ALIVE))),
-        ],
-        ..World::default()
+    fn reply_by(
+        &self,
+        vip: SocketAddr,
+        address: SocketAddr,
+        ifindex: u32,
+        backend: u32,
+        class: u32,
+    ) -> KnownReply {
+        KnownReply {
+            ifindex,
+            address,
+            client: self.client,
+            protocol: PROTOCOL_TCP,
+            vip,
+            class,
+            backend,
+            generation: 5,
+            front_ifindex: INGRESS_IFINDEX,
+            age_ticks: 0,
+            is_half: class == CLASS_HALF_OPEN || class == CLASS_ANSWERED,
+        }
+    }
+
+    /// Backends whose replies are recorded.
+    fn recording(&self) -> World {
+        let recording = |mut backend: BackendSpec| {
+            backend.path |= PATH_RECORDS_REPLIES;
+            backend
+        };
+        World {
+            backends: vec![
+                (1, recording(self.backend_one(ALIVE))),
+                (2, recording(self.backend_two(ALIVE))),
+                (3, recording(self.backend_three(ALIVE))),
+            ],
+            ..self.world()
+        }
     }
 }
 
@@ -140,7 +152,7 @@ fn forwarded(program: Program, verdict: Verdict, input: &PacketSpec, output: &Pa
 }
 
 /// From the client to a container.
-fn delivered(input: &PacketSpec, to: SocketAddrV4) -> Step {
+fn delivered(input: &PacketSpec, to: SocketAddr) -> Step {
     forwarded(Program::TcFront, Verdict::Deliver, input, &input.clone().routed_to(to))
 }
 
@@ -154,21 +166,40 @@ fn dropped(input: Vec<u8>, reason: DropReason) -> Step {
 
 /// A packet that is answered. What answers say is for the engine's own tests; here the kernel must say
 /// the same as the host.
-fn answered(input: Vec<u8>, kind: AnswerKind, reason: DropReason) -> Step {
-    let mut packet = HostPacket(input.clone());
-    let headers = NetU32::parse(&packet, 14);
-    let answer = answer(&packet, &headers, kind, 0).expect("may be answered");
-    write(&mut packet, &answer).expect("fits");
-    let output = Some(packet.0);
+fn answered(net: &Net, input: Vec<u8>, kind: AnswerKind, reason: DropReason) -> Step {
+    answered_with(net, input, kind, reason, 0)
+}
+
+/// The same, with the MTU that the answer tells.
+fn answered_with(
+    net: &Net,
+    input: Vec<u8>,
+    kind: AnswerKind,
+    reason: DropReason,
+    mtu: u32,
+) -> Step {
+    let output = Some(if net.is_v6() {
+        answer_of::<NetAddr6>(&input, kind, mtu)
+    } else {
+        answer_of::<NetU32>(&input, kind, mtu)
+    });
     Step { program: Program::TcFront, input, verdict: Verdict::Answer, reason, output }
 }
 
+fn answer_of<A: Family>(input: &[u8], kind: AnswerKind, mtu: u32) -> Vec<u8> {
+    let mut packet = HostPacket(input.to_vec());
+    let headers = A::parse(&packet, link(&packet, 0).l3_offset);
+    let answer = answer(&packet, &headers, kind, mtu).expect("may be answered");
+    write(&mut packet, &answer).expect("fits");
+    packet.0
+}
+
 fn case(
-    name: &'static str,
+    name: impl Into<String>,
     world: World,
     steps: Vec<Step>,
     flows_after: Vec<KnownFlow>,
     replies_after: Vec<KnownReply>,
 ) -> Case {
-    Case { name, world, steps, flows_after, replies_after }
+    Case { name: name.into(), world, steps, flows_after, replies_after }
 }

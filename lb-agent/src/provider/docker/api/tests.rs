@@ -103,6 +103,64 @@ async fn running_container() {
 }
 
 #[tokio::test]
+async fn variables_and_ports_of_a_container() {
+    let inspection = inspection(RUNNING)
+        .replace(
+            "\"Hostname\":",
+            r#""Env":["PATH=/bin","SERVICE_NAME=web","SERVICE_80_CHECK_HTTP=/a=b","SECRET=x","SERVICE_"],
+            "ExposedPorts":{"80/tcp":{},"53/udp":{},"9/sctp":{},"x":{}},"Hostname":"#,
+        )
+        .replace(
+            r#""Bridge":"","#,
+            r#""Ports":{"80/tcp":[{"HostIp":"","HostPort":"8080"}],"443/tcp":null},"#,
+        );
+    let found = Daemon::with(&[&ok(&inspection)]).api.inspect(ID).await;
+    let found = found.expect("an answer").expect("it runs");
+    insta::assert_snapshot!(format!("{:?}", found.environment), @r#"{"SERVICE_80_CHECK_HTTP": "/a=b", "SERVICE_NAME": "web"}"#);
+    let ports = found.ports.iter();
+    let ports: Vec<String> =
+        ports.map(|it| format!("{}/{} {}", it.port, it.protocol, it.is_published)).collect();
+    insta::assert_snapshot!(ports.join("; "), @"53/udp false; 80/tcp true");
+}
+
+#[tokio::test]
+async fn labels_of_a_swarm_service() {
+    let labels = async |answer: &str| {
+        let labels = Daemon::with(&[answer]).api.service_labels("j9rhu6").await;
+        labels.map_or_else(|error| error.to_string(), |labels| format!("{labels:?}"))
+    };
+    let service = r#"{"ID":"j9rhu6","Spec":{"Name":"web","Labels":{"lb.weight":"3"}}}"#;
+    let worker =
+        answer("503 Service Unavailable", r#"{"message":"This node is not a swarm manager."}"#);
+    let gone = answer("404 Not Found", r#"{"message":"service j9rhu6 not found"}"#);
+    let leaderless = answer("500 Internal Server Error", r#"{"message":"no leader"}"#);
+    assert_eq!(labels(&ok(service)).await, r#"{"lb.weight": "3"}"#);
+    assert_eq!(labels(&worker).await, "{}");
+    assert_eq!(labels(&gone).await, "{}");
+    assert_eq!(labels(&leaderless).await, "Docker responded with status code 500: no leader");
+    // No id that could lead elsewhere is asked for.
+    let daemon = Daemon::with(&[]);
+    assert!(daemon.api.service_labels("../containers/json").await.expect("nothing").is_empty());
+}
+
+#[tokio::test]
+async fn health_of_containers_with_and_without_healthcheck() {
+    for (status, expected) in [
+        ("starting", Some(ReportedHealth::Starting)),
+        ("healthy", Some(ReportedHealth::Healthy)),
+        ("unhealthy", Some(ReportedHealth::Unhealthy)),
+        ("none", None),
+        ("", None),
+    ] {
+        let health =
+            format!(r#""Health":{{"Status":"{status}","FailingStreak":0,"Log":[]}},"Pid""#);
+        let answer = ok(&inspection(&RUNNING.replace("\"Pid\"", &health)));
+        let inspected = Daemon::with(&[&answer]).api.inspect(ID).await.expect("it answers");
+        assert_eq!(inspected.expect("it runs").health, expected, "{status}");
+    }
+}
+
+#[tokio::test]
 async fn containers_that_do_not_run() {
     let restarting = RUNNING.replace("4711", "0");
     let exited = RUNNING.replace("\"Running\":true", "\"Running\":false");
@@ -177,7 +235,7 @@ async fn listing() {
 }
 
 #[tokio::test]
-async fn internal_networks_are_known_by_their_bridge() {
+async fn networks_are_known_by_their_bridge() {
     let networks = ok(r#"[
         {"Name":"bridge","Id":"bc7581b0f03b5a5d","Driver":"bridge","Internal":false,
          "Options":{"com.docker.network.bridge.name":"docker0"}},
@@ -189,17 +247,58 @@ async fn internal_networks_are_known_by_their_bridge() {
     let later =
         ok(r#"[{"Name":"new","Id":"999981709fc470569af1","Driver":"bridge","Internal":true}]"#);
     let daemon = Daemon::with(&[&networks, &later, &later]);
-    for (bridge, expected) in
-        [("docker0", None), ("br-8b4881709fc4", Some("inside")), ("mybr", Some("named"))]
+    for (bridge, name, is_internal) in
+        [("docker0", "bridge", false), ("br-8b4881709fc4", "inside", true), ("mybr", "named", true)]
     {
-        let internal = daemon.api.internal_network(bridge).await.expect("an answer");
-        assert_eq!(internal.as_deref(), expected, "{bridge}");
+        let network = daemon.api.bridge_network(bridge).await.expect("an answer").expect(bridge);
+        assert_eq!((network.name.as_str(), network.is_internal), (name, is_internal));
     }
-    assert_eq!(daemon.asked.lock().await.len(), 1, "one listing answers for all");
+    assert_eq!(daemon.asked().await.lines().count(), 1, "one listing answers for all");
     // A network that was made since is not taken for one that is not internal.
-    let internal = daemon.api.internal_network("br-999981709fc4").await.expect("an answer");
-    assert_eq!(internal.as_deref(), Some("new"));
-    assert_eq!(daemon.api.internal_network("virbr0").await, Ok(None), "not Docker's");
+    let network = daemon.api.bridge_network("br-999981709fc4").await.expect("an answer");
+    assert!(network.expect("it is there").is_internal);
+    assert_eq!(daemon.api.bridge_network("virbr0").await, Ok(None), "not Docker's");
+}
+
+/// Options of a bridge network; whether its addresses are hidden from the outside: IPv4, IPv6.
+#[track_caller]
+fn check_hidden(options: &str, v4: bool, v6: bool) {
+    let network =
+        format!(r#"{{"Name":"n","Id":"bc7581b0f03b5a5d","Driver":"bridge","Options":{options}}}"#);
+    let network = serde_json::from_str(&network).expect("a network");
+    let (bridge, network) = bridge_of(network).expect("a bridge network");
+    assert_eq!(bridge, "br-bc7581b0f03b", "{options}");
+    assert_eq!((network.is_hidden_v4, network.is_hidden_v6), (v4, v6), "{options}");
+}
+
+#[test]
+fn addresses_are_hidden_where_docker_says_so() {
+    let option =
+        |name: &str, value: &str| format!(r#"{{"com.docker.network.bridge.{name}":"{value}"}}"#);
+    check_hidden("null", true, false);
+    check_hidden("{}", true, false);
+    for (value, is_hidden) in [("true", true), ("1", true), ("false", false), ("no", false)] {
+        check_hidden(&option("enable_ip_masquerade", value), is_hidden, false);
+    }
+    for (value, is_hidden) in
+        [("nat", true), ("nat-unprotected", false), ("routed", false), ("isolated", false)]
+    {
+        check_hidden(&option("gateway_mode_ipv4", value), is_hidden, false);
+        check_hidden(&option("gateway_mode_ipv6", value), true, is_hidden);
+    }
+}
+
+#[test]
+fn published_ports_are_those_with_a_binding() {
+    let ports = r#"{"80/tcp":[{"HostIp":"","HostPort":"8080"}],"81/tcp":null,"82/tcp":[],
+        "53/udp":[{"HostIp":"","HostPort":"53"}],"9/sctp":[{"HostIp":"","HostPort":"9"}],
+        "84":[{"HostIp":"","HostPort":""}],"x/tcp":[{"HostIp":"","HostPort":""}]}"#;
+    let found: BTreeSet<_> = published(serde_json::from_str(ports).expect("ports")).collect();
+    let found = ports_of(None, found.into_iter());
+    let found: Vec<_> = found.iter().map(|it| (it.port, it.protocol, it.is_published)).collect();
+    let expected =
+        [(53, Protocol::Udp, true), (80, Protocol::Tcp, true), (84, Protocol::Tcp, true)];
+    assert_eq!(found, expected);
 }
 
 #[tokio::test]
@@ -250,9 +349,9 @@ async fn events_that_concern_containers() {
         format!(
             r#"{{"Type":"network","Action":"disconnect","Actor":{{"ID":"n","Attributes":{{"container":"{ID}","name":"bridge"}}}}}}"#
         ),
+        labelled.replace("start", "health_status: healthy"),
         // Not ours, from a daemon that does not filter.
         labelled.replace("start", "exec_start: sh"),
-        labelled.replace("start", "health_status: healthy"),
         labelled.replace("container", "image"),
         labelled.replace(ID, "not/an/id"),
         r#"{"Type":"container","Action":"start"}"#.to_owned(),
@@ -263,7 +362,8 @@ async fn events_that_concern_containers() {
     let daemon = Daemon::with(&[&version, &ok(&(lines.join("\n") + "\n"))]);
     let events = daemon.api.follow().await.expect("it answers");
     let event = |labelled| Ok(Event { container: ID.to_owned(), labelled });
-    let seen: Vec<_> = events.take(4).collect().await;
-    assert_eq!(seen[..3], [event(Some(true)), event(Some(false)), event(None)]);
-    let _garbage = seen[3].as_ref().expect_err("garbage ends the stream");
+    let seen: Vec<_> = events.take(5).collect().await;
+    let expected = [event(Some(true)), event(Some(false)), event(None), event(Some(true))];
+    assert_eq!(seen[..4], expected);
+    let _garbage = seen[4].as_ref().expect_err("garbage ends the stream");
 }

@@ -19,7 +19,13 @@ use super::{
     session::{RESYNC, Session, claims_of},
     world::{FakeProcess, World, id},
 };
-use crate::{labels::ContainerFacts, netlink::NetworkRefusal, provider::ProviderEvent};
+use crate::{
+    config::LabelsConfig,
+    labels::{ContainerFacts, Reader},
+    model::WaysIn,
+    netlink::NetworkRefusal,
+    provider::ProviderEvent,
+};
 
 /// Claims made by the real parser name instances as we do, or `Gone` would miss them.
 #[test]
@@ -29,15 +35,20 @@ fn instances_are_named_as_labels_name_them() {
         name: "redis-1".to_owned(),
         image: "redis".to_owned(),
         labels: [("aliyun.lb.port_6379".to_owned(), "tcp://slb:6379".to_owned())].into(),
+        service_labels: [].into(),
+        environment: [].into(),
+        ports: [].into(),
         created_at_ms: 1,
         started_at_ms: 1_787_390_142_123,
         address: [172, 17, 0, 2].into(),
         ifindex: 62,
+        ways_in: WaysIn::OnlyOurs,
         second: None,
     };
     let vip = [192, 0, 2, 10].into();
     let balancer = crate::config::Balancer { name: "slb".to_owned(), id: None, vip };
-    let claims = crate::labels::claims(&facts, &crate::labels::BalancerIndex::new(&[balancer]));
+    let config = LabelsConfig { balancers: vec![balancer], ..LabelsConfig::default() };
+    let claims = Reader::new(&config).claims(&facts);
     let backend = claims.claims[0].backend.as_ref().expect("a container is a backend");
     assert_eq!(backend.instance, instance(&facts.id, facts.started_at_ms));
 }
@@ -396,13 +407,17 @@ fn new_run_ends_the_one_before() {
             name: "c1".to_owned(),
             image: "redis".to_owned(),
             labels: [].into(),
+            service_labels: [].into(),
+            environment: [].into(),
+            ports: [].into(),
             created_at_ms: 1,
             started_at_ms,
             address: [172, 17, 0, 2].into(),
             ifindex: 62,
+            ways_in: WaysIn::OnlyOurs,
             second: None,
         };
-        state.looked(&id(1), Look::Running(facts, process));
+        state.looked(&id(1), Look::Running(facts, None, process));
         told.extend(state.take_effects().into_iter().filter_map(|effect| match effect {
             Effect::Send(ProviderEvent::Gone { instance, .. }) => Some(format!("{instance} ends")),
             Effect::Watch { instance, .. } => Some(format!("{instance} runs")),

@@ -6,7 +6,7 @@ use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
 use super::{
     super::{
-        ClaimsOf,
+        ClaimsOf, ReadContainers,
         follow::{Pace, follow},
     },
     world::World,
@@ -144,7 +144,22 @@ pub(crate) fn instance(claim: &str) -> &str {
 }
 
 pub(crate) fn claims_of() -> ClaimsOf {
-    Arc::new(|facts: &ContainerFacts| {
+    Arc::new(OneClaim)
+}
+
+/// Every container asks for the same frontend.
+struct OneClaim;
+
+impl ReadContainers for OneClaim {
+    fn looks_at_all(&self) -> bool {
+        false
+    }
+
+    fn concerns(&self, _facts: &ContainerFacts) -> bool {
+        true
+    }
+
+    fn claims(&self, facts: &ContainerFacts) -> Claims {
         let backend = Backend {
             place: facts.name.clone(),
             instance: super::super::instance(&facts.id, facts.started_at_ms),
@@ -154,6 +169,8 @@ pub(crate) fn claims_of() -> ClaimsOf {
             path: BackendPath::Local { ifindex: facts.ifindex },
             state: BackendState::Healthy,
             started_at_ms: facts.started_at_ms,
+            reported: None,
+            replies: crate::model::ReplyFacts::default(),
         };
         let frontend = FrontendAddress {
             vip: [192, 0, 2, 10].into(),
@@ -164,10 +181,11 @@ pub(crate) fn claims_of() -> ClaimsOf {
             service: ServiceName("docker/redis:6379".to_owned()),
             frontend,
             backend: Some(backend),
-            ring_size: None,
+            pooled: None,
+            wishes: Arc::default(),
             since_ms: facts.created_at_ms,
             source: facts.name.clone(),
         };
         Claims { claims: vec![claim], ..Claims::default() }
-    })
+    }
 }

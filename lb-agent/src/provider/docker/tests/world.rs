@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::super::{
-    engine::{Engine, EngineError, Event, Inspected, Summary},
+    engine::{BridgeNetwork, Engine, EngineError, Event, Inspected, Summary},
     host::{Host, Process},
 };
 use crate::netlink::{BootTicks, ContainerNetwork, ContainerWay, NetworkError, NetworkRefusal};
@@ -298,6 +298,7 @@ impl Inner {
             pid: run.pid,
             created_at_ms: 1,
             started_at_ms: run.started_at_ms,
+            ..Inspected::default()
         }))
     }
 }
@@ -341,9 +342,16 @@ impl Engine for World {
         if world.faults.happens() { world.inspected(id) } else { early }
     }
 
-    async fn internal_network(&self, bridge: &str) -> Result<Option<String>, EngineError> {
+    async fn service_labels(&self, _id: &str) -> Result<BTreeMap<String, String>, EngineError> {
         self.misbehave().await?;
-        Ok((bridge == "br-inside").then(|| "inside".to_owned()))
+        Ok(BTreeMap::new())
+    }
+
+    async fn bridge_network(&self, bridge: &str) -> Result<Option<BridgeNetwork>, EngineError> {
+        self.misbehave().await?;
+        let is_internal = bridge == "br-inside";
+        let name = bridge.trim_start_matches("br-").to_owned();
+        Ok(Some(BridgeNetwork { name, is_internal, is_hidden_v4: true, is_hidden_v6: false }))
     }
 }
 
@@ -371,6 +379,11 @@ impl Host for World {
         self.delay().await;
         found
     }
+
+    // Nobody looks inside these containers.
+    fn begins(&self, _instance: &str, _process: &Arc<FakeProcess>) {}
+
+    fn ends(&self, _instance: &str) {}
 }
 
 impl World {

@@ -1,0 +1,67 @@
+//! The policy of a service, of what its claims wish.
+//!
+//! A wish of a container goes before one of the configuration. Of containers that contradict each
+//! other the newest is heard, since that is the user's latest word: a deploy that changes a label
+//! takes effect with its first container. The others are told, and lose nothing else.
+
+use std::{cmp::Reverse, sync::Arc};
+
+use crate::model::{
+    Backend, Disagreement, Policy, Refusal, Service, ServiceName, Snapshot, Wishes,
+};
+
+/// Disagreements of one service that are told.
+const DISAGREEMENTS_MAX: usize = 16;
+
+/// What the claims of one service wish.
+#[derive(Debug, Default)]
+pub(super) struct Wished(Vec<(u64, Arc<Wishes>)>);
+
+impl Wished {
+    /// Hears one claim.
+    pub(super) fn hear(&mut self, since_ms: u64, wishes: &Arc<Wishes>) {
+        // The claims of one object, and those of the file, share theirs.
+        if !self.0.last().is_some_and(|(_, last)| Arc::ptr_eq(last, wishes)) {
+            self.0.push((since_ms, Arc::clone(wishes)));
+        }
+    }
+
+    /// What is in force, and who is told otherwise.
+    pub(super) fn agree(mut self, service: &ServiceName) -> (Policy, Vec<Refusal>) {
+        self.0.sort_by_key(|(since_ms, _)| Reverse(*since_ms));
+        let (policy, disagreements) = Policy::agreed(self.0.iter().map(|(_, wishes)| &**wishes));
+        let told = disagreements.iter().take(DISAGREEMENTS_MAX);
+        (policy, told.map(|one| refusal(service, one)).collect())
+    }
+}
+
+fn refusal(service: &ServiceName, disagreement: &Disagreement) -> Refusal {
+    let Disagreement { name, granted, refused } = disagreement;
+    let written = refused.1.written();
+    Refusal {
+        object: written.map_or_else(|| format!("service `{service}`"), |one| one.object.clone()),
+        key: written.map(|written| written.key.clone()),
+        message: format!(
+            "wants `{}` as {name} of the service `{service}`, but the newer {} wants `{}`, and the \
+             newest counts; give both the same value",
+            refused.0, granted.1, granted.0
+        ),
+    }
+}
+
+/// While an exclusive backend takes new flows, the others of its service take none. To be called when
+/// the states of the backends are known.
+pub fn yield_to_exclusive(snapshot: &mut Snapshot) {
+    for service in snapshot.services.values_mut().filter(|service| !service.exclusive.is_empty()) {
+        let Service { backends, exclusive, .. } = service;
+        let is_exclusive = |backend: &Backend| {
+            exclusive.contains(&(backend.place.clone(), backend.instance.clone()))
+        };
+        let serves = |backend: &Backend| backend.state.takes_new() && backend.weight > 0;
+        if backends.iter().any(|backend| serves(backend) && is_exclusive(backend)) {
+            for backend in backends.iter_mut().filter(|backend| !is_exclusive(backend)) {
+                backend.weight = 0;
+            }
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! What becomes of wishes, and which address a name gets.
+
+use std::{fmt::Write as _, sync::Arc};
+
+use insta::assert_snapshot;
+use proptest::prelude::*;
+
+use super::{
+    super::{Incumbents, arbitrate, yield_to_exclusive},
+    claim,
+};
+use crate::{
+    labels::lb::LbLabels,
+    model::{Backend, BackendState, Claim, Origin, PooledName, Refusal, Setting, Wishes},
+    plan::service_hash,
+};
+
+/// A claim of container `PLACE` that wishes what these labels say.
+fn wishing(service: &str, place: &str, since_ms: u64, labels: &[(&str, &str)]) -> Claim {
+    let object = format!("container `{place}`");
+    let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    let labels: std::collections::BTreeMap<String, String> = labels.collect();
+    let (read, errors) = LbLabels::read(labels.iter(), 10);
+    assert_eq!(errors, []);
+    let (wishes, errors) = read.wishes(80, &object);
+    assert_eq!(errors, []);
+    let mut claim = claim(service, 80, place, since_ms);
+    if let (Some(backend), Some(weight)) = (&mut claim.backend, &wishes.weight) {
+        backend.weight = weight.value;
+    }
+    Claim { wishes: Arc::new(wishes), source: object, ..claim }
+}
+
+/// What is not the default, the weights, and what is refused.
+fn check_policy(claims: &[Claim]) -> String {
+    let (mut snapshot, refusals) = arbitrate(claims.to_vec(), &Incumbents::new());
+    let reversed = claims.iter().rev().cloned().collect();
+    assert_eq!((snapshot.clone(), refusals.clone()), arbitrate(reversed, &Incumbents::new()));
+    yield_to_exclusive(&mut snapshot);
+    let mut shown = String::new();
+    for service in snapshot.services.values() {
+        for row in service.policy.rows().iter().filter(|row| row.origin.written().is_some()) {
+            writeln!(shown, "{}: {} = {} ({})", service.name, row.name, row.value, row.origin)
+                .unwrap();
+        }
+        let weight = |backend: &Backend| format!("{} {}", backend.place, backend.weight);
+        let weights: Vec<String> = service.backends.iter().map(weight).collect();
+        writeln!(shown, "{}: {}", service.name, weights.join(", ")).unwrap();
+    }
+    for refusal in refusals {
+        let key = refusal.key.unwrap_or_default();
+        writeln!(shown, "refused: {} {key}: {}", refusal.object, refusal.message).unwrap();
+    }
+    shown
+}
+
+#[test]
+fn of_wishes_that_contradict_each_other_the_newest_counts() {
+    let shown = check_policy(&[
+        wishing("web", "1", 10, &[("lb.affinity", "none"), ("lb.drain", "5s")]),
+        wishing("web", "2", 20, &[("lb.affinity", "client/24"), ("lb.weight", "7")]),
+        wishing("web", "3", 15, &[("lb.affinity", "client/24"), ("lb.panic", "20")]),
+        wishing("other", "4", 30, &[]),
+    ]);
+    assert_snapshot!(shown, @"
+    web: affinity = client/24,64 (container `2`, label `lb.affinity`)
+    web: drain_seconds = 5 s (container `1`, label `lb.drain`)
+    web: panic_percent = 20 % (container `3`, label `lb.panic`)
+    web: 1 100, 2 7, 3 100
+    refused: container `1` lb.affinity: wants `none` as affinity of the service `web`, but the newer container `2`, label `lb.affinity` wants `client/24,64`, and the newest counts; give both the same value
+    refused: container `4` : wants tcp://192.0.2.10:80 for the service `other`, but that belongs to the service `web`, by the older claim of container `1`; use another front port or VIP, or remove one of the two
+    ");
+}
+
+#[test]
+fn a_container_goes_before_the_configuration_whatever_its_age() {
+    let origin = Origin::config("[defaults] in lb.toml", "drain_seconds");
+    let default = Wishes { drain_seconds: Some(Setting::new(7, origin)), ..Wishes::default() };
+    let mut newer = wishing("web", "2", 20, &[("lb.panic", "50%")]);
+    let mut wishes = (*newer.wishes).clone();
+    wishes.or(&default);
+    newer.wishes = Arc::new(wishes);
+    let shown = check_policy(&[wishing("web", "1", 10, &[("lb.drain", "5s")]), newer.clone()]);
+    assert_snapshot!(shown, @"
+    web: drain_seconds = 5 s (container `1`, label `lb.drain`)
+    web: panic_percent = 50 % (container `2`, label `lb.panic`)
+    web: 1 100, 2 100
+    ");
+    assert_snapshot!(check_policy(&[newer]), @"
+    web: drain_seconds = 7 s ([defaults] in lb.toml, `drain_seconds`)
+    web: panic_percent = 50 % (container `2`, label `lb.panic`)
+    web: 2 100
+    ");
+}
+
+#[test]
+fn disagreements_of_many_are_told_in_part() {
+    let claims: Vec<Claim> = (0..100_u32)
+        .map(|index| {
+            let drain = format!("{}s", index + 1);
+            wishing("web", &index.to_string(), index.into(), &[("lb.drain", &drain)])
+        })
+        .collect();
+    let (_, refusals) = arbitrate(claims, &Incumbents::new());
+    assert_eq!(refusals.len(), 16);
+}
+
+#[test]
+fn others_yield_to_an_exclusive_backend_that_takes_flows() {
+    let exclusive: &[(&str, &str)] = &[("lb.exclusive", "true"), ("lb.weight", "3")];
+    let blue = wishing("share/web", "blue", 10, &[("lb.weight", "5")]);
+    let green = wishing("share/web", "green", 20, exclusive);
+    let mut starting = green.clone();
+    starting.backend.as_mut().unwrap().state = BackendState::Starting;
+    let weightless =
+        wishing("share/web", "green", 20, &[("lb.exclusive", "true"), ("lb.weight", "0")]);
+    let shown = [vec![blue.clone(), green], vec![blue.clone(), starting], vec![blue, weightless]]
+        .map(|claims| check_policy(&claims));
+    assert_snapshot!(shown.concat(), @"
+    share/web: blue 0, green 3
+    share/web: blue 5, green 3
+    share/web: blue 5, green 0
+    ");
+}
+
+// === Names with addresses of their own ===
+
+fn named(name: &str, service: &str, since_ms: u64, pool: &str) -> Claim {
+    let pool = pool.parse().unwrap();
+    let pooled = Some(PooledName { name: name.to_owned(), pool });
+    Claim { pooled, ..claim(service, 80, "1", since_ms) }
+}
+
+/// Names with their addresses, and who has which in the end, as the kernel would know it.
+fn settle(claims: &[Claim], incumbents: &Incumbents) -> (Vec<String>, Incumbents, Vec<Refusal>) {
+    let (snapshot, refusals) = arbitrate(claims.to_vec(), incumbents);
+    let reversed = claims.iter().rev().cloned().collect();
+    assert_eq!((snapshot.clone(), refusals.clone()), arbitrate(reversed, incumbents));
+    let names = snapshot.names.iter().map(|(name, vip)| format!("{name} {vip}")).collect();
+    let owners = snapshot.services.values().flat_map(|service| {
+        let hash = service_hash(&service.name);
+        service.frontends.iter().map(move |frontend| (*frontend, hash))
+    });
+    (names, owners.collect(), refusals)
+}
+
+#[test]
+fn a_name_has_the_address_of_its_hash() {
+    let (names, _, refusals) = settle(
+        &[
+            named("restserver.local", "rest", 10, "198.18.0.0/24"),
+            named("db.local", "db", 20, "198.18.0.0/24"),
+        ],
+        &Incumbents::new(),
+    );
+    assert_eq!(refusals, []);
+    assert_snapshot!(names.join("\n"), @"
+    db.local 198.18.0.223
+    restserver.local 198.18.0.74
+    ");
+}
+
+#[test]
+fn names_that_meet_find_other_addresses_and_keep_them() {
+    // Six addresses for six names: some of them must meet.
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let claims: Vec<Claim> = (0..)
+        .zip(names)
+        .map(|(age, name)| named(&format!("{name}.local"), name, 10 + age, "198.18.0.0/29"))
+        .collect();
+    let (all, incumbents, refusals) = settle(&claims, &Incumbents::new());
+    assert_eq!(refusals, []);
+    let addresses: std::collections::BTreeSet<&str> =
+        all.iter().filter_map(|one| one.split(' ').nth(1)).collect();
+    assert_eq!(addresses.len(), names.len(), "{all:?}");
+    // Whoever goes, the others stay where they are, and so does who comes back.
+    for (gone, name) in names.iter().enumerate() {
+        let mut left = claims.clone();
+        left.remove(gone);
+        let (some, held, _) = settle(&left, &incumbents);
+        let expected: Vec<String> =
+            all.iter().filter(|one| !one.starts_with(name)).cloned().collect();
+        assert_eq!(some, expected);
+        assert_eq!(settle(&claims, &held).0, all);
+    }
+    // There is no seventh.
+    let mut crowded = claims.clone();
+    crowded.push(named("g.local", "g", 5, "198.18.0.0/29"));
+    let (still, _, refusals) = settle(&crowded, &incumbents);
+    assert_eq!(still, all);
+    assert_snapshot!(refusals[0].message, @"no address is left for `g.local` in `routing_pool` 198.18.0.0/29; enlarge it, or remove names");
+}
+
+#[test]
+fn of_two_services_of_one_name_the_older_has_it() {
+    let (names, _, refusals) = settle(
+        &[
+            named("a.local", "second", 20, "198.18.0.0/24"),
+            named("a.local", "first", 10, "198.18.0.0/24"),
+        ],
+        &Incumbents::new(),
+    );
+    assert_eq!(names.len(), 1);
+    assert_snapshot!(refusals[0].message, @"wants tcp://198.18.0.154:80 for the service `second`, but that belongs to the service `first`, by the older claim of container `first-1`; use another front port or VIP, or remove one of the two");
+}
+
+proptest! {
+    /// Whatever comes and goes, a name that stays keeps its address, and no two names share one.
+    #[test]
+    fn names_keep_their_addresses(
+        rounds in prop::collection::vec(prop::collection::btree_set(0..20_u64, 0..14), 1..8),
+    ) {
+        let mut incumbents = Incumbents::new();
+        let mut before: Vec<String> = Vec::new();
+        for present in rounds {
+            let claims: Vec<Claim> = present
+                .iter()
+                .map(|one| named(&format!("n{one}.local"), &format!("s{one}"), *one + 1, "198.18.0.0/28"))
+                .collect();
+            let (names, held, refusals) = settle(&claims, &incumbents);
+            prop_assert_eq!(refusals, []);
+            prop_assert_eq!(names.len(), present.len());
+            let address = |one: &String| one.split(' ').nth(1).map(str::to_owned);
+            let addresses: std::collections::BTreeSet<_> = names.iter().map(address).collect();
+            prop_assert_eq!(addresses.len(), names.len());
+            for one in &before {
+                let name = one.split(' ').next().unwrap();
+                let now = names.iter().find(|now| now.starts_with(&format!("{name} ")));
+                prop_assert!(now.is_none_or(|now| now == one), "{one} became {now:?}");
+            }
+            before = names;
+            incumbents = held;
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! How a service is balanced, as the file has it: the keys of `[[service]]`, `[service.probe]` and
+//! `[defaults]`.
+
+use lb_common::abi;
+use toml::Spanned;
+
+use super::{raw, validate::Checker};
+use crate::{
+    grammar::{self, ProbeParts, ProbeWord},
+    model::{Origin, Setting, Wishes},
+};
+
+const DAY_SECONDS: u32 = 24 * 3600;
+const DAY_MS: u32 = DAY_SECONDS * 1000;
+/// A probe that comes more often would be a load, and one that takes longer is none.
+const PROBE_INTERVAL_MS_MIN: u32 = 50;
+/// Longest text that an answer is searched for.
+const BODY_CHARS_MAX: usize = 1024;
+
+impl Checker<'_> {
+    /// What these keys wish. `object` is where they stand, for people.
+    pub(super) fn policy(&mut self, policy: raw::Policy, object: &str) -> Wishes {
+        let number = |this: &mut Self, value, key: &str, allowed| {
+            let value: Spanned<i64> = value?;
+            let value = this.number(Some(value), key, allowed, 0);
+            Some(Setting::new(value, Origin::config(object, key)))
+        };
+        let mut wishes = Wishes {
+            affinity: self.value(policy.affinity, object, "affinity", grammar::affinity),
+            unreachable: self.value(
+                policy.unreachable,
+                object,
+                "unreachable",
+                grammar::unreachable,
+            ),
+            drain_seconds: number(self, policy.drain_seconds, "drain_seconds", 0..=DAY_SECONDS),
+            unhealthy_grace_seconds: number(
+                self,
+                policy.unhealthy_grace_seconds,
+                "unhealthy_grace_seconds",
+                0..=DAY_SECONDS,
+            ),
+            panic_percent: number(self, policy.panic_percent, "panic_percent", 0..=100),
+            slow_start_seconds: number(
+                self,
+                policy.slow_start_seconds,
+                "slow_start_seconds",
+                0..=DAY_SECONDS,
+            ),
+            datagrams: self.value(policy.datagrams, object, "datagrams", grammar::datagrams),
+            ring_size: policy.ring_size.and_then(|size| {
+                let size = Some(self.ring_size(&size)?);
+                Some(Setting::new(size, Origin::config(object, "ring_size")))
+            }),
+            ..Wishes::default()
+        };
+        if let Some(probe) = policy.probe {
+            let span = probe.span();
+            let probe = probe.into_inner();
+            self.probe_times(&probe, object, &mut wishes);
+            self.probe_kind(probe, span, object, &mut wishes);
+        }
+        wishes
+    }
+
+    fn probe_times(&mut self, probe: &raw::Probe, object: &str, wishes: &mut Wishes) {
+        let mut number = |value: &Option<Spanned<i64>>, key: &str, allowed| {
+            let value = self.number(Some(value.clone()?), key, allowed, 0);
+            Some(Setting::new(value, Origin::config(object, format!("probe.{key}"))))
+        };
+        let times = PROBE_INTERVAL_MS_MIN..=DAY_MS;
+        wishes.probe_interval_ms = number(&probe.interval_ms, "interval_ms", times.clone());
+        wishes.probe_timeout_ms = number(&probe.timeout_ms, "timeout_ms", times);
+        wishes.probe_initial_delay_ms =
+            number(&probe.initial_delay_ms, "initial_delay_ms", 0..=DAY_MS);
+        wishes.probe_rise = number(&probe.rise, "rise", 1..=1000);
+        wishes.probe_fall = number(&probe.fall, "fall", 1..=1000);
+        wishes.probe_place = self.value(probe.place.clone(), object, "probe.place", grammar::place);
+        wishes.probe_initial =
+            self.value(probe.initial.clone(), object, "probe.initial", grammar::initial_state);
+    }
+
+    fn probe_kind(
+        &mut self,
+        probe: raw::Probe,
+        span: std::ops::Range<usize>,
+        object: &str,
+        wishes: &mut Wishes,
+    ) {
+        let parts = ProbeParts {
+            port: probe
+                .port
+                .map(|port| self.number(Some(port), "port", 1..=65_535, 1))
+                .map(|port| u16::try_from(port).unwrap_or(u16::MAX)),
+            path: self.text(probe.path, grammar::path),
+            method: self.text(probe.method, grammar::token),
+            host: self.text(probe.host, grammar::token),
+            status: self.text(probe.status, grammar::statuses),
+            body: self.text(probe.body, |text| match text.chars().count() {
+                1..=BODY_CHARS_MAX => Ok(text.to_owned()),
+                _ => Err(format!("is not 1 to {BODY_CHARS_MAX} characters long")),
+            }),
+            server_name: self.text(probe.server_name, grammar::token),
+            verify: probe.verify,
+            command: None,
+        };
+        let Some(kind) = probe.kind else {
+            if parts != ProbeParts::default() {
+                let message = "the key `kind` is missing here; say what the probe does: tcp, http \
+                               or https";
+                self.problem(span, message.to_owned());
+            }
+            return;
+        };
+        let kind_span = kind.span();
+        let Some(word) = self.text(Some(kind), ProbeWord::parse) else { return };
+        if matches!(word, ProbeWord::Command | ProbeWord::Docker) {
+            let message = "a probe of this kind needs a container; use tcp, http, https or none";
+            self.problem(kind_span, message.to_owned());
+            return;
+        }
+        match parts.assemble(word) {
+            Ok(kind) => {
+                wishes.probe = Some(Setting::new(kind, Origin::config(object, "probe.kind")));
+            }
+            Err((part, message)) => self.problem(span, format!("`{part}` {message}")),
+        }
+    }
+
+    /// A value that is written the same way in labels.
+    fn value<T>(
+        &mut self,
+        text: Option<Spanned<String>>,
+        object: &str,
+        key: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<Setting<T>> {
+        Some(Setting::new(self.text(text, parse)?, Origin::config(object, key)))
+    }
+
+    fn text<T>(
+        &mut self,
+        text: Option<Spanned<String>>,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let text = text?;
+        let parsed = parse(text.get_ref())
+            .map_err(|what| format!("the value `{}` {what}", text.get_ref().escape_debug()));
+        self.accept(parsed, text.span())
+    }
+
+    fn ring_size(&mut self, size: &Spanned<i64>) -> Option<u32> {
+        let known = u32::try_from(*size.get_ref()).ok().filter(|it| abi::RING_SIZES.contains(it));
+        if known.is_none() {
+            let sizes: Vec<String> = abi::RING_SIZES.iter().map(u32::to_string).collect();
+            let message = format!(
+                "`ring_size` is {}; it must be one of {}",
+                size.get_ref(),
+                sizes.join(", ")
+            );
+            self.problem(size.span(), message);
+        }
+        known
+    }
+}

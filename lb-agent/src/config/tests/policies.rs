@@ -1,0 +1,156 @@
+//! How services are balanced, and what labels may ask for, as the file has it.
+
+use std::fmt::Write as _;
+
+use insta::assert_snapshot;
+
+use super::{super::Config, FULL, check, service};
+use crate::model::Policy;
+
+#[test]
+fn every_setting_of_a_service_can_be_made() {
+    let config = Config::parse(FULL, "lb.toml").unwrap();
+    let (policy, _) = Policy::agreed(std::iter::once(&*config.services[0].wishes));
+    let mut shown = String::new();
+    for row in policy.rows() {
+        writeln!(shown, "{} = {} ({})", row.name, row.value, row.origin).unwrap();
+    }
+    assert_snapshot!(shown, @r#"
+    affinity = client/24,56 (service `web` in lb.toml, line 48, `affinity`)
+    unreachable = drop (service `web` in lb.toml, line 48, `unreachable`)
+    drain_seconds = 10 s ([defaults] in lb.toml, `drain_seconds`)
+    unhealthy_grace_seconds = 20 s (service `web` in lb.toml, line 48, `unhealthy_grace_seconds`)
+    panic_percent = 30 % (service `web` in lb.toml, line 48, `panic_percent`)
+    slow_start_seconds = 40 s (service `web` in lb.toml, line 48, `slow_start_seconds`)
+    datagrams = answers (service `web` in lb.toml, line 48, `datagrams`)
+    ring_size = 4093 (service `web` in lb.toml, line 48, `ring_size`)
+    share = - (default)
+    probe = https port 8443 HEAD /health, host web.example, server name web.internal, status 200-299,404, body with "well", certificate verified (service `web` in lb.toml, line 48, `probe.kind`)
+    probe_interval_ms = 1 s ([defaults] in lb.toml, `probe.interval_ms`)
+    probe_timeout_ms = 500 ms (service `web` in lb.toml, line 48, `probe.timeout_ms`)
+    probe_initial_delay_ms = 100 ms (service `web` in lb.toml, line 48, `probe.initial_delay_ms`)
+    probe_rise = 1 (service `web` in lb.toml, line 48, `probe.rise`)
+    probe_fall = 4 (service `web` in lb.toml, line 48, `probe.fall`)
+    probe_place = node (service `web` in lb.toml, line 48, `probe.place`)
+    probe_initial = healthy (service `web` in lb.toml, line 48, `probe.initial`)
+    scale = - (default)
+    rolling_updates = - (default)
+    depends = - (default)
+    "#);
+    let labels = &config.labels;
+    assert_eq!(labels.routing_pool, "198.18.0.0/24".parse().ok());
+    assert_eq!(labels.vips, ["192.0.2.20/32", "198.51.100.0/24"].map(|it| it.parse().unwrap()));
+    let [web] = &labels.registrations[..] else { panic!("{:?}", labels.registrations) };
+    assert_eq!((&*web.name, web.frontend.to_string()), ("web", "tcp://192.0.2.12:80".to_owned()));
+}
+
+#[test]
+fn policies_are_checked() {
+    let keys = [
+        "affinity = 'cookie'",
+        "unreachable = 'reset'",
+        "drain_seconds = -1",
+        "drain_seconds = '30s'",
+        "unhealthy_grace_seconds = 86401",
+        "panic_percent = 101",
+        "slow_start_seconds = 1.5",
+        "datagrams = ''",
+        "probe = 'http'",
+        "[service.probe]\npath = '/'",
+        "[service.probe]\nkind = 'icmp'",
+        "[service.probe]\nkind = 'docker'",
+        "[service.probe]\nkind = 'command'",
+        "[service.probe]\nkind = 'tcp'\npath = '/'",
+        "[service.probe]\nkind = 'http'\npath = 'health'\nport = 0\nstatus = '200-'\nhost = 'a b'",
+        "[service.probe]\nkind = 'http'\nbody = ''\nmethod = ''\nserver_name = 'a'",
+        "[service.probe]\nkind = 'tcp'\ninterval_ms = 1\ntimeout_ms = 0\nrise = 0\nfall = 1001",
+        "[service.probe]\nplace = 'here'\ninitial = 'passing'\ninitial_delay_ms = -1",
+        "[service.probe]\nkind = 'tcp'\nretries = 3",
+    ];
+    let mut texts = keys.map(|key| service(&format!("frontends = ['tcp://192.0.2.10:80']\n{key}")));
+    texts[0] = "[defaults]\naffinity = 'cookie'\nweight = 3".to_owned();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    assert_snapshot!(check(&texts), @r#"
+    lb.toml:3:1: unknown key `weight`; known keys here: `affinity`, `unreachable`, `drain_seconds`, `unhealthy_grace_seconds`, `panic_percent`, `slow_start_seconds`, `datagrams`, `ring_size`, `probe`
+    lb.toml:4:15: the value `reset` is neither reject nor drop
+    lb.toml:4:17: `drain_seconds` is -1; it must be from 0 to 86400
+    lb.toml:4:17: invalid type: string "30s", expected a whole number
+    lb.toml:4:27: `unhealthy_grace_seconds` is 86401; it must be from 0 to 86400
+    lb.toml:4:17: `panic_percent` is 101; it must be from 0 to 100
+    lb.toml:4:22: invalid type: floating point `1.5`, expected a whole number
+    lb.toml:4:13: the value `` is neither records nor answers
+    lb.toml:4:9: invalid type: string "http", expected a table with the key `kind`
+    lb.toml:4:1: the key `kind` is missing here; say what the probe does: tcp, http or https
+    lb.toml:5:8: the value `icmp` is none of none, tcp, http, https, command, docker
+    lb.toml:5:8: a probe of this kind needs a container; use tcp, http, https or none
+    lb.toml:5:8: a probe of this kind needs a container; use tcp, http, https or none
+    lb.toml:4:1: `path` goes with probes of the kind http and https; the probe is tcp
+    lb.toml:6:8: the value `health` is no path; write it like /health, and escape what is no ASCII as %XX
+    lb.toml:7:8: `port` is 0; it must be from 1 to 65535
+    lb.toml:8:10: the value `200-` is no list of statuses; write it like 200-399 or 200,204
+    lb.toml:9:8: the value `a b` is no single word of letters and digits
+    lb.toml:4:1: `server_name` goes with probes of the kind https; the probe is http
+    lb.toml:6:8: the value `` is not 1 to 1024 characters long
+    lb.toml:7:10: the value `` is no single word of letters and digits
+    lb.toml:6:15: `interval_ms` is 1; it must be from 50 to 86400000
+    lb.toml:7:14: `timeout_ms` is 0; it must be from 50 to 86400000
+    lb.toml:8:8: `rise` is 0; it must be from 1 to 1000
+    lb.toml:9:8: `fall` is 1001; it must be from 1 to 1000
+    lb.toml:5:9: the value `here` is none of auto, node, container
+    lb.toml:6:11: the value `passing` is neither starting nor healthy
+    lb.toml:7:20: `initial_delay_ms` is -1; it must be from 0 to 86400000
+    lb.toml:6:1: unknown key `retries`; known keys here: `kind`, `port`, `path`, `method`, `host`, `status`, `body`, `server_name`, `verify`, `interval_ms`, `timeout_ms`, `initial_delay_ms`, `rise`, `fall`, `place`, `initial`
+    "#);
+}
+
+#[test]
+fn what_labels_may_ask_for_is_checked() {
+    let shown = check(&[
+        "label_vips = ['192.0.2', '192.0.2.1/24', '127.0.0.1', '2001:db8::/64', '0.0.0.0/0']",
+        "routing_pool = '198.18.0.1/24'",
+        "routing_pool = '198.18.0.0'",
+        "routing_pool = '198.18.0.0/31'",
+        "routing_pool = '198.18.0.0/24'\n[[balancer]]\nname = 'a'\nvip = '198.18.0.7'",
+        "[[registrator]]\nname = 'a b'\nfrontend = 'tcp://192.0.2.10'",
+        "[[registrator]]\nname = 'a'",
+        "registrator = [{ name = 'a', frontend = 'tcp://192.0.2.10:80' }, { name = 'b', frontend = 'tcp://192.0.2.10:80' }]",
+    ]);
+    assert_snapshot!(shown, @"
+    lb.toml:1:15: `192.0.2` is no subnet; write it like 198.18.0.0/24
+    lb.toml:1:26: `192.0.2.1/24` has bits behind its prefix; write it like 192.0.2.0/24
+    lb.toml:1:42: the address 127.0.0.1 is a loopback address; use the address of one host
+    lb.toml:1:72: the address 0.0.0.0 is in 0.0.0.0/8, where no host is; use the address of one host
+    lb.toml:1:16: `198.18.0.1/24` has bits behind its prefix; write it like 198.18.0.0/24
+    lb.toml:1:16: `198.18.0.0` is no subnet; write it like 198.18.0.0/24
+    lb.toml:1:16: the pool 198.18.0.0/31 has a prefix of 31 bits; it must be from 8 to 30
+    lb.toml:1:16: the VIP 198.18.0.7 lies in `routing_pool` 198.18.0.0/24, whose addresses are given to names; choose another
+    lb.toml:2:8: `name` must be 1 to 128 characters without spaces and control characters
+    lb.toml:3:12: `tcp://192.0.2.10`: after tcp:// comes an IP address and a port, a range of ports or *, like tcp://192.0.2.10:80, tcp://[2001:db8::10]:8000-8999 or tcp://192.0.2.10:*
+    lb.toml:1:1: the key `frontend` is missing here; add it
+    lb.toml:1:91: tcp://192.0.2.10:80 is already the frontend of the name of line 1; a frontend has one service
+    ");
+}
+
+/// With everything in it that is commented out for being the default or an example.
+#[test]
+fn the_example_file_is_understood() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../dist/lb.toml");
+    let mut text = String::new();
+    for line in std::fs::read_to_string(path).unwrap().lines() {
+        let bare = line.strip_prefix("# ").unwrap_or(line);
+        let key = bare.split(" = ").next().unwrap_or_default();
+        let is_key = key.len() < bare.len() && !key.contains(' ');
+        if is_key || bare.starts_with('[') {
+            writeln!(text, "{bare}").unwrap();
+        }
+    }
+    let config = Config::parse(&text, "lb.toml").unwrap_or_else(|error| panic!("{error}\n{text}"));
+    assert_eq!(config.services[0].backends.len(), 1);
+    let of_service = Policy::agreed(std::iter::once(&*config.services[0].wishes)).0;
+    let defaults = Policy::default();
+    // What it shows of times and counts are the defaults.
+    for (shown, default) in of_service.rows().iter().zip(defaults.rows()) {
+        let is_example = matches!(shown.name, "affinity" | "ring_size" | "probe");
+        assert!(is_example || shown.value == default.value, "{}: {}", shown.name, shown.value);
+    }
+}

@@ -1,0 +1,175 @@
+//! The defaults of replies, and the addresses for which none counts.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::Context as _;
+use aya::{
+    Ebpf,
+    maps::{
+        HashMap, MapData,
+        lpm_trie::{Key, LpmTrie},
+    },
+};
+use lb_common::abi::{
+    NetU16, PROTOCOL_TCP, PROTOCOL_UDP, REPLY_DEFAULT_AMBIGUOUS, ReplyDefaultKeyV4,
+    ReplyDefaultKeyV6, ReplyDefaultV4, ReplyDefaultV6, map_names,
+};
+
+use super::tables::{Refusal, is_absent, map_refusal, protocol_number, take};
+use crate::{
+    model::{IpPrefix, Protocol},
+    plan::{KernelState, ReplyDefault, ReplyPort},
+};
+
+/// The tables that say what replies without record are translated to.
+pub(super) struct Replies {
+    defaults_v4: HashMap<MapData, ReplyDefaultKeyV4, ReplyDefaultV4>,
+    defaults_v6: HashMap<MapData, ReplyDefaultKeyV6, ReplyDefaultV6>,
+    local_v4: LpmTrie<MapData, [u8; 4], u32>,
+    local_v6: LpmTrie<MapData, [u8; 16], u32>,
+}
+
+impl Replies {
+    pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
+        Ok(Self {
+            defaults_v4: HashMap::try_from(take(ebpf, map_names::REPLY_DEFAULTS_V4)?)?,
+            defaults_v6: HashMap::try_from(take(ebpf, map_names::REPLY_DEFAULTS_V6)?)?,
+            local_v4: LpmTrie::try_from(take(ebpf, map_names::LOCAL_V4)?)?,
+            local_v6: LpmTrie::try_from(take(ebpf, map_names::LOCAL_V6)?)?,
+        })
+    }
+
+    pub(super) fn put_default(
+        &mut self,
+        port: &ReplyPort,
+        default: &ReplyDefault,
+    ) -> Result<(), Refusal> {
+        let ReplyDefault { vip, backend, front_ifindex: ifindex, is_ambiguous } = *default;
+        let vip_port = NetU16::new(vip.port());
+        let flags = if is_ambiguous { REPLY_DEFAULT_AMBIGUOUS } else { 0 };
+        match (PortKey::of(port), vip.ip()) {
+            (PortKey::V4(key), IpAddr::V4(vip)) => {
+                let value = ReplyDefaultV4 { vip: vip.into(), vip_port, flags, backend, ifindex };
+                self.defaults_v4.insert(key, value, 0).map_err(map_refusal)
+            }
+            (PortKey::V6(key), IpAddr::V6(vip)) => {
+                let vip = vip.into();
+                let value = ReplyDefaultV6 { vip, vip_port, flags, backend, ifindex, reserved: 0 };
+                self.defaults_v6.insert(key, value, 0).map_err(map_refusal)
+            }
+            _ => Err(format!("{vip} and {} are of different families", port.address)),
+        }
+    }
+
+    pub(super) fn delete_default(&mut self, port: &ReplyPort) -> Result<(), Refusal> {
+        let result = match PortKey::of(port) {
+            PortKey::V4(key) => self.defaults_v4.remove(&key),
+            PortKey::V6(key) => self.defaults_v6.remove(&key),
+        };
+        match result {
+            Err(error) if !is_absent(&error) => Err(map_refusal(error)),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn put_local(&mut self, prefix: &IpPrefix) -> Result<(), Refusal> {
+        let length = u32::from(prefix.length());
+        match prefix.address() {
+            IpAddr::V4(address) => self.local_v4.insert(&Key::new(length, address.octets()), 1, 0),
+            IpAddr::V6(address) => self.local_v6.insert(&Key::new(length, address.octets()), 1, 0),
+        }
+        .map_err(map_refusal)
+    }
+
+    pub(super) fn delete_local(&mut self, prefix: &IpPrefix) -> Result<(), Refusal> {
+        let length = u32::from(prefix.length());
+        let result = match prefix.address() {
+            IpAddr::V4(address) => self.local_v4.remove(&Key::new(length, address.octets())),
+            IpAddr::V6(address) => self.local_v6.remove(&Key::new(length, address.octets())),
+        };
+        match result {
+            Err(error) if !is_absent(&error) => Err(map_refusal(error)),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn read(&self, state: &mut KernelState) -> anyhow::Result<()> {
+        for entry in &self.defaults_v4 {
+            let (key, value) = entry.context("`REPLY_DEFAULTS_V4` cannot be read")?;
+            let port = (IpAddr::V4(key.backend.into()), key.backend_port);
+            let vip = (IpAddr::V4(value.vip.into()), value.vip_port);
+            let rest = (value.flags, value.backend, value.ifindex);
+            add(state, key.ifindex, key.protocol, port, vip, rest);
+        }
+        for entry in &self.defaults_v6 {
+            let (key, value) = entry.context("`REPLY_DEFAULTS_V6` cannot be read")?;
+            let port = (IpAddr::V6(key.backend.into()), key.backend_port);
+            let vip = (IpAddr::V6(value.vip.into()), value.vip_port);
+            let rest = (value.flags, value.backend, value.ifindex);
+            add(state, key.ifindex, key.protocol, port, vip, rest);
+        }
+        for key in self.local_v4.keys() {
+            let key = key.context("`LOCAL_V4` cannot be read")?;
+            let length = u8::try_from(key.prefix_len()).unwrap_or(u8::MAX);
+            state.local.insert(IpPrefix::of(IpAddr::from(key.data()), length));
+        }
+        for key in self.local_v6.keys() {
+            let key = key.context("`LOCAL_V6` cannot be read")?;
+            let length = u8::try_from(key.prefix_len()).unwrap_or(u8::MAX);
+            state.local.insert(IpPrefix::of(IpAddr::from(key.data()), length));
+        }
+        Ok(())
+    }
+}
+
+/// A port as a key, by family.
+enum PortKey {
+    V4(ReplyDefaultKeyV4),
+    V6(ReplyDefaultKeyV6),
+}
+
+impl PortKey {
+    fn of(port: &ReplyPort) -> Self {
+        let (ifindex, pad, reserved) = (port.ifindex, 0, 0);
+        let protocol = u32::from(protocol_number(port.protocol));
+        let backend_port = NetU16::new(port.address.port());
+        match port.address.ip() {
+            IpAddr::V4(address) => {
+                let backend = address.into();
+                Self::V4(ReplyDefaultKeyV4 { ifindex, backend, backend_port, pad, protocol })
+            }
+            IpAddr::V6(address) => {
+                let backend = address.into();
+                let key =
+                    ReplyDefaultKeyV6 { ifindex, backend, backend_port, pad, protocol, reserved };
+                Self::V6(key)
+            }
+        }
+    }
+}
+
+fn add(
+    state: &mut KernelState,
+    ifindex: u32,
+    protocol: u32,
+    (address, port): (IpAddr, NetU16),
+    (vip, vip_port): (IpAddr, NetU16),
+    (flags, backend, front_ifindex): (u16, u32, u32),
+) {
+    let protocol = match u8::try_from(protocol) {
+        Ok(PROTOCOL_TCP) => Protocol::Tcp,
+        Ok(PROTOCOL_UDP) => Protocol::Udp,
+        _ => {
+            tracing::error!(%address, protocol, "a default of replies that we do not know");
+            return;
+        }
+    };
+    let address = SocketAddr::new(address, port.get());
+    let default = ReplyDefault {
+        vip: SocketAddr::new(vip, vip_port.get()),
+        backend,
+        front_ifindex,
+        is_ambiguous: flags & REPLY_DEFAULT_AMBIGUOUS != 0,
+    };
+    state.reply_defaults.insert(ReplyPort { ifindex, address, protocol }, default);
+}

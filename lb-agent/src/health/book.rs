@@ -1,0 +1,317 @@
+//! All targets: what is probed when, and what the results make of them. Pure; time is an argument.
+//!
+//! Results that belong to a previous instance, to previous settings, or to a probe that was begun
+//! before the data path reported a failure, say nothing and are dropped.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, LazyLock},
+};
+
+use super::{
+    outcome::Outcome,
+    schedule::{Pace, Schedule, TargetNumber},
+    target::{Change, Standing, Target, TargetKey},
+    tracker::{Health, Rules, Tracker},
+};
+use crate::model::{Probe, ProbeKind, ProbePlace, ReportedHealth};
+
+/// How a backend without a probe of its own comes back after the data path has reported a failure.
+static RECOVERY: LazyLock<Arc<Probe>> = LazyLock::new(|| {
+    Arc::new(Probe {
+        kind: ProbeKind::Tcp { port: None },
+        interval_ms: 1000,
+        timeout_ms: 1000,
+        initial_delay_ms: 0,
+        rise: 2,
+        fall: 1,
+        place: ProbePlace::Node,
+    })
+});
+
+/// All targets.
+#[derive(Debug)]
+pub struct Book {
+    pace: Pace,
+    schedule: Schedule,
+    targets: HashMap<TargetKey, Entry>,
+    keys: HashMap<TargetNumber, TargetKey>,
+    next_number: TargetNumber,
+}
+
+#[derive(Debug)]
+struct Entry {
+    target: Arc<Target>,
+    number: TargetNumber,
+    /// Results of probes that were begun in another epoch do not count.
+    epoch: u32,
+    tracker: Tracker,
+    is_refusing: bool,
+    /// Taken out by the data path: a probe has to bring it back.
+    is_suspected: bool,
+    announced: Standing,
+}
+
+/// A probe to be made.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// To say later whose result it is.
+    pub ticket: Ticket,
+    /// What is probed.
+    pub target: Arc<Target>,
+    /// How.
+    pub probe: Arc<Probe>,
+    /// How much later than due it is begun.
+    pub late_ms: u64,
+}
+
+/// Whose result it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ticket {
+    number: TargetNumber,
+    epoch: u32,
+}
+
+impl Book {
+    /// Knows no targets yet. `seed` decides the moments of probes.
+    pub fn new(seed: u64, in_flight_max: usize) -> Self {
+        Self {
+            pace: Pace::new(seed),
+            schedule: Schedule::new(in_flight_max),
+            targets: HashMap::new(),
+            keys: HashMap::new(),
+            next_number: 0,
+        }
+    }
+
+    /// Replaces all targets. Who is the same as before keeps its health.
+    pub fn set_targets(&mut self, targets: &[Arc<Target>], now_ms: u64) -> Vec<Change> {
+        let wanted: HashSet<TargetKey> = targets.iter().map(|target| target.key).collect();
+        let absent = self.targets.keys().filter(|key| !wanted.contains(*key));
+        for key in absent.copied().collect::<Vec<_>>() {
+            self.remove(key);
+        }
+        targets.iter().filter_map(|target| self.set_target(target, now_ms)).collect()
+    }
+
+    fn set_target(&mut self, target: &Arc<Target>, now_ms: u64) -> Option<Change> {
+        let known = self.targets.get(&target.key);
+        match known.filter(|entry| entry.target.generation == target.generation) {
+            Some(entry) if Arc::ptr_eq(&entry.target, target) || entry.target == *target => None,
+            Some(_) => self.update(target, now_ms),
+            None => {
+                self.remove(target.key);
+                self.add(target, now_ms)
+            }
+        }
+    }
+
+    fn add(&mut self, target: &Arc<Target>, now_ms: u64) -> Option<Change> {
+        let number = self.next_number;
+        self.next_number += 1;
+        let entry = Entry {
+            target: Arc::clone(target),
+            number,
+            epoch: 0,
+            tracker: Tracker::new(target.assumed),
+            is_refusing: false,
+            is_suspected: false,
+            announced: Standing::assumed(target.assumed),
+        };
+        if let Some(probe) = entry.probe() {
+            let due_ms = match target.assumed {
+                Health::Starting => now_ms + u64::from(probe.initial_delay_ms),
+                _ => self.pace.first(number, u64::from(probe.interval_ms), now_ms),
+            };
+            self.schedule.set(number, due_ms);
+        }
+        self.keys.insert(number, target.key);
+        let entry = self.targets.entry(target.key).insert_entry(entry).into_mut();
+        entry.follow_report(now_ms)
+    }
+
+    /// The same backend with another probe, or another report.
+    fn update(&mut self, target: &Arc<Target>, now_ms: u64) -> Option<Change> {
+        let entry = self.targets.get_mut(&target.key)?;
+        let is_same_probe = entry.target.probe == target.probe;
+        entry.target = Arc::clone(target);
+        if is_same_probe {
+            return entry.follow_report(now_ms);
+        }
+        entry.epoch = entry.epoch.wrapping_add(1);
+        entry.tracker.restart();
+        entry.is_refusing = false;
+        if target.probe.is_none() && !entry.is_suspected {
+            entry.tracker.set(Health::Healthy, now_ms);
+        }
+        match entry.probe() {
+            Some(_) => self.schedule.set(entry.number, now_ms),
+            None => self.schedule.cancel(entry.number),
+        }
+        if target.is_reported() {
+            entry.follow_report(now_ms)
+        } else {
+            entry.announce("its probe is another one")
+        }
+    }
+
+    fn remove(&mut self, key: TargetKey) {
+        if let Some(entry) = self.targets.remove(&key) {
+            self.keys.remove(&entry.number);
+            self.schedule.cancel(entry.number);
+        }
+    }
+
+    /// Whether this is a target.
+    pub fn contains(&self, key: TargetKey) -> bool {
+        self.targets.contains_key(&key)
+    }
+
+    /// When [`Self::next_job`] has something, as far as time decides.
+    pub fn next_due_ms(&self) -> Option<u64> {
+        self.schedule.next_due_ms()
+    }
+
+    /// Probes under way.
+    pub fn in_flight(&self) -> usize {
+        self.schedule.in_flight()
+    }
+
+    /// A probe that is due. It has to be [`Self::finished`], whatever comes of it.
+    pub fn next_job(&mut self, now_ms: u64) -> Option<Job> {
+        while let Some((number, due_ms)) = self.schedule.take(now_ms) {
+            let entry = self.keys.get(&number).and_then(|key| self.targets.get(key));
+            if let Some(entry) = entry
+                && let Some(probe) = entry.probe()
+            {
+                return Some(Job {
+                    ticket: Ticket { number, epoch: entry.epoch },
+                    target: Arc::clone(&entry.target),
+                    probe: Arc::clone(probe),
+                    late_ms: now_ms.saturating_sub(due_ms),
+                });
+            }
+            self.schedule.ended();
+        }
+        None
+    }
+
+    /// Takes in what came of a probe.
+    pub fn finished(&mut self, ticket: Ticket, outcome: &Outcome, now_ms: u64) -> Option<Change> {
+        self.schedule.ended();
+        let key = self.keys.get(&ticket.number)?;
+        let entry = self.targets.get_mut(key).filter(|entry| entry.epoch == ticket.epoch)?;
+        let probe = Arc::clone(entry.probe()?);
+        let rules = Rules { rise: probe.rise, fall: probe.fall };
+        match outcome {
+            Outcome::Inconclusive(_) => {}
+            Outcome::Passed(_) => {
+                entry.is_refusing = false;
+                entry.tracker.take(true, rules, now_ms);
+                if entry.tracker.health() == Health::Healthy {
+                    entry.is_suspected = false;
+                }
+            }
+            Outcome::Failed(_) => {
+                entry.is_refusing = outcome.is_refused() && is_of_traffic(&probe, &entry.target);
+                entry.tracker.take(false, rules, now_ms);
+            }
+        }
+        let interval_ms = u64::from(probe.interval_ms);
+        if entry.probe().is_none() {
+            // It has come back, and has no probe of its own.
+        } else if entry.tracker.is_in_doubt() || entry.is_suspected {
+            self.schedule.set(entry.number, self.pace.in_doubt(entry.number, interval_ms, now_ms));
+        } else {
+            self.schedule.set(entry.number, self.pace.settled(entry.number, interval_ms, now_ms));
+        }
+        let report = entry.follow_report(now_ms);
+        report.or_else(|| entry.announce(outcome.text()))
+    }
+
+    /// The data path has seen a backend fail beyond doubt: out at once, and back by its probe.
+    pub fn report_failure(
+        &mut self,
+        key: TargetKey,
+        is_refusing: bool,
+        text: &str,
+        now_ms: u64,
+    ) -> Option<Change> {
+        let entry = self.targets.get_mut(&key)?;
+        if entry.tracker.health() == Health::Starting {
+            return None;
+        }
+        entry.epoch = entry.epoch.wrapping_add(1);
+        entry.is_refusing = is_refusing;
+        entry.is_suspected = true;
+        entry.tracker.set(Health::Unhealthy, now_ms);
+        self.schedule.set(entry.number, now_ms);
+        entry.announce(text)
+    }
+
+    /// The data path has a doubt about a backend: probe it now.
+    pub fn suspect(&mut self, key: TargetKey, now_ms: u64) {
+        if let Some(entry) = self.targets.get(&key)
+            && entry.probe().is_some()
+        {
+            self.schedule.set(entry.number, now_ms);
+        }
+    }
+}
+
+impl Entry {
+    /// How it is probed now.
+    fn probe(&self) -> Option<&Arc<Probe>> {
+        match &self.target.probe {
+            Some(probe) if probe.kind != ProbeKind::Docker => Some(probe),
+            _ => self.is_suspected.then(|| &*RECOVERY),
+        }
+    }
+
+    /// Takes over what the provider says, where that counts.
+    fn follow_report(&mut self, now_ms: u64) -> Option<Change> {
+        if !self.target.is_reported() || self.is_suspected {
+            return None;
+        }
+        let (health, text) = match self.target.reported {
+            Some(ReportedHealth::Starting) => (Health::Starting, "Docker says: starting"),
+            Some(ReportedHealth::Healthy) => (Health::Healthy, "Docker says: healthy"),
+            Some(ReportedHealth::Unhealthy) => (Health::Unhealthy, "Docker says: unhealthy"),
+            None => (
+                Health::Healthy,
+                "is to be probed by its HEALTHCHECK and has none, so it counts as healthy; give \
+                 its image one, or choose another probe",
+            ),
+        };
+        self.tracker.set(health, now_ms);
+        self.announce(text)
+    }
+
+    fn announce(&mut self, cause: &str) -> Option<Change> {
+        let health = self.tracker.health();
+        let standing = Standing {
+            health,
+            was_healthy: self.tracker.was_healthy(),
+            is_refusing: self.is_refusing && health == Health::Unhealthy,
+        };
+        if standing == self.announced {
+            return None;
+        }
+        self.announced = standing;
+        let Target { key, generation, .. } = *self.target;
+        Some(Change { key, generation, standing, cause: cause.to_owned() })
+    }
+}
+
+/// Whether the probe goes where traffic goes.
+fn is_of_traffic(probe: &Probe, target: &Target) -> bool {
+    let port = match &probe.kind {
+        ProbeKind::Tcp { port } => *port,
+        ProbeKind::Http(http) | ProbeKind::Https(http) => http.port,
+        ProbeKind::Command { .. } | ProbeKind::Docker => return false,
+    };
+    port.is_none_or(|port| port == target.address.port())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,154 @@
+//! TLS for HTTPS probes.
+//!
+//! Backends have certificates for names that the node does not call them by, or of an authority that
+//! it does not know; so, unless asked for, who the server is does not matter, only that it speaks.
+
+use std::{
+    fmt, io,
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+};
+
+use hyper::http::uri::Authority;
+use rustls::{
+    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::super::{
+    book::Job,
+    outcome::{FailureKind, Outcome, describe},
+};
+use crate::model::HttpProbe;
+
+/// What TLS needs to know.
+#[derive(Debug, Default)]
+pub struct Tls {
+    roots: Option<RootCertStore>,
+    /// Made when they are needed first: reading the node's roots takes a while.
+    verifying: OnceLock<Result<Arc<ClientConfig>, String>>,
+    trusting: OnceLock<Result<Arc<ClientConfig>, String>>,
+}
+
+impl Tls {
+    /// With these roots of trust in place of the node's.
+    pub fn with_roots(roots: RootCertStore) -> Self {
+        Self { roots: Some(roots), ..Self::default() }
+    }
+
+    /// Begins to speak TLS, with the name that the probe says.
+    pub(super) async fn handshake(
+        &self,
+        http: &HttpProbe,
+        job: &Job,
+        connection: TcpStream,
+    ) -> Result<TlsStream<TcpStream>, Outcome> {
+        let config = if http.verify_certificate {
+            self.verifying.get_or_init(|| verifying(self.roots.as_ref()))
+        } else {
+            self.trusting.get_or_init(trusting)
+        };
+        let config = config.as_ref().map_err(|text| Outcome::Inconclusive(text.clone()))?;
+        let name = server_name(http, job.target.address.ip())?;
+        let connector = TlsConnector::from(Arc::clone(config));
+        connector.connect(name, connection).await.map_err(|error| {
+            let text = format!("no TLS connection: {}", describe(&error));
+            let kind = match error.kind() {
+                io::ErrorKind::TimedOut => FailureKind::Late,
+                _ => FailureKind::Wrong,
+            };
+            Outcome::failed(kind, text)
+        })
+    }
+}
+
+fn server_name(http: &HttpProbe, address: IpAddr) -> Result<ServerName<'static>, Outcome> {
+    // A host may have a port behind it, and brackets around it; a name for TLS has neither.
+    let host = http.host.as_deref().and_then(|host| host.parse::<Authority>().ok());
+    let host = host.as_ref().map(|host| host.host().trim_matches(['[', ']']));
+    let Some(name) = http.server_name.as_deref().or(host) else {
+        return Ok(ServerName::from(address));
+    };
+    ServerName::try_from(name.to_owned()).map_err(|_invalid| {
+        Outcome::Inconclusive(format!("`{}` is no name of a server", name.escape_debug()))
+    })
+}
+
+fn verifying(roots: Option<&RootCertStore>) -> Result<Arc<ClientConfig>, String> {
+    let roots = roots.cloned().map_or_else(roots_of_node, Ok)?;
+    Ok(Arc::new(builder()?.with_root_certificates(roots).with_no_client_auth()))
+}
+
+fn roots_of_node() -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    let (added, _ignored) = roots.add_parsable_certificates(found.certs);
+    if added == 0 {
+        let text = "certificates cannot be verified: the node has no trusted roots (package \
+                    `ca-certificates`, or SSL_CERT_FILE)";
+        return Err(text.to_owned());
+    }
+    Ok(roots)
+}
+
+fn trusting() -> Result<Arc<ClientConfig>, String> {
+    let verifier = Arc::new(AnyCertificate(Arc::new(ring::default_provider())));
+    let builder = builder()?.dangerous().with_custom_certificate_verifier(verifier);
+    Ok(Arc::new(builder.with_no_client_auth()))
+}
+
+fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, String> {
+    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| format!("TLS cannot be used: {error}"))
+}
+
+/// Does not ask whose certificate it is; the server has to have its key all the same.
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl fmt::Debug for AnyCertificate {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("AnyCertificate")
+    }
+}
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,26 @@
+//! Which backends may get traffic: probes, and what their results mean.
+//!
+//! Health never writes a map: it changes the model. The runtime tells it which backends there are
+//! ([`HealthView::apply`]), it probes them and answers with [`Change`]s, which the next snapshot
+//! contains. What decides is pure and takes time as an argument: [`tracker`] counts results,
+//! [`schedule`] says when to probe, [`book`] holds both for all targets, [`panic`] judges services.
+//! What waits is `run`, and what touches the network is behind [`Check`].
+//!
+//! A probe that could not be made, for want of a descriptor or of Docker, says nothing about the
+//! backend. A restarted agent begins with what the kernel holds, so that it takes nobody out.
+
+pub mod book;
+pub mod check;
+mod outcome;
+pub mod panic;
+mod run;
+pub mod schedule;
+pub mod stats;
+mod target;
+pub mod tracker;
+mod view;
+
+pub use outcome::{Failure, FailureKind, Outcome};
+pub use run::{Check, HealthChannels, Observation, Settings, run};
+pub use target::{Change, Standing, Target, TargetKey};
+pub use view::{HealthView, PanicState, Targets};

@@ -1,0 +1,218 @@
+//! Waits until probes are due, makes them, and tells what changed. Decides nothing: that is [`Book`]'s.
+
+use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures_util::FutureExt as _;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    book::{Book, Job, Ticket},
+    outcome::{FailureKind, Outcome},
+    schedule::IN_FLIGHT_MAX,
+    stats::Stats,
+    target::{Change, TargetKey},
+    view::Targets,
+};
+
+/// A timeout that is noticed later than this says nothing about the backend.
+const LATENESS_MAX: Duration = Duration::from_millis(250);
+
+/// Makes probes: the one thing to implement for another kind of them.
+pub trait Check: Send + Sync + 'static {
+    /// Probes once. It is given up when the probe's timeout has passed.
+    fn check(&self, job: &Job) -> impl Future<Output = Outcome> + Send;
+}
+
+/// What the data path tells of a backend.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Observation {
+    /// It failed beyond doubt: out at once, back by its probe.
+    Failure {
+        /// Whose.
+        key: TargetKey,
+        /// It answered a SYN with a reset.
+        is_refusing: bool,
+        /// What was seen, for people.
+        text: String,
+    },
+    /// Something is odd: probe it now.
+    Doubt {
+        /// Whose.
+        key: TargetKey,
+    },
+}
+
+/// How health works.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Decides the moments of probes.
+    pub seed: u64,
+    /// Probes under way at once.
+    pub in_flight_max: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { seed: 0, in_flight_max: IN_FLIGHT_MAX }
+    }
+}
+
+/// The ends of health's channels.
+#[derive(Debug)]
+pub struct HealthChannels {
+    /// What is to be probed, from [`super::HealthView::targets`].
+    pub targets: watch::Receiver<Targets>,
+    /// What the data path sees.
+    pub observations: mpsc::Receiver<Observation>,
+    /// Where changes go, many at once.
+    pub changes: mpsc::Sender<Vec<Change>>,
+    /// Figures.
+    pub stats: Arc<Stats>,
+}
+
+/// Probes until nobody wants changes any more or nobody can name targets.
+pub async fn run<C: Check>(check: Arc<C>, settings: Settings, channels: HealthChannels) {
+    let HealthChannels { mut targets, mut observations, changes, stats } = channels;
+    targets.mark_changed();
+    let mut prober = Prober {
+        book: Book::new(settings.seed, settings.in_flight_max),
+        check,
+        stats,
+        started: Instant::now(),
+        probes: JoinSet::new(),
+        changes: Vec::new(),
+    };
+    loop {
+        let due = prober.due();
+        tokio::select! {
+            () = changes.closed() => return,
+            changed = targets.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let targets = Targets::clone(&targets.borrow_and_update());
+                prober.set_targets(&targets);
+            }
+            Some(observation) = observations.recv() => prober.observe(observation),
+            Some(ended) = prober.probes.join_next(), if !prober.probes.is_empty() => {
+                prober.ended(ended);
+                // Whatever has ended meanwhile belongs to the same batch.
+                while let Some(ended) = prober.probes.try_join_next() {
+                    prober.ended(ended);
+                }
+            }
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+        }
+        prober.begin();
+        let found = std::mem::take(&mut prober.changes);
+        if !found.is_empty() && changes.send(found).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What came of a probe.
+pub(super) struct Ended {
+    ticket: Ticket,
+    key: TargetKey,
+    pub(super) outcome: Outcome,
+    duration: Duration,
+}
+
+struct Prober<C> {
+    book: Book,
+    check: Arc<C>,
+    stats: Arc<Stats>,
+    started: Instant,
+    probes: JoinSet<Ended>,
+    changes: Vec<Change>,
+}
+
+impl<C: Check> Prober<C> {
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.book.next_due_ms().map(|due_ms| self.started + Duration::from_millis(due_ms))
+    }
+
+    fn set_targets(&mut self, targets: &Targets) {
+        let now_ms = self.now_ms();
+        let changes = self.book.set_targets(targets, now_ms);
+        let probed = targets.iter().filter(|target| target.probe.is_some()).count();
+        self.stats.retain(probed, |key| self.book.contains(key));
+        for change in changes {
+            self.tell(change, now_ms);
+        }
+    }
+
+    fn observe(&mut self, observation: Observation) {
+        let now_ms = self.now_ms();
+        match observation {
+            Observation::Doubt { key } => self.book.suspect(key, now_ms),
+            Observation::Failure { key, is_refusing, text } => {
+                let change = self.book.report_failure(key, is_refusing, &text, now_ms);
+                if let Some(change) = change {
+                    self.tell(change, now_ms);
+                }
+            }
+        }
+    }
+
+    /// Begins what is due.
+    fn begin(&mut self) {
+        let now_ms = self.now_ms();
+        while let Some(job) = self.book.next_job(now_ms) {
+            self.stats.begun(Duration::from_millis(job.late_ms), self.book.in_flight());
+            let check = Arc::clone(&self.check);
+            self.probes.spawn(probe(check, job));
+        }
+    }
+
+    fn ended(&mut self, ended: Result<Ended, tokio::task::JoinError>) {
+        let now_ms = self.now_ms();
+        let Ended { ticket, key, outcome, duration } = match ended {
+            Ok(ended) => ended,
+            // Panics are caught where the ticket is known; so it was cancelled with the runtime.
+            Err(error) => return tracing::debug!("a probe was cancelled: {error}"),
+        };
+        self.stats.count(key, &outcome, duration);
+        if let Some(change) = self.book.finished(ticket, &outcome, now_ms) {
+            self.tell(change, now_ms);
+        }
+    }
+
+    fn tell(&mut self, change: Change, now_ms: u64) {
+        self.stats.changed(change.key, &change.cause, now_ms);
+        self.changes.push(change);
+    }
+}
+
+/// One probe, which takes no longer than it may, and ends whatever happens in it.
+pub(super) async fn probe<C: Check>(check: Arc<C>, job: Job) -> Ended {
+    let (ticket, key, timeout_ms) = (job.ticket, job.target.key, job.probe.timeout_ms.max(1));
+    let timeout = Duration::from_millis(u64::from(timeout_ms));
+    let started = Instant::now();
+    // Whatever happens in it, the book has to learn that it has ended.
+    let guarded = AssertUnwindSafe(tokio::time::timeout(timeout, check.check(&job))).catch_unwind();
+    let outcome = match guarded.await {
+        Ok(Ok(outcome)) => outcome,
+        // The timer itself was late: it is this node that has no time.
+        Ok(Err(_elapsed)) if started.elapsed() > timeout + LATENESS_MAX => {
+            Outcome::Inconclusive("the node is too busy to probe in time".to_owned())
+        }
+        Ok(Err(_elapsed)) => {
+            Outcome::failed(FailureKind::Late, format!("no answer within {timeout_ms} ms"))
+        }
+        Err(_panic) => Outcome::Inconclusive("the probe itself broke; see the log".to_owned()),
+    };
+    Ended { ticket, key, outcome, duration: started.elapsed() }
+}
+
+#[cfg(test)]
+mod tests;

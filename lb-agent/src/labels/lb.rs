@@ -1,0 +1,331 @@
+//! Our own labels: `lb.NAME` for all services of a container, `lb.$PORT.NAME` for the one at a
+//! container port, which goes before the former.
+//!
+//! One name is one setting and one grammar; the same values stand in the file. Owns how labels
+//! become wishes and frontends, not what is done with them.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use super::{
+    aliyun::{BalancerIndex, LabelError},
+    known, shown,
+};
+use crate::{
+    config::parse_frontend,
+    grammar::{self, ProbeParts, ProbeWord},
+    model::{FrontendAddress, Origin, ProbeKind, Setting, Wishes},
+};
+
+/// What these labels begin with.
+pub const PREFIX: &str = "lb.";
+
+/// Frontends in one label.
+const FRONTENDS_MAX: usize = 64;
+/// Longest command, and most words of it.
+const COMMAND_BYTES_MAX: usize = 4096;
+const COMMAND_WORDS_MAX: usize = 64;
+/// Longest text that an answer is searched for.
+const BODY_CHARS_MAX: usize = 1024;
+const DAY_SECONDS: u32 = 24 * 3600;
+/// Shortest time between probes.
+const PROBE_INTERVAL_MS_MIN: u32 = 50;
+
+/// The labels of one container, sorted out.
+#[derive(Debug, Default)]
+pub struct LbLabels<'a> {
+    /// Key and value by container port, `None` for all, and name.
+    labels: BTreeMap<(Option<u16>, &'static str), (&'a str, &'a str)>,
+}
+
+/// One wanted frontend.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FrontendLabel {
+    /// The label.
+    pub key: String,
+    /// Port on which the container listens.
+    pub container_port: u16,
+    /// Where clients connect.
+    pub frontend: FrontendAddress,
+}
+
+/// Whether a key asks for a frontend.
+pub fn asks_for_frontend(key: &str) -> bool {
+    key.strip_prefix(PREFIX).is_some_and(|rest| {
+        let (port, name) = rest.split_once('.').unwrap_or(("", rest));
+        name == "frontend" && port.bytes().all(|byte| byte.is_ascii_digit())
+    })
+}
+
+impl<'a> LbLabels<'a> {
+    /// Sorts the labels out. At most `errors_max` keys that are not known are told.
+    pub fn read(
+        labels: impl Iterator<Item = (&'a String, &'a String)>,
+        errors_max: usize,
+    ) -> (Self, Vec<LabelError>) {
+        let mut read = Self::default();
+        let mut errors = Vec::new();
+        for (key, value) in labels.filter(|(key, _)| key.starts_with(PREFIX)) {
+            match parse_key(key) {
+                Ok(place) => {
+                    read.labels.insert(place, (key, value.trim()));
+                }
+                Err(message) if errors.len() < errors_max => {
+                    errors.push(LabelError { key: shown(key), message });
+                }
+                Err(_) => {}
+            }
+        }
+        (read, errors)
+    }
+
+    /// Where the container wants to be reached. `is_allowed` says which addresses labels may name.
+    pub fn frontends(
+        &self,
+        balancers: &BalancerIndex,
+        is_allowed: impl Fn(IpAddr) -> bool,
+    ) -> Vec<Result<FrontendLabel, LabelError>> {
+        let mut frontends = Vec::new();
+        for ((port, name), (key, value)) in &self.labels {
+            if *name != "frontend" {
+                continue;
+            }
+            for url in value.split(',').take(FRONTENDS_MAX).map(str::trim) {
+                let frontend = self.frontend(*port, url, balancers, &is_allowed);
+                frontends.push(match frontend {
+                    Ok((container_port, frontend)) => {
+                        Ok(FrontendLabel { key: (*key).to_owned(), container_port, frontend })
+                    }
+                    Err(message) => Err(LabelError { key: shown(key), message }),
+                });
+            }
+        }
+        frontends
+    }
+
+    fn frontend(
+        &self,
+        port: Option<u16>,
+        url: &str,
+        balancers: &BalancerIndex,
+        is_allowed: &impl Fn(IpAddr) -> bool,
+    ) -> Result<(u16, FrontendAddress), String> {
+        let (scheme, host, rest) = split_url(url)?;
+        let named = balancers.vip(host);
+        let address = match named {
+            Some(vip) if vip.is_ipv6() => format!("{scheme}://[{vip}]{rest}"),
+            Some(vip) => format!("{scheme}://{vip}{rest}"),
+            None => url.to_owned(),
+        };
+        if named.is_none() && host.trim_matches(['[', ']']).parse::<IpAddr>().is_err() {
+            return Err(balancers.unknown(host));
+        }
+        let frontend = parse_frontend(&address).map_err(|message| shown_message(&message))?;
+        if named.is_none() && !is_allowed(frontend.vip) {
+            return Err(format!(
+                "the address {} is none that labels may name; name a [[balancer]] of the config, or \
+                 add the address to `label_vips` there",
+                frontend.vip
+            ));
+        }
+        let container_port = match (port, self.labels.get(&(None, "port"))) {
+            (Some(port), _) => port,
+            (None, Some((key, value))) => grammar::port(value)
+                .map_err(|what| format!("the value `{}` of `{key}` {what}", shown(value)))?,
+            (None, None) if frontend.ports.is_wide() => {
+                let ports = frontend.ports;
+                return Err(format!(
+                    "the ports {ports} lead to one port of the container: say which by the label `lb.port`"
+                ));
+            }
+            (None, None) => frontend.ports.first(),
+        };
+        Ok((container_port, frontend))
+    }
+
+    /// What is wished for the service at a container port. `object` names the container.
+    pub fn wishes(&self, port: u16, object: &str) -> (Wishes, Vec<LabelError>) {
+        let mut reader = Reader { labels: self, port, object, errors: Vec::new() };
+        let seconds = |text: &str| in_range(grammar::duration_seconds(text)?, DAY_SECONDS);
+        let time = |text: &str| match grammar::duration_ms(text)? {
+            PROBE_INTERVAL_MS_MIN.. => grammar::duration_ms(text),
+            _ => Err(format!("is less than {PROBE_INTERVAL_MS_MIN} ms")),
+        };
+        let count = |text: &str| grammar::number(text, 1..=1000);
+        let wishes = Wishes {
+            affinity: reader.value("affinity", grammar::affinity),
+            unreachable: reader.value("unreachable", grammar::unreachable),
+            drain_seconds: reader.value("drain", seconds),
+            unhealthy_grace_seconds: reader.value("unhealthy_grace", seconds),
+            panic_percent: reader.value("panic", grammar::percent),
+            slow_start_seconds: reader.value("slow_start", seconds),
+            datagrams: reader.value("datagrams", grammar::datagrams),
+            ring_size: reader.value("ring_size", |text| grammar::ring_size(text).map(Some)),
+            share: reader.value("share", |text| grammar::share(text).map(Some)),
+            exclusive: reader.value("exclusive", grammar::flag),
+            weight: reader.value("weight", grammar::weight),
+            probe: reader.probe(),
+            probe_interval_ms: reader.value("probe.interval", time),
+            probe_timeout_ms: reader.value("probe.timeout", time),
+            probe_initial_delay_ms: reader.value("probe.delay", grammar::duration_ms),
+            probe_rise: reader.value("probe.rise", count),
+            probe_fall: reader.value("probe.fall", count),
+            probe_place: reader.value("probe.place", grammar::place),
+            probe_initial: reader.value("probe.initial", grammar::initial_state),
+            scale: reader.value("scale", |text| grammar::number(text, 0..=65_536).map(Some)),
+            rolling_updates: reader
+                .value("rolling_updates", |text| grammar::number(text, 1..=65_536).map(Some)),
+            depends: None,
+        };
+        (wishes, reader.errors)
+    }
+}
+
+/// Reads the labels for one port.
+struct Reader<'a> {
+    labels: &'a LbLabels<'a>,
+    port: u16,
+    object: &'a str,
+    errors: Vec<LabelError>,
+}
+
+impl<'a> Reader<'a> {
+    fn find(&self, name: &'static str) -> Option<(&'a str, &'a str)> {
+        let labels = &self.labels.labels;
+        labels.get(&(Some(self.port), name)).or_else(|| labels.get(&(None, name))).copied()
+    }
+
+    fn value<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<Setting<T>> {
+        let (key, value) = self.find(name)?;
+        match parse(value) {
+            Ok(value) => Some(Setting::new(value, Origin::label(self.object, key))),
+            Err(what) => {
+                let message = format!("the value `{}` {what}", shown(value));
+                self.errors.push(LabelError { key: shown(key), message });
+                None
+            }
+        }
+    }
+
+    fn part<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        Some(self.value(name, parse)?.value)
+    }
+
+    fn probe(&mut self) -> Option<Setting<Option<ProbeKind>>> {
+        let known_errors = self.errors.len();
+        let parts = ProbeParts {
+            port: self.part("probe.port", grammar::port),
+            path: self.part("probe.path", grammar::path),
+            method: self.part("probe.method", grammar::token),
+            host: self.part("probe.host", grammar::token),
+            status: self.part("probe.status", grammar::statuses),
+            body: self.part("probe.body", body),
+            server_name: self.part("probe.server_name", grammar::token),
+            verify: self.part("probe.verify", grammar::flag),
+            command: self.part("probe.command", command),
+        };
+        let Some((key, _)) = self.find("probe") else {
+            if parts != ProbeParts::default() {
+                self.errors.push(LabelError {
+                    key: format!("{PREFIX}probe"),
+                    message: "is missing, and other labels say how to probe; add it with one of \
+                              tcp, http, https, command, docker"
+                        .to_owned(),
+                });
+            }
+            return None;
+        };
+        let word = self.value("probe", ProbeWord::parse)?;
+        if self.errors.len() > known_errors {
+            // A probe other than the one that was meant may find sick what is well.
+            return None;
+        }
+        match parts.assemble(word.value) {
+            Ok(kind) => Some(Setting::new(kind, word.origin)),
+            Err((part, message)) => {
+                let message = format!("`{PREFIX}probe.{part}` {message}");
+                self.errors.push(LabelError { key: shown(key), message });
+                None
+            }
+        }
+    }
+}
+
+/// Port and name of a key.
+fn parse_key(key: &str) -> Result<(Option<u16>, &'static str), String> {
+    let rest = key.strip_prefix(PREFIX).unwrap_or(key);
+    let (port, name) = match rest.split_once('.') {
+        Some((port, name)) if port.starts_with(|char: char| char.is_ascii_digit()) => {
+            let number = grammar::port(port).map_err(|what| {
+                format!("the key has the container port `{}`, which {what}", shown(port))
+            })?;
+            (Some(number), name)
+        }
+        _ => (None, rest),
+    };
+    if let Some(known) = known::LB.iter().find(|known| **known == name) {
+        if port.is_some() && *known == "port" {
+            return Err("the key names the container port already; remove the label".to_owned());
+        }
+        return Ok((port, known));
+    }
+    let prefix = &key[..key.len() - name.len()];
+    Err(match known::nearest(name, known::LB.into_iter()) {
+        Some(nearest) => {
+            format!("there is no such label; did you mean `{}{nearest}`?", shown(prefix))
+        }
+        None => "there is no such label; docs/labels.md has all".to_owned(),
+    })
+}
+
+/// Scheme, host and the rest from the colon on.
+fn split_url(url: &str) -> Result<(&str, &str, &str), String> {
+    let wrong =
+        || format!("the value `{}` is no frontend; write it like tcp://192.0.2.10:80", shown(url));
+    let (scheme, rest) = url.split_once("://").ok_or_else(wrong)?;
+    let colon = rest.rfind(':').ok_or_else(wrong)?;
+    let (host, rest) = rest.split_at(colon);
+    if host.is_empty() { Err(wrong()) } else { Ok((scheme, host, rest)) }
+}
+
+/// Messages of the file's grammar repeat values in full.
+fn shown_message(message: &str) -> String {
+    message.chars().take(300).collect()
+}
+
+fn in_range(seconds: u32, max: u32) -> Result<u32, String> {
+    if seconds <= max { Ok(seconds) } else { Err(format!("is more than {max} s")) }
+}
+
+fn body(text: &str) -> Result<String, String> {
+    match text.chars().count() {
+        1..=BODY_CHARS_MAX => Ok(text.to_owned()),
+        _ => Err(format!("is not 1 to {BODY_CHARS_MAX} characters long")),
+    }
+}
+
+/// `["redis-cli", "ping"]` as it stands; anything else by the container's shell.
+pub(super) fn command(text: &str) -> Result<Vec<String>, String> {
+    if text.is_empty() || text.len() > COMMAND_BYTES_MAX || text.contains('\0') {
+        return Err(format!("is no command of 1 to {COMMAND_BYTES_MAX} bytes"));
+    }
+    if !text.starts_with('[') {
+        return Ok(["/bin/sh", "-c", text].map(str::to_owned).into());
+    }
+    match serde_json::from_str::<Vec<String>>(text) {
+        Ok(argv) if (1..=COMMAND_WORDS_MAX).contains(&argv.len()) && !argv[0].is_empty() => {
+            Ok(argv)
+        }
+        _ => Err("is no list of words; write it like [\"redis-cli\", \"ping\"]".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,271 @@
+//! `SERVICE_*` of environment and labels, as Registrator reads them: which names a container's
+//! ports have, and how they are checked.
+//!
+//! Names become services where the configuration gives them frontends. The checks are probes of
+//! ours: they run against the container or in it, never on the node.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{aliyun::LabelError, container::ContainerPort, known, lb::command, shown};
+use crate::{
+    grammar,
+    model::{HttpProbe, InitialState, Origin, ProbeKind, Protocol, Setting, Wishes},
+};
+
+/// What the variables and labels begin with.
+pub const PREFIX: &str = "SERVICE_";
+
+/// Time between checks when nobody says otherwise, as in the original.
+const INTERVAL_MS: u32 = 10_000;
+/// Shortest time between checks.
+const INTERVAL_MS_MIN: u32 = 50;
+/// Longest name of a service.
+const NAME_CHARS_MAX: usize = 128;
+/// Kinds of checks in the order in which the original looks for them.
+const CHECKS: [&str; 7] = [
+    "CHECK_HTTP",
+    "CHECK_HTTPS",
+    "CHECK_CMD",
+    "CHECK_SCRIPT",
+    "CHECK_TTL",
+    "CHECK_TCP",
+    "CHECK_GRPC",
+];
+
+/// The variables and labels of one container, sorted out.
+#[derive(Debug, Default)]
+pub struct Metadata<'a> {
+    /// By port, `None` for all of them, and key without prefix. Labels replace variables.
+    values: BTreeMap<(Option<u16>, &'a str), Value<'a>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Value<'a> {
+    key: &'a str,
+    text: &'a str,
+    is_label: bool,
+}
+
+/// A port of a container, and the name of the service that it is part of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NamedPort {
+    /// Name of the service.
+    pub name: String,
+    /// Port on which the container listens.
+    pub port: u16,
+    /// `None` when only a variable names the port.
+    pub protocol: Option<Protocol>,
+    /// The variable, label or image that names it, for people.
+    pub source: String,
+}
+
+impl<'a> Metadata<'a> {
+    /// Sorts them out.
+    pub fn read(
+        environment: &'a BTreeMap<String, String>,
+        labels: &'a BTreeMap<String, String>,
+    ) -> Self {
+        let mut values = BTreeMap::new();
+        for (all, is_label) in [(environment, false), (labels, true)] {
+            for (key, text) in all {
+                let Some(rest) = key.strip_prefix(PREFIX) else { continue };
+                let place = match rest.split_once('_') {
+                    Some((port, name)) => match grammar::port(port) {
+                        Ok(port) => (Some(port), name),
+                        Err(_) => (None, rest),
+                    },
+                    None => (None, rest),
+                };
+                values.insert(place, Value { key, text: text.trim(), is_label });
+            }
+        }
+        Self { values }
+    }
+
+    fn find(&self, port: u16, name: &'static str) -> Option<&Value<'a>> {
+        let given = |value: &&Value<'a>| !value.text.is_empty();
+        let at = |port: Option<u16>| self.values.get(&(port, name)).filter(given);
+        at(Some(port)).or_else(|| at(None))
+    }
+
+    /// The container's ports with the names of their services. `image` names what has no name.
+    pub fn ports(&self, ports: &BTreeSet<ContainerPort>, image: Option<&str>) -> Vec<NamedPort> {
+        let published = ports.iter().filter(|port| port.is_published).count();
+        let registered: Vec<&ContainerPort> =
+            ports.iter().filter(|port| port.is_published || published == 0).collect();
+        let is_group = registered.len() > 1;
+        let mut all: BTreeSet<(u16, Option<Protocol>)> =
+            registered.iter().map(|port| (port.port, Some(port.protocol))).collect();
+        let named = self.values.keys().filter(|(_, name)| *name == "NAME");
+        for port in named.filter_map(|(port, _)| *port) {
+            if !registered.iter().any(|one| one.port == port) {
+                all.insert((port, None));
+            }
+        }
+        let ports = all.into_iter().filter(|(port, _)| self.find(*port, "IGNORE").is_none());
+        ports
+            .filter_map(|(port, protocol)| {
+                let (name, source) = self.name(port, is_group, image)?;
+                let is_name = name.chars().count() <= NAME_CHARS_MAX;
+                is_name.then_some(NamedPort { name, port, protocol, source })
+            })
+            .collect()
+    }
+
+    fn name(&self, port: u16, is_group: bool, image: Option<&str>) -> Option<(String, String)> {
+        let source = |value: &Value<'_>| {
+            let kind = if value.is_label { "label" } else { "variable" };
+            format!("{kind} `{}`", shown(value.key))
+        };
+        let own = self.values.get(&(Some(port), "NAME")).filter(|value| !value.text.is_empty());
+        if let Some(value) = own {
+            return Some((value.text.to_owned(), source(value)));
+        }
+        let generic = self.values.get(&(None, "NAME")).filter(|value| !value.text.is_empty());
+        let (name, source) = match generic {
+            Some(value) => (value.text, source(value)),
+            None => (image?, "its image".to_owned()),
+        };
+        Some((if is_group { format!("{name}-{port}") } else { name.to_owned() }, source))
+    }
+
+    /// What is wished for the service at a port. `object` names the container.
+    pub fn wishes(&self, port: u16, object: &str) -> (Wishes, Vec<LabelError>) {
+        let mut reader = Reader { metadata: self, port, object, errors: Vec::new() };
+        let mut wishes = Wishes::default();
+        if let Some(probe) = reader.probe() {
+            let interval = reader.value("CHECK_INTERVAL", interval_ms);
+            wishes.probe_interval_ms =
+                interval.or_else(|| Some(Setting::new(INTERVAL_MS, probe.origin.clone())));
+            wishes.probe_timeout_ms = reader.value("CHECK_TIMEOUT", interval_ms);
+            wishes.probe_initial = reader.value("CHECK_INITIAL_STATUS", initial_status);
+            wishes.unhealthy_grace_seconds =
+                reader.value("CHECK_DEREGISTER_AFTER", grammar::duration_seconds);
+            wishes.probe = Some(probe);
+        }
+        reader.misspelt();
+        (wishes, reader.errors)
+    }
+}
+
+struct Reader<'a> {
+    metadata: &'a Metadata<'a>,
+    port: u16,
+    object: &'a str,
+    errors: Vec<LabelError>,
+}
+
+impl Reader<'_> {
+    fn origin(&self, value: &Value<'_>) -> Origin {
+        if value.is_label {
+            Origin::label(self.object, value.key)
+        } else {
+            Origin::environment(self.object, value.key)
+        }
+    }
+
+    fn refuse(&mut self, key: &str, message: String) {
+        self.errors.push(LabelError { key: shown(key), message });
+    }
+
+    fn value<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<Setting<T>> {
+        let value = *self.metadata.find(self.port, name)?;
+        match parse(value.text) {
+            Ok(parsed) => Some(Setting::new(parsed, self.origin(&value))),
+            Err(what) => {
+                self.refuse(value.key, format!("the value `{}` {what}", shown(value.text)));
+                None
+            }
+        }
+    }
+
+    /// The first kind of check that is there.
+    fn probe(&mut self) -> Option<Setting<Option<ProbeKind>>> {
+        let (name, value) =
+            CHECKS.iter().find_map(|name| Some((*name, *self.metadata.find(self.port, name)?)))?;
+        let port = self.port;
+        let kind = match name {
+            "CHECK_HTTP" => self.request(name, "CHECK_HTTP_METHOD").map(ProbeKind::Http),
+            "CHECK_HTTPS" => self.request(name, "CHECK_HTTPS_METHOD").map(ProbeKind::Https),
+            "CHECK_TCP" => Some(ProbeKind::Tcp { port: None }),
+            "CHECK_CMD" | "CHECK_SCRIPT" => {
+                let argv = self.value(name, |text| command(&substituted(text, port)));
+                argv.map(|argv| ProbeKind::Command { argv: argv.value })
+            }
+            _ => {
+                let message = "checks of this kind are not supported; use CHECK_HTTP, CHECK_HTTPS, \
+                               CHECK_TCP or CHECK_CMD";
+                self.refuse(value.key, message.to_owned());
+                None
+            }
+        };
+        Some(Setting::new(Some(kind?), self.origin(&value)))
+    }
+
+    fn request(&mut self, name: &'static str, method: &'static str) -> Option<HttpProbe> {
+        let path = self.value(name, |text| {
+            let slash = if text.starts_with('/') { "" } else { "/" };
+            grammar::path(&format!("{slash}{text}"))
+        })?;
+        let default = HttpProbe::default();
+        let method = match self.metadata.find(self.port, method) {
+            Some(_) => self.value(method, grammar::token)?.value,
+            None => default.method.clone(),
+        };
+        Some(HttpProbe { path: path.value, method, ..default })
+    }
+
+    /// Attributes may have any name; only what looks like a check is worth a word.
+    fn misspelt(&mut self) {
+        let known = || known::REGISTRATOR.iter().map(|known| known.pattern);
+        let ours = self.metadata.values.iter().filter(|((port, name), _)| {
+            port.is_none_or(|port| port == self.port) && !known().any(|known| known == *name)
+        });
+        let checks = known().filter(|name| name.starts_with("CHECK_"));
+        let checks: Vec<&str> = checks.collect();
+        let told: Vec<_> = ours
+            .filter_map(|((_, name), value)| {
+                let nearest = known::nearest(name, checks.iter().copied())?;
+                let prefix = &value.key[..value.key.len() - name.len()];
+                Some((
+                    value.key,
+                    format!("there is no such check; did you mean `{prefix}{nearest}`?"),
+                ))
+            })
+            .collect();
+        for (key, message) in told {
+            self.refuse(key, message);
+        }
+    }
+}
+
+fn interval_ms(text: &str) -> Result<u32, String> {
+    match grammar::duration_ms(text)? {
+        time @ INTERVAL_MS_MIN.. => Ok(time),
+        _ => Err(format!("is less than {INTERVAL_MS_MIN} ms")),
+    }
+}
+
+/// Consul's words for the state before the first check.
+fn initial_status(text: &str) -> Result<InitialState, String> {
+    match text {
+        "passing" => Ok(InitialState::Healthy),
+        "critical" | "warning" => Ok(InitialState::Starting),
+        _ => Err("is none of passing, warning, critical".to_owned()),
+    }
+}
+
+/// The command runs in the container, where the service is reached at its loopback.
+fn substituted(text: &str, port: u16) -> String {
+    let port = port.to_string();
+    let places = [("${SERVICE_IP}", "127.0.0.1"), ("$SERVICE_IP", "127.0.0.1")];
+    let ports = [("${SERVICE_PORT}", port.as_str()), ("$SERVICE_PORT", port.as_str())];
+    places.iter().chain(&ports).fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,97 @@
+//! Where a value comes from: the default, the configuration, a label, a variable.
+
+use std::{fmt, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+/// What somebody wrote: the object, and the key in it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Written {
+    /// ``container `redis-1` ``, ``service `web` in lb.toml, line 12``.
+    pub object: String,
+    /// The label, variable or key.
+    pub key: String,
+}
+
+/// Where a value comes from. What stands later goes before what stands earlier.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "from")]
+pub enum Origin {
+    /// Nobody said anything.
+    #[default]
+    Default,
+    /// A key of the configuration.
+    Config(Arc<Written>),
+    /// A variable of a container's environment.
+    Environment(Arc<Written>),
+    /// A label of a container or of its service.
+    Label(Arc<Written>),
+}
+
+/// A value, and where it comes from.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Setting<T> {
+    /// The value.
+    pub value: T,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+impl Origin {
+    /// A key of the configuration.
+    pub fn config(object: impl Into<String>, key: impl Into<String>) -> Self {
+        Self::Config(Arc::new(Written { object: object.into(), key: key.into() }))
+    }
+
+    /// A variable of a container.
+    pub fn environment(object: impl Into<String>, key: impl Into<String>) -> Self {
+        Self::Environment(Arc::new(Written { object: object.into(), key: key.into() }))
+    }
+
+    /// A label of a container.
+    pub fn label(object: impl Into<String>, key: impl Into<String>) -> Self {
+        Self::Label(Arc::new(Written { object: object.into(), key: key.into() }))
+    }
+
+    /// What was written, and where; nothing for a default.
+    #[must_use]
+    pub fn written(&self) -> Option<&Written> {
+        match self {
+            Self::Default => None,
+            Self::Config(written) | Self::Environment(written) | Self::Label(written) => {
+                Some(written)
+            }
+        }
+    }
+
+    /// Containers go before the configuration, and that before the default.
+    pub(super) fn rank(&self) -> u8 {
+        match self {
+            Self::Default => 0,
+            Self::Config(_) => 1,
+            Self::Environment(_) | Self::Label(_) => 2,
+        }
+    }
+}
+
+impl<T> Setting<T> {
+    /// A value that somebody asked for.
+    pub fn new(value: T, origin: Origin) -> Self {
+        Self { value, origin }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => formatter.write_str("default"),
+            Self::Config(written) => write!(formatter, "{}, `{}`", written.object, written.key),
+            Self::Environment(written) => {
+                write!(formatter, "{}, variable `{}`", written.object, written.key)
+            }
+            Self::Label(written) => {
+                write!(formatter, "{}, label `{}`", written.object, written.key)
+            }
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Runs commands in containers by Docker's exec.
+//!
+//! A command that does not end in time is killed: Docker would let it run for ever, and the next
+//! probe would add another one.
+
+use std::{sync::Arc, time::Duration};
+
+use bollard::{
+    API_DEFAULT_VERSION, Docker,
+    errors::Error,
+    exec::{CreateExecOptions, StartExecOptions, StartExecResults},
+};
+use futures_util::{StreamExt as _, future::BoxFuture};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep, timeout_at},
+};
+
+use super::api;
+use crate::{
+    health::check::{Exited, RunError, RunInContainer},
+    netlink::Process,
+};
+
+/// Commands under way at once: each of them costs Docker and the node some tens of milliseconds.
+const COMMANDS_MAX: usize = 16;
+/// Longest wait for Docker to begin an answer.
+const ANSWER_WITHIN_SECONDS: u64 = 30;
+/// Bytes of output that are kept; the rest is read and dropped.
+const OUTPUT_BYTES_MAX: usize = 1024;
+/// How often a command is looked at that has closed its output and not ended.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// Time to find and kill a command that did not end.
+const KILL_WITHIN: Duration = Duration::from_secs(5);
+
+/// Runs commands by the daemon behind one socket.
+#[derive(Clone, Debug)]
+pub struct Commands {
+    client: Docker,
+    turns: Arc<Semaphore>,
+}
+
+impl Commands {
+    /// By the daemon of these settings.
+    pub fn new(settings: &super::Settings) -> Result<Self, String> {
+        let path = &settings.socket_path;
+        let client = Docker::connect_with_unix(path, ANSWER_WITHIN_SECONDS, API_DEFAULT_VERSION);
+        let client = client.map_err(|error| api::describe(&error))?;
+        Ok(Self { client, turns: Arc::new(Semaphore::new(COMMANDS_MAX)) })
+    }
+
+    async fn run_to_end(
+        self,
+        container: String,
+        argv: Vec<String>,
+        deadline: Instant,
+    ) -> Result<Exited, RunError> {
+        let options = CreateExecOptions {
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            cmd: Some(argv),
+            ..CreateExecOptions::default()
+        };
+        let created = timeout_at(deadline, self.client.create_exec(&container, options)).await;
+        let exec = match created {
+            Ok(created) => created.map_err(|error| failure(&error))?.id,
+            // It has not been started, so there is nothing to end.
+            Err(_elapsed) => return Err(RunError::NotRun("Docker does not answer".to_owned())),
+        };
+        match timeout_at(deadline, self.follow(&exec)).await {
+            Ok(ended) => ended,
+            Err(_elapsed) => {
+                self.kill(&exec, &container).await;
+                Err(RunError::Late)
+            }
+        }
+    }
+
+    async fn follow(&self, exec: &str) -> Result<Exited, RunError> {
+        let options = StartExecOptions::default();
+        let started = self.client.start_exec(exec, Some(options)).await;
+        let mut text = Vec::new();
+        if let StartExecResults::Attached { mut output, .. } =
+            started.map_err(|error| failure(&error))?
+        {
+            while let Some(Ok(part)) = output.next().await {
+                let room = OUTPUT_BYTES_MAX - text.len();
+                let part = part.into_bytes();
+                text.extend_from_slice(&part[..part.len().min(room)]);
+            }
+        }
+        let output = String::from_utf8_lossy(&text).into_owned();
+        loop {
+            let looked = self.client.inspect_exec(exec).await.map_err(|error| failure(&error))?;
+            if let (Some(status), false) = (looked.exit_code, looked.running.unwrap_or(true)) {
+                return Ok(Exited { status, output });
+            }
+            sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    async fn kill(&self, exec: &str, container: &str) {
+        let limit = Instant::now() + KILL_WITHIN;
+        let Ok(Ok(looked)) = timeout_at(limit, self.client.inspect_exec(exec)).await else {
+            return;
+        };
+        let pid = looked.pid.and_then(|pid| u32::try_from(pid).ok());
+        let Some(pid) = pid.filter(|_| looked.running == Some(true)) else { return };
+        // The number may have gone to another process; the handle that follows cannot.
+        let Ok(process) = Process::open(pid) else { return };
+        if process.is_in_control_group_of(container).unwrap_or(false)
+            && let Err(error) = process.kill()
+        {
+            tracing::warn!(container, pid, %error, "cannot end a probe's command");
+        }
+    }
+}
+
+impl RunInContainer for Commands {
+    fn run<'a>(
+        &'a self,
+        instance: &'a str,
+        argv: &'a [String],
+        timeout: Duration,
+    ) -> BoxFuture<'a, Result<Exited, RunError>> {
+        Box::pin(async move {
+            let deadline = Instant::now() + timeout;
+            // Who waits for others has not failed.
+            let patience = Instant::now() + timeout / 2;
+            let turn = timeout_at(patience, Arc::clone(&self.turns).acquire_owned()).await;
+            let Ok(Ok(turn)) = turn else {
+                let text = format!("{COMMANDS_MAX} other commands are under way; it has to wait");
+                return Err(RunError::NotRun(text));
+            };
+            let container = super::container_of(instance).to_owned();
+            let (this, argv) = (self.clone(), argv.to_vec());
+            // Whoever gives up waiting must not keep the command from being ended.
+            let task = tokio::spawn(async move {
+                let ended = this.run_to_end(container, argv, deadline).await;
+                drop(turn);
+                ended
+            });
+            task.await.unwrap_or_else(|error| Err(RunError::NotRun(error.to_string())))
+        })
+    }
+}
+
+fn failure(error: &Error) -> RunError {
+    match error {
+        // Not running, or paused: the container's own fault.
+        Error::DockerResponseServerError { status_code: 409, message } => {
+            RunError::Refused(message.clone())
+        }
+        Error::DockerResponseServerError { status_code: 400 | 500, message }
+            if message.contains("exec failed") =>
+        {
+            RunError::Refused(message.clone())
+        }
+        other => RunError::NotRun(format!("Docker does not run it: {}", api::describe(other))),
+    }
+}

@@ -1,0 +1,138 @@
+//! What becomes of probed backends in the kernel; the prober is played by the test.
+
+use std::sync::Arc;
+
+use lb_common::abi::{TAKES_NEW, TAKES_OLD};
+
+use super::{
+    SECOND,
+    bed::{Bed, address, addresses, container},
+};
+use crate::{
+    api::types::ServingState,
+    health::{
+        Change, Standing,
+        tracker::Health::{self, Healthy, Unhealthy},
+    },
+    model::{Claim, Origin, ProbeKind, Setting, Wishes},
+    plan::KernelState,
+    runtime::Event,
+};
+
+/// The claim of a container at port 1 that is probed.
+fn probed(id: u8) -> Claim {
+    let kind = ProbeKind::Tcp { port: None };
+    let probe = Some(Setting::new(Some(kind), Origin::Default));
+    let wishes = Arc::new(Wishes { probe, ..Wishes::default() });
+    Claim { wishes, ..container(1, id) }
+}
+
+/// The same address and place as before, another run of the container.
+fn recreated(id: u8) -> Claim {
+    let mut claim = probed(id);
+    if let Some(backend) = &mut claim.backend {
+        backend.instance = format!("c{id}-again");
+        backend.started_at_ms = 2;
+    }
+    claim
+}
+
+async fn tell(bed: &Bed, id: u8, health: Health) {
+    let target = {
+        let targets = bed.targets.borrow();
+        let target = targets.iter().find(|target| target.address == address(id));
+        Arc::clone(target.expect("it is to be probed"))
+    };
+    let standing = Standing { health, was_healthy: true, is_refusing: false };
+    let (key, generation) = (target.key, target.generation);
+    let change = Change { key, generation, standing, cause: "the test says so".to_owned() };
+    bed.events.send(Event::Health(vec![change])).await.expect("the runtime runs");
+    bed.wait(SECOND).await;
+}
+
+async fn with_two_healthy() -> Bed {
+    let bed = Bed::new(KernelState::default());
+    bed.claims("docker", &[probed(1), probed(2)]).await;
+    bed.claims("file", &[]).await;
+    bed.wait(SECOND).await;
+    assert_eq!(bed.served(1), addresses(&[]), "not before their probes pass");
+    tell(&bed, 1, Healthy).await;
+    assert_eq!(bed.served(1), addresses(&[1]));
+    tell(&bed, 2, Healthy).await;
+    assert_eq!(bed.served(1), addresses(&[1, 2]));
+    bed
+}
+
+fn state(bed: &Bed, id: u8) -> u8 {
+    let node = bed.node();
+    let held = node.kernel.backends.values().find(|held| held.address == address(id));
+    held.expect("the kernel has it").state & (TAKES_NEW | TAKES_OLD)
+}
+
+#[tokio::test(start_paused = true)]
+async fn unhealthy_gets_nothing_new_and_keeps_what_it_has() {
+    let bed = with_two_healthy().await;
+    tell(&bed, 1, Unhealthy).await;
+    assert_eq!(bed.served(1), addresses(&[2]));
+    assert_eq!(state(&bed, 1), TAKES_OLD);
+    assert_eq!(bed.view().await.services[0].state, ServingState::Degraded);
+    tell(&bed, 1, Healthy).await;
+    assert_eq!(bed.served(1), addresses(&[1, 2]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn panic_keeps_the_living_and_says_so() {
+    let bed = with_two_healthy().await;
+    tell(&bed, 1, Unhealthy).await;
+    tell(&bed, 2, Unhealthy).await;
+    assert_eq!(bed.served(1), addresses(&[1, 2]), "everybody fails, so everybody serves");
+    let view = bed.view().await;
+    assert_eq!(view.services[0].state, ServingState::Panic);
+    assert_eq!(view.services[0].backends.unhealthy, 2);
+    bed.gone("c1").await;
+    bed.wait(SECOND).await;
+    assert_eq!(bed.served(1), addresses(&[2]), "the gone: never");
+    tell(&bed, 2, Healthy).await;
+    assert_eq!(bed.view().await.services[0].state, ServingState::Serving);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quick_recreate_is_not_served_before_its_own_probe_passes() {
+    let bed = with_two_healthy().await;
+    bed.gone("c1").await;
+    bed.claims("docker", &[recreated(1), probed(2)]).await;
+    bed.wait(SECOND).await;
+    assert_eq!(bed.served(1), addresses(&[2]));
+    tell(&bed, 1, Healthy).await;
+    assert_eq!(bed.served(1), addresses(&[1, 2]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn health_is_kept_across_an_unrelated_update_and_a_restart() {
+    let bed = with_two_healthy().await;
+    tell(&bed, 2, Unhealthy).await;
+    let claims = [probed(1), probed(2), container(2, 3)];
+    bed.claims("docker", &claims).await;
+    // Until the slots that nobody had before have come to rest.
+    bed.wait(200 * SECOND).await;
+    assert_eq!((bed.served(1), bed.served(2)), (addresses(&[1]), addresses(&[3])));
+    let before = bed.kill().await;
+    let bed = Bed::new(before.clone());
+    bed.claims("docker", &claims).await;
+    bed.claims("file", &[]).await;
+    bed.wait(100 * SECOND).await;
+    assert_eq!(bed.take_log(), [], "what the kernel holds is believed until probes say otherwise");
+    tell(&bed, 2, Healthy).await;
+    assert_eq!(bed.served(1), addresses(&[1, 2]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rolling_update_that_fails_keeps_the_last_good_backends() {
+    let bed = with_two_healthy().await;
+    bed.gone("c1").await;
+    bed.claims("docker", &[recreated(1), probed(2)]).await;
+    bed.wait(SECOND).await;
+    // The new one never passes, and the last of the old fails its probe, too.
+    tell(&bed, 2, Unhealthy).await;
+    assert_eq!(bed.served(1), addresses(&[2]));
+}

@@ -1,0 +1,99 @@
+//! What probes do to traffic: containers whose health is a second port that listens or does not.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use lb_tests::{Docker, World, needs, process};
+
+/// Port whose listener is the container's health.
+const HEALTH_PORT: u16 = 9090;
+/// Longest wait for a change of health to arrive, on a busy machine too.
+const SOON: Duration = Duration::from_secs(20);
+
+/// Makes a container healthy; by killing what it returns, unhealthy again.
+fn heal(docker: &Docker, name: &str) -> Result<()> {
+    let line = format!("exec --detach {name} /bin/lb-testkit serve --port {HEALTH_PORT}");
+    docker.run(&line).map(drop)
+}
+
+fn harm(docker: &Docker, name: &str) -> Result<()> {
+    let listed = docker.run(&format!("top {name} -o pid,args"))?;
+    let port = HEALTH_PORT.to_string();
+    for line in listed.lines().filter(|line| line.ends_with(&port)) {
+        if let Some(pid) = line.split_whitespace().next() {
+            process::kill(pid.parse()?, nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn who_fails_its_probe_gets_nothing_new_and_keeps_what_it_has() -> Result<()> {
+    needs!(docker);
+    let world = World::docker()?;
+    let docker = world.docker_client()?;
+    for number in 1..=2 {
+        world
+            .web(number)?
+            .label("aliyun.probe.url", &format!("tcp://container:{HEALTH_PORT}"))
+            .label("lb.probe.interval", "500ms")
+            .start()?;
+    }
+    let agent = world.start_agent(&world.config())?;
+    let state = |expected: &str| {
+        process::wait_for(&format!("state {expected}"), SOON, || {
+            let rows = agent.rows("service")?;
+            let shown = rows.first().and_then(|row| row["state"].as_str()).unwrap_or("none");
+            ensure!(shown == expected, "it is {shown}");
+            Ok(())
+        })
+    };
+    state("down")?;
+    ensure!(world.client().fetch_one(world.front()).is_err(), "served before its probe passed");
+
+    heal(&docker, "web-1")?;
+    agent.wait_backends(&["web-1"])?;
+    ensure!(world.client().fetch_one(world.front())?.name == "web-1");
+    heal(&docker, "web-2")?;
+    agent.wait_backends(&["web-1", "web-2"])?;
+
+    let streams = world.client().streams(world.front(), 20)?;
+    harm(&docker, "web-1")?;
+    agent.wait_backends(&["web-2"])?;
+    let report = world.client().fetch(world.front(), 50)?;
+    ensure!(!report.check()?.by_name.contains_key("web-1"), "new connections to who fails");
+    streams.finish()?.check()?;
+
+    // Now all of them fail, and live: better than nothing.
+    harm(&docker, "web-2")?;
+    state("panic")?;
+    let report = world.client().fetch(world.front(), 50)?;
+    ensure!(report.check()?.by_name.len() == 2, "both serve");
+    ensure!(agent.log().contains("PANIC"), "it is said loudly");
+    docker.run("rm --force web-1")?;
+    process::sleep(Duration::from_secs(1))?;
+    let report = world.client().fetch(world.front(), 50)?;
+    ensure!(report.check()?.by_name.keys().all(|name| name == "web-2"), "the gone: never");
+
+    heal(&docker, "web-2")?;
+    state("serving")
+}
+
+#[test]
+fn a_restarted_agent_takes_nobody_out() -> Result<()> {
+    needs!(docker);
+    let world = World::docker()?;
+    let docker = world.docker_client()?;
+    let probe = format!("tcp://container:{HEALTH_PORT}");
+    world.web(1)?.label("aliyun.probe.url", &probe).start()?;
+    let mut agent = world.start_agent(&world.config())?;
+    heal(&docker, "web-1")?;
+    agent.wait_backends(&["web-1"])?;
+    let requests = world.client().requests(world.front(), 100)?;
+    agent.stop(nix::sys::signal::Signal::SIGKILL)?;
+    agent.start()?;
+    agent.wait_backends(&["web-1"])?;
+    process::sleep(Duration::from_secs(3))?;
+    requests.finish()?.check()?;
+    Ok(())
+}
