@@ -6,7 +6,7 @@ use aya_ebpf::{
     },
     helpers::{
         bpf_check_mtu, bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room,
-        bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_vlan_pop,
+        bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_vlan_pop, bpf_skb_vlan_push,
     },
 };
 use lb_common::engine::{
@@ -14,7 +14,9 @@ use lb_common::engine::{
     answer::Rebuild,
     checksum::{self, Change},
     translate::{TCP_CHECKSUM_OFFSET, UDP_CHECKSUM_OFFSET},
-    wire::{HEADER_BYTES_MAX, PROTOCOL_TCP, TCP_HEADER_BYTES, UDP_HEADER_BYTES},
+    wire::{
+        ETHERNET_HEADER_BYTES, HEADER_BYTES_MAX, PROTOCOL_TCP, TCP_HEADER_BYTES, UDP_HEADER_BYTES,
+    },
 };
 
 use crate::{maps::HAS_CHECK_MTU, window};
@@ -213,12 +215,12 @@ impl Rebuild for TcPacket {
     }
 
     /// Growing makes the kernel forget a device's sum, which writing all headers anew would void.
-    /// `bpf_skb_adjust_room` refuses frames that have a tag in their bytes, beside the one that the
-    /// kernel takes off: those get resets and echo replies only.
+    /// `bpf_skb_adjust_room` refuses frames that have a tag in their bytes: taking the outer one from
+    /// beside the packet puts that one in its place, for as long as room is made.
     #[inline(always)]
     fn resize(
         &mut self,
-        _l3_offset: usize,
+        l3_offset: usize,
         kept_bytes: usize,
         added_bytes: usize,
     ) -> Result<(), EditError> {
@@ -233,10 +235,24 @@ impl Rebuild for TcPacket {
         if result != 0 {
             return Err(EditError);
         }
+        if added_bytes == 0 {
+            return Ok(());
+        }
         let (added_bytes, mode) = (added_bytes as i32, BPF_ADJ_ROOM_MAC);
+        let is_stacked = l3_offset > ETHERNET_HEADER_BYTES;
         // SAFETY: as above.
-        if added_bytes != 0 && unsafe { bpf_skb_adjust_room(self.skb, added_bytes, mode, 0) } != 0 {
-            return Err(EditError);
+        unsafe {
+            let (outer_protocol, outer_tag) = ((*self.skb).vlan_proto, (*self.skb).vlan_tci);
+            if is_stacked && bpf_skb_vlan_pop(self.skb) != 0 {
+                return Err(EditError);
+            }
+            if bpf_skb_adjust_room(self.skb, added_bytes, mode, 0) != 0 {
+                return Err(EditError);
+            }
+            let (protocol, tag) = (outer_protocol as u16, outer_tag as u16);
+            if is_stacked && bpf_skb_vlan_push(self.skb, protocol, tag) != 0 {
+                return Err(EditError);
+            }
         }
         Ok(())
     }
