@@ -161,7 +161,7 @@ fn explanations_say_where_connections_go() -> Result<()> {
     let world = World::plain()?;
     let (remotes, agent) = start(&world)?;
     let address_of = |name: &str| -> Result<String> {
-        let index = if name == "remote-1" { 0 } else { 1 };
+        let index = usize::from(name != "remote-1");
         ensure!(name == format!("remote-{}", index + 1), "`{name}`");
         Ok(remotes[index].address.to_string())
     };

@@ -27,7 +27,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use lb_common::abi::{TRACE_FILTERS, TraceFilter};
+use lb_common::abi::TraceFilter;
 use serde::Deserialize;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -73,7 +73,7 @@ pub enum Request {
     /// What would be decided on a packet.
     Explain(ExplainQuery, oneshot::Sender<Result<Explanation, String>>),
     /// Which packets the programs tell of.
-    Trace([Option<TraceFilter>; TRACE_FILTERS as usize], oneshot::Sender<Result<(), String>>),
+    Trace(Vec<Option<TraceFilter>>, oneshot::Sender<Result<(), String>>),
 }
 
 /// Whether the time of a connection is that of a stream.

@@ -126,9 +126,9 @@ impl Daemon {
             None => None,
         };
 
-        if let Some(source) = node.take_trace() {
-            let tracers = Tracers::new(source, kernel, datapath::now_tick);
-            tokio::spawn(tracers.run(trace_requests, stop.clone()));
+        if let Some(events) = node.take_trace() {
+            let all = Tracers::new(events, kernel, datapath::now_tick);
+            tokio::spawn(all.run(trace_requests, stop.clone()));
         }
 
         let mut providers = vec![file::NAME];

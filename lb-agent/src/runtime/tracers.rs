@@ -72,14 +72,14 @@ pub struct Tracers<S> {
     source: S,
     kernel: mpsc::Sender<Request>,
     now_tick: fn() -> u32,
-    tracers: [Option<Tracer>; TRACE_FILTERS as usize],
+    active: [Option<Tracer>; TRACE_FILTERS as usize],
     lost_before: u64,
 }
 
 impl<S: TraceSource> Tracers<S> {
     /// Nobody yet. Filters are put in force by whoever owns the kernel.
     pub fn new(source: S, kernel: mpsc::Sender<Request>, now_tick: fn() -> u32) -> Self {
-        Self { source, kernel, now_tick, tracers: Default::default(), lost_before: 0 }
+        Self { source, kernel, now_tick, active: Default::default(), lost_before: 0 }
     }
 
     /// Runs until `stop`, or until nobody can ask any more.
@@ -102,7 +102,7 @@ impl<S: TraceSource> Tracers<S> {
     }
 
     fn is_on(&self) -> bool {
-        self.tracers.iter().any(Option::is_some)
+        self.active.iter().any(Option::is_some)
     }
 
     async fn begin(&mut self, request: TraceRequest) {
@@ -112,7 +112,7 @@ impl<S: TraceSource> Tracers<S> {
             Ok(place) => match self.put_in_force().await {
                 Ok(()) => Ok(()),
                 Err(error) => {
-                    self.tracers[place] = None;
+                    self.active[place] = None;
                     Err(error)
                 }
             },
@@ -134,11 +134,11 @@ impl<S: TraceSource> Tracers<S> {
             while self.source.next_event().is_some() {}
             self.lost_before = self.source.lost();
         }
-        let Some(place) = self.tracers.iter().position(Option::is_none) else {
+        let Some(place) = self.active.iter().position(Option::is_none) else {
             return Err(format!("{TRACE_FILTERS} others trace already; wait until one has ended"));
         };
         let until_tick = (self.now_tick)().saturating_add(ticks_from_seconds(seconds)).max(1);
-        self.tracers[place] = Some(Tracer {
+        self.active[place] = Some(Tracer {
             filter: TraceFilter { until_tick, ..filter },
             backends,
             until: Instant::now() + Duration::from_secs(seconds.into()),
@@ -149,7 +149,8 @@ impl<S: TraceSource> Tracers<S> {
     }
 
     async fn put_in_force(&self) -> Result<(), String> {
-        let filters = self.tracers.each_ref().map(|tracer| tracer.as_ref().map(|it| it.filter));
+        let filters = self.active.iter().map(|tracer| tracer.as_ref().map(|it| it.filter));
+        let filters = filters.collect();
         let (answer, done) = oneshot::channel();
         let busy = || "the agent is stopping".to_owned();
         self.kernel.send(Request::Trace(filters, answer)).await.map_err(|_| busy())?;
@@ -159,7 +160,7 @@ impl<S: TraceSource> Tracers<S> {
     async fn look(&mut self) {
         for _ in 0..EVENTS_PER_LOOK {
             let Some(event) = self.source.next_event() else { break };
-            for tracer in self.tracers.iter_mut().flatten() {
+            for tracer in self.active.iter_mut().flatten() {
                 tracer.tell(&event);
             }
         }
@@ -168,7 +169,7 @@ impl<S: TraceSource> Tracers<S> {
         self.lost_before = lost;
         let now = Instant::now();
         let mut has_ended = false;
-        for place in &mut self.tracers {
+        for place in &mut self.active {
             let Some(tracer) = place else { continue };
             tracer.lost += lost_now;
             tracer.tell_lost();

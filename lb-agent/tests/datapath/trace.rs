@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use aya::{
     TestRun as _,
-    programs::{SchedClassifier, TestRunOptions},
+    programs::{SchedClassifier, TestRunOptions, Xdp},
 };
 use lb_agent::{
     datapath::{Datapath, TcMode, TraceReader, now_tick},
@@ -229,17 +229,23 @@ impl<'a> Bed<'a> {
 
     /// Runs a program and returns what it tells.
     fn run(&mut self, hook: Hook, frame: &[u8]) -> Option<TraceEvent> {
-        let name = match hook {
-            Hook::TcReply => program_names::TC_REPLY,
-            _ => program_names::TC_FRONT,
-        };
-        let path = self.sandbox.pins().join("programs").join(name);
-        let program = SchedClassifier::from_pin(path).unwrap();
+        let path = |name| self.sandbox.pins().join("programs").join(name);
         let mut output = vec![0; frame.len() + 256];
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
         options.data_out = Some(&mut output);
-        program.test_run(options).unwrap();
+        let tc = |name| SchedClassifier::from_pin(path(name)).unwrap();
+        let result = match hook {
+            Hook::TcFront => tc(program_names::TC_FRONT).test_run(options),
+            Hook::TcReply => tc(program_names::TC_REPLY).test_run(options),
+            Hook::Xdp => {
+                let path = path(program_names::XDP_FRONT);
+                Xdp::from_pin(path, aya_obj::programs::XdpAttachType::Interface)
+                    .unwrap()
+                    .test_run(options)
+            }
+        };
+        result.unwrap();
         self.reader.next_event()
     }
 
@@ -269,6 +275,7 @@ sandboxed! {
         // The TCP header's length: 12 bytes.
         broken[14 + 20 + 12] = 0x30;
         let expired = segment(CLIENT.into(), VIP.into(), [40_001, 80], 2, 1);
+        let land = segment(VIP.into(), VIP.into(), [80, 80], 2, 64);
         let own = segment(BACKEND.into(), CLIENT.into(), [5000, 443], 2, 64);
         let none = DropReason::None;
         let cases = [
@@ -278,6 +285,7 @@ sandboxed! {
             ("no hops left", Hook::TcFront, expired, none, Verdict::Answer),
             ("a broken header", Hook::TcFront, broken, none, Verdict::Drop),
             ("no forwarding", Hook::TcFront, syn(8080), DropReason::ForwardingDisabled, Verdict::Drop),
+            ("by XDP, from itself", Hook::Xdp, land, none, Verdict::Drop),
             ("the container's own", Hook::TcReply, own, none, Verdict::Pass),
         ];
         let tables = tables_v4();

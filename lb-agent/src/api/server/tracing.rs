@@ -12,7 +12,7 @@ use axum::{
     body::Body,
     extract::{Extension, Query, State, rejection::QueryRejection},
     http::{StatusCode, header},
-    response::{IntoResponse, Response},
+    response::{IntoResponse as _, Response},
 };
 use futures_util::stream;
 use hyper::body::Bytes;
@@ -215,6 +215,7 @@ fn words(prefix: Prefix) -> (NetAddr6, NetAddr6) {
 }
 
 /// When the node was booted, by both clocks.
+#[expect(clippy::disallowed_methods, reason = "people read the time of day")]
 fn boot_unix_us() -> u64 {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let micros = |time: std::time::Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);

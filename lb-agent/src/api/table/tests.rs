@@ -324,6 +324,16 @@ fn table_views() -> Vec<TableView> {
     ]
 }
 
+fn verdict_views() -> Vec<VerdictView> {
+    [("tc_front", "deliver", 1204), ("tc_front", "drop", 4), ("tc_reply", "pass", 9)]
+        .map(|(hook, verdict, packets)| VerdictView {
+            hook: hook.to_owned(),
+            verdict: verdict.to_owned(),
+            packets,
+        })
+        .into()
+}
+
 #[test]
 fn status_says_what_is_wrong() {
     let view = StatusView {
@@ -353,13 +363,7 @@ fn status_says_what_is_wrong() {
         records: Some(RecordsView { flows_v4: 17, limit: 131_072, ..RecordsView::default() }),
         tables: table_views(),
         drops: vec![DropView { reason: "no_backend".to_owned(), packets: 4 }],
-        verdicts: [("tc_front", "deliver", 1204), ("tc_front", "drop", 4), ("tc_reply", "pass", 9)]
-            .map(|(hook, verdict, packets)| VerdictView {
-                hook: hook.to_owned(),
-                verdict: verdict.to_owned(),
-                packets,
-            })
-            .into(),
+        verdicts: verdict_views(),
         refusals: vec![RefusalView {
             refused_by: RefusedBy::Provider,
             object: "container `a\u{1b}[31mb`".to_owned(),

@@ -24,7 +24,7 @@ impl TraceSource for FakeSource {
     }
 }
 
-type Filters = [Option<TraceFilter>; TRACE_FILTERS as usize];
+type Filters = Vec<Option<TraceFilter>>;
 
 struct Bed {
     queue: Queue,
