@@ -9,6 +9,7 @@ mod container;
 pub mod known;
 pub mod lb;
 pub mod registrator;
+mod replica;
 mod text;
 
 pub use aliyun::BalancerIndex;

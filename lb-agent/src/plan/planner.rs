@@ -75,9 +75,9 @@ impl RingMemo {
 }
 
 /// A service that is to be there.
-struct Wanted<'a> {
-    service: &'a Service,
-    number: u32,
+pub(super) struct Wanted<'a> {
+    pub(super) service: &'a Service,
+    pub(super) number: u32,
     is_new: bool,
     /// Its rings with their sizes.
     rings: Vec<(u32, u32)>,
@@ -452,33 +452,6 @@ impl Planner {
             draft.refuse(format!("service `{}`", service.name), message);
         }
         None
-    }
-}
-
-impl Draft<'_> {
-    /// Frontends whose ring is there, and their VIPs.
-    fn frontends(&mut self, wanted: &[Wanted<'_>]) {
-        for Wanted { service, number, .. } in wanted {
-            for frontend in &service.frontends {
-                if self.rings_wanted.contains(&ring_of(*number, frontend)) {
-                    self.frontends_wanted.insert(*frontend, *number);
-                    self.want_flags(service, *frontend, *number);
-                }
-            }
-        }
-        let kernel = self.kernel;
-        let vips: BTreeSet<_> = self.frontends_wanted.keys().map(|frontend| frontend.vip).collect();
-        for vip in vips.difference(&kernel.vips) {
-            self.push(Action::PutVip { vip: *vip });
-        }
-        for vip in kernel.vips.difference(&vips) {
-            self.push(Action::DeleteVip { vip: *vip });
-        }
-        for frontend in kernel.frontends.keys() {
-            if !self.frontends_wanted.contains_key(frontend) {
-                self.push(Action::DeleteFrontend { frontend: *frontend });
-            }
-        }
     }
 }
 

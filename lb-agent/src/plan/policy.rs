@@ -1,11 +1,38 @@
-//! What a service's policy means for its frontends in the tables.
+//! Frontends and VIPs, and what a service's policy means for them in the tables.
+
+use std::collections::BTreeSet;
 
 use lb_common::abi::{FRONTEND_DROPS, affinity_flags};
 
-use super::draft::Draft;
+use super::{Action, draft::Draft, planner::Wanted, ring_of};
 use crate::model::{Affinity, FrontendAddress, Policy, Service, Unreachable};
 
 impl Draft<'_> {
+    /// Frontends whose ring is there, and their VIPs.
+    pub(super) fn frontends(&mut self, wanted: &[Wanted<'_>]) {
+        for Wanted { service, number, .. } in wanted {
+            for frontend in &service.frontends {
+                if self.rings_wanted.contains(&ring_of(*number, frontend)) {
+                    self.frontends_wanted.insert(*frontend, *number);
+                    self.want_flags(service, *frontend, *number);
+                }
+            }
+        }
+        let kernel = self.kernel;
+        let vips: BTreeSet<_> = self.frontends_wanted.keys().map(|frontend| frontend.vip).collect();
+        for vip in vips.difference(&kernel.vips) {
+            self.push(Action::PutVip { vip: *vip });
+        }
+        for vip in kernel.vips.difference(&vips) {
+            self.push(Action::DeleteVip { vip: *vip });
+        }
+        for frontend in kernel.frontends.keys() {
+            if !self.frontends_wanted.contains_key(frontend) {
+                self.push(Action::DeleteFrontend { frontend: *frontend });
+            }
+        }
+    }
+
     /// Says what the tables are to say of a frontend. Affinity is part of the hash that leads flows to
     /// their slots: with another one, flows that nothing records would find other backends. So a
     /// frontend keeps the one that it was made with.

@@ -9,9 +9,7 @@ use std::{
 use insta::assert_snapshot;
 use proptest::prelude::*;
 
-use super::{
-    ContainerFacts, ContainerPort, LocalAddress, Reader, image_base_name, wants_balancing,
-};
+use super::{ContainerFacts, ContainerPort, LocalAddress, Reader, wants_balancing};
 use crate::{
     config::{Balancer, Config, LabelsConfig},
     model::{Claims, Policy, Protocol},
@@ -177,6 +175,11 @@ fn several_labels_are_several_services() {
 }
 
 #[test]
+fn an_image_without_name_lends_none() {
+    assert_snapshot!(check(&container("redis-1", "sha256:0123", &[LB])), @"docker/redis-1:6379@192.0.2.10:6379 place redis-1 at tcp://192.0.2.10:6379: 172.17.0.2:6379 0123abcd@2000 Local { ifindex: 7 } healthy redis-1; since 1000 by container `redis-1`, label `aliyun.lb.port_6379`");
+}
+
+#[test]
 fn one_image_at_two_frontends_is_two_services() {
     let name_of = |label| {
         let facts = container("some-name", "nginx", &[label]);
@@ -186,23 +189,6 @@ fn one_image_at_two_frontends_is_two_services() {
     let blog = name_of(("aliyun.lb.port_80", "http://slb_redis_app:81"));
     assert_ne!(shop, blog);
     assert_eq!(shop, name_of(("aliyun.lb.port_80", "tcp://slb_redis_app:80")));
-}
-
-#[test]
-fn images_have_a_base_name() {
-    let check = |image: &str, expected: Option<&str>| {
-        assert_eq!(image_base_name(image), expected, "{image}");
-    };
-    check("redis", Some("redis"));
-    check("redis:7.2", Some("redis"));
-    check("registry:5000/team/redis", Some("redis"));
-    check("registry:5000/team/redis:7@sha256:0123", Some("redis"));
-    check("sha256:0123abcd", None);
-    check("0123456789ab", None);
-    check(&"0123456789abcdef".repeat(4), None);
-    check("", None);
-    check("team/", None);
-    assert_snapshot!(self::check(&container("redis-1", "sha256:0123", &[LB])), @"docker/redis-1:6379@192.0.2.10:6379 place redis-1 at tcp://192.0.2.10:6379: 172.17.0.2:6379 0123abcd@2000 Local { ifindex: 7 } healthy redis-1; since 1000 by container `redis-1`, label `aliyun.lb.port_6379`");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The planner against a kernel that is plain data, with and without faults.
 
 mod faults;
+mod holds;
 mod replies;
 mod reply_flows;
 mod scale;
