@@ -80,8 +80,8 @@ const fn mix(hash: u64, multiplier: u64) -> u64 {
 fn halves(address: NetAddr6) -> [u64; 2] {
     let words = address.raw();
     [
-        (u32::from_be(words[0]) as u64) << 32 | u32::from_be(words[1]) as u64,
-        (u32::from_be(words[2]) as u64) << 32 | u32::from_be(words[3]) as u64,
+        u64::from(u32::from_be(words[0])) << 32 | u64::from(u32::from_be(words[1])),
+        u64::from(u32::from_be(words[2])) << 32 | u64::from(u32::from_be(words[3])),
     ]
 }
 

@@ -386,8 +386,8 @@ fn touch_flow(known: &mut FlowRecord, record: &FlowRecord) {
 }
 
 fn touch_reply<A: Family>(known: &mut A::ReplyRecord, record: &A::ReplyRecord) {
-    let Way { last_seen_tick, class, ifindex, .. } = A::way(record);
-    *known = A::reply_record(&Way { last_seen_tick, class, ifindex, ..A::way(known) });
+    let Way { class, ifindex, last_seen_tick, .. } = A::way(record);
+    *known = A::reply_record(&Way { class, ifindex, last_seen_tick, ..A::way(known) });
 }
 
 /// How a hook decides on what a family's parser has found.

@@ -92,7 +92,7 @@ pub(super) fn remember<A: Family, T: Tables<A>>(
         last_seen_tick: context.now_tick,
     });
 
-    let record = &mut afresh(record);
+    let record = afresh(record);
     let class = A::way(&record.reply_record).class;
     let is_stale = class != way.class || way.last_seen_tick != context.now_tick;
     if record.reply_change as u32 == ReplyChange::Keep as u32 && is_stale {

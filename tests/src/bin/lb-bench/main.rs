@@ -20,7 +20,7 @@ struct Options {
 enum What {
     /// Nanoseconds per packet of each program, against an empty one.
     Packet(packet::PacketOptions),
-    /// Throughput, rates and times through namespaces, beside routing, nftables, HAProxy and nginx.
+    /// Throughput, rates and times through namespaces, beside routing, nftables, `HAProxy` and nginx.
     Path(path::PathOptions),
     /// Processor time of ten thousand probes.
     Probes(probes::ProbesOptions),

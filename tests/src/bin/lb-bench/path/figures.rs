@@ -27,7 +27,7 @@ pub(crate) struct Figures {
     requests: f64,
     p50_us: f64,
     p99_us: f64,
-    p999_us: f64,
+    worst_us: f64,
     cpu_us: f64,
 }
 
@@ -47,7 +47,7 @@ pub(crate) const COLUMNS: [Column; 8] = [
     Column { name: "requests/s", digits: 0, value: |it| it.requests },
     Column { name: "p50 µs", digits: 0, value: |it| it.p50_us },
     Column { name: "p99 µs", digits: 0, value: |it| it.p99_us },
-    Column { name: "p99.9 µs", digits: 0, value: |it| it.p999_us },
+    Column { name: "p99.9 µs", digits: 0, value: |it| it.worst_us },
     Column { name: "CPU µs/request", digits: 1, value: |it| it.cpu_us },
 ];
 
@@ -82,7 +82,7 @@ pub(crate) fn take(
     let run = |connection| requests(world, target, options.seconds, script, connection);
     let [connections, ..] = run("close")?;
     let before_us = cpu_us(pids)?;
-    let [requests, p50_us, p99_us, p999_us] = run("keep-alive")?;
+    let [requests, p50_us, p99_us, worst_us] = run("keep-alive")?;
     let spent_us = cpu_us(pids)? - before_us;
     Ok(Figures {
         down_gbit: rate("down"),
@@ -91,7 +91,7 @@ pub(crate) fn take(
         requests,
         p50_us,
         p99_us,
-        p999_us,
+        worst_us,
         cpu_us: spent_us / (requests * f64::from(options.seconds)),
     })
 }

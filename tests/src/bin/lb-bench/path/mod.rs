@@ -1,4 +1,4 @@
-//! What a path carries: a client, a node and a container, by plain routing, by nftables DNAT, by HAProxy,
+//! What a path carries: a client, a node and a container, by plain routing, by nftables DNAT, by `HAProxy`,
 //! by nginx and by lb, interleaved in one run.
 //!
 //! The same container serves all rows, so that only the way to it differs. Docker's own rules are

@@ -1,4 +1,4 @@
-//! HAProxy and nginx as TCP proxies on the node.
+//! `HAProxy` and nginx as TCP proxies on the node.
 
 use std::{
     fs,
@@ -92,13 +92,13 @@ impl Proxy {
             .spawn()
             .with_context(|| format!("starting {}", kind.program))?;
         let mut proxy = Self { child, listen };
-        let serves = process::poll(START_LIMIT, || {
+        let is_ready = process::poll(START_LIMIT, || {
             let connect = || TcpStream::connect_timeout(&listen, START_LIMIT).is_ok();
             world.client().enter(connect).unwrap_or(false)
         });
         let status = proxy.child.try_wait()?;
         ensure!(
-            serves && status.is_none(),
+            is_ready && status.is_none(),
             "it does not serve (the Debian packages haproxy and libnginx-mod-stream have it): {}",
             fs::read_to_string(world.directory().join(format!("{}.out", kind.program)))?.trim()
         );
