@@ -130,9 +130,22 @@ fn container_without_ipv6_is_refused_for_an_ipv6_vip_only() -> Result<()> {
 #[test]
 fn one_service_of_the_file_with_both_families_and_both_protocols() -> Result<()> {
     needs!(namespaces);
+    remote_hosts("off", &["tx on", "tx off"])
+}
+
+/// XDP sends only what has whole sums, and a veth takes that only where its peer polls.
+#[test]
+fn both_families_and_both_protocols_through_xdp() -> Result<()> {
+    needs!(namespaces);
+    remote_hosts("generic", &["tx off gro on"])?;
+    remote_hosts("native", &["tx off gro on"])
+}
+
+fn remote_hosts(xdp: &str, offloads: &[&str]) -> Result<()> {
     let world = World::plain()?;
     let remotes = [RemoteHost::start(world.node(), 1)?, RemoteHost::start(world.node(), 2)?];
     let mut config = AgentConfig::new(FRONT);
+    xdp.clone_into(&mut config.xdp);
     config.front = [FRONT, "back1", "back2"].map(str::to_owned).to_vec();
     let backends = remotes.iter().flat_map(|it| [it.address, it.address6]);
     let backends = backends.map(|it| format!("[[service.backend]]\naddress = \"{it}\"\n"));
@@ -146,12 +159,13 @@ fn one_service_of_the_file_with_both_families_and_both_protocols() -> Result<()>
         vip6(80),
     );
     let agent = world.start_agent(&config)?;
+    assert_eq!(agent.attachment(FRONT)?.1, xdp);
     process::wait_for("the backends", Duration::from_secs(10), || {
         ensure!(agent.rows("backend")?.len() == 4, "not yet");
         world.client().fetch_one(vip6(80))
     })?;
     // Sums that a device finishes, and sums that it does not.
-    for setting in ["tx on", "tx off"] {
+    for setting in offloads {
         world.client().offload("eth0", setting)?;
         world.node().offload(FRONT, setting)?;
         for remote in &remotes {
