@@ -279,7 +279,7 @@ impl Switch {
     }
 }
 
-/// ARP, and ICMPv6 but for echo and errors.
+/// ARP, and `ICMPv6` but for echo and errors.
 fn is_discovery(frame: &[u8]) -> bool {
     const ICMPV6: u8 = 58;
     let ethertype = frame.get(12..14).map(|it| u16::from_be_bytes([it[0], it[1]]));

@@ -82,6 +82,36 @@ fn containers_with_ula_and_with_global_addresses() -> Result<()> {
 }
 
 #[test]
+fn one_port_of_a_container_behind_both_families_and_both_protocols() -> Result<()> {
+    needs!(docker);
+    let world = World::docker()?;
+    world.docker_client()?.run("network create --ipv6 --subnet fd00:77::/64 ula")?;
+    let urls = [BALANCER, BALANCER6].map(|name| format!("tcp://{name}:80,udp://{name}:80"));
+    let start = |number: u32| {
+        let web = world.docker_client()?.container(&format!("web-{number}"));
+        let web = web.compose("shop", "web", number).with("--network ula");
+        web.label("lb.8080.frontend", &urls.join(",")).start()
+    };
+    let _first = start(1)?;
+    let second = start(2)?;
+    let agent = world.start_agent(&world.config_of_both_families())?;
+    // One of each family.
+    agent.wait_backends(&["web-1", "web-1", "web-2", "web-2"])?;
+    for front in [vip(80), vip6(80)] {
+        check_front(&world, front, 2)?;
+        check_datagrams(&world, front, 2)?;
+    }
+    // One death ends both.
+    second.act("kill")?;
+    agent.wait_backends(&["web-1", "web-1"])?;
+    for front in [vip(80), vip6(80)] {
+        world.client().fetch(front, 20)?.check()?;
+        ensure!(datagrams::spread(world.client(), front, 20, 100)?.len() == 1, "{front}");
+    }
+    Ok(())
+}
+
+#[test]
 fn container_without_ipv6_is_refused_for_an_ipv6_vip_only() -> Result<()> {
     needs!(docker);
     let world = World::docker()?;
@@ -100,13 +130,26 @@ fn container_without_ipv6_is_refused_for_an_ipv6_vip_only() -> Result<()> {
 #[test]
 fn one_service_of_the_file_with_both_families_and_both_protocols() -> Result<()> {
     needs!(namespaces);
+    remote_hosts("off", &["tx on", "tx off"])
+}
+
+/// XDP sends only what has whole sums, and a veth takes that only where its peer polls.
+#[test]
+fn both_families_and_both_protocols_through_xdp() -> Result<()> {
+    needs!(namespaces);
+    remote_hosts("generic", &["tx off gro on"])?;
+    remote_hosts("native", &["tx off gro on"])
+}
+
+fn remote_hosts(xdp: &str, offloads: &[&str]) -> Result<()> {
     let world = World::plain()?;
     let remotes = [RemoteHost::start(world.node(), 1)?, RemoteHost::start(world.node(), 2)?];
     let mut config = AgentConfig::new(FRONT);
+    xdp.clone_into(&mut config.xdp);
     config.front = [FRONT, "back1", "back2"].map(str::to_owned).to_vec();
     let backends = remotes.iter().flat_map(|it| [it.address, it.address6]);
-    let backends: String =
-        backends.map(|it| format!("[[service.backend]]\naddress = \"{it}\"\n")).collect();
+    let backends = backends.map(|it| format!("[[service.backend]]\naddress = \"{it}\"\n"));
+    let backends = backends.collect::<Vec<_>>().concat();
     config.extra = format!(
         "[[service]]\nname = \"both\"\nfrontends = [\"tcp://{}\", \"udp://{}\", \"tcp://{}\", \
          \"udp://{}\"]\n{backends}",
@@ -116,12 +159,13 @@ fn one_service_of_the_file_with_both_families_and_both_protocols() -> Result<()>
         vip6(80),
     );
     let agent = world.start_agent(&config)?;
+    assert_eq!(agent.attachment(FRONT)?.1, xdp);
     process::wait_for("the backends", Duration::from_secs(10), || {
         ensure!(agent.rows("backend")?.len() == 4, "not yet");
         world.client().fetch_one(vip6(80))
     })?;
     // Sums that a device finishes, and sums that it does not.
-    for setting in ["tx on", "tx off"] {
+    for setting in offloads {
         world.client().offload("eth0", setting)?;
         world.node().offload(FRONT, setting)?;
         for remote in &remotes {

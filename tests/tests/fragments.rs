@@ -49,8 +49,8 @@ fn fragments_are_never_split_over_remote_backends() -> Result<()> {
     let mut config = AgentConfig::new(FRONT);
     config.front = [FRONT, "back1", "back2", "back3"].map(str::to_owned).to_vec();
     let backends = remotes.iter().flat_map(|it| [it.address, it.address6]);
-    let backends: String =
-        backends.map(|it| format!("[[service.backend]]\naddress = \"{it}\"\n")).collect();
+    let backends = backends.map(|it| format!("[[service.backend]]\naddress = \"{it}\"\n"));
+    let backends = backends.collect::<Vec<_>>().concat();
     config.extra = format!(
         "[[service]]\nname = \"dns\"\nfrontends = [\"udp://{}\", \"udp://{}\"]\n{backends}",
         vip(53),

@@ -33,6 +33,8 @@ pub(super) struct Fronts {
     configured: Vec<FrontInterface>,
     /// Interfaces on which XDP was tried because of `auto`, and is not possible.
     without_xdp: BTreeSet<u32>,
+    /// Some front interface has VLAN interfaces.
+    has_vlans: bool,
 }
 
 /// What a front interface should have.
@@ -46,7 +48,13 @@ struct Wanted {
 
 impl Fronts {
     pub(super) fn new(configured: Vec<FrontInterface>) -> Self {
-        Self { configured, without_xdp: BTreeSet::new() }
+        Self { configured, without_xdp: BTreeSet::new(), has_vlans: false }
+    }
+
+    /// Whether clients may be behind VLAN interfaces of a front interface. What is sent to them leaves
+    /// by these, with their tags, and never by the front interface itself.
+    pub(super) fn has_vlans(&self) -> bool {
+        self.has_vlans
     }
 
     /// Attaches what is missing, and detaches from interfaces that are no front. With `replaces`
@@ -71,6 +79,9 @@ impl Fronts {
             let lost = |front| status(front, "there is no such interface");
             return self.configured.iter().map(lost).collect();
         }
+        let fronts: BTreeSet<u32> = wanted.iter().flatten().map(|front| front.ifindex).collect();
+        self.has_vlans =
+            interfaces.iter().any(|it| it.vlan_parent.is_some_and(|it| fronts.contains(&it)));
         // No redirect to an interface that is about to lose XDP.
         let keep_xdp: Vec<u32> = xdp_interfaces(hooks)
             .into_iter()

@@ -250,9 +250,10 @@ impl Datapath {
         netlink::local_prefixes(&fronts)
     }
 
-    /// The front interface, when there is exactly one; else 0.
+    /// The front interface, when all that is for clients leaves by it; else 0.
     pub fn front_ifindex(&self) -> u32 {
         match self.front_statuses.as_slice() {
+            _ if self.fronts.has_vlans() => 0,
             [front] => front.ifindex.unwrap_or(0),
             _ => 0,
         }

@@ -90,6 +90,8 @@ pub(super) struct Interface {
     pub(super) name: String,
     /// An Ethernet device that has a driver of its own: devices made by netlink tell their kind.
     pub(super) is_physical: bool,
+    /// Of a VLAN interface the index of the one that it is on.
+    pub(super) vlan_parent: Option<u32>,
 }
 
 /// A netlink socket in one network namespace.
@@ -246,10 +248,13 @@ impl Rtnl {
             let kind = attribute(attributes, IFLA_LINKINFO)
                 .and_then(|information| attribute(information, IFLA_INFO_KIND));
             let device_type = u16::from_ne_bytes([header[2], header[3]]);
+            let parent = attribute(attributes, libc::IFLA_LINK).filter(|it| it.len() >= 4);
+            let is_vlan = kind.is_some_and(|kind| string(kind) == "vlan");
             interfaces.push(Interface {
                 index: number_at(header, 4),
                 name: attribute(attributes, IFLA_IFNAME).map(string).unwrap_or_default(),
                 is_physical: device_type == ARPHRD_ETHER && kind.is_none(),
+                vlan_parent: parent.filter(|_| is_vlan).map(|parent| number_at(parent, 0)),
             });
         }
         Ok(interfaces)

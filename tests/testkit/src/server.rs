@@ -61,11 +61,8 @@ fn host_name() -> String {
 fn answer_datagrams(socket: &UdpSocket, name: &str) {
     let mut buffer = vec![0; 65_536];
     loop {
-        let (length, client) = match socket.recv_from(&mut buffer) {
-            Ok(received) => received,
-            // An answer that nobody took.
-            Err(_) => continue,
-        };
+        // An error is an answer that nobody took.
+        let Ok((length, client)) = socket.recv_from(&mut buffer) else { continue };
         let line = format!("name={name} client={} bytes={length}\n", plain(client));
         let mut answer = line.into_bytes();
         if let Some(rest) = buffer[..length].get(answer.len()..) {
