@@ -18,6 +18,8 @@ pub mod health;
 #[cfg(feature = "agent")]
 pub mod labels;
 #[cfg(feature = "agent")]
+pub mod lifecycle;
+#[cfg(feature = "agent")]
 pub mod maglev;
 pub mod model;
 #[cfg(feature = "agent")]

@@ -161,6 +161,9 @@ pub struct BackendCountsView {
     pub draining: u32,
     /// Taken out by an operator.
     pub disabled: u32,
+    /// Out of time to drain, or to pass its probe again.
+    #[serde(default)]
+    pub gone: u32,
 }
 
 /// One service.
@@ -443,6 +446,7 @@ impl BackendCountsView {
             BackendState::Unhealthy => &mut self.unhealthy,
             BackendState::Draining => &mut self.draining,
             BackendState::Disabled => &mut self.disabled,
+            BackendState::Gone => &mut self.gone,
         } += 1;
     }
 
@@ -453,12 +457,13 @@ impl BackendCountsView {
         self.unhealthy += other.unhealthy;
         self.draining += other.draining;
         self.disabled += other.disabled;
+        self.gone += other.gone;
     }
 
     /// All backends.
     #[must_use]
     pub fn total(&self) -> u32 {
-        self.starting + self.healthy + self.unhealthy + self.draining + self.disabled
+        self.starting + self.healthy + self.unhealthy + self.draining + self.disabled + self.gone
     }
 
     /// How well a service with these backends is served.

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     api::types::ProbeView,
     model::{Backend, BackendState, InitialState, Probe, Service, ServiceName, Snapshot},
-    plan::{KernelState, NameHash, instance_hash},
+    plan::{KernelState, instance_hash},
 };
 
 /// All targets, as the prober is told them.
@@ -111,7 +111,7 @@ impl HealthView {
     pub fn apply(&mut self, snapshot: &mut Snapshot, kernel: &KernelState) {
         // Few plans have new backends.
         let held = OnceCell::new();
-        self.apply_to(snapshot, |key| held.get_or_init(|| states(kernel)).get(&key).copied());
+        self.apply_to(snapshot, |key| held.get_or_init(|| kernel.states()).get(&key).copied());
     }
 
     fn apply_to(&mut self, snapshot: &mut Snapshot, adopted: impl Fn(TargetKey) -> Option<u8>) {
@@ -212,17 +212,6 @@ impl HealthView {
         }
         self.panics = panics;
     }
-}
-
-/// State bits of the backends in the kernel.
-fn states(kernel: &KernelState) -> HashMap<NameHash, u8> {
-    let mut states = HashMap::new();
-    for held in kernel.backends.values() {
-        // Of several numbers of one instance, the one that takes most is the one in use.
-        let state = states.entry(held.instance_hash).or_default();
-        *state = held.state.max(*state);
-    }
-    states
 }
 
 /// Gives the backends of a service their states; some of those that fail may have to serve.

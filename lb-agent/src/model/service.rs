@@ -66,6 +66,8 @@ pub enum BackendState {
     Draining,
     /// Taken out by an operator: takes and keeps nothing.
     Disabled,
+    /// Its time is over, to drain or to fail: takes and keeps nothing.
+    Gone,
 }
 
 impl BackendState {
@@ -272,6 +274,7 @@ impl fmt::Display for BackendState {
             Self::Unhealthy => "unhealthy",
             Self::Draining => "draining",
             Self::Disabled => "disabled",
+            Self::Gone => "gone",
         })
     }
 }

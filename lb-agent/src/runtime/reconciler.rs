@@ -26,7 +26,8 @@ use crate::{
     arbiter::{self, Incumbents},
     config::Balancer,
     health::HealthView,
-    model::{Claim, Refusal, Snapshot},
+    lifecycle::Lifecycle,
+    model::{Claim, Refusal, ServiceName, Snapshot},
     plan::{self, Action, Kernel, KernelError, KernelState, Planner, Scan, Sight},
     provider::ProviderEvent,
 };
@@ -71,6 +72,7 @@ pub struct Reconciler<N> {
     planner: Planner,
     ledger: Ledger,
     health: HealthView,
+    lifecycle: Lifecycle,
     balancers: Vec<Balancer>,
     /// What the kernel holds, to our knowledge.
     mirror: KernelState,
@@ -124,6 +126,7 @@ impl<N: Node> Reconciler<N> {
             planner,
             ledger: Ledger::new(&settings.providers),
             health: HealthView::default(),
+            lifecycle: Lifecycle::default(),
             balancers: settings.balancers,
             node,
             mirror,
@@ -251,6 +254,8 @@ impl<N: Node> Reconciler<N> {
             self.is_dirty = true;
         }
         if self.next_plan.is_some_and(|at| at <= now) {
+            // Only the plan that follows knows the next one.
+            self.next_plan = None;
             self.is_dirty = true;
         }
         let is_view_stale = mem::take(&mut self.is_view_stale);
@@ -310,14 +315,18 @@ impl<N: Node> Reconciler<N> {
         (self.snapshot, self.refused_claims) =
             arbiter::arbitrate(claims, &incumbents(&self.mirror));
         self.health.apply(&mut self.snapshot, &self.mirror);
+        let is_panic = |name: &ServiceName| self.health.panics().contains_key(name);
+        let now_ms = self.milliseconds(now);
+        let lifecycle_due_ms =
+            self.lifecycle.apply(&mut self.snapshot, &self.mirror, is_panic, now_ms);
         arbiter::yield_to_exclusive(&mut self.snapshot);
         self.local.look(&self.node);
         let sight = self.sight(now);
-        let now_ms = sight.now_ms;
         let plan = self.planner.plan(&self.mirror, &self.snapshot, &sight);
         self.scan = sight.scan;
         self.refused_plans = plan.refusals;
-        self.next_plan = plan.due_ms.map(|due_ms| self.started + Duration::from_millis(due_ms));
+        let due_ms = plan.due_ms.into_iter().chain(lifecycle_due_ms).min();
+        self.next_plan = due_ms.map(|due_ms| self.started + Duration::from_millis(due_ms));
 
         let actions = self.protected(plan.actions);
         let planned = actions.len();

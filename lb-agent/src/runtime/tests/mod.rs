@@ -3,6 +3,7 @@
 mod bed;
 mod faults;
 mod health;
+mod lifecycle;
 mod partial;
 
 use std::time::Duration;
