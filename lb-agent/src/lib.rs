@@ -16,6 +16,8 @@ pub mod grammar;
 #[cfg(feature = "agent")]
 pub mod health;
 #[cfg(feature = "agent")]
+pub mod journal;
+#[cfg(feature = "agent")]
 pub mod labels;
 #[cfg(feature = "agent")]
 pub mod lifecycle;
@@ -30,3 +32,5 @@ pub mod plan;
 pub mod provider;
 #[cfg(feature = "agent")]
 pub mod runtime;
+#[cfg(feature = "agent")]
+pub mod steering;

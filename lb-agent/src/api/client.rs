@@ -9,14 +9,15 @@ use std::{
     time::Duration,
 };
 
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
     Request, StatusCode,
     body::{Bytes, Incoming},
     client::conn::http1,
+    header::{HOST, HeaderValue},
 };
 use hyper_util::rt::TokioIo;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use super::types::ErrorBody;
@@ -102,14 +103,35 @@ impl Client {
 
     /// Asks for `path`, which may carry a query.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        match tokio::time::timeout(REQUEST_TIMEOUT, self.request(path)).await {
+        let request = Request::get(path).body(Full::default());
+        self.ask(request.map_err(|error| self.protocol(&error))?).await
+    }
+
+    /// Sends `body` to `path`.
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|error| self.protocol(&error))?;
+        let request = Request::post(path)
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body)));
+        self.ask(request.map_err(|error| self.protocol(&error))?).await
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<T, ClientError> {
+        match tokio::time::timeout(REQUEST_TIMEOUT, self.request(request)).await {
             Ok(Ok(body)) => serde_json::from_slice(&body).map_err(|error| self.protocol(&error)),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(ClientError::Timeout { socket: self.socket.clone() }),
         }
     }
 
-    async fn request(&self, path: &str) -> Result<Bytes, ClientError> {
+    async fn request(&self, mut request: Request<Full<Bytes>>) -> Result<Bytes, ClientError> {
         let stream =
             UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(&error))?;
         let (mut sender, connection) =
@@ -117,10 +139,7 @@ impl Client {
         // Ends by itself when the sender is dropped or the agent hangs up; the request below sees
         // what went wrong.
         let driver = tokio::spawn(connection);
-        let request = Request::get(path)
-            .header("host", "localhost")
-            .body(Empty::<Bytes>::new())
-            .map_err(|error| self.protocol(&error))?;
+        request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
         let answer = sender.send_request(request).await.map_err(|error| self.protocol(&error))?;
         let result = self.read_answer(answer).await;
         driver.abort();

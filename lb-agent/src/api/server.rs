@@ -1,21 +1,26 @@
-//! The API's server: shows the runtime's view. Read-only, bounded in connections, time and size.
+//! The API's server: shows the runtime's view, and takes orders for it. Bounded in connections, time
+//! and size.
 //!
 //! Access is decided by the socket file alone (see `socket`). Counters are read when somebody asks.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use axum::{
-    Json, Router,
-    extract::{Query, State, rejection::QueryRejection},
+    Extension, Json, Router,
+    extract::{
+        DefaultBodyLimit, Query, State,
+        rejection::{JsonRejection, QueryRejection},
+    },
     http::StatusCode,
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use nix::unistd::{Uid, User};
 use serde::Deserialize;
 use tokio::{
     net::UnixStream,
@@ -25,11 +30,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    events::{CONFLICTS_PATH, ConflictList, EVENTS_PATH, EventList, WAIT_SECONDS_MAX},
     socket::ApiSocket,
+    steer::{self, SteerAnswer, SteerRequest},
     types::{BackendList, ErrorBody, ServiceDetail, ServiceList, StatusView, View, VipList, paths},
 };
 
 pub use super::socket::SocketError;
+use crate::journal::Journal;
 
 /// Connections served at once; more wait in the socket's queue.
 const CONNECTIONS_MAX: usize = 32;
@@ -45,6 +53,21 @@ const COUNTERS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Asks the runtime for a view with the counters of this moment.
 pub type ViewRequest = oneshot::Sender<Arc<View>>;
 
+/// An order of an operator on its way to the runtime.
+#[derive(Debug)]
+pub struct SteerCall {
+    /// The order.
+    pub request: SteerRequest,
+    /// Name of the user at the other end of the socket.
+    pub by: String,
+    /// Where the runtime answers when it is done; an error says that nobody was meant.
+    pub answer: oneshot::Sender<Result<SteerAnswer, String>>,
+}
+
+/// The user at the other end of a connection.
+#[derive(Clone, Copy, Debug)]
+struct Peer(Option<u32>);
+
 /// What the server shows.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -52,6 +75,10 @@ pub struct Source {
     pub view: watch::Receiver<Arc<View>>,
     /// Where to ask for a view with fresh counters.
     pub fresh: mpsc::Sender<ViewRequest>,
+    /// Where orders go.
+    pub orders: mpsc::Sender<SteerCall>,
+    /// What has happened.
+    pub journal: Arc<Journal>,
     /// When the agent started.
     pub started: Instant,
 }
@@ -90,7 +117,8 @@ impl Server {
                     continue;
                 }
             };
-            let connection = serve(stream, self.router.clone());
+            let peer = Peer(stream.peer_cred().ok().map(|credentials| credentials.uid()));
+            let connection = serve(stream, self.router.clone().layer(Extension(peer)));
             let stop = stop.clone();
             tokio::spawn(async move {
                 tokio::select! {
@@ -132,9 +160,12 @@ fn router(source: Source) -> Router {
         .route(paths::SERVICE, get(service))
         .route(paths::BACKENDS, get(backends))
         .route(paths::STATUS, get(status))
+        .route(CONFLICTS_PATH, get(conflicts))
+        .route(EVENTS_PATH, get(events))
+        .route(steer::PATH, post(order).layer(DefaultBodyLimit::max(steer::BODY_BYTES_MAX)))
         .fallback(async || Refused(StatusCode::NOT_FOUND, "there is nothing here".to_owned()))
         .method_not_allowed_fallback(async || {
-            Refused(StatusCode::METHOD_NOT_ALLOWED, "this can only be read".to_owned())
+            Refused(StatusCode::METHOD_NOT_ALLOWED, "this cannot be done here".to_owned())
         })
         .with_state(source)
 }
@@ -199,14 +230,63 @@ async fn status(State(source): State<Source>) -> Result<Json<StatusView>, Refuse
     Ok(Json(status))
 }
 
+async fn conflicts(State(source): State<Source>) -> Json<ConflictList> {
+    Json(ConflictList { conflicts: source.view.borrow().conflicts.clone() })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EventsQuery {
+    #[serde(default)]
+    after: u64,
+    #[serde(default)]
+    wait_seconds: u64,
+}
+
+async fn events(
+    State(source): State<Source>,
+    query: Result<Query<EventsQuery>, QueryRejection>,
+) -> Result<Json<EventList>, Refused> {
+    let Query(query) =
+        query.map_err(|error| Refused(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let limit = Duration::from_secs(query.wait_seconds.min(WAIT_SECONDS_MAX));
+    Ok(Json(EventList { events: source.journal.wait_after(query.after, limit).await }))
+}
+
+async fn order(
+    State(source): State<Source>,
+    Extension(peer): Extension<Peer>,
+    request: Result<Json<SteerRequest>, JsonRejection>,
+) -> Result<Json<SteerAnswer>, Refused> {
+    let Json(request) = request.map_err(|error| Refused(error.status(), error.body_text()))?;
+    let (answer, done) = oneshot::channel();
+    let call = SteerCall { request, by: peer.name(), answer };
+    let ask = async {
+        source.orders.send(call).await.map_err(|_| busy())?;
+        done.await.map_err(|_| busy())
+    };
+    let result = timeout(COUNTERS_TIMEOUT, ask).await.map_err(|_| busy())??;
+    result.map(Json).map_err(|message| Refused(StatusCode::NOT_FOUND, message))
+}
+
+fn busy() -> Refused {
+    Refused(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "the agent is busy with the kernel or stopping; try again".to_owned(),
+    )
+}
+
+impl Peer {
+    /// Name of the user; without one, the number.
+    fn name(self) -> String {
+        let Some(uid) = self.0 else { return "nobody known".to_owned() };
+        let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+        user.map_or_else(|| format!("user {uid}"), |user| user.name)
+    }
+}
+
 impl Source {
     async fn fresh_view(&self) -> Result<Arc<View>, Refused> {
-        let busy = || {
-            Refused(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the agent is busy with the kernel or stopping; try again".to_owned(),
-            )
-        };
         let (answer, view) = oneshot::channel();
         let ask = async {
             self.fresh.send(answer).await.map_err(|_| busy())?;

@@ -45,6 +45,9 @@ pub struct View {
     pub backends: Vec<BackendView>,
     /// The agent itself.
     pub status: StatusView,
+    /// Who wants what another has.
+    #[serde(default)]
+    pub conflicts: Vec<super::events::ConflictView>,
 }
 
 /// Answer of [`paths::VIPS`].
@@ -208,6 +211,12 @@ pub struct BackendView {
     pub weight_origin: Origin,
     /// Whether it takes flows.
     pub state: BackendState,
+    /// Why it is in this state, where that is not what its probes found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_reason: Option<String>,
+    /// What operators want of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steering: Option<super::steer::SteeringView>,
     /// What its probes found; `None`: it is not probed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<ProbeView>,

@@ -45,6 +45,8 @@ pub struct HealthView {
 struct Entry {
     target: Arc<Target>,
     standing: Standing,
+    /// What its latest change of health was caused by.
+    cause: Option<String>,
     /// The latest snapshot that had it.
     round: u64,
 }
@@ -98,6 +100,7 @@ impl HealthView {
             };
             if entry.standing.health != change.standing.health {
                 log(&entry.target, change);
+                entry.cause = Some(change.cause.clone());
             }
             is_changed |= entry.standing != change.standing;
             entry.standing = change.standing;
@@ -174,7 +177,7 @@ impl HealthView {
                 let target = Target::new(name, backend, probe, generation, assumed);
                 let target = Arc::new(target);
                 let standing = Standing::assumed(target.assumed);
-                (entry.insert(Entry { target, standing, round: 0 }), true)
+                (entry.insert(Entry { target, standing, cause: None, round: 0 }), true)
             }
         };
         entry.round = self.round;
@@ -189,6 +192,11 @@ impl HealthView {
         }
         let entry = self.entries.get(&instance_hash(service, backend));
         entry.map_or(backend.state, |entry| state_of(entry.standing.health))
+    }
+
+    /// What its latest change of health was caused by.
+    pub fn cause(&self, service: &ServiceName, backend: &Backend) -> Option<&str> {
+        self.entries.get(&instance_hash(service, backend))?.cause.as_deref()
     }
 
     /// Services in panic.

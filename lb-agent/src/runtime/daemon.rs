@@ -30,8 +30,10 @@ use crate::{
     },
     config::{self, Config, LabelsConfig},
     datapath::{self, Datapath},
+    journal::Journal,
     labels, netlink, plan,
     provider::{ProviderEvent, docker, file},
+    steering::Store,
 };
 
 /// Events that wait before providers have to.
@@ -115,9 +117,12 @@ impl Daemon {
         let stop = CancellationToken::new();
         let (events, events_receiver) = mpsc::channel(EVENTS_MAX);
         let (fresh, requests) = mpsc::channel(REQUESTS_MAX);
+        let (orders, orders_receiver) = mpsc::channel(REQUESTS_MAX);
+        let journal = Arc::new(Journal::default());
         let (view_sender, view) = watch::channel(Arc::default());
         // Before anything is changed: two agents must not share a socket.
-        let source = Source { view: view.clone(), fresh, started };
+        let source =
+            Source { view: view.clone(), fresh, orders, journal: Arc::clone(&journal), started };
         let api = &config.api;
         let server = Server::bind(&api.socket, Some(&api.group), source).await?;
 
@@ -129,6 +134,8 @@ impl Daemon {
         let settings = Settings {
             providers,
             balancers: config.labels.balancers.clone(),
+            store: Some(Store::at(&config.state_path)),
+            journal,
             planner: plan::Settings {
                 ring_slots,
                 times: config.times.slots(),
@@ -140,7 +147,12 @@ impl Daemon {
             .context("cannot read what the kernel holds")?;
         let runs = docker::Runs::default();
         let health = health::start(reconciler.health(), &config.docker, runs.clone(), &events)?;
-        let channels = RuntimeChannels { events: events_receiver, requests, view: view_sender };
+        let channels = RuntimeChannels {
+            events: events_receiver,
+            requests,
+            orders: orders_receiver,
+            view: view_sender,
+        };
         let kernel_thread = spawn(Runtime::new(reconciler, channels), stop.clone())
             .context("cannot start the kernel thread")?;
         let server = tokio::spawn(server.run(stop.clone()));

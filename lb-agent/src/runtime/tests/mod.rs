@@ -5,6 +5,7 @@ mod faults;
 mod health;
 mod lifecycle;
 mod partial;
+mod steering;
 
 use std::time::Duration;
 
