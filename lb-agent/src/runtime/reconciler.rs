@@ -192,6 +192,8 @@ impl<N: Node> Reconciler<N> {
             Event::Provider(ProviderEvent::Status { provider, trouble }) => {
                 if self.ledger.set_trouble(provider, trouble.clone()) {
                     self.is_view_stale = true;
+                    // For the journal; nothing else follows from it.
+                    self.is_dirty = true;
                     if let Some(trouble) = trouble {
                         tracing::warn!("{provider}: {trouble}");
                     } else {

@@ -261,7 +261,8 @@ fn json_of_a_service_has_origins() {
         "healthy": 1,
         "unhealthy": 0,
         "draining": 1,
-        "disabled": 0
+        "disabled": 0,
+        "gone": 0
       },
       "state": "degraded",
       "source": "docker",
@@ -442,7 +443,8 @@ fn json_is_stable() {
             "healthy": 2,
             "unhealthy": 0,
             "draining": 0,
-            "disabled": 0
+            "disabled": 0,
+            "gone": 0
           },
           "state": "down"
         }
@@ -544,7 +546,11 @@ fn events_and_conflicts() {
     };
     assert_snapshot!(super::event(&event), @"2025-01-01T00:00:00.001Z  compose/shop/redis:6379  shop-redis-1  healthy -> draining  (told to end)");
     assert_snapshot!(super::event(&bare), @r"2025-01-01T00:00:00.001Z  compose/shop/redis:6379  served at \u{1b}[31m");
-    assert_snapshot!(super::events(&[event, bare]), @"");
+    assert_snapshot!(super::events(&[event, bare]), @r"
+    TIME                      OBJECT                   BACKEND       WHAT                  WHY
+    2025-01-01T00:00:00.001Z  compose/shop/redis:6379  shop-redis-1  healthy -> draining   told to end
+    2025-01-01T00:00:00.001Z  compose/shop/redis:6379  -             served at \u{1b}[31m
+    ");
     let frontend = frontend(6379);
     let conflict = ConflictView {
         frontend,
@@ -555,7 +561,10 @@ fn events_and_conflicts() {
         contender_source: "container `mine`, label `aliyun.lb.port_6379`".to_owned(),
         since_ms: 1_735_689_600_001,
     };
-    assert_snapshot!(super::conflicts(&[conflict]), @"");
+    assert_snapshot!(super::conflicts(&[conflict]), @"
+    FRONTEND               OWNER                    ASKED FOR BY                                           CONTENDER                          ASKED FOR BY                                   SINCE
+    tcp://192.0.2.10:6379  compose/shop/redis:6379  container `shop-redis-1`, label `aliyun.lb.port_6379`  docker/redis:6379@192.0.2.10:6379  container `mine`, label `aliyun.lb.port_6379`  2025-01-01T00:00:00.001Z
+    ");
 }
 
 #[test]
@@ -568,5 +577,8 @@ fn who_asked_for_a_state_is_shown() {
         by: "root".to_owned(),
         at_ms: 1,
     });
-    assert_snapshot!(super::backends(&backends[1..2], true), @"");
+    assert_snapshot!(super::backends(&backends[1..2], true), @"
+    BACKEND       ADDRESS          WEIGHT  SHARE  STATE                                  REPLIES                         FLOWS  IN  OUT
+    shop-redis-2  172.18.0.3:6379     100   0.0%  draining (drained by root, 17 s left)  recorded (published by Docker)      0  0B   0B
+    ");
 }

@@ -168,8 +168,16 @@ async fn events_tell_what_happens_and_why() {
     let trouble = Some("the daemon is away".to_owned());
     let away = crate::provider::ProviderEvent::Status { provider: "docker", trouble };
     bed.send(away).await;
+    bed.wait(SECOND).await;
     bed.claims("docker", &[container(1, 2)]).await;
     bed.wait(SECOND).await;
     let told = what(&bed)[known..].join("\n");
-    insta::assert_snapshot!(told, @"");
+    insta::assert_snapshot!(told, @"
+    compose/shop/s1:80 shop-s1-1 went (its process has ended)
+    docker/intruder  conflict: wants tcp://192.0.2.10:1, but compose/shop/s1:80 has tcp://192.0.2.10:1 ()
+    container `shop-s1-9`  not granted (wants tcp://192.0.2.10:1 for the service `docker/intruder`, but that belongs to the service `compose/shop/s1:80`, by the older claim of container `shop-s1-2`; use another front port or VIP, or remove one of the two)
+    docker  in trouble (the daemon is away)
+    docker/intruder  no longer in conflict about tcp://192.0.2.10:1 ()
+    container `shop-s1-9`  no longer refused ()
+    ");
 }
