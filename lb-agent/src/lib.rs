@@ -18,7 +18,11 @@ pub mod grammar;
 #[cfg(feature = "agent")]
 pub mod health;
 #[cfg(feature = "agent")]
+pub mod journal;
+#[cfg(feature = "agent")]
 pub mod labels;
+#[cfg(feature = "agent")]
+pub mod lifecycle;
 #[cfg(feature = "agent")]
 pub mod maglev;
 pub mod model;
@@ -30,3 +34,5 @@ pub mod plan;
 pub mod provider;
 #[cfg(feature = "agent")]
 pub mod runtime;
+#[cfg(feature = "agent")]
+pub mod steering;

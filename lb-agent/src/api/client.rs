@@ -10,14 +10,15 @@ use std::{
     time::Duration,
 };
 
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
     Request, StatusCode,
     body::{Bytes, Incoming},
     client::conn::http1,
+    header::{HOST, HeaderValue},
 };
 use hyper_util::rt::TokioIo;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use super::types::ErrorBody;
@@ -103,7 +104,28 @@ impl Client {
 
     /// Asks for `path`, which may carry a query.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        match tokio::time::timeout(REQUEST_TIMEOUT, self.request(path)).await {
+        let request = Request::get(path).body(Full::default());
+        self.ask(request.map_err(|error| self.protocol(&error))?).await
+    }
+
+    /// Sends `body` to `path`.
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|error| self.protocol(&error))?;
+        let request = Request::post(path)
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body)));
+        self.ask(request.map_err(|error| self.protocol(&error))?).await
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<T, ClientError> {
+        match tokio::time::timeout(REQUEST_TIMEOUT, self.request(request)).await {
             Ok(Ok(body)) => serde_json::from_slice(&body).map_err(|error| self.protocol(&error)),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(ClientError::Timeout { socket: self.socket.clone() }),
@@ -118,8 +140,11 @@ impl Client {
         mut take: impl FnMut(T) -> ControlFlow<()>,
     ) -> Result<(), ClientError> {
         let timed_out = |_| ClientError::Timeout { socket: self.socket.clone() };
-        let (answer, _connection) =
-            tokio::time::timeout(REQUEST_TIMEOUT, self.send(path)).await.map_err(timed_out)??;
+        let request = Request::get(path).body(Full::default());
+        let request = request.map_err(|error| self.protocol(&error))?;
+        let (answer, _connection) = tokio::time::timeout(REQUEST_TIMEOUT, self.send(request))
+            .await
+            .map_err(timed_out)??;
         if !answer.status().is_success() {
             return self.read_answer(answer).await.map(|_| ());
         }
@@ -143,15 +168,15 @@ impl Client {
         Ok(())
     }
 
-    async fn request(&self, path: &str) -> Result<Bytes, ClientError> {
-        let (answer, _connection) = self.send(path).await?;
+    async fn request(&self, request: Request<Full<Bytes>>) -> Result<Bytes, ClientError> {
+        let (answer, _connection) = self.send(request).await?;
         self.read_answer(answer).await
     }
 
     /// Sends a request. The connection ends when what comes with the answer is dropped.
     async fn send(
         &self,
-        path: &str,
+        mut request: Request<Full<Bytes>>,
     ) -> Result<(hyper::Response<Incoming>, AbortOnDrop), ClientError> {
         let stream =
             UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(&error))?;
@@ -159,10 +184,7 @@ impl Client {
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.protocol(&error))?;
         // Ends by itself when the agent hangs up; the request below sees what went wrong.
         let driver = AbortOnDrop(tokio::spawn(async { drop(connection.await) }));
-        let request = Request::get(path)
-            .header("host", "localhost")
-            .body(Empty::<Bytes>::new())
-            .map_err(|error| self.protocol(&error))?;
+        request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
         let answer = sender.send_request(request).await.map_err(|error| self.protocol(&error))?;
         Ok((answer, driver))
     }

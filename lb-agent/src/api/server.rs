@@ -1,4 +1,5 @@
-//! The API's server: shows the runtime's view. Read-only, bounded in connections, time and size.
+//! The API's server: shows the runtime's view, and takes orders for it. Bounded in connections, time
+//! and size.
 //!
 //! Access is decided by the socket file alone (see `socket`). Counters are read when somebody asks.
 
@@ -16,11 +17,14 @@ use std::{
 };
 
 use axum::{
-    Json, Router,
-    extract::{Extension, Query, State, rejection::QueryRejection},
+    Extension, Json, Router,
+    extract::{
+        DefaultBodyLimit, Query, State,
+        rejection::{JsonRejection, QueryRejection},
+    },
     http::StatusCode,
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -28,6 +32,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use lb_common::abi::TraceFilter;
+use nix::unistd::{Uid, User};
 use serde::Deserialize;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -39,8 +44,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::tracing::BackendNames;
 use super::{
+    events::{CONFLICTS_PATH, ConflictList, EVENTS_PATH, EventList, WAIT_SECONDS_MAX},
     explain::{ExplainQuery, Explanation, are_of_one_family},
     socket::ApiSocket,
+    steer::{self, SteerAnswer, SteerRequest},
     trace::TRACE_SECONDS_MAX,
     types::{
         BackendList, DropList, ErrorBody, ServiceDetail, ServiceList, StatusView, View, VipList,
@@ -50,7 +57,7 @@ use super::{
 
 pub use self::metrics::MetricsServer;
 pub use super::socket::SocketError;
-use crate::runtime::TraceRequest;
+use crate::{journal::Journal, runtime::TraceRequest};
 
 /// Connections served at once; more wait in the socket's queue.
 const CONNECTIONS_MAX: usize = 32;
@@ -86,6 +93,21 @@ impl Patience {
     }
 }
 
+/// An order of an operator on its way to the runtime.
+#[derive(Debug)]
+pub struct SteerCall {
+    /// The order.
+    pub request: SteerRequest,
+    /// Name of the user at the other end of the socket.
+    pub by: String,
+    /// Where the runtime answers when it is done; an error says that nobody was meant.
+    pub answer: oneshot::Sender<Result<SteerAnswer, String>>,
+}
+
+/// The user at the other end of a connection.
+#[derive(Clone, Copy, Debug)]
+struct Peer(Option<u32>);
+
 /// What the server shows.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -95,6 +117,10 @@ pub struct Source {
     pub kernel: mpsc::Sender<Request>,
     /// Where to ask for a trace.
     pub traces: mpsc::Sender<TraceRequest>,
+    /// Where orders go.
+    pub orders: mpsc::Sender<SteerCall>,
+    /// What has happened.
+    pub journal: Arc<Journal>,
     /// When the agent started.
     pub started: Instant,
 }
@@ -133,7 +159,8 @@ impl Server {
                     continue;
                 }
             };
-            let connection = serve(stream, self.router.clone());
+            let peer = Peer(stream.peer_cred().ok().map(|credentials| credentials.uid()));
+            let connection = serve(stream, self.router.clone().layer(Extension(peer)));
             let stop = stop.clone();
             tokio::spawn(async move {
                 tokio::select! {
@@ -188,9 +215,12 @@ fn router(source: Source) -> Router {
         .route(paths::DROPS, get(drops))
         .route(paths::TRACE, get(tracing::trace))
         .route(paths::EXPLAIN, get(explain))
+        .route(CONFLICTS_PATH, get(conflicts))
+        .route(EVENTS_PATH, get(events))
+        .route(steer::PATH, post(order).layer(DefaultBodyLimit::max(steer::BODY_BYTES_MAX)))
         .fallback(async || Refused(StatusCode::NOT_FOUND, "there is nothing here".to_owned()))
         .method_not_allowed_fallback(async || {
-            Refused(StatusCode::METHOD_NOT_ALLOWED, "this can only be read".to_owned())
+            Refused(StatusCode::METHOD_NOT_ALLOWED, "this cannot be done here".to_owned())
         })
         .with_state(source)
 }
@@ -300,11 +330,59 @@ fn service_at(view: &View, query: &ExplainQuery) -> Option<String> {
     Some(narrowest.service.0.clone())
 }
 
+async fn conflicts(State(source): State<Source>) -> Json<ConflictList> {
+    Json(ConflictList { conflicts: source.view.borrow().conflicts.clone() })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EventsQuery {
+    #[serde(default)]
+    after: u64,
+    #[serde(default)]
+    wait_seconds: u64,
+}
+
+async fn events(
+    State(source): State<Source>,
+    query: Result<Query<EventsQuery>, QueryRejection>,
+) -> Result<Json<EventList>, Refused> {
+    let Query(query) =
+        query.map_err(|error| Refused(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let limit = Duration::from_secs(query.wait_seconds.min(WAIT_SECONDS_MAX));
+    Ok(Json(EventList { events: source.journal.wait_after(query.after, limit).await }))
+}
+
+async fn order(
+    State(source): State<Source>,
+    Extension(peer): Extension<Peer>,
+    request: Result<Json<SteerRequest>, JsonRejection>,
+) -> Result<Json<SteerAnswer>, Refused> {
+    let Json(request) = request.map_err(|error| Refused(error.status(), error.body_text()))?;
+    let (answer, done) = oneshot::channel();
+    let call = SteerCall { request, by: peer.name(), answer };
+    let ask = async {
+        source.orders.send(call).await.map_err(|_| busy())?;
+        done.await.map_err(|_| busy())
+    };
+    let result = timeout(COUNTERS_TIMEOUT, ask).await.map_err(|_| busy())??;
+    result.map(Json).map_err(|message| Refused(StatusCode::NOT_FOUND, message))
+}
+
 fn busy() -> Refused {
     Refused(
         StatusCode::SERVICE_UNAVAILABLE,
         "the agent is busy with the kernel or stopping; try again".to_owned(),
     )
+}
+
+impl Peer {
+    /// Name of the user; without one, the number.
+    fn name(self) -> String {
+        let Some(uid) = self.0 else { return "nobody known".to_owned() };
+        let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+        user.map_or_else(|| format!("user {uid}"), |user| user.name)
+    }
 }
 
 impl Source {

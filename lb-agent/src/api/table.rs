@@ -10,6 +10,10 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use lb_common::abi::Hook;
 
 use super::{
+    events::{ConflictView, EventView},
+    steer::{SteerAnswer, SteeringView},
+};
+use super::{
     explain::Explanation,
     trace::TraceLine,
     types::{
@@ -84,9 +88,9 @@ pub fn service(detail: &ServiceDetail) -> String {
         [
             backend.display_name.clone(),
             backend.address.to_string(),
-            backend.state.to_string(),
+            state(backend),
             backend.weight.to_string(),
-            backend.weight_origin.to_string(),
+            weight_origin(backend),
             backend.source.clone(),
         ]
     });
@@ -107,7 +111,7 @@ pub fn backends(backends: &[BackendView], is_one_service: bool) -> String {
             backend.address.to_string(),
             backend.weight.to_string(),
             format!("{:.1}%", backend.share_percent),
-            backend.state.to_string(),
+            state(backend),
             replies(backend.replies.as_ref()),
             backend.counters.flows.to_string(),
             bytes(backend.counters.bytes_in),
@@ -125,6 +129,55 @@ pub fn backends(backends: &[BackendView], is_one_service: bool) -> String {
         return render(headers, &right, rows.map(|[_, cells @ ..]| cells));
     }
     render(headers, right, rows)
+}
+
+/// `lbctl backend drain` and its likes.
+#[must_use]
+pub fn steered(answer: &SteerAnswer) -> String {
+    let warning = answer.warning.as_ref().map(|warning| format!("warning: {warning}"));
+    let lines = answer.done.iter().chain(&warning);
+    lines.map(|line| printable(line) + "\n").collect()
+}
+
+/// `lbctl conflict list`.
+#[must_use]
+pub fn conflicts(conflicts: &[ConflictView]) -> String {
+    let rows = conflicts.iter().map(|conflict| {
+        [
+            conflict.frontend.to_string(),
+            conflict.owner.to_string(),
+            conflict.owner_source.clone(),
+            conflict.contender.to_string(),
+            conflict.contender_source.clone(),
+            timestamp(conflict.since_ms),
+        ]
+    });
+    let headers = ["FRONTEND", "OWNER", "ASKED FOR BY", "CONTENDER", "ASKED FOR BY", "SINCE"];
+    render(headers, &[], rows)
+}
+
+/// `lbctl event list`.
+#[must_use]
+pub fn events(events: &[EventView]) -> String {
+    let rows = events.iter().map(|event| {
+        [
+            timestamp(event.at_ms),
+            event.object.clone(),
+            or_dash(event.backend.clone().unwrap_or_default()),
+            event.what.clone(),
+            event.why.clone().unwrap_or_default(),
+        ]
+    });
+    render(["TIME", "OBJECT", "BACKEND", "WHAT", "WHY"], &[], rows)
+}
+
+/// A line of `lbctl event follow`.
+#[must_use]
+pub fn event(event: &EventView) -> String {
+    let EventView { at_ms, object, backend, what, why, .. } = event;
+    let backend = backend.as_ref().map_or_else(String::new, |backend| format!("  {backend}"));
+    let why = why.as_ref().map_or_else(String::new, |why| format!("  ({why})"));
+    printable(&format!("{}  {object}{backend}  {what}{why}", timestamp(*at_ms))) + "\n"
 }
 
 /// `lbctl status`.
@@ -280,6 +333,39 @@ fn dash() -> String {
 
 fn or_dash(text: String) -> String {
     if text.is_empty() { dash() } else { text }
+}
+
+fn state(backend: &BackendView) -> String {
+    match &backend.state_reason {
+        None => backend.state.to_string(),
+        Some(reason) => format!("{} ({reason})", backend.state),
+    }
+}
+
+fn weight_origin(backend: &BackendView) -> String {
+    match &backend.steering {
+        Some(SteeringView { weight: Some(_), by, .. }) => format!("lbctl, by {by}"),
+        _ => backend.weight_origin.to_string(),
+    }
+}
+
+/// A moment as RFC 3339 has it, in UTC, of milliseconds since the epoch.
+fn timestamp(at_ms: u64) -> String {
+    let (seconds, milliseconds) = (at_ms / 1000, at_ms % 1000);
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    // Years begin in March, so that the leap day is their last; 400 of them have the same days.
+    let day = days + 719_468;
+    let (era, day) = (day / 146_097, day % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day_of_year = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let (year, month) = match month {
+        0..=9 => (year + era * 400, month + 3),
+        _ => (year + era * 400 + 1, month - 9),
+    };
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milliseconds:03}Z")
 }
 
 fn replies(replies: Option<&RepliesView>) -> String {

@@ -53,6 +53,9 @@ pub struct View {
     pub backends: Vec<BackendView>,
     /// The agent itself.
     pub status: StatusView,
+    /// Who wants what another has.
+    #[serde(default)]
+    pub conflicts: Vec<super::events::ConflictView>,
 }
 
 /// Answer of [`paths::VIPS`].
@@ -176,6 +179,9 @@ pub struct BackendCountsView {
     pub draining: u32,
     /// Taken out by an operator.
     pub disabled: u32,
+    /// Out of time to drain, or to pass its probe again.
+    #[serde(default)]
+    pub gone: u32,
 }
 
 /// One service.
@@ -220,6 +226,12 @@ pub struct BackendView {
     pub weight_origin: Origin,
     /// Whether it takes flows.
     pub state: BackendState,
+    /// Why it is in this state, where that is not what its probes found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_reason: Option<String>,
+    /// What operators want of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steering: Option<super::steer::SteeringView>,
     /// What its probes found; `None`: it is not probed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<ProbeView>,
@@ -507,6 +519,7 @@ impl BackendCountsView {
             BackendState::Unhealthy => &mut self.unhealthy,
             BackendState::Draining => &mut self.draining,
             BackendState::Disabled => &mut self.disabled,
+            BackendState::Gone => &mut self.gone,
         } += 1;
     }
 
@@ -517,12 +530,13 @@ impl BackendCountsView {
         self.unhealthy += other.unhealthy;
         self.draining += other.draining;
         self.disabled += other.disabled;
+        self.gone += other.gone;
     }
 
     /// All backends.
     #[must_use]
     pub fn total(&self) -> u32 {
-        self.starting + self.healthy + self.unhealthy + self.draining + self.disabled
+        self.starting + self.healthy + self.unhealthy + self.draining + self.disabled + self.gone
     }
 
     /// How well a service with these backends is served.

@@ -29,7 +29,9 @@ pub use policy::yield_to_exclusive;
 
 use crate::{
     maglev::MEMBERS_MAX,
-    model::{Backend, Claim, FrontendAddress, Policy, Refusal, Service, ServiceName, Snapshot},
+    model::{
+        Backend, Claim, Conflict, FrontendAddress, Policy, Refusal, Service, ServiceName, Snapshot,
+    },
     plan::{NameHash, service_hash},
 };
 
@@ -88,10 +90,11 @@ pub fn arbitrate_within(
 ) -> (Snapshot, Vec<Refusal>) {
     let mut refusals = BTreeSet::new();
     let names = pool::assign(&mut claims, incumbents, &mut refusals);
-    let granted = resolve_conflicts(claims, incumbents, &mut refusals);
+    let (granted, conflicts) = resolve_conflicts(claims, incumbents, &mut refusals);
     let services = join(granted, &mut refusals);
     let mut snapshot = room::fit(services, limits, &mut refusals);
     snapshot.names = names;
+    snapshot.conflicts = conflicts;
     (snapshot, refusals.into_iter().collect())
 }
 
@@ -114,12 +117,12 @@ impl Owner<'_> {
     }
 }
 
-/// The claims whose service owns the frontend that they want.
+/// The claims whose service owns the frontend that they want, and the conflicts of the others.
 fn resolve_conflicts(
     claims: Vec<Claim>,
     incumbents: &Incumbents,
     refusals: &mut BTreeSet<Refusal>,
-) -> Vec<Claim> {
+) -> (Vec<Claim>, Vec<Conflict>) {
     let mut owners: BTreeMap<FrontendAddress, Owner<'_>> = BTreeMap::new();
     for claim in &claims {
         let best = owners.get(&claim.frontend);
@@ -138,8 +141,45 @@ fn resolve_conflicts(
     let overlaps = overlap::losers(&owners);
     let is_granted: Vec<bool> =
         claims.iter().map(|claim| is_granted(claim, &owners, &overlaps, refusals)).collect();
+    let conflicts = conflicts(&claims, &owners, &overlaps);
     let granted = claims.into_iter().zip(is_granted).filter(|(_, is_granted)| *is_granted);
-    granted.map(|(claim, _)| claim).collect()
+    (granted.map(|(claim, _)| claim).collect(), conflicts)
+}
+
+/// Who wants what another has: one for each frontend and service, however many claims want it.
+fn conflicts(
+    claims: &[Claim],
+    owners: &BTreeMap<FrontendAddress, Owner<'_>>,
+    overlaps: &BTreeMap<FrontendAddress, FrontendAddress>,
+) -> Vec<Conflict> {
+    let mut conflicts: BTreeMap<(FrontendAddress, &ServiceName), (&Claim, Conflict)> =
+        BTreeMap::new();
+    for claim in claims {
+        let Claim { frontend, service, source, .. } = claim;
+        let Some(best) = owners.get(frontend) else { continue };
+        let owned = if best.claim.service == *service {
+            let Some(other) = overlaps.get(frontend) else { continue };
+            *other
+        } else {
+            *frontend
+        };
+        let Some(Owner { claim: owner, .. }) = owners.get(&owned) else { continue };
+        let age = |claim: &Claim| (claim.since_ms, claim.source.clone());
+        let known = conflicts.get(&(*frontend, service));
+        if known.is_some_and(|(oldest, _)| age(oldest) <= age(claim)) {
+            continue;
+        }
+        let conflict = Conflict {
+            frontend: *frontend,
+            contender: service.clone(),
+            owned,
+            owner: owner.service.clone(),
+            owner_source: owner.source.clone(),
+            contender_source: source.clone(),
+        };
+        conflicts.insert((*frontend, service), (claim, conflict));
+    }
+    conflicts.into_values().map(|(_, conflict)| conflict).collect()
 }
 
 fn is_granted(

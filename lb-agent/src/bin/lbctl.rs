@@ -1,4 +1,4 @@
-//! `lbctl`: shows what the agent does.
+//! `lbctl`: shows what the agent does, and steers it.
 //!
 //! Talks to the agent's socket only; needs no privileges beyond it and knows nothing of the kernel.
 //!
@@ -16,7 +16,9 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lb_agent::api::{
     client::{Client, ClientError},
+    events::{CONFLICTS_PATH, ConflictList, EVENTS_PATH, EventList, WAIT_SECONDS_MAX},
     explain::{Explanation, PacketWord},
+    steer::{self, Order, SteerAnswer, SteerRequest},
     table,
     trace::{Prefix, TRACE_SECONDS, TraceLine, TraceQuery},
     types::{
@@ -24,7 +26,7 @@ use lb_agent::api::{
         paths,
     },
 };
-use lb_agent::model::Protocol;
+use lb_agent::model::{Protocol, ServiceName};
 use serde::Serialize;
 
 /// Shows what the lb agent on this node does.
@@ -81,6 +83,16 @@ enum Command {
     Explain(ExplainArguments),
     /// Packets and the decisions on them, as they come.
     Trace(TraceArguments),
+    /// What has changed, when and why.
+    Event {
+        #[command(subcommand)]
+        command: EventCommand,
+    },
+    /// Services that want what another has.
+    Conflict {
+        #[command(subcommand)]
+        command: List,
+    },
     /// The agent itself: providers, front interfaces, drops, what it could not grant and why.
     Status,
 }
@@ -106,6 +118,52 @@ enum ServiceCommand {
 enum BackendCommand {
     /// All of them, or those of one service.
     List(BackendListArguments),
+    /// No new connections; it keeps its own for the service's `drain_seconds`.
+    Drain(Whom),
+    /// Takes `drain` back, and keeps a backend that was told to end as long as it lives.
+    Undrain(Whom),
+    /// No connections at all: those that it has are reset.
+    Disable(Whom),
+    /// Takes `disable` back.
+    Enable(Whom),
+    /// Its share of new connections, relative to the others.
+    Weight {
+        #[command(flatten)]
+        whom: Whom,
+        /// 0 to 65535, or `reset` for the weight that was asked for.
+        #[arg(value_parser = parse_weight)]
+        weight: Weight,
+    },
+}
+
+/// Of a backend; `None`: the one that was asked for.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Weight(Option<u16>);
+
+fn parse_weight(text: &str) -> Result<Weight, String> {
+    if text == "reset" {
+        return Ok(Weight(None));
+    }
+    let weight = text.parse().map_err(|_| "expected 0 to 65535, or `reset`".to_owned())?;
+    Ok(Weight(Some(weight)))
+}
+
+#[derive(Args)]
+struct Whom {
+    /// Name or address of the backend, as `lbctl backend list` prints them.
+    #[arg(value_name = "NAME|ADDRESS")]
+    backend: String,
+    /// Only in this service, named as `lbctl service list` does; else in all that have it.
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum EventCommand {
+    /// The latest, up to 1,000.
+    List,
+    /// All that come from now on, until interrupted.
+    Follow,
 }
 
 #[derive(Subcommand)]
@@ -210,6 +268,12 @@ fn main() -> ExitCode {
             Err(error) => fail(&error.to_string(), exit_code(&error)),
         };
     }
+    if let Command::Event { command: EventCommand::Follow } = &cli.command {
+        return match runtime.block_on(follow(&cli)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error.to_string(), exit_code(&error)),
+        };
+    }
     let text = match runtime.block_on(answer(&cli)) {
         Ok(text) => text,
         Err(error) => return fail(&error.to_string(), exit_code(&error)),
@@ -239,10 +303,14 @@ async fn answer(cli: &Cli) -> Result<String, ClientError> {
             let list: ServiceList = client.get(paths::SERVICES).await?;
             Ok(print(cli.output, &list, |list| table::services(&list.services)))
         }
-        Command::Backend { command: BackendCommand::List(arguments) } => {
-            let list: BackendList = client.get(&backends_path(arguments)).await?;
-            let is_one_service = arguments.service.is_some();
-            Ok(print(cli.output, &list, |list| table::backends(&list.backends, is_one_service)))
+        Command::Backend { command } => backend(cli, &client, command).await,
+        Command::Event { .. } => {
+            let list: EventList = client.get(EVENTS_PATH).await?;
+            Ok(print(cli.output, &list, |list| table::events(&list.events)))
+        }
+        Command::Conflict { command: List::List } => {
+            let list: ConflictList = client.get(CONFLICTS_PATH).await?;
+            Ok(print(cli.output, &list, |list| table::conflicts(&list.conflicts)))
         }
         Command::Drop { command: DropCommand::List { all } } => {
             let list: DropList = client.get(paths::DROPS).await?;
@@ -314,6 +382,55 @@ fn with_query(path: &str, pairs: &[(&str, String)]) -> String {
     if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
 }
 
+/// Prints events as they come, until nobody reads them or the agent ends.
+async fn follow(cli: &Cli) -> Result<(), ClientError> {
+    let client = Client::new(&cli.socket);
+    let known: EventList = client.get(EVENTS_PATH).await?;
+    let mut latest = known.events.last().map_or(0, |event| event.number);
+    loop {
+        let path = format!("{EVENTS_PATH}?after={latest}&wait_seconds={WAIT_SECONDS_MAX}");
+        let list: EventList = client.get(&path).await?;
+        for event in list.events {
+            latest = event.number;
+            let line = match cli.output {
+                Output::Table => table::event(&event),
+                Output::Json => match serde_json::to_string(&event) {
+                    Ok(json) => json + "\n",
+                    Err(error) => format!("{{\"error\":\"{error}\"}}\n"),
+                },
+            };
+            let mut stdout = io::stdout().lock();
+            if stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()).is_err() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+async fn backend(
+    cli: &Cli,
+    client: &Client,
+    command: &BackendCommand,
+) -> Result<String, ClientError> {
+    let (whom, order) = match command {
+        BackendCommand::List(arguments) => {
+            let list: BackendList = client.get(&backends_path(arguments)).await?;
+            let is_one_service = arguments.service.is_some();
+            let table = |list: &BackendList| table::backends(&list.backends, is_one_service);
+            return Ok(print(cli.output, &list, table));
+        }
+        BackendCommand::Drain(whom) => (whom, Order::Drain),
+        BackendCommand::Undrain(whom) => (whom, Order::Undrain),
+        BackendCommand::Disable(whom) => (whom, Order::Disable),
+        BackendCommand::Enable(whom) => (whom, Order::Enable),
+        BackendCommand::Weight { whom, weight } => (whom, Order::Weight { weight: weight.0 }),
+    };
+    let service = whom.service.clone().map(ServiceName);
+    let request = SteerRequest { backend: whom.backend.clone(), service, order };
+    let answer: SteerAnswer = client.post(steer::PATH, &request).await?;
+    Ok(print(cli.output, &answer, table::steered))
+}
+
 fn backends_path(arguments: &BackendListArguments) -> String {
     let service = arguments.service.iter().map(|service| ("service", service.clone()));
     with_query(paths::BACKENDS, &service.collect::<Vec<_>>())
@@ -368,6 +485,19 @@ mod tests {
     #[test]
     fn arguments_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn weights() {
+        let check = |text: &str, expected: Option<Option<u16>>| {
+            assert_eq!(parse_weight(text).ok(), expected.map(Weight), "{text}");
+        };
+        check("0", Some(Some(0)));
+        check("65535", Some(Some(65_535)));
+        check("reset", Some(None));
+        for text in ["65536", "-1", "", "1.5", "full"] {
+            check(text, None);
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     api::types::ProbeView,
     model::{Backend, BackendState, InitialState, Probe, Service, ServiceName, Snapshot},
-    plan::{KernelState, NameHash, instance_hash},
+    plan::{KernelState, instance_hash},
 };
 
 /// All targets, as the prober is told them.
@@ -45,6 +45,8 @@ pub struct HealthView {
 struct Entry {
     target: Arc<Target>,
     standing: Standing,
+    /// What its latest change of health was caused by.
+    cause: Option<String>,
     /// The latest snapshot that had it.
     round: u64,
 }
@@ -98,6 +100,7 @@ impl HealthView {
             };
             if entry.standing.health != change.standing.health {
                 log(&entry.target, change);
+                entry.cause = Some(change.cause.clone());
             }
             is_changed |= entry.standing != change.standing;
             entry.standing = change.standing;
@@ -111,7 +114,7 @@ impl HealthView {
     pub fn apply(&mut self, snapshot: &mut Snapshot, kernel: &KernelState) {
         // Few plans have new backends.
         let held = OnceCell::new();
-        self.apply_to(snapshot, |key| held.get_or_init(|| states(kernel)).get(&key).copied());
+        self.apply_to(snapshot, |key| held.get_or_init(|| kernel.states()).get(&key).copied());
     }
 
     fn apply_to(&mut self, snapshot: &mut Snapshot, adopted: impl Fn(TargetKey) -> Option<u8>) {
@@ -174,7 +177,7 @@ impl HealthView {
                 let target = Target::new(name, backend, probe, generation, assumed);
                 let target = Arc::new(target);
                 let standing = Standing::assumed(target.assumed);
-                (entry.insert(Entry { target, standing, round: 0 }), true)
+                (entry.insert(Entry { target, standing, cause: None, round: 0 }), true)
             }
         };
         entry.round = self.round;
@@ -189,6 +192,11 @@ impl HealthView {
         }
         let entry = self.entries.get(&instance_hash(service, backend));
         entry.map_or(backend.state, |entry| state_of(entry.standing.health))
+    }
+
+    /// What its latest change of health was caused by.
+    pub fn cause(&self, service: &ServiceName, backend: &Backend) -> Option<&str> {
+        self.entries.get(&instance_hash(service, backend))?.cause.as_deref()
     }
 
     /// Services in panic.
@@ -212,17 +220,6 @@ impl HealthView {
         }
         self.panics = panics;
     }
-}
-
-/// State bits of the backends in the kernel.
-fn states(kernel: &KernelState) -> HashMap<NameHash, u8> {
-    let mut states = HashMap::new();
-    for held in kernel.backends.values() {
-        // Of several numbers of one instance, the one that takes most is the one in use.
-        let state = states.entry(held.instance_hash).or_default();
-        *state = held.state.max(*state);
-    }
-    states
 }
 
 /// Gives the backends of a service their states; some of those that fail may have to serve.

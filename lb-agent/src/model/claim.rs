@@ -48,6 +48,23 @@ pub struct Refusal {
     pub message: String,
 }
 
+/// A frontend that a service wants and another has.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Conflict {
+    /// What is wanted.
+    pub frontend: FrontendAddress,
+    /// Who wants it.
+    pub contender: ServiceName,
+    /// What the owner has: the same, or one that has ports in common with it.
+    pub owned: FrontendAddress,
+    /// Who has it.
+    pub owner: ServiceName,
+    /// The claim by which.
+    pub owner_source: String,
+    /// The oldest claim of the contender.
+    pub contender_source: String,
+}
+
 /// Everything that one provider knows at one moment.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Claims {

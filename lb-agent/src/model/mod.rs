@@ -8,7 +8,7 @@ mod ports;
 mod probe;
 mod service;
 
-pub use claim::{Claim, Claims, PooledName, Refusal};
+pub use claim::{Claim, Claims, Conflict, PooledName, Refusal};
 pub use origin::{Origin, Setting, Written};
 pub use policy::{
     Affinity, Datagrams, Disagreement, InitialState, Policy, Row, Unreachable, Wishes,

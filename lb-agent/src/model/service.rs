@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Policy, Ports, ReportedHealth};
+use super::{Conflict, Policy, Ports, ReportedHealth};
 
 /// A transport protocol that can be balanced.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -66,6 +66,8 @@ pub enum BackendState {
     Draining,
     /// Taken out by an operator: takes and keeps nothing.
     Disabled,
+    /// Its time is over, to drain or to fail: takes and keeps nothing.
+    Gone,
 }
 
 impl BackendState {
@@ -177,6 +179,9 @@ pub struct Snapshot {
     pub services: BTreeMap<ServiceName, Service>,
     /// Names that have a virtual address of their own.
     pub names: BTreeMap<String, IpAddr>,
+    /// What services want and others have, ordered.
+    #[serde(default)]
+    pub conflicts: Vec<Conflict>,
 }
 
 /// Addresses that begin with the same bits.
@@ -272,6 +277,7 @@ impl fmt::Display for BackendState {
             Self::Unhealthy => "unhealthy",
             Self::Draining => "draining",
             Self::Disabled => "disabled",
+            Self::Gone => "gone",
         })
     }
 }

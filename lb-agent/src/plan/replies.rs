@@ -142,7 +142,10 @@ impl Draft<'_> {
             address: backend.address,
             path: backend.path,
             facts: backend.replies,
-            has_flows: !matches!(backend.state, BackendState::Starting | BackendState::Disabled),
+            has_flows: !matches!(
+                backend.state,
+                BackendState::Starting | BackendState::Disabled | BackendState::Gone
+            ),
         });
     }
 

@@ -1,12 +1,13 @@
 //! What the tables of the data path hold, as plain data, and the actions that change them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
 };
 
 use lb_common::abi::Slot;
 
+use super::hash::NameHash;
 use crate::model::{BackendPath, FrontendAddress, IpPrefix, Protocol};
 
 /// One backend as the kernel holds it.
@@ -91,6 +92,19 @@ pub struct KernelState {
     pub local: BTreeSet<IpPrefix>,
     /// `META_*` flags.
     pub flags: u32,
+}
+
+impl KernelState {
+    /// State bits of backends by what they stand for. Of several numbers of one instance, the one
+    /// that takes most is the one in use.
+    pub fn states(&self) -> HashMap<NameHash, u8> {
+        let mut states = HashMap::new();
+        for held in self.backends.values() {
+            let state = states.entry(held.instance_hash).or_default();
+            *state = held.state.max(*state);
+        }
+        states
+    }
 }
 
 /// One change. Each is idempotent; removing what is absent is not an error.

@@ -30,8 +30,10 @@ use crate::{
     },
     config::{self, Config, LabelsConfig},
     datapath::{self, Datapath},
+    journal::Journal,
     labels, netlink, plan,
     provider::{ProviderEvent, docker, file},
+    steering::Store,
 };
 
 /// Events that wait before providers have to.
@@ -116,9 +118,18 @@ impl Daemon {
         let (events, events_receiver) = mpsc::channel(EVENTS_MAX);
         let (kernel, requests) = mpsc::channel(REQUESTS_MAX);
         let (traces, trace_requests) = mpsc::channel(REQUESTS_MAX);
+        let (orders, orders_receiver) = mpsc::channel(REQUESTS_MAX);
+        let journal = Arc::new(Journal::default());
         let (view_sender, view) = watch::channel(Arc::default());
         // Before anything is changed: two agents must not share a socket.
-        let source = Source { view: view.clone(), kernel: kernel.clone(), traces, started };
+        let source = Source {
+            view: view.clone(),
+            kernel: kernel.clone(),
+            traces,
+            orders,
+            journal: Arc::clone(&journal),
+            started,
+        };
         let api = &config.api;
         let server = Server::bind(&api.socket, Some(&api.group), source.clone()).await?;
         let metrics = match config.metrics.listen {
@@ -139,6 +150,8 @@ impl Daemon {
         let settings = Settings {
             providers,
             balancers: config.labels.balancers.clone(),
+            store: Some(Store::at(&config.state_path)),
+            journal,
             planner: plan::Settings {
                 ring_slots,
                 times: config.times.slots(),
@@ -150,7 +163,12 @@ impl Daemon {
             .context("cannot read what the kernel holds")?;
         let runs = docker::Runs::default();
         let health = health::start(reconciler.health(), &config.docker, runs.clone(), &events)?;
-        let channels = RuntimeChannels { events: events_receiver, requests, view: view_sender };
+        let channels = RuntimeChannels {
+            events: events_receiver,
+            requests,
+            orders: orders_receiver,
+            view: view_sender,
+        };
         let kernel_thread = spawn(Runtime::new(reconciler, channels), stop.clone())
             .context("cannot start the kernel thread")?;
         let server = tokio::spawn(server.run(stop.clone()));

@@ -10,7 +10,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Event, Node, Reconciler, inbox::Inbox};
-use crate::api::{server::Request, types::View};
+use crate::api::{
+    server::{Request, SteerCall},
+    types::View,
+};
 
 /// The loop's ends of its channels.
 #[derive(Debug)]
@@ -19,6 +22,8 @@ pub struct RuntimeChannels {
     pub events: mpsc::Receiver<Event>,
     /// What the API asks of the kernel.
     pub requests: mpsc::Receiver<Request>,
+    /// Orders of operators.
+    pub orders: mpsc::Receiver<SteerCall>,
     /// The latest view.
     pub view: watch::Sender<Arc<View>>,
 }
@@ -29,14 +34,15 @@ pub struct Runtime<N> {
     reconciler: Reconciler<N>,
     inbox: Inbox,
     requests: mpsc::Receiver<Request>,
+    orders: mpsc::Receiver<SteerCall>,
     view: watch::Sender<Arc<View>>,
 }
 
 impl<N: Node> Runtime<N> {
     /// A loop that has not begun.
     pub fn new(reconciler: Reconciler<N>, channels: RuntimeChannels) -> Self {
-        let RuntimeChannels { events, requests, view } = channels;
-        Self { reconciler, inbox: Inbox::new(events), requests, view }
+        let RuntimeChannels { events, requests, orders, view } = channels;
+        Self { reconciler, inbox: Inbox::new(events), requests, orders, view }
     }
 
     /// Runs until `stop`, or until nobody can send events any more. Leaves the kernel as it is.
@@ -45,6 +51,7 @@ impl<N: Node> Runtime<N> {
     pub async fn run(mut self, stop: CancellationToken) {
         self.publish();
         loop {
+            let mut told = None;
             let wake = if self.reconciler.is_dirty(Instant::now()) {
                 Instant::now()
             } else {
@@ -57,6 +64,11 @@ impl<N: Node> Runtime<N> {
                     None => return,
                 },
                 Some(request) = self.requests.recv() => self.answer(request),
+                Some(call) = self.orders.recv() => {
+                    let SteerCall { request, by, answer } = call;
+                    let result = self.reconciler.steer(&request, &by, Instant::now());
+                    told = Some((answer, result));
+                }
                 () = sleep_until(wake) => {}
             }
             // Everything that is there already belongs to the same plan.
@@ -65,6 +77,11 @@ impl<N: Node> Runtime<N> {
             }
             if self.reconciler.step(&mut self.inbox, Instant::now()) {
                 self.publish();
+            }
+            // What was ordered is done.
+            if let Some((answer, result)) = told {
+                // The client may have gone away meanwhile.
+                answer.send(result).ok();
             }
         }
     }

@@ -126,6 +126,12 @@ impl Ledger {
         self.providers.values().flat_map(|entry| &entry.claims).flat_map(|claims| &claims.refusals)
     }
 
+    /// What providers complain about.
+    pub(super) fn troubles(&self) -> BTreeMap<&'static str, String> {
+        let troubles = self.providers.iter();
+        troubles.filter_map(|(name, entry)| Some((*name, entry.trouble.clone()?))).collect()
+    }
+
     /// For the API.
     pub(super) fn views(&self) -> Vec<ProviderView> {
         let view = |(name, entry): (&&'static str, &Entry)| ProviderView {

@@ -6,14 +6,17 @@
 //! when things happen; what should be there is decided by `arbiter`, what to change by `plan`.
 
 mod backoff;
+mod clock;
 pub mod daemon;
 mod datapath_node;
 mod event_loop;
 mod health;
+mod history;
 mod inbox;
 mod ledger;
 mod local;
 mod node;
+mod orders;
 mod pressure;
 mod protect;
 mod reconciler;

@@ -5,30 +5,38 @@
 //! change behind our back is found and repaired. A plan may be dropped between any two actions,
 //! as it is when the agent is killed: the next one starts from what is there.
 
-use std::{mem, time::Duration};
+mod report;
+mod steer;
+
+use std::{mem, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{
     Event,
     backoff::Backoff,
+    history::History,
     inbox::Inbox,
     ledger::Ledger,
     local::Local,
     node::{Node, NodeCounters, NodeError},
+    orders::Orders,
     pressure::{self, Alarms},
     protect::{Claimed, Protection},
     shares::Shares,
     view,
 };
 use crate::{
-    api::types::{ReconcileView, RefusalView, RefusedBy, View},
+    api::types::{ReconcileView, RefusalView},
     arbiter::{self, Incumbents},
     config::Balancer,
     health::HealthView,
-    model::{Claim, Refusal, Snapshot},
+    journal::Journal,
+    lifecycle::Lifecycle,
+    model::{Claim, Refusal, ServiceName, Snapshot},
     plan::{self, Action, Kernel, KernelError, KernelState, Planner, Scan, Sight},
     provider::ProviderEvent,
+    steering::Store,
 };
 
 /// Time for providers to speak after a start before the others are served without them.
@@ -60,6 +68,10 @@ pub struct Settings {
     pub providers: Vec<&'static str>,
     /// Balancers of the configuration, for the view.
     pub balancers: Vec<Balancer>,
+    /// Where orders of operators are kept; `None`: nowhere.
+    pub store: Option<Store>,
+    /// Where events are written.
+    pub journal: Arc<Journal>,
     /// For the planner.
     pub planner: plan::Settings,
 }
@@ -71,6 +83,9 @@ pub struct Reconciler<N> {
     planner: Planner,
     ledger: Ledger,
     health: HealthView,
+    lifecycle: Lifecycle,
+    steering: Orders,
+    history: History,
     balancers: Vec<Balancer>,
     /// What the kernel holds, to our knowledge.
     mirror: KernelState,
@@ -124,6 +139,9 @@ impl<N: Node> Reconciler<N> {
             planner,
             ledger: Ledger::new(&settings.providers),
             health: HealthView::default(),
+            lifecycle: Lifecycle::default(),
+            steering: Orders::load(settings.store),
+            history: History::new(settings.journal),
             balancers: settings.balancers,
             node,
             mirror,
@@ -174,6 +192,8 @@ impl<N: Node> Reconciler<N> {
             Event::Provider(ProviderEvent::Status { provider, trouble }) => {
                 if self.ledger.set_trouble(provider, trouble.clone()) {
                     self.is_view_stale = true;
+                    // For the journal; nothing else follows from it.
+                    self.is_dirty = true;
                     if let Some(trouble) = trouble {
                         tracing::warn!("{provider}: {trouble}");
                     } else {
@@ -195,6 +215,7 @@ impl<N: Node> Reconciler<N> {
 
     /// One store per backend: no new flow goes there from now on. The plan follows.
     fn bury(&mut self, provider: &'static str, instance: &str) {
+        self.history.has_died(instance);
         for (service, backend) in self.ledger.set_gone(provider, instance) {
             let hash = plan::instance_hash(&service, &backend);
             let is_it = |held: &plan::KernelBackend| held.instance_hash == hash && held.state != 0;
@@ -256,6 +277,8 @@ impl<N: Node> Reconciler<N> {
             self.is_dirty = true;
         }
         if self.next_plan.is_some_and(|at| at <= now) {
+            // Only the plan that follows knows the next one.
+            self.next_plan = None;
             self.is_dirty = true;
         }
         let is_view_stale = mem::take(&mut self.is_view_stale);
@@ -314,15 +337,20 @@ impl<N: Node> Reconciler<N> {
         let claims: Vec<Claim> = self.ledger.claims().map(|(_, claim)| claim).collect();
         (self.snapshot, self.refused_claims) =
             arbiter::arbitrate(claims, &incumbents(&self.mirror));
+        self.steering.apply(&mut self.snapshot, &self.ledger);
         self.health.apply(&mut self.snapshot, &self.mirror);
+        let is_panic = |name: &ServiceName| self.health.panics().contains_key(name);
+        let now_ms = self.milliseconds(now);
+        let lifecycle_due_ms =
+            self.lifecycle.apply(&mut self.snapshot, &self.mirror, is_panic, now_ms);
         arbiter::yield_to_exclusive(&mut self.snapshot);
         self.local.look(&self.node);
         let sight = self.sight(now);
-        let now_ms = sight.now_ms;
         let plan = self.planner.plan(&self.mirror, &self.snapshot, &sight);
         self.scan = sight.scan;
         self.refused_plans = plan.refusals;
-        self.next_plan = plan.due_ms.map(|due_ms| self.started + Duration::from_millis(due_ms));
+        let due_ms = plan.due_ms.into_iter().chain(lifecycle_due_ms).min();
+        self.next_plan = due_ms.map(|due_ms| self.started + Duration::from_millis(due_ms));
 
         let actions = self.protected(plan.actions);
         let planned = actions.len();
@@ -333,6 +361,7 @@ impl<N: Node> Reconciler<N> {
         let is_further =
             is_interrupted || self.note_failures(applied.failures, is_interrupted, now_ms);
         self.finish_round(planned, applied.done > 0 || is_further, now);
+        self.write_history(now_ms);
         self.is_dirty |= is_interrupted;
 
         let duration = started.elapsed();
@@ -463,50 +492,6 @@ impl<N: Node> Reconciler<N> {
             }
             Err(error) => tracing::warn!("cannot see how full the tables are: {error}"),
         }
-    }
-
-    // === The view ===
-
-    /// The view with the counters of this moment.
-    pub(super) fn fresh_view(&mut self, now: Instant) -> View {
-        if self.counters_age_out <= now {
-            self.counters_age_out = now + COUNTERS_AGE_MAX;
-            let numbers: Vec<u32> = self.mirror.backends.keys().copied().collect();
-            match self.node.counters(&numbers) {
-                Ok(counters) => self.counters = counters,
-                Err(error) => tracing::warn!("cannot read the counters: {error}"),
-            }
-        }
-        self.view(now)
-    }
-
-    /// The view with the counters of the latest [`Self::fresh_view`].
-    pub(super) fn view(&mut self, now: Instant) -> View {
-        self.shares.update(&self.mirror);
-        let mut reconcile = self.progress.clone();
-        reconcile.failed_actions = self.failures.len() as u64;
-        reconcile.retry_in_seconds =
-            self.backoff.due().map(|at| at.saturating_duration_since(now).as_secs());
-        let by = |refused_by, refusals: &[Refusal]| -> Vec<RefusalView> {
-            refusals.iter().map(|refusal| view::refused(refused_by, refusal)).collect()
-        };
-        let mut refusals = by(RefusedBy::Arbiter, &self.refused_claims);
-        refusals.extend(by(RefusedBy::Planner, &self.refused_plans));
-        refusals.extend(self.ledger.refusals().map(|one| view::refused(RefusedBy::Provider, one)));
-        refusals.extend(self.failures.iter().cloned());
-        refusals.sort();
-        view::build(&view::Parts {
-            ledger: &self.ledger,
-            health: &self.health,
-            balancers: &self.balancers,
-            snapshot: &self.snapshot,
-            kernel: &self.mirror,
-            shares: &self.shares,
-            counters: &self.counters,
-            fronts: self.node.fronts(),
-            refusals,
-            reconcile,
-        })
     }
 }
 

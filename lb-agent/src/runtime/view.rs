@@ -9,14 +9,18 @@ use std::{
 
 use lb_common::abi::ABI_VERSION;
 
-use super::{ledger::Ledger, node::NodeCounters, pressure, shares::Shares};
+use super::{
+    history::reason, ledger::Ledger, node::NodeCounters, orders::Orders, pressure, shares::Shares,
+};
 use crate::{
+    api::events::ConflictView,
     api::types::{
         BackendCountsView, BackendView, FrontView, ReconcileView, RefusalView, RefusedBy,
         RepliesView, ServiceView, ServingState, StatusView, View, VipFrontendView, VipView,
     },
     config::Balancer,
     health::HealthView,
+    lifecycle::Lifecycle,
     model::{
         Backend, BackendPath, Origin, Policy, Protocol, Refusal, Service, ServiceName, Snapshot,
         WaysIn,
@@ -36,6 +40,10 @@ pub(super) struct Parts<'a> {
     pub(super) fronts: Vec<FrontView>,
     pub(super) refusals: Vec<RefusalView>,
     pub(super) reconcile: ReconcileView,
+    pub(super) steering: &'a Orders,
+    pub(super) lifecycle: &'a Lifecycle,
+    pub(super) conflicts: Vec<ConflictView>,
+    pub(super) now_ms: u64,
 }
 
 /// The view of all parts. The uptime is the server's to say.
@@ -69,6 +77,7 @@ pub(super) fn build(parts: &Parts<'_>) -> View {
             refusals: parts.refusals.clone(),
             reconcile: parts.reconcile.clone(),
         },
+        conflicts: parts.conflicts.clone(),
         services,
     }
 }
@@ -126,6 +135,8 @@ fn backend_view(
         weight: backend.weight,
         weight_origin: sources.of_weight(&service.name, backend),
         state: parts.health.shown_state(&service.name, backend),
+        state_reason: reason(service, backend, parts.steering, parts.lifecycle, Some(parts.now_ms)),
+        steering: parts.steering.of(&service.name, backend).cloned(),
         probe: parts.health.probe_view(&service.name, backend),
         share_percent: (share * 1000.0).round() / 1000.0,
         replies: held.map(|held| replies_view(held, backend, parts.kernel)),

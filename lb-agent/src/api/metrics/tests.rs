@@ -32,6 +32,8 @@ fn view() -> View {
         path: BackendPath::Routed,
         weight: 100,
         state: BackendState::Healthy,
+        state_reason: None,
+        steering: None,
         probe: None,
         replies: None,
         weight_origin: crate::model::Origin::Default,

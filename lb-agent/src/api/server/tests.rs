@@ -16,6 +16,7 @@ struct Bed {
     directory: tempfile::TempDir,
     stop: CancellationToken,
     server: tokio::task::JoinHandle<()>,
+    journal: Arc<Journal>,
 }
 
 fn view(rounds: u64) -> Arc<View> {
@@ -46,12 +47,30 @@ impl Bed {
         });
         let (traces, _) = mpsc::channel(1);
         let directory = tempfile::tempdir().expect("a directory");
-        let source = Source { view: published, kernel, traces, started: Instant::now() };
+        let (orders, mut calls) = mpsc::channel::<SteerCall>(1);
+        tokio::spawn(async move {
+            while let Some(call) = calls.recv().await {
+                let SteerCall { request, by, answer } = call;
+                let done = vec![format!("{}: {:?} by {by}", request.backend, request.order)];
+                let is_there = request.backend != "nobody";
+                let done = SteerAnswer { done, warning: None };
+                answer.send(is_there.then_some(done).ok_or("nobody".to_owned())).expect("waits");
+            }
+        });
+        let journal = Arc::new(Journal::default());
+        let source = Source {
+            view: published,
+            kernel,
+            traces,
+            orders,
+            journal: Arc::clone(&journal),
+            started: Instant::now(),
+        };
         let path = directory.path().join("api.sock");
         let server = Server::bind(&path, None, source).await.expect("a server");
         let stop = CancellationToken::new();
         let server = tokio::spawn(server.run(stop.clone()));
-        Self { directory, stop, server }
+        Self { directory, stop, server, journal }
     }
 
     fn path(&self) -> std::path::PathBuf {
@@ -106,7 +125,7 @@ async fn what_is_not_there_is_said() {
 }
 
 #[tokio::test]
-async fn nothing_can_be_changed() {
+async fn what_is_shown_cannot_be_changed() {
     let bed = Bed::new().await;
     for method in ["POST", "PUT", "DELETE", "PATCH"] {
         let request = format!(
@@ -144,4 +163,71 @@ async fn stopping_removes_the_socket() {
     bed.stop.cancel();
     bed.server.await.expect("it ends");
     assert!(!bed.directory.path().join("api.sock").exists());
+}
+
+fn order(backend: &str) -> SteerRequest {
+    SteerRequest { backend: backend.to_owned(), service: None, order: steer::Order::Drain }
+}
+
+#[tokio::test]
+async fn orders_reach_the_runtime_with_the_name_of_their_giver() {
+    let bed = Bed::new().await;
+    let answer: SteerAnswer = bed.client().post(steer::PATH, &order("web-1")).await.expect("done");
+    let user = Peer(Some(nix::unistd::getuid().as_raw())).name();
+    assert_eq!(answer.done, [format!("web-1: Drain by {user}")]);
+    let error = bed.client().post::<SteerAnswer>(steer::PATH, &order("nobody")).await;
+    assert_snapshot!(error.expect_err("nobody"), @"the agent answered 404 Not Found: nobody");
+}
+
+#[tokio::test]
+async fn orders_that_are_not_understood_are_refused() {
+    let bed = Bed::new().await;
+    let check = async |body: &str| -> String {
+        let text = format!(
+            "POST {} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n{body}",
+            steer::PATH,
+            body.len()
+        );
+        bed.raw(text.as_bytes()).await
+    };
+    let good = r#"{"backend":"web-1","order":{"do":"weight","weight":50}}"#;
+    assert_eq!(check(good).await, "HTTP/1.1 200 OK");
+    for body in [
+        "",
+        "{",
+        "{}",
+        r#"{"backend":"web-1"}"#,
+        r#"{"backend":"web-1","order":{"do":"explode"}}"#,
+        r#"{"backend":"web-1","order":{"do":"weight","weight":65536}}"#,
+        r#"{"backend":"web-1","order":{"do":"drain"},"servce":"web"}"#,
+    ] {
+        let answer = check(body).await;
+        assert!(answer.starts_with("HTTP/1.1 4"), "{body}: {answer}");
+    }
+    let long = format!(r#"{{"backend":"{}","order":{{"do":"drain"}}}}"#, "x".repeat(5000));
+    assert!(check(&long).await.starts_with("HTTP/1.1 413"));
+    let get = format!("GET {} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", steer::PATH);
+    assert_eq!(bed.raw(get.as_bytes()).await, "HTTP/1.1 405 Method Not Allowed");
+}
+
+#[tokio::test]
+async fn events_are_told_from_any_number_on() {
+    let bed = Bed::new().await;
+    let list = async |query: &str| -> Vec<String> {
+        let path = format!("{EVENTS_PATH}{query}");
+        let list: EventList = bed.client().get(&path).await.expect("events");
+        list.events.into_iter().map(|event| event.what).collect()
+    };
+    assert_eq!(list("").await, [""; 0]);
+    let drafts = ["a", "b", "c"].map(|what| crate::journal::Draft::of("web", what.to_owned()));
+    let moment = crate::journal::Moment { at_ms: 1, uptime_ms: 1 };
+    bed.journal.write(drafts.to_vec(), moment);
+    assert_eq!(list("").await, ["a", "b", "c"]);
+    assert_eq!(list("?after=2").await, ["c"]);
+    assert_eq!(list("?after=0&wait_seconds=5").await, ["a", "b", "c"]);
+    let wrong: Result<EventList, _> = bed.client().get("/v1/events?after=-1").await;
+    assert!(matches!(wrong, Err(ClientError::Answer { .. })), "{wrong:?}");
+    let none: ConflictList = bed.client().get(CONFLICTS_PATH).await.expect("conflicts");
+    assert_eq!(none.conflicts, []);
 }

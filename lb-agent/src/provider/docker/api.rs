@@ -27,7 +27,8 @@ use hyper::{
 use tokio::time::Instant;
 
 use super::{
-    engine::{BridgeNetwork, Engine, EngineError, Event, Inspected, Summary},
+    engine::{BridgeNetwork, Engine, EngineError, Event, Inspected, Signalled, Summary},
+    signal::Signal,
     timestamp,
 };
 use crate::{
@@ -37,8 +38,10 @@ use crate::{
 
 /// Longest wait for one answer. A busy daemon takes a second; one that hangs takes for ever.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// How far back events are asked for, so that none falls between the question and the answer.
-const EVENTS_SINCE: Duration = Duration::from_secs(2);
+/// How far back events are asked for, so that none falls between the question and the answer, and
+/// that a container that was told to end while nobody listened is known to be about to. The daemon
+/// remembers 256 events at most.
+const EVENTS_SINCE: Duration = Duration::from_mins(10);
 /// How long a listing of networks is good for. A bridge that is not in it is asked for at once.
 const NETWORKS_KEPT: Duration = Duration::from_secs(1);
 /// Option of a bridge network that names its bridge.
@@ -50,7 +53,7 @@ const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
 const GATEWAY_MODE_V4: &str = "com.docker.network.bridge.gateway_mode_ipv4";
 const GATEWAY_MODE_V6: &str = "com.docker.network.bridge.gateway_mode_ipv6";
 /// What can change a container's claims. Above all not `exec_*`: health checks are a flood of them.
-const ACTIONS: [&str; 9] = [
+const ACTIONS: [&str; 12] = [
     "start",
     "restart",
     "die",
@@ -59,10 +62,15 @@ const ACTIONS: [&str; 9] = [
     "destroy",
     "connect",
     "disconnect",
+    "pause",
+    "unpause",
+    KILL,
     HEALTH_STATUS,
 ];
 /// The state comes behind a colon, and is looked at anew all the same.
 const HEALTH_STATUS: &str = "health_status";
+/// A signal was sent, whichever: the first thing that is told of a `docker stop`.
+const KILL: &str = "kill";
 
 /// The daemon behind one Unix socket.
 pub(super) struct Api {
@@ -234,6 +242,12 @@ fn event_of(message: EventMessage) -> Option<Event> {
     if !ACTIONS.contains(&action) {
         return None;
     }
+    let signalled = (action == KILL).then(|| signalled(&attributes, message.time_nano));
+    let signalled = match signalled {
+        None => None,
+        // What cannot be read is no news.
+        Some(signalled) => Some(signalled?),
+    };
     let (container, labelled) = match message.typ? {
         // Events of a container carry its labels beside their own attributes.
         EventMessageTypeEnum::CONTAINER => {
@@ -242,7 +256,13 @@ fn event_of(message: EventMessage) -> Option<Event> {
         EventMessageTypeEnum::NETWORK => (attributes.get("container")?.clone(), None),
         _ => return None,
     };
-    is_id(&container).then_some(Event { container, labelled })
+    is_id(&container).then_some(Event { container, labelled, signalled })
+}
+
+fn signalled(attributes: &BTreeMap<String, String>, time_ns: Option<i64>) -> Option<Signalled> {
+    let signal = Signal::parse(attributes.get("signal")?)?;
+    let at_ms = u64::try_from(time_ns?).ok()? / 1_000_000;
+    Some(Signalled { signal, at_ms })
 }
 
 fn summary_of(listed: ContainerSummary) -> Option<Summary> {
@@ -323,6 +343,8 @@ fn inspected_of(response: ContainerInspectResponse) -> Result<Option<Inspected>,
         created_at_ms: milliseconds("Created", response.created)?,
         started_at_ms: milliseconds("State.StartedAt", state.started_at)?,
         health: health.and_then(reported_health),
+        is_paused: state.paused.unwrap_or_default(),
+        stop_signal: config.stop_signal.as_deref().and_then(Signal::parse).unwrap_or_default(),
     }))
 }
 

@@ -7,6 +7,7 @@ use std::{
 
 use futures_util::Stream;
 
+use super::signal::Signal;
 use crate::{labels::ContainerPort, model::ReportedHealth};
 
 /// A container in a listing.
@@ -45,6 +46,10 @@ pub(super) struct Inspected {
     pub(super) started_at_ms: u64,
     /// What its HEALTHCHECK says; `None`: it has none.
     pub(super) health: Option<ReportedHealth>,
+    /// Its processes are frozen.
+    pub(super) is_paused: bool,
+    /// The signal that asks it to end.
+    pub(super) stop_signal: Signal,
 }
 
 /// A network behind a bridge of the node.
@@ -67,6 +72,17 @@ pub(super) struct Event {
     pub(super) container: String,
     /// Whether it has labels that concern us, where the event tells.
     pub(super) labelled: Option<bool>,
+    /// Set when a signal was sent to it, which changes nothing that a look would find.
+    pub(super) signalled: Option<Signalled>,
+}
+
+/// A signal was sent to a container.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Signalled {
+    /// Which.
+    pub(super) signal: Signal,
+    /// When, by the daemon's clock, in milliseconds since the epoch.
+    pub(super) at_ms: u64,
 }
 
 /// Docker could not be asked, or gave no answer that can be used.

@@ -6,6 +6,7 @@ use super::{
     ReadContainers,
     engine::{Engine, EngineError, Inspected},
     host::{Host, Process as _},
+    signal::Signal,
 };
 use crate::{
     labels::{self, ContainerFacts, LocalAddress, shown},
@@ -23,14 +24,25 @@ const REFUSAL_CONFIRMED_AFTER: Duration = Duration::from_millis(100);
 /// What was found.
 #[derive(Debug)]
 pub(super) enum Look<P> {
-    /// It runs, and can be served; with what its HEALTHCHECK says.
-    Running(ContainerFacts, Option<ReportedHealth>, Arc<P>),
+    /// It runs, and can be served.
+    Running(ContainerFacts, Condition, Arc<P>),
     /// It runs, and cannot be served.
     Refused(Refused, Arc<P>),
     /// Docker says that it does not run, or its process is gone.
     Absent,
     /// Nothing was found out; this is why.
     Failed(String),
+}
+
+/// How a container that runs is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Condition {
+    /// What its HEALTHCHECK says.
+    pub(super) health: Option<ReportedHealth>,
+    /// Its processes are frozen.
+    pub(super) is_paused: bool,
+    /// The signal that asks it to end.
+    pub(super) stop_signal: Signal,
 }
 
 /// A container that cannot be served, or asks for nothing.
@@ -92,7 +104,8 @@ pub(super) async fn look<E: Engine, H: Host>(
         Ok(network) => match open_addresses(engine, &network).await {
             Ok(Ok((first, second))) => {
                 let facts = located(facts, first, second);
-                Look::Running(facts, inspected.health, process)
+                let Inspected { health, is_paused, stop_signal, .. } = inspected;
+                Look::Running(facts, Condition { health, is_paused, stop_signal }, process)
             }
             Ok(Err(reason)) => Look::Refused(refused(&facts, reason), process),
             Err(error) => Look::Failed(error.to_string()),

@@ -17,6 +17,7 @@ mod host;
 mod look;
 mod report;
 mod runs;
+mod signal;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -16,13 +16,18 @@ use std::{
 
 use super::{
     ClaimsOf, PROVIDER,
-    engine::{Event, Summary},
+    engine::{Event, Signalled, Summary},
     host::Process,
     instance,
-    look::Look,
+    look::{Condition, Look},
     report::{Trouble, claims_of_refused},
+    signal::Signal,
 };
-use crate::{labels, model::Claims, provider::ProviderEvent};
+use crate::{
+    labels,
+    model::{BackendState, Claims},
+    provider::ProviderEvent,
+};
 
 /// Most containers that are looked at; of more, the oldest.
 pub(super) const CONTAINERS_MAX: usize = 4096;
@@ -63,6 +68,8 @@ struct Container<P> {
     known_since: u64,
     /// The latest listing did not have it, though its process lives.
     unlisted: bool,
+    /// Signals that were sent to it, each with the latest time: there are no more than 64.
+    signals: BTreeMap<Signal, u64>,
 }
 
 /// A run of a container, from one start to its end.
@@ -70,6 +77,9 @@ struct Run<P> {
     instance: String,
     process: Arc<P>,
     claims: Claims,
+    started_at_ms: u64,
+    /// `None`: it cannot be served.
+    condition: Option<Condition>,
 }
 
 /// How much is known.
@@ -176,8 +186,23 @@ impl<P: Process> State<P> {
             let name = event.container.get(..12).unwrap_or(&event.container).to_owned();
             self.containers.insert(event.container.clone(), Container::new(name, self.listing));
         }
+        if let Some(signalled) = event.signalled {
+            self.signalled(&event.container, signalled);
+            // What is known stays as it is; of what is not, the look has to find it out.
+            if known {
+                return;
+            }
+        }
         self.want_look(&event.container);
         self.effects.push(Effect::ListSoon);
+    }
+
+    /// A signal was sent to a container. Of the events of a run that is over, some may be told late.
+    fn signalled(&mut self, id: &str, signalled: Signalled) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let at_ms = container.signals.entry(signalled.signal).or_default();
+        *at_ms = signalled.at_ms.max(*at_ms);
+        self.changed |= container.settle_states();
     }
 
     /// A listing is about to be asked for.
@@ -226,15 +251,21 @@ impl<P: Process> State<P> {
             self.want_look(id);
         }
         match look {
-            Look::Running(facts, health, process) if process.is_alive() => {
+            Look::Running(facts, condition, process) if process.is_alive() => {
                 let mut claims = self.claims_of.claims(&facts);
                 let backends = claims.claims.iter_mut().filter_map(|it| it.backend.as_mut());
-                backends.for_each(|backend| backend.reported = health);
-                self.runs(id, facts.name, facts.started_at_ms, process, claims);
+                backends.for_each(|backend| backend.reported = condition.health);
+                let (started_at_ms, condition) = (facts.started_at_ms, Some(condition));
+                let instance = instance(id, started_at_ms);
+                let run = Run { instance, process, claims, started_at_ms, condition };
+                self.runs(id, facts.name, run);
             }
             Look::Refused(refused, process) if process.is_alive() => {
                 let claims = claims_of_refused(&refused);
-                self.runs(id, refused.name, refused.started_at_ms, process, claims);
+                let started_at_ms = refused.started_at_ms;
+                let instance = instance(id, started_at_ms);
+                let run = Run { instance, process, claims, started_at_ms, condition: None };
+                self.runs(id, refused.name, run);
             }
             Look::Running(..) | Look::Refused(..) | Look::Absent => self.is_absent(id),
             Look::Failed(text) => self.failed(id, text),
@@ -349,33 +380,28 @@ impl<P: Process> State<P> {
     }
 
     /// A look found that the container runs.
-    fn runs(
-        &mut self,
-        id: &str,
-        name: String,
-        started_at_ms: u64,
-        process: Arc<P>,
-        claims: Claims,
-    ) {
-        let instance = instance(id, started_at_ms);
+    fn runs(&mut self, id: &str, name: String, run: Run<P>) {
         let Some(container) = self.containers.get_mut(id) else { return };
         container.failure = None;
         container.name = name;
+        let mut run = run;
+        run.settle_states(&container.signals);
         match &mut container.run {
-            Some(run) if run.instance == instance => {
-                if run.claims != claims {
-                    run.claims = claims;
+            Some(known) if known.instance == run.instance => {
+                known.condition = run.condition;
+                if known.claims != run.claims {
+                    known.claims = run.claims;
                     self.changed = true;
                 }
                 return;
             }
-            Some(run) => self.effects.push(gone(&run.instance)),
+            Some(known) => self.effects.push(gone(&known.instance)),
             None => {}
         }
+        let (instance, process) = (run.instance.clone(), Arc::clone(&run.process));
         tracing::debug!(container = container.name, instance, "container runs");
         container.known_since = self.listing;
-        container.run =
-            Some(Run { instance: instance.clone(), process: Arc::clone(&process), claims });
+        container.run = Some(run);
         self.effects.push(Effect::Watch { id: id.to_owned(), instance, process });
         self.changed = true;
     }
@@ -482,7 +508,38 @@ impl<P> Container<P> {
             failure: None,
             known_since: listing,
             unlisted: false,
+            signals: BTreeMap::new(),
         }
+    }
+
+    /// Says of its backends whether they are about to end. True: that is news.
+    fn settle_states(&mut self) -> bool {
+        self.run.as_mut().is_some_and(|run| run.settle_states(&self.signals))
+    }
+}
+
+impl<P> Run<P> {
+    /// What follows for its backends from what is known of the run. True: that is news.
+    fn settle_states(&mut self, signals: &BTreeMap<Signal, u64>) -> bool {
+        let Some(condition) = self.condition else { return false };
+        let asks_to_end = |(signal, at_ms): (&Signal, &u64)| {
+            signal.asks_to_end(condition.stop_signal) && *at_ms >= self.started_at_ms
+        };
+        let state = if signals.iter().any(asks_to_end) {
+            BackendState::Draining
+        } else if condition.is_paused {
+            // It answers nothing, though the kernel accepts connections for it; it may come back.
+            BackendState::Unhealthy
+        } else {
+            BackendState::Healthy
+        };
+        let backends = self.claims.claims.iter_mut().filter_map(|claim| claim.backend.as_mut());
+        let mut is_changed = false;
+        for backend in backends.filter(|backend| backend.state != state) {
+            backend.state = state;
+            is_changed = true;
+        }
+        is_changed
     }
 }
 

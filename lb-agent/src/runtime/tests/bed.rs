@@ -22,16 +22,19 @@ use super::super::{
 use crate::{
     api::{
         explain::{ExplainQuery, Explanation},
-        server::Request,
+        server::{Request, SteerCall},
+        steer::{Order, SteerAnswer, SteerRequest},
         types::{BackendCountersView, FrontView, View},
     },
     health::Targets,
+    journal::Journal,
     model::{
         Backend, BackendPath, BackendState, Claim, Claims, FrontendAddress, IpPrefix, Ports,
         Protocol, ServiceName, Setting, Wishes,
     },
     plan::{self, Action, Kernel, KernelError, KernelState, Scan},
     provider::ProviderEvent,
+    steering::Store,
 };
 
 /// Says of each action whether the node refuses it.
@@ -173,6 +176,8 @@ pub(super) struct Bed {
     /// What health would have to probe.
     pub(super) targets: watch::Receiver<Targets>,
     requests: mpsc::Sender<Request>,
+    orders: mpsc::Sender<SteerCall>,
+    pub(super) journal: Arc<Journal>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -180,11 +185,19 @@ pub(super) struct Bed {
 impl Bed {
     /// With both providers, on a node that holds `kernel`.
     pub(super) fn new(kernel: KernelState) -> Self {
+        Self::with_store(kernel, None)
+    }
+
+    /// The same, with orders of operators kept.
+    pub(super) fn with_store(kernel: KernelState, store: Option<Store>) -> Self {
         BOOTED.set(BOOTED.get().or_else(|| Some(Instant::now())));
         let node = FakeNode(Arc::new(Mutex::new(NodeState { kernel, ..NodeState::default() })));
+        let journal = Arc::new(Journal::default());
         let settings = Settings {
             providers: vec!["docker", "file"],
             balancers: Vec::new(),
+            store,
+            journal: Arc::clone(&journal),
             planner: plan::Settings::default(),
         };
         let reconciler =
@@ -192,11 +205,17 @@ impl Bed {
         let targets = reconciler.health().targets();
         let (events, receiver) = mpsc::channel(1024);
         let (requests, requests_receiver) = mpsc::channel(1);
+        let (orders, orders_receiver) = mpsc::channel(1);
         let (view, _) = watch::channel(Arc::default());
-        let channels = RuntimeChannels { events: receiver, requests: requests_receiver, view };
+        let channels = RuntimeChannels {
+            events: receiver,
+            requests: requests_receiver,
+            orders: orders_receiver,
+            view,
+        };
         let stop = CancellationToken::new();
         let task = tokio::spawn(Runtime::new(reconciler, channels).run(stop.clone()));
-        Self { node, events, targets, requests, stop, task }
+        Self { node, events, targets, requests, orders, journal, stop, task }
     }
 
     pub(super) fn node(&self) -> MutexGuard<'_, NodeState> {
@@ -248,6 +267,15 @@ impl Bed {
         let (answer, view) = oneshot::channel();
         self.requests.send(Request::View(answer)).await.expect("the runtime runs");
         view.await.expect("an answer")
+    }
+
+    /// Gives an order; returns what was done, or that nobody was meant.
+    pub(super) async fn steer(&self, backend: &str, order: Order) -> Result<SteerAnswer, String> {
+        let request = SteerRequest { backend: backend.to_owned(), service: None, order };
+        let (answer, result) = oneshot::channel();
+        let call = SteerCall { request, by: "root".to_owned(), answer };
+        self.orders.send(call).await.expect("the runtime runs");
+        result.await.expect("an answer")
     }
 
     /// Ends the runtime as SIGKILL would, and returns what the kernel holds.

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The claim of a container at port 1 that is probed.
-fn probed(id: u8) -> Claim {
+pub(super) fn probed(id: u8) -> Claim {
     let kind = ProbeKind::Tcp { port: None };
     let probe = Some(Setting::new(Some(kind), Origin::Default));
     let wishes = Arc::new(Wishes { probe, ..Wishes::default() });
@@ -37,7 +37,7 @@ fn recreated(id: u8) -> Claim {
     claim
 }
 
-async fn tell(bed: &Bed, id: u8, health: Health) {
+pub(super) async fn tell(bed: &Bed, id: u8, health: Health) {
     let target = {
         let targets = bed.targets.borrow();
         let target = targets.iter().find(|target| target.address == address(id));

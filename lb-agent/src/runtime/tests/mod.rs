@@ -3,7 +3,9 @@
 mod bed;
 mod faults;
 mod health;
+mod lifecycle;
 mod partial;
+mod steering;
 
 use std::time::Duration;
 

@@ -25,6 +25,8 @@ fn backend(number: u32, name: &str, address: &str) -> BackendView {
         path: BackendPath::Routed,
         weight: 100,
         state: BackendState::Healthy,
+        state_reason: None,
+        steering: None,
         probe: None,
         replies: None,
         weight_origin: crate::model::Origin::Default,

@@ -13,7 +13,7 @@ use super::{
         engine::Event,
         follow::{Pace, follow},
         instance,
-        look::Look,
+        look::{Condition, Look},
         state::{Effect, State},
     },
     session::{RESYNC, Session, claims_of},
@@ -396,7 +396,7 @@ async fn containers_without_our_labels_cost_nothing() {
 #[test]
 fn new_run_ends_the_one_before() {
     let mut state = State::new("unix:///docker.sock".to_owned(), claims_of());
-    state.happened(&Event { container: id(1), labelled: Some(true) });
+    state.happened(&Event { container: id(1), labelled: Some(true), signalled: None });
     let mut ends = Vec::new();
     let mut told = Vec::new();
     for started_at_ms in [1, 2] {
@@ -417,7 +417,7 @@ fn new_run_ends_the_one_before() {
             ways_in: WaysIn::OnlyOurs,
             second: None,
         };
-        state.looked(&id(1), Look::Running(facts, None, process));
+        state.looked(&id(1), Look::Running(facts, Condition::default(), process));
         told.extend(state.take_effects().into_iter().filter_map(|effect| match effect {
             Effect::Send(ProviderEvent::Gone { instance, .. }) => Some(format!("{instance} ends")),
             Effect::Watch { instance, .. } => Some(format!("{instance} runs")),
@@ -438,4 +438,78 @@ async fn ends_when_nobody_listens() {
     sleep(Duration::from_secs(1)).await;
     drop(events);
     timeout(Duration::from_secs(1), provider).await.expect("in time").expect("without panic");
+}
+
+#[tokio::test(start_paused = true)]
+async fn container_that_is_asked_to_end_drains_until_its_death() {
+    use crate::model::BackendState::{Draining, Healthy};
+    let world = World::default();
+    for number in 1..=3 {
+        world.lock().start(number, true);
+    }
+    let mut session = Session::start(&world);
+    session.pass(Duration::from_secs(1)).await;
+    let questions = world.questions();
+    for (number, signal) in [(1, "15"), (2, "SIGHUP"), (3, "9")] {
+        world.lock().signal(number, signal);
+    }
+    session.pass(Duration::from_millis(1)).await;
+    let states = |session: &Session| session.states.values().copied().collect::<Vec<_>>();
+    assert_eq!(states(&session), [Draining, Healthy, Healthy]);
+    assert_eq!(world.questions(), questions, "nobody has to be asked");
+    // Full listings and looks say nothing about it.
+    session.pass(3 * RESYNC).await;
+    assert_eq!(states(&session), [Draining, Healthy, Healthy]);
+    world.lock().kill(1);
+    session.pass(Duration::from_millis(1)).await;
+    assert_eq!(session.served().len(), 2);
+    world.lock().start(1, true);
+    session.pass(Duration::from_secs(1)).await;
+    session.check_truth();
+    assert_eq!(states(&session), [Healthy; 3], "another run");
+}
+
+#[tokio::test(start_paused = true)]
+async fn signal_to_a_former_run_says_nothing_about_the_next() {
+    use crate::model::BackendState::{Draining, Healthy};
+    let world = World::default();
+    world.lock().start(1, true);
+    let mut session = Session::start(&world);
+    session.pass(Duration::from_secs(1)).await;
+    {
+        // All of it between two looks of the provider.
+        let mut world = world.lock();
+        world.signal(1, "15");
+        world.kill(1);
+        world.start(1, true);
+    }
+    session.pass(Duration::from_secs(1)).await;
+    session.check_truth();
+    assert_eq!(session.states["c1"], Healthy);
+    // The signal of a container that is not known yet.
+    {
+        let mut world = world.lock();
+        world.start(2, true);
+        world.signal(2, "15");
+    }
+    session.pass(Duration::from_secs(1)).await;
+    assert_eq!(session.states["c2"], Draining);
+}
+
+#[tokio::test(start_paused = true)]
+async fn frozen_container_takes_nothing_new_until_it_is_thawed() {
+    use crate::model::BackendState::{Draining, Healthy, Unhealthy};
+    let world = World::default();
+    world.lock().start(1, true);
+    let mut session = Session::start(&world);
+    session.pass(Duration::from_secs(1)).await;
+    for (is_paused, expected) in [(true, Unhealthy), (false, Healthy), (true, Unhealthy)] {
+        world.lock().pause(1, is_paused);
+        session.pass(Duration::from_millis(10)).await;
+        assert_eq!(session.states["c1"], expected);
+    }
+    world.lock().signal(1, "TERM");
+    session.pass(Duration::from_millis(10)).await;
+    assert_eq!(session.states["c1"], Draining);
+    session.check_truth();
 }

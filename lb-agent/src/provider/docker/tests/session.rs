@@ -1,6 +1,10 @@
 //! A provider at work, and the checks that hold whatever it says.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
@@ -30,6 +34,8 @@ pub(crate) struct Session {
     provider: JoinHandle<()>,
     /// The claims in force, `instance address name`; `None`: none were sent yet.
     pub(crate) claims: Option<Vec<String>>,
+    /// State of each backend in them, by its name.
+    pub(crate) states: BTreeMap<String, BackendState>,
     pub(crate) refusals: Vec<Refusal>,
     /// The claims in force say that they are not all.
     pub(crate) is_partial: bool,
@@ -51,6 +57,7 @@ impl Session {
             events,
             provider: tokio::spawn(provider),
             claims: None,
+            states: BTreeMap::new(),
             refusals: Vec::new(),
             is_partial: false,
             gone: BTreeSet::new(),
@@ -97,6 +104,8 @@ impl Session {
                 for after in &instances {
                     assert!(!self.gone.contains(*after), "`{after}` came back from the dead");
                 }
+                let backends = claims.claims.iter().filter_map(|claim| claim.backend.as_ref());
+                self.states = backends.map(|it| (it.display_name.clone(), it.state)).collect();
                 self.claims = Some(new);
                 self.refusals = claims.refusals;
                 self.is_partial = claims.is_partial;

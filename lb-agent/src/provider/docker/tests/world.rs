@@ -19,8 +19,9 @@ use tokio::{
 };
 
 use super::super::{
-    engine::{BridgeNetwork, Engine, EngineError, Event, Inspected, Summary},
+    engine::{BridgeNetwork, Engine, EngineError, Event, Inspected, Signalled, Summary},
     host::{Host, Process},
+    signal::Signal,
 };
 use crate::netlink::{BootTicks, ContainerNetwork, ContainerWay, NetworkError, NetworkRefusal};
 
@@ -64,6 +65,7 @@ struct Container {
     internal: bool,
     /// The next question for its network finds it without one, as Docker is changing it.
     is_unsettled: bool,
+    is_paused: bool,
     readdressed_at: Option<Instant>,
     run: Option<Run>,
 }
@@ -161,11 +163,13 @@ impl Inner {
             refused: None,
             internal: false,
             is_unsettled: false,
+            is_paused: false,
             readdressed_at: None,
             run: None,
         });
         container.address = Ipv4Addr::new(172, 17, number, (self.clock_ms % 250) as u8);
         container.run = Some(run);
+        container.is_paused = false;
         let labelled = container.labelled;
         self.tell(number, Some(labelled));
     }
@@ -178,6 +182,24 @@ impl Inner {
         let labelled = container.labelled;
         self.ended.insert(format!("{}@{}", id(number), run.started_at_ms));
         self.tell(number, Some(labelled));
+    }
+
+    /// Sends a signal to a container, which does not mind. `docker stop` begins like that.
+    pub(crate) fn signal(&mut self, number: u8, signal: &str) {
+        self.clock_ms += 1;
+        let labelled = self.containers.get(&id(number)).map(|container| container.labelled);
+        let signal = Signal::parse(signal).expect("a signal");
+        let signalled = Some(Signalled { signal, at_ms: self.clock_ms });
+        self.tell_all(&Event { container: id(number), labelled, signalled });
+    }
+
+    /// Freezes a container, or thaws it.
+    pub(crate) fn pause(&mut self, number: u8, is_paused: bool) {
+        if let Some(container) = self.containers.get_mut(&id(number)) {
+            container.is_paused = is_paused;
+            let labelled = container.labelled;
+            self.tell(number, Some(labelled));
+        }
     }
 
     /// Connects a container to another network.
@@ -227,12 +249,13 @@ impl Inner {
 
     /// Tells listeners; now and then one misses it.
     fn tell(&mut self, number: u8, labelled: Option<bool>) {
+        self.tell_all(&Event { container: id(number), labelled, signalled: None });
+    }
+
+    fn tell_all(&mut self, event: &Event) {
         let lost = self.faults.happens() || self.mute;
         let broken = self.faults.happens();
-        self.listeners.retain(|listener| {
-            let event = Event { container: id(number), labelled };
-            lost || listener.send(Ok(event)).is_ok()
-        });
+        self.listeners.retain(|listener| lost || listener.send(Ok(event.clone())).is_ok());
         if broken {
             for listener in self.listeners.drain(..) {
                 let error = EngineError("expected value at line 1 column 1".to_owned());
@@ -298,6 +321,7 @@ impl Inner {
             pid: run.pid,
             created_at_ms: 1,
             started_at_ms: run.started_at_ms,
+            is_paused: container.is_paused,
             ..Inspected::default()
         }))
     }

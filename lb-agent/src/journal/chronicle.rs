@@ -1,0 +1,163 @@
+//! What has changed between two moments. Pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
+
+use crate::{
+    model::{BackendState, FrontendAddress, ServiceName},
+    steering::Subject,
+};
+
+/// Changes of one comparison that are told one by one: a start with thousands of backends would drive
+/// everything else out of the journal.
+const DRAFTS_MAX: usize = 200;
+
+/// An event without number and time.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Draft {
+    /// What it is about.
+    pub object: String,
+    /// The backend of the service.
+    pub backend: Option<String>,
+    /// What has changed.
+    pub what: String,
+    /// Why.
+    pub why: Option<String>,
+}
+
+/// One moment.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Seen {
+    /// Backends of all services.
+    pub backends: BTreeMap<Subject, BackendSeen>,
+    /// Who has which frontend.
+    pub frontends: BTreeMap<FrontendAddress, ServiceName>,
+    /// Services in panic.
+    pub panics: BTreeSet<ServiceName>,
+    /// What is not granted: the object, and the message.
+    pub refusals: BTreeSet<(String, String)>,
+    /// What providers complain about.
+    pub troubles: BTreeMap<&'static str, String>,
+}
+
+/// A backend at one moment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BackendSeen {
+    /// Its name, for people.
+    pub name: String,
+    /// Where traffic goes.
+    pub address: SocketAddr,
+    /// Its state, as it is shown.
+    pub state: BackendState,
+    /// Its weight; `None`: it grows by itself, and is no news.
+    pub weight: Option<u16>,
+}
+
+/// Remembers the latest moment.
+#[derive(Debug, Default)]
+pub struct Chronicle {
+    before: Seen,
+}
+
+impl Chronicle {
+    /// What is new at this moment. `why` knows why a backend is what it is, or is no longer there.
+    pub fn compare(&mut self, now: Seen, why: impl Fn(&Subject) -> Option<String>) -> Vec<Draft> {
+        let before = &self.before;
+        let mut drafts = Vec::new();
+        frontends(before, &now, &mut drafts);
+        backends(before, &now, why, &mut drafts);
+        for (names, others, what) in [
+            (&now.panics, &before.panics, "panic: who fails gets new connections, too"),
+            (&before.panics, &now.panics, "the panic is over"),
+        ] {
+            drafts.extend(names.difference(others).map(|it| Draft::of(&it.0, what.to_owned())));
+        }
+        for (object, message) in now.refusals.difference(&before.refusals) {
+            drafts.push(Draft::of(object, "not granted".to_owned()).because(Some(message.clone())));
+        }
+        for (object, _) in before.refusals.difference(&now.refusals) {
+            drafts.push(Draft::of(object, "no longer refused".to_owned()));
+        }
+        for (provider, trouble) in &now.troubles {
+            if before.troubles.get(provider) != Some(trouble) {
+                let draft = Draft::of(provider, "in trouble".to_owned());
+                drafts.push(draft.because(Some(trouble.clone())));
+            }
+        }
+        for provider in before.troubles.keys().filter(|it| !now.troubles.contains_key(*it)) {
+            drafts.push(Draft::of(provider, "all is well".to_owned()));
+        }
+        self.before = now;
+        if drafts.len() > DRAFTS_MAX {
+            let rest = drafts.len() - DRAFTS_MAX;
+            drafts.truncate(DRAFTS_MAX);
+            drafts.push(Draft::of("-", format!("{rest} more changes at the same moment")));
+        }
+        drafts
+    }
+}
+
+fn frontends(before: &Seen, now: &Seen, drafts: &mut Vec<Draft>) {
+    for (frontend, service) in &now.frontends {
+        if before.frontends.get(frontend) != Some(service) {
+            drafts.push(Draft::of(&service.0, format!("served at {frontend}")));
+        }
+    }
+    for (frontend, service) in &before.frontends {
+        if now.frontends.get(frontend) != Some(service) {
+            drafts.push(Draft::of(&service.0, format!("no longer served at {frontend}")));
+        }
+    }
+}
+
+fn backends(
+    before: &Seen,
+    now: &Seen,
+    why: impl Fn(&Subject) -> Option<String>,
+    drafts: &mut Vec<Draft>,
+) {
+    let of = |subject: &Subject, seen: &BackendSeen, what: String| Draft {
+        object: subject.service.0.clone(),
+        backend: Some(seen.name.clone()),
+        what,
+        why: None,
+    };
+    for (subject, seen) in &now.backends {
+        let BackendSeen { address, state, weight, .. } = seen;
+        let Some(known) = before.backends.get(subject) else {
+            let what = format!("came at {address}, {state}");
+            drafts.push(of(subject, seen, what).because(why(subject)));
+            continue;
+        };
+        if known.address != *address {
+            drafts.push(of(subject, seen, format!("moved from {} to {address}", known.address)));
+        }
+        if known.state != *state {
+            let what = format!("{} -> {state}", known.state);
+            drafts.push(of(subject, seen, what).because(why(subject)));
+        }
+        if let (Some(known), Some(weight)) = (known.weight, weight)
+            && known != *weight
+        {
+            drafts.push(of(subject, seen, format!("weight {known} -> {weight}")));
+        }
+    }
+    for (subject, seen) in &before.backends {
+        if !now.backends.contains_key(subject) {
+            drafts.push(of(subject, seen, "went".to_owned()).because(why(subject)));
+        }
+    }
+}
+
+impl Draft {
+    /// About something as a whole.
+    pub fn of(object: &str, what: String) -> Self {
+        Self { object: object.to_owned(), backend: None, what, why: None }
+    }
+
+    fn because(self, why: Option<String>) -> Self {
+        Self { why, ..self }
+    }
+}

@@ -1,0 +1,144 @@
+use std::fmt::Write as _;
+
+use insta::assert_snapshot;
+
+use super::*;
+use crate::{
+    model::{BackendState, FrontendAddress, Ports, Protocol, ServiceName},
+    steering::Subject,
+};
+
+fn moment(at_ms: u64) -> Moment {
+    Moment { at_ms, uptime_ms: at_ms }
+}
+
+fn subject(number: u16) -> Subject {
+    Subject {
+        service: ServiceName("web".to_owned()),
+        place: number.to_string(),
+        instance: format!("c{number}"),
+    }
+}
+
+fn seen(number: u16, state: BackendState, weight: Option<u16>) -> BackendSeen {
+    let [high, low] = number.to_be_bytes();
+    let address = ([10, 0, high, low], 80).into();
+    BackendSeen { name: format!("web-{number}"), address, state, weight }
+}
+
+fn frontend(port: u16) -> FrontendAddress {
+    let ports = Ports::one(port).expect("a port");
+    FrontendAddress { vip: [192, 0, 2, 10].into(), protocol: Protocol::Tcp, ports }
+}
+
+fn told(drafts: &[Draft]) -> String {
+    drafts.iter().fold(String::new(), |mut out, draft| {
+        let Draft { object, backend, what, why } = draft;
+        let backend = backend.as_deref().unwrap_or("-");
+        writeln!(out, "{object} {backend}: {what} ({})", why.as_deref().unwrap_or("-"))
+            .expect("a string");
+        out
+    })
+}
+
+#[test]
+fn what_has_changed_is_told() {
+    use BackendState::{Draining, Healthy, Starting};
+    let mut chronicle = Chronicle::default();
+    let why = |it: &Subject| (it.place == "1").then(|| "a reason".to_owned());
+    let mut now = Seen {
+        backends: [
+            (subject(1), seen(1, Starting, Some(100))),
+            (subject(2), seen(2, Healthy, Some(100))),
+            (subject(3), seen(3, Healthy, None)),
+        ]
+        .into(),
+        frontends: [(frontend(80), ServiceName("web".to_owned()))].into(),
+        ..Seen::default()
+    };
+    assert_snapshot!(told(&chronicle.compare(now.clone(), why)), @"
+    web -: served at tcp://192.0.2.10:80 (-)
+    web web-1: came at 10.0.0.1:80, starting (a reason)
+    web web-2: came at 10.0.0.2:80, healthy (-)
+    web web-3: came at 10.0.0.3:80, healthy (-)
+    ");
+    assert_eq!(chronicle.compare(now.clone(), why), []);
+    now.backends.insert(subject(1), seen(1, Draining, Some(100)));
+    now.backends.insert(subject(2), seen(9, Healthy, Some(50)));
+    now.backends.remove(&subject(3));
+    now.frontends = [(frontend(81), ServiceName("web".to_owned()))].into();
+    now.panics.insert(ServiceName("web".to_owned()));
+    now.refusals.insert(("container `x`".to_owned(), "no room".to_owned()));
+    now.troubles.insert("docker", "it is away".to_owned());
+    assert_snapshot!(told(&chronicle.compare(now.clone(), why)), @"
+    web -: served at tcp://192.0.2.10:81 (-)
+    web -: no longer served at tcp://192.0.2.10:80 (-)
+    web web-1: starting -> draining (a reason)
+    web web-9: moved from 10.0.0.2:80 to 10.0.0.9:80 (-)
+    web web-9: weight 100 -> 50 (-)
+    web web-3: went (-)
+    web -: panic: who fails gets new connections, too (-)
+    container `x` -: not granted (no room)
+    docker -: in trouble (it is away)
+    ");
+    now.panics.clear();
+    now.refusals.clear();
+    now.troubles.clear();
+    assert_snapshot!(told(&chronicle.compare(now, why)), @"
+    web -: the panic is over (-)
+    container `x` -: no longer refused (-)
+    docker -: all is well (-)
+    ");
+}
+
+#[test]
+fn a_flood_of_changes_does_not_drive_out_the_rest() {
+    let backends = (0..5000).map(|it| (subject(it), seen(it, BackendState::Healthy, None)));
+    let now = Seen { backends: backends.collect(), ..Seen::default() };
+    let drafts = Chronicle::default().compare(now, |_| None);
+    assert_eq!(drafts.len(), 201);
+    assert_eq!(drafts[200].what, "4800 more changes at the same moment");
+}
+
+fn draft(number: usize) -> Draft {
+    Draft::of("web", number.to_string())
+}
+
+#[test]
+fn the_latest_events_are_kept() {
+    let journal = Journal::default();
+    assert_eq!(journal.after(0), []);
+    for batch in 0..30 {
+        let first = batch * 50;
+        journal.write((first..first + 50).map(draft).collect(), moment(1));
+    }
+    let events = journal.after(0);
+    assert_eq!(events.len(), EVENTS_MAX);
+    assert!(events.iter().zip(501..).all(|(event, number)| event.number == number));
+    assert_eq!(events[0].what, "500");
+    assert_eq!(journal.after(1499).len(), 1);
+    assert_eq!(journal.after(1500), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn followers_wait_for_what_is_new() {
+    let journal = std::sync::Arc::new(Journal::default());
+    let limit = Duration::from_secs(5);
+    journal.write(vec![draft(0)], moment(1));
+    assert_eq!(journal.wait_after(0, limit).await.len(), 1, "there is one already");
+    assert_eq!(journal.wait_after(1, limit).await, [], "none comes");
+    let writer = std::sync::Arc::clone(&journal);
+    let task = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        writer.write(Vec::new(), moment(2));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        writer.write(vec![draft(1), draft(2)], moment(3));
+    });
+    let begun = tokio::time::Instant::now();
+    let events = journal.wait_after(1, limit).await;
+    assert_eq!(events.iter().map(|event| event.number).collect::<Vec<_>>(), [2, 3]);
+    assert_eq!(begun.elapsed(), Duration::from_secs(2));
+    task.await.expect("it ends");
+    // Who followed a former agent hears everything of this one.
+    assert_eq!(journal.wait_after(99, limit).await.len(), 3);
+}

@@ -1,0 +1,196 @@
+//! What has changed, and why, on its way into the journal.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::{clock::wall_clock_ms, orders::Orders};
+use crate::{
+    api::{events::ConflictView, steer::Will, types::RefusalView},
+    health::HealthView,
+    journal::{BackendSeen, Chronicle, Draft, Journal, Moment, Seen},
+    lifecycle::{Clock, Lifecycle},
+    model::{Backend, BackendState, Conflict, Service, Snapshot},
+    steering::Subject,
+};
+
+/// Deaths that are remembered until they are written down.
+const DEATHS_MAX: usize = 65_536;
+
+/// What there is now.
+pub(super) struct Present<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) health: &'a HealthView,
+    pub(super) lifecycle: &'a Lifecycle,
+    pub(super) orders: &'a Orders,
+    pub(super) refusals: Vec<RefusalView>,
+    pub(super) troubles: BTreeMap<&'static str, String>,
+}
+
+/// Writes the journal.
+#[derive(Debug)]
+pub(super) struct History {
+    journal: Arc<Journal>,
+    chronicle: Chronicle,
+    /// Each with the time at which it was first seen, in milliseconds since the epoch.
+    conflicts: BTreeMap<Conflict, u64>,
+    /// Instances that have died since the latest comparison.
+    deaths: BTreeSet<String>,
+}
+
+impl History {
+    /// That nothing is known of.
+    pub(super) fn new(journal: Arc<Journal>) -> Self {
+        Self {
+            journal,
+            chronicle: Chronicle::default(),
+            conflicts: BTreeMap::new(),
+            deaths: BTreeSet::new(),
+        }
+    }
+
+    /// An instance is dead.
+    pub(super) fn has_died(&mut self, instance: &str) {
+        if self.deaths.len() < DEATHS_MAX {
+            self.deaths.insert(instance.to_owned());
+        }
+    }
+
+    /// Writes events down.
+    pub(super) fn note(&self, drafts: Vec<Draft>, now_ms: u64) {
+        if !drafts.is_empty() {
+            self.journal.write(drafts, Moment { at_ms: wall_clock_ms(), uptime_ms: now_ms });
+        }
+    }
+
+    /// Writes down what has changed.
+    pub(super) fn write(&mut self, present: &Present<'_>, now_ms: u64) {
+        let mut drafts = self.compare_conflicts(present.snapshot);
+        let deaths = &self.deaths;
+        drafts
+            .extend(self.chronicle.compare(present.seen(), |subject| present.why(subject, deaths)));
+        self.deaths.clear();
+        self.note(drafts, now_ms);
+    }
+
+    fn compare_conflicts(&mut self, snapshot: &Snapshot) -> Vec<Draft> {
+        let at_ms = wall_clock_ms();
+        let mut before = std::mem::take(&mut self.conflicts);
+        let mut drafts = Vec::new();
+        for conflict in &snapshot.conflicts {
+            let since_ms = before.remove(conflict);
+            if since_ms.is_none() {
+                let Conflict { frontend, contender, owner, owned, .. } = conflict;
+                let what = format!("conflict: wants {frontend}, but {owner} has {owned}");
+                drafts.push(Draft::of(&contender.0, what));
+            }
+            self.conflicts.insert(conflict.clone(), since_ms.unwrap_or(at_ms));
+        }
+        drafts.extend(before.into_keys().map(|Conflict { frontend, contender, .. }| {
+            Draft::of(&contender.0, format!("no longer in conflict about {frontend}"))
+        }));
+        drafts
+    }
+
+    /// For the API.
+    pub(super) fn conflicts(&self, snapshot: &Snapshot) -> Vec<ConflictView> {
+        let view = |conflict: &Conflict| ConflictView {
+            frontend: conflict.frontend,
+            owned: conflict.owned,
+            owner: conflict.owner.clone(),
+            owner_source: conflict.owner_source.clone(),
+            contender: conflict.contender.clone(),
+            contender_source: conflict.contender_source.clone(),
+            since_ms: self.conflicts.get(conflict).copied().unwrap_or_default(),
+        };
+        snapshot.conflicts.iter().map(view).collect()
+    }
+}
+
+impl Present<'_> {
+    fn seen(&self) -> Seen {
+        let services = self.snapshot.services.values();
+        let backends = services.clone().flat_map(|service| {
+            // It changes by itself, step by step.
+            let grows = service.policy.slow_start_seconds.value > 0;
+            service.backends.iter().map(move |backend| {
+                let seen = BackendSeen {
+                    name: backend.display_name.clone(),
+                    address: backend.address,
+                    state: self.health.shown_state(&service.name, backend),
+                    weight: (!grows).then_some(backend.weight),
+                };
+                (Subject::new(&service.name, backend), seen)
+            })
+        });
+        let frontends = services.flat_map(|service| {
+            service.frontends.iter().map(|frontend| (*frontend, service.name.clone()))
+        });
+        let refusals =
+            self.refusals.iter().map(|refusal| (refusal.object.clone(), refusal.message.clone()));
+        Seen {
+            backends: backends.collect(),
+            frontends: frontends.collect(),
+            panics: self.health.panics().keys().cloned().collect(),
+            refusals: refusals.collect(),
+            troubles: self.troubles.clone(),
+        }
+    }
+
+    /// Why a backend is what it is now, or is no longer there.
+    fn why(&self, subject: &Subject, deaths: &BTreeSet<String>) -> Option<String> {
+        let service = self.snapshot.services.get(&subject.service);
+        let backend = service.and_then(|service| {
+            let backends = service.backends.iter();
+            let is_it =
+                |it: &&Backend| (&it.place, &it.instance) == (&subject.place, &subject.instance);
+            Some((service, backends.clone().find(is_it)?))
+        });
+        let Some((service, backend)) = backend else {
+            let is_dead = deaths.contains(&subject.instance);
+            return is_dead.then(|| "its process has ended".to_owned());
+        };
+        let reason = reason(service, backend, self.orders, self.lifecycle, None);
+        reason.or_else(|| self.health.cause(&service.name, backend).map(str::to_owned))
+    }
+}
+
+/// Why a backend is in its state, where that is not what its probes found. With the time that it is
+/// now, also how long that lasts.
+pub(super) fn reason(
+    service: &Service,
+    backend: &Backend,
+    orders: &Orders,
+    lifecycle: &Lifecycle,
+    now_ms: Option<u64>,
+) -> Option<String> {
+    let name = &service.name;
+    let order = orders.of(name, backend);
+    let who = match (order.and_then(|order| order.will), orders.provided(name, backend)) {
+        (Some(Will::Drain), _) => order.map(|order| format!("drained by {}", order.by)),
+        (Some(Will::Disable), _) => order.map(|order| format!("disabled by {}", order.by)),
+        (Some(Will::Serve), Some(BackendState::Draining)) => {
+            order.map(|order| format!("told to end, kept by {}", order.by))
+        }
+        (_, Some(BackendState::Draining)) => Some("told to end".to_owned()),
+        (_, Some(BackendState::Unhealthy)) => Some("paused".to_owned()),
+        _ => None,
+    };
+    let has_clock = matches!(
+        backend.state,
+        BackendState::Draining | BackendState::Unhealthy | BackendState::Gone
+    );
+    let clock = if has_clock { lifecycle.clock(name, &service.policy, backend) } else { None };
+    let time = match (backend.state, clock) {
+        (BackendState::Gone, Some(Clock::Drain(_))) => Some("its time to drain is over".to_owned()),
+        (BackendState::Gone, Some(Clock::Grace(_))) => Some("unhealthy for too long".to_owned()),
+        (_, Some(clock)) => now_ms.map(|now_ms| {
+            let left = clock.ends_ms().saturating_sub(now_ms).div_ceil(1000);
+            format!("{left} s left")
+        }),
+        (_, None) => None,
+    };
+    let parts: Vec<String> = who.into_iter().chain(time).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}

@@ -1,0 +1,95 @@
+//! Orders of operators where the runtime keeps them: in force, in the file, and beside what providers
+//! say of the same backends.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::ledger::Ledger;
+use crate::{
+    api::steer::{SteerRequest, SteeringView},
+    model::{Backend, BackendState, ServiceName, Snapshot},
+    steering::{Giver, Steering, Store, Subject, Told},
+};
+
+/// Orders, and what they meet.
+#[derive(Debug)]
+pub(super) struct Orders {
+    steering: Steering,
+    store: Option<Store>,
+    /// Backends that are not in order by the word of their provider.
+    provided: BTreeMap<Subject, BackendState>,
+}
+
+impl Orders {
+    /// Those that a predecessor kept.
+    pub(super) fn load(store: Option<Store>) -> Self {
+        let loaded = store.as_ref().map_or_else(|| Ok(Steering::default()), Store::load);
+        let steering = loaded.unwrap_or_else(|message| {
+            tracing::error!("{message}");
+            Steering::default()
+        });
+        Self { steering, store, provided: BTreeMap::new() }
+    }
+
+    /// Takes an order for those named backends that are served.
+    pub(super) fn take<'a>(
+        &mut self,
+        request: &SteerRequest,
+        named: impl Iterator<Item = (&'a ServiceName, &'a Backend)>,
+        is_served: impl Fn(&Subject) -> bool,
+        giver: Giver<'_>,
+    ) -> Result<Vec<Told>, String> {
+        let served = named.filter(|(service, backend)| is_served(&Subject::new(service, backend)));
+        self.steering.take(request, served, giver)
+    }
+
+    /// Keeps them in the file. Returns what is to be said when that is not possible.
+    pub(super) fn save(&self) -> Option<String> {
+        let error = self.store.as_ref()?.save(&self.steering).err()?;
+        let message =
+            format!("cannot be kept in `state_path` and is forgotten with the agent: {error}");
+        tracing::warn!("orders of operators: {message}");
+        Some(message)
+    }
+
+    /// Gives the backends of a snapshot what operators want, and forgets orders for those who are
+    /// gone.
+    pub(super) fn apply(&mut self, snapshot: &mut Snapshot, ledger: &Ledger) {
+        self.provided.clear();
+        for service in snapshot.services.values() {
+            for backend in &service.backends {
+                if backend.state != BackendState::Healthy {
+                    self.provided.insert(Subject::new(&service.name, backend), backend.state);
+                }
+            }
+        }
+        if self.steering.is_empty() {
+            return;
+        }
+        // Who is not named by those who do not know everything may be there.
+        if ledger.silent().next().is_none() && !ledger.is_partial() {
+            let there: BTreeSet<Subject> =
+                ledger.named().map(|(service, backend)| Subject::new(service, backend)).collect();
+            if self.steering.retain(&there) {
+                self.save();
+            }
+        }
+        self.steering.apply(snapshot);
+    }
+
+    /// What operators want of a backend.
+    pub(super) fn of(&self, service: &ServiceName, backend: &Backend) -> Option<&SteeringView> {
+        self.steering.of(service, backend)
+    }
+
+    /// What its provider says of it, other than that it runs.
+    pub(super) fn provided(
+        &self,
+        service: &ServiceName,
+        backend: &Backend,
+    ) -> Option<BackendState> {
+        if self.provided.is_empty() {
+            return None;
+        }
+        self.provided.get(&Subject::new(service, backend)).copied()
+    }
+}

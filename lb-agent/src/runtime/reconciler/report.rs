@@ -1,0 +1,76 @@
+//! What the reconciler tells: the view of this moment, and what has changed since the one before.
+
+use tokio::time::Instant;
+
+use super::{COUNTERS_AGE_MAX, Node, Reconciler, view};
+use crate::runtime::history::Present;
+use crate::{
+    api::types::{RefusalView, RefusedBy, View},
+    model::Refusal,
+};
+
+impl<N: Node> Reconciler<N> {
+    /// The view with the counters of this moment.
+    pub(in crate::runtime) fn fresh_view(&mut self, now: Instant) -> View {
+        if self.counters_age_out <= now {
+            self.counters_age_out = now + COUNTERS_AGE_MAX;
+            let numbers: Vec<u32> = self.mirror.backends.keys().copied().collect();
+            match self.node.counters(&numbers) {
+                Ok(counters) => self.counters = counters,
+                Err(error) => tracing::warn!("cannot read the counters: {error}"),
+            }
+        }
+        self.view(now)
+    }
+
+    /// The view with the counters of the latest [`Self::fresh_view`].
+    pub(in crate::runtime) fn view(&mut self, now: Instant) -> View {
+        self.shares.update(&self.mirror);
+        let mut reconcile = self.progress.clone();
+        reconcile.failed_actions = self.failures.len() as u64;
+        reconcile.retry_in_seconds =
+            self.backoff.due().map(|at| at.saturating_duration_since(now).as_secs());
+        let refusals = self.refusals();
+        view::build(&view::Parts {
+            ledger: &self.ledger,
+            health: &self.health,
+            balancers: &self.balancers,
+            snapshot: &self.snapshot,
+            kernel: &self.mirror,
+            shares: &self.shares,
+            counters: &self.counters,
+            fronts: self.node.fronts(),
+            refusals,
+            reconcile,
+            steering: &self.steering,
+            lifecycle: &self.lifecycle,
+            conflicts: self.history.conflicts(&self.snapshot),
+            now_ms: self.milliseconds(now),
+        })
+    }
+
+    fn refusals(&self) -> Vec<RefusalView> {
+        let by = |refused_by, refusals: &[Refusal]| -> Vec<RefusalView> {
+            refusals.iter().map(|refusal| view::refused(refused_by, refusal)).collect()
+        };
+        let mut refusals = by(RefusedBy::Arbiter, &self.refused_claims);
+        refusals.extend(by(RefusedBy::Planner, &self.refused_plans));
+        refusals.extend(self.ledger.refusals().map(|one| view::refused(RefusedBy::Provider, one)));
+        refusals.extend(self.failures.iter().cloned());
+        refusals.sort();
+        refusals
+    }
+
+    /// Writes down what has changed since this was done last.
+    pub(super) fn write_history(&mut self, now_ms: u64) {
+        let parts = Present {
+            snapshot: &self.snapshot,
+            health: &self.health,
+            lifecycle: &self.lifecycle,
+            orders: &self.steering,
+            refusals: self.refusals(),
+            troubles: self.ledger.troubles(),
+        };
+        self.history.write(&parts, now_ms);
+    }
+}

@@ -1,0 +1,199 @@
+//! What operators told the agent about backends: orders that last until they are taken back, the
+//! backend is gone, or the node boots. Pure, but for [`Store`], which keeps them in a file.
+//!
+//! An order is for one instance: a replacement knows nothing of it.
+
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+pub use store::Store;
+
+use crate::{
+    api::steer::{Order, SteerRequest, SteeringView, Will},
+    model::{Backend, BackendState, ServiceName, Snapshot},
+};
+
+/// One instance of a backend in a service.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Subject {
+    /// The service.
+    pub service: ServiceName,
+    /// [`Backend::place`].
+    pub place: String,
+    /// [`Backend::instance`].
+    pub instance: String,
+}
+
+/// Orders in force.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Steering {
+    orders: BTreeMap<Subject, SteeringView>,
+}
+
+/// Who gives an order, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Giver<'a> {
+    /// Name of the user.
+    pub by: &'a str,
+    /// Milliseconds since the epoch.
+    pub at_ms: u64,
+}
+
+/// Somebody was told something.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Told {
+    /// The service.
+    pub service: ServiceName,
+    /// Name of the backend, for people.
+    pub backend: String,
+    /// What, in words.
+    pub what: String,
+}
+
+impl Subject {
+    /// A backend of a service.
+    pub fn new(service: &ServiceName, backend: &Backend) -> Self {
+        Self {
+            service: service.clone(),
+            place: backend.place.clone(),
+            instance: backend.instance.clone(),
+        }
+    }
+}
+
+impl Steering {
+    /// Takes an order for those of `backends` that it names, which are as their providers have them.
+    /// An error says that it names none.
+    pub fn take<'a>(
+        &mut self,
+        request: &SteerRequest,
+        backends: impl Iterator<Item = (&'a ServiceName, &'a Backend)>,
+        giver: Giver<'_>,
+    ) -> Result<Vec<Told>, String> {
+        let is_meant = |(service, backend): &(&ServiceName, &Backend)| {
+            request.service.as_ref().is_none_or(|wanted| wanted == *service)
+                && is_named(backend, &request.backend)
+        };
+        // A backend is there once for each frontend.
+        let meant: BTreeMap<Subject, &Backend> = backends
+            .filter(is_meant)
+            .map(|(service, backend)| (Subject::new(service, backend), backend))
+            .collect();
+        if meant.is_empty() {
+            return Err(nobody(request));
+        }
+        let told = meant.into_iter().map(|(subject, backend)| {
+            let service = subject.service.clone();
+            let what = self.order(subject, backend, request.order, giver);
+            Told { service, backend: backend.display_name.clone(), what }
+        });
+        Ok(told.collect())
+    }
+
+    fn order(
+        &mut self,
+        subject: Subject,
+        backend: &Backend,
+        order: Order,
+        giver: Giver<'_>,
+    ) -> String {
+        let before = self.orders.remove(&subject);
+        let mut view = SteeringView {
+            will: before.as_ref().and_then(|before| before.will),
+            weight: before.and_then(|before| before.weight),
+            by: giver.by.to_owned(),
+            at_ms: giver.at_ms,
+        };
+        let what = match order {
+            Order::Drain => {
+                view.will = Some(Will::Drain);
+                "drain".to_owned()
+            }
+            Order::Disable => {
+                view.will = Some(Will::Disable);
+                "disable".to_owned()
+            }
+            Order::Undrain | Order::Enable => {
+                let is_leaving = backend.state == BackendState::Draining;
+                view.will = is_leaving.then_some(Will::Serve);
+                "serve".to_owned()
+            }
+            Order::Weight { weight } => {
+                view.weight = weight;
+                weight.map_or_else(
+                    || format!("weight {}, as asked for", backend.weight),
+                    |weight| format!("weight {weight}"),
+                )
+            }
+        };
+        if view.will.is_some() || view.weight.is_some() {
+            self.orders.insert(subject, view);
+        }
+        what
+    }
+
+    /// Gives the backends of a snapshot, which are as their providers have them, what operators want.
+    pub fn apply(&self, snapshot: &mut Snapshot) {
+        for (subject, order) in &self.orders {
+            let Some(service) = snapshot.services.get_mut(&subject.service) else { continue };
+            let is_it = |backend: &&mut Backend| {
+                (&backend.place, &backend.instance) == (&subject.place, &subject.instance)
+            };
+            for backend in service.backends.iter_mut().filter(is_it) {
+                backend.weight = order.weight.unwrap_or(backend.weight);
+                match order.will {
+                    Some(Will::Drain) => backend.state = BackendState::Draining,
+                    Some(Will::Disable) => backend.state = BackendState::Disabled,
+                    // Who is frozen cannot serve, whoever wants it.
+                    Some(Will::Serve) if backend.state == BackendState::Draining => {
+                        backend.state = BackendState::Healthy;
+                    }
+                    Some(Will::Serve) | None => {}
+                }
+            }
+        }
+    }
+
+    /// What is in force for a backend.
+    pub fn of(&self, service: &ServiceName, backend: &Backend) -> Option<&SteeringView> {
+        // Mostly there are none, and a key is three texts.
+        if self.orders.is_empty() {
+            return None;
+        }
+        self.orders.get(&Subject::new(service, backend))
+    }
+
+    /// Forgets orders for those that are no longer there. True: there were some.
+    pub fn retain(&mut self, there: &BTreeSet<Subject>) -> bool {
+        let before = self.orders.len();
+        self.orders.retain(|subject, _| there.contains(subject));
+        before != self.orders.len()
+    }
+
+    /// Whether there are no orders.
+    pub fn is_empty(&self) -> bool {
+        self.orders.is_empty()
+    }
+}
+
+fn is_named(backend: &Backend, name: &str) -> bool {
+    let Backend { display_name, address, .. } = backend;
+    display_name == name || address.to_string() == name || address.ip().to_string() == name
+}
+
+fn nobody(request: &SteerRequest) -> String {
+    let SteerRequest { backend, service, .. } = request;
+    let backend = crate::labels::shown(backend);
+    match service {
+        None => format!("there is no backend `{backend}`; `lbctl backend list` shows all"),
+        Some(service) => format!(
+            "there is no backend `{backend}` of a service `{}`; `lbctl backend list` shows all",
+            crate::labels::shown(&service.0)
+        ),
+    }
+}

@@ -1,0 +1,122 @@
+//! What becomes of traffic when containers are told to end, frozen, or steered by operators.
+
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use lb_tests::{Agent, World, needs, process};
+
+/// Longest wait for a change to arrive, on a busy machine too.
+const SOON: Duration = Duration::from_secs(15);
+
+/// The state of a backend, and why.
+fn state(agent: &Agent, name: &str) -> Result<String> {
+    let rows = agent.rows("backend")?;
+    let row = rows.iter().find(|row| row["display_name"] == name);
+    let row = row.with_context(|| format!("no backend {name}"))?;
+    let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
+    Ok(format!("{} {}", text("state"), text("state_reason")))
+}
+
+fn wait_state(agent: &Agent, name: &str, expected: &str) -> Result<()> {
+    process::wait_for(&format!("{name} {expected}"), SOON, || {
+        let shown = state(agent, name)?;
+        ensure!(shown.starts_with(expected), "{name} is {shown}");
+        Ok(())
+    })
+}
+
+/// Nobody but `name` answers new connections.
+fn only(world: &World, name: &str) -> Result<()> {
+    let report = world.client().fetch(world.front(), 50)?;
+    let names = &report.check()?.by_name;
+    ensure!(names.len() == 1 && names.contains_key(name), "not only {name}: {names:?}");
+    Ok(())
+}
+
+#[test]
+fn container_that_is_stopped_keeps_its_connections_until_it_ends() -> Result<()> {
+    needs!(docker);
+    let world = World::docker()?;
+    for number in 1..=2 {
+        // Its server has no handler, so that it lives until Docker kills it.
+        world.web(number)?.with("--stop-signal SIGTERM").start()?;
+    }
+    let agent = world.start_agent(&world.config())?;
+    agent.wait_backends(&["web-1", "web-2"])?;
+    let mut streams = world.client().streams(world.front(), 20)?;
+    process::sleep(Duration::from_secs(1))?;
+
+    let begun = Instant::now();
+    let mut stop = world.docker_client()?.command();
+    let mut stop = stop.args(["stop", "-t", "12", "web-1"]).stdout(Stdio::null()).spawn()?;
+    wait_state(&agent, "web-1", "draining told to end")?;
+    println!("drains {:?} after docker stop", begun.elapsed());
+    only(&world, "web-2")?;
+    process::sleep(Duration::from_secs(6).saturating_sub(begun.elapsed()))?;
+    ensure!(stop.try_wait()?.is_none(), "Docker still waits for it");
+    only(&world, "web-2")?;
+    let broken = streams.so_far()?.failures.len();
+    ensure!(broken == 0, "{broken} connections broken by the drain");
+
+    ensure!(stop.wait()?.success());
+    agent.wait_backends(&["web-2"])?;
+    let report = streams.finish()?;
+    ensure!(!report.failures.is_empty(), "it had connections, and its end is their end");
+    for failure in &report.failures {
+        ensure!(failure.name == "web-1", "another's connection: {failure:?}");
+    }
+    let told = agent.lbctl("event list")?;
+    for part in ["healthy -> draining", "told to end", "its process has ended"] {
+        ensure!(told.contains(part), "no `{part}` in the events:\n{told}");
+    }
+    Ok(())
+}
+
+#[test]
+fn drain_ends_at_its_deadline_and_its_clients_are_told() -> Result<()> {
+    needs!(docker);
+    let world = World::docker()?;
+    for number in 1..=2 {
+        world.web(number)?.label("lb.drain", "4s").start()?;
+    }
+    let mut agent = world.start_agent(&world.config())?;
+    agent.wait_backends(&["web-1", "web-2"])?;
+    let mut streams = world.client().streams(world.front(), 20)?;
+    process::sleep(Duration::from_secs(1))?;
+    let told = agent.lbctl("backend drain web-1")?;
+    ensure!(told.contains("web-1 of compose/shop/web:8080: drain"), "{told}");
+    only(&world, "web-2")?;
+    ensure!(streams.so_far()?.failures.is_empty(), "broken by the drain");
+    wait_state(&agent, "web-1", "gone drained by root")?;
+    streams.wait_until("its clients are told", SOON, |report| !report.failures.is_empty())?;
+
+    // An agent that is killed leaves the order.
+    agent.stop(nix::sys::signal::Signal::SIGKILL)?;
+    agent.start()?;
+    wait_state(&agent, "web-1", "draining drained by root")?;
+    only(&world, "web-2")?;
+    agent.lbctl("backend undrain web-1")?;
+    agent.wait_backends(&["web-1", "web-2"])?;
+    agent.stop(nix::sys::signal::Signal::SIGTERM)?;
+    agent.uninstall()?;
+    ensure!(!agent.state_path().join("steering.json").exists(), "left behind");
+    Ok(())
+}
+
+#[test]
+fn frozen_container_gets_nothing_new_until_it_is_thawed() -> Result<()> {
+    needs!(docker);
+    let world = World::docker()?;
+    let webs = world.start_webs(2)?;
+    let agent = world.start_agent(&world.config())?;
+    agent.wait_backends(&["web-1", "web-2"])?;
+    webs[0].act("pause")?;
+    wait_state(&agent, "web-1", "unhealthy paused")?;
+    only(&world, "web-2")?;
+    webs[0].act("unpause")?;
+    agent.wait_backends(&["web-1", "web-2"])?;
+    Ok(())
+}
