@@ -80,7 +80,7 @@ pub struct Counts {
 /// The host and its switch. Stops when it is dropped.
 #[derive(Debug)]
 pub struct Trunk {
-    /// Where clients run: 198.51.100.2, 2001:db8:2::2.
+    /// Where clients run: `198.51.100.2`, `2001:db8:2::2`.
     pub host: Namespace,
     /// What passed so far.
     pub counts: Arc<Counts>,
