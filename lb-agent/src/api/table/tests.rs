@@ -562,7 +562,7 @@ fn moments_are_shown_as_people_write_them() {
 
 #[test]
 fn events_and_conflicts() {
-    let event = EventView {
+    let first = EventView {
         number: 1,
         at_ms: 1_735_689_600_001,
         uptime_ms: 1,
@@ -575,11 +575,11 @@ fn events_and_conflicts() {
         backend: None,
         what: "served at \u{1b}[31m".to_owned(),
         why: None,
-        ..event.clone()
+        ..first.clone()
     };
-    assert_snapshot!(event(&event), @"2025-01-01T00:00:00.001Z  compose/shop/redis:6379  shop-redis-1  healthy -> draining  (told to end)");
+    assert_snapshot!(event(&first), @"2025-01-01T00:00:00.001Z  compose/shop/redis:6379  shop-redis-1  healthy -> draining  (told to end)");
     assert_snapshot!(event(&bare), @r"2025-01-01T00:00:00.001Z  compose/shop/redis:6379  served at \u{1b}[31m");
-    assert_snapshot!(events(&[event, bare]), @r"
+    assert_snapshot!(events(&[first, bare]), @r"
     TIME                      OBJECT                   BACKEND       WHAT                  WHY
     2025-01-01T00:00:00.001Z  compose/shop/redis:6379  shop-redis-1  healthy -> draining   told to end
     2025-01-01T00:00:00.001Z  compose/shop/redis:6379  -             served at \u{1b}[31m
