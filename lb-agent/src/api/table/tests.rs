@@ -516,7 +516,7 @@ fn text_from_outside_cannot_steer_the_terminal() {
 
 #[test]
 fn moments_are_shown_as_people_write_them() {
-    let check = |at_ms, expected: &str| assert_eq!(super::timestamp(at_ms), expected);
+    let check = |at_ms, expected: &str| assert_eq!(timestamp(at_ms), expected);
     check(0, "1970-01-01T00:00:00.000Z");
     check(951_782_400_000, "2000-02-29T00:00:00.000Z");
     check(951_868_799_999, "2000-02-29T23:59:59.999Z");
@@ -529,7 +529,7 @@ fn moments_are_shown_as_people_write_them() {
 
 #[test]
 fn events_and_conflicts() {
-    let event = EventView {
+    let one = EventView {
         number: 1,
         at_ms: 1_735_689_600_001,
         uptime_ms: 1,
@@ -542,11 +542,11 @@ fn events_and_conflicts() {
         backend: None,
         what: "served at \u{1b}[31m".to_owned(),
         why: None,
-        ..event.clone()
+        ..one.clone()
     };
-    assert_snapshot!(super::event(&event), @"2025-01-01T00:00:00.001Z  compose/shop/redis:6379  shop-redis-1  healthy -> draining  (told to end)");
-    assert_snapshot!(super::event(&bare), @r"2025-01-01T00:00:00.001Z  compose/shop/redis:6379  served at \u{1b}[31m");
-    assert_snapshot!(super::events(&[event, bare]), @r"
+    assert_snapshot!(event(&one), @"2025-01-01T00:00:00.001Z  compose/shop/redis:6379  shop-redis-1  healthy -> draining  (told to end)");
+    assert_snapshot!(event(&bare), @r"2025-01-01T00:00:00.001Z  compose/shop/redis:6379  served at \u{1b}[31m");
+    assert_snapshot!(events(&[one, bare]), @r"
     TIME                      OBJECT                   BACKEND       WHAT                  WHY
     2025-01-01T00:00:00.001Z  compose/shop/redis:6379  shop-redis-1  healthy -> draining   told to end
     2025-01-01T00:00:00.001Z  compose/shop/redis:6379  -             served at \u{1b}[31m
@@ -561,7 +561,7 @@ fn events_and_conflicts() {
         contender_source: "container `mine`, label `aliyun.lb.port_6379`".to_owned(),
         since_ms: 1_735_689_600_001,
     };
-    assert_snapshot!(super::conflicts(&[conflict]), @"
+    assert_snapshot!(conflicts(&[conflict]), @"
     FRONTEND               OWNER                    ASKED FOR BY                                           CONTENDER                          ASKED FOR BY                                   SINCE
     tcp://192.0.2.10:6379  compose/shop/redis:6379  container `shop-redis-1`, label `aliyun.lb.port_6379`  docker/redis:6379@192.0.2.10:6379  container `mine`, label `aliyun.lb.port_6379`  2025-01-01T00:00:00.001Z
     ");
