@@ -163,7 +163,7 @@ fn conflicts(
         } else {
             *frontend
         };
-        let Some(Owner { claim: owner, .. }) = owners.get(&owned) else { continue };
+        let Some(Owner { claim: holder, .. }) = owners.get(&owned) else { continue };
         let age = |claim: &Claim| (claim.since_ms, claim.source.clone());
         let known = conflicts.get(&(*frontend, service));
         if known.is_some_and(|(oldest, _)| age(oldest) <= age(claim)) {
@@ -173,8 +173,8 @@ fn conflicts(
             frontend: *frontend,
             contender: service.clone(),
             owned,
-            owner: owner.service.clone(),
-            owner_source: owner.source.clone(),
+            owner: holder.service.clone(),
+            owner_source: holder.source.clone(),
             contender_source: source.clone(),
         };
         conflicts.insert((*frontend, service), (claim, conflict));

@@ -1,3 +1,5 @@
+//! What the journal keeps and tells.
+
 use std::fmt::Write as _;
 
 use insta::assert_snapshot;

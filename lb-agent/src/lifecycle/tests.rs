@@ -1,3 +1,5 @@
+//! What time makes of states and weights.
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,

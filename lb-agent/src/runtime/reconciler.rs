@@ -5,6 +5,7 @@
 //! change behind our back is found and repaired. A plan may be dropped between any two actions,
 //! as it is when the agent is killed: the next one starts from what is there.
 
+mod interruptible;
 mod report;
 mod steer;
 
@@ -12,6 +13,7 @@ use std::{mem, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
+use self::interruptible::Interruptible;
 use super::{
     Event,
     backoff::Backoff,
@@ -34,7 +36,7 @@ use crate::{
     journal::Journal,
     lifecycle::Lifecycle,
     model::{Claim, Refusal, ServiceName, Snapshot},
-    plan::{self, Action, Kernel, KernelError, KernelState, Planner, Scan, Sight},
+    plan::{self, Action, KernelError, KernelState, Planner, Scan, Sight},
     provider::ProviderEvent,
     steering::Store,
 };
@@ -492,27 +494,6 @@ impl<N: Node> Reconciler<N> {
             }
             Err(error) => tracing::warn!("cannot see how full the tables are: {error}"),
         }
-    }
-}
-
-/// The node, until somebody dies: from then on it does nothing, so that the death comes first.
-struct Interruptible<'a, N> {
-    node: &'a mut N,
-    inbox: &'a mut Inbox,
-    executed: usize,
-    is_over: bool,
-}
-
-impl<N: Node> Kernel for Interruptible<'_, N> {
-    fn execute(&mut self, action: &Action) -> Result<(), KernelError> {
-        // At least one action per plan, so that a storm of deaths cannot stop everything else.
-        self.is_over = self.is_over || (self.executed > 0 && self.inbox.has_death());
-        if self.is_over {
-            let action = "go on".to_owned();
-            return Err(KernelError { action, cause: INTERRUPTED.to_owned(), is_absent: false });
-        }
-        self.executed += 1;
-        self.node.execute(action)
     }
 }
 

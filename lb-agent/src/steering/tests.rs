@@ -1,3 +1,5 @@
+//! Orders, and the file that keeps them.
+
 use std::{collections::BTreeMap, fs, sync::Arc};
 
 use insta::assert_snapshot;

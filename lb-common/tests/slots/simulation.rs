@@ -4,6 +4,8 @@
 // By its path, since the kernel's test of these histories takes this file by its path, too.
 #[path = "checks.rs"]
 mod checks;
+#[path = "outcome.rs"]
+mod outcome;
 
 use std::{cmp::Reverse, collections::BinaryHeap, fmt};
 
@@ -21,6 +23,8 @@ use crate::{
     cluster::{Change, Cluster, HOUR, SECOND, history},
     random::Random,
 };
+
+pub(crate) use self::outcome::{Tally, Violation, What};
 
 /// What a history is made from.
 #[derive(Clone, Debug)]
@@ -81,66 +85,6 @@ impl Setup {
 
     fn has_room(&self) -> bool {
         self.records_max >= 1000
-    }
-}
-
-/// A promise broken.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Violation {
-    pub(crate) at: u64,
-    pub(crate) client: Option<usize>,
-    pub(crate) what: What,
-}
-
-/// Which promise.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum What {
-    /// A live flow's packet goes to another backend, or nowhere.
-    FlowMoved,
-    /// A live flow is neither recorded nor its slot's default's.
-    FlowUnowned,
-    /// A new connection goes to a backend that takes none.
-    SynToUnwilling,
-    /// A packet goes to a backend that is gone.
-    PacketToGone,
-    /// A packet goes to a backend of another service.
-    PacketToStranger,
-    /// Nothing was published, and the handshake's ACK goes elsewhere than its SYN.
-    HandshakeSplit,
-    /// Something was recorded that must not be.
-    RecordedWrongly,
-    /// A plain slot has a live record of another backend.
-    PlainSlotHasRecord,
-    /// Records or slots that are not plain after a long quiet.
-    LeftOver,
-}
-
-/// What was counted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Tally {
-    pub(crate) packets: u64,
-    pub(crate) connections: u64,
-    pub(crate) publications: u64,
-    pub(crate) refusals: u64,
-    /// Handshakes that failed since the slot changed, or the table was full.
-    pub(crate) handshakes_broken: u64,
-    /// Connections that had to live without a record since the table was full.
-    pub(crate) unpromised: u64,
-    /// Of all looks at slots, how many were not plain.
-    pub(crate) slots_seen: u64,
-    pub(crate) slots_busy: u64,
-}
-
-impl std::ops::AddAssign for Tally {
-    fn add_assign(&mut self, other: Self) {
-        self.packets += other.packets;
-        self.connections += other.connections;
-        self.publications += other.publications;
-        self.refusals += other.refusals;
-        self.handshakes_broken += other.handshakes_broken;
-        self.unpromised += other.unpromised;
-        self.slots_seen += other.slots_seen;
-        self.slots_busy += other.slots_busy;
     }
 }
 

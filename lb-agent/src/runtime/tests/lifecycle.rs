@@ -15,14 +15,14 @@ use crate::{
     plan::{Action, KernelState},
 };
 
-fn seconds(seconds: u32) -> Option<Setting<u32>> {
-    Some(Setting::new(seconds, Origin::Default))
+fn seconds(seconds: u32) -> Setting<u32> {
+    Setting::new(seconds, Origin::Default)
 }
 
 /// A container at port 1 in a state that Docker gives it, draining for 30 seconds.
 fn told(id: u8, state: BackendState) -> Claim {
     let mut claim = container(1, id);
-    let wishes = Wishes { drain_seconds: seconds(30), ..(*claim.wishes).clone() };
+    let wishes = Wishes { drain_seconds: Some(seconds(30)), ..(*claim.wishes).clone() };
     claim.wishes = Arc::new(wishes);
     if let Some(backend) = &mut claim.backend {
         backend.state = state;
@@ -122,7 +122,7 @@ async fn frozen_takes_nothing_new_although_it_has_no_probe() {
 async fn who_is_unhealthy_for_longer_than_its_grace_is_gone_until_it_passes() {
     let graced = |id| {
         let claim = probed(id);
-        let unhealthy_grace_seconds = seconds(60);
+        let unhealthy_grace_seconds = Some(seconds(60));
         let wishes = Wishes { unhealthy_grace_seconds, ..(*claim.wishes).clone() };
         Claim { wishes: Arc::new(wishes), ..claim }
     };
@@ -149,7 +149,7 @@ async fn who_is_unhealthy_for_longer_than_its_grace_is_gone_until_it_passes() {
 async fn slow_start_moves_slots_step_by_step() {
     let slow = |id| {
         let claim = probed(id);
-        let slow_start_seconds = seconds(90);
+        let slow_start_seconds = Some(seconds(90));
         let ring_size = container(1, 1).wishes.ring_size.clone();
         let wishes = Wishes { slow_start_seconds, ring_size, ..(*claim.wishes).clone() };
         Claim { wishes: Arc::new(wishes), ..claim }

@@ -18,6 +18,8 @@ enum Step {
     Restart(u8),
     Readdress(u8),
     Rename(u8),
+    Signal(u8),
+    Pause(u8, bool),
     DaemonGoes,
     DaemonComes,
     StreamsBreak,
@@ -32,7 +34,9 @@ fn step() -> impl Strategy<Value = Step> {
         3 => number.clone().prop_map(Step::Kill),
         2 => number.clone().prop_map(Step::Restart),
         1 => number.clone().prop_map(Step::Readdress),
-        1 => number.prop_map(Step::Rename),
+        1 => number.clone().prop_map(Step::Rename),
+        1 => number.clone().prop_map(Step::Signal),
+        1 => (number, any::<bool>()).prop_map(|(number, is_paused)| Step::Pause(number, is_paused)),
         1 => Just(Step::DaemonGoes),
         2 => Just(Step::DaemonComes),
         1 => Just(Step::StreamsBreak),
@@ -53,6 +57,8 @@ fn take(world: &World, step: &Step) -> Duration {
             world.start(number, true);
         }
         Step::Readdress(number) => world.readdress(number),
+        Step::Signal(number) => world.signal(number, "TERM"),
+        Step::Pause(number, is_paused) => world.pause(number, is_paused),
         Step::Rename(number) => world.rename(number),
         Step::DaemonGoes => {
             world.down = true;

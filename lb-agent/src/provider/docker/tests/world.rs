@@ -57,6 +57,7 @@ pub(crate) struct Faults {
     pub(crate) random: u64,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 struct Container {
     name: String,
     labelled: bool,

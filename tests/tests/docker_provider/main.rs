@@ -1,20 +1,14 @@
 //! The Docker provider against a real daemon and the real kernel: which containers are served, where,
 //! and how soon it is known that one is dead.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    thread::{self, JoinHandle},
-    time::{Duration, Instant, SystemTime},
-};
+mod provider;
+
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use lb_agent::{
-    config::{Balancer, LabelsConfig},
-    labels::Reader,
     model::{Backend, BackendPath, Refusal, ReportedHealth, WaysIn},
     netlink,
-    provider::{ProviderEvent, docker},
 };
 use lb_tests::{
     docker::{Docker, DockerNode, DockerOptions, IMAGE},
@@ -23,139 +17,14 @@ use lb_tests::{
     needs, process,
 };
 use nix::sys::signal::Signal;
-use tokio::sync::mpsc;
+
+use self::provider::Provider;
 
 const BALANCER: &str = "slb_test";
 /// Short, so that a test sees several.
 const RESYNC: Duration = Duration::from_secs(2);
 /// Within this everything must have been seen, on a busy machine too.
 const SOON: Duration = Duration::from_secs(20);
-
-/// The provider at work in a node's network namespace, as the agent would be.
-struct Provider {
-    events: mpsc::Receiver<ProviderEvent>,
-    thread: Option<JoinHandle<()>>,
-    claims: Option<BTreeMap<String, Backend>>,
-    refusals: Vec<Refusal>,
-    /// Instances that are dead, and when that was known.
-    gone: BTreeMap<String, SystemTime>,
-    /// Instances that were ever left out of the claims without being dead.
-    withdrawn: BTreeSet<String>,
-    trouble: Option<String>,
-}
-
-impl Provider {
-    fn start(node: &DockerNode) -> Result<Self> {
-        let endpoint = format!("unix://{}", node.docker().socket().display());
-        let settings = docker::Settings::new(&endpoint, RESYNC)?;
-        let vip = [192, 0, 2, 10].into();
-        let balancer = Balancer { name: BALANCER.to_owned(), id: None, vip };
-        let labels = LabelsConfig { balancers: vec![balancer], ..LabelsConfig::default() };
-        let claims_of: docker::ClaimsOf = Arc::new(Reader::new(&labels));
-        let (sender, events) = mpsc::channel(16);
-        let namespace = node.namespace().borrowed();
-        let thread = thread::spawn(move || {
-            let run = || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                runtime.expect("a runtime").block_on(docker::run(
-                    settings,
-                    docker::Runs::default(),
-                    claims_of,
-                    sender,
-                ));
-            };
-            namespace.enter(run).expect("the namespace of the node");
-        });
-        Ok(Self {
-            events,
-            thread: Some(thread),
-            claims: None,
-            refusals: Vec::new(),
-            gone: BTreeMap::new(),
-            withdrawn: BTreeSet::new(),
-            trouble: None,
-        })
-    }
-
-    fn receive(&mut self, event: ProviderEvent) {
-        match event {
-            ProviderEvent::Gone { instance, .. } => {
-                self.gone.insert(instance, SystemTime::now());
-            }
-            ProviderEvent::Status { trouble, .. } => {
-                println!("status: {}", trouble.as_deref().unwrap_or("all is well"));
-                self.trouble = trouble;
-            }
-            ProviderEvent::Claims { claims, .. } => {
-                self.refusals = claims.refusals;
-                let backends = claims.claims.into_iter().filter_map(|claim| claim.backend);
-                let claims: BTreeMap<_, _> =
-                    backends.map(|backend| (backend.display_name.clone(), backend)).collect();
-                let instances: BTreeSet<_> =
-                    claims.values().map(|backend| &backend.instance).collect();
-                for before in self.claims.iter().flat_map(BTreeMap::values) {
-                    let instance = &before.instance;
-                    if !instances.contains(instance) && !self.gone.contains_key(instance) {
-                        self.withdrawn.insert(instance.clone());
-                    }
-                }
-                self.claims = Some(claims);
-            }
-        }
-    }
-
-    /// Takes in events until the condition holds.
-    fn wait(&mut self, what: &str, condition: impl Fn(&Self) -> bool) -> Result<()> {
-        let deadline = Instant::now() + SOON;
-        while !condition(self) {
-            match self.events.try_recv() {
-                Ok(event) => self.receive(event),
-                Err(mpsc::error::TryRecvError::Empty) if Instant::now() < deadline => {
-                    thread::sleep(Duration::from_micros(200));
-                }
-                Err(error) => bail!(
-                    "{what}: not seen ({error}); serves {:?}, refuses {:?}, trouble {:?}",
-                    self.names(),
-                    self.refusals,
-                    self.trouble
-                ),
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes in events for a while.
-    fn pass(&mut self, time: Duration) {
-        let deadline = Instant::now() + time;
-        while Instant::now() < deadline {
-            match self.events.try_recv() {
-                Ok(event) => self.receive(event),
-                Err(_) => thread::sleep(Duration::from_millis(1)),
-            }
-        }
-    }
-
-    /// Names of the containers that are served.
-    fn names(&self) -> Vec<&str> {
-        let all = self.claims.iter().flat_map(BTreeMap::values);
-        let served = all.filter(|backend| !self.gone.contains_key(&backend.instance));
-        served.map(|backend| backend.display_name.as_str()).collect()
-    }
-
-    fn backend(&self, name: &str) -> Result<&Backend> {
-        let claims = self.claims.as_ref().context("no claims")?;
-        claims.get(name).with_context(|| format!("no container `{name}` in {:?}", self.names()))
-    }
-}
-
-impl Drop for Provider {
-    fn drop(&mut self) {
-        self.events.close();
-        if let Some(thread) = self.thread.take() {
-            drop(thread.join());
-        }
-    }
-}
 
 /// Starts a container with a label that asks for a port of the balancer.
 fn start(docker: &Docker, name: &str, options: &str) -> Result<()> {

@@ -1,0 +1,239 @@
+//! What `lbctl` is told on its command line. Asks nobody.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use lb_agent::api::{
+    trace::{Prefix, TRACE_SECONDS},
+    types::DEFAULT_SOCKET,
+};
+
+/// Shows what the lb agent on this node does.
+#[derive(Parser)]
+#[command(
+    name = "lbctl",
+    version,
+    infer_subcommands = true,
+    after_help = "Exit codes: 0 done, 1 the agent could not answer, 2 wrong usage, 3 no agent \
+                  there, 4 no permission to use its socket."
+)]
+pub(crate) struct Cli {
+    /// The agent's socket.
+    #[arg(long, global = true, env = "LB_SOCKET", default_value = DEFAULT_SOCKET)]
+    pub(crate) socket: PathBuf,
+    /// How to print.
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    Table,
+    /// For programs: the API's own JSON.
+    Json,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Virtual addresses and what answers at them.
+    Vip {
+        #[command(subcommand)]
+        command: List,
+    },
+    /// Services: frontends, ring, backends by state.
+    Service {
+        #[command(subcommand)]
+        command: ServiceCommand,
+    },
+    /// Backends: address, weight, share of new flows, traffic.
+    Backend {
+        #[command(subcommand)]
+        command: BackendCommand,
+    },
+    /// Drop reasons: packets, what happened, where to look.
+    Drop {
+        #[command(subcommand)]
+        command: DropCommand,
+    },
+    /// What the data path would decide on a packet now, step by step.
+    Explain(ExplainArguments),
+    /// Packets and the decisions on them, as they come.
+    Trace(TraceArguments),
+    /// What has changed, when and why.
+    Event {
+        #[command(subcommand)]
+        command: EventCommand,
+    },
+    /// Services that want what another has.
+    Conflict {
+        #[command(subcommand)]
+        command: List,
+    },
+    /// The agent itself: providers, front interfaces, drops, what it could not grant and why.
+    Status,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum List {
+    /// All of them.
+    List,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum ServiceCommand {
+    /// All of them.
+    List,
+    /// One of them: every setting, and where its value comes from.
+    Show {
+        /// Its name, as `lbctl service list` prints it.
+        name: String,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum BackendCommand {
+    /// All of them, or those of one service.
+    List(BackendListArguments),
+    /// No new connections; it keeps its own for the service's `drain_seconds`.
+    Drain(Whom),
+    /// Takes `drain` back, and keeps a backend that was told to end as long as it lives.
+    Undrain(Whom),
+    /// No connections at all: those that it has are reset.
+    Disable(Whom),
+    /// Takes `disable` back.
+    Enable(Whom),
+    /// Its share of new connections, relative to the others.
+    Weight {
+        #[command(flatten)]
+        whom: Whom,
+        /// 0 to 65535, or `reset` for the weight that was asked for.
+        #[arg(value_parser = parse_weight)]
+        weight: Weight,
+    },
+}
+
+/// Of a backend; `None`: the one that was asked for.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) struct Weight(pub(crate) Option<u16>);
+
+pub(crate) fn parse_weight(text: &str) -> Result<Weight, String> {
+    if text == "reset" {
+        return Ok(Weight(None));
+    }
+    let weight = text.parse().map_err(|_| "expected 0 to 65535, or `reset`".to_owned())?;
+    Ok(Weight(Some(weight)))
+}
+
+#[derive(Args)]
+pub(crate) struct Whom {
+    /// Name or address of the backend, as `lbctl backend list` prints them.
+    #[arg(value_name = "NAME|ADDRESS")]
+    pub(crate) backend: String,
+    /// Only in this service, named as `lbctl service list` does; else in all that have it.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) service: Option<String>,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum EventCommand {
+    /// The latest, up to 1,000.
+    List,
+    /// All that come from now on, until interrupted.
+    Follow,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum DropCommand {
+    /// Those that occurred, or all of them.
+    List {
+        /// Also those that never occurred.
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct BackendListArguments {
+    /// Only backends of this service, named as `lbctl service list` does.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) service: Option<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct TraceArguments {
+    /// Only packets from and to clients with this address, or in this network.
+    #[arg(long, value_name = "ADDRESS[/BITS]")]
+    pub(crate) client: Option<Prefix>,
+    /// Only packets from and to this virtual address.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) vip: Option<IpAddr>,
+    /// Only packets from and to this port of a virtual address.
+    #[arg(long)]
+    pub(crate) port: Option<u16>,
+    /// Only packets to and from this backend, named as `lbctl backend list` does, or by its address.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) backend: Option<String>,
+    /// Only packets with this drop reason, see `lbctl drop list --all`.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) reason: Option<String>,
+    /// Only what is dropped, or answered in place of a backend.
+    #[arg(long)]
+    pub(crate) dropped: bool,
+    /// End after so many packets.
+    #[arg(long, value_name = "PACKETS")]
+    pub(crate) count: Option<u64>,
+    /// End after so many seconds, at most 600.
+    #[arg(long, default_value_t = TRACE_SECONDS)]
+    pub(crate) seconds: u32,
+}
+
+#[derive(Args)]
+pub(crate) struct ExplainArguments {
+    /// The client; without a port, 40000 stands for any.
+    #[arg(value_name = "CLIENT[:PORT]", value_parser = client_address)]
+    pub(crate) client: SocketAddr,
+    /// Where it sends to.
+    #[arg(value_name = "VIP:PORT")]
+    pub(crate) vip: SocketAddr,
+    /// By which protocol.
+    #[arg(long, value_enum, default_value_t = ProtocolArgument::Tcp)]
+    pub(crate) protocol: ProtocolArgument,
+    /// What it sends, by TCP.
+    #[arg(long, value_enum, default_value_t = PacketArgument::Syn)]
+    pub(crate) kind: PacketArgument,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum ProtocolArgument {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum PacketArgument {
+    /// The first packet of a connection.
+    Syn,
+    /// An acknowledgement or data.
+    Data,
+    /// The end of the client's direction.
+    Fin,
+    /// The end of the connection.
+    Rst,
+}
+
+/// Of a client whose port nobody knows.
+pub(crate) const ANY_CLIENT_PORT: u16 = 40_000;
+
+pub(crate) fn client_address(text: &str) -> Result<SocketAddr, String> {
+    let bare = text.parse().map(|address: IpAddr| SocketAddr::new(address, ANY_CLIENT_PORT));
+    bare.or_else(|_| text.parse())
+        .map_err(|_| format!("`{text}` is no address, with a port or without"))
+}

@@ -1,0 +1,80 @@
+//! Containers that are told to end, frozen and thawed.
+
+use std::time::Duration;
+
+use super::{
+    session::{RESYNC, Session},
+    world::World,
+};
+use crate::model::BackendState::{Draining, Healthy, Unhealthy};
+
+#[tokio::test(start_paused = true)]
+async fn container_that_is_asked_to_end_drains_until_its_death() {
+    let world = World::default();
+    for number in 1..=3 {
+        world.lock().start(number, true);
+    }
+    let mut session = Session::start(&world);
+    session.pass(Duration::from_secs(1)).await;
+    let questions = world.questions();
+    for (number, signal) in [(1, "15"), (2, "SIGHUP"), (3, "9")] {
+        world.lock().signal(number, signal);
+    }
+    session.pass(Duration::from_millis(1)).await;
+    let states = |session: &Session| session.states.values().copied().collect::<Vec<_>>();
+    assert_eq!(states(&session), [Draining, Healthy, Healthy]);
+    assert_eq!(world.questions(), questions, "nobody has to be asked");
+    // Full listings and looks say nothing about it.
+    session.pass(3 * RESYNC).await;
+    assert_eq!(states(&session), [Draining, Healthy, Healthy]);
+    world.lock().kill(1);
+    session.pass(Duration::from_millis(1)).await;
+    assert_eq!(session.served().len(), 2);
+    world.lock().start(1, true);
+    session.pass(Duration::from_secs(1)).await;
+    session.check_truth();
+    assert_eq!(states(&session), [Healthy; 3], "another run");
+}
+
+#[tokio::test(start_paused = true)]
+async fn signal_to_a_former_run_says_nothing_about_the_next() {
+    let world = World::default();
+    world.lock().start(1, true);
+    let mut session = Session::start(&world);
+    session.pass(Duration::from_secs(1)).await;
+    {
+        // All of it between two looks of the provider.
+        let mut world = world.lock();
+        world.signal(1, "15");
+        world.kill(1);
+        world.start(1, true);
+    }
+    session.pass(Duration::from_secs(1)).await;
+    session.check_truth();
+    assert_eq!(session.states["c1"], Healthy);
+    // The signal of a container that is not known yet.
+    {
+        let mut world = world.lock();
+        world.start(2, true);
+        world.signal(2, "15");
+    }
+    session.pass(Duration::from_secs(1)).await;
+    assert_eq!(session.states["c2"], Draining);
+}
+
+#[tokio::test(start_paused = true)]
+async fn frozen_container_takes_nothing_new_until_it_is_thawed() {
+    let world = World::default();
+    world.lock().start(1, true);
+    let mut session = Session::start(&world);
+    session.pass(Duration::from_secs(1)).await;
+    for (is_paused, expected) in [(true, Unhealthy), (false, Healthy), (true, Unhealthy)] {
+        world.lock().pause(1, is_paused);
+        session.pass(Duration::from_millis(10)).await;
+        assert_eq!(session.states["c1"], expected);
+    }
+    world.lock().signal(1, "TERM");
+    session.pass(Duration::from_millis(10)).await;
+    assert_eq!(session.states["c1"], Draining);
+    session.check_truth();
+}

@@ -1,0 +1,28 @@
+//! A node that stops executing a plan when somebody has died. Decides nothing else.
+
+use super::{super::inbox::Inbox, INTERRUPTED};
+use crate::{
+    plan::{Action, Kernel, KernelError},
+    runtime::Node,
+};
+
+/// The node, until somebody dies: from then on it does nothing, so that the death comes first.
+pub(super) struct Interruptible<'a, N> {
+    pub(super) node: &'a mut N,
+    pub(super) inbox: &'a mut Inbox,
+    pub(super) executed: usize,
+    pub(super) is_over: bool,
+}
+
+impl<N: Node> Kernel for Interruptible<'_, N> {
+    fn execute(&mut self, action: &Action) -> Result<(), KernelError> {
+        // At least one action per plan, so that a storm of deaths cannot stop everything else.
+        self.is_over = self.is_over || (self.executed > 0 && self.inbox.has_death());
+        if self.is_over {
+            let action = "go on".to_owned();
+            return Err(KernelError { action, cause: INTERRUPTED.to_owned(), is_absent: false });
+        }
+        self.executed += 1;
+        self.node.execute(action)
+    }
+}
