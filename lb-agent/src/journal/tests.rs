@@ -1,3 +1,5 @@
+//! What is told of changes, and how it is kept.
+
 use std::fmt::Write as _;
 
 use insta::assert_snapshot;

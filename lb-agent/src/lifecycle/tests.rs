@@ -1,3 +1,5 @@
+//! States and weights over time.
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,

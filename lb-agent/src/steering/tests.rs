@@ -1,3 +1,5 @@
+//! Orders: whom they are for, what they do, how they are kept.
+
 use std::{collections::BTreeMap, fs, sync::Arc};
 
 use insta::assert_snapshot;
