@@ -142,22 +142,7 @@ impl Daemon {
             tokio::spawn(all.run(trace_requests, stop.clone()));
         }
 
-        let mut providers = vec![file::NAME];
-        if config.docker.enabled {
-            providers.push(docker::PROVIDER);
-        }
-        let ring_slots = config.tables.ring_slots;
-        let settings = Settings {
-            providers,
-            balancers: config.labels.balancers.clone(),
-            store: Some(Store::at(&config.state_path)),
-            journal,
-            planner: plan::Settings {
-                ring_slots,
-                times: config.times.slots(),
-                ..plan::Settings::default()
-            },
-        };
+        let settings = settings(&config, journal);
         let fronts = node.fronts().iter().filter_map(|front| front.ifindex).collect();
         let reconciler = Reconciler::adopt(node, settings, started)
             .context("cannot read what the kernel holds")?;
@@ -352,6 +337,25 @@ async fn forward(mut from: mpsc::Receiver<ProviderEvent>, to: mpsc::Sender<Event
         if to.send(event.into()).await.is_err() {
             return;
         }
+    }
+}
+
+/// What the reconciler needs to know.
+fn settings(config: &Config, journal: Arc<Journal>) -> Settings {
+    let mut providers = vec![file::NAME];
+    if config.docker.enabled {
+        providers.push(docker::PROVIDER);
+    }
+    Settings {
+        providers,
+        balancers: config.labels.balancers.clone(),
+        store: Some(Store::at(&config.state_path)),
+        journal,
+        planner: plan::Settings {
+            ring_slots: config.tables.ring_slots,
+            times: config.times.slots(),
+            ..plan::Settings::default()
+        },
     }
 }
 

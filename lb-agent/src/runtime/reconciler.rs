@@ -23,7 +23,7 @@ use super::{
     local::Local,
     node::{Node, NodeCounters, NodeError},
     orders::Orders,
-    pressure::{self, Alarms},
+    pressure::Alarms,
     protect::{Claimed, Protection},
     shares::Shares,
     view,
@@ -482,18 +482,6 @@ impl<N: Node> Reconciler<N> {
             tracing::warn!("{}: {}", failure.object, failure.message);
         }
         self.failures = failures;
-    }
-
-    /// Warns of tables that fill up.
-    fn watch_tables(&mut self) {
-        match self.node.counters(&[]) {
-            Ok(counters) => {
-                for message in self.alarms.look(&pressure::tables(&self.mirror, &counters)) {
-                    tracing::warn!("{message}");
-                }
-            }
-            Err(error) => tracing::warn!("cannot see how full the tables are: {error}"),
-        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a history comes to: promises broken, and what was counted.
 
+use std::fmt;
+
 /// A promise broken.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Violation {
@@ -57,5 +59,14 @@ impl std::ops::AddAssign for Tally {
         self.unpromised += other.unpromised;
         self.slots_seen += other.slots_seen;
         self.slots_busy += other.slots_busy;
+    }
+}
+
+/// Milliseconds, shown as seconds.
+pub(crate) struct Seconds(pub(crate) u64);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(&format!("{}.{:03}", self.0 / 1000, self.0 % 1000))
     }
 }

@@ -7,7 +7,7 @@ mod checks;
 #[path = "outcome.rs"]
 mod outcome;
 
-use std::{cmp::Reverse, collections::BinaryHeap, fmt};
+use std::{cmp::Reverse, collections::BinaryHeap};
 
 use lb_common::{
     abi::{
@@ -24,6 +24,7 @@ use crate::{
     random::Random,
 };
 
+use self::outcome::Seconds;
 pub(crate) use self::outcome::{Tally, Violation, What};
 
 /// What a history is made from.
@@ -492,14 +493,5 @@ impl<'a> Simulation<'a> {
             self.traced_slots.push(vec![slot]);
             self.note(None, || format!("published {slot:?}"));
         }
-    }
-}
-
-/// Milliseconds, shown as seconds.
-struct Seconds(u64);
-
-impl fmt::Display for Seconds {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.pad(&format!("{}.{:03}", self.0 / 1000, self.0 % 1000))
     }
 }

@@ -3,13 +3,25 @@
 use tokio::time::Instant;
 
 use super::{COUNTERS_AGE_MAX, Node, Reconciler, view};
-use crate::runtime::history::Present;
+use crate::runtime::{history::Present, pressure};
 use crate::{
     api::types::{RefusalView, RefusedBy, View},
     model::Refusal,
 };
 
 impl<N: Node> Reconciler<N> {
+    /// Warns of tables that fill up.
+    pub(super) fn watch_tables(&mut self) {
+        match self.node.counters(&[]) {
+            Ok(counters) => {
+                for message in self.alarms.look(&pressure::tables(&self.mirror, &counters)) {
+                    tracing::warn!("{message}");
+                }
+            }
+            Err(error) => tracing::warn!("cannot see how full the tables are: {error}"),
+        }
+    }
+
     /// The view with the counters of this moment.
     pub(in crate::runtime) fn fresh_view(&mut self, now: Instant) -> View {
         if self.counters_age_out <= now {
