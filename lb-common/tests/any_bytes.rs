@@ -7,7 +7,7 @@ use lb_common::{
         PROTOCOL_TCP, RingDescriptor, SCOPE_FRONT, Slot, TAKES_NEW, TAKES_OLD, Verdict,
     },
     engine::{
-        Context, EditKind, Family, checksum, front,
+        Context, EditKind, Family as _, checksum, front,
         host::{HostPacket, HostTables, run},
         reply,
         wire::Kind,

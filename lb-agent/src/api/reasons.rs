@@ -19,9 +19,10 @@ const MEANINGS: &[(DropReason, &str, &str)] = &[
     ),
     (
         DropReason::Fragment,
-        "A later fragment of a packet to a VIP, whose first fragment was not seen.",
-        "A path that changes the order of packets; more packets in fragments at a time than \
-             are followed (8192).",
+        "A later fragment of a packet to a VIP whose first fragment was not seen, or not \
+             forwarded: it could be any backend's.",
+        "Whether all ways of a client lead to the same node; packets that overtake each other \
+             on the way; more packets in fragments at a time than are followed (8192).",
     ),
     (
         DropReason::NoBackend,
@@ -63,7 +64,8 @@ const MEANINGS: &[(DropReason, &str, &str)] = &[
     (
         DropReason::ForwardingDisabled,
         "Forwarding is switched off on the interface.",
-        "`sysctl net.ipv4.ip_forward`, `net.ipv4.conf.*.forwarding`.",
+        "`sysctl net.ipv4.ip_forward`, `net.ipv4.conf.*.forwarding`; for IPv6 \
+             `net.ipv6.conf.all.forwarding`.",
     ),
     (
         DropReason::Ipv6HeaderInvalid,

@@ -135,8 +135,8 @@ impl Frontends {
     }
 
     /// What the data path finds.
-    pub(super) fn lookup_v4(&self, key: &FrontendKeyV4) -> Frontend {
-        frontends::lookup(&self.v4.maps, key)
+    pub(super) fn lookup_v4(&self, key: FrontendKeyV4) -> Frontend {
+        frontends::lookup(&self.v4.maps, &key)
     }
 
     /// What the data path finds.

@@ -45,7 +45,7 @@ impl LiveFamily for NetU32 {
     const BITS: u32 = 32;
 
     fn lookup(tables: &Tables, key: &FrontendKeyV4) -> Frontend {
-        tables.frontends.lookup_v4(key)
+        tables.frontends.lookup_v4(*key)
     }
 
     fn record(tables: &Tables, number: u32) -> Option<BackendV4> {

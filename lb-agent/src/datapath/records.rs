@@ -148,9 +148,9 @@ impl Tables {
     ) -> anyhow::Result<(Pass, ScanProgress)> {
         let Self { records, backends_v4, backends_v6, meta, .. } = self;
         let Meta { hash_seed, limits, .. } = meta.load(0).unwrap_or_default();
-        let rings = Rings { rings: &self.rings, ring_slots: &self.ring_slots, hash_seed };
+        let rings = Rings { headers: &self.rings, ring_slots: &self.ring_slots, hash_seed };
         let frontends = &self.frontends;
-        let place_v4 = |key: &FlowKeyV4| rings.place::<NetU32>(key, |it| frontends.lookup_v4(it));
+        let place_v4 = |key: &FlowKeyV4| rings.place::<NetU32>(key, |it| frontends.lookup_v4(*it));
         let place_v6 = |key: &FlowKeyV6| rings.place::<NetAddr6>(key, |it| frontends.lookup_v6(it));
         let judge_v4 = |key: &FlowKeyV4, flow: &FlowRecord| {
             let backend = NetU32::backend(&backends_v4.load(flow.backend).unwrap_or_default());
@@ -230,7 +230,7 @@ fn judge_reply(
 
 /// The rings of all services.
 struct Rings<'a> {
-    rings: &'a MappedArray<u64>,
+    headers: &'a MappedArray<u64>,
     ring_slots: &'a MappedArray<u64>,
     hash_seed: u64,
 }
@@ -258,7 +258,7 @@ impl Rings<'_> {
             return None;
         }
         let ring = frontend.ring;
-        let descriptor = RingDescriptor::from_raw(self.rings.load(ring).unwrap_or_default());
+        let descriptor = RingDescriptor::from_raw(self.headers.load(ring).unwrap_or_default());
         if descriptor.size() == 0 {
             return None;
         }

@@ -3,7 +3,7 @@
 use lb_common::abi::DropReason;
 use serde::{Deserialize, Serialize};
 
-use super::{super::reasons, *};
+use super::{super::reasons, DropList};
 
 /// The agent itself.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]

@@ -26,7 +26,11 @@ use lb_agent::api::{
 use lb_agent::model::{Protocol, ServiceName};
 use serde::Serialize;
 
-use self::arguments::*;
+use self::arguments::{
+    BackendCommand, BackendListArguments, Cli, Command, DropCommand, EventCommand,
+    ExplainArguments, List, Output, PacketArgument, ProtocolArgument, ServiceCommand,
+    TraceArguments,
+};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -252,7 +256,10 @@ fn fail(message: &str, code: u8) -> ExitCode {
 mod tests {
     use clap::CommandFactory as _;
 
-    use super::*;
+    use super::{
+        arguments::{Weight, parse_weight},
+        *,
+    };
 
     #[test]
     fn arguments_are_consistent() {

@@ -70,7 +70,7 @@ enum Input<P> {
     Disconnected(String),
     Happened(Event),
     Listed(Result<Vec<Summary>, EngineError>),
-    Looked(String, Look<P>),
+    Looked(String, Box<Look<P>>),
     Ended { id: String, instance: String },
 }
 
@@ -205,7 +205,7 @@ impl<E: Engine, H: Host> Follower<E, H> {
             Input::Connected => self.state.connected(),
             Input::Disconnected(reason) => self.state.disconnected(reason),
             Input::Happened(event) => self.state.happened(&event),
-            Input::Looked(id, look) => self.state.looked(&id, look),
+            Input::Looked(id, look) => self.state.looked(&id, *look),
             Input::Ended { id, instance } => self.state.ended(&id, &instance),
             Input::Listed(Ok(summaries)) => {
                 let everything = self.schedule.end(true);
@@ -276,7 +276,7 @@ impl<E: Engine, H: Host> Follower<E, H> {
             let looked = looked.unwrap_or_else(|_elapsed| {
                 Look::Failed(format!("no answer within {} s", limit.as_secs()))
             });
-            let _queued = inputs.send(Input::Looked(id, looked)).await;
+            let _queued = inputs.send(Input::Looked(id, Box::new(looked))).await;
         });
     }
 }
