@@ -37,9 +37,26 @@ impl<K: Ord + Copy> Model<K> {
     where
         K: FrontendKey<W>,
     {
+        self.answer_of(key, |_, _| true)
+    }
+
+    /// What a reader answers that found no frontend of the port alone.
+    fn answer_of_ranges<const W: usize>(&self, key: &K) -> Frontend
+    where
+        K: FrontendKey<W>,
+    {
+        self.answer_of(key, |first, last| first < last)
+    }
+
+    fn answer_of<const W: usize>(&self, key: &K, counts: impl Fn(u16, u16) -> bool) -> Frontend
+    where
+        K: FrontendKey<W>,
+    {
         let port = key.port().get();
         let covering = self.frontends.iter().filter(|((first, last), _)| {
-            first.wide() == key.wide() && (first.port().get()..=*last).contains(&port)
+            first.wide() == key.wide()
+                && (first.port().get()..=*last).contains(&port)
+                && counts(first.port().get(), *last)
         });
         let narrowest = covering
             .min_by_key(|((first, last), _)| (last - first.port().get(), first.port().get()));
