@@ -90,6 +90,48 @@ impl Datagrams {
     }
 }
 
+/// What came back of a stream of datagrams.
+#[derive(Clone, Copy, Debug)]
+pub struct Rate {
+    /// Datagrams that came back, per second.
+    pub per_second: f64,
+    /// Datagrams that were sent and did not come back.
+    pub lost: u64,
+    /// Datagrams that came back.
+    pub returned: u64,
+}
+
+/// Sends small datagrams from 16 sockets for `time`, up to 16 of each under way, and counts those that
+/// come back.
+pub fn rate(namespace: &Namespace, target: SocketAddr, time: Duration) -> Result<Rate> {
+    const SOCKETS: u64 = 16;
+    const UNDER_WAY: u64 = 16;
+    /// What takes longer is lost.
+    const LOST_AFTER: Duration = Duration::from_millis(200);
+    let connect = |_| Ok(Datagrams::connect(namespace, 0, target)?.socket);
+    let sockets = (0..SOCKETS).map(connect).collect::<Result<Vec<UdpSocket>>>()?;
+    for socket in &sockets {
+        socket.set_read_timeout(Some(LOST_AFTER))?;
+    }
+    let (mut returned, mut lost) = (0, 0);
+    let mut buffer = [0; 2048];
+    let begun = Instant::now();
+    while begun.elapsed() < time {
+        for socket in &sockets {
+            for _ in 0..UNDER_WAY {
+                socket.send(&[0; 64])?;
+            }
+        }
+        for socket in &sockets {
+            let answers = (0..UNDER_WAY).take_while(|_| socket.recv(&mut buffer).is_ok()).count();
+            returned += answers as u64;
+            lost += UNDER_WAY - answers as u64;
+        }
+    }
+    let per_second = returned as f64 / begun.elapsed().as_secs_f64();
+    Ok(Rate { per_second, lost, returned })
+}
+
 /// One datagram of this size from each of `count` sockets; how many answers each server gave.
 pub fn spread(
     namespace: &Namespace,

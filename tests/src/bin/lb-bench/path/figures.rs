@@ -4,10 +4,11 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use anyhow::{Context as _, Result};
-use lb_tests::World;
+use anyhow::{Context as _, Result, ensure};
+use lb_tests::{World, datagrams};
 
 use super::PathOptions;
 
@@ -29,6 +30,7 @@ pub(crate) struct Figures {
     p99_us: f64,
     worst_us: f64,
     cpu_us: f64,
+    datagrams: f64,
 }
 
 /// A column of the table.
@@ -39,8 +41,9 @@ pub(crate) struct Column {
 }
 
 /// All columns. Times are of requests on connections that are kept; the CPU time is that of client,
-/// server and proxy together, and of the packets that the kernel handles in their name.
-pub(crate) const COLUMNS: [Column; 8] = [
+/// server and proxy together, and of the packets that the kernel handles in their name. Datagrams are
+/// those of 64 bytes that came back.
+pub(crate) const COLUMNS: [Column; 9] = [
     Column { name: "down Gbit/s", digits: 2, value: |it| it.down_gbit },
     Column { name: "up Gbit/s", digits: 2, value: |it| it.up_gbit },
     Column { name: "connections/s", digits: 0, value: |it| it.connections },
@@ -49,6 +52,7 @@ pub(crate) const COLUMNS: [Column; 8] = [
     Column { name: "p99 µs", digits: 0, value: |it| it.p99_us },
     Column { name: "p99.9 µs", digits: 0, value: |it| it.worst_us },
     Column { name: "CPU µs/request", digits: 1, value: |it| it.cpu_us },
+    Column { name: "datagrams/s", digits: 0, value: |it| it.datagrams },
 ];
 
 /// The median of a column.
@@ -72,6 +76,7 @@ pub(crate) fn take(
     options: &PathOptions,
     script: &Path,
     pids: &[i32],
+    carries_udp: bool,
 ) -> Result<Figures> {
     let bulk = world.client().bulk(target, options.bytes)?;
     bulk.check()?;
@@ -84,7 +89,16 @@ pub(crate) fn take(
     let before_us = cpu_us(pids)?;
     let [requests, p50_us, p99_us, worst_us] = run("keep-alive")?;
     let spent_us = cpu_us(pids)? - before_us;
+    let datagrams = if carries_udp {
+        let time = Duration::from_secs(options.seconds.into());
+        let rate = datagrams::rate(world.client(), target, time)?;
+        ensure!(rate.returned > 100 * rate.lost, "{target}: {rate:?}");
+        rate.per_second
+    } else {
+        f64::NAN
+    };
     Ok(Figures {
+        datagrams,
         down_gbit: rate("down"),
         up_gbit: rate("up"),
         connections,

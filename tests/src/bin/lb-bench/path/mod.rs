@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use lb_tests::{World, container::PORT};
+use lb_tests::{World, container::PORT, world::BALANCER};
 
 use self::{figures::Figures, proxies::Proxy};
 
@@ -44,7 +44,9 @@ struct Row {
 
 pub(crate) fn run(options: &PathOptions) -> Result<()> {
     let world = World::docker()?;
-    let container = world.web(1)?.start()?;
+    let web = world.docker_client()?.container("web-1").compose("shop", "web", 1);
+    let frontends = format!("tcp://{BALANCER}:80,udp://{BALANCER}:80");
+    let container = web.label(&format!("lb.{PORT}.frontend"), &frontends).start()?;
     let mut agent = world.start_agent(&world.config())?;
     agent.wait_backends(&["web-1"])?;
     let address = container.address()?;
@@ -70,9 +72,10 @@ pub(crate) fn run(options: &PathOptions) -> Result<()> {
     for round in 0..=options.rounds {
         for row in &mut rows {
             prepare(&world, row.is_nftables, address)?;
+            let carries_udp = row.proxy.as_ref().is_none_or(Proxy::carries_udp);
             let pids = [container.pid().ok(), row.proxy.as_ref().map(Proxy::pid)];
             let pids: Vec<i32> = pids.into_iter().flatten().collect();
-            let figures = figures::take(&world, row.target, options, &script, &pids)
+            let figures = figures::take(&world, row.target, options, &script, &pids, carries_udp)
                 .with_context(|| row.name)?;
             // The first round only warms up.
             if round > 0 {
@@ -92,9 +95,12 @@ fn prepare(world: &World, is_nftables: bool, container: IpAddr) -> Result<()> {
     if is_nftables {
         node.run("nft add table ip bench")?;
         node.run("nft add chain ip bench before { type nat hook prerouting priority -100 ; }")?;
-        node.run(&format!(
-            "nft add rule ip bench before ip daddr {DNAT_VIP} tcp dport 80 dnat to {container}:{PORT}"
-        ))?;
+        for protocol in ["tcp", "udp"] {
+            node.run(&format!(
+                "nft add rule ip bench before ip daddr {DNAT_VIP} {protocol} dport 80 dnat to \
+                 {container}:{PORT}"
+            ))?;
+        }
     }
     Ok(())
 }
@@ -114,7 +120,11 @@ fn print(rows: &[Row], options: &PathOptions) {
         for column in figures::COLUMNS {
             let base = figures::median(&rows[0].figures, column.value);
             let value = figures::median(&row.figures, column.value);
-            let text = format!("{value:.*} [{:.2}]", column.digits, value / base);
+            let text = if value.is_nan() {
+                "-".to_owned()
+            } else {
+                format!("{value:.*} [{:.2}]", column.digits, value / base)
+            };
             print!(" {text:>17}");
         }
         println!();

@@ -24,6 +24,7 @@ pub(crate) struct Kind {
     pub(crate) name: &'static str,
     program: &'static str,
     port: u16,
+    carries_udp: bool,
     configuration: fn(&Path, SocketAddr, SocketAddr) -> String,
     arguments: &'static [&'static str],
 }
@@ -34,6 +35,7 @@ pub(crate) const ALL: [Kind; 2] = [
         name: "HAProxy",
         program: "haproxy",
         port: 8081,
+        carries_udp: false,
         configuration: haproxy,
         arguments: &["-db", "-f"],
     },
@@ -41,6 +43,7 @@ pub(crate) const ALL: [Kind; 2] = [
         name: "nginx stream",
         program: "nginx",
         port: 8082,
+        carries_udp: true,
         configuration: nginx,
         arguments: &["-c"],
     },
@@ -63,7 +66,8 @@ fn nginx(directory: &Path, listen: SocketAddr, server: SocketAddr) -> String {
     format!(
         "{module}daemon off;\nuser root;\nworker_processes auto;\npid {0}/nginx.pid;\n\
          error_log {0}/nginx.log;\nevents {{ worker_connections 4096; }}\n\
-         stream {{ server {{ listen {listen}; proxy_pass {server}; }} }}\n",
+         stream {{ server {{ listen {listen}; proxy_pass {server}; }}\n\
+         server {{ listen {listen} udp; proxy_pass {server}; }} }}\n",
         directory.display()
     )
 }
@@ -72,6 +76,7 @@ fn nginx(directory: &Path, listen: SocketAddr, server: SocketAddr) -> String {
 pub(crate) struct Proxy {
     child: Child,
     listen: SocketAddr,
+    carries_udp: bool,
 }
 
 impl Proxy {
@@ -91,7 +96,7 @@ impl Proxy {
             .stderr(log)
             .spawn()
             .with_context(|| format!("starting {}", kind.program))?;
-        let mut proxy = Self { child, listen };
+        let mut proxy = Self { child, listen, carries_udp: kind.carries_udp };
         let is_ready = process::poll(START_LIMIT, || {
             let connect = || TcpStream::connect_timeout(&listen, START_LIMIT).is_ok();
             world.client().enter(connect).unwrap_or(false)
@@ -108,6 +113,11 @@ impl Proxy {
     /// Where clients connect to.
     pub(crate) const fn listens_at(&self) -> SocketAddr {
         self.listen
+    }
+
+    /// Whether it forwards UDP, too.
+    pub(crate) const fn carries_udp(&self) -> bool {
+        self.carries_udp
     }
 
     /// The process, or the parent of those that do the work.
