@@ -185,7 +185,7 @@ fn commands_in_containers() -> Result<()> {
     let id = container.inspect("{{.Id}}")?;
     let endpoint = format!("unix://{}", docker.socket().display());
     let settings = docker::Settings::new(&endpoint, Duration::from_secs(10))?;
-    let commands = docker::Commands::new(&settings).map_err(anyhow::Error::msg)?;
+    let commands = docker::Commands::new(&settings);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let run = |line: &str, timeout_ms| {
         let argv: Vec<String> = line.split_whitespace().map(str::to_owned).collect();

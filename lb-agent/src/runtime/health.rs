@@ -34,7 +34,7 @@ pub(super) fn start(
     let commands: Arc<dyn RunInContainer> = if docker.enabled {
         let resync = Duration::from_secs(docker.resync_seconds.into());
         let settings = docker::Settings::new(&docker.endpoint, resync)?;
-        Arc::new(docker::Commands::new(&settings).map_err(anyhow::Error::msg)?)
+        Arc::new(docker::Commands::new(&settings))
     } else {
         Arc::new(NoContainers)
     };

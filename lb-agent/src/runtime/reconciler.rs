@@ -311,10 +311,12 @@ impl<N: Node> Reconciler<N> {
     fn sight(&mut self, now: Instant) -> Sight {
         let refused = |ring: &u32| (*ring, self.node.refused_tick(*ring));
         let refused_ticks = self.mirror.rings.keys().map(refused).filter(|(_, tick)| *tick != 0);
+        // Before the clock: a refusal that is later than now would count as none.
+        let refused_ticks = refused_ticks.collect();
         Sight {
             now_ms: self.milliseconds(now),
             now_tick: self.node.now_tick(),
-            refused_ticks: refused_ticks.collect(),
+            refused_ticks,
             scan: self.scan.take(),
             local: self.local.prefixes(),
             front_ifindex: self.node.front_ifindex(),

@@ -41,8 +41,9 @@ pub fn is_fresh(class: u32, last_seen_tick: u32, limits: &Limits, now_tick: u32)
         CLASS_CLOSING_BY_BACKEND => limits.closing_ticks,
         _ => limits.closed_ticks,
     };
-    // A record may be a tick ahead of us: another CPU has seen the flow since we read the clock.
-    age_ticks <= limit_ticks || age_ticks == u32::MAX
+    // A record may be ahead of us: another CPU has seen the flow since we read the clock, and the agent
+    // may have been stopped in between.
+    age_ticks <= limit_ticks || age_ticks > u32::MAX / 2
 }
 
 /// Class of a flow's record after a FIN of a side, `CLASS_CLOSING_BY_*`.

@@ -373,10 +373,10 @@ fn is_invalid(error: &(dyn std::error::Error + 'static)) -> bool {
     false
 }
 
-/// The tick that it is now for the programs.
+/// The tick that it is now for the programs, which read the coarse clock: it lags by up to 10 ms.
 #[must_use]
 pub fn now_tick() -> u32 {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC_COARSE)
         .expect("the monotonic clock can always be read");
     let seconds = u64::try_from(now.tv_sec()).expect("time since boot is positive");
     let nanoseconds = u64::try_from(now.tv_nsec()).expect("so is its fraction");

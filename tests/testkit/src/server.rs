@@ -109,7 +109,7 @@ fn serve(stream: &TcpStream, name: &str) -> io::Result<()> {
     let head = http::read_head(&mut reader)?;
     let mut words = head.first.split(' ');
     match (words.next(), words.next()) {
-        (Some("GET"), Some("/")) => {
+        (Some("GET"), Some("/" | "/health")) => {
             let (client, local) = (plain(stream.peer_addr()?), plain(stream.local_addr()?));
             respond(stream, "200 OK", &format!("name={name} client={client} local={local}\n"))
         }

@@ -36,17 +36,23 @@ const KILL_WITHIN: Duration = Duration::from_secs(5);
 /// Runs commands by the daemon behind one socket.
 #[derive(Clone, Debug)]
 pub struct Commands {
-    client: Docker,
+    socket_path: String,
     turns: Arc<Semaphore>,
 }
 
 impl Commands {
-    /// By the daemon of these settings.
-    pub fn new(settings: &super::Settings) -> Result<Self, String> {
-        let path = &settings.socket_path;
-        let client = Docker::connect_with_unix(path, ANSWER_WITHIN_SECONDS, API_DEFAULT_VERSION);
-        let client = client.map_err(|error| api::describe(&error))?;
-        Ok(Self { client, turns: Arc::new(Semaphore::new(COMMANDS_MAX)) })
+    /// By the daemon of these settings, which need not be there yet.
+    #[must_use]
+    pub fn new(settings: &super::Settings) -> Self {
+        let socket_path = settings.socket_path.clone();
+        Self { socket_path, turns: Arc::new(Semaphore::new(COMMANDS_MAX)) }
+    }
+
+    /// It opens a connection per request, so there is nothing to keep.
+    fn client(&self) -> Result<Docker, RunError> {
+        let path = &self.socket_path;
+        Docker::connect_with_unix(path, ANSWER_WITHIN_SECONDS, API_DEFAULT_VERSION)
+            .map_err(|error| RunError::NotRun(api::describe(&error)))
     }
 
     async fn run_to_end(
@@ -61,7 +67,7 @@ impl Commands {
             cmd: Some(argv),
             ..CreateExecOptions::default()
         };
-        let created = timeout_at(deadline, self.client.create_exec(&container, options)).await;
+        let created = timeout_at(deadline, self.client()?.create_exec(&container, options)).await;
         let exec = match created {
             Ok(created) => created.map_err(|error| failure(&error))?.id,
             // It has not been started, so there is nothing to end.
@@ -78,7 +84,7 @@ impl Commands {
 
     async fn follow(&self, exec: &str) -> Result<Exited, RunError> {
         let options = StartExecOptions::default();
-        let started = self.client.start_exec(exec, Some(options)).await;
+        let started = self.client()?.start_exec(exec, Some(options)).await;
         let mut text = Vec::new();
         if let StartExecResults::Attached { mut output, .. } =
             started.map_err(|error| failure(&error))?
@@ -91,7 +97,8 @@ impl Commands {
         }
         let output = String::from_utf8_lossy(&text).into_owned();
         loop {
-            let looked = self.client.inspect_exec(exec).await.map_err(|error| failure(&error))?;
+            let looked =
+                self.client()?.inspect_exec(exec).await.map_err(|error| failure(&error))?;
             if let (Some(status), false) = (looked.exit_code, looked.running.unwrap_or(true)) {
                 return Ok(Exited { status, output });
             }
@@ -101,7 +108,8 @@ impl Commands {
 
     async fn kill(&self, exec: &str, container: &str) {
         let limit = Instant::now() + KILL_WITHIN;
-        let Ok(Ok(looked)) = timeout_at(limit, self.client.inspect_exec(exec)).await else {
+        let Ok(client) = self.client() else { return };
+        let Ok(Ok(looked)) = timeout_at(limit, client.inspect_exec(exec)).await else {
             return;
         };
         let pid = looked.pid.and_then(|pid| u32::try_from(pid).ok());
