@@ -7,7 +7,7 @@ use lb_common::{
         Refusals, RingDescriptor, SCOPE_FRONT, Slot,
     },
     engine::{
-        Backend, Family, Packet, TableFull, Tables,
+        Backend, Family, Packet, RecordTables, TableFull, Tables,
         wire::{Headers, parse_network_v6, parse_transport, parse_v4},
     },
     frontends,
@@ -235,6 +235,49 @@ impl<A: FamilyMaps> Tables<A> for Maps {
     }
 
     #[inline(always)]
+    fn refusals(&self, ring: u32) -> Refusals {
+        REFUSALS.get(ring).copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn half_open_count(&self, tick: u32) -> u32 {
+        HALF_OPEN_RATE.get(0).map_or(0, |rate| if rate.tick == tick { rate.count } else { 0 })
+    }
+
+    #[inline(always)]
+    fn reply_default(&self, key: &A::ReplyDefaultKey) -> Option<A::ReplyDefault> {
+        // SAFETY: only the agent writes; elements of a hash map are swapped.
+        unsafe { A::reply_defaults().get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn is_local(&self, address: A) -> bool {
+        A::is_local(address)
+    }
+
+    #[inline(always)]
+    fn reply(&self, key: &A::ReplyKey) -> Option<A::ReplyRecord> {
+        // SAFETY: as for flows; a record is removed only long after its flow's last packet.
+        unsafe { A::replies().get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn half_reply(&self, key: &A::ReplyKey) -> Option<A::ReplyRecord> {
+        // SAFETY: an evicted element that is given to another flow while we copy it may yield parts
+        // of both: one reply is lost, as the record is.
+        unsafe { A::half_replies().get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &A::FragmentKey) -> Option<A::FragmentRecord> {
+        // SAFETY: an evicted element that is given to another packet while we copy it may yield parts
+        // of both: one fragment is lost, as its packet's record is.
+        unsafe { A::fragments().get(key) }.copied()
+    }
+}
+
+impl<A: FamilyMaps> RecordTables<A> for Maps {
+    #[inline(always)]
     fn put_flow(&self, key: &A::FlowKey, record: &FlowRecord) -> Result<(), TableFull> {
         A::flows().insert(key, record, 0).map_err(|_| TableFull)
     }
@@ -266,11 +309,6 @@ impl<A: FamilyMaps> Tables<A> for Maps {
     }
 
     #[inline(always)]
-    fn refusals(&self, ring: u32) -> Refusals {
-        REFUSALS.get(ring).copied().unwrap_or_default()
-    }
-
-    #[inline(always)]
     fn note_refusal(&self, ring: u32, tick: u32, is_full: bool) {
         let Some(note) = REFUSALS.get_ptr_mut(ring) else { return };
         // SAFETY: the element of an array stays where it is. CPUs may store at once: each stores a
@@ -284,11 +322,6 @@ impl<A: FamilyMaps> Tables<A> for Maps {
     }
 
     #[inline(always)]
-    fn half_open_count(&self, tick: u32) -> u32 {
-        HALF_OPEN_RATE.get(0).map_or(0, |rate| if rate.tick == tick { rate.count } else { 0 })
-    }
-
-    #[inline(always)]
     fn count_half_open(&self, tick: u32) {
         let Some(rate) = HALF_OPEN_RATE.get_ptr_mut(0) else { return };
         // SAFETY: the pointer is to this CPU's element.
@@ -299,30 +332,6 @@ impl<A: FamilyMaps> Tables<A> for Maps {
                 *rate = HalfOpenRate { tick, count: 1 };
             }
         }
-    }
-
-    #[inline(always)]
-    fn reply_default(&self, key: &A::ReplyDefaultKey) -> Option<A::ReplyDefault> {
-        // SAFETY: only the agent writes; elements of a hash map are swapped.
-        unsafe { A::reply_defaults().get(key) }.copied()
-    }
-
-    #[inline(always)]
-    fn is_local(&self, address: A) -> bool {
-        A::is_local(address)
-    }
-
-    #[inline(always)]
-    fn reply(&self, key: &A::ReplyKey) -> Option<A::ReplyRecord> {
-        // SAFETY: as for flows; a record is removed only long after its flow's last packet.
-        unsafe { A::replies().get(key) }.copied()
-    }
-
-    #[inline(always)]
-    fn half_reply(&self, key: &A::ReplyKey) -> Option<A::ReplyRecord> {
-        // SAFETY: an evicted element that is given to another flow while we copy it may yield parts
-        // of both: one reply is lost, as the record is.
-        unsafe { A::half_replies().get(key) }.copied()
     }
 
     #[inline(always)]
@@ -357,13 +366,6 @@ impl<A: FamilyMaps> Tables<A> for Maps {
     #[inline(always)]
     fn remove_half_reply(&self, key: &A::ReplyKey) {
         let _ = A::half_replies().remove(key);
-    }
-
-    #[inline(always)]
-    fn fragment(&self, key: &A::FragmentKey) -> Option<A::FragmentRecord> {
-        // SAFETY: an evicted element that is given to another packet while we copy it may yield parts
-        // of both: one fragment is lost, as its packet's record is.
-        unsafe { A::fragments().get(key) }.copied()
     }
 
     #[inline(always)]

@@ -15,7 +15,7 @@ use lb_common::{
         BackendV4, BackendV6, FlowRecord, Frontend, FrontendKeyV4, FrontendKeyV6, HalfOpenRate,
         Limits, NetAddr6, NetU32, Refusals, RingDescriptor, Slot, map_names,
     },
-    engine::{Backend, Family, TableFull},
+    engine::{Backend, Family},
 };
 
 use super::tables::{Tables, is_absent};
@@ -197,44 +197,4 @@ impl<A: LiveFamily> lb_common::engine::Tables<A> for LiveTables<'_, A> {
     fn fragment(&self, _key: &A::FragmentKey) -> Option<A::FragmentRecord> {
         None
     }
-
-    // Only `commit` writes, and nobody calls it here.
-
-    fn put_flow(&self, _: &A::FlowKey, _: &FlowRecord) -> Result<(), TableFull> {
-        Err(TableFull)
-    }
-
-    fn put_half_flow(&self, _: &A::FlowKey, _: &FlowRecord) -> Result<(), TableFull> {
-        Err(TableFull)
-    }
-
-    fn touch_flow(&self, _: &A::FlowKey, _: &FlowRecord) {}
-
-    fn touch_half_flow(&self, _: &A::FlowKey, _: &FlowRecord) {}
-
-    fn remove_flow(&self, _: &A::FlowKey) {}
-
-    fn remove_half_flow(&self, _: &A::FlowKey) {}
-
-    fn note_refusal(&self, _: u32, _: u32, _: bool) {}
-
-    fn count_half_open(&self, _: u32) {}
-
-    fn put_reply(&self, _: &A::ReplyKey, _: &A::ReplyRecord) -> Result<(), TableFull> {
-        Err(TableFull)
-    }
-
-    fn put_half_reply(&self, _: &A::ReplyKey, _: &A::ReplyRecord) -> Result<(), TableFull> {
-        Err(TableFull)
-    }
-
-    fn touch_reply(&self, _: &A::ReplyKey, _: &A::ReplyRecord) {}
-
-    fn touch_half_reply(&self, _: &A::ReplyKey, _: &A::ReplyRecord) {}
-
-    fn remove_reply(&self, _: &A::ReplyKey) {}
-
-    fn remove_half_reply(&self, _: &A::ReplyKey) {}
-
-    fn put_fragment(&self, _: &A::FragmentKey, _: &A::FragmentRecord) {}
 }

@@ -11,7 +11,7 @@ use lb_common::{
         FrontendState, Limits, NetU16, Refusals, RingDescriptor, SLOT_MOVING, SLOT_PLAIN, Slot,
         affinity_prefix_bits,
     },
-    engine::{Backend, Context, Family, TableFull, Tables, Tuple, Way, is_live, slot_hash},
+    engine::{Backend, Context, Family, Tables, Tuple, Way, is_live, slot_hash},
 };
 
 use super::{seconds, takes};
@@ -251,44 +251,4 @@ impl<A: Family + Into<IpAddr>, T: Tables<A>> Tables<A> for Recorder<'_, A, T> {
     fn fragment(&self, key: &A::FragmentKey) -> Option<A::FragmentRecord> {
         self.tables.fragment(key)
     }
-
-    // Only `commit` writes, and nobody calls it here.
-
-    fn put_flow(&self, _: &A::FlowKey, _: &FlowRecord) -> Result<(), TableFull> {
-        Err(TableFull)
-    }
-
-    fn put_half_flow(&self, _: &A::FlowKey, _: &FlowRecord) -> Result<(), TableFull> {
-        Err(TableFull)
-    }
-
-    fn touch_flow(&self, _: &A::FlowKey, _: &FlowRecord) {}
-
-    fn touch_half_flow(&self, _: &A::FlowKey, _: &FlowRecord) {}
-
-    fn remove_flow(&self, _: &A::FlowKey) {}
-
-    fn remove_half_flow(&self, _: &A::FlowKey) {}
-
-    fn note_refusal(&self, _: u32, _: u32, _: bool) {}
-
-    fn count_half_open(&self, _: u32) {}
-
-    fn put_reply(&self, _: &A::ReplyKey, _: &A::ReplyRecord) -> Result<(), TableFull> {
-        Err(TableFull)
-    }
-
-    fn put_half_reply(&self, _: &A::ReplyKey, _: &A::ReplyRecord) -> Result<(), TableFull> {
-        Err(TableFull)
-    }
-
-    fn touch_reply(&self, _: &A::ReplyKey, _: &A::ReplyRecord) {}
-
-    fn touch_half_reply(&self, _: &A::ReplyKey, _: &A::ReplyRecord) {}
-
-    fn remove_reply(&self, _: &A::ReplyKey) {}
-
-    fn remove_half_reply(&self, _: &A::ReplyKey) {}
-
-    fn put_fragment(&self, _: &A::FragmentKey, _: &A::FragmentRecord) {}
 }

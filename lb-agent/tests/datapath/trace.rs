@@ -162,7 +162,7 @@ fn expected<A: Family>(
     late: DropReason,
 ) -> TraceEvent
 where
-    HostTables<A>: lb_common::engine::Tables<A>,
+    HostTables<A>: lb_common::engine::RecordTables<A>,
 {
     let mut packet = HostPacket(frame.to_vec());
     let headers = A::parse(&packet, link(&packet, 0).l3_offset);

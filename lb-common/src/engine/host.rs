@@ -10,7 +10,8 @@ use std::{
 };
 
 use super::{
-    Backend, Context, Decision, EditError, EditKind, Family, Packet, TableFull, Tables, Way,
+    Backend, Context, Decision, EditError, EditKind, Family, Packet, RecordTables, TableFull,
+    Tables, Way,
     answer::{answer, write},
     checksum, commit, translate,
     wire::{Headers, Network, link},
@@ -242,6 +243,38 @@ impl<A: Family + Into<IpAddr>> Tables<A> for HostTables<A> {
         self.half_flows.borrow().get(key)
     }
 
+    fn refusals(&self, ring: u32) -> Refusals {
+        self.refusals.borrow().get(&ring).copied().unwrap_or_default()
+    }
+
+    fn half_open_count(&self, tick: u32) -> u32 {
+        let rate = self.half_open_rate.get();
+        if rate.tick == tick { rate.count } else { 0 }
+    }
+
+    fn reply_default(&self, key: &A::ReplyDefaultKey) -> Option<A::ReplyDefault> {
+        self.reply_defaults.get(key).copied()
+    }
+
+    fn is_local(&self, address: A) -> bool {
+        let address = address.into();
+        self.local.iter().any(|(network, bits)| has_prefix(address, *network, *bits))
+    }
+
+    fn reply(&self, key: &A::ReplyKey) -> Option<A::ReplyRecord> {
+        self.replies.borrow().get(key)
+    }
+
+    fn half_reply(&self, key: &A::ReplyKey) -> Option<A::ReplyRecord> {
+        self.half_replies.borrow().get(key)
+    }
+
+    fn fragment(&self, key: &A::FragmentKey) -> Option<A::FragmentRecord> {
+        self.fragments.borrow().get(key).copied()
+    }
+}
+
+impl<A: Family + Into<IpAddr>> RecordTables<A> for HostTables<A> {
     fn put_flow(&self, key: &A::FlowKey, record: &FlowRecord) -> Result<(), TableFull> {
         self.flows.borrow_mut().put(*key, *record)
     }
@@ -266,10 +299,6 @@ impl<A: Family + Into<IpAddr>> Tables<A> for HostTables<A> {
         self.half_flows.borrow_mut().remove(key);
     }
 
-    fn refusals(&self, ring: u32) -> Refusals {
-        self.refusals.borrow().get(&ring).copied().unwrap_or_default()
-    }
-
     fn note_refusal(&self, ring: u32, tick: u32, is_full: bool) {
         let mut refusals = self.refusals.borrow_mut();
         let note = refusals.entry(ring).or_default();
@@ -279,32 +308,10 @@ impl<A: Family + Into<IpAddr>> Tables<A> for HostTables<A> {
         }
     }
 
-    fn half_open_count(&self, tick: u32) -> u32 {
-        let rate = self.half_open_rate.get();
-        if rate.tick == tick { rate.count } else { 0 }
-    }
-
     fn count_half_open(&self, tick: u32) {
         let rate = self.half_open_rate.get();
         let count = if rate.tick == tick { rate.count } else { 0 };
         self.half_open_rate.set(HalfOpenRate { tick, count: count + 1 });
-    }
-
-    fn reply_default(&self, key: &A::ReplyDefaultKey) -> Option<A::ReplyDefault> {
-        self.reply_defaults.get(key).copied()
-    }
-
-    fn is_local(&self, address: A) -> bool {
-        let address = address.into();
-        self.local.iter().any(|(network, bits)| has_prefix(address, *network, *bits))
-    }
-
-    fn reply(&self, key: &A::ReplyKey) -> Option<A::ReplyRecord> {
-        self.replies.borrow().get(key)
-    }
-
-    fn half_reply(&self, key: &A::ReplyKey) -> Option<A::ReplyRecord> {
-        self.half_replies.borrow().get(key)
     }
 
     fn put_reply(&self, key: &A::ReplyKey, record: &A::ReplyRecord) -> Result<(), TableFull> {
@@ -329,10 +336,6 @@ impl<A: Family + Into<IpAddr>> Tables<A> for HostTables<A> {
 
     fn remove_half_reply(&self, key: &A::ReplyKey) {
         self.half_replies.borrow_mut().remove(key);
-    }
-
-    fn fragment(&self, key: &A::FragmentKey) -> Option<A::FragmentRecord> {
-        self.fragments.borrow().get(key).copied()
     }
 
     fn put_fragment(&self, key: &A::FragmentKey, record: &A::FragmentRecord) {
@@ -402,7 +405,7 @@ pub fn run<A: Family>(
     decide: Decide<A>,
 ) -> Option<Decision<A>>
 where
-    HostTables<A>: Tables<A>,
+    HostTables<A>: RecordTables<A>,
 {
     let link = link(packet, 0);
     let network = if A::IS_V6 { Network::V6 } else { Network::V4 };

@@ -59,7 +59,7 @@ pub trait Packet {
     -> Result<(), EditError>;
 }
 
-/// Read access to the maps of a family, and the few writes that [`commit`] makes.
+/// The maps of a family, as deciding reads them.
 pub trait Tables<A: Family> {
     /// Limits of records, from `META`. Asked for only where records count.
     fn limits(&self) -> Limits;
@@ -78,6 +78,27 @@ pub trait Tables<A: Family> {
     fn flow(&self, key: &A::FlowKey) -> Option<FlowRecord>;
     /// Looks up `HALF_FLOWS_*`.
     fn half_flow(&self, key: &A::FlowKey) -> Option<FlowRecord>;
+
+    /// Looks up `REFUSALS`.
+    fn refusals(&self, ring: u32) -> Refusals;
+    /// Half-open records that this CPU has made in a tick.
+    fn half_open_count(&self, tick: u32) -> u32;
+
+    /// Looks up `REPLY_DEFAULTS_*`.
+    fn reply_default(&self, key: &A::ReplyDefaultKey) -> Option<A::ReplyDefault>;
+    /// Looks up `LOCAL_*`: whether an address is the node's or one of its containers'.
+    fn is_local(&self, address: A) -> bool;
+    /// Looks up `REPLIES_*`.
+    fn reply(&self, key: &A::ReplyKey) -> Option<A::ReplyRecord>;
+    /// Looks up `HALF_REPLIES_*`.
+    fn half_reply(&self, key: &A::ReplyKey) -> Option<A::ReplyRecord>;
+
+    /// Looks up `FRAGMENTS_*`.
+    fn fragment(&self, key: &A::FragmentKey) -> Option<A::FragmentRecord>;
+}
+
+/// The few writes that [`commit`] makes: of records, and of what refused and counted them.
+pub trait RecordTables<A: Family>: Tables<A> {
     /// Inserts into or overwrites in `FLOWS_*`; an error means that there is no room.
     fn put_flow(&self, key: &A::FlowKey, record: &FlowRecord) -> Result<(), TableFull>;
     /// Inserts into or overwrites in `HALF_FLOWS_*`, in place of the oldest when there is no room.
@@ -91,23 +112,11 @@ pub trait Tables<A: Family> {
     /// Removes from `HALF_FLOWS_*`; absent is fine.
     fn remove_half_flow(&self, key: &A::FlowKey);
 
-    /// Looks up `REFUSALS`.
-    fn refusals(&self, ring: u32) -> Refusals;
     /// Notes in `REFUSALS` that a flow is left without a record, also because `FLOWS_*` is full.
     fn note_refusal(&self, ring: u32, tick: u32, is_full: bool);
-    /// Half-open records that this CPU has made in a tick.
-    fn half_open_count(&self, tick: u32) -> u32;
-    /// Counts another.
+    /// Counts another half-open record that this CPU has made in a tick.
     fn count_half_open(&self, tick: u32);
 
-    /// Looks up `REPLY_DEFAULTS_*`.
-    fn reply_default(&self, key: &A::ReplyDefaultKey) -> Option<A::ReplyDefault>;
-    /// Looks up `LOCAL_*`: whether an address is the node's or one of its containers'.
-    fn is_local(&self, address: A) -> bool;
-    /// Looks up `REPLIES_*`.
-    fn reply(&self, key: &A::ReplyKey) -> Option<A::ReplyRecord>;
-    /// Looks up `HALF_REPLIES_*`.
-    fn half_reply(&self, key: &A::ReplyKey) -> Option<A::ReplyRecord>;
     /// Inserts into or overwrites in `REPLIES_*`; an error means that there is no room.
     fn put_reply(&self, key: &A::ReplyKey, record: &A::ReplyRecord) -> Result<(), TableFull>;
     /// Inserts into or overwrites in `HALF_REPLIES_*`, in place of the oldest when there is no room.
@@ -121,8 +130,6 @@ pub trait Tables<A: Family> {
     /// Removes from `HALF_REPLIES_*`; absent is fine.
     fn remove_half_reply(&self, key: &A::ReplyKey);
 
-    /// Looks up `FRAGMENTS_*`.
-    fn fragment(&self, key: &A::FragmentKey) -> Option<A::FragmentRecord>;
     /// Inserts into or overwrites in `FRAGMENTS_*`, in place of the oldest when there is no room.
     fn put_fragment(&self, key: &A::FragmentKey, record: &A::FragmentRecord);
 }

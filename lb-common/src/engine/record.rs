@@ -1,6 +1,6 @@
 //! Records: whether one is alive, and how a decision's changes are written.
 
-use super::{Backend, Decision, Family, FlowChange, Record, ReplyChange, Tables};
+use super::{Backend, Decision, Family, FlowChange, Record, RecordTables, ReplyChange};
 use crate::{
     abi::{
         CLASS_ANSWERED, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT,
@@ -59,7 +59,7 @@ pub(super) const fn closed_by(before: u32, side: u32) -> u32 {
 /// backend, unless a ring was published between them: then the last one wins and the other's SYN is
 /// answered by a backend that the client's ACK no longer reaches, as if the SYN had been lost.
 #[inline(always)]
-pub fn commit<A: Family, T: Tables<A>>(
+pub fn commit<A: Family, T: RecordTables<A>>(
     tables: &T,
     decision: &Decision<A>,
 ) -> Result<(), DropReason> {
@@ -72,7 +72,7 @@ pub fn commit<A: Family, T: Tables<A>>(
 }
 
 #[inline(always)]
-fn commit_flow<A: Family, T: Tables<A>>(tables: &T, change: &Record<A>) {
+fn commit_flow<A: Family, T: RecordTables<A>>(tables: &T, change: &Record<A>) {
     let Record { flow_change, flow, flow_record, ring, is_refused, .. } = change;
     let tick = flow_record.last_seen_tick;
     match flow_change {
@@ -110,7 +110,10 @@ fn commit_flow<A: Family, T: Tables<A>>(tables: &T, change: &Record<A>) {
 }
 
 #[inline(always)]
-fn commit_reply<A: Family, T: Tables<A>>(tables: &T, change: &Record<A>) -> Result<(), DropReason> {
+fn commit_reply<A: Family, T: RecordTables<A>>(
+    tables: &T,
+    change: &Record<A>,
+) -> Result<(), DropReason> {
     let Record { reply_change, reply, reply_record, .. } = change;
     match reply_change {
         ReplyChange::Keep => {}

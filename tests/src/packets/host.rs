@@ -13,7 +13,7 @@ use lb_common::{
         Verdict, ring_number,
     },
     engine::{
-        Context, Decision, EditKind, Family, Side, Tables,
+        Context, Decision, EditKind, Family, RecordTables, Side,
         answer::{AnswerKind, answer, write},
         commit, front, front_transport,
         host::{HostPacket, HostTables},
@@ -157,7 +157,7 @@ impl HostBed {
         reason: &mut DropReason,
     ) -> Action
     where
-        HostTables<A>: Tables<A>,
+        HostTables<A>: RecordTables<A>,
     {
         let headers = A::parse(packet, link.l3_offset);
         if !headers.is_transport() {
@@ -227,7 +227,7 @@ struct Tc<'a, A: Family> {
 
 impl<A: BedFamily> Tc<'_, A>
 where
-    HostTables<A>: Tables<A>,
+    HostTables<A>: RecordTables<A>,
 {
     fn run(
         &mut self,
