@@ -27,8 +27,6 @@ const COMMAND_WORDS_MAX: usize = 64;
 /// Longest text that an answer is searched for.
 const BODY_CHARS_MAX: usize = 1024;
 const DAY_SECONDS: u32 = 24 * 3600;
-/// Shortest time between probes.
-const PROBE_INTERVAL_MS_MIN: u32 = 50;
 
 /// The labels of one container, sorted out.
 #[derive(Debug, Default)]
@@ -146,10 +144,6 @@ impl<'a> LbLabels<'a> {
     pub fn wishes(&self, port: u16, object: &str) -> (Wishes, Vec<LabelError>) {
         let mut reader = Reader { labels: self, port, object, errors: Vec::new() };
         let seconds = |text: &str| in_range(grammar::duration_seconds(text)?, DAY_SECONDS);
-        let time = |text: &str| match grammar::duration_ms(text)? {
-            PROBE_INTERVAL_MS_MIN.. => grammar::duration_ms(text),
-            _ => Err(format!("is less than {PROBE_INTERVAL_MS_MIN} ms")),
-        };
         let count = |text: &str| grammar::number(text, 1..=1000);
         let wishes = Wishes {
             affinity: reader.value("affinity", grammar::affinity),
@@ -164,9 +158,9 @@ impl<'a> LbLabels<'a> {
             exclusive: reader.value("exclusive", grammar::flag),
             weight: reader.value("weight", grammar::weight),
             probe: reader.probe(),
-            probe_interval_ms: reader.value("probe.interval", time),
-            probe_timeout_ms: reader.value("probe.timeout", time),
-            probe_initial_delay_ms: reader.value("probe.delay", grammar::duration_ms),
+            probe_interval_ms: reader.value("probe.interval", grammar::probe_interval_ms),
+            probe_timeout_ms: reader.value("probe.timeout", grammar::probe_timeout_ms),
+            probe_initial_delay_ms: reader.value("probe.delay", grammar::probe_delay_ms),
             probe_rise: reader.value("probe.rise", count),
             probe_fall: reader.value("probe.fall", count),
             probe_place: reader.value("probe.place", grammar::place),

@@ -17,8 +17,6 @@ pub const PREFIX: &str = "SERVICE_";
 
 /// Time between checks when nobody says otherwise, as in the original.
 const INTERVAL_MS: u32 = 10_000;
-/// Shortest time between checks.
-const INTERVAL_MS_MIN: u32 = 50;
 /// Longest name of a service.
 const NAME_CHARS_MAX: usize = 128;
 /// Kinds of checks in the order in which the original looks for them.
@@ -134,10 +132,10 @@ impl<'a> Metadata<'a> {
         let mut reader = Reader { metadata: self, port, object, errors: Vec::new() };
         let mut wishes = Wishes::default();
         if let Some(probe) = reader.probe() {
-            let interval = reader.value("CHECK_INTERVAL", interval_ms);
+            let interval = reader.value("CHECK_INTERVAL", grammar::probe_interval_ms);
             wishes.probe_interval_ms =
                 interval.or_else(|| Some(Setting::new(INTERVAL_MS, probe.origin.clone())));
-            wishes.probe_timeout_ms = reader.value("CHECK_TIMEOUT", interval_ms);
+            wishes.probe_timeout_ms = reader.value("CHECK_TIMEOUT", grammar::probe_timeout_ms);
             wishes.probe_initial = reader.value("CHECK_INITIAL_STATUS", initial_status);
             wishes.unhealthy_grace_seconds =
                 reader.value("CHECK_DEREGISTER_AFTER", grammar::duration_seconds);
@@ -240,13 +238,6 @@ impl Reader<'_> {
         for (key, message) in told {
             self.refuse(key, message);
         }
-    }
-}
-
-fn interval_ms(text: &str) -> Result<u32, String> {
-    match grammar::duration_ms(text)? {
-        time @ INTERVAL_MS_MIN.. => Ok(time),
-        _ => Err(format!("is less than {INTERVAL_MS_MIN} ms")),
     }
 }
 

@@ -10,8 +10,6 @@ use crate::{
 };
 
 const PROBE: &str = "aliyun.probe.";
-/// Longest time that a probe may take or wait, in seconds.
-const SECONDS_MAX: u32 = 24 * 3600;
 /// Names in `aliyun.depends`.
 const DEPENDS_MAX: usize = 64;
 /// Port of a probe whose URL has none.
@@ -23,12 +21,15 @@ pub fn wishes(labels: &BTreeMap<String, String>, object: &str) -> (Wishes, Vec<L
     let mut wishes = Wishes { probe: reader.probe(), ..Wishes::default() };
     // Without a probe the others are ignored, as in the original.
     if wishes.probe.is_some() {
-        let milliseconds =
-            |text: &str| grammar::number(text, 1..=SECONDS_MAX).map(|seconds| seconds * 1000);
-        wishes.probe_timeout_ms = reader.value("aliyun.probe.timeout_seconds", milliseconds);
+        let seconds = |text: &str, least, most_ms: u32| {
+            grammar::number(text, least..=most_ms / 1000).map(|seconds| seconds * 1000)
+        };
+        wishes.probe_timeout_ms = reader.value("aliyun.probe.timeout_seconds", |text| {
+            seconds(text, 1, *grammar::PROBE_TIMEOUT_MS.end())
+        });
         wishes.probe_initial_delay_ms = reader
             .value("aliyun.probe.initial_delay_seconds", |text| {
-                grammar::number(text, 0..=SECONDS_MAX).map(|seconds| seconds * 1000)
+                seconds(text, 0, *grammar::PROBE_DELAY_MS.end())
             });
     }
     wishes.scale = reader.value("aliyun.scale", |text| grammar::number(text, 0..=65_536).map(Some));

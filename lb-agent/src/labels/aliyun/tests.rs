@@ -154,7 +154,7 @@ fn what_is_wrong_is_told_exactly() {
     probe = tcp port 1 (container `web-1`, label `aliyun.probe.url`)
     refused aliyun.probe.cmd: `aliyun.probe.url` stands beside it, and only one of the two can be; `aliyun.probe.url` counts, so remove one
     probe = command ["/bin/sh", "-c", "true"] (container `web-1`, label `aliyun.probe.cmd`)
-    refused aliyun.probe.timeout_seconds: the value `0` is no number from 1 to 86400
+    refused aliyun.probe.timeout_seconds: the value `0` is no number from 1 to 60
     refused aliyun.probe.initial_delay_seconds: the value `2s` is no number from 0 to 86400
     rolling_updates = 1 (container `web-1`, label `aliyun.rolling_updates`)
     refused aliyun.rolling_updates.parallelism: the value `all` is no number from 1 to 65536; 1 counts

@@ -192,7 +192,7 @@ fn probes_have_the_parts_of_their_kind() {
 }
 
 /// One wrong label each.
-const WRONG: [(&str, &str); 34] = [
+const WRONG: [(&str, &str); 37] = [
     ("lb.frontend", ""),
     ("lb.frontend", "192.0.2.10:80"),
     ("lb.frontend", "tcp://:80"),
@@ -223,6 +223,9 @@ const WRONG: [(&str, &str); 34] = [
     ("lb.probe", "command"),
     ("lb.probe.path", "/health"),
     ("lb.probe.interval", "1ms"),
+        ("lb.probe.timeout", "61s"),
+        ("lb.probe.delay", "9d"),
+        ("lb.probe.delay", "25h"),
     ("lb.probe.rise", "0"),
     ("lb.probe.place", "host"),
     ("lb.probe.initial", "passing"),
@@ -278,6 +281,9 @@ fn what_is_wrong_is_told_exactly() {
     refused lb.probe: `lb.probe.command` is missing; a probe of the kind command needs it
     refused lb.probe: is missing, and other labels say how to probe; add it with one of tcp, http, https, command, docker
     refused lb.probe.interval: the value `1ms` is less than 50 ms
+    refused lb.probe.timeout: the value `61s` is more than 60 s
+    refused lb.probe.delay: the value `9d` is no duration; write it like 30s, 500ms or 1m30s
+    refused lb.probe.delay: the value `25h` is more than 86400 s
     refused lb.probe.rise: the value `0` is no number from 1 to 1000
     refused lb.probe.place: the value `host` is none of auto, node, container
     refused lb.probe.initial: the value `passing` is neither starting nor healthy

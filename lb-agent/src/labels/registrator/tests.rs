@@ -155,7 +155,7 @@ fn ports_are_named_as_in_the_original() {
 }
 
 /// Variables about checks, one container each.
-const CHECKS: [&[&str]; 16] = [
+const CHECKS: [&[&str]; 17] = [
     &["SERVICE_CHECK_HTTP=health", "SERVICE_CHECK_HTTP_METHOD=HEAD"],
     &["SERVICE_CHECK_HTTPS=/", "SERVICE_CHECK_TLS_SKIP_VERIFY=true"],
     &["SERVICE_CHECK_TCP=true", "SERVICE_CHECK_INTERVAL=1m30s"],
@@ -174,6 +174,7 @@ const CHECKS: [&[&str]; 16] = [
     &["SERVICE_CHECK_HTTP=/a b"],
     &["SERVICE_CHECK_TCP=true", "SERVICE_CHECK_INTERVAL=often"],
     &["SERVICE_CHECK_TCP=true", "SERVICE_CHECK_TIMEOUT=1us"],
+    &["SERVICE_CHECK_TCP=true", "SERVICE_CHECK_TIMEOUT=240h"],
     &["SERVICE_CHECK_TCP=true", "SERVICE_CHECK_INITIAL_STATUS=failed"],
     &["SERVICE_CHECK_TCP=true", "SERVICE_80_CHECK_INTERVALL=5s", "SERVICE_REGION=eu"],
 ];
@@ -227,6 +228,10 @@ fn checks_become_probes() {
       80 probe = tcp (container `a`, variable `SERVICE_CHECK_TCP`)
       80 probe_interval_ms = 10 s (container `a`, variable `SERVICE_CHECK_TCP`)
       80 refused SERVICE_CHECK_TIMEOUT: the value `1us` is less than 50 ms
+    ["SERVICE_CHECK_TCP=true", "SERVICE_CHECK_TIMEOUT=240h"]
+      80 probe = tcp (container `a`, variable `SERVICE_CHECK_TCP`)
+      80 probe_interval_ms = 10 s (container `a`, variable `SERVICE_CHECK_TCP`)
+      80 refused SERVICE_CHECK_TIMEOUT: the value `240h` is more than 60 s
     ["SERVICE_CHECK_TCP=true", "SERVICE_CHECK_INITIAL_STATUS=failed"]
       80 probe = tcp (container `a`, variable `SERVICE_CHECK_TCP`)
       80 probe_interval_ms = 10 s (container `a`, variable `SERVICE_CHECK_TCP`)
