@@ -302,6 +302,7 @@ mod tests {
             state,
             started_at_ms: 0,
             reported: None,
+            asked_to_end: None,
             replies: crate::model::ReplyFacts::default(),
         }
     }

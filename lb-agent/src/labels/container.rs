@@ -438,6 +438,7 @@ fn backend(
         state: BackendState::Healthy,
         started_at_ms: facts.started_at_ms,
         reported: None,
+        asked_to_end: None,
         replies: ReplyFacts {
             ways_in: if is_published { WaysIn::Published } else { address.ways_in },
             only_answers: false,

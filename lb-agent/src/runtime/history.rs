@@ -170,7 +170,9 @@ pub(super) fn reason(
     let who = match (order.and_then(|order| order.will), orders.provided(name, backend)) {
         (Some(Will::Drain), _) => order.map(|order| format!("drained by {}", order.by)),
         (Some(Will::Disable), _) => order.map(|order| format!("disabled by {}", order.by)),
-        (Some(Will::Serve), Some(BackendState::Draining)) => {
+        (Some(Will::Serve), Some(BackendState::Draining))
+            if !matches!(backend.state, BackendState::Draining | BackendState::Gone) =>
+        {
             order.map(|order| format!("told to end, kept by {}", order.by))
         }
         (_, Some(BackendState::Draining)) => Some("told to end".to_owned()),

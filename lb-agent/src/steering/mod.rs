@@ -105,22 +105,24 @@ impl Steering {
         let before = self.orders.remove(&subject);
         let mut view = SteeringView {
             will: before.as_ref().and_then(|before| before.will),
+            lifts: before.as_ref().and_then(|before| before.lifts),
             weight: before.and_then(|before| before.weight),
             by: giver.by.to_owned(),
             at_ms: giver.at_ms,
         };
         let what = match order {
             Order::Drain => {
-                view.will = Some(Will::Drain);
+                (view.will, view.lifts) = (Some(Will::Drain), None);
                 "drain".to_owned()
             }
             Order::Disable => {
-                view.will = Some(Will::Disable);
+                (view.will, view.lifts) = (Some(Will::Disable), None);
                 "disable".to_owned()
             }
             Order::Undrain | Order::Enable => {
                 let is_leaving = backend.state == BackendState::Draining;
                 view.will = is_leaving.then_some(Will::Serve);
+                view.lifts = backend.asked_to_end.filter(|_| is_leaving);
                 "serve".to_owned()
             }
             Order::Weight { weight } => {
@@ -149,8 +151,12 @@ impl Steering {
                 match order.will {
                     Some(Will::Drain) => backend.state = BackendState::Draining,
                     Some(Will::Disable) => backend.state = BackendState::Disabled,
-                    // Who is frozen cannot serve, whoever wants it.
-                    Some(Will::Serve) if backend.state == BackendState::Draining => {
+                    // Who is frozen cannot serve, whoever wants it; and who is asked to leave again
+                    // was not meant.
+                    Some(Will::Serve)
+                        if backend.state == BackendState::Draining
+                            && backend.asked_to_end == order.lifts =>
+                    {
                         backend.state = BackendState::Healthy;
                     }
                     Some(Will::Serve) | None => {}

@@ -22,13 +22,15 @@ fn backend(number: u8, state: BackendState) -> Backend {
         state,
         started_at_ms: 0,
         reported: None,
+        asked_to_end: None,
         replies: ReplyFacts::default(),
     }
 }
 
-/// Two services with the same two containers, the second of which is told to end.
+/// Two services with the same two containers, the second of which is asked to end.
 fn snapshot() -> Snapshot {
-    let backends = [backend(1, BackendState::Healthy), backend(2, BackendState::Draining)];
+    let mut backends = [backend(1, BackendState::Healthy), backend(2, BackendState::Draining)];
+    backends[1].asked_to_end = Some(1);
     let service = |service: &str| Service {
         name: name(service),
         frontends: BTreeSet::new(),
@@ -82,6 +84,14 @@ fn orders_are_for_those_that_they_name() {
     b web-1 disabled 100
     b web-2 healthy 0
     ");
+    // Asked to end once more.
+    let mut again = snapshot();
+    for service in again.services.values_mut() {
+        service.backends[1].asked_to_end = Some(2);
+    }
+    it.apply(&mut again);
+    let states = again.services.values().map(|it| it.backends[1].state);
+    assert_eq!(states.collect::<Vec<_>>(), [BackendState::Draining; 2]);
     assert_snapshot!(give(it, "web-1", None, Order::Enable), @"a web-1 serve, b web-1 serve");
     assert_snapshot!(give(it, "web-2", None, Order::Weight { weight: None }), @"a web-2 weight 100, as asked for, b web-2 weight 100, as asked for");
     assert_snapshot!(give(it, "web-2", None, Order::Drain), @"a web-2 drain, b web-2 drain");

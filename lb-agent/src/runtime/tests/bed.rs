@@ -334,6 +334,7 @@ pub(super) fn container(port: u16, id: u8) -> Claim {
             state: BackendState::Healthy,
             started_at_ms: 1,
             reported: None,
+            asked_to_end: None,
             replies: crate::model::ReplyFacts::default(),
         }),
         pooled: None,

@@ -119,11 +119,15 @@ async fn orders_outlive_the_agent_and_not_the_backend() {
 #[tokio::test(start_paused = true)]
 async fn who_is_told_to_end_can_be_kept() {
     let bed = with_two(None).await;
-    let mut ending = container(1, 1);
-    if let Some(backend) = &mut ending.backend {
-        backend.state = BackendState::Draining;
-    }
-    bed.claims("docker", &[ending, container(1, 2)]).await;
+    let ending = |asked_to_end| {
+        let mut ending = container(1, 1);
+        if let Some(backend) = &mut ending.backend {
+            backend.state = BackendState::Draining;
+            backend.asked_to_end = Some(asked_to_end);
+        }
+        ending
+    };
+    bed.claims("docker", &[ending(1), container(1, 2)]).await;
     bed.wait(SECOND).await;
     assert_eq!(
         shown(&*bed.view().await, "shop-s1-1"),
@@ -135,6 +139,14 @@ async fn who_is_told_to_end_can_be_kept() {
     assert_eq!(
         shown(&*bed.view().await, "shop-s1-1"),
         "healthy, told to end, kept by root, weight 100"
+    );
+    // Asked again: that was not meant.
+    bed.claims("docker", &[ending(2), container(1, 2)]).await;
+    bed.wait(SECOND).await;
+    assert_eq!(bed.served(1), addresses(&[2]));
+    assert_eq!(
+        shown(&*bed.view().await, "shop-s1-1"),
+        "draining, told to end, 299 s left, weight 100"
     );
 }
 
