@@ -48,9 +48,26 @@ pub struct SteerRequest {
 pub struct SteerAnswer {
     /// What was told to whom, in words: one line for each backend.
     pub done: Vec<String>,
+    /// Set when the kernel does not do yet what was ordered; this is why. The agent tries again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<String>,
     /// Set when the order is in force and would be forgotten with the agent; this is why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
+}
+
+/// Why an order was not taken: nothing follows from it.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum SteerError {
+    /// It is for nobody who is there.
+    #[error("{0}")]
+    Nobody(String),
+    /// It could be for either of several.
+    #[error("{0}")]
+    Ambiguous(String),
+    /// It is for nobody who is known yet, and not everything is known.
+    #[error("{0}")]
+    NotKnown(String),
 }
 
 /// What operators want of a backend.

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     api::types::ProbeView,
+    arbiter,
     model::{Backend, BackendState, InitialState, Probe, Service, ServiceName, Snapshot},
     plan::{KernelState, instance_hash},
 };
@@ -224,15 +225,19 @@ impl HealthView {
 
 /// Gives the backends of a service their states; some of those that fail may have to serve.
 fn judge(service: &mut Service, standings: &[Option<Standing>]) -> Option<PanicState> {
-    let mut candidates = Vec::new();
-    let mut indexes = Vec::new();
+    let mut judged = Vec::with_capacity(standings.len());
     for (index, (backend, standing)) in service.backends.iter_mut().zip(standings).enumerate() {
         // Who is asked to leave, or not to come yet, stays what he is.
-        let Some(standing) = standing.filter(|_| backend.state == BackendState::Healthy) else {
-            continue;
-        };
-        backend.state = state_of(standing.health);
-        if backend.weight > 0 {
+        if let Some(standing) = standing.filter(|_| backend.state == BackendState::Healthy) {
+            backend.state = state_of(standing.health);
+            judged.push((index, standing));
+        }
+    }
+    arbiter::yield_to_exclusive(service);
+    let mut candidates = Vec::new();
+    let mut indexes = Vec::new();
+    for (index, standing) in judged {
+        if service.backends[index].weight > 0 {
             indexes.push(index);
             candidates.push(Candidate {
                 health: standing.health,

@@ -49,7 +49,7 @@ fn give(steering: &mut Steering, backend: &str, service: Option<&str>, order: Or
     let service = service.map(name);
     let request = SteerRequest { backend: backend.to_owned(), service, order };
     match steering.take(&request, backends, Giver { by: "root", at_ms: 1 }) {
-        Err(message) => message,
+        Err(error) => error.to_string(),
         Ok(told) => {
             let lines = told.iter().map(|it| format!("{} {} {}", it.service, it.backend, it.what));
             lines.collect::<Vec<_>>().join(", ")
@@ -110,6 +110,63 @@ fn who_is_not_there_is_said() {
     assert_snapshot!(give(it, "web", None, Order::Drain), @"there is no backend `web`; `lbctl backend list` shows all");
     assert_snapshot!(give(it, "web-1", Some("c\n"), Order::Drain), @r"there is no backend `web-1` of a service `c\n`; `lbctl backend list` shows all");
     assert!(steering.is_empty());
+}
+
+#[test]
+fn an_order_for_either_of_two_is_for_neither() {
+    let id = |first: &str| format!("{first}{}", "0".repeat(64 - first.len()));
+    let named = |number: u8, name: &str, id: &str| Backend {
+        display_name: name.to_owned(),
+        instance: format!("{id}@1"),
+        ..backend(number, BackendState::Healthy)
+    };
+    let of_file = |number| Backend {
+        instance: String::new(),
+        display_name: format!("10.0.0.{number}:80"),
+        ..backend(number, BackendState::Healthy)
+    };
+    let (first, second) = (id("0123456789ab"), id("ba9876543210"));
+    let all = [
+        (name("a"), named(1, "web-1", &first)),
+        (name("b"), named(1, "web-1", &first)),
+        // Named like others: an address, a backend of the file, the id of a container.
+        (name("c"), named(2, "10.0.0.1", &second)),
+        (name("d"), named(3, "10.0.0.4:80", &id("c"))),
+        (name("e"), of_file(4)),
+        (name("f"), named(5, "0123456789ab", &id("d"))),
+        (name("g"), named(6, "10.0.0.6", &id("e"))),
+    ];
+    let give = |backend: &str, service: Option<&str>| {
+        let (backend, service) = (backend.to_owned(), service.map(name));
+        let request = SteerRequest { backend, service, order: Order::Drain };
+        let backends = all.iter().map(|(service, backend)| (service, backend));
+        match Steering::default().take(&request, backends, Giver { by: "root", at_ms: 1 }) {
+            Err(error) => error.to_string(),
+            Ok(told) => {
+                told.iter().map(|it| it.service.0.clone()).collect::<Vec<_>>().join(" ")
+            }
+        }
+    };
+    assert_snapshot!(give("10.0.0.1", None), @"`10.0.0.1` may be `10.0.0.1` at 10.0.0.2:80 of `c`, or `web-1` at 10.0.0.1:80 of `a`, or `web-1` at 10.0.0.1:80 of `b`; say which by `--service`, by its address with the port, or by the first 12 digits of its container's id");
+    assert_snapshot!(give("10.0.0.4:80", None), @"`10.0.0.4:80` may be `10.0.0.4:80` at 10.0.0.3:80 of `d`, or `10.0.0.4:80` at 10.0.0.4:80 of `e`; say which by `--service`, by its address with the port, or by the first 12 digits of its container's id");
+    for (backend, service, expected) in [
+        ("10.0.0.1", Some("a"), "a"),
+        ("10.0.0.1", Some("c"), "c"),
+        ("10.0.0.1:80", None, "a b"),
+        ("10.0.0.2", None, "c"),
+        ("10.0.0.4:80", Some("e"), "e"),
+        ("10.0.0.3:80", None, "d"),
+        // An id goes before names.
+        ("0123456789ab", None, "a b"),
+        ("0123456789ab", Some("f"), "f"),
+        (&second, None, "c"),
+        // Its own address.
+        ("10.0.0.6", None, "g"),
+    ] {
+        assert_eq!(give(backend, service), expected, "{backend}");
+    }
+    // Too short for an id.
+    assert_snapshot!(give("0123456789a", None), @"there is no backend `0123456789a`; `lbctl backend list` shows all");
 }
 
 #[test]
