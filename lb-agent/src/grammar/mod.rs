@@ -3,6 +3,8 @@
 //! to write it.
 
 mod probe;
+#[cfg(test)]
+mod tests;
 mod value;
 
 pub use probe::{ProbeParts, ProbeWord};

@@ -111,7 +111,8 @@ pub fn duration_ms(text: &str) -> Parsed<u32> {
         }
         let whole: u64 = whole.parse().map_err(|_| limit())?;
         let parts: u64 = format!("{fraction:0<6}").parse().map_err(|_| wrong())?;
-        let part_us = whole.checked_mul(unit_us).map(|us| us + parts * (unit_us / 1000) / 1000);
+        let parts_us = parts * (unit_us / 1000) / 1000;
+        let part_us = whole.checked_mul(unit_us).and_then(|us| us.checked_add(parts_us));
         total_us = part_us
             .and_then(|part_us| total_us.checked_add(part_us))
             .filter(|total_us| *total_us <= DURATION_SECONDS_MAX * 1_000_000)

@@ -5,6 +5,7 @@
 //! health found out so far becomes their state.
 
 use std::{
+    borrow::Cow,
     cell::OnceCell,
     collections::{
         BTreeMap, HashMap,
@@ -17,7 +18,7 @@ use tokio::sync::watch;
 
 use super::{
     panic::{Candidate, panic},
-    stats::Stats,
+    stats::{ProbeStats, Stats},
     target::{Change, Standing, Target, TargetKey},
     tracker::Health,
 };
@@ -193,6 +194,20 @@ impl HealthView {
         }
         let entry = self.entries.get(&instance_hash(service, backend));
         entry.map_or(backend.state, |entry| state_of(entry.standing.health))
+    }
+
+    /// What was found that keeps a backend from being healthy, for people: what its latest change was
+    /// caused by; of one that has not changed since it is known, what its latest probe came to.
+    pub fn found(&self, service: &ServiceName, backend: &Backend) -> Option<Cow<'static, str>> {
+        let key = instance_hash(service, backend);
+        let entry = self.entries.get(&key)?;
+        if entry.standing.health == Health::Healthy {
+            return None;
+        }
+        let stats = || self.stats.of(key);
+        let is_probed = |stats: &ProbeStats| stats.passed + stats.failed + stats.inconclusive > 0;
+        let probed = || stats().filter(is_probed).map(|stats| stats.latest);
+        entry.cause.clone().map(Cow::Owned).or_else(probed)
     }
 
     /// What its latest change of health was caused by.

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fs, sync::Arc};
 
 use insta::assert_snapshot;
+use proptest::prelude::*;
 
 use super::*;
 use crate::model::{BackendPath, Policy, ReplyFacts, Service};
@@ -218,4 +219,101 @@ fn a_file_that_cannot_be_read_is_said() {
     assert_snapshot!(check("{"), @"orders of operators cannot be read from `DIR/steering.json`: EOF while parsing an object at line 1 column 1; backends are what their providers and probes say, give the orders again");
     assert_snapshot!(check(r#"{"version":2,"orders":[]}"#), @"orders of operators cannot be read from `DIR/steering.json`: it has version 2, not 1; backends are what their providers and probes say, give the orders again");
     assert!(check(r#"{"version":1,"orders":[{}]}"#).contains("missing field"));
+}
+
+/// Bytes of a text with some of them replaced, removed, doubled or added.
+fn mangled(text: String) -> impl Strategy<Value = Vec<u8>> {
+    let change = (any::<prop::sample::Index>(), 0_u8..4, any::<u8>());
+    prop::collection::vec(change, 0..6).prop_map(move |changes| {
+        let mut bytes = text.clone().into_bytes();
+        for (index, kind, byte) in changes {
+            let at = index.index(bytes.len() + 1);
+            match kind {
+                0 if at < bytes.len() => bytes[at] = byte,
+                1 if at < bytes.len() => drop(bytes.remove(at)),
+                2 => bytes.insert(at, byte),
+                _ => bytes.truncate(at.max(1)),
+            }
+        }
+        bytes
+    })
+}
+
+fn is_fit_to_show(message: &str) -> bool {
+    message.chars().count() < 1500 && !message.chars().any(char::is_control)
+}
+
+fn any_request() -> impl Strategy<Value = SteerRequest> {
+    let order = prop_oneof![
+        Just(Order::Drain),
+        Just(Order::Disable),
+        Just(Order::Undrain),
+        Just(Order::Enable),
+        any::<Option<u16>>().prop_map(|weight| Order::Weight { weight }),
+    ];
+    let name = prop_oneof![any::<String>(), "web-[12]", "10\\.0\\.0\\.[12](:80)?", "[0-9a-f]{8,70}"];
+    (name, prop::option::of(prop_oneof![any::<String>(), "[ab]"]), order).prop_map(
+        |(backend, service, order)| SteerRequest { backend, service: service.map(ServiceName), order },
+    )
+}
+
+proptest! {
+    /// Bodies that are no requests are refused; what is one is carried out, or refused in words.
+    #[test]
+    fn any_request_is_understood_or_refused(
+        (request, body) in any_request().prop_flat_map(|request| {
+            let text = serde_json::to_string(&request).expect("JSON");
+            (Just(request), mangled(text))
+        }),
+    ) {
+        let text = serde_json::to_vec(&request).expect("JSON");
+        prop_assert_eq!(serde_json::from_slice::<SteerRequest>(&text).ok(), Some(request.clone()));
+        let snapshot = snapshot();
+        let named = || {
+            let services = snapshot.services.values();
+            services.flat_map(|it| it.backends.iter().map(|backend| (&it.name, backend)))
+        };
+        for request in [Some(request), serde_json::from_slice(&body).ok()].into_iter().flatten() {
+            let mut steering = Steering::default();
+            match steering.take(&request, named(), Giver { by: "root", at_ms: 1 }) {
+                Ok(told) => prop_assert!(!told.is_empty()),
+                Err(error) => {
+                    prop_assert!(steering.is_empty());
+                    prop_assert!(is_fit_to_show(&error.to_string()), "{error}");
+                }
+            }
+        }
+    }
+
+    /// A file that was damaged is read as it was meant, or not at all and said.
+    #[test]
+    fn any_file_of_orders_is_read_or_refused(
+        bytes in prop_oneof![
+            mangled(kept()),
+            prop::collection::vec(any::<u8>(), 0..200),
+            "[\\[{\"a:]{0,300}".prop_map(String::into_bytes),
+            "\\PC{0,600}".prop_map(|key| format!("{{\"version\":1,\"{key}\":1}}").into_bytes()),
+        ],
+    ) {
+        let directory = tempfile::tempdir().expect("a directory");
+        fs::write(directory.path().join("steering.json"), &bytes).expect("written");
+        match Store::at(directory.path()).load() {
+            Ok(steering) => {
+                let mut snapshot = snapshot();
+                steering.apply(&mut snapshot);
+            }
+            Err(message) => prop_assert!(is_fit_to_show(&message), "{message}"),
+        }
+    }
+}
+
+/// A file with some orders.
+fn kept() -> String {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut steering = Steering::default();
+    give(&mut steering, "web-1", None, Order::Disable);
+    give(&mut steering, "web-2", Some("a"), Order::Undrain);
+    give(&mut steering, "web-2", Some("b"), Order::Weight { weight: Some(7) });
+    Store::at(directory.path()).save(&steering).expect("it is kept");
+    fs::read_to_string(directory.path().join("steering.json")).expect("text")
 }

@@ -212,15 +212,22 @@ async fn an_order_that_is_not_taken_in_time_never_is_and_one_that_was_is_said() 
 #[tokio::test]
 async fn orders_that_are_not_understood_are_refused() {
     let bed = Bed::new().await;
-    let check = async |body: &str| -> String {
-        let text = format!(
+    let send = async |body: &[u8]| -> String {
+        let head = format!(
             "POST {} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n\
-             content-length: {}\r\n\r\n{body}",
+             content-length: {}\r\n\r\n",
             steer::PATH,
             body.len()
         );
-        bed.raw(text.as_bytes()).await
+        bed.raw(&[head.as_bytes(), body].concat()).await
     };
+    let check = async |body: &str| send(body.as_bytes()).await;
+    // No text, and more nesting than anybody can mean.
+    let no_text = b"{\"backend\":\"web-\xff\",\"order\":{\"do\":\"drain\"}}";
+    for body in [&no_text[..], &[b'['; 4000]] {
+        let answer = send(body).await;
+        assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+    }
     let good = r#"{"backend":"web-1","order":{"do":"weight","weight":50}}"#;
     assert_eq!(check(good).await, "HTTP/1.1 200 OK");
     for body in [

@@ -20,7 +20,7 @@ fn wishing(service: &str, place: &str, since_ms: u64, labels: &[(&str, &str)]) -
     let object = format!("container `{place}`");
     let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
     let labels: std::collections::BTreeMap<String, String> = labels.collect();
-    let (read, errors) = LbLabels::read(labels.iter(), 10);
+    let (read, errors, _) = LbLabels::read(labels.iter(), 10);
     assert_eq!(errors, []);
     let (wishes, errors) = read.wishes(80, &object);
     assert_eq!(errors, []);

@@ -44,10 +44,13 @@ pub fn wishes(labels: &BTreeMap<String, String>, object: &str) -> (Wishes, Vec<L
     (wishes, reader.errors)
 }
 
-/// Keys that are none of theirs and look like one of them. Others may come from a version that we do
-/// not know.
-pub fn misspelt<'a>(keys: impl Iterator<Item = &'a String>) -> impl Iterator<Item = LabelError> {
-    let unknown = keys.filter(|key| key.starts_with("aliyun.") && !known::is_aliyun(key));
+/// Keys that are none of theirs.
+pub fn unknown<'a>(keys: impl Iterator<Item = &'a String>) -> impl Iterator<Item = &'a String> {
+    keys.filter(|key| key.starts_with("aliyun.") && !known::is_aliyun(key))
+}
+
+/// Those of them that look like one of theirs. Others may come from a version that we do not know.
+pub fn misspelt<'a>(unknown: impl Iterator<Item = &'a String>) -> impl Iterator<Item = LabelError> {
     unknown.filter_map(|key| {
         let nearest = known::nearest_aliyun(key)?;
         let message = format!("there is no such label; did you mean `{}`?", shown(&nearest));

@@ -27,7 +27,7 @@ fn check(labels: &[(&str, &str)]) -> String {
         writeln!(shown, "{} = {} ({})", row.name, row.value, row.origin).unwrap();
     }
     tell(&mut shown, errors);
-    tell(&mut shown, policy::misspelt(labels.keys()));
+    tell(&mut shown, policy::misspelt(policy::unknown(labels.keys())));
     shown
 }
 
@@ -238,6 +238,30 @@ fn keys_and_the_missing_pool_are_told() {
 }
 
 proptest! {
+    /// Whatever is written before or after it, only the container itself is probed.
+    #[test]
+    fn no_other_host_is_ever_probed(
+        url in prop_oneof![
+            "(http|tcp)://[ -~]{0,40}",
+            "(http|tcp)://([a-z]{1,9}[@:/?#.\\\\]){0,3}container([@:/?#.\\\\ -]?[a-z0-9.:]{0,12}){0,3}",
+            "(http|tcp)://\\[?(169\\.254\\.169\\.254|::1|0|127\\.1|localhost)\\]?(:[0-9]{1,6})?/?",
+        ],
+    ) {
+        let labels = map(&[("aliyun.probe.url", &url)]);
+        let (wishes, errors) = policy::wishes(&labels, "container `a`");
+        let is_probed = wishes.probe.is_some();
+        prop_assert_eq!(is_probed, errors.is_empty());
+        if is_probed {
+            let (_, rest) = url.trim().split_once("://").expect("a scheme");
+            let authority = rest.split(['/', '?']).next().unwrap_or_default();
+            let port = authority.strip_prefix("container").expect("the container");
+            prop_assert!(
+                port.is_empty() || port.strip_prefix(':').is_some_and(|it| it.parse::<u16>().is_ok()),
+                "{url}"
+            );
+        }
+    }
+
     #[test]
     fn any_label_is_read_or_refused_in_bounded_printable_words(
         key in prop_oneof![
@@ -253,7 +277,7 @@ proptest! {
     ) {
         let labels = map(&[(&key, &value)]);
         let mut errors = policy::wishes(&labels, "container `a`").1;
-        errors.extend(policy::misspelt(labels.keys()));
+        errors.extend(policy::misspelt(policy::unknown(labels.keys())));
         let pool = "198.18.0.0/24".parse().ok();
         errors.extend(routing::parse(&labels, pool).filter_map(Result::err));
         for error in errors {

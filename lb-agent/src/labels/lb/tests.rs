@@ -24,7 +24,7 @@ fn map(labels: &[(&str, &str)]) -> BTreeMap<String, String> {
 /// Frontends, what differs from the default policy for container port 80, and errors.
 fn check(labels: &[(&str, &str)]) -> String {
     let labels = map(labels);
-    let (read, mut errors) = LbLabels::read(labels.iter(), 100);
+    let (read, mut errors, _) = LbLabels::read(labels.iter(), 100);
     let mut shown = String::new();
     for frontend in read.frontends(&balancers(), |vip| vip.to_string().starts_with("198.18.")) {
         match frontend {
@@ -332,7 +332,7 @@ proptest! {
     ) {
         for probe in ["http", "https", "command", "tcp"] {
             let labels = map(&[("lb.probe", probe), (&format!("{PREFIX}{name}"), &value)]);
-            let (read, mut errors) = LbLabels::read(labels.iter(), 100);
+            let (read, mut errors, _) = LbLabels::read(labels.iter(), 100);
             errors.extend(read.wishes(80, "container `a`").1);
             errors.extend(read.frontends(&balancers(), |_| true).into_iter().filter_map(Result::err));
             for error in errors {

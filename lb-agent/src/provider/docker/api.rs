@@ -32,6 +32,7 @@ use super::{
     timestamp,
 };
 use crate::{
+    grammar,
     labels::{self, ContainerPort},
     model::{Protocol, ReportedHealth},
 };
@@ -378,7 +379,7 @@ fn ports_of(
             "udp" => Protocol::Udp,
             _ => return None,
         };
-        Some(ContainerPort { port: port.parse().ok()?, protocol, is_published })
+        Some(ContainerPort { port: grammar::port(port).ok()?, protocol, is_published })
     };
     let published: BTreeSet<_> = published.filter_map(|text| port(&text, true)).collect();
     let exposed = exposed.unwrap_or_default();

@@ -354,6 +354,8 @@ impl<P: Process> State<P> {
             .containers
             .entry(id.clone())
             .or_insert_with(|| Container::new(summary.name.clone(), listing));
+        // They are as long as a user wants, and never change.
+        let summary = Summary { labels: BTreeMap::new(), ..summary };
         let changed = container.summary.as_ref() != Some(&summary);
         container.unlisted = false;
         container.summary = Some(summary);

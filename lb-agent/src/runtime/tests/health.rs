@@ -9,7 +9,7 @@ use super::{
     bed::{Bed, address, addresses, container},
 };
 use crate::{
-    api::types::ServingState,
+    api::{table, types::ServingState},
     health::{
         Change, Standing,
         tracker::Health::{self, Healthy, Unhealthy},
@@ -75,7 +75,10 @@ async fn unhealthy_gets_nothing_new_and_keeps_what_it_has() {
     tell(&bed, 1, Unhealthy).await;
     assert_eq!(bed.served(1), addresses(&[2]));
     assert_eq!(state(&bed, 1), TAKES_OLD);
-    assert_eq!(bed.view().await.services[0].state, ServingState::Degraded);
+    let view = bed.view().await;
+    assert_eq!(view.services[0].state, ServingState::Degraded);
+    let shown = table::backends(&view.backends, false);
+    assert!(shown.contains("unhealthy (the test says so, 299 s left)"), "{shown}");
     tell(&bed, 1, Healthy).await;
     assert_eq!(bed.served(1), addresses(&[1, 2]));
 }
