@@ -30,7 +30,8 @@ pub use policy::yield_to_exclusive;
 use crate::{
     maglev::MEMBERS_MAX,
     model::{
-        Backend, Claim, Conflict, Datagrams, FrontendAddress, Policy, Refusal, Service, ServiceName, Snapshot,
+        Backend, Claim, Conflict, Datagrams, FrontendAddress, Policy, Refusal, Service,
+        ServiceName, Snapshot,
     },
     plan::{NameHash, service_hash},
 };

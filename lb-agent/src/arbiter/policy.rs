@@ -6,9 +6,7 @@
 
 use std::{cmp::Reverse, sync::Arc};
 
-use crate::model::{
-    Backend, Disagreement, Policy, Refusal, Service, ServiceName, Wishes,
-};
+use crate::model::{Backend, Disagreement, Policy, Refusal, Service, ServiceName, Wishes};
 
 /// Disagreements of one service that are told.
 const DISAGREEMENTS_MAX: usize = 16;

@@ -126,8 +126,8 @@ impl Seeker {
         let (first, size) = range(&self.name.pool);
         let start = self.start(size);
         let held = self.services.iter().filter_map(|service| held.0.get(service)).flatten();
-        let held = held
-            .filter(|address| self.name.pool.contains(*address) && !taken.contains(*address));
+        let held =
+            held.filter(|address| self.name.pool.contains(*address) && !taken.contains(*address));
         let offset = |address| number(address).checked_sub(first).filter(|offset| *offset < size);
         held.filter_map(|address| Some((offset(*address)?, *address)))
             .min_by_key(|(offset, _)| (offset + size - start) % size)

@@ -57,14 +57,7 @@ impl<N: Node> Runtime<N> {
     /// A loop that has not begun.
     pub fn new(reconciler: Reconciler<N>, channels: RuntimeChannels) -> Self {
         let RuntimeChannels { events, requests, orders, view } = channels;
-        Self {
-            reconciler,
-            inbox: Inbox::new(events),
-            requests,
-            orders,
-            view,
-            taken: Vec::new(),
-        }
+        Self { reconciler, inbox: Inbox::new(events), requests, orders, view, taken: Vec::new() }
     }
 
     /// Runs until `stop`, or until nobody can send events any more. Leaves the kernel as it is.

@@ -143,9 +143,7 @@ fn an_order_for_either_of_two_is_for_neither() {
         let backends = all.iter().map(|(service, backend)| (service, backend));
         match Steering::default().take(&request, backends, Giver { by: "root", at_ms: 1 }) {
             Err(error) => error.to_string(),
-            Ok(told) => {
-                told.iter().map(|it| it.service.0.clone()).collect::<Vec<_>>().join(" ")
-            }
+            Ok(told) => told.iter().map(|it| it.service.0.clone()).collect::<Vec<_>>().join(" "),
         }
     };
     assert_snapshot!(give("10.0.0.1", None), @"`10.0.0.1` may be `10.0.0.1` at 10.0.0.2:80 of `c`, or `web-1` at 10.0.0.1:80 of `a`, or `web-1` at 10.0.0.1:80 of `b`; say which by `--service`, by its address with the port, or by the first 12 digits of its container's id");
@@ -251,9 +249,14 @@ fn any_request() -> impl Strategy<Value = SteerRequest> {
         Just(Order::Enable),
         any::<Option<u16>>().prop_map(|weight| Order::Weight { weight }),
     ];
-    let name = prop_oneof![any::<String>(), "web-[12]", "10\\.0\\.0\\.[12](:80)?", "[0-9a-f]{8,70}"];
+    let name =
+        prop_oneof![any::<String>(), "web-[12]", "10\\.0\\.0\\.[12](:80)?", "[0-9a-f]{8,70}"];
     (name, prop::option::of(prop_oneof![any::<String>(), "[ab]"]), order).prop_map(
-        |(backend, service, order)| SteerRequest { backend, service: service.map(ServiceName), order },
+        |(backend, service, order)| SteerRequest {
+            backend,
+            service: service.map(ServiceName),
+            order,
+        },
     )
 }
 

@@ -41,8 +41,7 @@ fn ports(text: &str) -> BTreeSet<ContainerPort> {
 fn check(container_ports: &str, lines: &[&str]) -> String {
     let (environment, labels) = maps(lines);
     let metadata = Metadata::read(&environment, &labels);
-    let named: Vec<_> =
-        metadata.ports(&ports(container_ports), Some("test-server")).collect();
+    let named: Vec<_> = metadata.ports(&ports(container_ports), Some("test-server")).collect();
     let mut shown = String::new();
     for one in &named {
         let protocol = one.protocol.map_or("any".to_owned(), |protocol| protocol.to_string());

@@ -106,7 +106,9 @@ impl<N: Node> Reconciler<N> {
         let silent: Vec<&str> = self.ledger.silent().collect();
         if !silent.is_empty() {
             let silent = silent.join(", ");
-            return SteerError::NotKnown(format!("{message}; not said yet what there is: {silent}"));
+            return SteerError::NotKnown(format!(
+                "{message}; not said yet what there is: {silent}"
+            ));
         }
         if self.ledger.is_partial() {
             return SteerError::NotKnown(format!("{message}; not everything is known yet"));

@@ -64,7 +64,10 @@ async fn orders_are_in_force_when_they_are_answered() {
     bed.wait(SECOND).await;
     assert_eq!(bed.served(1), addresses(&[1, 2]));
     let error = bed.steer("shop-s1-9", Order::Drain).await.expect_err("nobody");
-    assert_eq!(error.to_string(), "there is no backend `shop-s1-9`; `lbctl backend list` shows all");
+    assert_eq!(
+        error.to_string(),
+        "there is no backend `shop-s1-9`; `lbctl backend list` shows all"
+    );
     let service = "compose/shop/s1:80";
     assert_eq!(
         what(&bed)[known..],
