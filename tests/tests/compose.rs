@@ -160,7 +160,7 @@ fn redis_is_reached_by_every_way_at_once() -> Result<()> {
     docker.import_redis("redis")?;
     let compose = Compose::new(docker.clone(), "redis.yml", "redis-demo");
     let mut config = world.config();
-    config.balancers.push(("slb_redis_app".to_owned(), VIP.to_string()));
+    config.balancers = vec![("slb_redis_app".to_owned(), VIP.to_string())];
     let agent = world.start_agent(&config)?;
     compose.run("up --detach")?;
     let name = compose.run("ps --quiet redis")?.trim().to_owned();
@@ -170,7 +170,9 @@ fn redis_is_reached_by_every_way_at_once() -> Result<()> {
     })?;
     docker.run("run --detach --name sibling --network redis-demo_default redis")?;
     let template = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
-    let address: IpAddr = docker.run(&format!("inspect --format {template} {name}"))?.parse()?;
+    let mut inspect = docker.command();
+    let address = process::run(inspect.args(["inspect", "--format", template, &name]))?;
+    let address: IpAddr = address.trim().parse()?;
 
     let outside = || world.client().command("redis-cli");
     let host = || world.node().command("redis-cli");

@@ -106,6 +106,23 @@ fn disagreements_of_many_are_told_in_part() {
 }
 
 #[test]
+fn a_service_that_only_answers_has_backends_that_do() {
+    let check = |labels: &[(&[(&str, &str)], u64)], expected: bool| {
+        let claims: Vec<Claim> = labels
+            .iter()
+            .map(|(labels, age)| wishing("web", &age.to_string(), *age, labels))
+            .collect();
+        let (snapshot, _) = arbitrate(claims, &Incumbents::new());
+        let mut backends = snapshot.services.values().flat_map(|service| &service.backends);
+        assert!(backends.all(|backend| backend.replies.only_answers == expected));
+    };
+    check(&[(&[], 1), (&[], 2)], false);
+    check(&[(&[("lb.datagrams", "answers")], 1), (&[], 2)], true);
+    // Of those that disagree the newest counts, for all of them.
+    check(&[(&[("lb.datagrams", "answers")], 1), (&[("lb.datagrams", "records")], 2)], false);
+}
+
+#[test]
 fn others_yield_to_an_exclusive_backend_that_takes_flows() {
     let exclusive: &[(&str, &str)] = &[("lb.exclusive", "true"), ("lb.weight", "3")];
     let blue = wishing("share/web", "blue", 10, &[("lb.weight", "5")]);
