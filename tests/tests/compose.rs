@@ -118,10 +118,11 @@ fn registered_servers_are_served_as_their_file_stands() -> Result<()> {
         ("test-server-thrift-service", vip(25000)),
         ("my-web-server", vip(8000)),
     ];
-    for (name, frontend) in frontends {
-        config.extra +=
-            &format!("[[registrator]]\nname = \"{name}\"\nfrontend = \"tcp://{frontend}\"\n");
-    }
+    config.extra = frontends
+        .map(|(name, frontend)| {
+            format!("[[registrator]]\nname = \"{name}\"\nfrontend = \"tcp://{frontend}\"\n")
+        })
+        .concat();
     let agent = world.start_agent(&config)?;
     // Consul and Registrator are what lb stands for.
     compose.run("up --detach test_server_1 test_server_2 test_client_1")?;

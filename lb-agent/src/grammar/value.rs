@@ -111,9 +111,10 @@ pub fn duration_ms(text: &str) -> Parsed<u32> {
         }
         let whole: u64 = whole.parse().map_err(|_| limit())?;
         let parts: u64 = format!("{fraction:0<6}").parse().map_err(|_| wrong())?;
-        let parts_us = parts * (unit_us / 1000) / 1000;
-        let part_us = whole.checked_mul(unit_us).and_then(|us| us.checked_add(parts_us));
-        total_us = part_us
+        let fraction_us = parts * (unit_us / 1000) / 1000;
+        total_us = whole
+            .checked_mul(unit_us)
+            .and_then(|whole_us| whole_us.checked_add(fraction_us))
             .and_then(|part_us| total_us.checked_add(part_us))
             .filter(|total_us| *total_us <= DURATION_SECONDS_MAX * 1_000_000)
             .ok_or_else(limit)?;

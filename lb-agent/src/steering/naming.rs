@@ -80,10 +80,8 @@ fn ambiguous<'a>(name: &str, members: impl Iterator<Item = &'a Member<'a>>) -> S
     };
     let all: BTreeSet<String> = members.map(one).collect();
     let more = all.len().saturating_sub(LISTED_MAX);
-    let mut listed = all.into_iter().take(LISTED_MAX).collect::<Vec<_>>().join(", or ");
-    if more > 0 {
-        listed += &format!(", or {more} others");
-    }
+    let others = (more > 0).then(|| format!("{more} others"));
+    let listed = all.into_iter().take(LISTED_MAX).chain(others).collect::<Vec<_>>().join(", or ");
     SteerError::Ambiguous(format!(
         "`{}` may be {listed}; say which by `--service`, by its address with the port, or by the \
          first {ID_DIGITS_MIN} digits of its container's id",

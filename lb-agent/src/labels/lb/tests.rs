@@ -334,7 +334,7 @@ proptest! {
             let labels = map(&[("lb.probe", probe), (&format!("{PREFIX}{name}"), &value)]);
             let (read, mut errors, _) = LbLabels::read(labels.iter(), 100);
             errors.extend(read.wishes(80, "container `a`").1);
-            errors.extend(read.frontends(&balancers(), |_| true).into_iter().filter_map(Result::err));
+            errors.extend(read.frontends(&balancers(), |_| true).filter_map(Result::err));
             for error in errors {
                 let message = error.key + &error.message;
                 prop_assert!(message.chars().count() < 1000, "{message}");

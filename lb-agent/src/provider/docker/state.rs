@@ -19,7 +19,7 @@ use std::{
 
 use super::{
     ClaimsOf, PROVIDER,
-    engine::{Event, Signalled, Summary, What},
+    engine::{Event, Summary, What},
     host::Process,
     instance,
     look::{Condition, Look},
@@ -199,25 +199,6 @@ impl<P: Process> State<P> {
         }
         self.want_look(&event.container);
         self.effects.push(Effect::ListSoon);
-    }
-
-    /// A signal was sent to a container. The past is told again with every connection.
-    fn signalled(&mut self, id: &str, signalled: Signalled) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        if self.heard.is_news(id, signalled) {
-            container.signals.sent(signalled, container.living().map(|run| run.instance.clone()));
-            self.changed |= container.settle_states();
-        }
-    }
-
-    /// A run of a container has ended. The kernel says so of the one that is known, and sooner; what
-    /// is told of earlier ones may come late.
-    fn died(&mut self, id: &str) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        container.signals.run_ended();
-        if container.living().is_some() {
-            self.changed |= container.settle_states();
-        }
     }
 
     /// A listing is about to be asked for.

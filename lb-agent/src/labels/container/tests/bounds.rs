@@ -10,12 +10,12 @@ const MANY: u32 = 10_000;
 /// bounds the cases below took minutes.
 const TIME_MAX: Duration = Duration::from_secs(20);
 
+/// Key and value by number.
+type Kind = fn(u32) -> (String, String);
+
 /// A container with `MANY` labels of each kind, and variables.
-fn many(
-    labels: &[fn(u32) -> (String, String)],
-    environment: &[fn(u32) -> (String, String)],
-) -> ContainerFacts {
-    let of = |kinds: &[fn(u32) -> (String, String)]| {
+fn many(labels: &[Kind], environment: &[Kind]) -> ContainerFacts {
+    let of = |kinds: &[Kind]| {
         kinds.iter().flat_map(|kind| (1..=MANY).map(kind)).collect::<BTreeMap<_, _>>()
     };
     let mut facts = container("many", "redis", &[LB]);

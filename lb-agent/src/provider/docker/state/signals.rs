@@ -7,11 +7,35 @@
 
 use std::collections::VecDeque;
 
-use super::super::{engine::Signalled, signal::Signal};
+use super::{
+    super::{engine::Signalled, host::Process, signal::Signal},
+    State,
+};
 
 /// Signals that are remembered to have been heard. Of events of the past, which are told again with
 /// every connection, the daemon has fewer.
 const HEARD_MAX: usize = 1024;
+
+impl<P: Process> State<P> {
+    /// A signal was sent to a container. The past is told again with every connection.
+    pub(super) fn signalled(&mut self, id: &str, signalled: Signalled) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        if self.heard.is_news(id, signalled) {
+            container.signals.sent(signalled, container.living().map(|run| run.instance.clone()));
+            self.changed |= container.settle_states();
+        }
+    }
+
+    /// A run of a container has ended. The kernel says so of the one that is known, and sooner; what
+    /// is told of earlier ones may come late.
+    pub(super) fn died(&mut self, id: &str) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        container.signals.run_ended();
+        if container.living().is_some() {
+            self.changed |= container.settle_states();
+        }
+    }
+}
 
 /// What was sent to a container: each signal once, the latest last, so there are no more than 64.
 #[derive(Debug, Default)]

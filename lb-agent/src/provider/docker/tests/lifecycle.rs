@@ -130,7 +130,7 @@ async fn the_past_that_is_told_again_says_nothing_about_the_next_run() {
     world.lock().kill(1);
     world.lock().start(1, true);
     world.lock().mute = false;
-    session.pass(Duration::from_secs(60)).await;
+    session.pass(Duration::from_mins(1)).await;
     assert_eq!(session.states["c1"], Healthy);
     world.lock().tell_past(usize::MAX);
     session.pass(Duration::from_secs(1)).await;
