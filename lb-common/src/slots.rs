@@ -229,7 +229,7 @@ pub enum Sweep {
     Ignore,
 }
 
-/// What a scan does with a record of `slot` (`None`: its frontend is no more).
+/// What a scan does with a record of `slot` (`None`: it has no frontend now, or that has no ring).
 #[must_use]
 pub fn sweep<A>(
     record: &FlowRecord,
@@ -242,7 +242,9 @@ pub fn sweep<A>(
         return Sweep::Delete;
     }
     match slot {
-        None => Sweep::Delete,
+        // The frontend may come back while the flow lives, and find the slot as it was.
+        None if is_broken(Rule::AbsentFrontendsKeepRecords) => Sweep::Delete,
+        None => Sweep::Keep,
         Some(slot) if slot.state() == SLOT_MOVING => Sweep::Ignore,
         // A record of a plain slot is one that a CPU wrote which still saw it moving, or that a ring
         // before this one has left; it must be gone before the slot moves again.

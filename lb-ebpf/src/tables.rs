@@ -3,7 +3,7 @@
 use aya_ebpf::btf_maps::{HashMap, LruHashMap, lpm_trie::Key};
 use lb_common::{
     abi::{
-        FlowRecord, Frontend, HalfOpenRate, Limits, NetAddr6, NetU16, NetU32, PROTOCOL_ANY,
+        FAMILY_V4, FAMILY_V6, FlowInsertions, FlowRecord, FlowRoom, Frontend, HalfOpenRate, Limits, NetAddr6, NetU16, NetU32, PROTOCOL_ANY,
         Refusals, RingDescriptor, SCOPE_FRONT, Slot,
     },
     engine::{
@@ -16,7 +16,7 @@ use lb_common::{
 use crate::{
     frontends::{FrontendsV4, FrontendsV6},
     maps::{
-        BACKENDS, BACKENDS_V4, BACKENDS_V6, FLOWS_V4, FLOWS_V6, FRAGMENTED, FRAGMENTS_V4,
+        BACKENDS, BACKENDS_V4, BACKENDS_V6, FLOW_INSERTIONS, FLOW_ROOM, FLOWS_V4, FLOWS_V6, FRAGMENTED, FRAGMENTS_V4,
         FRAGMENTS_V6, HALF_FLOWS_V4, HALF_FLOWS_V6, HALF_OPEN_RATE, HALF_OPEN_RECORDS,
         HALF_REPLIES_V4, HALF_REPLIES_V6, LOCAL_V4, LOCAL_V6, META, RECORDS, REFUSALS, REPLIES_V4,
         REPLIES_V6, REPLY_DEFAULTS_V4, REPLY_DEFAULTS_V6, RING_SLOTS, RINGS, SCRATCH_V4,
@@ -245,6 +245,13 @@ impl<A: FamilyMaps> Tables<A> for Maps {
     }
 
     #[inline(always)]
+    fn flow_room(&self) -> u32 {
+        let family = family::<A>();
+        let room = flow_room(family);
+        room.left(FLOW_INSERTIONS.get(family).copied().unwrap_or_default())
+    }
+
+    #[inline(always)]
     fn reply_default(&self, key: &A::ReplyDefaultKey) -> Option<A::ReplyDefault> {
         // SAFETY: only the agent writes; elements of a hash map are swapped.
         unsafe { A::reply_defaults().get(key) }.copied()
@@ -335,6 +342,18 @@ impl<A: FamilyMaps> RecordTables<A> for Maps {
     }
 
     #[inline(always)]
+    fn count_insertion(&self) {
+        let family = family::<A>();
+        let epoch = flow_room(family).epoch;
+        let Some(inserted) = FLOW_INSERTIONS.get_ptr_mut(family) else { return };
+        // SAFETY: the pointer is to this CPU's element.
+        unsafe {
+            let count = (*inserted).since(epoch).saturating_add(1);
+            *inserted = FlowInsertions { epoch, count };
+        }
+    }
+
+    #[inline(always)]
     fn put_reply(&self, key: &A::ReplyKey, record: &A::ReplyRecord) -> Result<(), TableFull> {
         A::replies().insert(key, record, 0).map_err(|_| TableFull)
     }
@@ -373,6 +392,17 @@ impl<A: FamilyMaps> RecordTables<A> for Maps {
         // The oldest makes room; without a record the fragments to come are dropped.
         let _ = A::fragments().insert(key, record, 0);
     }
+}
+
+/// The index of a family's element.
+#[inline(always)]
+const fn family<A: Family>() -> u32 {
+    if A::IS_V6 { FAMILY_V6 } else { FAMILY_V4 }
+}
+
+#[inline(always)]
+fn flow_room(family: u32) -> FlowRoom {
+    FLOW_ROOM.get(family).copied().unwrap_or_default()
 }
 
 /// Stores time and class in place. Volatile, so that each is one store of its own width.

@@ -67,6 +67,8 @@ pub(crate) struct Agent {
 struct Scan {
     begun_tick: u32,
     others: HashSet<(u32, u32)>,
+    /// The ring whose frontend is not there while the scan goes on.
+    absent: Option<u32>,
 }
 
 pub(crate) fn tick(now: u64) -> u32 {
@@ -253,15 +255,24 @@ impl Agent {
 
     /// The first half of a scan: half-open records.
     pub(crate) fn begin_scan(&mut self, now: u64, tables: &HostTables<NetU32>) {
-        let mut scan = Scan { begun_tick: tick(now), others: HashSet::new() };
+        // Now and then somebody takes a frontend away and puts it back.
+        let absent = RINGS.into_iter().find(|ring| now % 10 == u64::from(*ring));
+        let mut scan = Scan { begun_tick: tick(now), others: HashSet::new(), absent };
         sweep_table(now, tables, &mut tables.half_flows.borrow_mut(), &mut scan);
         self.scan = Some(scan);
     }
 
     /// The second half: established records.
-    pub(crate) fn finish_scan(&mut self, now: u64, tables: &HostTables<NetU32>) {
+    pub(crate) fn finish_scan(&mut self, now: u64, tables: &mut HostTables<NetU32>) {
         let Some(mut scan) = self.scan.take() else { return };
         sweep_table(now, tables, &mut tables.flows.borrow_mut(), &mut scan);
+        let (records_max, counted) = {
+            let flows = tables.flows.borrow();
+            (u32::try_from(flows.entries_max).expect("few"), flows.len() as u64)
+        };
+        let inserted = tables.flow_insertions.get().since(tables.flow_room.epoch);
+        tables.flow_room =
+            tables.flow_room.after_pass(records_max, counted, u64::from(inserted), 1);
         for ring in RINGS {
             for index in 0..SLOTS {
                 let has_other = scan.others.contains(&(ring, index));
@@ -284,9 +295,14 @@ fn sweep_table(
         let descriptor = tables.rings[&ring];
         let index = descriptor.slot_index(hash_of(&key));
         let slot = tables.slots[index as usize];
+        let is_absent = scan.absent == Some(ring);
+        let slot = (!is_absent).then_some(slot);
         let backend = tables.backends[&record.backend];
-        match sweep(&record, &NetU32::backend(&backend), Some(slot), &tables.limits, tick(now)) {
+        match sweep(&record, &NetU32::backend(&backend), slot, &tables.limits, tick(now)) {
             Sweep::Delete => records.remove(&key),
+            Sweep::Keep if is_absent => {
+                scan.others.extend((0..SLOTS).map(|index| (ring, index)));
+            }
             Sweep::Keep => {
                 scan.others.insert((ring, index - descriptor.start()));
             }

@@ -6,7 +6,7 @@ use lb_common::{
         CLASS_ESTABLISHED, CLASS_HALF_OPEN, FlowRecord, NetU32, RingDescriptor, SLOT_MOVING,
         SLOT_PLAIN, Slot, TAKES_OLD, TAKES_OLD_DATAGRAMS,
     },
-    engine::Choice,
+    engine::{Choice, FlowChange},
 };
 
 use super::{Simulation, Violation, What};
@@ -58,6 +58,44 @@ impl Simulation<'_> {
             return false;
         }
         number == if has_old { slot.old() } else { slot.cur() }
+    }
+
+    /// What follows a SYN goes where it went, as long as nothing is published.
+    pub(super) fn check_syn(
+        &mut self,
+        index: usize,
+        slot: Slot,
+        choice: &Choice<NetU32>,
+    ) -> Result<(), Violation> {
+        let key = &self.clients[index].key;
+        let records =
+            [self.tables.flows.borrow().get(key), self.tables.half_flows.borrow().get(key)];
+        let mut live = records.into_iter().flatten().filter(|record| self.is_live(record));
+        let has_old = slot.state() == SLOT_MOVING
+            && slot.old() != BACKEND_NONE
+            && self.tables.backends[&slot.old()].state & TAKES_OLD != 0;
+        let default = if has_old { slot.old() } else { slot.cur() };
+        let is_recorded = live.next().is_some_and(|record| record.backend == choice.number);
+        if is_recorded || choice.number == default {
+            return Ok(());
+        }
+        self.violated(Some(index), What::SynUnowned)
+    }
+
+    /// An eighth of the table is for connections that are new.
+    pub(super) fn check_room(
+        &mut self,
+        index: usize,
+        choice: &Choice<NetU32>,
+        established_before: usize,
+    ) -> Result<(), Violation> {
+        let records_max = self.setup.records_max;
+        let established = self.tables.flows.borrow().len();
+        let has_grown = choice.change == FlowChange::Put && established > established_before;
+        if has_grown && established > records_max - records_max / 8 {
+            return self.violated(Some(index), What::ReserveTaken);
+        }
+        Ok(())
     }
 
     pub(super) fn is_live(&self, record: &FlowRecord) -> bool {

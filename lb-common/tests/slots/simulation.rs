@@ -36,6 +36,8 @@ pub(crate) struct Setup {
     pub(crate) records_max: usize,
     pub(crate) half_open_max: usize,
     pub(crate) half_open_per_tick: u32,
+    /// The table of half-open records refuses some, as the kernel's may.
+    pub(crate) refuses_half_open: bool,
     pub(crate) hold_seconds: u32,
     pub(crate) order: Order,
     pub(crate) changes: Vec<(u64, Change)>,
@@ -62,6 +64,7 @@ impl Setup {
             records_max,
             half_open_max,
             half_open_per_tick,
+            refuses_half_open: records_max < 1000,
             hold_seconds: [0, 60][(random.next() % 2) as usize],
             order: [Order::StatesFirst, Order::RingsFirst][(random.next() % 2) as usize],
             changes: history(seed, change_hours, None),
@@ -80,6 +83,7 @@ impl Setup {
             records_max: 1000,
             half_open_max: 1000,
             half_open_per_tick: 1000,
+            refuses_half_open: false,
             ..Self::new(seed)
         }
     }
@@ -265,7 +269,7 @@ impl<'a> Simulation<'a> {
                 let period = self.random.between(20 * SECOND, 60 * SECOND);
                 self.schedule(period, Event::BeginScan);
             }
-            Event::FinishScan => self.agent.finish_scan(self.now, &self.tables),
+            Event::FinishScan => self.agent.finish_scan(self.now, &mut self.tables),
             Event::Act { client, connection } => self.act(client, connection)?,
             Event::SynAck { client, connection, from } => {
                 let state = &self.clients[client];
@@ -437,15 +441,22 @@ impl<'a> Simulation<'a> {
             meta_flags: 0,
         };
         let had_record = self.has_record(index);
+        let established_before = self.tables.flows.borrow().len();
+        // The kernel's finds no room now and then, which says nothing of the next packet.
+        let is_refusing = self.setup.refuses_half_open && self.tally.packets.is_multiple_of(5);
+        self.tables.half_flows.borrow_mut().is_blocked = is_refusing;
         self.witness.before(&self.tables, context.now_tick, &key, kind);
-        let choice = choose(&self.tables, &context, ring, hash_of(&key), &key, kind);
+        let mut choice = choose(&self.tables, &context, ring, hash_of(&key), &key, kind);
         let mut decision = Decision::pass();
         decision.record.flow_change = choice.change;
         decision.record.ring = ring;
         decision.record.is_refused = choice.is_refused;
         decision.record.flow = key;
         decision.record.flow_record = choice.record(context.now_tick);
-        commit(&self.tables, &decision).expect("no reply is recorded");
+        if let Err(reason) = commit(&self.tables, &decision) {
+            (choice.number, choice.reason) = (BACKEND_NONE, reason);
+        }
+        self.tables.half_flows.borrow_mut().is_blocked = false;
         self.witness.after(&self.tables, &choice);
         self.tables.rings.insert(ring, current);
         self.tally.refusals += u64::from(choice.is_refused);
@@ -461,6 +472,10 @@ impl<'a> Simulation<'a> {
             if !is_right {
                 return self.violated(Some(index), What::RecordedWrongly).map(|()| choice);
             }
+        }
+        self.check_room(index, &choice, established_before)?;
+        if kind == PacketKind::Syn && choice.number != BACKEND_NONE {
+            self.check_syn(index, slot, &choice)?;
         }
         if choice.number != BACKEND_NONE {
             let instance = self.instance(&choice);
