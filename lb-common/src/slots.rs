@@ -238,7 +238,8 @@ pub fn sweep<A>(
     limits: &Limits,
     now_tick: u32,
 ) -> Sweep {
-    if !is_live(record, backend, limits, now_tick) {
+    // A packet that is under way may still take it for alive, and touch it.
+    if !is_live(record, backend, limits, now_tick.wrapping_sub(READERS_GONE_TICKS)) {
         return Sweep::Delete;
     }
     match slot {

@@ -3,8 +3,8 @@
 use aya_ebpf::btf_maps::{HashMap, LruHashMap, lpm_trie::Key};
 use lb_common::{
     abi::{
-        FAMILY_V4, FAMILY_V6, FlowInsertions, FlowRecord, FlowRoom, Frontend, HalfOpenRate, Limits, NetAddr6, NetU16, NetU32, PROTOCOL_ANY,
-        Refusals, RingDescriptor, SCOPE_FRONT, Slot,
+        FAMILY_V4, FAMILY_V6, FlowInsertions, FlowRecord, FlowRoom, Frontend, HalfOpenRate, Limits,
+        NetAddr6, NetU16, NetU32, PROTOCOL_ANY, Refusals, RingDescriptor, SCOPE_FRONT, Slot,
     },
     engine::{
         Backend, Family, Packet, RecordTables, TableFull, Tables,
@@ -16,11 +16,11 @@ use lb_common::{
 use crate::{
     frontends::{FrontendsV4, FrontendsV6},
     maps::{
-        BACKENDS, BACKENDS_V4, BACKENDS_V6, FLOW_INSERTIONS, FLOW_ROOM, FLOWS_V4, FLOWS_V6, FRAGMENTED, FRAGMENTS_V4,
-        FRAGMENTS_V6, HALF_FLOWS_V4, HALF_FLOWS_V6, HALF_OPEN_RATE, HALF_OPEN_RECORDS,
-        HALF_REPLIES_V4, HALF_REPLIES_V6, LOCAL_V4, LOCAL_V6, META, RECORDS, REFUSALS, REPLIES_V4,
-        REPLIES_V6, REPLY_DEFAULTS_V4, REPLY_DEFAULTS_V6, RING_SLOTS, RINGS, SCRATCH_V4,
-        SCRATCH_V6, Scratch,
+        BACKENDS, BACKENDS_V4, BACKENDS_V6, FLOW_INSERTIONS, FLOW_ROOM, FLOWS_V4, FLOWS_V6,
+        FRAGMENTED, FRAGMENTS_V4, FRAGMENTS_V6, HALF_FLOWS_V4, HALF_FLOWS_V6, HALF_OPEN_RATE,
+        HALF_OPEN_RECORDS, HALF_REPLIES_V4, HALF_REPLIES_V6, LOCAL_V4, LOCAL_V6, META, RECORDS,
+        REFUSALS, REPLIES_V4, REPLIES_V6, REPLY_DEFAULTS_V4, REPLY_DEFAULTS_V6, RING_SLOTS, RINGS,
+        SCRATCH_V4, SCRATCH_V6, Scratch,
     },
 };
 

@@ -21,6 +21,7 @@ mod options;
 mod pins;
 mod prerequisites;
 mod read;
+mod record_table;
 mod records;
 mod replies;
 mod rtnl;
@@ -233,7 +234,7 @@ impl Datapath {
 
     /// Deletes records that count no more, of a bounded number that it looks at, and tells what a
     /// scan of all of them found when one is over.
-    pub fn sweep(&mut self, now_tick: u32) -> anyhow::Result<SweepReport> {
+    pub fn sweep(&mut self) -> anyhow::Result<SweepReport> {
         self.tables.sweep(now_tick)
     }
 

@@ -394,7 +394,13 @@ impl FlowRoom {
     /// After a pass over a table for `records_max` entries has left `counted` in it. `inserted` is what
     /// all CPUs together have put there in the epoch before, which began no later than the pass.
     #[must_use]
-    pub const fn after_pass(self, records_max: u32, counted: u64, inserted: u64, cpus: u32) -> Self {
+    pub const fn after_pass(
+        self,
+        records_max: u32,
+        counted: u64,
+        inserted: u64,
+        cpus: u32,
+    ) -> Self {
         let share = (records_max - records_max / 8) as u64;
         // What was inserted while the pass went on may be behind it.
         let room = share.saturating_sub(counted.saturating_add(inserted));

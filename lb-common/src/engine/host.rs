@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{
     abi::{
-        DropReason, FlowInsertions, FlowRecord, FlowRoom, Frontend, FrontendState, HalfOpenRate, Limits, NetU16,
-        PROTOCOL_ANY, Refusals, RingDescriptor, SCOPE_FRONT, Slot, Verdict,
+        DropReason, FlowInsertions, FlowRecord, FlowRoom, Frontend, FrontendState, HalfOpenRate,
+        Limits, NetU16, PROTOCOL_ANY, Refusals, RingDescriptor, SCOPE_FRONT, Slot, Verdict,
     },
     frontends::FrontendKey,
     rules::{Rule, is_broken},
