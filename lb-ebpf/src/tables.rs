@@ -3,8 +3,8 @@
 use aya_ebpf::btf_maps::{HashMap, LruHashMap, lpm_trie::Key};
 use lb_common::{
     abi::{
-        FAMILY_V4, FAMILY_V6, FlowInsertions, FlowRecord, FlowRoom, Frontend, HalfOpenRate, Limits,
-        NetAddr6, NetU16, NetU32, PROTOCOL_ANY, Refusals, RingDescriptor, SCOPE_FRONT, Slot,
+        FlowInsertions, FlowRecord, FlowRoom, Frontend, HalfOpenRate, Limits, NetAddr6, NetU16,
+        NetU32, PROTOCOL_ANY, Refusals, RingDescriptor, SCOPE_FRONT, Slot,
     },
     engine::{
         Backend, Family, Packet, RecordTables, TableFull, Tables,
@@ -246,9 +246,7 @@ impl<A: FamilyMaps> Tables<A> for Maps {
 
     #[inline(always)]
     fn flow_room(&self) -> u32 {
-        let family = family::<A>();
-        let room = flow_room(family);
-        room.left(FLOW_INSERTIONS.get(family).copied().unwrap_or_default())
+        flow_room(A::NUMBER).left(FLOW_INSERTIONS.get(A::NUMBER).copied().unwrap_or_default())
     }
 
     #[inline(always)]
@@ -343,9 +341,8 @@ impl<A: FamilyMaps> RecordTables<A> for Maps {
 
     #[inline(always)]
     fn count_insertion(&self) {
-        let family = family::<A>();
-        let epoch = flow_room(family).epoch;
-        let Some(inserted) = FLOW_INSERTIONS.get_ptr_mut(family) else { return };
+        let epoch = flow_room(A::NUMBER).epoch;
+        let Some(inserted) = FLOW_INSERTIONS.get_ptr_mut(A::NUMBER) else { return };
         // SAFETY: the pointer is to this CPU's element.
         unsafe {
             let count = (*inserted).since(epoch).saturating_add(1);
@@ -392,12 +389,6 @@ impl<A: FamilyMaps> RecordTables<A> for Maps {
         // The oldest makes room; without a record the fragments to come are dropped.
         let _ = A::fragments().insert(key, record, 0);
     }
-}
-
-/// The index of a family's element.
-#[inline(always)]
-const fn family<A: Family>() -> u32 {
-    if A::IS_V6 { FAMILY_V6 } else { FAMILY_V4 }
 }
 
 #[inline(always)]

@@ -12,9 +12,8 @@ use aya::{
 };
 use lb_common::{
     abi::{
-        BackendV4, BackendV6, FAMILY_V4, FAMILY_V6, FlowInsertions, FlowRecord, Frontend,
-        FrontendKeyV4, FrontendKeyV6, HalfOpenRate, Limits, NetAddr6, NetU32, Refusals,
-        RingDescriptor, Slot, map_names,
+        BackendV4, BackendV6, FlowInsertions, FlowRecord, Frontend, FrontendKeyV4, FrontendKeyV6,
+        HalfOpenRate, Limits, NetAddr6, NetU32, Refusals, RingDescriptor, Slot, map_names,
     },
     engine::{Backend, Family},
 };
@@ -185,9 +184,8 @@ impl<A: LiveFamily> lb_common::engine::Tables<A> for LiveTables<'_, A> {
 
     /// Of the CPU with the least, as above.
     fn flow_room(&self) -> u32 {
-        let family = if A::IS_V6 { FAMILY_V6 } else { FAMILY_V4 };
-        let room = self.tables.records.room(family);
-        let inserted = self.found(self.flow_insertions.get(&family, 0));
+        let room = self.tables.records.room(A::NUMBER);
+        let inserted = self.found(self.flow_insertions.get(&A::NUMBER, 0));
         let left = inserted.iter().flat_map(|counts| counts.iter()).map(|count| room.left(*count));
         left.min().unwrap_or(room.per_cpu)
     }

@@ -10,17 +10,15 @@ mod outcome;
 use std::{cmp::Reverse, collections::BinaryHeap};
 
 use lb_common::{
-    abi::{
-        BACKEND_NONE, FlowKeyV4, NetU32, SLOT_MOVING, SLOT_PLAIN, Slot, TAKES_NEW, TAKES_OLD,
-        TAKES_OLD_DATAGRAMS,
-    },
+    abi::{BACKEND_NONE, SLOT_MOVING, SLOT_PLAIN, Slot, TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS},
     engine::{Choice, Context, Decision, PacketKind, choose, commit, host::HostTables},
 };
 
 use crate::{
-    agent::{Agent, HASH_SEED, Order, hash_of, limits, ring_of, tick},
+    agent::{Agent, HASH_SEED, Order, hash_of, limits, tick},
     clients::{Client, Phase, Send, TCP_CLIENTS, UDP_CLIENTS},
     cluster::{Change, Cluster, HOUR, SECOND, history},
+    net::Net,
     random::Random,
 };
 
@@ -106,34 +104,34 @@ enum Event {
 }
 
 /// Somebody who looks on: what else decides on the same packets must decide the same.
-pub(crate) trait Witness {
+pub(crate) trait Witness<A: Net> {
     /// The packet, and the tables before it.
     fn before(
         &mut self,
-        _tables: &HostTables<NetU32>,
+        _tables: &HostTables<A>,
         _now_tick: u32,
-        _flow: &FlowKeyV4,
+        _flow: &A::FlowKey,
         _kind: PacketKind,
     ) {
     }
 
     /// What was decided, and the tables afterwards.
-    fn after(&mut self, _tables: &HostTables<NetU32>, _choice: &Choice<NetU32>) {}
+    fn after(&mut self, _tables: &HostTables<A>, _choice: &Choice<A>) {}
 }
 
 /// Nobody.
-impl Witness for () {}
+impl<A: Net> Witness<A> for () {}
 
-pub(crate) struct Simulation<'a> {
+pub(crate) struct Simulation<'a, A: Net> {
     setup: Setup,
-    witness: &'a mut dyn Witness,
+    witness: &'a mut dyn Witness<A>,
     now: u64,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     scheduled: u64,
-    tables: HostTables<NetU32>,
+    tables: HostTables<A>,
     cluster: Cluster,
     agent: Agent,
-    clients: Vec<Client>,
+    clients: Vec<Client<A>>,
     random: Random,
     paused_until: u64,
     pub(crate) tally: Tally,
@@ -142,9 +140,9 @@ pub(crate) struct Simulation<'a> {
 }
 
 /// Runs a history.
-pub(crate) fn run(
+pub(crate) fn run<A: Net>(
     setup: &Setup,
-    witness: &mut dyn Witness,
+    witness: &mut dyn Witness<A>,
 ) -> Result<Tally, (Violation, Vec<String>)> {
     let mut simulation = Simulation::new(setup.clone(), witness);
     match simulation.run() {
@@ -153,8 +151,8 @@ pub(crate) fn run(
     }
 }
 
-impl<'a> Simulation<'a> {
-    fn new(setup: Setup, witness: &'a mut dyn Witness) -> Self {
+impl<'a, A: Net> Simulation<'a, A> {
+    fn new(setup: Setup, witness: &'a mut dyn Witness<A>) -> Self {
         let limits = limits(setup.half_open_per_tick);
         let mut simulation = Self {
             now: 0,
@@ -418,10 +416,10 @@ impl<'a> Simulation<'a> {
     }
 
     /// Decides on a packet and checks what can be said of any packet.
-    fn packet(&mut self, index: usize, kind: PacketKind) -> Result<Choice<NetU32>, Violation> {
+    fn packet(&mut self, index: usize, kind: PacketKind) -> Result<Choice<A>, Violation> {
         self.tally.packets += 1;
         let key = self.clients[index].key;
-        let ring = ring_of(key.protocol);
+        let ring = self.clients[index].ring();
         let current = self.tables.rings[&ring];
         let before = self.before(index).filter(|_| self.clients[index].is_on_late_cpu());
         let is_late = before.is_some();
@@ -446,7 +444,7 @@ impl<'a> Simulation<'a> {
         let is_refusing = self.setup.refuses_half_open && self.tally.packets.is_multiple_of(5);
         self.tables.half_flows.borrow_mut().is_blocked = is_refusing;
         self.witness.before(&self.tables, context.now_tick, &key, kind);
-        let mut choice = choose(&self.tables, &context, ring, hash_of(&key), &key, kind);
+        let mut choice = choose(&self.tables, &context, ring, hash_of::<A>(&key), &key, kind);
         let mut decision = Decision::pass();
         decision.record.flow_change = choice.change;
         decision.record.ring = ring;
