@@ -243,9 +243,7 @@ pub fn sweep<A>(
         return Sweep::Delete;
     }
     match slot {
-        // The frontend may come back while the flow lives, and find the slot as it was.
         None if is_broken(Rule::AbsentFrontendsKeepRecords) => Sweep::Delete,
-        None => Sweep::Keep,
         Some(slot) if slot.state() == SLOT_MOVING => Sweep::Ignore,
         // A record of a plain slot is one that a CPU wrote which still saw it moving, or that a ring
         // before this one has left; it must be gone before the slot moves again.
@@ -253,6 +251,8 @@ pub fn sweep<A>(
         // Whoever still sees the slot moving needs the record.
         Some(slot) if !readers_are_gone(slot, now_tick) => Sweep::Keep,
         Some(slot) if slot.cur() == record.backend => Sweep::Delete,
-        Some(_) => Sweep::Keep,
+        // Also without a slot: the frontend may come back while the flow lives, and find its slot as
+        // it was.
+        Some(_) | None => Sweep::Keep,
     }
 }

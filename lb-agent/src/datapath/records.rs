@@ -4,7 +4,10 @@
 //! The programs insert and refresh records, and never look for old ones. A call of the sweep looks
 //! at a bounded number of entries and the next goes on from there.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    mem::{offset_of, size_of},
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use anyhow::Context as _;
 use aya::{
@@ -127,7 +130,7 @@ impl Records {
 impl Tables {
     /// Deletes records that are dead, and those that say what their slot says. When a whole scan of
     /// the flows is over, tells what it found. `clock` tells the present tick.
-    pub(super) fn sweep(&mut self, clock: fn() -> u32) -> anyhow::Result<SweepReport> {
+    pub(super) fn sweep(&mut self, clock: &dyn Fn() -> u32) -> anyhow::Result<SweepReport> {
         // After an error some entries have not been seen: the scan begins anew.
         let mut progress = match self.records.progress.take() {
             Some(progress) => progress,
@@ -153,7 +156,7 @@ impl Tables {
     fn sweep_flows(
         &mut self,
         progress: &mut ScanProgress,
-        clock: fn() -> u32,
+        clock: &dyn Fn() -> u32,
     ) -> anyhow::Result<Pass> {
         let Self { records, backends_v4, backends_v6, frontends, .. } = self;
         let Meta { hash_seed, limits, .. } = self.meta.load(0).unwrap_or_default();
@@ -198,7 +201,7 @@ impl Tables {
         Ok(total)
     }
 
-    fn sweep_replies(&mut self, clock: fn() -> u32) -> anyhow::Result<Pass> {
+    fn sweep_replies(&mut self, clock: &dyn Fn() -> u32) -> anyhow::Result<Pass> {
         let Self { records, backends_v4, backends_v6, meta, .. } = self;
         let limits = meta.load(0).unwrap_or_default().limits;
         let mut total = records.replies_v4.sweep(
@@ -243,7 +246,7 @@ struct Sweeper<'a> {
     identities: &'a MappedArray<BackendIdentity>,
     hash_seed: u64,
     limits: Limits,
-    clock: fn() -> u32,
+    clock: &'a dyn Fn() -> u32,
 }
 
 /// The same of one family.
@@ -339,16 +342,37 @@ impl<A: Family<FlowKey: SweptKey>> SweptFamily<'_, A> {
 /// Stores [`Refusals::refused_tick`] and leaves the other half of the word, which the data path may be
 /// storing.
 fn note_refusal(word: &AtomicU64, tick: u32) {
-    let noted = |word: u64| {
-        let mut refusals = Refusals::read_from_bytes(word.as_bytes()).unwrap_or_default();
-        refusals.refused_tick = tick;
-        u64::read_from_bytes(refusals.as_bytes()).ok()
-    };
-    // Fails only if `noted` does, which cannot be: both are eight bytes.
-    let _ = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, noted);
+    const OFFSET: usize = offset_of!(Refusals, refused_tick);
+    let mut known = word.load(Ordering::Acquire);
+    loop {
+        let mut bytes = known.to_ne_bytes();
+        bytes[OFFSET..OFFSET + size_of::<u32>()].copy_from_slice(&tick.to_ne_bytes());
+        let noted = u64::from_ne_bytes(bytes);
+        match word.compare_exchange(known, noted, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => return,
+            Err(stored) => known = stored,
+        }
+    }
 }
 
 /// A key that is read from a table of the kernel.
 trait SweptKey: Pod + FromBytes + IntoBytes + Immutable {}
 impl SweptKey for FlowKeyV4 {}
 impl SweptKey for FlowKeyV6 {}
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::IntoBytes as _;
+
+    use super::{AtomicU64, FromBytes as _, Ordering, Refusals, note_refusal};
+
+    #[test]
+    fn a_refusal_is_noted_beside_what_the_data_path_stores() {
+        let before = Refusals { refused_tick: 5, full_tick: 7 };
+        let word = AtomicU64::new(u64::read_from_bytes(before.as_bytes()).expect("eight bytes"));
+        note_refusal(&word, 9);
+        let after = word.load(Ordering::Acquire);
+        let after = Refusals::read_from_bytes(after.as_bytes()).expect("eight bytes");
+        assert_eq!(after, Refusals { refused_tick: 9, full_tick: 7 });
+    }
+}

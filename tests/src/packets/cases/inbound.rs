@@ -350,7 +350,7 @@ pub(super) fn full_tables(net: &Net) -> Vec<Case> {
 
 /// No room but what is for handshakes.
 pub(super) fn reserve(net: &Net) -> Vec<Case> {
-    let crowded = |flow_room, flows| World { flow_room, flows, ..net.moving_from_two(1000) };
+    let crowded = |flow_room, flows| World { flows, flow_room, ..net.moving_from_two(1000) };
     let other = std::net::SocketAddr::new(net.client.ip(), net.client.port() + 1);
     let none = || crowded(0, vec![]);
     vec![
