@@ -286,7 +286,7 @@ where
 fn is_unsupported(error: &io::Error) -> bool {
     /// `ENOTSUPP`, which is no error of user space and has no name there.
     const NOT_SUPPORTED: i32 = 524;
-    matches!(error.raw_os_error(), Some(NOT_SUPPORTED | libc::ENOTSUP | libc::EINVAL))
+    error.raw_os_error() == Some(NOT_SUPPORTED)
 }
 
 #[cfg(test)]

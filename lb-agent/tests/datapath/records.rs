@@ -9,10 +9,10 @@ use lb_agent::{
     plan::{Action, Kernel as _, KernelRing, Scan},
 };
 use lb_common::abi::{
-    CLASS_ESTABLISHED, CLASS_HALF_OPEN, ESTABLISHED_SECONDS, FAMILY_V4, FAMILY_V6, FlowKeyV4,
-    FlowKeyV6, FlowRecord, HALF_OPEN_SECONDS, NetU16, PROTOCOL_TCP, ReplyKeyV4, ReplyKeyV6,
-    ReplyRecordV4, ReplyRecordV6, SLOT_MOVING, SLOT_SETTLED, Slot, TAKES_NEW, TAKES_OLD, map_names,
-    ring_number, ticks_from_seconds,
+    CLASS_ESTABLISHED, CLASS_HALF_OPEN, ESTABLISHED_SECONDS, FAMILY_V4, FAMILY_V6, FlowInsertions,
+    FlowKeyV4, FlowKeyV6, FlowRecord, FlowRoom, HALF_OPEN_SECONDS, NetU16, PROTOCOL_TCP,
+    ReplyKeyV4, ReplyKeyV6, ReplyRecordV4, ReplyRecordV6, SLOT_MOVING, SLOT_SETTLED, Slot,
+    TAKES_NEW, TAKES_OLD, map_names, ring_number, ticks_from_seconds,
 };
 
 /// A table of flows and one of replies, in one family.
@@ -241,6 +241,48 @@ sandboxed! {
             assert_eq!(scan.finding(0, 0).begun_tick, NOW + round * 3);
             assert!((0..1021).all(|slot| scan.finding(0, slot).has_other));
         }
+    }
+
+    fn an_eighth_of_the_room_is_left_to_handshakes(sandbox) {
+        const RECORDS: u32 = 4_096;
+        let options = Options { records: RECORDS, ..sandbox.options(TcMode::Auto) };
+        let mut datapath = Datapath::open(&options).unwrap();
+        let cpus = u32::try_from(aya::util::nr_cpus().unwrap()).unwrap();
+        let rooms = sandbox.array::<FlowRoom>(map_names::FLOW_ROOM);
+        let room = |left: u32, epoch| FlowRoom { epoch, per_cpu: left / cpus };
+        let share = RECORDS / 8 * 7;
+        for family in [FAMILY_V4, FAMILY_V6] {
+            assert_eq!(rooms.get(&family, 0).unwrap(), room(share, 1));
+        }
+        // As it was found, also after a restart.
+        drop(datapath);
+        datapath = Datapath::open(&options).unwrap();
+        assert_eq!(rooms.get(&FAMILY_V4, 0).unwrap(), room(share, 1));
+
+        let backend = a_backend("10.0.0.1:8080", 7, TAKES_NEW | TAKES_OLD);
+        datapath.execute(&Action::WriteBackend { number: 1, backend }).unwrap();
+        serve(&mut datapath, Slot::new(2, 1, SLOT_MOVING, NOW - 10));
+        let mut tables = tables_v4(sandbox);
+        for port in 0..3_000 {
+            let record = record(1, 7, NOW, CLASS_ESTABLISHED);
+            tables.flows.insert(flow_v4(port), record, 0).unwrap();
+        }
+        let mut insertions =
+            sandbox.per_cpu_array::<FlowInsertions>(map_names::FLOW_INSERTIONS);
+        let mut counts = vec![FlowInsertions { epoch: 7, count: 1000 }; cpus as usize];
+        counts[0] = FlowInsertions { epoch: 1, count: 84 };
+        insertions.set(FAMILY_V4, counts.try_into().unwrap(), 0).unwrap();
+        datapath.sweep(&|| NOW).unwrap();
+        assert_eq!(rooms.get(&FAMILY_V4, 0).unwrap(), room(share - 3_000 - 84, 2));
+        assert_eq!(rooms.get(&FAMILY_V6, 0).unwrap(), room(share, 2));
+
+        // What was put there in the epoch before is counted now; more than its share is no room.
+        for port in 3_000..4_000 {
+            let record = record(1, 7, NOW, CLASS_ESTABLISHED);
+            tables.flows.insert(flow_v4(port), record, 0).unwrap();
+        }
+        datapath.sweep(&|| NOW).unwrap();
+        assert_eq!(rooms.get(&FAMILY_V4, 0).unwrap(), room(0, 3));
     }
 
     fn flows_of_the_other_family_are_swept_by_their_own_backends(sandbox) {
