@@ -309,6 +309,14 @@ pub(super) fn is_absent(error: &MapError) -> bool {
     }
 }
 
+/// Whether a map has such a key already.
+pub(super) fn is_present(error: &MapError) -> bool {
+    match error {
+        MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::EEXIST),
+        _ => false,
+    }
+}
+
 /// Takes a map out of the loaded object.
 pub(super) fn take(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<Map> {
     ebpf.take_map(name).with_context(|| format!("the embedded BPF object has no map `{name}`"))

@@ -94,7 +94,7 @@ fn explained(tables: &HostTables<NetU32>, vip: &str, packet: PacketWord) -> Stri
 
 #[test]
 fn plain_slot() {
-    let mut tables = tables(Slot::plain(1), 0);
+    let tables = tables(Slot::plain(1), 0);
     let key = ReplyDefaultKeyV4 {
         ifindex: 41,
         backend: NetU32::from_wire([10, 0, 0, 1]),
@@ -109,7 +109,7 @@ fn plain_slot() {
         backend: 1,
         ifindex: 2,
     };
-    tables.reply_defaults.insert(key, default);
+    tables.reply_defaults.borrow_mut().insert(key, default);
     let query = query("203.0.113.10:80", PacketWord::Syn);
     let explanation = explained_with(&tables, &query, META_REPLY_DEFAULTS);
     assert_snapshot!(explanation.lines().join("\n"), @"

@@ -347,7 +347,9 @@ fn tables<A: FrontendFamily<W>, const W: usize>(
         rings: [PROTOCOL_TCP, PROTOCOL_UDP].into_iter().filter_map(ring).collect(),
         slots: world.all_slots(now_tick).collect(),
         backends: world.backends.iter().filter_map(backend).collect(),
-        reply_defaults: world.reply_defaults.iter().filter_map(A::known_default).collect(),
+        reply_defaults: std::cell::RefCell::new(
+            world.reply_defaults.iter().filter_map(A::known_default).collect(),
+        ),
         local: world.local.clone(),
         ..HostTables::with_room(world.limits(), world.records_max as usize, HALF_OPEN_MAX as usize)
     };
@@ -370,6 +372,7 @@ fn dump<A: BedFamily>(tables: &HostTables<A>) -> Dump<A> {
     let mut dump = Dump {
         flows: HashMap::new(),
         replies: HashMap::new(),
+        defaults: tables.reply_defaults.borrow().clone(),
         fragments: tables.fragments.borrow().clone(),
         refusals: [note(ring(PROTOCOL_TCP)), note(ring(PROTOCOL_UDP))],
         half_open: tables.half_open_rate.get(),

@@ -100,12 +100,13 @@ fn flow(net: &Net, random: &mut Random) -> KnownFlow {
 
 fn reply(net: &Net, random: &mut Random) -> KnownReply {
     let flow = flow(net, random);
+    let is_foreign = random.percent(20);
     KnownReply {
         ifindex: random.of(&[0, INGRESS_IFINDEX, INGRESS_IFINDEX]),
         address: backend(net, random),
         client: flow.client,
         protocol: flow.protocol,
-        vip: flow.vip,
+        vip: if is_foreign { net.nobody() } else { flow.vip },
         class: flow.class,
         backend: flow.backend,
         generation: flow.generation,
@@ -121,7 +122,7 @@ fn reply_default(net: &Net, random: &mut Random) -> ReplyDefaultSpec {
         address: backend(net, random),
         protocol: protocol(random),
         vip: vip(net, random),
-        flags: random.of(&[0, REPLY_DEFAULT_AMBIGUOUS]),
+        flags: random.of(&[0, REPLY_DEFAULT_AMBIGUOUS, 2, 3, 4, 5, 7]),
         backend: 1 + random.below(BACKENDS) as u32,
         front_ifindex: random.of(&[0, INGRESS_IFINDEX, EGRESS_IFINDEX]),
     }
