@@ -34,7 +34,7 @@ use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
 
 use anyhow::{Context as _, bail};
 use lb_common::{
-    abi::{Hook, NetAddr6, NetU32, TraceFilter, ticks_from_ns},
+    abi::{Hook, META_ROUTES_REPLIES, NetAddr6, NetU32, TraceFilter, ticks_from_ns},
     engine,
 };
 
@@ -276,6 +276,12 @@ impl Datapath {
 
     fn attach_fronts(&mut self, replaces: bool) {
         self.front_statuses = self.fronts.attach(&mut self.hooks, &self.tables, replaces);
+        let has_several = self.front_statuses.len() > 1 || self.fronts.has_vlans();
+        if let Err(error) = self.tables.set_flag(META_ROUTES_REPLIES, has_several) {
+            tracing::error!(
+                "replies may leave by another interface than the routing table says: {error}"
+            );
+        }
     }
 
     fn troubles(&self) -> Vec<String> {

@@ -8,9 +8,9 @@ use std::{
 
 use lb_common::{
     abi::{
-        DropReason, FAMILY_V4, FAMILY_V6, FRONTEND_WORDS_V4, FRONTEND_WORDS_V6, Frontend, NetAddr6,
-        NetU16, NetU32, PROTOCOL_ANY, PROTOCOL_TCP, PROTOCOL_UDP, RingDescriptor, SCOPE_FRONT,
-        Verdict, ring_number,
+        DropReason, FAMILY_V4, FAMILY_V6, FRONTEND_WORDS_V4, FRONTEND_WORDS_V6, Frontend,
+        META_ROUTES_REPLIES, NetAddr6, NetU16, NetU32, PROTOCOL_ANY, PROTOCOL_TCP, PROTOCOL_UDP,
+        RingDescriptor, SCOPE_FRONT, Verdict, ring_number,
     },
     engine::{
         Context, Decision, EditKind, Family, RecordTables, Side,
@@ -272,8 +272,14 @@ where
         let address = if is_error { decision.error.address } else { decision.translation.address };
         let ifindex = match decision.verdict {
             Verdict::Route => HostBed::route(address.into()).map(|_| EGRESS_IFINDEX)?,
-            Verdict::Reply if decision.ifindex == 0 => {
-                HostBed::route(headers.destination.into()).map(|_| EGRESS_IFINDEX)?
+            Verdict::Reply
+                if decision.ifindex == 0 || self.context.meta_flags & META_ROUTES_REPLIES != 0 =>
+            {
+                match HostBed::route(headers.destination.into()) {
+                    Ok(_) => EGRESS_IFINDEX,
+                    Err(_) if decision.ifindex != 0 => decision.ifindex,
+                    Err(reason) => return Err(reason),
+                }
             }
             _ => decision.ifindex,
         };

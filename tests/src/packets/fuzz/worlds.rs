@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use lb_common::abi::{
     CLASS_ANSWERED, FRONTEND_DROPS, FRONTEND_RECORDS_REPLIES, META_REPLY_DEFAULTS,
-    META_ROUTED_BACKENDS, PATH_LOCAL, PATH_RECORDS_REPLIES, PATH_ROUTED, PROTOCOL_TCP,
-    PROTOCOL_UDP, REPLY_DEFAULT_AMBIGUOUS, affinity_flags,
+    META_ROUTED_BACKENDS, META_ROUTES_REPLIES, PATH_LOCAL, PATH_RECORDS_REPLIES, PATH_ROUTED,
+    PROTOCOL_TCP, PROTOCOL_UDP, REPLY_DEFAULT_AMBIGUOUS, affinity_flags,
 };
 
 use super::{super::EGRESS_IFINDEX, Random};
@@ -187,7 +187,8 @@ impl Setting {
             replies,
             reply_defaults: random.some(4, |random| reply_default(net, random)),
             local: local[..random.of(&[0, 2, 2, 3])].to_vec(),
-            flags: random.of(&[0, META_ROUTED_BACKENDS, META_REPLY_DEFAULTS, 3, 3, 3, 3]),
+            flags: random.of(&[0, META_ROUTED_BACKENDS, META_REPLY_DEFAULTS, 3, 3, 3, 3])
+                | random.of(&[0, META_ROUTES_REPLIES]),
             half_open_per_tick: random.of(&[0, 1, 16_384]),
             xdp_may_send: random.percent(90),
             egress_mtu: self.egress_mtu,
