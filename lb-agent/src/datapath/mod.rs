@@ -21,6 +21,7 @@ mod options;
 mod pins;
 mod prerequisites;
 mod read;
+mod record_table;
 mod records;
 mod replies;
 mod rtnl;
@@ -232,9 +233,9 @@ impl Datapath {
     }
 
     /// Deletes records that count no more, of a bounded number that it looks at, and tells what a
-    /// scan of all of them found when one is over.
-    pub fn sweep(&mut self, now_tick: u32) -> anyhow::Result<SweepReport> {
-        self.tables.sweep(now_tick)
+    /// scan of all of them found when one is over. `clock` tells the tick, [`now_tick`] but in tests.
+    pub fn sweep(&mut self, clock: &dyn Fn() -> u32) -> anyhow::Result<SweepReport> {
+        self.tables.sweep(clock)
     }
 
     /// The tick in which a flow of a ring was last left without a record that it should have had;

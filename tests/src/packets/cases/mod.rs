@@ -46,6 +46,7 @@ pub fn all() -> Vec<Case> {
             inbound::dead_records(net),
             inbound::settled(net),
             inbound::full_tables(net),
+            inbound::reserve(net),
             hostile::not_ours(net),
             hostile::broken(net),
             hostile::told(net),
