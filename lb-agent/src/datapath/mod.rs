@@ -191,7 +191,14 @@ impl Datapath {
         context: &engine::Context,
     ) -> anyhow::Result<Explanation> {
         let tables = LiveTables::<A>::open(&self.tables, &self.maps_path)?;
-        let explanation = explain(query, client, vip, &tables, context);
+        let mut context = *context;
+        if query.is_reply {
+            let backend = tables.backend_at(vip, query.vip.port()).with_context(|| {
+                format!("no backend has the address {}: see `lbctl backend list`", query.vip)
+            })?;
+            context.ingress_ifindex = backend.ifindex;
+        }
+        let explanation = explain(query, client, vip, &tables, &context);
         tables.check()?;
         Ok(explanation)
     }
