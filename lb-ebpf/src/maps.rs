@@ -148,6 +148,10 @@ pub struct Scratch<A: Family> {
     pub tags: u32,
     pub headers: Headers<A>,
     pub decision: Decision<A>,
+    /// Interface that the packet leaves by.
+    pub egress_ifindex: u32,
+    /// MTU of the way there; 0: the interface knows.
+    pub egress_mtu: u32,
 }
 
 /// A packet and what is being decided on it, which is too large for the stack. A program is not interrupted

@@ -4,7 +4,7 @@ use aya_ebpf::btf_maps::{HashMap, LruHashMap, lpm_trie::Key};
 use lb_common::{
     abi::{
         FlowInsertions, FlowRecord, FlowRoom, Frontend, HalfOpenRate, Limits, NetAddr6, NetU16,
-        NetU32, PROTOCOL_ANY, Refusals, RingDescriptor, SCOPE_FRONT, Slot,
+        NetU32, PROTOCOL_ANY, REPLY_DEFAULT_FOREIGN, Refusals, RingDescriptor, SCOPE_FRONT, Slot,
     },
     engine::{
         Backend, Family, Packet, RecordTables, TableFull, Tables,
@@ -55,6 +55,8 @@ pub trait FamilyMaps: Family {
     fn is_local(address: Self) -> bool;
     /// Stores time, class and front interface in place.
     fn touch_reply(known: *mut Self::ReplyRecord, record: &Self::ReplyRecord);
+    /// Stores in place that there are records of foreign flows.
+    fn mark_reply_default(known: *mut Self::ReplyDefault);
 }
 
 macro_rules! family_maps {
@@ -139,6 +141,16 @@ macro_rules! family_maps {
                     (&raw mut (*known).last_seen_tick).write_volatile(record.last_seen_tick);
                     (&raw mut (*known).class).write_volatile(record.class);
                     (&raw mut (*known).ifindex).write_volatile(record.ifindex);
+                }
+            }
+
+            #[inline(always)]
+            fn mark_reply_default(known: *mut Self::ReplyDefault) {
+                // SAFETY: as for flows, see `touch_flow`. CPUs may store at once: the same. Of the
+                // agent, which replaces the whole element, see `lb-agent/src/datapath/replies.rs`.
+                unsafe {
+                    let flags = (&raw const (*known).flags).read_volatile();
+                    (&raw mut (*known).flags).write_volatile(flags | REPLY_DEFAULT_FOREIGN);
                 }
             }
         }
@@ -382,6 +394,13 @@ impl<A: FamilyMaps> RecordTables<A> for Maps {
     #[inline(always)]
     fn remove_half_reply(&self, key: &A::ReplyKey) {
         let _ = A::half_replies().remove(key);
+    }
+
+    #[inline(always)]
+    fn mark_reply_default(&self, key: &A::ReplyDefaultKey) {
+        if let Some(known) = A::reply_defaults().get_ptr_mut(key) {
+            A::mark_reply_default(known);
+        }
     }
 
     #[inline(always)]

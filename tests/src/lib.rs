@@ -20,6 +20,7 @@ pub mod process;
 pub mod proxy;
 pub mod skip;
 pub mod snapshot;
+pub mod talk;
 pub mod traffic;
 pub mod trunk;
 pub mod wire;

@@ -13,7 +13,8 @@ use aya::{
 use lb_common::{
     abi::{
         BackendV4, BackendV6, FlowInsertions, FlowRecord, Frontend, FrontendKeyV4, FrontendKeyV6,
-        HalfOpenRate, Limits, NetAddr6, NetU32, Refusals, RingDescriptor, Slot, map_names,
+        HalfOpenRate, Limits, MAX_BACKENDS, NetAddr6, NetU32, Refusals, RingDescriptor, Slot,
+        map_names,
     },
     engine::{Backend, Family},
 };
@@ -110,6 +111,15 @@ impl<'a, A: LiveFamily> LiveTables<'a, A> {
             )?))?,
             trouble: RefCell::default(),
         })
+    }
+
+    /// The backend with this address and port, or with any port; rather one that is alive.
+    pub(super) fn backend_at(&self, address: A, port: u16) -> Option<Backend<A>> {
+        let all = (1..=MAX_BACKENDS).filter_map(|number| A::record(self.tables, number));
+        let here = all.map(|record| A::backend(&record)).filter(|backend| {
+            backend.address.is_same(address) && [0, port].contains(&backend.port.get())
+        });
+        here.max_by_key(|backend| (backend.state != 0, backend.port.get() == port))
     }
 
     /// An error if something that was asked for could not be read.

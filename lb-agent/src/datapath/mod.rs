@@ -35,7 +35,7 @@ use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
 
 use anyhow::{Context as _, bail};
 use lb_common::{
-    abi::{Hook, NetAddr6, NetU32, TraceFilter, ticks_from_ns},
+    abi::{Hook, META_ROUTES_REPLIES, NetAddr6, NetU32, TraceFilter, ticks_from_ns},
     engine,
 };
 
@@ -191,7 +191,14 @@ impl Datapath {
         context: &engine::Context,
     ) -> anyhow::Result<Explanation> {
         let tables = LiveTables::<A>::open(&self.tables, &self.maps_path)?;
-        let explanation = explain(query, client, vip, &tables, context);
+        let mut context = *context;
+        if query.is_reply {
+            let backend = tables.backend_at(vip, query.vip.port()).with_context(|| {
+                format!("no backend has the address {}: see `lbctl backend list`", query.vip)
+            })?;
+            context.ingress_ifindex = backend.ifindex;
+        }
+        let explanation = explain(query, client, vip, &tables, &context);
         tables.check()?;
         Ok(explanation)
     }
@@ -277,6 +284,12 @@ impl Datapath {
 
     fn attach_fronts(&mut self, replaces: bool) {
         self.front_statuses = self.fronts.attach(&mut self.hooks, &self.tables, replaces);
+        let has_several = self.front_statuses.len() > 1 || self.fronts.has_vlans();
+        if let Err(error) = self.tables.set_flag(META_ROUTES_REPLIES, has_several) {
+            tracing::error!(
+                "replies may leave by another interface than the routing table says: {error}"
+            );
+        }
     }
 
     fn troubles(&self) -> Vec<String> {

@@ -139,6 +139,8 @@ pub struct ReplyKeyV6 {
 /// Says nothing about the way in: on that, slots and `FLOWS_*` decide. Two tables as for flows; a
 /// record moves over when the backend and then the client have answered. `last_seen_tick` and `class`
 /// change in place.
+///
+/// A record without VIP is of a foreign flow: one that is not ours, whose packets stay as they are.
 #[repr(C, align(8))]
 #[derive(
     FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Debug, Default,
@@ -187,6 +189,12 @@ pub struct ReplyRecordV6 {
 /// [`ReplyDefaultV4`] flag: clients come by another frontend, too, whose flows are recorded; records
 /// come first, and the default is for what has none.
 pub const REPLY_DEFAULT_AMBIGUOUS: u16 = 1;
+/// [`ReplyDefaultV4`] flag: clients come without us, too. Flows through us are recorded, so a SYN+ACK
+/// without a record answers one of the others; what else has no record is from before.
+pub const REPLY_DEFAULT_OTHER_WAYS: u16 = 2;
+/// [`ReplyDefaultV4`] flag, set by the data path in place and never taken away: there may be records of
+/// flows that are not ours; records come first.
+pub const REPLY_DEFAULT_FOREIGN: u16 = 4;
 
 /// Key of the map `REPLY_DEFAULTS_V4`: a backend's port, as the source of replies.
 #[repr(C, align(8))]

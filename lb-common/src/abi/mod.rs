@@ -24,9 +24,10 @@ pub use flow::{
     CLASS_ANSWERED, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT,
     CLASS_DATAGRAM, CLASS_ESTABLISHED, CLASS_HALF_OPEN, CLASS_LAST_ACK, CLASS_RESET,
     FlowInsertions, FlowKeyV4, FlowKeyV6, FlowRecord, FlowRoom, FragmentKeyV4, FragmentKeyV6,
-    FragmentRecordV4, FragmentRecordV6, HalfOpenRate, REPLY_DEFAULT_AMBIGUOUS, Refusals,
-    ReplyDefaultKeyV4, ReplyDefaultKeyV6, ReplyDefaultV4, ReplyDefaultV6, ReplyKeyV4, ReplyKeyV6,
-    ReplyRecordV4, ReplyRecordV6, is_closing,
+    FragmentRecordV4, FragmentRecordV6, HalfOpenRate, REPLY_DEFAULT_AMBIGUOUS,
+    REPLY_DEFAULT_FOREIGN, REPLY_DEFAULT_OTHER_WAYS, Refusals, ReplyDefaultKeyV4,
+    ReplyDefaultKeyV6, ReplyDefaultV4, ReplyDefaultV6, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4,
+    ReplyRecordV6, is_closing,
 };
 pub use frontend::{
     FRONTEND_BUCKETS, FRONTEND_DROPS, FRONTEND_FLAGS_MASK, FRONTEND_RECORDS_REPLIES, FRONTEND_WAYS,
@@ -42,7 +43,8 @@ pub use ring::{
     SLOT_CHANGE_UNIT_TICKS, SLOT_MOVING, SLOT_PLAIN, SLOT_SETTLED, Slot, ring_number,
 };
 pub use service::{
-    Limits, META_REPLY_DEFAULTS, META_ROUTED_BACKENDS, META_TRACES, Meta, ServiceIdentity,
+    Limits, META_REPLY_DEFAULTS, META_ROUTED_BACKENDS, META_ROUTES_REPLIES, META_TRACES, Meta,
+    ServiceIdentity,
 };
 pub use trace::{
     TRACE_ANY_REASON, TRACE_BYTES, TRACE_EDIT_DESTINATION, TRACE_EDIT_NONE, TRACE_EDIT_SOURCE,

@@ -128,6 +128,13 @@ impl<A: Address> Way<A> {
         ifindex: 0,
         last_seen_tick: 0,
     };
+
+    /// Whether the flow is not ours: its packets stay as they are.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_foreign(&self) -> bool {
+        self.vip.is_same(A::UNSPECIFIED)
+    }
 }
 
 /// An address family: its addresses, and the types of its tables.
@@ -177,12 +184,17 @@ pub trait Family: Address + Eq + Hash + 'static {
     fn reply_key(reply: &Tuple<Self>, ifindex: u32) -> Self::ReplyKey;
     /// A backend's port as the source of replies.
     fn reply_default_key(reply: &Tuple<Self>, ifindex: u32) -> Self::ReplyDefaultKey;
+    /// The backend's port of a recorded flow.
+    fn default_key_of(reply: &Self::ReplyKey) -> Self::ReplyDefaultKey;
     /// What a recorded reply is translated to, for the table.
     fn reply_record(way: &Way<Self>) -> Self::ReplyRecord;
     /// What a recorded reply is translated to.
     fn way(record: &Self::ReplyRecord) -> Way<Self>;
     /// What a reply without record is translated to.
     fn default_way(default: &Self::ReplyDefault) -> Way<Self>;
+    /// Notes in a default that there are records of foreign flows.
+    #[cfg(any(feature = "std", test))]
+    fn mark_foreign(default: &mut Self::ReplyDefault);
     /// A packet that travels in fragments, from any of them.
     fn fragment_key(headers: &Headers<Self>) -> Self::FragmentKey;
     /// What was decided on a first fragment, for the table.
@@ -261,6 +273,18 @@ macro_rules! keys_and_values {
         }
 
         #[inline(always)]
+        fn default_key_of(reply: &$reply) -> $default_key {
+            let answer = Tuple {
+                client: reply.client,
+                server: reply.backend,
+                client_port: reply.client_port,
+                server_port: reply.backend_port,
+                protocol: reply.protocol,
+            };
+            Self::reply_default_key(&answer, reply.ifindex)
+        }
+
+        #[inline(always)]
         fn way(record: &$record) -> Way<Self> {
             Way {
                 vip: record.vip,
@@ -284,6 +308,11 @@ macro_rules! keys_and_values {
                 ifindex: default.ifindex,
                 last_seen_tick: 0,
             }
+        }
+
+        #[cfg(any(feature = "std", test))]
+        fn mark_foreign(default: &mut $default) {
+            default.flags |= crate::abi::REPLY_DEFAULT_FOREIGN;
         }
 
         #[inline(always)]

@@ -83,7 +83,7 @@ pub struct HostTables<A: Family> {
     /// `FLOW_INSERTIONS` of the family.
     pub flow_insertions: Cell<FlowInsertions>,
     /// `REPLY_DEFAULTS_*`.
-    pub reply_defaults: HashMap<A::ReplyDefaultKey, A::ReplyDefault>,
+    pub reply_defaults: RefCell<HashMap<A::ReplyDefaultKey, A::ReplyDefault>>,
     /// `LOCAL_*`: network and prefix length.
     pub local: Vec<(IpAddr, u32)>,
     /// `REPLIES_*`.
@@ -217,7 +217,7 @@ impl<A: Family> HostTables<A> {
             half_open_rate: Cell::default(),
             flow_room: FlowRoom::default().after_pass(room, 0, 0, 1),
             flow_insertions: Cell::default(),
-            reply_defaults: HashMap::new(),
+            reply_defaults: RefCell::default(),
             local: Vec::new(),
             replies: RecordTable::refusing(records_max).into(),
             half_replies: RecordTable::evicting(half_open_max).into(),
@@ -275,7 +275,7 @@ impl<A: Family + Into<IpAddr>> Tables<A> for HostTables<A> {
     }
 
     fn reply_default(&self, key: &A::ReplyDefaultKey) -> Option<A::ReplyDefault> {
-        self.reply_defaults.get(key).copied()
+        self.reply_defaults.borrow().get(key).copied()
     }
 
     fn is_local(&self, address: A) -> bool {
@@ -364,6 +364,12 @@ impl<A: Family + Into<IpAddr>> RecordTables<A> for HostTables<A> {
 
     fn remove_half_reply(&self, key: &A::ReplyKey) {
         self.half_replies.borrow_mut().remove(key);
+    }
+
+    fn mark_reply_default(&self, key: &A::ReplyDefaultKey) {
+        if let Some(default) = self.reply_defaults.borrow_mut().get_mut(key) {
+            A::mark_foreign(default);
+        }
     }
 
     fn put_fragment(&self, key: &A::FragmentKey, record: &A::FragmentRecord) {

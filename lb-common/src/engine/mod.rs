@@ -13,6 +13,7 @@ mod decide;
 mod decision;
 mod edit;
 mod family;
+mod foreign;
 mod fragments;
 mod hash;
 #[cfg(any(feature = "std", test))]
@@ -135,6 +136,8 @@ pub trait RecordTables<A: Family>: Tables<A> {
     fn remove_reply(&self, key: &A::ReplyKey);
     /// Removes from `HALF_REPLIES_*`; absent is fine.
     fn remove_half_reply(&self, key: &A::ReplyKey);
+    /// Notes in `REPLY_DEFAULTS_*` that there are records of foreign flows; absent is fine.
+    fn mark_reply_default(&self, key: &A::ReplyDefaultKey);
 
     /// Inserts into or overwrites in `FRAGMENTS_*`, in place of the oldest when there is no room.
     fn put_fragment(&self, key: &A::FragmentKey, record: &A::FragmentRecord);

@@ -145,6 +145,14 @@ fn commit_reply<A: Family, T: RecordTables<A>>(
             tables.remove_reply(reply);
             tables.remove_half_reply(reply);
         }
+        ReplyChange::PutForeign => {
+            if tables.put_half_reply(reply, reply_record).is_err() {
+                return Err(DropReason::RecordTableFull);
+            }
+            tables.remove_reply(reply);
+            // The next packet of the flow comes later: it finds both.
+            tables.mark_reply_default(&A::default_key_of(reply));
+        }
     }
     Ok(())
 }

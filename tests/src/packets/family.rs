@@ -191,6 +191,8 @@ pub struct Dump<A: Family> {
     pub flows: HashMap<(A::FlowKey, bool), FlowRecord>,
     /// Replies; whether they are among the half open.
     pub replies: HashMap<(A::ReplyKey, bool), A::ReplyRecord>,
+    /// Defaults of replies.
+    pub defaults: HashMap<A::ReplyDefaultKey, A::ReplyDefault>,
     /// First fragments.
     pub fragments: HashMap<A::FragmentKey, A::FragmentRecord>,
     /// What was noted for the rings of service 0.

@@ -264,6 +264,7 @@ impl KernelBed {
         let mut dump = Dump {
             flows: std::collections::HashMap::new(),
             replies: std::collections::HashMap::new(),
+            defaults: std::collections::HashMap::new(),
             fragments: std::collections::HashMap::new(),
             refusals: [Refusals::default(); 2],
             half_open: HalfOpenRate::default(),
@@ -280,6 +281,10 @@ impl KernelBed {
                 let (key, record) = entry?;
                 dump.replies.insert((key, is_half), record);
             }
+        }
+        for entry in &self.hash(A::REPLY_DEFAULTS)? {
+            let (key, default) = entry?;
+            dump.defaults.insert(key, default);
         }
         for entry in &self.hash(A::FRAGMENTS)? {
             let (key, record) = entry?;

@@ -127,10 +127,12 @@ async fn shown(cli: &Cli, client: &Client) -> Result<String, ClientError> {
 
 fn explain_path(arguments: &ExplainArguments) -> String {
     let packet = match arguments.kind {
-        PacketArgument::Syn => PacketWord::Syn,
-        PacketArgument::Data => PacketWord::Data,
-        PacketArgument::Fin => PacketWord::Fin,
-        PacketArgument::Rst => PacketWord::Rst,
+        None if arguments.reply => PacketWord::Data,
+        None | Some(PacketArgument::Syn) => PacketWord::Syn,
+        Some(PacketArgument::Synack) => PacketWord::SynAck,
+        Some(PacketArgument::Data) => PacketWord::Data,
+        Some(PacketArgument::Fin) => PacketWord::Fin,
+        Some(PacketArgument::Rst) => PacketWord::Rst,
     };
     let protocol = match arguments.protocol {
         ProtocolArgument::Tcp => Protocol::Tcp,
@@ -141,6 +143,7 @@ fn explain_path(arguments: &ExplainArguments) -> String {
         ("vip", arguments.vip.to_string()),
         ("protocol", protocol.to_string()),
         ("packet", packet.name().to_owned()),
+        ("is_reply", arguments.reply.to_string()),
     ];
     with_query(paths::EXPLAIN, &pairs)
 }

@@ -4,6 +4,7 @@ mod choice;
 mod datagrams;
 mod endings;
 mod errors;
+mod foreign;
 mod fragments;
 mod headers;
 mod hostile;
@@ -58,6 +59,8 @@ pub fn all() -> Vec<Case> {
             endings::endings(net),
             endings::after_the_end(net),
             outbound::routed(net),
+            foreign::own(net),
+            foreign::other_ways(net),
             ports::wide(net),
             datagrams::forms(net),
             datagrams::inbound(net),
