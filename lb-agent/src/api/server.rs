@@ -241,8 +241,8 @@ async fn vips(State(source): State<Source>) -> Json<VipList> {
     Json(VipList { vips: source.view.borrow().vips.clone() })
 }
 
-async fn services(State(source): State<Source>) -> Json<ServiceList> {
-    Json(ServiceList { services: source.view.borrow().services.clone() })
+async fn services(State(source): State<Source>) -> Result<Json<ServiceList>, Refused> {
+    Ok(Json(ServiceList { services: source.fresh_view().await?.services.clone() }))
 }
 
 async fn service(

@@ -6,6 +6,7 @@
 
 use std::{
     cell::RefCell,
+    collections::BTreeMap,
     ops::AddAssign,
     os::fd::{AsFd as _, OwnedFd},
 };
@@ -16,8 +17,9 @@ use aya::{
 };
 use lb_common::{
     abi::{
-        FlowKeyV4, FlowKeyV6, FlowRecord, Frontend, Limits, Meta, NetAddr6, NetU32, ReplyKeyV4,
-        ReplyKeyV6, ReplyRecordV4, ReplyRecordV6, RingDescriptor, SCOPE_FRONT, Slot, map_names,
+        CLASS_CLOSING_BY_CLIENT, CLASS_DATAGRAM, CLASS_ESTABLISHED, FlowKeyV4, FlowKeyV6,
+        FlowRecord, Frontend, Limits, Meta, NetAddr6, NetU32, ReplyKeyV4, ReplyKeyV6,
+        ReplyRecordV4, ReplyRecordV6, RingDescriptor, SCOPE_FRONT, Slot, map_names,
     },
     engine::{Family, is_fresh, slot_hash},
     slots::{self, Sweep},
@@ -77,6 +79,32 @@ pub(super) struct Records {
     pub(super) replies_v6: RecordTable<ReplyKeyV6, ReplyRecordV6>,
     /// `None`: the next call begins one.
     progress: Option<ScanProgress>,
+    /// Connections whose replies are recorded: IPv4, IPv6.
+    connections: [Connections; 2],
+}
+
+/// Connections by backend number.
+#[derive(Debug, Default)]
+struct Connections {
+    /// Of the present pass.
+    counting: RefCell<BTreeMap<u32, u64>>,
+    /// Of the last whole one.
+    counted: Option<BTreeMap<u32, u64>>,
+}
+
+impl Connections {
+    fn note(&self, backend: u32, class: u16) {
+        if matches!(u32::from(class), CLASS_ESTABLISHED | CLASS_CLOSING_BY_CLIENT | CLASS_DATAGRAM)
+        {
+            *self.counting.borrow_mut().entry(backend).or_default() += 1;
+        }
+    }
+
+    fn end_call(&mut self, pass: &Pass) {
+        if pass.is_whole {
+            self.counted = Some(self.counting.take());
+        }
+    }
 }
 
 /// A scan of all flows that is under way. Half-open records come first, since records move from
@@ -99,7 +127,17 @@ impl Records {
             replies_v4: RecordTable::take(ebpf, map_names::REPLIES_V4)?,
             replies_v6: RecordTable::take(ebpf, map_names::REPLIES_V6)?,
             progress: None,
+            connections: Default::default(),
         })
+    }
+
+    /// Connections by backend number, of those whose replies are recorded.
+    pub(super) fn connections(&self) -> Option<BTreeMap<u32, u64>> {
+        let [v4, v6] = self.connections.each_ref().map(|family| family.counted.clone());
+        // A backend is of one family.
+        let (mut all, v6) = (v4?, v6?);
+        all.extend(v6);
+        Some(all)
     }
 
     fn begin(&mut self, now_tick: u32) -> ScanProgress {
@@ -196,22 +234,38 @@ impl Tables {
     fn sweep_replies(&mut self, now_tick: u32) -> anyhow::Result<Pass> {
         let Self { records, backends_v4, backends_v6, meta, .. } = self;
         let limits = meta.load(0).unwrap_or_default().limits;
-        let mut total = records.replies_v4.sweep(
+        let Records {
+            replies_v4, replies_v6, connections: [connections_v4, connections_v6], ..
+        } = records;
+        let mut total = replies_v4.sweep(
             |_, reply| {
                 let generation = backends_v4.load(reply.backend).unwrap_or_default().generation;
                 let is_known = reply.generation == generation;
-                Ok(judge_reply(is_known, reply.class, reply.last_seen_tick, &limits, now_tick))
+                let seen = (reply.class, reply.last_seen_tick);
+                let verdict = judge_reply(is_known, seen, &limits, now_tick);
+                if verdict == Sweep::Ignore {
+                    connections_v4.note(reply.backend, reply.class);
+                }
+                Ok(verdict)
             },
             |_| Ok(()),
         )?;
-        total += records.replies_v6.sweep(
+        connections_v4.end_call(&total);
+        let pass = replies_v6.sweep(
             |_, reply| {
                 let generation = backends_v6.load(reply.backend).unwrap_or_default().generation;
                 let is_known = reply.generation == generation;
-                Ok(judge_reply(is_known, reply.class, reply.last_seen_tick, &limits, now_tick))
+                let seen = (reply.class, reply.last_seen_tick);
+                let verdict = judge_reply(is_known, seen, &limits, now_tick);
+                if verdict == Sweep::Ignore {
+                    connections_v6.note(reply.backend, reply.class);
+                }
+                Ok(verdict)
             },
             |_| Ok(()),
         )?;
+        connections_v6.end_call(&pass);
+        total += pass;
         Ok(total)
     }
 }
@@ -219,8 +273,7 @@ impl Tables {
 /// A reply says nothing about slots: it stays as long as its flow may live.
 fn judge_reply(
     is_known: bool,
-    class: u16,
-    last_seen_tick: u32,
+    (class, last_seen_tick): (u16, u32),
     limits: &Limits,
     now_tick: u32,
 ) -> Sweep {

@@ -17,6 +17,7 @@ use self::interruptible::Interruptible;
 use super::{
     Event,
     backoff::Backoff,
+    connections::Connections,
     history::History,
     inbox::Inbox,
     ledger::Ledger,
@@ -24,12 +25,13 @@ use super::{
     node::{Node, NodeCounters, NodeError},
     orders::Orders,
     pressure::Alarms,
+    progress::Progress,
     protect::{Claimed, Protection},
     shares::Shares,
     view,
 };
 use crate::{
-    api::types::{ReconcileView, RefusalView},
+    api::types::RefusalView,
     arbiter::{self, Incumbents},
     config::Balancer,
     health::HealthView,
@@ -101,11 +103,12 @@ pub struct Reconciler<N> {
     scan: Option<Scan>,
     next_scan: Instant,
     counters: NodeCounters,
+    connections: Connections,
     alarms: Alarms,
     /// What the kernel refused in the latest round, and the planner cannot do without.
     failures: Vec<RefusalView>,
     backoff: Backoff,
-    progress: ReconcileView,
+    progress: Progress,
     rounds_in_a_row: u32,
     /// Something changed since the latest plan.
     is_dirty: bool,
@@ -159,7 +162,8 @@ impl<N: Node> Reconciler<N> {
             failures: Vec::new(),
             rounds_in_a_row: 0,
             backoff: Backoff::default(),
-            progress: ReconcileView::default(),
+            progress: Progress::default(),
+            connections: Connections::default(),
             is_dirty: true,
             is_mirror_stale: false,
             is_view_stale: false,
@@ -172,11 +176,6 @@ impl<N: Node> Reconciler<N> {
             next_resync: now + RESYNC,
             counters_age_out: now,
         })
-    }
-
-    /// What is known of the health of backends, for those who find it out.
-    pub fn health(&self) -> &HealthView {
-        &self.health
     }
 
     /// Takes an event. Only a death touches the kernel here: it cannot wait for a plan.
@@ -213,6 +212,9 @@ impl<N: Node> Reconciler<N> {
                 self.is_view_stale = true;
             }
         }
+        if self.is_dirty {
+            self.progress.told(Instant::now());
+        }
     }
 
     /// One store per backend: no new flow goes there from now on. The plan follows.
@@ -227,7 +229,7 @@ impl<N: Node> Reconciler<N> {
                 let action = Action::SetBackendState { number, state: 0 };
                 match self.node.execute(&action) {
                     Ok(()) => {
-                        self.progress.actions += 1;
+                        self.progress.executed(1, 0);
                         self.mirror.absorb(action);
                         tracing::info!("{service}: `{}` is gone", backend.display_name);
                     }
@@ -361,7 +363,8 @@ impl<N: Node> Reconciler<N> {
         let mut kernel = Interruptible { node: &mut self.node, inbox, executed: 0, is_over: false };
         let applied = plan::apply(actions, &mut kernel, &mut self.mirror);
         let is_interrupted = kernel.is_over;
-        self.progress.actions += applied.done as u64;
+        let refused = applied.failures.iter().filter(|(_, error)| error.cause != INTERRUPTED);
+        self.progress.executed(applied.done, refused.count());
         let is_further =
             is_interrupted || self.note_failures(applied.failures, is_interrupted, now_ms);
         self.finish_round(planned, applied.done > 0 || is_further, now);
@@ -369,8 +372,7 @@ impl<N: Node> Reconciler<N> {
         self.is_dirty |= is_interrupted;
 
         let duration = started.elapsed();
-        self.progress.rounds += 1;
-        self.progress.latest_duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        self.progress.ended(now, duration, !self.is_dirty);
         if planned > 0 {
             tracing::debug!("executed {} of {planned} actions in {duration:?}", applied.done);
         }
@@ -476,14 +478,6 @@ impl<N: Node> Reconciler<N> {
             self.kept_backends = kept_backends;
         }
         actions
-    }
-
-    /// Remembers what failed in the latest round, and says what is new.
-    fn report(&mut self, failures: Vec<RefusalView>) {
-        for failure in failures.iter().filter(|failure| !self.failures.contains(failure)) {
-            tracing::warn!("{}: {}", failure.object, failure.message);
-        }
-        self.failures = failures;
     }
 }
 

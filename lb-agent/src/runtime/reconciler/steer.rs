@@ -30,6 +30,7 @@ impl<N: Node> Reconciler<N> {
         let named = self.ledger.named();
         let told = self.steering.take(request, named, is_served, Giver { by, at_ms })?;
         self.is_dirty = true;
+        self.progress.told(now);
         let warning = self.steering.save();
         let lines = told.iter().map(|it| format!("{} of {}: {}", it.backend, it.service, it.what));
         let done: Vec<String> = lines.collect();
