@@ -28,6 +28,8 @@ pub struct AgentConfig {
     pub tc: String,
     /// Docker's socket; `None` switches the provider off.
     pub docker: Option<PathBuf>,
+    /// Time between two full listings of Docker.
+    pub resync_seconds: u32,
     /// Name and VIP.
     pub balancers: Vec<(String, String)>,
     /// Keys that stand before all tables.
@@ -45,6 +47,7 @@ impl AgentConfig {
             xdp: "auto".to_owned(),
             tc: "auto".to_owned(),
             docker: None,
+            resync_seconds: 2,
             balancers: Vec::new(),
             keys: String::new(),
             extra: String::new(),
@@ -59,9 +62,10 @@ impl AgentConfig {
         } else {
             format!("front = {:?}\n", self.front)
         };
+        let resync = self.resync_seconds;
         let docker = self.docker.as_ref().map_or_else(
             || "enabled = false".to_owned(),
-            |socket| format!("endpoint = \"unix://{}\"\nresync_seconds = 2", socket.display()),
+            |at| format!("endpoint = \"unix://{}\"\nresync_seconds = {resync}", at.display()),
         );
         let balancer = |(name, vip): &(String, String)| {
             format!("[[balancer]]\nname = {name:?}\nvip = {vip:?}\n")
@@ -188,6 +192,12 @@ impl Agent {
     pub fn signal(&self, signal: Signal) -> Result<()> {
         process::signal(self.child.as_ref().context("the agent does not run")?, signal);
         Ok(())
+    }
+
+    /// Its process, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     /// Whether its process lives.
