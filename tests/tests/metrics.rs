@@ -30,8 +30,8 @@ fn scrape(world: &World) -> Result<String> {
     })?
 }
 
-/// The value of the only sample of this name that has all of these labels.
-fn value(text: &str, name: &str, labels: &[&str]) -> Result<f64> {
+/// The whole number of the only sample of this name that has all of these labels.
+fn value(text: &str, name: &str, labels: &[&str]) -> Result<u64> {
     let is_it = |line: &&str| {
         let series = line.split(' ').next().unwrap_or_default();
         let its = series.split('{').next() == Some(name);
@@ -75,7 +75,7 @@ fn metrics_tell_of_traffic_connections_and_probes() -> Result<()> {
     let kept = (connect(80, 3)?, connect(81, 5)?);
     process::wait_for("the connections to be counted", PATIENCE, || {
         let text = scrape(&world)?;
-        for (backend, expected) in [("fixed", 3.0), ("published", 5.0)] {
+        for (backend, expected) in [("fixed", 3), ("published", 5)] {
             let label = format!("backend=\"{backend}\"");
             let found = value(&text, "lb_backend_connections", &[&label])?;
             ensure!(found == expected, "{backend}: {found} connections, expected {expected}");
@@ -85,22 +85,22 @@ fn metrics_tell_of_traffic_connections_and_probes() -> Result<()> {
     drop(kept);
 
     let text = scrape(&world)?;
-    for (backend, flows) in [("fixed", 3.0), ("published", 5.0)] {
+    for (backend, flows) in [("fixed", 3), ("published", 5)] {
         let label = format!("backend=\"{backend}\"");
         let get = |name, more: &str| value(&text, name, &[label.as_str(), more]);
         ensure!(get("lb_backend_flows_total", "")? == flows, "{backend}: flows");
         for way in ["direction=\"in\"", "direction=\"out\""] {
             let packets = get("lb_backend_packets_total", way)?;
             ensure!(packets >= flows, "{backend}, {way}: {packets} packets");
-            ensure!(get("lb_backend_bytes_total", way)? >= packets * 40.0, "{backend}, {way}");
+            ensure!(get("lb_backend_bytes_total", way)? >= packets * 40, "{backend}, {way}");
         }
-        ensure!(get("lb_backend_probes_total", "result=\"passed\"")? >= 2.0, "{backend}: probes");
+        ensure!(get("lb_backend_probes_total", "result=\"passed\"")? >= 2, "{backend}: probes");
     }
-    ensure!(value(&text, "lb_probe_targets", &[])? == 2.0, "targets");
-    ensure!(value(&text, "lb_probe_duration_seconds_count", &[])? >= 4.0, "probes");
-    ensure!(value(&text, "lb_reconcile_lag_seconds_count", &[])? >= 1.0, "lags");
-    ensure!(value(&text, "process_resident_memory_bytes", &[])? > 1e6, "memory");
-    ensure!(value(&text, "lb_service_panic", &["shop/fixed"])? == 0.0, "panic");
+    ensure!(value(&text, "lb_probe_targets", &[])? == 2, "targets");
+    ensure!(value(&text, "lb_probe_duration_seconds_count", &[])? >= 4, "probes");
+    ensure!(value(&text, "lb_reconcile_lag_seconds_count", &[])? >= 1, "lags");
+    ensure!(value(&text, "process_resident_memory_bytes", &[])? > 1_000_000, "memory");
+    ensure!(value(&text, "lb_service_panic", &["shop/fixed"])? == 0, "panic");
     check_documented(&text);
     agent.set_quiet();
     Ok(())
