@@ -109,10 +109,8 @@ fn metrics_tell_of_traffic_connections_and_probes() -> Result<()> {
 /// Everything that is told is documented, and the other way round.
 #[track_caller]
 fn check_documented(text: &str) {
-    let told: BTreeSet<&str> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
-        .collect();
+    let told: BTreeSet<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
     let documentation = include_str!("../../docs/metrics.md");
     let documented: BTreeSet<&str> = documentation
         .lines()

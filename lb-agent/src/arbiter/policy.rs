@@ -53,7 +53,7 @@ fn refusal(service: &ServiceName, disagreement: &Disagreement) -> Refusal {
 /// the states of the backends are known.
 pub fn yield_to_exclusive(snapshot: &mut Snapshot) {
     for service in snapshot.services.values_mut().filter(|service| !service.exclusive.is_empty()) {
-        let Service { backends, exclusive, .. } = service;
+        let Service { backends, exclusive, .. } = Arc::make_mut(service);
         let is_exclusive = |backend: &Backend| {
             exclusive.contains(&(backend.place.clone(), backend.instance.clone()))
         };

@@ -223,15 +223,20 @@ impl HealthView {
 }
 
 /// Gives the backends of a service their states; some of those that fail may have to serve.
-fn judge(service: &mut Service, standings: &[Option<Standing>]) -> Option<PanicState> {
+fn judge(service: &mut Arc<Service>, standings: &[Option<Standing>]) -> Option<PanicState> {
     let mut candidates = Vec::new();
     let mut indexes = Vec::new();
-    for (index, (backend, standing)) in service.backends.iter_mut().zip(standings).enumerate() {
+    // Most services are left as they are, and shared.
+    let mut changed = Vec::new();
+    for (index, (backend, standing)) in service.backends.iter().zip(standings).enumerate() {
         // Who is asked to leave, or not to come yet, stays what he is.
         let Some(standing) = standing.filter(|_| backend.state == BackendState::Healthy) else {
             continue;
         };
-        backend.state = state_of(standing.health);
+        let state = state_of(standing.health);
+        if state != backend.state {
+            changed.push((index, state));
+        }
         if backend.weight > 0 {
             indexes.push(index);
             candidates.push(Candidate {
@@ -241,9 +246,14 @@ fn judge(service: &mut Service, standings: &[Option<Standing>]) -> Option<PanicS
             });
         }
     }
-    let panic = panic(&candidates, service.policy.panic_percent.value)?;
+    let panic = panic(&candidates, service.policy.panic_percent.value);
+    for (index, state) in changed {
+        Arc::make_mut(service).backends[index].state = state;
+    }
+    let panic = panic?;
     for candidate in &panic.drafted {
-        service.backends[indexes[*candidate]].state = BackendState::Healthy;
+        let backend = &mut Arc::make_mut(service).backends[indexes[*candidate]];
+        backend.state = BackendState::Healthy;
     }
     Some(PanicState { healthy: panic.healthy, drafted: panic.drafted.len(), judged: panic.judged })
 }
@@ -318,7 +328,7 @@ mod tests {
             policy: Arc::new(policy),
             exclusive: BTreeSet::new(),
         };
-        let services = BTreeMap::from([(name(), service)]);
+        let services = BTreeMap::from([(name(), service.into())]);
         Snapshot { services, ..Snapshot::default() }
     }
 

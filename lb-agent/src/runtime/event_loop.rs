@@ -1,6 +1,6 @@
 //! When the reconciler works: on events, on time, and on questions of the API.
 
-use std::{sync::Arc, thread};
+use std::{sync::Arc, thread, time::Duration};
 
 use tokio::{
     runtime::Handle,
@@ -28,6 +28,10 @@ pub struct RuntimeChannels {
     pub view: watch::Sender<Arc<View>>,
 }
 
+/// Time after which a change is in the view of those who do not ask for a fresh one. A view is of all
+/// backends, and nobody should wait for the kernel while it is made.
+const PUBLISH_DELAY: Duration = Duration::from_millis(250);
+
 /// The loop.
 #[derive(Debug)]
 pub struct Runtime<N> {
@@ -36,13 +40,15 @@ pub struct Runtime<N> {
     requests: mpsc::Receiver<Request>,
     orders: mpsc::Receiver<SteerCall>,
     view: watch::Sender<Arc<View>>,
+    /// When the view is to be made anew.
+    publish_at: Option<Instant>,
 }
 
 impl<N: Node> Runtime<N> {
     /// A loop that has not begun.
     pub fn new(reconciler: Reconciler<N>, channels: RuntimeChannels) -> Self {
         let RuntimeChannels { events, requests, orders, view } = channels;
-        Self { reconciler, inbox: Inbox::new(events), requests, orders, view }
+        Self { reconciler, inbox: Inbox::new(events), requests, orders, view, publish_at: None }
     }
 
     /// Runs until `stop`, or until nobody can send events any more. Leaves the kernel as it is.
@@ -55,7 +61,7 @@ impl<N: Node> Runtime<N> {
             let wake = if self.reconciler.is_dirty(Instant::now()) {
                 Instant::now()
             } else {
-                self.reconciler.deadline()
+                self.publish_at.into_iter().fold(self.reconciler.deadline(), Instant::min)
             };
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -71,11 +77,15 @@ impl<N: Node> Runtime<N> {
                 }
                 () = sleep_until(wake) => {}
             }
+            let now = Instant::now();
             // Everything that is there already belongs to the same plan.
             while let Some(event) = self.inbox.try_next() {
                 self.reconciler.take(event);
             }
-            if self.reconciler.step(&mut self.inbox, Instant::now()) {
+            if self.reconciler.step(&mut self.inbox, now) {
+                self.publish_at.get_or_insert(now + PUBLISH_DELAY);
+            }
+            if self.publish_at.is_some_and(|at| at <= now) && !self.reconciler.is_dirty(now) {
                 self.publish();
             }
             // What was ordered is done.
@@ -87,6 +97,7 @@ impl<N: Node> Runtime<N> {
     }
 
     fn publish(&mut self) {
+        self.publish_at = None;
         self.view.send_replace(Arc::new(self.reconciler.view(Instant::now())));
     }
 
@@ -95,6 +106,7 @@ impl<N: Node> Runtime<N> {
         match request {
             Request::View(answer) => {
                 let view = Arc::new(self.reconciler.fresh_view(Instant::now()));
+                self.publish_at = None;
                 self.view.send_replace(Arc::clone(&view));
                 answer.send(view).ok();
             }

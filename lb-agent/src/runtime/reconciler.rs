@@ -32,12 +32,12 @@ use super::{
 };
 use crate::{
     api::types::RefusalView,
-    arbiter::{self, Incumbents},
+    arbiter::{self, Granted, Incumbents},
     config::Balancer,
     health::HealthView,
     journal::Journal,
     lifecycle::Lifecycle,
-    model::{Claim, Refusal, ServiceName, Snapshot},
+    model::{Refusal, ServiceName, Snapshot},
     plan::{self, Action, KernelError, KernelState, Planner, Scan, Sight},
     provider::ProviderEvent,
     steering::Store,
@@ -93,9 +93,10 @@ pub struct Reconciler<N> {
     balancers: Vec<Balancer>,
     /// What the kernel holds, to our knowledge.
     mirror: KernelState,
+    /// What is granted to whom, and the same with all that follows from health, time and orders.
+    granted: Granted,
     snapshot: Snapshot,
-    /// What the arbiter and the planner did not grant.
-    refused_claims: Vec<Refusal>,
+    /// What the planner did not grant.
     refused_plans: Vec<Refusal>,
     shares: Shares,
     local: Local,
@@ -150,8 +151,8 @@ impl<N: Node> Reconciler<N> {
             balancers: settings.balancers,
             node,
             mirror,
+            granted: Granted::default(),
             snapshot: Snapshot::default(),
-            refused_claims: Vec::new(),
             refused_plans: Vec::new(),
             shares: Shares::default(),
             local: Local::default(),
@@ -334,15 +335,24 @@ impl<N: Node> Reconciler<N> {
         self.patience_ends <= now || self.ledger.silent().next().is_none()
     }
 
+    /// What the providers ask for, as far as it is granted.
+    fn arbitrate(&mut self) {
+        let touched = self.ledger.take_touched();
+        let ledger = &self.ledger;
+        self.granted.update(&touched, incumbents(&self.mirror), |services| {
+            let is_asked = |name: &ServiceName| services.is_none_or(|them| them.contains(name));
+            ledger.claims_of(is_asked).map(|(_, claim)| claim).collect()
+        });
+        self.snapshot = self.granted.snapshot().clone();
+    }
+
     /// One plan and its execution. What it leads to is for the next one to see.
     fn reconcile(&mut self, inbox: &mut Inbox, now: Instant) {
         if self.is_mirror_stale && !self.read_mirror(now) {
             return;
         }
         let started = std::time::Instant::now();
-        let claims: Vec<Claim> = self.ledger.claims().map(|(_, claim)| claim).collect();
-        (self.snapshot, self.refused_claims) =
-            arbiter::arbitrate(claims, &incumbents(&self.mirror));
+        self.arbitrate();
         self.steering.apply(&mut self.snapshot, &self.ledger);
         self.health.apply(&mut self.snapshot, &self.mirror);
         let is_panic = |name: &ServiceName| self.health.panics().contains_key(name);

@@ -61,7 +61,7 @@ pub(super) fn build(parts: &Parts<'_>) -> View {
     }
     View {
         vips: vip_views(parts, &services),
-        policies: parts.snapshot.services.values().map(policy_of).collect(),
+        policies: parts.snapshot.services.values().map(|it| policy_of(it)).collect(),
         backends,
         status: StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -36,7 +36,7 @@ fn snapshot() -> Snapshot {
         policy: Arc::new(Policy::default()),
         exclusive: BTreeSet::new(),
     };
-    let services: BTreeMap<_, _> = ["a", "b"].map(|it| (name(it), service(it))).into();
+    let services: BTreeMap<_, _> = ["a", "b"].map(|it| (name(it), service(it).into())).into();
     Snapshot { services, ..Snapshot::default() }
 }
 

@@ -76,7 +76,7 @@ impl<N: Node> Reconciler<N> {
         let by = |refused_by, refusals: &[Refusal]| -> Vec<RefusalView> {
             refusals.iter().map(|refusal| view::refused(refused_by, refusal)).collect()
         };
-        let mut refusals = by(RefusedBy::Arbiter, &self.refused_claims);
+        let mut refusals = by(RefusedBy::Arbiter, self.granted.refusals());
         refusals.extend(by(RefusedBy::Planner, &self.refused_plans));
         refusals.extend(self.ledger.refusals().map(|one| view::refused(RefusedBy::Provider, one)));
         refusals.extend(self.failures.iter().cloned());
