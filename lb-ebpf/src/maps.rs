@@ -10,13 +10,14 @@ use lb_common::{
     abi::{
         BackendCounters, BackendIdentity, BackendV4, BackendV6, DEFAULT_HALF_OPEN_RECORDS,
         DEFAULT_RECORDS, DEFAULT_RING_SLOTS, DROP_REASON_SLOTS, FRONTEND_BUCKETS, FRONTEND_WAYS,
-        FRONTEND_WORDS_V4, FRONTEND_WORDS_V6, FlowKeyV4, FlowKeyV6, FlowRecord, FragmentKeyV4,
-        FragmentKeyV6, FragmentRecordV4, FragmentRecordV6, HOOK_COUNT, HalfOpenRate, MAX_BACKENDS,
-        MAX_FRAGMENTED, MAX_LOCAL, MAX_SERVICES, MAX_XDP_IFINDEX, Meta, NetAddr6, NetU32,
-        PORT_LIST_RANGES, PORT_LISTS, RINGS_PER_SERVICE, Refusals, ReplyDefaultKeyV4,
-        ReplyDefaultKeyV6, ReplyDefaultV4, ReplyDefaultV6, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4,
-        ReplyRecordV6, ServiceIdentity, TRACE_BYTES, TRACE_FILTERS as FILTERS, TraceEvent,
-        TraceFilter, TraceState, VERDICT_SLOTS, VIP_FILTER_WORDS,
+        FRONTEND_WORDS_V4, FRONTEND_WORDS_V6, FlowInsertions, FlowKeyV4, FlowKeyV6, FlowRecord,
+        FlowRoom, FragmentKeyV4, FragmentKeyV6, FragmentRecordV4, FragmentRecordV6, HOOK_COUNT,
+        HalfOpenRate, MAX_BACKENDS, MAX_FRAGMENTED, MAX_LOCAL, MAX_SERVICES, MAX_XDP_IFINDEX, Meta,
+        NetAddr6, NetU32, PORT_LIST_RANGES, PORT_LISTS, RINGS_PER_SERVICE, Refusals,
+        ReplyDefaultKeyV4, ReplyDefaultKeyV6, ReplyDefaultV4, ReplyDefaultV6, ReplyKeyV4,
+        ReplyKeyV6, ReplyRecordV4, ReplyRecordV6, ServiceIdentity, TRACE_BYTES,
+        TRACE_FILTERS as FILTERS, TraceEvent, TraceFilter, TraceState, VERDICT_SLOTS,
+        VIP_FILTER_WORDS,
     },
     engine::{Context, Decision, Family, wire::Headers},
 };
@@ -102,6 +103,10 @@ pub static FRAGMENTS_V6: LruHashMap<FragmentKeyV6, FragmentRecordV6, FRAGMENTED>
 pub static REFUSALS: Array<Refusals, RINGS_LEN, MAPPED> = Array::new();
 #[btf_map]
 pub static HALF_OPEN_RATE: PerCpuArray<HalfOpenRate, 1> = PerCpuArray::new();
+#[btf_map]
+pub static FLOW_ROOM: Array<FlowRoom, 2, MAPPED> = Array::new();
+#[btf_map]
+pub static FLOW_INSERTIONS: PerCpuArray<FlowInsertions, 2> = PerCpuArray::new();
 #[btf_map]
 pub static BACKEND_COUNTERS: PerCpuArray<BackendCounters, BACKENDS> = PerCpuArray::new();
 #[btf_map]

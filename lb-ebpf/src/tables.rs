@@ -3,8 +3,8 @@
 use aya_ebpf::btf_maps::{HashMap, LruHashMap, lpm_trie::Key};
 use lb_common::{
     abi::{
-        FlowRecord, Frontend, HalfOpenRate, Limits, NetAddr6, NetU16, NetU32, PROTOCOL_ANY,
-        Refusals, RingDescriptor, SCOPE_FRONT, Slot,
+        FlowInsertions, FlowRecord, FlowRoom, Frontend, HalfOpenRate, Limits, NetAddr6, NetU16,
+        NetU32, PROTOCOL_ANY, Refusals, RingDescriptor, SCOPE_FRONT, Slot,
     },
     engine::{
         Backend, Family, Packet, RecordTables, TableFull, Tables,
@@ -16,11 +16,11 @@ use lb_common::{
 use crate::{
     frontends::{FrontendsV4, FrontendsV6},
     maps::{
-        BACKENDS, BACKENDS_V4, BACKENDS_V6, FLOWS_V4, FLOWS_V6, FRAGMENTED, FRAGMENTS_V4,
-        FRAGMENTS_V6, HALF_FLOWS_V4, HALF_FLOWS_V6, HALF_OPEN_RATE, HALF_OPEN_RECORDS,
-        HALF_REPLIES_V4, HALF_REPLIES_V6, LOCAL_V4, LOCAL_V6, META, RECORDS, REFUSALS, REPLIES_V4,
-        REPLIES_V6, REPLY_DEFAULTS_V4, REPLY_DEFAULTS_V6, RING_SLOTS, RINGS, SCRATCH_V4,
-        SCRATCH_V6, Scratch,
+        BACKENDS, BACKENDS_V4, BACKENDS_V6, FLOW_INSERTIONS, FLOW_ROOM, FLOWS_V4, FLOWS_V6,
+        FRAGMENTED, FRAGMENTS_V4, FRAGMENTS_V6, HALF_FLOWS_V4, HALF_FLOWS_V6, HALF_OPEN_RATE,
+        HALF_OPEN_RECORDS, HALF_REPLIES_V4, HALF_REPLIES_V6, LOCAL_V4, LOCAL_V6, META, RECORDS,
+        REFUSALS, REPLIES_V4, REPLIES_V6, REPLY_DEFAULTS_V4, REPLY_DEFAULTS_V6, RING_SLOTS, RINGS,
+        SCRATCH_V4, SCRATCH_V6, Scratch,
     },
 };
 
@@ -245,6 +245,11 @@ impl<A: FamilyMaps> Tables<A> for Maps {
     }
 
     #[inline(always)]
+    fn flow_room(&self) -> u32 {
+        flow_room(A::NUMBER).left(FLOW_INSERTIONS.get(A::NUMBER).copied().unwrap_or_default())
+    }
+
+    #[inline(always)]
     fn reply_default(&self, key: &A::ReplyDefaultKey) -> Option<A::ReplyDefault> {
         // SAFETY: only the agent writes; elements of a hash map are swapped.
         unsafe { A::reply_defaults().get(key) }.copied()
@@ -335,6 +340,17 @@ impl<A: FamilyMaps> RecordTables<A> for Maps {
     }
 
     #[inline(always)]
+    fn count_insertion(&self) {
+        let epoch = flow_room(A::NUMBER).epoch;
+        let Some(inserted) = FLOW_INSERTIONS.get_ptr_mut(A::NUMBER) else { return };
+        // SAFETY: the pointer is to this CPU's element.
+        unsafe {
+            let count = (*inserted).since(epoch).saturating_add(1);
+            *inserted = FlowInsertions { epoch, count };
+        }
+    }
+
+    #[inline(always)]
     fn put_reply(&self, key: &A::ReplyKey, record: &A::ReplyRecord) -> Result<(), TableFull> {
         A::replies().insert(key, record, 0).map_err(|_| TableFull)
     }
@@ -373,6 +389,11 @@ impl<A: FamilyMaps> RecordTables<A> for Maps {
         // The oldest makes room; without a record the fragments to come are dropped.
         let _ = A::fragments().insert(key, record, 0);
     }
+}
+
+#[inline(always)]
+fn flow_room(family: u32) -> FlowRoom {
+    FLOW_ROOM.get(family).copied().unwrap_or_default()
 }
 
 /// Stores time and class in place. Volatile, so that each is one store of its own width.

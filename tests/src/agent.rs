@@ -150,6 +150,8 @@ impl Agent {
         let log = File::options().create(true).append(true).open(self.log_path())?;
         let mut command = self.command("run");
         command.env("LB_LOG", "info").env("NO_COLOR", "1").stdin(Stdio::null());
+        // As in dist/lb-agent.service.
+        command.env("MALLOC_ARENA_MAX", "1").env("MALLOC_TRIM_THRESHOLD_", "131072");
         self.child = Some(command.stdout(log.try_clone()?).stderr(log).spawn()?);
         Ok(())
     }

@@ -119,7 +119,8 @@ pub enum Step {
     /// Whether there is room to record a new flow.
     Pressure {
         /// What was asked: `half_open` (records made in this second by the busiest CPU), `refused`
-        /// (ticks since there was no room; 0: never).
+        /// (ticks since there was no room; 0: never), `flow_room` (records that flows of a slot's old
+        /// owner may still take on the busiest CPU).
         of: String,
         /// What was found.
         value: u32,

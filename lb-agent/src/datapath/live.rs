@@ -12,8 +12,8 @@ use aya::{
 };
 use lb_common::{
     abi::{
-        BackendV4, BackendV6, FlowRecord, Frontend, FrontendKeyV4, FrontendKeyV6, HalfOpenRate,
-        Limits, NetAddr6, NetU32, Refusals, RingDescriptor, Slot, map_names,
+        BackendV4, BackendV6, FlowInsertions, FlowRecord, Frontend, FrontendKeyV4, FrontendKeyV6,
+        HalfOpenRate, Limits, NetAddr6, NetU32, Refusals, RingDescriptor, Slot, map_names,
     },
     engine::{Backend, Family},
 };
@@ -83,6 +83,7 @@ pub(super) struct LiveTables<'a, A: LiveFamily> {
     reply_defaults: HashMap<MapData, A::ReplyDefaultKey, A::ReplyDefault>,
     local: LpmTrie<MapData, A, u32>,
     half_open_rate: PerCpuArray<MapData, HalfOpenRate>,
+    flow_insertions: PerCpuArray<MapData, FlowInsertions>,
     /// The first thing that could not be read.
     trouble: RefCell<Option<MapError>>,
 }
@@ -102,6 +103,10 @@ impl<'a, A: LiveFamily> LiveTables<'a, A> {
             half_open_rate: PerCpuArray::try_from(Map::PerCpuArray(open(
                 maps,
                 map_names::HALF_OPEN_RATE,
+            )?))?,
+            flow_insertions: PerCpuArray::try_from(Map::PerCpuArray(open(
+                maps,
+                map_names::FLOW_INSERTIONS,
             )?))?,
             trouble: RefCell::default(),
         })
@@ -175,6 +180,14 @@ impl<A: LiveFamily> lb_common::engine::Tables<A> for LiveTables<'_, A> {
         let rates = self.found(self.half_open_rate.get(&0, 0));
         let counts = rates.iter().flat_map(|rates| rates.iter());
         counts.filter(|rate| rate.tick == tick).map(|rate| rate.count).max().unwrap_or(0)
+    }
+
+    /// Of the CPU with the least, as above.
+    fn flow_room(&self) -> u32 {
+        let room = self.tables.records.room(A::NUMBER);
+        let inserted = self.found(self.flow_insertions.get(&A::NUMBER, 0));
+        let left = inserted.iter().flat_map(|counts| counts.iter()).map(|count| room.left(*count));
+        left.min().unwrap_or(room.per_cpu)
     }
 
     fn reply_default(&self, key: &A::ReplyDefaultKey) -> Option<A::ReplyDefault> {

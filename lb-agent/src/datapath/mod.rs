@@ -6,6 +6,7 @@
 //! in the network namespace in which [`Datapath::open`] was called.
 
 mod clsact;
+mod connections;
 mod counters;
 mod extents;
 mod frontends;
@@ -21,6 +22,7 @@ mod options;
 mod pins;
 mod prerequisites;
 mod read;
+mod record_table;
 mod records;
 mod replies;
 mod rtnl;
@@ -232,9 +234,9 @@ impl Datapath {
     }
 
     /// Deletes records that count no more, of a bounded number that it looks at, and tells what a
-    /// scan of all of them found when one is over.
-    pub fn sweep(&mut self, now_tick: u32) -> anyhow::Result<SweepReport> {
-        self.tables.sweep(now_tick)
+    /// scan of all of them found when one is over. `clock` tells the tick, [`now_tick`] but in tests.
+    pub fn sweep(&mut self, clock: &dyn Fn() -> u32) -> anyhow::Result<SweepReport> {
+        self.tables.sweep(clock)
     }
 
     /// The tick in which a flow of a ring was last left without a record that it should have had;

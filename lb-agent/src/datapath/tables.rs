@@ -54,7 +54,7 @@ pub(super) struct Tables {
     pub(super) verdicts: PerCpuArray<MapData, u64>,
     pub(super) xdp_egress: MappedArray<u64>,
     pub(super) refusals: MappedArray<Refusals>,
-    pub(super) records: Records,
+    pub(super) records: Box<Records>,
     pub(super) replies: Replies,
     pub(super) trace_filters: MappedArray<TraceFilter>,
     extents: Extents,
@@ -79,7 +79,7 @@ impl Tables {
             verdicts: PerCpuArray::try_from(take(ebpf, map_names::VERDICTS)?)?,
             xdp_egress: mapped(ebpf, map_names::XDP_EGRESS)?,
             refusals: mapped(ebpf, map_names::REFUSALS)?,
-            records: Records::take(ebpf)?,
+            records: Box::new(Records::take(ebpf)?),
             replies: Replies::take(ebpf)?,
             trace_filters: mapped(ebpf, map_names::TRACE_FILTERS)?,
         })

@@ -225,6 +225,12 @@ impl<A: Family + Into<IpAddr>, T: Tables<A>> Tables<A> for Recorder<'_, A, T> {
         count
     }
 
+    fn flow_room(&self) -> u32 {
+        let room = self.tables.flow_room();
+        self.note(Step::Pressure { of: "flow_room".to_owned(), value: room });
+        room
+    }
+
     fn reply_default(&self, key: &A::ReplyDefaultKey) -> Option<A::ReplyDefault> {
         let default = self.tables.reply_default(key);
         let view = default.as_ref().map(|default| reply_view(&A::default_way(default)));

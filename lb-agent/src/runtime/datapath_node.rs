@@ -24,7 +24,7 @@ impl Node for Datapath {
     }
 
     fn sweep_records(&mut self) -> Result<Option<Scan>, NodeError> {
-        match self.sweep(now_tick()) {
+        match self.sweep(&now_tick) {
             Ok(report) => {
                 tracing::trace!("{report:?}");
                 Ok(report.scan)

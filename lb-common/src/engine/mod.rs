@@ -84,6 +84,9 @@ pub trait Tables<A: Family> {
     /// Half-open records that this CPU has made in a tick.
     fn half_open_count(&self, tick: u32) -> u32;
 
+    /// Records of flows of `old` that this CPU may still put into `FLOWS_*`.
+    fn flow_room(&self) -> u32;
+
     /// Looks up `REPLY_DEFAULTS_*`.
     fn reply_default(&self, key: &A::ReplyDefaultKey) -> Option<A::ReplyDefault>;
     /// Looks up `LOCAL_*`: whether an address is the node's or one of its containers'.
@@ -116,6 +119,9 @@ pub trait RecordTables<A: Family>: Tables<A> {
     fn note_refusal(&self, ring: u32, tick: u32, is_full: bool);
     /// Counts another half-open record that this CPU has made in a tick.
     fn count_half_open(&self, tick: u32);
+
+    /// Counts another record that this CPU has put into `FLOWS_*`.
+    fn count_insertion(&self);
 
     /// Inserts into or overwrites in `REPLIES_*`; an error means that there is no room.
     fn put_reply(&self, key: &A::ReplyKey, record: &A::ReplyRecord) -> Result<(), TableFull>;

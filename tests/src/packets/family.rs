@@ -7,8 +7,9 @@ use std::{
 
 use lb_common::{
     abi::{
-        BackendV4, BackendV6, FRONTEND_WORDS_V4, FRONTEND_WORDS_V6, FlowRecord, HalfOpenRate,
-        NetAddr6, NetU16, NetU32, Refusals, ReplyDefaultV4, ReplyDefaultV6, map_names,
+        BackendV4, BackendV6, FRONTEND_WORDS_V4, FRONTEND_WORDS_V6, FlowInsertions, FlowRecord,
+        HalfOpenRate, NetAddr6, NetU16, NetU32, Refusals, ReplyDefaultV4, ReplyDefaultV6,
+        map_names,
     },
     engine::{Family, FragmentWay, Tuple, Way},
     frontends::FrontendKey,
@@ -196,6 +197,8 @@ pub struct Dump<A: Family> {
     pub refusals: [Refusals; 2],
     /// Half-open records of this tick.
     pub half_open: HalfOpenRate,
+    /// Records that were put among the established.
+    pub flow_insertions: FlowInsertions,
 }
 
 impl<A: Family> Dump<A> {

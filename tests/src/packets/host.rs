@@ -349,6 +349,7 @@ fn tables<A: FrontendFamily<W>, const W: usize>(
         backends: world.backends.iter().filter_map(backend).collect(),
         reply_defaults: world.reply_defaults.iter().filter_map(A::known_default).collect(),
         local: world.local.clone(),
+        flow_room: world.room(),
         ..HostTables::with_room(world.limits(), world.records_max as usize, HALF_OPEN_MAX as usize)
     };
     for flow in &world.flows {
@@ -373,6 +374,7 @@ fn dump<A: BedFamily>(tables: &HostTables<A>) -> Dump<A> {
         fragments: tables.fragments.borrow().clone(),
         refusals: [note(ring(PROTOCOL_TCP)), note(ring(PROTOCOL_UDP))],
         half_open: tables.half_open_rate.get(),
+        flow_insertions: tables.flow_insertions.get(),
     };
     for (table, is_half) in [(&tables.flows, false), (&tables.half_flows, true)] {
         dump.flows.extend(table.borrow().iter().map(|(key, record)| ((*key, is_half), *record)));

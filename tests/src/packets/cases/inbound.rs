@@ -3,7 +3,7 @@
 use lb_common::{
     abi::{
         CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT, CLASS_ESTABLISHED,
-        CLASS_HALF_OPEN, DropReason, TAKES_OLD,
+        CLASS_HALF_OPEN, CLASS_RESET, DropReason, TAKES_OLD,
     },
     engine::answer::AnswerKind,
 };
@@ -212,11 +212,25 @@ pub(super) fn known_flows(net: &Net) -> Vec<Case> {
             net.flow(1, CLASS_HALF_OPEN),
         ),
         checked(
-            "RST closes a record",
+            "RST of the client ends a record soon",
             on_one(CLASS_ESTABLISHED),
             tcp(net.client, net.vip, "R"),
             net.one,
-            net.flow(1, CLASS_CLOSED),
+            net.flow(1, CLASS_RESET),
+        ),
+        checked(
+            "data after a RST: that was somebody else's",
+            on_one(CLASS_RESET),
+            net.ack(),
+            net.one,
+            net.flow(1, CLASS_ESTABLISHED),
+        ),
+        checked(
+            "a SYN after a RST decides anew",
+            on_two(CLASS_RESET),
+            net.syn(),
+            net.one,
+            net.flow(1, CLASS_HALF_OPEN),
         ),
         checked(
             "FIN of the client after that of the backend closes the record",
@@ -329,6 +343,54 @@ pub(super) fn full_tables(net: &Net) -> Vec<Case> {
             full(&[]),
             vec![delivered(&net.ack(), net.two), delivered(&net.syn(), net.two)],
             vec![other],
+            vec![],
+        ),
+    ]
+}
+
+/// No room but what is for handshakes.
+pub(super) fn reserve(net: &Net) -> Vec<Case> {
+    let crowded = |flow_room, flows| World { flows, flow_room, ..net.moving_from_two(1000) };
+    let other = std::net::SocketAddr::new(net.client.ip(), net.client.port() + 1);
+    let none = || crowded(0, vec![]);
+    vec![
+        case(
+            "reserve: a flow of the old owner stays its, unrecorded",
+            none(),
+            vec![delivered(&net.ack(), net.two), delivered(&net.ack(), net.two)],
+            vec![],
+            vec![],
+        ),
+        case(
+            "reserve: what is recorded is honoured",
+            crowded(0, vec![net.flow(1, CLASS_ESTABLISHED)]),
+            vec![delivered(&net.ack(), net.one)],
+            vec![net.flow(1, CLASS_ESTABLISHED)],
+            vec![],
+        ),
+        case(
+            "reserve: a handshake takes of it, also after a flow that was refused",
+            none(),
+            vec![
+                delivered(&tcp(other, net.vip, "P."), net.two),
+                delivered(&net.syn(), net.one),
+                delivered(&net.ack(), net.one),
+            ],
+            vec![net.flow(1, CLASS_ESTABLISHED)],
+            vec![],
+        ),
+        case(
+            "reserve: handshakes count for what is left",
+            crowded(1, vec![net.flow(1, CLASS_HALF_OPEN)]),
+            vec![delivered(&net.ack(), net.one), delivered(&tcp(other, net.vip, "P."), net.two)],
+            vec![net.flow(1, CLASS_ESTABLISHED)],
+            vec![],
+        ),
+        case(
+            "reserve: flows of the old owner are recorded up to it",
+            crowded(1, vec![]),
+            vec![delivered(&net.ack(), net.two), delivered(&tcp(other, net.vip, "P."), net.two)],
+            vec![net.flow(2, CLASS_ESTABLISHED)],
             vec![],
         ),
     ]

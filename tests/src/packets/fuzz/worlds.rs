@@ -188,6 +188,7 @@ impl Setting {
             local: local[..random.of(&[0, 2, 2, 3])].to_vec(),
             flags: random.of(&[0, META_ROUTED_BACKENDS, META_REPLY_DEFAULTS, 3, 3, 3, 3]),
             half_open_per_tick: random.of(&[0, 1, 16_384]),
+            flow_room: random.of(&[0, 1, u32::MAX]),
             xdp_may_send: random.percent(90),
             egress_mtu: self.egress_mtu,
             records_max: RECORDS_MAX,
