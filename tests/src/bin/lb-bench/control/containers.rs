@@ -240,10 +240,15 @@ fn idle(options: &ControlOptions, report: &mut Report, agent: &Agent) -> Result<
     let used = resources::cpu_time(pid)?.saturating_sub(before);
     let percent = used.as_secs_f64() / begun.elapsed().as_secs_f64() * 100.0;
     report.add("idle", "%CPU", Some(1.0), vec![percent]);
-    for (name, line, goal) in
-        [("resident memory", "VmRSS", Some(64.0)), ("of it the agent's own", "RssAnon", None)]
-    {
-        report.add(name, "MiB", goal, vec![resources::memory_mib(pid, line)?]);
+    memory(report, pid)
+}
+
+/// What it has in RAM.
+fn memory(report: &mut Report, pid: u32) -> Result<()> {
+    let own = resources::own_memory_mib(pid)?;
+    report.add("resident memory without pages of maps", "MiB", Some(64.0), vec![own]);
+    for (name, line) in [("resident memory with them", "VmRSS"), ("its heap", "RssAnon")] {
+        report.add(name, "MiB", None, vec![resources::memory_mib(pid, line)?]);
     }
     Ok(())
 }
@@ -268,8 +273,8 @@ fn restarts(
     report.add("descriptors before the restarts", "", None, vec![descriptors]);
     let goal = Some(descriptors + 2.0);
     report.add("descriptors after the restarts", "", goal, vec![descriptors_after]);
-    report.add("the agent's own memory before", "MiB", None, vec![memory]);
-    report.add("the agent's own memory after", "MiB", None, vec![memory_after]);
+    report.add("its heap before", "MiB", None, vec![memory]);
+    report.add("its heap after", "MiB", None, vec![memory_after]);
     Ok(())
 }
 

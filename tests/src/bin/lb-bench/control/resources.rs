@@ -18,6 +18,23 @@ pub(super) fn memory_mib(pid: u32, line: &str) -> Result<f64> {
     Ok(kb.with_context(|| format!("no {line} in\n{status}"))? / 1024.0)
 }
 
+/// What it has in RAM of its own, in MiB: without the pages of BPF maps that it has mapped, which are
+/// the kernel's memory.
+pub(super) fn own_memory_mib(pid: u32) -> Result<f64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps"))?;
+    let (mut is_map, mut maps_kb) = (false, 0.0);
+    for line in text.lines() {
+        // A mapping begins with its addresses; what is said of it follows.
+        if line.starts_with(|first: char| first.is_ascii_digit() || first.is_ascii_lowercase()) {
+            is_map = line.contains("bpf-map");
+        } else if let Some(rest) = line.strip_prefix("Rss:").filter(|_| is_map) {
+            let kb = rest.split_whitespace().next().and_then(|kb| kb.parse::<f64>().ok());
+            maps_kb += kb.with_context(|| line.to_owned())?;
+        }
+    }
+    Ok(memory_mib(pid, "VmRSS")? - maps_kb / 1024.0)
+}
+
 /// Processor time of all its threads.
 pub(super) fn cpu_time(pid: u32) -> Result<Duration> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;

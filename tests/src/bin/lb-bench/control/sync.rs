@@ -89,8 +89,8 @@ pub(super) fn measure(options: &ControlOptions, report: &mut Report) -> Result<(
         reloads.push(begun.elapsed().as_secs_f64() * 1e3);
     }
     report.add("file read again -> all in the kernel", "ms", Some(1000.0), reloads);
-    let memory = resources::memory_mib(agent.pid().context("no agent")?, "VmRSS")?;
-    report.add("resident memory after that", "MiB", Some(64.0), vec![memory]);
+    let memory = resources::own_memory_mib(agent.pid().context("no agent")?)?;
+    report.add("memory after that, without pages of maps", "MiB", Some(64.0), vec![memory]);
 
     agent.stop(Signal::SIGTERM)?;
     agent.uninstall()?;
