@@ -35,9 +35,9 @@ fn second_way(world: &World) -> Result<()> {
 }
 
 fn packets(node: &Namespace, link: &str) -> Result<u64> {
-    let line = node.run(&format!("grep {link}: /proc/net/dev"))?;
+    let counters = node.run(&format!("grep {link}: /proc/net/dev"))?;
     // Name, eight numbers of what was received, bytes sent.
-    let word = line.split_whitespace().nth(10).context("too few words")?;
+    let word = counters.split_whitespace().nth(10).context("too few words")?;
     Ok(word.parse()?)
 }
 

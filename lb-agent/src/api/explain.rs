@@ -364,7 +364,7 @@ impl ReplyView {
         if self.vip.ip().is_unspecified() {
             return format!("not ours: stays as it is{class}{age}");
         }
-        let flags: String = self.flags.iter().map(|flag| format!(", {flag}")).collect();
+        let flags = self.flags.iter().fold(String::new(), |all, flag| all + ", " + flag);
         format!("from {} ({}){class}{age}{flags}", self.vip, self.backend)
     }
 }

@@ -244,12 +244,12 @@ struct ServiceQuery {
     name: String,
 }
 
-async fn vips(State(source): State<Source>) -> Json<VipList> {
-    Json(VipList { vips: source.view.borrow().vips.clone() })
+async fn vips(State(source): State<Source>) -> Result<Json<VipList>, Refused> {
+    Ok(Json(VipList { vips: source.fresh_view().await?.vips.clone() }))
 }
 
-async fn services(State(source): State<Source>) -> Json<ServiceList> {
-    Json(ServiceList { services: source.view.borrow().services.clone() })
+async fn services(State(source): State<Source>) -> Result<Json<ServiceList>, Refused> {
+    Ok(Json(ServiceList { services: source.fresh_view().await?.services.clone() }))
 }
 
 async fn service(
@@ -337,8 +337,8 @@ fn service_at(view: &View, query: &ExplainQuery) -> Option<String> {
     Some(narrowest.service.0.clone())
 }
 
-async fn conflicts(State(source): State<Source>) -> Json<ConflictList> {
-    Json(ConflictList { conflicts: source.view.borrow().conflicts.clone() })
+async fn conflicts(State(source): State<Source>) -> Result<Json<ConflictList>, Refused> {
+    Ok(Json(ConflictList { conflicts: source.fresh_view().await?.conflicts.clone() }))
 }
 
 #[derive(Deserialize)]

@@ -10,6 +10,7 @@
 //! both are of the config file: there a port within a range, and a range within a wider one, is meant,
 //! and the narrower wins.
 
+mod granted;
 mod overlap;
 mod policy;
 mod pool;
@@ -25,6 +26,7 @@ use std::{
 
 use lb_common::abi;
 
+pub use granted::Granted;
 pub use policy::yield_to_exclusive;
 
 use crate::{

@@ -6,6 +6,7 @@
 //! in the network namespace in which [`Datapath::open`] was called.
 
 mod clsact;
+mod connections;
 mod counters;
 mod extents;
 mod frontends;

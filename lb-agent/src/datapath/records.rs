@@ -5,6 +5,7 @@
 //! at a bounded number of entries and the next goes on from there.
 
 use std::{
+    collections::BTreeMap,
     mem::{offset_of, size_of},
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -26,6 +27,7 @@ use lb_common::{
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::{
+    connections::Connections,
     mapped::MappedArray,
     record_table::{Kept, Pass, RecordTable},
     tables::{Tables, mapped, take},
@@ -59,6 +61,8 @@ pub(super) struct Records {
     flow_insertions: PerCpuArray<MapData, FlowInsertions>,
     /// `None`: the next call begins one.
     progress: Option<ScanProgress>,
+    /// Connections whose replies are recorded: IPv4, IPv6.
+    connections: [Connections; 2],
 }
 
 /// A scan of all flows that is under way. Half-open records come first, since records move from
@@ -83,6 +87,7 @@ impl Records {
             flow_room: mapped(ebpf, map_names::FLOW_ROOM)?,
             flow_insertions: PerCpuArray::try_from(take(ebpf, map_names::FLOW_INSERTIONS)?)?,
             progress: None,
+            connections: Default::default(),
         };
         for family in [FAMILY_V4, FAMILY_V6] {
             if records.room(family).epoch == 0 {
@@ -92,6 +97,15 @@ impl Records {
             }
         }
         Ok(records)
+    }
+
+    /// Connections by backend number, of those whose replies are recorded.
+    pub(super) fn connections(&self) -> Option<BTreeMap<u32, u64>> {
+        let [v4, v6] = &self.connections;
+        // A backend is of one family.
+        let mut all = v4.counted()?.clone();
+        all.extend(v6.counted()?);
+        Some(all)
     }
 
     /// How many records of flows of `old` a family's table has room for.
@@ -204,24 +218,40 @@ impl Tables {
     fn sweep_replies(&mut self, clock: &dyn Fn() -> u32) -> anyhow::Result<Pass> {
         let Self { records, backends_v4, backends_v6, meta, .. } = self;
         let limits = meta.load(0).unwrap_or_default().limits;
-        let mut total = records.replies_v4.sweep(
+        let Records {
+            replies_v4, replies_v6, connections: [connections_v4, connections_v6], ..
+        } = &mut **records;
+        let mut total = replies_v4.sweep(
             clock,
             |_, reply, now_tick| {
                 let generation = backends_v4.load(reply.backend).unwrap_or_default().generation;
                 let is_known = reply.generation == generation;
-                judge_reply(is_known, reply.class, reply.last_seen_tick, &limits, now_tick)
+                let verdict =
+                    judge_reply(is_known, reply.class, reply.last_seen_tick, &limits, now_tick);
+                if verdict == Sweep::Ignore {
+                    connections_v4.note(reply.backend, reply.class);
+                }
+                verdict
             },
             |_, _, _| {},
         )?;
-        total += records.replies_v6.sweep(
+        connections_v4.end_call(&total);
+        let pass = replies_v6.sweep(
             clock,
             |_, reply, now_tick| {
                 let generation = backends_v6.load(reply.backend).unwrap_or_default().generation;
                 let is_known = reply.generation == generation;
-                judge_reply(is_known, reply.class, reply.last_seen_tick, &limits, now_tick)
+                let verdict =
+                    judge_reply(is_known, reply.class, reply.last_seen_tick, &limits, now_tick);
+                if verdict == Sweep::Ignore {
+                    connections_v6.note(reply.backend, reply.class);
+                }
+                verdict
             },
             |_, _, _| {},
         )?;
+        connections_v6.end_call(&pass);
+        total += pass;
         Ok(total)
     }
 }

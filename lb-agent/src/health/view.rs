@@ -239,14 +239,23 @@ impl HealthView {
 }
 
 /// Gives the backends of a service their states; some of those that fail may have to serve.
-fn judge(service: &mut Service, standings: &[Option<Standing>]) -> Option<PanicState> {
+fn judge(service: &mut Arc<Service>, standings: &[Option<Standing>]) -> Option<PanicState> {
     let mut judged = Vec::with_capacity(standings.len());
-    for (index, (backend, standing)) in service.backends.iter_mut().zip(standings).enumerate() {
+    // Most services are left as they are, and shared.
+    let mut changed = Vec::new();
+    for (index, (backend, standing)) in service.backends.iter().zip(standings).enumerate() {
         // Who is asked to leave, or not to come yet, stays what he is.
-        if let Some(standing) = standing.filter(|_| backend.state == BackendState::Healthy) {
-            backend.state = state_of(standing.health);
-            judged.push((index, standing));
+        let Some(standing) = standing.filter(|_| backend.state == BackendState::Healthy) else {
+            continue;
+        };
+        judged.push((index, standing));
+        let state = state_of(standing.health);
+        if state != backend.state {
+            changed.push((index, state));
         }
+    }
+    for (index, state) in changed {
+        Arc::make_mut(service).backends[index].state = state;
     }
     arbiter::yield_to_exclusive(service);
     let mut candidates = Vec::new();
@@ -263,7 +272,8 @@ fn judge(service: &mut Service, standings: &[Option<Standing>]) -> Option<PanicS
     }
     let panic = panic(&candidates, service.policy.panic_percent.value)?;
     for candidate in &panic.drafted {
-        service.backends[indexes[*candidate]].state = BackendState::Healthy;
+        let backend = &mut Arc::make_mut(service).backends[indexes[*candidate]];
+        backend.state = BackendState::Healthy;
     }
     Some(PanicState { healthy: panic.healthy, drafted: panic.drafted.len(), judged: panic.judged })
 }
@@ -339,7 +349,7 @@ mod tests {
             policy: Arc::new(policy),
             exclusive: BTreeSet::new(),
         };
-        let services = BTreeMap::from([(name(), service)]);
+        let services = BTreeMap::from([(name(), service.into())]);
         Snapshot { services, ..Snapshot::default() }
     }
 

@@ -43,7 +43,7 @@ fn snapshot(state: BackendState, policy: &Policy) -> Snapshot {
         policy: Arc::new(policy.clone()),
         exclusive: BTreeSet::new(),
     };
-    Snapshot { services: BTreeMap::from([(name(), service)]), ..Snapshot::default() }
+    Snapshot { services: BTreeMap::from([(name(), service.into())]), ..Snapshot::default() }
 }
 
 /// `SECOND STATE -> STATE WEIGHT, next at SECOND` for each step; `!` after a state: in panic.

@@ -179,8 +179,8 @@ impl Service {
 /// All services that the node should have, arbitrated.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// Services by name.
-    pub services: BTreeMap<ServiceName, Service>,
+    /// Services by name. Those that are as they were are shared with the snapshot before.
+    pub services: BTreeMap<ServiceName, Arc<Service>>,
     /// Names that have a virtual address of their own.
     pub names: BTreeMap<String, IpAddr>,
     /// What services want and others have, ordered.

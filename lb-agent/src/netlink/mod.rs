@@ -1,5 +1,5 @@
 //! What the node and its containers look like to the kernel: processes, network namespaces, links,
-//! addresses, routes.
+//! addresses, routes, connections.
 //!
 //! It only reads, apart from [`Process::kill`]; whatever changes links, filters or maps belongs to `datapath`. Only
 //! [`namespace`] enters network namespaces, on threads that end there or come back before they wait. Nothing here is kept:
@@ -17,6 +17,7 @@ mod process;
 mod route;
 mod socket;
 mod socket_worker;
+mod sockets;
 
 pub use container::{
     ContainerNetwork, ContainerWay, NetworkError, NetworkRefusal, container_network,
@@ -27,3 +28,4 @@ pub use node::{default_route_interfaces, forwarding_enabled, link_index, link_na
 pub use process::{BootTicks, Process};
 pub use route::egress_interfaces;
 pub use socket_worker::SocketWorker;
+pub use sockets::established;

@@ -56,7 +56,7 @@ pub fn run(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<()> {
         if let Some(log) = node.take_log() {
             tokio::spawn(log.follow());
         }
-        Daemon::start(node, config, config_path).await?.run().await
+        Box::pin(Daemon::start(node, config, config_path)).await?.run().await
     });
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
@@ -147,6 +147,7 @@ impl Daemon {
         let reconciler = Reconciler::adopt(node, settings, started)
             .context("cannot read what the kernel holds")?;
         let runs = docker::Runs::default();
+        tokio::spawn(reconciler.connections().clone().run(Arc::new(runs.clone())));
         let health = health::start(reconciler.health(), &config.docker, runs.clone(), &events)?;
         let channels = RuntimeChannels {
             events: events_receiver,

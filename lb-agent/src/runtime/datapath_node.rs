@@ -72,6 +72,7 @@ impl Node for Datapath {
         let records = counters.records;
         Ok(NodeCounters {
             ring_slots: self.ring_slots().into(),
+            connections: counters.connections.clone(),
             backends: backends.collect(),
             drops: drops
                 .map(|(reason, packets)| DropView {

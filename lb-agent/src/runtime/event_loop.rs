@@ -34,6 +34,10 @@ pub struct RuntimeChannels {
     pub view: watch::Sender<Arc<View>>,
 }
 
+/// Time after which a change is in the view of those who do not ask for a fresh one. A view is of all
+/// backends, and nobody should wait for the kernel while it is made.
+const PUBLISH_DELAY: Duration = Duration::from_millis(250);
+
 /// The loop.
 #[derive(Debug)]
 pub struct Runtime<N> {
@@ -43,6 +47,8 @@ pub struct Runtime<N> {
     orders: mpsc::Receiver<SteerCall>,
     view: watch::Sender<Arc<View>>,
     taken: Vec<Pending>,
+    /// When the view is to be made anew.
+    publish_at: Option<Instant>,
 }
 
 /// An order that is to be answered.
@@ -57,7 +63,8 @@ impl<N: Node> Runtime<N> {
     /// A loop that has not begun.
     pub fn new(reconciler: Reconciler<N>, channels: RuntimeChannels) -> Self {
         let RuntimeChannels { events, requests, orders, view } = channels;
-        Self { reconciler, inbox: Inbox::new(events), requests, orders, view, taken: Vec::new() }
+        let (inbox, taken) = (Inbox::new(events), Vec::new());
+        Self { reconciler, inbox, requests, orders, view, taken, publish_at: None }
     }
 
     /// Runs until `stop`, or until nobody can send events any more. Leaves the kernel as it is.
@@ -79,11 +86,15 @@ impl<N: Node> Runtime<N> {
                 Some(call) = self.orders.recv(), if takes_orders => self.take_order(call),
                 () = sleep_until(wake) => {}
             }
+            let now = Instant::now();
             // Everything that is there already belongs to the same plan.
             while let Some(event) = self.inbox.try_next() {
                 self.reconciler.take(event);
             }
-            if self.reconciler.step(&mut self.inbox, Instant::now()) {
+            if self.reconciler.step(&mut self.inbox, now) {
+                self.publish_at.get_or_insert(now + PUBLISH_DELAY);
+            }
+            if self.publish_at.is_some_and(|at| at <= now) && !self.reconciler.is_dirty(now) {
                 self.publish();
             }
             self.answer_orders(Instant::now());
@@ -95,7 +106,8 @@ impl<N: Node> Runtime<N> {
             return now;
         }
         let orders_from = Some(self.reconciler.orders_wait_until()).filter(|from| *from > now);
-        self.reconciler.deadline().min(orders_from.unwrap_or_else(|| self.reconciler.deadline()))
+        let others = self.publish_at.into_iter().chain(orders_from);
+        others.fold(self.reconciler.deadline(), Instant::min)
     }
 
     fn take_order(&mut self, call: SteerCall) {
@@ -122,6 +134,7 @@ impl<N: Node> Runtime<N> {
     }
 
     fn publish(&mut self) {
+        self.publish_at = None;
         self.view.send_replace(Arc::new(self.reconciler.view(Instant::now())));
     }
 
@@ -130,6 +143,7 @@ impl<N: Node> Runtime<N> {
         match request {
             Request::View(answer) => {
                 let view = Arc::new(self.reconciler.fresh_view(Instant::now()));
+                self.publish_at = None;
                 self.view.send_replace(Arc::clone(&view));
                 answer.send(view).ok();
             }

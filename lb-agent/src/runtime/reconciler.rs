@@ -17,6 +17,7 @@ use self::interruptible::Interruptible;
 use super::{
     Event,
     backoff::Backoff,
+    connections::Connections,
     history::History,
     inbox::Inbox,
     ledger::Ledger,
@@ -24,18 +25,19 @@ use super::{
     node::{Node, NodeCounters, NodeError},
     orders::Orders,
     pressure::Alarms,
+    progress::Progress,
     protect::{Claimed, Protection},
     shares::Shares,
     view,
 };
 use crate::{
-    api::types::{ReconcileView, RefusalView},
-    arbiter::{self, Incumbents},
+    api::types::RefusalView,
+    arbiter::{Granted, Incumbents},
     config::Balancer,
     health::HealthView,
     journal::Journal,
     lifecycle::Lifecycle,
-    model::{Claim, Refusal, ServiceName, Snapshot},
+    model::{Refusal, ServiceName, Snapshot},
     plan::{self, Action, KernelError, KernelState, Planner, Scan, Sight},
     provider::ProviderEvent,
     steering::Store,
@@ -91,9 +93,10 @@ pub struct Reconciler<N> {
     balancers: Vec<Balancer>,
     /// What the kernel holds, to our knowledge.
     mirror: KernelState,
+    /// What is granted to whom, and the same with all that follows from health, time and orders.
+    granted: Granted,
     snapshot: Snapshot,
-    /// What the arbiter and the planner did not grant.
-    refused_claims: Vec<Refusal>,
+    /// What the planner did not grant.
     refused_plans: Vec<Refusal>,
     shares: Shares,
     local: Local,
@@ -101,11 +104,12 @@ pub struct Reconciler<N> {
     scan: Option<Scan>,
     next_scan: Instant,
     counters: NodeCounters,
+    connections: Connections,
     alarms: Alarms,
     /// What the kernel refused in the latest round, and the planner cannot do without.
     failures: Vec<RefusalView>,
     backoff: Backoff,
-    progress: ReconcileView,
+    progress: Progress,
     rounds_in_a_row: u32,
     /// Something changed since the latest plan.
     is_dirty: bool,
@@ -150,8 +154,8 @@ impl<N: Node> Reconciler<N> {
             balancers: settings.balancers,
             node,
             mirror,
+            granted: Granted::default(),
             snapshot: Snapshot::default(),
-            refused_claims: Vec::new(),
             refused_plans: Vec::new(),
             shares: Shares::default(),
             local: Local::default(),
@@ -162,7 +166,8 @@ impl<N: Node> Reconciler<N> {
             failures: Vec::new(),
             rounds_in_a_row: 0,
             backoff: Backoff::default(),
-            progress: ReconcileView::default(),
+            progress: Progress::default(),
+            connections: Connections::default(),
             is_dirty: true,
             is_mirror_stale: false,
             is_view_stale: false,
@@ -175,11 +180,6 @@ impl<N: Node> Reconciler<N> {
             next_resync: now + RESYNC,
             counters_age_out: now,
         })
-    }
-
-    /// What is known of the health of backends, for those who find it out.
-    pub fn health(&self) -> &HealthView {
-        &self.health
     }
 
     /// Takes an event. Only a death touches the kernel here: it cannot wait for a plan.
@@ -216,6 +216,9 @@ impl<N: Node> Reconciler<N> {
                 self.is_view_stale = true;
             }
         }
+        if self.is_dirty {
+            self.progress.told(Instant::now());
+        }
     }
 
     /// One store per backend: no new flow goes there from now on. The plan follows.
@@ -230,7 +233,7 @@ impl<N: Node> Reconciler<N> {
                 let action = Action::SetBackendState { number, state: 0 };
                 match self.node.execute(&action) {
                     Ok(()) => {
-                        self.progress.actions += 1;
+                        self.progress.executed(1, 0);
                         self.mirror.absorb(action);
                         tracing::info!("{service}: `{}` is gone", backend.display_name);
                     }
@@ -335,15 +338,24 @@ impl<N: Node> Reconciler<N> {
         self.patience_ends <= now || self.ledger.silent().next().is_none()
     }
 
+    /// What the providers ask for, as far as it is granted.
+    fn arbitrate(&mut self) {
+        let touched = self.ledger.take_touched();
+        let ledger = &self.ledger;
+        self.granted.update(&touched, incumbents(&self.mirror), |services| {
+            let is_asked = |name: &ServiceName| services.is_none_or(|them| them.contains(name));
+            ledger.claims_of(is_asked).map(|(_, claim)| claim).collect()
+        });
+        self.snapshot = self.granted.snapshot().clone();
+    }
+
     /// One plan and its execution. What it leads to is for the next one to see.
     fn reconcile(&mut self, inbox: &mut Inbox, now: Instant) {
         if self.is_mirror_stale && !self.read_mirror(now) {
             return;
         }
         let started = std::time::Instant::now();
-        let claims: Vec<Claim> = self.ledger.claims().map(|(_, claim)| claim).collect();
-        (self.snapshot, self.refused_claims) =
-            arbiter::arbitrate(claims, &incumbents(&self.mirror));
+        self.arbitrate();
         self.steering.apply(&mut self.snapshot, &self.ledger);
         self.health.apply(&mut self.snapshot, &self.mirror);
         let is_panic = |name: &ServiceName| self.health.panics().contains_key(name);
@@ -363,7 +375,8 @@ impl<N: Node> Reconciler<N> {
         let mut kernel = Interruptible { node: &mut self.node, inbox, executed: 0, is_over: false };
         let applied = plan::apply(actions, &mut kernel, &mut self.mirror);
         let is_interrupted = kernel.is_over;
-        self.progress.actions += applied.done as u64;
+        let refused = applied.failures.iter().filter(|(_, error)| error.cause != INTERRUPTED);
+        self.progress.executed(applied.done, refused.count());
         let is_further =
             is_interrupted || self.note_failures(applied.failures, is_interrupted, now_ms);
         self.finish_round(planned, applied.done > 0 || is_further, now);
@@ -371,8 +384,7 @@ impl<N: Node> Reconciler<N> {
         self.is_dirty |= is_interrupted;
 
         let duration = started.elapsed();
-        self.progress.rounds += 1;
-        self.progress.latest_duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        self.progress.ended(now, duration, !self.is_dirty);
         if planned > 0 {
             tracing::debug!("executed {} of {planned} actions in {duration:?}", applied.done);
         }
@@ -478,14 +490,6 @@ impl<N: Node> Reconciler<N> {
             self.kept_backends = kept_backends;
         }
         actions
-    }
-
-    /// Remembers what failed in the latest round, and says what is new.
-    fn report(&mut self, failures: Vec<RefusalView>) {
-        for failure in failures.iter().filter(|failure| !self.failures.contains(failure)) {
-            tracing::warn!("{}: {}", failure.object, failure.message);
-        }
-        self.failures = failures;
     }
 }
 

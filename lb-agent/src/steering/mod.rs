@@ -8,7 +8,10 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -140,7 +143,7 @@ impl Steering {
             let is_it = |backend: &&mut Backend| {
                 (&backend.place, &backend.instance) == (&subject.place, &subject.instance)
             };
-            for backend in service.backends.iter_mut().filter(is_it) {
+            for backend in Arc::make_mut(service).backends.iter_mut().filter(is_it) {
                 backend.weight = order.weight.unwrap_or(backend.weight);
                 match order.will {
                     Some(Will::Drain) => backend.state = BackendState::Draining,

@@ -39,7 +39,7 @@ fn snapshot() -> Snapshot {
         policy: Arc::new(Policy::default()),
         exclusive: BTreeSet::new(),
     };
-    let services: BTreeMap<_, _> = ["a", "b"].map(|it| (name(it), service(it))).into();
+    let services: BTreeMap<_, _> = ["a", "b"].map(|it| (name(it), service(it).into())).into();
     Snapshot { services, ..Snapshot::default() }
 }
 
@@ -88,7 +88,7 @@ fn orders_are_for_those_that_they_name() {
     // Asked to end once more.
     let mut again = snapshot();
     for service in again.services.values_mut() {
-        service.backends[1].asked_to_end = Some(2);
+        Arc::make_mut(service).backends[1].asked_to_end = Some(2);
     }
     it.apply(&mut again);
     let states = again.services.values().map(|it| it.backends[1].state);

@@ -296,7 +296,7 @@ sandboxed! {
         for (what, ports) in [("added", 1000..2000), ("half of them replaced", 1500..2500)] {
             let started = Instant::now();
             let service = service(ports);
-            let snapshot = Snapshot { services: [(service.name.clone(), service)].into(), ..Snapshot::default() };
+            let snapshot = Snapshot { services: [(service.name.clone(), service.into())].into(), ..Snapshot::default() };
             let outcome = reconcile(&mut planner, &mut datapath, &mut mirror, &snapshot, &mut Sight::default);
             let took = started.elapsed();
             println!("1,000 ports {what}: {} actions in {took:?}", outcome.done);

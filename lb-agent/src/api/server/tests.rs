@@ -34,6 +34,8 @@ fn view(rounds: u64) -> Arc<View> {
         backends: BackendCountsView::default(),
         state: ServingState::Down,
         source: "file".to_owned(),
+        counters: crate::api::types::BackendCountersView::default(),
+        connections: None,
     });
     Arc::new(view)
 }

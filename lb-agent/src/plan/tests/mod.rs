@@ -66,7 +66,7 @@ fn sized(ring_size: u32) -> Arc<Policy> {
 }
 
 fn snapshot(services: Vec<Service>) -> Snapshot {
-    let services = services.into_iter().map(|it| (it.name.clone(), it)).collect();
+    let services = services.into_iter().map(|it| (it.name.clone(), Arc::new(it))).collect();
     Snapshot { services, ..Snapshot::default() }
 }
 

@@ -50,7 +50,7 @@ fn a_thousand_services_with_ten_thousand_backends() {
     let mut snapshot = Snapshot::default();
     for index in 0..1000 {
         let service = large_service(index, 10);
-        snapshot.services.insert(service.name.clone(), service);
+        snapshot.services.insert(service.name.clone(), service.into());
     }
     let begin = Instant::now();
     let plan = node.planner.plan(&node.kernel, &snapshot, &node.sight());
@@ -67,7 +67,7 @@ fn a_thousand_services_with_ten_thousand_backends() {
     println!("nothing to do: {:?}", begin.elapsed());
 
     let changed = snapshot.services.values_mut().nth(500).unwrap();
-    changed.backends.remove(3);
+    Arc::make_mut(changed).backends.remove(3);
     let begin = Instant::now();
     let plan = node.planner.plan(&node.kernel, &snapshot, &node.sight());
     println!("one container gone: {:?}", begin.elapsed());
@@ -84,8 +84,10 @@ fn a_thousand_services_with_ten_thousand_backends() {
 fn the_largest_service() {
     let mut node = Node::new(DEFAULT_RING_SLOTS);
     let service = large_service(1, 1310);
-    let snapshot =
-        Snapshot { services: [(service.name.clone(), service)].into(), ..Snapshot::default() };
+    let snapshot = Snapshot {
+        services: [(service.name.clone(), service.into())].into(),
+        ..Snapshot::default()
+    };
     let begin = Instant::now();
     assert_eq!(node.settle(&snapshot).refusals, []);
     println!("1,310 backends: {:?}", begin.elapsed());
@@ -98,7 +100,7 @@ fn numbers_run_out_for_the_newest_only() {
     let mut snapshot = Snapshot::default();
     for index in 0..51 {
         let service = large_service(index, 1300);
-        snapshot.services.insert(service.name.clone(), service);
+        snapshot.services.insert(service.name.clone(), service.into());
     }
     let outcome = node.settle(&snapshot);
     assert_eq!(node.kernel.backends.len(), 65_536);

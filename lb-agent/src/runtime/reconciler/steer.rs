@@ -82,6 +82,7 @@ impl<N: Node> Reconciler<N> {
         let told = told.map_err(|error| self.not_known(error))?;
         self.is_dirty = true;
         let services = told.iter().map(|it| it.service.clone()).collect();
+        self.progress.told(now);
         let warning = self.steering.save();
         let lines = told.iter().map(|it| format!("{} of {}: {}", it.backend, it.service, it.what));
         let done: Vec<String> = lines.collect();
