@@ -134,8 +134,9 @@ pub fn backends(backends: &[BackendView], is_one_service: bool) -> String {
 /// `lbctl backend drain` and its likes.
 #[must_use]
 pub fn steered(answer: &SteerAnswer) -> String {
+    let pending = answer.pending.as_ref().map(|pending| format!("not in force yet: {pending}"));
     let warning = answer.warning.as_ref().map(|warning| format!("warning: {warning}"));
-    let lines = answer.done.iter().chain(&warning);
+    let lines = answer.done.iter().chain(&pending).chain(&warning);
     lines.map(|line| printable(line) + "\n").collect()
 }
 

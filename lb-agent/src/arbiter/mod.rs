@@ -30,7 +30,8 @@ pub use policy::yield_to_exclusive;
 use crate::{
     maglev::MEMBERS_MAX,
     model::{
-        Backend, Claim, Conflict, FrontendAddress, Policy, Refusal, Service, ServiceName, Snapshot,
+        Backend, Claim, Conflict, Datagrams, FrontendAddress, Policy, Refusal, Service,
+        ServiceName, Snapshot,
     },
     plan::{NameHash, service_hash},
 };
@@ -295,6 +296,10 @@ impl Joined {
     fn settle(&mut self, refusals: &mut BTreeSet<Refusal>) {
         let (policy, told) = mem::take(&mut self.wished).agree(&self.service.name);
         refusals.extend(told);
+        let only_answers = policy.datagrams.value == Datagrams::Answers;
+        for (backend, _) in self.backends.values_mut() {
+            backend.replies.only_answers = only_answers;
+        }
         if policy != Policy::default() {
             self.service.policy = Arc::new(policy);
         }

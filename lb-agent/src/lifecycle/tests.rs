@@ -33,6 +33,7 @@ fn snapshot(state: BackendState, policy: &Policy) -> Snapshot {
         state,
         started_at_ms: 0,
         reported: None,
+        asked_to_end: None,
         replies: ReplyFacts::default(),
     };
     let service = Service {

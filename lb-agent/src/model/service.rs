@@ -144,6 +144,10 @@ pub struct Backend {
     /// What its provider says of its health, for probes that rely on that.
     #[serde(default)]
     pub reported: Option<ReportedHealth>,
+    /// The latest request of its provider to leave: tells it from earlier and later ones, and is no
+    /// more than a name.
+    #[serde(default)]
+    pub asked_to_end: Option<u64>,
     /// Its port as a source of replies.
     #[serde(default)]
     pub replies: ReplyFacts,

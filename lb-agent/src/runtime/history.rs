@@ -151,18 +151,19 @@ impl Present<'_> {
             let is_dead = deaths.contains(&subject.instance);
             return is_dead.then(|| "its process has ended".to_owned());
         };
-        let reason = reason(service, backend, self.orders, self.lifecycle, None);
+        let reason = reason(service, backend, self.orders, self.lifecycle, None, None);
         reason.or_else(|| self.health.cause(&service.name, backend).map(str::to_owned))
     }
 }
 
-/// Why a backend is in its state, where that is not what its probes found. With the time that it is
-/// now, also how long that lasts.
+/// Why a backend is in its state: what it was told, else what its probes found, if that is given.
+/// With the time that it is now, also how long that lasts.
 pub(super) fn reason(
     service: &Service,
     backend: &Backend,
     orders: &Orders,
     lifecycle: &Lifecycle,
+    found: Option<&str>,
     now_ms: Option<u64>,
 ) -> Option<String> {
     let name = &service.name;
@@ -170,13 +171,16 @@ pub(super) fn reason(
     let who = match (order.and_then(|order| order.will), orders.provided(name, backend)) {
         (Some(Will::Drain), _) => order.map(|order| format!("drained by {}", order.by)),
         (Some(Will::Disable), _) => order.map(|order| format!("disabled by {}", order.by)),
-        (Some(Will::Serve), Some(BackendState::Draining)) => {
+        (Some(Will::Serve), Some(BackendState::Draining))
+            if !matches!(backend.state, BackendState::Draining | BackendState::Gone) =>
+        {
             order.map(|order| format!("told to end, kept by {}", order.by))
         }
         (_, Some(BackendState::Draining)) => Some("told to end".to_owned()),
         (_, Some(BackendState::Unhealthy)) => Some("paused".to_owned()),
         _ => None,
     };
+    let who = who.or_else(|| found.map(str::to_owned));
     let has_clock = matches!(
         backend.state,
         BackendState::Draining | BackendState::Unhealthy | BackendState::Gone

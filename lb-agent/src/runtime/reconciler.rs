@@ -7,7 +7,7 @@
 
 mod interruptible;
 mod report;
-mod steer;
+pub(super) mod steer;
 
 use std::{mem, sync::Arc, time::Duration};
 
@@ -124,6 +124,9 @@ pub struct Reconciler<N> {
 }
 
 impl<N: Node> Reconciler<N> {
+    /// What failures are about that keep everything from being seen.
+    const TABLES: &str = "the kernel's tables";
+
     /// Takes over what the kernel holds. Changes nothing.
     pub fn adopt(mut node: N, settings: Settings, now: Instant) -> Result<Self, NodeError> {
         let mirror = node.read_state()?;
@@ -347,7 +350,6 @@ impl<N: Node> Reconciler<N> {
         let now_ms = self.milliseconds(now);
         let lifecycle_due_ms =
             self.lifecycle.apply(&mut self.snapshot, &self.mirror, is_panic, now_ms);
-        arbiter::yield_to_exclusive(&mut self.snapshot);
         self.local.look(&self.node);
         let sight = self.sight(now);
         let plan = self.planner.plan(&self.mirror, &self.snapshot, &sight);
@@ -442,7 +444,7 @@ impl<N: Node> Reconciler<N> {
                 true
             }
             Err(error) => {
-                let failure = view::refused_by_kernel("the kernel's tables".to_owned(), &error);
+                let failure = view::refused_by_kernel(Self::TABLES.to_owned(), &error);
                 self.report(vec![failure]);
                 self.backoff.failed(now);
                 self.is_dirty = false;

@@ -125,6 +125,8 @@ fn backend_view(
         _ => 0.0,
     };
     let counters = number.and_then(|number| parts.counters.backends.get(&number));
+    let found = parts.health.found(&service.name, backend);
+    let (orders, lifecycle) = (parts.steering, parts.lifecycle);
     BackendView {
         number,
         service: service.name.clone(),
@@ -135,7 +137,14 @@ fn backend_view(
         weight: backend.weight,
         weight_origin: sources.of_weight(&service.name, backend),
         state: parts.health.shown_state(&service.name, backend),
-        state_reason: reason(service, backend, parts.steering, parts.lifecycle, Some(parts.now_ms)),
+        state_reason: reason(
+            service,
+            backend,
+            orders,
+            lifecycle,
+            found.as_deref(),
+            Some(parts.now_ms),
+        ),
         steering: parts.steering.of(&service.name, backend).cloned(),
         probe: parts.health.probe_view(&service.name, backend),
         share_percent: (share * 1000.0).round() / 1000.0,

@@ -272,6 +272,7 @@ sandboxed! {
                 path: BackendPath::Routed,
                 state: BackendState::Healthy,
                 reported: None,
+                asked_to_end: None,
                 replies: lb_agent::model::ReplyFacts::default(),
                 started_at_ms: 0,
             };

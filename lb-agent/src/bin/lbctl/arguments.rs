@@ -102,7 +102,7 @@ pub(crate) enum BackendCommand {
     List(BackendListArguments),
     /// No new connections; it keeps its own for the service's `drain_seconds`.
     Drain(Whom),
-    /// Takes `drain` back, and keeps a backend that was told to end as long as it lives.
+    /// Takes `drain` back; one that was told to end takes new connections until it is told again.
     Undrain(Whom),
     /// No connections at all: those that it has are reset.
     Disable(Whom),

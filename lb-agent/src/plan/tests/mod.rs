@@ -42,6 +42,7 @@ fn backend(place: &str, instance: u64, host: u8) -> Backend {
         state: BackendState::Healthy,
         started_at_ms: instance,
         reported: None,
+        asked_to_end: None,
         replies: crate::model::ReplyFacts::default(),
     }
 }

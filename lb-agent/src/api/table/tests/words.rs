@@ -89,6 +89,7 @@ fn who_asked_for_a_state_is_shown() {
     backends[1].state_reason = Some("drained by root, 17 s left".to_owned());
     backends[1].steering = Some(SteeringView {
         will: Some(crate::api::steer::Will::Drain),
+        lifts: None,
         weight: Some(50),
         by: "root".to_owned(),
         at_ms: 1,
