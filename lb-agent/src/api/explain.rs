@@ -364,8 +364,9 @@ impl ReplyView {
         if self.vip.ip().is_unspecified() {
             return format!("not ours: stays as it is{class}{age}");
         }
-        let flags = self.flags.iter().fold(String::new(), |all, flag| all + ", " + flag);
-        format!("from {} ({}){class}{age}{flags}", self.vip, self.backend)
+        let comma = if self.flags.is_empty() { "" } else { ", " };
+        let flags = self.flags.join(", ");
+        format!("from {} ({}){class}{age}{comma}{flags}", self.vip, self.backend)
     }
 }
 

@@ -496,6 +496,9 @@ impl<N: Node> Reconciler<N> {
 /// Who has which frontend: what the kernel says, since it alone outlives the agent.
 fn incumbents(kernel: &KernelState) -> Incumbents {
     let hash_of = |number| kernel.services.get(number).copied();
-    let frontends = kernel.frontends.iter();
-    frontends.filter_map(|(frontend, number)| Some((*frontend, hash_of(number)?))).collect()
+    kernel
+        .frontends
+        .iter()
+        .filter_map(|(frontend, number)| Some((*frontend, hash_of(number)?)))
+        .collect()
 }

@@ -26,6 +26,7 @@ mod replies;
 mod testing;
 pub mod trace;
 pub mod translate;
+mod ways;
 pub mod wire;
 mod words;
 
@@ -36,9 +37,10 @@ pub use decide::{
 };
 pub use decision::{Decision, EditKind, FlowChange, Record, ReplyChange, ReplyTable};
 pub use edit::{EditError, Side};
-pub use family::{Backend, Family, FragmentWay, Tuple, Way};
+pub use family::Family;
 pub use record::{commit, is_fresh, is_live};
 pub use translate::{ErrorTranslation, Rewrite, Translation};
+pub use ways::{Backend, FragmentWay, Tuple, Way};
 
 use crate::abi::{FlowRecord, Frontend, Limits, Refusals, RingDescriptor, Slot};
 

@@ -292,6 +292,15 @@ fn verdict_views() -> Vec<VerdictView> {
         .into()
 }
 
+fn hostile_refusal() -> RefusalView {
+    RefusalView {
+        refused_by: RefusedBy::Provider,
+        object: "container `a\u{1b}[31mb`".to_owned(),
+        key: Some("aliyun.lb.port_80".to_owned()),
+        message: "port 99999 is out of range 1 to 65535".to_owned(),
+    }
+}
+
 #[test]
 fn status_says_what_is_wrong() {
     let view = StatusView {
@@ -322,12 +331,7 @@ fn status_says_what_is_wrong() {
         tables: table_views(),
         drops: vec![DropView { reason: "no_backend".to_owned(), packets: 4 }],
         verdicts: verdict_views(),
-        refusals: vec![RefusalView {
-            refused_by: RefusedBy::Provider,
-            object: "container `a\u{1b}[31mb`".to_owned(),
-            key: Some("aliyun.lb.port_80".to_owned()),
-            message: "port 99999 is out of range 1 to 65535".to_owned(),
-        }],
+        refusals: vec![hostile_refusal()],
         reconcile: ReconcileView {
             rounds: 3,
             actions: 42,

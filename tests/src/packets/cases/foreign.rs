@@ -18,6 +18,9 @@ use crate::packets::{
     Case, INGRESS_IFINDEX, KnownReply, Net, ReplyDefaultSpec, World, at, icmp_error, tcp, udp,
 };
 
+/// Flags of a default where clients come without us.
+const OPENED: u16 = REPLY_DEFAULT_AMBIGUOUS | REPLY_DEFAULT_OTHER_WAYS;
+
 impl Net {
     /// A record of a flow of backend 1 with the client that is not ours.
     fn foreign(&self, class: u32) -> KnownReply {
@@ -43,7 +46,6 @@ pub(super) fn own(net: &Net) -> Vec<Case> {
     let simple = || with_default(net, INGRESS_IFINDEX, 0);
     let said = |flags| tcp(net.one, net.client, flags);
     let known = |class| marked(net, 0, net.foreign(class));
-    let stateless = |name, world, step| case(name, world, vec![step], vec![], vec![]);
     vec![
         case(
             "own connection from a served port: all of it stays as it is",
@@ -80,6 +82,16 @@ pub(super) fn own(net: &Net) -> Vec<Case> {
             vec![],
             vec![net.foreign(CLASS_ESTABLISHED)],
         ),
+    ]
+}
+
+/// And what becomes of it where there is no room, and what needs no record.
+pub(super) fn own_and_others(net: &Net) -> Vec<Case> {
+    let simple = || with_default(net, INGRESS_IFINDEX, 0);
+    let said = |flags| tcp(net.one, net.client, flags);
+    let known = |class| marked(net, 0, net.foreign(class));
+    let stateless = |name, world, step| case(name, world, vec![step], vec![], vec![]);
+    vec![
         case(
             "own connection: no room leaves it among the half open",
             World {
@@ -129,21 +141,10 @@ pub(super) fn own(net: &Net) -> Vec<Case> {
 
 /// Clients that come without us to a port whose replies had a default before they could.
 pub(super) fn other_ways(net: &Net) -> Vec<Case> {
-    const OPENED: u16 = REPLY_DEFAULT_AMBIGUOUS | REPLY_DEFAULT_OTHER_WAYS;
     let said = |flags| tcp(net.one, net.client, flags);
     let opened = || with_default(net, INGRESS_IFINDEX, OPENED);
     let recording = || World { backends: net.recording().backends, ..opened() };
-    let known = |class| marked(net, OPENED, net.foreign(class));
     let ack = tcp(net.client, net.vip, ".");
-    let of_datagrams = |flags| World {
-        flags: META_REPLY_DEFAULTS,
-        reply_defaults: vec![ReplyDefaultSpec {
-            protocol: PROTOCOL_UDP,
-            ..with_default(net, INGRESS_IFINDEX, flags).reply_defaults[0]
-        }],
-        ..net.world()
-    };
-    let datagram = udp(net.one, net.client).payload(20);
     vec![
         case(
             "opened later: a connection without us stays as it is",
@@ -171,6 +172,24 @@ pub(super) fn other_ways(net: &Net) -> Vec<Case> {
             vec![],
             vec![net.reply(CLASS_ESTABLISHED)],
         ),
+    ]
+}
+
+/// The same client and port by both ways, and datagrams.
+pub(super) fn both_ways(net: &Net) -> Vec<Case> {
+    let said = |flags| tcp(net.one, net.client, flags);
+    let known = |class| marked(net, OPENED, net.foreign(class));
+    let ack = tcp(net.client, net.vip, ".");
+    let of_datagrams = |flags| World {
+        flags: META_REPLY_DEFAULTS,
+        reply_defaults: vec![ReplyDefaultSpec {
+            protocol: PROTOCOL_UDP,
+            ..with_default(net, INGRESS_IFINDEX, flags).reply_defaults[0]
+        }],
+        ..net.world()
+    };
+    let datagram = udp(net.one, net.client).payload(20);
+    vec![
         case(
             "opened later: a SYN through us ends what is known of one that came without us",
             World { backends: net.recording().backends, ..known(CLASS_ESTABLISHED) },
