@@ -292,26 +292,25 @@ fn verdict_views() -> Vec<VerdictView> {
         .into()
 }
 
+fn provider_views() -> Vec<ProviderView> {
+    let trouble = "cannot reach `/var/run/docker.sock`; trying again".to_owned();
+    [("docker", ProviderState::Trouble, Some(trouble), 12), ("file", ProviderState::Ok, None, 1)]
+        .map(|(name, state, trouble, claims)| ProviderView {
+            name: name.to_owned(),
+            state,
+            trouble,
+            claims,
+        })
+        .into()
+}
+
 #[test]
 fn status_says_what_is_wrong() {
     let view = StatusView {
         version: "0.1.0".to_owned(),
         abi_version: 1,
         uptime_seconds: 93_784,
-        providers: vec![
-            ProviderView {
-                name: "docker".to_owned(),
-                state: ProviderState::Trouble,
-                trouble: Some("cannot reach `/var/run/docker.sock`; trying again".to_owned()),
-                claims: 12,
-            },
-            ProviderView {
-                name: "file".to_owned(),
-                state: ProviderState::Ok,
-                trouble: None,
-                claims: 1,
-            },
-        ],
+        providers: provider_views(),
         fronts: vec![FrontView {
             interface: "eth0".to_owned(),
             tc: "tcx".to_owned(),
