@@ -5,6 +5,7 @@
 //! change behind our back is found and repaired. A plan may be dropped between any two actions,
 //! as it is when the agent is killed: the next one starts from what is there.
 
+mod granting;
 mod interruptible;
 mod report;
 pub(super) mod steer;
@@ -32,7 +33,7 @@ use super::{
 };
 use crate::{
     api::types::RefusalView,
-    arbiter::{Granted, Incumbents},
+    arbiter::Granted,
     config::Balancer,
     health::HealthView,
     journal::Journal,
@@ -338,17 +339,6 @@ impl<N: Node> Reconciler<N> {
         self.patience_ends <= now || self.ledger.silent().next().is_none()
     }
 
-    /// What the providers ask for, as far as it is granted.
-    fn arbitrate(&mut self) {
-        let touched = self.ledger.take_touched();
-        let ledger = &self.ledger;
-        self.granted.update(&touched, incumbents(&self.mirror), |services| {
-            let is_asked = |name: &ServiceName| services.is_none_or(|them| them.contains(name));
-            ledger.claims_of(is_asked).map(|(_, claim)| claim).collect()
-        });
-        self.snapshot = self.granted.snapshot().clone();
-    }
-
     /// One plan and its execution. What it leads to is for the next one to see.
     fn reconcile(&mut self, inbox: &mut Inbox, now: Instant) {
         if self.is_mirror_stale && !self.read_mirror(now) {
@@ -491,14 +481,4 @@ impl<N: Node> Reconciler<N> {
         }
         actions
     }
-}
-
-/// Who has which frontend: what the kernel says, since it alone outlives the agent.
-fn incumbents(kernel: &KernelState) -> Incumbents {
-    let hash_of = |number| kernel.services.get(number).copied();
-    kernel
-        .frontends
-        .iter()
-        .filter_map(|(frontend, number)| Some((*frontend, hash_of(number)?)))
-        .collect()
 }

@@ -292,13 +292,16 @@ fn verdict_views() -> Vec<VerdictView> {
         .into()
 }
 
-fn hostile_refusal() -> RefusalView {
-    RefusalView {
-        refused_by: RefusedBy::Provider,
-        object: "container `a\u{1b}[31mb`".to_owned(),
-        key: Some("aliyun.lb.port_80".to_owned()),
-        message: "port 99999 is out of range 1 to 65535".to_owned(),
-    }
+fn provider_views() -> Vec<ProviderView> {
+    let trouble = "cannot reach `/var/run/docker.sock`; trying again".to_owned();
+    [("docker", ProviderState::Trouble, Some(trouble), 12), ("file", ProviderState::Ok, None, 1)]
+        .map(|(name, state, trouble, claims)| ProviderView {
+            name: name.to_owned(),
+            state,
+            trouble,
+            claims,
+        })
+        .into()
 }
 
 #[test]
@@ -307,20 +310,7 @@ fn status_says_what_is_wrong() {
         version: "0.1.0".to_owned(),
         abi_version: 1,
         uptime_seconds: 93_784,
-        providers: vec![
-            ProviderView {
-                name: "docker".to_owned(),
-                state: ProviderState::Trouble,
-                trouble: Some("cannot reach `/var/run/docker.sock`; trying again".to_owned()),
-                claims: 12,
-            },
-            ProviderView {
-                name: "file".to_owned(),
-                state: ProviderState::Ok,
-                trouble: None,
-                claims: 1,
-            },
-        ],
+        providers: provider_views(),
         fronts: vec![FrontView {
             interface: "eth0".to_owned(),
             tc: "tcx".to_owned(),
@@ -331,7 +321,12 @@ fn status_says_what_is_wrong() {
         tables: table_views(),
         drops: vec![DropView { reason: "no_backend".to_owned(), packets: 4 }],
         verdicts: verdict_views(),
-        refusals: vec![hostile_refusal()],
+        refusals: vec![RefusalView {
+            refused_by: RefusedBy::Provider,
+            object: "container `a\u{1b}[31mb`".to_owned(),
+            key: Some("aliyun.lb.port_80".to_owned()),
+            message: "port 99999 is out of range 1 to 65535".to_owned(),
+        }],
         reconcile: ReconcileView {
             rounds: 3,
             actions: 42,
