@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use lb_common::abi::{DropReason, Hook, Verdict};
 
-use super::types::{BackendView, ProviderState, RefusedBy, View};
+use super::types::{BackendView, PassiveView, ProviderState, RefusedBy, View};
 
 /// What `render` makes.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -24,6 +24,8 @@ struct Metric {
 
 const BACKEND: &[&str] = &["service", "place", "backend", "address"];
 const BACKEND_DIRECTION: &[&str] = &["service", "place", "backend", "address", "direction"];
+
+const PASSIVE: &[&str] = &["sign"];
 
 const METRICS: &[Metric] = &[
     Metric {
@@ -90,6 +92,17 @@ const METRICS: &[Metric] = &[
         },
     },
     Metric {
+        name: "lb_backend_refusals_total",
+        kind: "counter",
+        labels: BACKEND,
+        help: "Connections that a backend refused: resets in answer to a SYN.",
+        samples: |view, samples| {
+            for backend in &view.backends {
+                samples.add(&labels_of(backend).each_ref(), backend.counters.refusals);
+            }
+        },
+    },
+    Metric {
         name: "lb_backend_share_percent",
         kind: "gauge",
         labels: BACKEND,
@@ -106,6 +119,27 @@ const METRICS: &[Metric] = &[
         labels: &["service", "state"],
         help: "Backends of a service by state.",
         samples: services,
+    },
+    Metric {
+        name: "lb_passive_observations_total",
+        kind: "counter",
+        labels: PASSIVE,
+        help: "Signs of failing backends that the data path told of; it samples them.",
+        samples: |view, samples| passive(view, samples, |one| one.observations),
+    },
+    Metric {
+        name: "lb_passive_failures_total",
+        kind: "counter",
+        labels: PASSIVE,
+        help: "Signs after which a backend was found to have failed, and was taken out.",
+        samples: |view, samples| passive(view, samples, |one| one.failures),
+    },
+    Metric {
+        name: "lb_passive_dismissed_total",
+        kind: "counter",
+        labels: PASSIVE,
+        help: "Signs that were looked into and came to nothing.",
+        samples: |view, samples| passive(view, samples, |one| one.dismissed),
     },
     Metric {
         name: "lb_table_entries",
@@ -266,6 +300,12 @@ fn services(view: &View, samples: &mut Samples<'_>) {
         ] {
             samples.add(&[&service.name.0, &state.to_owned()], count.into());
         }
+    }
+}
+
+fn passive(view: &View, samples: &mut Samples<'_>, counted: impl Fn(&PassiveView) -> u64) {
+    for one in &view.status.passive {
+        samples.add(&[&one.sign], counted(one));
     }
 }
 

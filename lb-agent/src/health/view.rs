@@ -60,6 +60,8 @@ pub struct PanicState {
     pub drafted: usize,
     /// Backends that are healthy or unhealthy.
     pub judged: usize,
+    /// It is only the data path that saw them fail, and there is nobody else.
+    pub is_last_resort: bool,
 }
 
 impl HealthView {
@@ -157,24 +159,23 @@ impl HealthView {
         probe: Option<&Arc<Probe>>,
         adopted: impl Fn(TargetKey) -> Option<u8>,
     ) -> (&Entry, bool) {
-        let name = &service.name;
-        let key = instance_hash(name, backend);
+        let key = instance_hash(&service.name, backend);
         let (entry, is_new) = match self.entries.entry(key) {
-            Occupied(entry) if entry.get().target.is_of(backend, probe) => {
+            Occupied(entry) if entry.get().target.is_of(&service.policy, backend, probe) => {
                 (entry.into_mut(), false)
             }
             Occupied(entry) => {
                 let entry = entry.into_mut();
                 let generation = entry.target.generation;
                 let health = entry.standing.health;
-                entry.target = Arc::new(Target::new(name, backend, probe, generation, health));
+                entry.target = Arc::new(Target::new(service, backend, probe, generation, health));
                 (entry, true)
             }
             Vacant(entry) => {
                 let generation = self.next_generation;
                 self.next_generation += 1;
                 let assumed = assumed(adopted(key), service.policy.probe_initial.value);
-                let target = Target::new(name, backend, probe, generation, assumed);
+                let target = Target::new(service, backend, probe, generation, assumed);
                 let target = Arc::new(target);
                 let standing = Standing::assumed(target.assumed);
                 (entry.insert(Entry { target, standing, cause: None, round: 0 }), true)
@@ -207,7 +208,14 @@ impl HealthView {
     fn tell_panics(&mut self, panics: BTreeMap<ServiceName, PanicState>) {
         for (name, state) in &panics {
             if self.panics.get(name) != Some(state) {
-                let PanicState { healthy, drafted, judged } = state;
+                let PanicState { healthy, drafted, judged, is_last_resort } = state;
+                if *is_last_resort {
+                    tracing::warn!(
+                        "{name}: no backend is left but {drafted} that the traffic shows to fail; \
+                         they get new connections all the same, because there is nobody else"
+                    );
+                    continue;
+                }
                 tracing::error!(
                     "{name}: PANIC: only {healthy} of {judged} backends pass their probes; \
                      {drafted} that fail get new connections all the same, because they live. \
@@ -238,6 +246,7 @@ fn judge(service: &mut Service, standings: &[Option<Standing>]) -> Option<PanicS
                 health: standing.health,
                 was_healthy: standing.was_healthy,
                 is_refusing: standing.is_refusing,
+                is_observed: standing.is_observed,
             });
         }
     }
@@ -245,7 +254,12 @@ fn judge(service: &mut Service, standings: &[Option<Standing>]) -> Option<PanicS
     for candidate in &panic.drafted {
         service.backends[indexes[*candidate]].state = BackendState::Healthy;
     }
-    Some(PanicState { healthy: panic.healthy, drafted: panic.drafted.len(), judged: panic.judged })
+    Some(PanicState {
+        healthy: panic.healthy,
+        drafted: panic.drafted.len(),
+        judged: panic.judged,
+        is_last_resort: panic.is_last_resort,
+    })
 }
 
 fn state_of(health: Health) -> BackendState {
@@ -346,7 +360,8 @@ mod tests {
     fn tell(view: &mut HealthView, backend: &Backend, health: Health) -> bool {
         let key = instance_hash(&name(), backend);
         let generation = view.entries[&key].target.generation;
-        let standing = Standing { health, was_healthy: true, is_refusing: false };
+        let standing =
+            Standing { health, was_healthy: true, is_refusing: false, is_observed: false };
         view.take(&[Change { key, generation, standing, cause: "a test".to_owned() }])
     }
 

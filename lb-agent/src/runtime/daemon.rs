@@ -142,12 +142,19 @@ impl Daemon {
             tokio::spawn(all.run(trace_requests, stop.clone()));
         }
 
+        let observations = node.take_observations();
         let settings = settings(&config, journal);
         let fronts = node.fronts().iter().filter_map(|front| front.ifindex).collect();
         let reconciler = Reconciler::adopt(node, settings, started)
             .context("cannot read what the kernel holds")?;
         let runs = docker::Runs::default();
-        let health = health::start(reconciler.health(), &config.docker, runs.clone(), &events)?;
+        let health = health::start(
+            reconciler.health(),
+            &config.docker,
+            runs.clone(),
+            observations,
+            &events,
+        )?;
         let channels = RuntimeChannels {
             events: events_receiver,
             requests,

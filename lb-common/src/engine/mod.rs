@@ -18,6 +18,7 @@ mod hash;
 #[cfg(any(feature = "std", test))]
 pub mod host;
 pub mod mtu;
+pub mod observe;
 pub mod rate;
 mod record;
 mod replies;
@@ -143,6 +144,8 @@ pub struct TableFull;
 pub struct Context {
     /// Ticks since boot, see [`crate::abi::ticks_from_ns`].
     pub now_tick: u32,
+    /// The same time, see [`crate::abi::moment_from_ns`].
+    pub now_moment: u32,
     /// Interface on which the packet came in.
     pub ingress_ifindex: u32,
     /// Interface by which replies to the packet leave; 0: the routing table knows, since the packet

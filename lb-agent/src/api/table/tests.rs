@@ -103,6 +103,7 @@ fn backend_views() -> Vec<BackendView> {
         packets_out: 9,
         bytes_out: 5_300_000,
         flows: 1204,
+        refusals: 3,
     };
     let routed = BackendView {
         number: None,
@@ -205,6 +206,7 @@ fn service_show_has_every_value_with_its_origin() {
     drain_seconds            30 s          [defaults] in lb.toml, `drain_seconds`
     unhealthy_grace_seconds  300 s         default
     panic_percent            10 %          default
+    passive                  true          default
     slow_start_seconds       0 s           default
     datagrams                records       default
     ring_size                -             default
@@ -313,6 +315,7 @@ fn status_says_what_is_wrong() {
         tables: table_views(),
         drops: vec![DropView { reason: "no_backend".to_owned(), packets: 4 }],
         verdicts: verdict_views(),
+        passive: Vec::new(),
         refusals: vec![RefusalView {
             refused_by: RefusedBy::Provider,
             object: "container `a\u{1b}[31mb`".to_owned(),

@@ -137,7 +137,8 @@ fn json_of_a_backend_is_stable() {
         "bytes_in": 1023,
         "packets_out": 9,
         "bytes_out": 5300000,
-        "flows": 1204
+        "flows": 1204,
+        "refusals": 3
       },
       "source": "container `shop-redis-1`, label `aliyun.lb.port_6379`"
     }
