@@ -10,7 +10,7 @@ use lb_common::{
         DropReason, Meta, OBSERVATION_REFUSED, OBSERVATION_SILENT, Observation, VERDICT_SLOTS,
         Verdict, moment_from_ns, ticks_from_ns,
     },
-    engine::{Context, Decision, Family, observe},
+    engine::{Context, Decision, Family, observe, wire::Headers},
 };
 
 use crate::maps::{
@@ -69,9 +69,9 @@ pub fn reason(reason: DropReason) {
 pub fn forwarded<A: Family>(
     hook: HookNumber,
     context: &Context,
+    headers: &Headers<A>,
     decision: &Decision<A>,
     length_bytes: u32,
-    is_refusal: bool,
 ) {
     verdict(hook, decision.verdict);
     let Some(counters) = BACKEND_COUNTERS.get_ptr_mut(decision.backend) else { return };
@@ -81,17 +81,41 @@ pub fn forwarded<A: Family>(
         counters.packets_out += 1;
         counters.bytes_out += length_bytes as u64;
         observe::note_reply(counters);
-        if is_refusal && observe::note_refusal(counters, context.now_moment) {
-            lb_observed(decision.backend, OBSERVATION_REFUSED);
+        if observe::is_refusal(headers) {
+            lb_note_refusal(decision.backend, context.now_moment);
         }
     } else {
         counters.packets_in += 1;
         counters.bytes_in += length_bytes as u64;
         counters.flows += u64::from(decision.opens_flow);
-        if decision.opens_flow != 0 && observe::note_syn(counters, context.now_moment) {
-            lb_observed(decision.backend, OBSERVATION_SILENT);
+        if decision.opens_flow != 0 {
+            lb_note_syn(decision.backend, context.now_moment);
         }
     }
+}
+
+/// Counts a SYN to a backend, and tells if it is silent. A function of its own for the verifier's sake.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_note_syn(backend: u32, now_moment: u32) -> i32 {
+    let Some(counters) = BACKEND_COUNTERS.get_ptr_mut(backend) else { return 0 };
+    // SAFETY: as above.
+    if observe::note_syn(unsafe { &mut *counters }, now_moment) {
+        lb_observed(backend, OBSERVATION_SILENT);
+    }
+    0
+}
+
+/// Counts a refused connection, and tells of it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lb_note_refusal(backend: u32, now_moment: u32) -> i32 {
+    let Some(counters) = BACKEND_COUNTERS.get_ptr_mut(backend) else { return 0 };
+    // SAFETY: as above.
+    if observe::note_refusal(unsafe { &mut *counters }, now_moment) {
+        lb_observed(backend, OBSERVATION_REFUSED);
+    }
+    0
 }
 
 /// Tells of a backend.

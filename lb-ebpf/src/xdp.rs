@@ -19,7 +19,7 @@ use lb_common::{
     engine::{
         Context, Decision, EditError, Packet, Rewrite, Side, checksum,
         checksum::Change,
-        commit, front_transport, may_concern_front, observe,
+        commit, front_transport, may_concern_front,
         translate::{rewrite_udp_checksum, translate},
         wire::{
             ETHERNET_HEADER_BYTES, Headers, Network, PROTOCOL_TCP, TCP_HEADER_BYTES,
@@ -175,12 +175,11 @@ fn forward<A: FamilyMaps + FibAddress>(
     if !is_same && egress == 0 {
         return Ok(XDP_PASS);
     }
-    let is_refusal = observe::is_refusal(packet, headers);
     commit(&Maps, decision)?;
     let length_bytes = packet.length_bytes() as u32;
     translate(packet, &decision.translation).map_err(|EditError| DropReason::EditFailed)?;
     packet.write_macs(macs).ok_or(DropReason::EditFailed)?;
-    count::forwarded(Hook::Xdp as u32, context, decision, length_bytes, is_refusal);
+    count::forwarded(Hook::Xdp as u32, context, headers, decision, length_bytes);
     if is_same {
         return Ok(XDP_TX);
     }

@@ -171,6 +171,7 @@ fn who_answers_no_syn_is_out_soon_and_back_when_it_does() -> Result<()> {
         agent.wait_backends(&["web-1", "web-2", "web-3"])?;
     }
     println!("silent: milliseconds to the last harmed client, and how many were: {times:.1?}");
+    println!("cases: {:?}", cases(&agent, "silent")?);
     check_events(&agent, &["does not answer SYNs"])
 }
 
@@ -247,14 +248,14 @@ fn syns_that_cannot_be_answered_take_nobody_out() -> Result<()> {
     })?;
     let [failures, dismissed] = cases(&agent, "silent")?;
     println!("{dismissed} cases of silence were dismissed");
-    ensure!(failures == 0 && dismissed < 20, "{failures} failures, {dismissed} dismissed");
+    ensure!(failures == 0 && dismissed < 60, "{failures} failures, {dismissed} dismissed");
     agent.wait_backends(&["web-1"])?;
     world.client().fetch(front, 20)?.check()?;
     Ok(())
 }
 
 #[test]
-fn the_last_backend_stays_and_nobody_is_judged_who_does_not_want_to() -> Result<()> {
+fn the_last_backend_stays_and_is_served_the_moment_it_is_back() -> Result<()> {
     needs!(docker);
     let world = World::docker()?;
     let docker = world.docker_client()?;
@@ -277,8 +278,12 @@ fn the_last_backend_stays_and_nobody_is_judged_who_does_not_want_to() -> Result<
     serve(&docker, "web-1")?;
     agent.wait_backends(&["web-1", "web-2"])?;
     requests.finish()?;
-    drop(agent);
+    Ok(())
+}
 
+#[test]
+fn nobody_is_judged_who_does_not_want_to() -> Result<()> {
+    needs!(docker);
     let world = World::docker()?;
     let docker = world.docker_client()?;
     start(&world, 2, Some(("lb.passive", "false")))?;
@@ -289,7 +294,7 @@ fn the_last_backend_stays_and_nobody_is_judged_who_does_not_want_to() -> Result<
     ensure!(report.summary()?.failed > 50, "{:?}", report.summary()?);
     agent.wait_backends(&["web-1", "web-2"])?;
     ensure!(cases(&agent, "refused")? == [0, 0]);
-    let shown = agent.lbctl("service show compose/shop/web:80")?;
+    let shown = agent.lbctl("service show compose/shop/web:8080")?;
     ensure!(shown.contains("label `lb.passive`"), "{shown}");
     Ok(())
 }
@@ -300,7 +305,6 @@ fn backends_on_other_machines_are_seen_to_fail_as_well() -> Result<()> {
     needs!(namespaces);
     let cluster = Cluster::start("", &[ON, ON])?;
     let [failing, _] = &cluster.remotes[..] else { anyhow::bail!("two remotes") };
-    let good = cluster.remotes[1].namespace.name().to_owned();
     for verdict in ["reject with tcp reset", "drop"] {
         for front in [vip(80), vip6(80)] {
             let mut requests = cluster.world.client().requests(front, RATE)?;
@@ -313,7 +317,7 @@ fn backends_on_other_machines_are_seen_to_fail_as_well() -> Result<()> {
             let since_ms = now_ms();
             process::wait_for("its exit", SOON, || {
                 let served = cluster.world.client().fetch(front, 20)?.check()?.by_name.clone();
-                ensure!(served.keys().all(|name| *name == good), "{served:?}");
+                ensure!(served.keys().all(|name| name == "remote-2"), "{served:?}");
                 Ok(())
             })?;
             process::sleep(Duration::from_secs(1))?;

@@ -15,9 +15,9 @@ use super::{
 use crate::model::{Probe, ProbeKind, ProbePlace};
 
 /// Time for a backend on this node to answer: it takes far less than a millisecond.
-const LOCAL_WINDOW: Duration = Duration::from_millis(60);
-/// Time for a backend on another machine to answer, with a lost packet on the way.
-const ROUTED_WINDOW: Duration = Duration::from_millis(1500);
+const LOCAL_WINDOW: Duration = Duration::from_millis(50);
+/// Time for a backend on another machine to answer, wherever that is.
+const ROUTED_WINDOW: Duration = Duration::from_millis(300);
 /// Attempts to connect to a backend that is silent, spread over the window: one packet may be lost.
 const ATTEMPTS: u32 = 3;
 /// Whoever is later than this has been busy.

@@ -16,7 +16,7 @@ use super::{
 const OPEN_MAX: usize = 64;
 /// Time for which a backend is left in peace after a case: by provoking cases, nobody makes this node
 /// a nuisance to it.
-const REST_MS: u64 = 500;
+const REST_MS: u64 = 100;
 /// Cases that are remembered.
 const CASES_MAX: usize = 4096;
 

@@ -28,8 +28,8 @@ pub struct BackendCounters {
     pub unanswered_since: u32,
     /// [`moment_from_ns`] of the latest [`Observation`] that this CPU told.
     pub told_at: u32,
-    /// Written as 0.
-    pub reserved: u32,
+    /// [`moment_from_ns`] of the latest SYN that this CPU forwarded.
+    pub syn_at: u32,
 }
 
 /// Entry of the ring buffer `OBSERVATIONS`: something that may mean that a backend has failed. A hint,

@@ -5,10 +5,7 @@
 //! on a connection that is half closed) or keep silent (by a SYN with a wrong checksum), and an answer
 //! may come in on another CPU. Resets in mid-stream mean nothing here.
 
-use super::{
-    Packet,
-    wire::{Address, Headers, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, tcp_numbers},
-};
+use super::wire::{Address, Headers, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
 use crate::abi::BackendCounters;
 
 /// SYNs in a row without an answer that are told: a client sends its second one after a second.
@@ -16,6 +13,9 @@ pub const UNANSWERED_MIN: u32 = 3;
 /// Time without an answer, in moments: those to a burst of SYNs come behind it, on this machine within
 /// one.
 pub const SILENCE_MIN: u32 = 20;
+/// Time without a SYN after which it begins anew, in moments: whoever has come back is not suspected for
+/// what was before. A client that waits sends its SYN again after one second, and again after two.
+pub const PAUSE_MAX: u32 = 2000;
 /// Time between two observations of one backend on one CPU, in moments.
 pub const SPACING: u32 = 8;
 
@@ -23,16 +23,18 @@ pub const SPACING: u32 = 8;
 /// port answers a SYN (RFC 9293, section 3.10.7.1). A reset in mid-stream has the number that its
 /// receiver expects.
 #[inline(always)]
-pub fn is_refusal<A: Address, P: Packet>(packet: &P, headers: &Headers<A>) -> bool {
+pub fn is_refusal<A: Address>(headers: &Headers<A>) -> bool {
     let flags = headers.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN);
-    flags == TCP_RST | TCP_ACK
-        && tcp_numbers(packet, headers).is_some_and(|numbers| numbers.sequence.raw() == 0)
+    flags == TCP_RST | TCP_ACK && headers.tcp_sequence.raw() == 0
 }
 
 /// A SYN was forwarded. True: it is to be told that the backend is silent.
 #[inline(always)]
 pub fn note_syn(counters: &mut BackendCounters, now_moment: u32) -> bool {
-    if counters.unanswered == 0 {
+    let pause = now_moment.wrapping_sub(counters.syn_at);
+    counters.syn_at = now_moment;
+    if counters.unanswered == 0 || pause > PAUSE_MAX {
+        counters.unanswered = 0;
         counters.unanswered_since = now_moment;
     }
     counters.unanswered = counters.unanswered.saturating_add(1);
@@ -85,7 +87,7 @@ mod tests {
         let v6 = framed(ip(BACKEND6, CLIENT6, 6, &segment));
         let headers_v4: Headers<NetU32> = parse_v4(&v4, 14);
         let headers_v6: Headers<NetAddr6> = parse_v6(&v6, 14);
-        [is_refusal(&v4, &headers_v4), is_refusal(&v6, &headers_v6)]
+        [is_refusal(&headers_v4), is_refusal(&headers_v6)]
     }
 
     #[test]
@@ -142,6 +144,10 @@ mod tests {
     fn only_a_lasting_silence_is_told() {
         check("s.s.s", "--!");
         check("s......s", "--");
+        // Who comes back after being out for long.
+        let pause = ".".repeat(201);
+        check(&format!("sss..s{pause}s.s.s"), "---!--!");
+        check(&format!("s{}s{}s", ".".repeat(96), ".".repeat(191)), "--!");
         check("ssssssss", "--------");
         // Retransmissions of one client, and what comes while it lasts.
         check("s..........s..........s..........s", "--!!");

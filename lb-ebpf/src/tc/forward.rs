@@ -6,7 +6,7 @@ use lb_common::{
     engine::{
         Context, Decision, EditError, EditKind, Packet as _,
         answer::AnswerKind,
-        commit, mtu, observe,
+        commit, mtu,
         translate::{translate, translate_error},
         wire::Headers,
     },
@@ -60,7 +60,6 @@ fn try_forward<A: FamilyMaps + FibAddress, const ERRORS: bool>(
             return Ok(ANSWER);
         }
     }
-    let is_refusal = observe::is_refusal(packet, headers);
     commit(&Maps, decision)?;
     let length_bytes = packet.length_bytes() as u32;
     let edited = match decision.edit {
@@ -71,7 +70,7 @@ fn try_forward<A: FamilyMaps + FibAddress, const ERRORS: bool>(
     if *tags != 0 {
         packet.remove_tags(*tags).map_err(|EditError| DropReason::EditFailed)?;
     }
-    count::forwarded(hook, context, decision, length_bytes, is_refusal);
+    count::forwarded(hook, context, headers, decision, length_bytes);
     // SAFETY: both helpers only note where the packet goes once the program has returned.
     let action = unsafe {
         if is_delivered {

@@ -28,7 +28,7 @@ pub use ipv6::{
 pub use link::{Link, Network, link};
 pub use transport::{TcpNumbers, parse_transport, tcp_numbers};
 
-use crate::abi::{DropReason, NetU16};
+use crate::abi::{DropReason, NetU16, NetU32};
 
 /// Length of an Ethernet header without tags.
 pub const ETHERNET_HEADER_BYTES: usize = 14;
@@ -131,6 +131,8 @@ pub struct Headers<A> {
     pub protocol: u32,
     /// Flag byte of the TCP header.
     pub tcp_flags: u32,
+    /// Sequence number of the TCP header.
+    pub tcp_sequence: NetU32,
     /// Type of service or traffic class.
     pub traffic_class: u32,
     /// Time to live or hop limit.
@@ -157,6 +159,7 @@ impl<A: Address> Headers<A> {
         destination_port: NetU16::new(0),
         protocol: 0,
         tcp_flags: 0,
+        tcp_sequence: NetU32::new(0),
         traffic_class: 0,
         hop_limit: 0,
         l3_offset: 0,
