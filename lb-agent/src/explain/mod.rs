@@ -83,6 +83,7 @@ fn headers<A: Family>(query: &ExplainQuery, client: A, vip: A) -> Headers<A> {
         protocol: protocol.into(),
         tcp_flags,
         tcp_sequence: NetU32::new(1),
+        tcp_header_bytes: TCP_HEADER_BYTES as u32,
         traffic_class: 0,
         hop_limit: 64,
         l3_offset: ETHERNET_HEADER_BYTES,
