@@ -141,6 +141,10 @@ fn who_refuses_connections_is_out_at_once_and_back_when_it_serves() -> Result<()
     ensure!(broken.iter().all(|failure| failure.name == "web-1"), "others: {broken:?}");
     check_events(&agent, &["refused connections", "unhealthy", "healthy"])?;
     ensure!(cases(&agent, "refused")?[0] >= 5, "{:?}", cases(&agent, "refused")?);
+    for row in agent.rows("backend")? {
+        let has_refused = row["counters"]["refusals"].as_u64().unwrap_or_default() > 0;
+        ensure!(has_refused == (row["display_name"] == "web-1"), "{row}");
+    }
     let log = agent.log();
     ensure!(!log.contains("PANIC"), "nobody panics while others serve");
     Ok(())

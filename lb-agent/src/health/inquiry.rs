@@ -75,7 +75,7 @@ pub(super) async fn inquire<C: Check>(
 /// Connects once, in what its number leaves of the window.
 async fn attempt<C: Check>(check: Arc<C>, job: &Job, number: u32, window: Duration) -> Outcome {
     let wait = window / ATTEMPTS * number;
-    let timeout_ms = u32::try_from((window - wait).as_millis()).unwrap_or(u32::MAX);
+    let timeout_ms = u32::try_from(window.saturating_sub(wait).as_millis()).unwrap_or(u32::MAX);
     let probe_once = Probe {
         kind: ProbeKind::Tcp { port: None },
         interval_ms: 1000,

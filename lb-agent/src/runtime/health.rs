@@ -43,7 +43,7 @@ pub(super) fn start(
         Arc::new(NoContainers)
     };
     let check = Arc::new(NodeChecks::new(Arc::new(runs), commands, Tls::default()));
-    let (observer, observed) = mpsc::channel(OBSERVATIONS_MAX);
+    let (observer, receiver) = mpsc::channel(OBSERVATIONS_MAX);
     let witness = match observations {
         Some(observations) => {
             let (source, witness) = observations.follow()?;
@@ -55,7 +55,7 @@ pub(super) fn start(
     let (changes, mut found) = mpsc::channel(CHANGES_MAX);
     let stats = Arc::clone(view.stats());
     let channels =
-        HealthChannels { targets: view.targets(), observations: observed, witness, changes, stats };
+        HealthChannels { targets: view.targets(), observations: receiver, witness, changes, stats };
     // Nodes that start together should not probe a shared backend together.
     let seed = u64::from(std::process::id());
     let settings = health::Settings { seed, in_flight_max: in_flight_max() };

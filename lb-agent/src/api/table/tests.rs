@@ -285,6 +285,15 @@ fn verdict_views() -> Vec<VerdictView> {
         .into()
 }
 
+fn front_view() -> FrontView {
+    FrontView {
+        interface: "eth0".to_owned(),
+        tc: "tcx".to_owned(),
+        xdp: "native".to_owned(),
+        trouble: None,
+    }
+}
+
 #[test]
 fn status_says_what_is_wrong() {
     let view = StatusView {
@@ -305,12 +314,7 @@ fn status_says_what_is_wrong() {
                 claims: 1,
             },
         ],
-        fronts: vec![FrontView {
-            interface: "eth0".to_owned(),
-            tc: "tcx".to_owned(),
-            xdp: "native".to_owned(),
-            trouble: None,
-        }],
+        fronts: vec![front_view()],
         records: Some(RecordsView { flows_v4: 17, limit: 131_072, ..RecordsView::default() }),
         tables: table_views(),
         drops: vec![DropView { reason: "no_backend".to_owned(), packets: 4 }],
