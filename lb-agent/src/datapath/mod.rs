@@ -18,6 +18,7 @@ mod live;
 mod log;
 mod mapped;
 mod object;
+mod observe;
 mod options;
 mod pins;
 mod prerequisites;
@@ -57,6 +58,7 @@ pub use self::{
     hooks::Attachment,
     log::ProgramLog,
     object::embedded,
+    observe::{Observations, Observer},
     options::{FrontInterface, Options, RecordTimes, TcMode, XdpMode},
     records::SweepReport,
     trace::TraceReader,
@@ -81,6 +83,7 @@ pub struct Datapath {
     maps_path: PathBuf,
     log: Option<ProgramLog>,
     trace: Option<TraceReader>,
+    observations: Option<Observations>,
     _locks: [Lock; 2],
 }
 
@@ -119,6 +122,7 @@ impl Datapath {
             maps_path: pins.maps(),
             log: log::take(&mut ebpf),
             trace: Some(TraceReader::take(&mut ebpf)?),
+            observations: Some(Observations::take(&mut ebpf, &pins.maps())?),
             _locks: locks,
         };
         // An agent that was killed while somebody traced could not switch it off.
@@ -155,6 +159,11 @@ impl Datapath {
         self.trace.take()
     }
 
+    /// What the programs see of the health of backends; once.
+    pub fn take_observations(&mut self) -> Option<Observations> {
+        self.observations.take()
+    }
+
     /// Tells the programs of which packets to tell, by [`lb_common::abi::TRACE_FILTERS`] filters at
     /// most; without any they look at none.
     pub fn set_trace_filters(&mut self, filters: &[Option<TraceFilter>]) -> anyhow::Result<()> {
@@ -168,6 +177,7 @@ impl Datapath {
         let ingress_ifindex = ingress_ifindex.unwrap_or(0);
         let context = engine::Context {
             now_tick: now_tick(),
+            now_moment: 0,
             ingress_ifindex,
             reply_ifindex: ingress_ifindex,
             hash_seed: meta.hash_seed,

@@ -345,7 +345,15 @@ sandboxed! {
         datapath.execute(&write(&backend)).unwrap();
         let cpus = aya::util::nr_cpus().unwrap();
         let per_cpu = |value: u64| aya::maps::PerCpuValues::try_from(vec![value; cpus]).unwrap();
-        let one = BackendCounters { packets_in: 1, bytes_in: 2, packets_out: 3, bytes_out: 4, flows: 5 };
+        let one = BackendCounters {
+            packets_in: 1,
+            bytes_in: 2,
+            packets_out: 3,
+            bytes_out: 4,
+            flows: 5,
+            refusals: 6,
+            ..BackendCounters::default()
+        };
         let all = cpus as u64;
         let sum = BackendCounters {
             packets_in: all,
@@ -353,6 +361,8 @@ sandboxed! {
             packets_out: 3 * all,
             bytes_out: 4 * all,
             flows: 5 * all,
+            refusals: 6 * all,
+            ..BackendCounters::default()
         };
         let path = |name: &str| sandbox.pins().join("maps").join(name);
         let open = |name: &str| {
