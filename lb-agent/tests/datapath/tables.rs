@@ -18,8 +18,8 @@ use lb_agent::{
     },
 };
 use lb_common::abi::{
-    BackendCounters, DropReason, FRONTEND_DROPS, Hook, META_TRACES, Slot, TAKES_NEW, TAKES_OLD,
-    Verdict, affinity_flags, map_names, verdict_index,
+    BackendCounters, DropReason, FRONTEND_DROPS, Hook, META_ROUTES_REPLIES, META_TRACES, Slot,
+    TAKES_NEW, TAKES_OLD, Verdict, affinity_flags, map_names, verdict_index,
 };
 use proptest::{
     prelude::*,
@@ -111,7 +111,9 @@ fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         interface().prop_map(|ifindex| Action::AttachReply { ifindex }),
         interface().prop_map(|ifindex| Action::DetachReply { ifindex }),
-        any::<u32>().prop_map(|flags| Action::SetFlags { flags: flags & !META_TRACES }),
+        any::<u32>().prop_map(|flags| Action::SetFlags {
+            flags: flags & !(META_TRACES | META_ROUTES_REPLIES)
+        }),
         (service(), hash())
             .prop_map(|(number, name_hash)| Action::WriteService { number, name_hash }),
         service().prop_map(|number| Action::ClearService { number }),
