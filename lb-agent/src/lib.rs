@@ -35,4 +35,6 @@ pub mod provider;
 #[cfg(feature = "agent")]
 pub mod runtime;
 #[cfg(feature = "agent")]
+pub mod sockets;
+#[cfg(feature = "agent")]
 pub mod steering;

@@ -8,5 +8,5 @@ mod value;
 pub use probe::{ProbeParts, ProbeWord};
 pub use value::{
     affinity, datagrams, duration_ms, duration_seconds, flag, initial_state, number, path, percent,
-    place, port, ring_size, share, statuses, token, unreachable, weight,
+    place, port, preference, ring_size, share, statuses, token, unreachable, visibility, weight,
 };

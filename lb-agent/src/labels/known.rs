@@ -18,7 +18,7 @@ const fn ignored(pattern: &'static str) -> Known {
 }
 
 /// Our own labels, without the prefix `lb.` or `lb.$PORT.`.
-pub const LB: [&str; 32] = [
+pub const LB: [&str; 34] = [
     "affinity",
     "datagrams",
     "drain",
@@ -26,6 +26,7 @@ pub const LB: [&str; 32] = [
     "frontend",
     "panic",
     "port",
+    "prefer",
     "probe",
     "probe.body",
     "probe.command",
@@ -50,6 +51,7 @@ pub const LB: [&str; 32] = [
     "slow_start",
     "unhealthy_grace",
     "unreachable",
+    "visible",
     "weight",
 ];
 

@@ -374,6 +374,8 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("hash_seed", old.hash_seed != new.hash_seed),
         ("xdp", old.xdp != new.xdp),
         ("tc", old.tc != new.tc),
+        ("cgroup", old.cgroup != new.cgroup),
+        ("names", old.names != new.names),
         ("api", old.api != new.api),
         ("docker", old.docker != new.docker),
         ("metrics", old.metrics != new.metrics),
@@ -401,7 +403,11 @@ fn datapath_options(config: &Config) -> anyhow::Result<datapath::Options> {
         let xdp = config.xdp.interfaces.get(&name).copied().unwrap_or(config.xdp.mode);
         datapath::FrontInterface { name, xdp }
     });
-    Ok(datapath::Options { fronts: fronts.collect(), ..uninstall_options(config) })
+    let cgroup = config.cgroup.enabled.then(|| datapath::CgroupOptions {
+        path: config.cgroup.path.clone(),
+        routes_across: config.cgroup.routes_across,
+    });
+    Ok(datapath::Options { fronts: fronts.collect(), cgroup, ..uninstall_options(config) })
 }
 
 /// The options without the front interfaces: what uninstall needs.
@@ -411,6 +417,7 @@ fn uninstall_options(config: &Config) -> datapath::Options {
         state_path: config.state_path.clone(),
         fronts: Vec::new(),
         tc_mode: config.tc.mode,
+        cgroup: None,
         ring_slots: config.tables.ring_slots,
         records: config.tables.records,
         times: config.times.records(),
