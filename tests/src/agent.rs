@@ -28,6 +28,9 @@ pub struct AgentConfig {
     pub tc: String,
     /// Docker's socket; `None` switches the provider off.
     pub docker: Option<PathBuf>,
+    /// The cgroup whose processes' socket calls are balanced; `None`: nobody's. Never the root: that
+    /// would be every process of the machine.
+    pub cgroup: Option<PathBuf>,
     /// Name and VIP.
     pub balancers: Vec<(String, String)>,
     /// Keys that stand before all tables.
@@ -45,6 +48,7 @@ impl AgentConfig {
             xdp: "auto".to_owned(),
             tc: "auto".to_owned(),
             docker: None,
+            cgroup: None,
             balancers: Vec::new(),
             keys: String::new(),
             extra: String::new(),
@@ -63,13 +67,17 @@ impl AgentConfig {
             || "enabled = false".to_owned(),
             |socket| format!("endpoint = \"unix://{}\"\nresync_seconds = 2", socket.display()),
         );
+        let cgroup = self.cgroup.as_ref().map_or_else(
+            || "enabled = false".to_owned(),
+            |path| format!("path = {path:?}"),
+        );
         let balancer = |(name, vip): &(String, String)| {
             format!("[[balancer]]\nname = {name:?}\nvip = {vip:?}\n")
         };
         format!(
             "{front}{}\npin_path = \"{}\"\nstate_path = \"{state}\"\nhash_seed = 1\n\
              [xdp]\nmode = {:?}\n[tc]\nmode = {:?}\n[api]\nsocket = \"{state}/api.sock\"\n\
-             [docker]\n{docker}\n{}{}\n",
+             [docker]\n{docker}\n[cgroup]\n{cgroup}\n{}{}\n",
             self.keys,
             pins.display(),
             self.xdp,

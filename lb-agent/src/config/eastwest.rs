@@ -5,7 +5,10 @@ use std::path::{Component, PathBuf};
 use toml::Spanned;
 
 use super::{
-    CgroupConfig, NamesConfig, address::parse_listen, raw, validate::{Checker, DAY_SECONDS},
+    CgroupConfig, NamesConfig,
+    address::parse_listen,
+    raw,
+    validate::{Checker, DAY_SECONDS},
 };
 
 /// Addresses to listen on, and servers to ask.
@@ -49,11 +52,7 @@ impl Checker<'_> {
         }
     }
 
-    fn addresses(
-        &mut self,
-        texts: Vec<Spanned<String>>,
-        key: &str,
-    ) -> Vec<std::net::SocketAddr> {
+    fn addresses(&mut self, texts: Vec<Spanned<String>>, key: &str) -> Vec<std::net::SocketAddr> {
         if let Some(first) = texts.get(ADDRESSES_MAX) {
             let message = format!("`{key}` names more than {ADDRESSES_MAX} addresses");
             self.problem(first.span(), message);

@@ -2,10 +2,7 @@
 
 use std::{
     fs::{self, File},
-    os::{
-        fd::OwnedFd,
-        unix::fs::MetadataExt as _,
-    },
+    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
 

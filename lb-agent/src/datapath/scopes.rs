@@ -63,13 +63,14 @@ impl Scopes {
             is_done
         };
         // A network that is not known keeps nobody away, so it is known before somebody is let in.
-        for (number, network) in changes(&self.held.networks, &wanted.networks) {
+        for (number, network) in changes(&self.held.networks, &wanted.networks, !wanted.is_partial)
+        {
             let network = network.unwrap_or(0);
             if note(self.networks.store(number, &network, 0).ok_or_else(too_short)) {
                 keep(&mut self.held.networks, number, (network != 0).then_some(network));
             }
         }
-        for (cookie, client) in changes(&self.held.clients, &wanted.clients) {
+        for (cookie, client) in changes(&self.held.clients, &wanted.clients, !wanted.is_partial) {
             let done = match client {
                 Some(client) => self.clients.insert(cookie, client, 0).map_err(map_refusal),
                 None => match self.clients.remove(&cookie) {
@@ -81,7 +82,7 @@ impl Scopes {
                 keep(&mut self.held.clients, cookie, client);
             }
         }
-        for (number, scope) in changes(&self.held.scopes, &wanted.scopes) {
+        for (number, scope) in changes(&self.held.scopes, &wanted.scopes, true) {
             let new = scope.unwrap_or_default();
             // Nobody sees it while its networks change: the flags go first and come last.
             let stored = self
@@ -111,8 +112,10 @@ fn keep<K: Ord, V>(held: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
 fn changes<K: Ord + Copy, V: PartialEq + Copy>(
     held: &BTreeMap<K, V>,
     wanted: &BTreeMap<K, V>,
+    is_whole: bool,
 ) -> Vec<(K, Option<V>)> {
-    let gone = held.keys().filter(|key| !wanted.contains_key(key)).map(|key| (*key, None));
+    let is_gone = |key: &&K| is_whole && !wanted.contains_key(key);
+    let gone = held.keys().filter(is_gone).map(|key| (*key, None));
     let new = wanted.iter().filter(|(key, value)| held.get(key) != Some(value));
     gone.chain(new.map(|(key, value)| (*key, Some(*value)))).collect()
 }
@@ -125,7 +128,8 @@ mod tests {
     fn only_what_differs_is_written_and_what_is_over_goes_first() {
         let held = BTreeMap::from([(1, 10), (2, 20), (3, 30)]);
         let wanted = BTreeMap::from([(2, 20), (3, 31), (4, 40)]);
-        assert_eq!(changes(&held, &wanted), [(1, None), (3, Some(31)), (4, Some(40))]);
-        assert_eq!(changes(&wanted, &wanted), []);
+        assert_eq!(changes(&held, &wanted, true), [(1, None), (3, Some(31)), (4, Some(40))]);
+        assert_eq!(changes(&held, &wanted, false), [(3, Some(31)), (4, Some(40))]);
+        assert_eq!(changes(&wanted, &wanted, true), []);
     }
 }

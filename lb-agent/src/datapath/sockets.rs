@@ -168,8 +168,7 @@ impl SocketHooks {
             // The pin goes all the same, and the program with it a little later.
             tracing::debug!(name, %error, "cannot detach at once");
         }
-        remove_if_there(&pin)
-            .with_context(|| format!("cannot remove the link `{}`", pin.display()))
+        remove_if_there(&pin).with_context(|| format!("cannot remove the link `{}`", pin.display()))
     }
 }
 

@@ -139,8 +139,7 @@ fn remove_sockets(sockets: &SocketHooks, report: &mut Report) {
 }
 
 fn remove_pins(pins: &PinDir, report: &mut Report) {
-    let ours =
-        [pins.links(), pins.sockets(), pins.programs(), pins.maps(), pins.maps_new()];
+    let ours = [pins.links(), pins.sockets(), pins.programs(), pins.maps(), pins.maps_new()];
     for directory in ours.clone() {
         if directory.is_dir() {
             report.step(directory.display().to_string(), || remove_directory(&directory));

@@ -173,9 +173,11 @@ pub fn visibility(text: &str) -> Parsed<Visibility> {
                 visibility.networks.insert(name.to_owned());
             }
             _ => {
-                return Err("is no visibility; write all, none, or a list of node, containers and \
+                return Err(
+                    "is no visibility; write all, none, or a list of node, containers and \
                             network:NAME, like node,network:web_default"
-                    .to_owned());
+                        .to_owned(),
+                );
             }
         }
     }

@@ -28,11 +28,12 @@ use crate::{
         server::{MetricsServer, Server, Source},
         types::View,
     },
-    config::{self, Config, LabelsConfig},
+    config::{self, Config, DockerConfig, LabelsConfig},
     datapath::{self, Datapath},
     journal::Journal,
     labels, netlink, plan,
     provider::{ProviderEvent, docker, file},
+    sockets::{Clients, Registry},
     steering::Store,
 };
 
@@ -142,6 +143,15 @@ impl Daemon {
             tokio::spawn(all.run(trace_requests, stop.clone()));
         }
 
+        let registry = Registry::default();
+        let has_sockets = node.sockets().cgroup.is_some();
+        if let Some(reaper) = node.take_reaper() {
+            let registry = registry.clone();
+            std::thread::Builder::new()
+                .name("lb-reaper".to_owned())
+                .spawn(move || reaper.run(&registry))
+                .context("cannot start the thread that ends sockets")?;
+        }
         let settings = settings(&config, journal);
         let fronts = node.fronts().iter().filter_map(|front| front.ifindex).collect();
         let reconciler = Reconciler::adopt(node, settings, started)
@@ -159,6 +169,9 @@ impl Daemon {
         let server = tokio::spawn(server.run(stop.clone()));
         if let Some(metrics) = metrics {
             tokio::spawn(metrics.run(stop.clone()));
+        }
+        if has_sockets {
+            follow_clients(&config.docker, registry, events.clone(), &stop)?;
         }
         let mut daemon = Self {
             config,
@@ -338,6 +351,34 @@ async fn forward(mut from: mpsc::Receiver<ProviderEvent>, to: mpsc::Sender<Event
             return;
         }
     }
+}
+
+/// Follows the containers of this node as those who call; without Docker, the node is all there is.
+fn follow_clients(
+    docker: &DockerConfig,
+    registry: Registry,
+    events: mpsc::Sender<Event>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let (sender, mut receiver) = mpsc::channel(1);
+    if docker.enabled {
+        let resync = Duration::from_secs(docker.resync_seconds.into());
+        let settings = docker::Settings::new(&docker.endpoint, resync)?;
+        let follow = docker::clients::run(settings, sender);
+        tokio::spawn(stop.clone().run_until_cancelled_owned(follow));
+    } else {
+        let node = netlink::namespace_cookie(None).context("SO_NETNS_COOKIE")?;
+        tokio::spawn(async move { sender.send(Clients { node, ..Clients::default() }).await });
+    }
+    tokio::spawn(async move {
+        while let Some(clients) = receiver.recv().await {
+            registry.set(&clients);
+            if events.send(Event::Clients(clients)).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
 }
 
 /// What the reconciler needs to know.

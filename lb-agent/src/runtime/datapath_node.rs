@@ -16,6 +16,7 @@ use crate::{
     datapath::{Datapath, FrontStatus, TraceReader, Way, now_tick},
     model::IpPrefix,
     plan::{KernelState, Scan},
+    sockets::SocketTables,
 };
 
 impl Node for Datapath {
@@ -48,6 +49,10 @@ impl Node for Datapath {
 
     fn front_ifindex(&self) -> u32 {
         Self::front_ifindex(self)
+    }
+
+    fn set_socket_tables(&mut self, tables: &SocketTables) -> Result<(), NodeError> {
+        Self::set_socket_tables(self, tables).map_err(|error| NodeError(format!("{error:#}")))
     }
 
     fn look_at_interfaces(&mut self) {

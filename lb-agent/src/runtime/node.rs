@@ -11,6 +11,7 @@ use crate::{
     },
     model::IpPrefix,
     plan::{Kernel, KernelState, Scan},
+    sockets::SocketTables,
 };
 
 /// The node's data path. Implemented by `datapath`, and by a fake in tests.
@@ -33,6 +34,9 @@ pub trait Node: Kernel + Send {
 
     /// The front interface, when there is exactly one; else 0.
     fn front_ifindex(&self) -> u32;
+
+    /// Makes the tables of socket calls what is wanted.
+    fn set_socket_tables(&mut self, tables: &SocketTables) -> Result<(), NodeError>;
 
     /// Attaches front interfaces that came, and forgets interfaces that are gone.
     fn look_at_interfaces(&mut self);

@@ -7,6 +7,7 @@
 
 mod interruptible;
 mod report;
+mod sockets;
 mod steer;
 
 use std::{mem, sync::Arc, time::Duration};
@@ -38,6 +39,7 @@ use crate::{
     model::{Claim, Refusal, ServiceName, Snapshot},
     plan::{self, Action, KernelError, KernelState, Planner, Scan, Sight},
     provider::ProviderEvent,
+    sockets::Clients,
     steering::Store,
 };
 
@@ -89,6 +91,8 @@ pub struct Reconciler<N> {
     steering: Orders,
     history: History,
     balancers: Vec<Balancer>,
+    /// Who calls from this node; `None`: not known yet.
+    clients: Option<Clients>,
     /// What the kernel holds, to our knowledge.
     mirror: KernelState,
     snapshot: Snapshot,
@@ -145,6 +149,7 @@ impl<N: Node> Reconciler<N> {
             steering: Orders::load(settings.store),
             history: History::new(settings.journal),
             balancers: settings.balancers,
+            clients: None,
             node,
             mirror,
             snapshot: Snapshot::default(),
@@ -204,6 +209,7 @@ impl<N: Node> Reconciler<N> {
                 }
             }
             Event::Health(changes) => self.is_dirty |= self.health.take(&changes),
+            Event::Clients(clients) => self.set_clients(clients),
             Event::Restarting(provider) => {
                 self.ledger.set_restarting(provider);
                 self.is_view_stale = true;
@@ -364,6 +370,7 @@ impl<N: Node> Reconciler<N> {
         self.progress.actions += applied.done as u64;
         let is_further =
             is_interrupted || self.note_failures(applied.failures, is_interrupted, now_ms);
+        self.set_socket_tables();
         self.finish_round(planned, applied.done > 0 || is_further, now);
         self.write_history(now_ms);
         self.is_dirty |= is_interrupted;

@@ -35,6 +35,8 @@ pub struct SocketTables {
     pub scopes: BTreeMap<u32, ServiceScope>,
     /// By number of the backend: its network.
     pub networks: BTreeMap<u32, u64>,
+    /// Clients and networks that are not named here stay as they are.
+    pub is_partial: bool,
 }
 
 /// Containers of this node as clients, and the node itself.
@@ -44,6 +46,8 @@ pub struct Clients {
     pub node: u64,
     /// By container id.
     pub containers: BTreeMap<String, ContainerClient>,
+    /// There may be others.
+    pub is_partial: bool,
 }
 
 /// A container that runs, as a client.
@@ -69,10 +73,17 @@ pub fn network_hash(name: &str) -> u64 {
     hasher.finish().max(1)
 }
 
-/// What the tables are to hold, and what is wrong with what was asked for.
+/// What the tables are to hold. Without clients nothing has been seen yet.
 #[must_use]
-pub fn wanted(snapshot: &Snapshot, kernel: &KernelState, clients: &Clients) -> SocketTables {
+pub fn wanted(
+    snapshot: &Snapshot,
+    kernel: &KernelState,
+    clients: Option<&Clients>,
+) -> SocketTables {
+    let nobody = Clients { is_partial: true, ..Clients::default() };
+    let clients = clients.unwrap_or(&nobody);
     SocketTables {
+        is_partial: clients.is_partial,
         clients: client_entries(clients),
         scopes: scopes(snapshot, kernel),
         networks: backend_networks(snapshot, kernel, clients),

@@ -45,8 +45,8 @@ pub use service::{
     Limits, META_REPLY_DEFAULTS, META_ROUTED_BACKENDS, META_TRACES, Meta, ServiceIdentity,
 };
 pub use socket::{
-    CLIENT_CONTAINER, CLIENT_NETWORKS, CLIENT_NODE, Client, MAX_CLIENTS, PREFERS_NODE, SCOPE_NETWORKS,
-    SOCKET_PEERS, ServiceScope, SocketPeer, SocketPeers, VISIBLE_TO_CONTAINERS,
+    CLIENT_CONTAINER, CLIENT_NETWORKS, CLIENT_NODE, Client, MAX_CLIENTS, PREFERS_NODE,
+    SCOPE_NETWORKS, SOCKET_PEERS, ServiceScope, SocketPeer, SocketPeers, VISIBLE_TO_CONTAINERS,
     VISIBLE_TO_NETWORKS, VISIBLE_TO_NODE,
 };
 pub use trace::{
@@ -273,16 +273,8 @@ pub mod program_names {
     pub const GETPEERNAME6: &str = "lb_getpeername6";
 
     /// Those of socket calls.
-    pub const SOCKETS: [&str; 8] = [
-        CONNECT4,
-        CONNECT6,
-        SENDMSG4,
-        SENDMSG6,
-        RECVMSG4,
-        RECVMSG6,
-        GETPEERNAME4,
-        GETPEERNAME6,
-    ];
+    pub const SOCKETS: [&str; 8] =
+        [CONNECT4, CONNECT6, SENDMSG4, SENDMSG6, RECVMSG4, RECVMSG6, GETPEERNAME4, GETPEERNAME6];
 }
 
 #[cfg(feature = "user")]

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The tables of packets, and those of sockets.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct HostSocketTables<A: Family> {
     /// The tables of packets.
     pub packets: HostTables<A>,
@@ -19,6 +19,14 @@ pub struct HostSocketTables<A: Family> {
     pub scopes: HashMap<u32, ServiceScope>,
     /// `BACKEND_NETWORKS`.
     pub networks: HashMap<u32, u64>,
+}
+
+impl<A: Family> Default for HostSocketTables<A> {
+    fn default() -> Self {
+        let packets = HostTables::default();
+        let (clients, scopes, networks) = <_>::default();
+        Self { packets, clients, scopes, networks }
+    }
 }
 
 impl<A: Family + Into<IpAddr>> SocketTables<A> for HostSocketTables<A> {

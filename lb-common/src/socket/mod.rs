@@ -30,7 +30,7 @@ use crate::{
 /// Slots of the ring that are looked at for a backend that takes the call. The first nearly always
 /// does; the others are for the moments before a ring follows a death, for services with backends on
 /// several networks, and for the wish to stay on the node.
-pub const ATTEMPTS: u32 = 16;
+pub const ATTEMPTS: u32 = 8;
 
 /// Half the golden ratio of a word: steps of it spread evenly over the ring.
 const STEP: u32 = 0x9e37_79b9;
@@ -207,14 +207,14 @@ fn choose<A: Family, T: SocketTables<A>>(
         None => call.hash,
     };
     let mut elsewhere = BACKEND_NONE;
-    let mut reason = DropReason::NoBackend;
+    let mut sees_other = 0_u32;
     let mut attempt = 0;
     while attempt < ATTEMPTS && ring.size() != 0 {
         let Some(slot) = tables.slot(ring.slot_index(hash)) else { break };
         let Some(backend) = tables.backend(slot.cur()) else { break };
         if slot.cur() != BACKEND_NONE && backend.state & TAKES_NEW != 0 {
             if !reaches(tables.network(slot.cur()), client, call.routes_across) {
-                reason = DropReason::OtherNetwork;
+                sees_other = 1;
             } else if scope.flags & PREFERS_NODE == 0 || backend.is_local() {
                 return translated_for(call, slot.cur(), &backend, frontend.service);
             } else if elsewhere == BACKEND_NONE {
@@ -223,14 +223,20 @@ fn choose<A: Family, T: SocketTables<A>>(
         }
         hash = hash.wrapping_add(STEP);
         attempt += 1;
+        // For the kernel's verifier all ways through the loop meet here: of these it would follow each
+        // value to the end.
+        elsewhere = core::hint::black_box(elsewhere);
+        sees_other = core::hint::black_box(sees_other);
     }
     if elsewhere != BACKEND_NONE
         && let Some(backend) = tables.backend(elsewhere)
     {
         return translated_for(call, elsewhere, &backend, frontend.service);
     }
-    let errno = if reason as u32 == DropReason::NoBackend as u32 { REFUSED } else { UNREACHABLE };
-    refused(frontend, reason, errno)
+    if sees_other != 0 {
+        return refused(frontend, DropReason::OtherNetwork, UNREACHABLE);
+    }
+    refused(frontend, DropReason::NoBackend, REFUSED)
 }
 
 #[inline(always)]

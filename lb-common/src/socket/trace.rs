@@ -2,9 +2,7 @@
 
 use super::{Call, Decision};
 use crate::{
-    abi::{
-        Hook, NetAddr6, NetU16, TRACE_EDIT_DESTINATION, TRACE_EDIT_NONE, TraceEvent, Verdict,
-    },
+    abi::{Hook, NetAddr6, NetU16, TRACE_EDIT_DESTINATION, TRACE_EDIT_NONE, TraceEvent, Verdict},
     engine::Family,
 };
 

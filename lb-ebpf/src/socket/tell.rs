@@ -4,10 +4,7 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use lb_common::{
-    abi::{
-        BACKEND_NONE, DropReason, Hook, TRACE_FILTERS as FILTERS, TraceEvent, VERDICT_SLOTS,
-        ticks_from_ns,
-    },
+    abi::{BACKEND_NONE, DropReason, Hook, TRACE_FILTERS as FILTERS, VERDICT_SLOTS, ticks_from_ns},
     engine::trace,
     socket::{Call, Decision, describe},
 };
@@ -42,24 +39,29 @@ fn add_one(place: *mut u64) {
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(place, 1) };
 }
 
-/// Tells of a decision. Calls are rarer than packets, and the buffer bounds what waits in it.
+/// Tells of a decision. Calls are rarer than packets, and the buffer bounds what waits in it. The event
+/// is made where it is read: of one on the stack LLVM merges stores, which the verifier refuses there.
 #[inline(always)]
 pub fn tell<A: SocketFamily>(call: &Call<A>, decision: &Decision<A>) {
-    let mut event = TraceEvent::default();
-    // SAFETY: the helper has no preconditions.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
-    describe(now_ns, call, decision, &mut event);
+    // Full: one who traces sees fewer events than there were.
+    let Some(mut place) = TRACE.reserve(0) else { return };
+    // SAFETY: `describe` writes all of it before anything is read; the helper has no preconditions.
+    let (event, now_ns) = unsafe { (&mut *place.as_mut_ptr(), bpf_ktime_get_ns()) };
+    describe(now_ns, call, decision, event);
+    // Read again from memory that the verifier does not follow: all ways through the program meet.
+    let event = core::hint::black_box(event);
     let now_tick = ticks_from_ns(now_ns);
     let mut filters = 0;
     for index in 0..FILTERS {
         let Some(filter) = TRACE_FILTERS.get(index) else { continue };
-        if trace::matches(filter, &event, now_tick) {
+        if trace::matches(filter, event, now_tick) {
             filters |= 1 << index;
         }
     }
+    event.filters = filters;
     if filters != 0 {
-        event.filters = filters;
-        // Full: one who traces sees fewer events than there were.
-        let _ = TRACE.output(&event, 0);
+        place.submit(0);
+    } else {
+        place.discard(0);
     }
 }
