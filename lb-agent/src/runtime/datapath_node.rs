@@ -11,9 +11,9 @@ use super::{
 use crate::{
     api::{
         explain::{ExplainQuery, Explanation},
-        types::{BackendCountersView, DropView, FrontView, RecordsView, VerdictView},
+        types::{BackendCountersView, DropView, FrontView, RecordsView, SocketsView, VerdictView},
     },
-    datapath::{Datapath, FrontStatus, TraceReader, Way, now_tick},
+    datapath::{Datapath, FrontStatus, SocketStatus, TraceReader, Way, now_tick},
     model::IpPrefix,
     plan::{KernelState, Scan},
     sockets::SocketTables,
@@ -103,6 +103,12 @@ impl Node for Datapath {
 
     fn fronts(&mut self) -> Vec<FrontView> {
         Self::fronts(self).iter().map(front_view).collect()
+    }
+
+    fn sockets(&mut self) -> SocketsView {
+        let SocketStatus { cgroup, trouble } = Self::sockets(self).clone();
+        let cgroup = cgroup.map(|path| path.display().to_string());
+        SocketsView { cgroup, trouble, clients: Vec::new() }
     }
 
     fn explain(&mut self, query: &ExplainQuery) -> Result<Explanation, NodeError> {

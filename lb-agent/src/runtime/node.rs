@@ -7,7 +7,7 @@ use lb_common::abi::TraceFilter;
 use crate::{
     api::{
         explain::{ExplainQuery, Explanation},
-        types::{BackendCountersView, DropView, FrontView, RecordsView, VerdictView},
+        types::{BackendCountersView, DropView, FrontView, RecordsView, SocketsView, VerdictView},
     },
     model::IpPrefix,
     plan::{Kernel, KernelState, Scan},
@@ -46,6 +46,9 @@ pub trait Node: Kernel + Send {
 
     /// How the front interfaces are attached.
     fn fronts(&mut self) -> Vec<FrontView>;
+
+    /// How socket calls are balanced; for whom is not the node's to say.
+    fn sockets(&mut self) -> SocketsView;
 
     /// What the data path would decide on a packet now.
     fn explain(&mut self, query: &ExplainQuery) -> Result<Explanation, NodeError>;

@@ -43,6 +43,7 @@ impl<N: Node> Reconciler<N> {
         reconcile.retry_in_seconds =
             self.backoff.due().map(|at| at.saturating_duration_since(now).as_secs());
         let refusals = self.refusals();
+        let sockets = self.sockets_view();
         view::build(&view::Parts {
             ledger: &self.ledger,
             health: &self.health,
@@ -52,6 +53,7 @@ impl<N: Node> Reconciler<N> {
             shares: &self.shares,
             counters: &self.counters,
             fronts: self.node.fronts(),
+            sockets,
             refusals,
             reconcile,
             steering: &self.steering,

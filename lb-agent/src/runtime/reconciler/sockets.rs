@@ -1,9 +1,21 @@
 //! The tables of socket calls, which follow from what was planned.
 
 use super::{Node, Reconciler};
-use crate::sockets::{self, Clients};
+use crate::{
+    api::types::SocketsView,
+    sockets::{self, Clients},
+};
 
 impl<N: Node> Reconciler<N> {
+    /// How socket calls are balanced, and for whom.
+    pub(super) fn sockets_view(&mut self) -> SocketsView {
+        let mut view = self.node.sockets();
+        let containers = self.clients.iter().flat_map(|clients| clients.containers.values());
+        view.clients = containers.map(|container| container.name.clone()).collect();
+        view.clients.sort();
+        view
+    }
+
     /// Takes over who calls from this node.
     pub(super) fn set_clients(&mut self, clients: Clients) {
         self.is_dirty |= self.clients.as_ref() != Some(&clients);

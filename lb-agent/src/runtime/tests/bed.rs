@@ -24,7 +24,7 @@ use crate::{
         explain::{ExplainQuery, Explanation},
         server::{Request, SteerCall},
         steer::{Order, SteerAnswer, SteerRequest},
-        types::{BackendCountersView, FrontView, View},
+        types::{BackendCountersView, FrontView, SocketsView, View},
     },
     health::Targets,
     journal::Journal,
@@ -166,6 +166,10 @@ impl Node for FakeNode {
 
     fn fronts(&mut self) -> Vec<FrontView> {
         Vec::new()
+    }
+
+    fn sockets(&mut self) -> SocketsView {
+        SocketsView::default()
     }
 
     fn explain(&mut self, _query: &ExplainQuery) -> Result<Explanation, NodeError> {
