@@ -12,12 +12,12 @@ use lb_common::{
         DEFAULT_RECORDS, DEFAULT_RING_SLOTS, DROP_REASON_SLOTS, FRONTEND_BUCKETS, FRONTEND_WAYS,
         FRONTEND_WORDS_V4, FRONTEND_WORDS_V6, FlowKeyV4, FlowKeyV6, FlowRecord, FragmentKeyV4,
         FragmentKeyV6, FragmentRecordV4, FragmentRecordV6, HOOK_COUNT, HalfOpenRate, MAX_BACKENDS,
-        MAX_CLIENTS, MAX_FRAGMENTED, MAX_LOCAL, MAX_SERVICES, MAX_XDP_IFINDEX, Meta, NetAddr6,
-        NetU32, PORT_LIST_RANGES, PORT_LISTS, RINGS_PER_SERVICE, Refusals, ReplyDefaultKeyV4,
-        ReplyDefaultKeyV6, ReplyDefaultV4, ReplyDefaultV6, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4,
-        ReplyRecordV6, ServiceIdentity, ServiceScope, SocketPeer, SocketPeers, TRACE_BYTES,
-        TRACE_FILTERS as FILTERS, TraceEvent, TraceFilter, TraceState, VERDICT_SLOTS,
-        VIP_FILTER_WORDS,
+        MAX_CLIENTS, MAX_CONNECTED_DATAGRAMS, MAX_FRAGMENTED, MAX_LOCAL, MAX_SERVICES,
+        MAX_XDP_IFINDEX, Meta, NetAddr6, NetU32, PORT_LIST_RANGES, PORT_LISTS, RINGS_PER_SERVICE,
+        Refusals, ReplyDefaultKeyV4, ReplyDefaultKeyV6, ReplyDefaultV4, ReplyDefaultV6, ReplyKeyV4,
+        ReplyKeyV6, ReplyRecordV4, ReplyRecordV6, ServiceIdentity, ServiceScope, SocketPeer,
+        SocketPeers, TRACE_BYTES, TRACE_FILTERS as FILTERS, TraceEvent, TraceFilter, TraceState,
+        VERDICT_SLOTS, VIP_FILTER_WORDS,
     },
     engine::{Context, Decision, Family, wire::Headers},
 };
@@ -127,6 +127,9 @@ pub static SERVICE_SCOPES: Array<ServiceScope, { MAX_SERVICES as usize }, MAPPED
 pub static BACKEND_NETWORKS: Array<u64, BACKENDS, MAPPED> = Array::new();
 #[btf_map]
 pub static CONNECTED: SkStorage<SocketPeer> = SkStorage::new();
+#[btf_map]
+pub static CONNECTED_DATAGRAMS: LruHashMap<u64, u64, { MAX_CONNECTED_DATAGRAMS as usize }> =
+    LruHashMap::new();
 #[btf_map]
 pub static DATAGRAM_PEERS: SkStorage<SocketPeers> = SkStorage::new();
 

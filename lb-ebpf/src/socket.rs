@@ -129,6 +129,9 @@ fn connect<A: SocketFamily>(ctx: &SockAddrContext, asked: A, is_v6: bool) -> i32
         Verdict::Deliver | Verdict::Route => {
             // When there is no memory for it, the peer is shown as the backend.
             storage::remember_peer(ctx, &decision.peer(&call, 1));
+            if protocol == u32::from(PROTOCOL_UDP) {
+                storage::remember_connected(ctx, decision.backend, decision.generation);
+            }
             A::write(ctx, decision.address, decision.port, is_v6);
             GO_ON
         }

@@ -6,9 +6,10 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader, Read as _},
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -104,7 +105,7 @@ impl Callers {
         Ok(calls)
     }
 
-    /// Connections that wait, and how they end: the process, whose lines say it.
+    /// Connections that wait; returns when all are open.
     pub fn hold(
         &self,
         world: &World,
@@ -112,10 +113,21 @@ impl Callers {
         target: SocketAddr,
         count: usize,
         seconds: u64,
-    ) -> Result<Child> {
+    ) -> Result<Held> {
         let mut command = self.dialer(world, from)?;
         command.args(["hold", &target.to_string(), &count.to_string(), &seconds.to_string()]);
-        Ok(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?)
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        let mut lines = BufReader::new(child.stdout.take().context("no output")?);
+        let mut first = String::new();
+        lines.read_line(&mut first)?;
+        ensure!(first == "open\n", "not open: `{first}`");
+        Ok(Held { child, lines })
+    }
+
+    /// The dialer, for scripts.
+    #[must_use]
+    pub fn dial_path(&self) -> &Path {
+        &self.dial
     }
 
     fn dialer(&self, world: &World, from: Option<&Container>) -> Result<Command> {
@@ -124,6 +136,23 @@ impl Callers {
             None => Ok(self.on_node(world, &dial)),
             Some(container) => self.in_container(container, &dial),
         }
+    }
+}
+
+/// Connections that wait.
+#[derive(Debug)]
+pub struct Held {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Held {
+    /// Waits for the end, and says what became of each.
+    pub fn end(mut self) -> Result<String> {
+        let mut text = String::new();
+        self.lines.read_to_string(&mut text)?;
+        self.child.wait()?;
+        Ok(text)
     }
 }
 

@@ -188,7 +188,7 @@ fn what_cannot_be_served_is_told_at_once() -> Result<()> {
     ensure!(agent.drops("other_network")? >= 4 && agent.drops("no_frontend")? >= 3);
     // No backend at all.
     for web in &webs {
-        web.act("kill")?;
+        agent.lbctl(&format!("backend disable {}", web.name()))?;
     }
     agent.wait_backends(&[])?;
     let calls = callers.dial(&world, Some(&client), "tcp", target, 1)?;
@@ -253,12 +253,8 @@ fn connections_end_when_their_backend_is_gone_and_new_ones_succeed() -> Result<(
     let client = caller(&world, "client")?;
     wait_known(&agent, "client")?;
     let target = world.front();
-    let held = callers.hold(&world, Some(&client), target, 1000, 4)?;
-    let on_node = callers.hold(&world, None, target, 100, 4)?;
-    process::sleep(Duration::from_millis(1500))?;
-    let direct = SocketAddr::new(webs[0].address()?, 8080);
-    let beside = callers.hold(&world, Some(&client), direct, 3, 3)?;
-    process::sleep(Duration::from_millis(200))?;
+    let held = callers.hold(&world, Some(&client), target, 1000, 6)?;
+    let on_node = callers.hold(&world, None, target, 100, 6)?;
     // Its network stays for a moment, so that nothing but us tells its clients.
     let killed_ms = lb_tests::traffic::now_ms();
     process::kill(webs[0].pid()?, Signal::SIGKILL);
@@ -269,8 +265,8 @@ fn connections_end_when_their_backend_is_gone_and_new_ones_succeed() -> Result<(
     let calls = callers.dial(&world, Some(&client), "tcp", target, 100)?;
     assert_eq!(check(&calls, target, None)?.keys().collect::<Vec<_>>(), ["web-2"]);
 
-    for (mut held, all) in [(held, 1000), (on_node, 100)] {
-        let output = read_all(&mut held)?;
+    for (held, all) in [(held, 1000), (on_node, 100)] {
+        let output = held.end()?;
         let ends = output.lines().filter_map(|line| line.split_once("at_ms=")?.1.parse().ok());
         let ends: Vec<f64> = ends.collect();
         let latest = ends.iter().copied().fold(0.0, f64::max) - killed_ms;
@@ -278,16 +274,7 @@ fn connections_end_when_their_backend_is_gone_and_new_ones_succeed() -> Result<(
         let share = ends.len() * 100 / all;
         ensure!((35..=65).contains(&share), "{} of {all} ended", ends.len());
     }
-    drop(beside.wait_with_output()?);
     Ok(())
-}
-
-fn read_all(child: &mut std::process::Child) -> Result<String> {
-    use std::io::Read as _;
-    let mut text = String::new();
-    child.stdout.take().context("no output")?.read_to_string(&mut text)?;
-    child.wait()?;
-    Ok(text)
 }
 
 #[test]
@@ -300,9 +287,7 @@ fn connected_datagrams_are_told_and_others_move_at_once() -> Result<()> {
     let target = world.front();
     // One after the other on the same socket, about as long as it takes to kill.
     let mut command = callers.in_container(&client, "sh")?;
-    let dial = std::env::current_exe()?;
-    let dial = dial.ancestors().map(|it| it.join("lb-dial")).find(|it| it.is_file());
-    let dial = dial.context("lb-dial")?.display().to_string();
+    let dial = callers.dial_path().display();
     let script = format!(
         "for i in 1 2 3 4 5 6; do {dial} udp-again {target} 20000 & done; wait; \
          {dial} udp-unconnected {target} 5"
@@ -366,9 +351,7 @@ fn an_agent_comes_and_goes_and_calls_go_on() -> Result<()> {
     calls()?;
     let held = callers.hold(&world, Some(&client), target, 200, 4)?;
     let mut load = callers.in_container(&client, "sh")?;
-    let dial = std::env::current_exe()?;
-    let dial = dial.ancestors().map(|it| it.join("lb-dial")).find(|it| it.is_file());
-    let dial = dial.context("lb-dial")?.display().to_string();
+    let dial = callers.dial_path().display();
     let script = format!("while test -e $0; do {dial} tcp {target} 20; done");
     let flag = world.directory().join("load");
     std::fs::write(&flag, [])?;
@@ -390,7 +373,7 @@ fn an_agent_comes_and_goes_and_calls_go_on() -> Result<()> {
     agent.stop(Signal::SIGTERM)?;
     let removed = agent.uninstall()?;
     ensure!(removed.contains("program lb_connect4 of socket calls"), "{removed}");
-    let output = String::from_utf8(held.wait_with_output()?.stdout)?;
+    let output = held.end()?;
     ensure!(output.contains("alive=200"), "{output}");
     let direct = SocketAddr::new(_webs[0].address()?, 8080);
     check(&callers.dial(&world, Some(&client), "tcp", direct, 5)?, direct, None)?;

@@ -42,7 +42,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use aya::maps::MapData;
+use aya::maps::{HashMap, MapData};
 use lb_common::{
     abi::{Hook, NetAddr6, NetU32, TraceFilter, map_names, ticks_from_ns},
     engine,
@@ -100,6 +100,8 @@ pub struct Datapath {
     sockets: SocketStatus,
     /// The map `CONNECTED`, for the reaper.
     connected: Option<OwnedFd>,
+    /// The map `CONNECTED_DATAGRAMS`, likewise.
+    datagrams: Option<HashMap<MapData, u64, u64>>,
     gone: Option<mpsc::Sender<Gone>>,
     _locks: [Lock; 2],
 }
@@ -136,6 +138,8 @@ impl Datapath {
         let connected = MapData::from_pin(pins.maps().join(map_names::CONNECTED))
             .context("cannot open the map `CONNECTED`")?;
         let connected = connected.fd().as_fd().try_clone_to_owned()?;
+        let datagrams = tables::take(&mut ebpf, map_names::CONNECTED_DATAGRAMS)?;
+        let datagrams = HashMap::try_from(datagrams)?;
         let mut datapath = Self {
             tables: Tables::take(&mut ebpf)?,
             hooks,
@@ -149,6 +153,7 @@ impl Datapath {
             scopes: Scopes::take(&mut ebpf)?,
             sockets,
             connected: Some(connected),
+            datagrams: Some(datagrams),
             gone: None,
             _locks: locks,
         };
@@ -209,7 +214,7 @@ impl Datapath {
         let connected = self.connected.take()?;
         let (sender, receiver) = mpsc::channel();
         self.gone = Some(sender);
-        Some(Reaper::new(connected, receiver))
+        Some(Reaper::new(connected, self.datagrams.take()?, receiver))
     }
 
     /// Tells the reaper, if there is one.

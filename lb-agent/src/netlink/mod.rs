@@ -29,5 +29,5 @@ pub use namespace::Namespace;
 pub use node::{default_route_interfaces, forwarding_enabled, link_index, link_name};
 pub use process::{BootTicks, Process};
 pub use route::egress_interfaces;
-pub use sock_diag::end_sockets;
+pub use sock_diag::{Found, end_sockets};
 pub use socket_worker::SocketWorker;

@@ -1,8 +1,9 @@
 //! Ends sockets whose other end is gone, by `SOCK_DESTROY` in their own namespace.
 //!
-//! Which sockets these are is not guessed from addresses: the kernel hands out with each socket what
-//! our programs have stored in it, so that only sockets that we have led there are ended. The
-//! application gets an error from its next call, as from a reset.
+//! Which sockets these are is not guessed from addresses: with each socket of TCP the kernel hands out
+//! what our programs have stored in it, and with each of UDP its cookie, which they have written down.
+//! So only sockets that we have led there are ended. The application gets an error from its next call,
+//! as from a reset.
 
 use std::{
     io,
@@ -104,7 +105,16 @@ struct Attribute {
 const HEADER_BYTES: usize = size_of::<Header>();
 const ATTRIBUTE_BYTES: usize = size_of::<Attribute>();
 
-/// Ends the sockets of a namespace whose value in a map of socket storage says so; `None`: of the
+/// A socket that has a peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Found<'a> {
+    /// Its cookie.
+    pub cookie: u64,
+    /// What a map of socket storage holds for it; nothing for a socket of UDP.
+    pub stored: Option<&'a [u8]>,
+}
+
+/// Ends the sockets of a namespace of which `is_over` says so; `None`: of the
 /// calling thread's own namespace. Returns how many there were.
 ///
 /// # Minimum kernel version
@@ -113,7 +123,7 @@ const ATTRIBUTE_BYTES: usize = size_of::<Attribute>();
 pub fn end_sockets(
     process: Option<&Process>,
     storage: BorrowedFd<'_>,
-    is_over: &dyn Fn(&[u8]) -> bool,
+    is_over: &dyn Fn(Found<'_>) -> bool,
 ) -> io::Result<usize> {
     let socket = match process {
         Some(process) => Namespace::of(process)?.run(DiagSocket::open)?,
@@ -147,7 +157,7 @@ impl DiagSocket {
         family: libc::c_int,
         protocol: libc::c_int,
         storage: BorrowedFd<'_>,
-        is_over: &dyn Fn(&[u8]) -> bool,
+        is_over: &dyn Fn(Found<'_>) -> bool,
     ) -> io::Result<usize> {
         let byte = |number: libc::c_int| u8::try_from(number).unwrap_or_default();
         let request = Request {
@@ -178,7 +188,7 @@ impl DiagSocket {
         &self,
         request: Request,
         storage: BorrowedFd<'_>,
-        is_over: &dyn Fn(&[u8]) -> bool,
+        is_over: &dyn Fn(Found<'_>) -> bool,
     ) -> io::Result<Vec<SocketId>> {
         let map = attribute(REQUEST_MAP, storage.as_raw_fd().cast_unsigned().as_bytes());
         let attributes = attribute(REQUEST_STORAGES | NESTED, &map);
@@ -197,7 +207,9 @@ impl DiagSocket {
                         seen += 1;
                         let (answer, attributes) =
                             Answer::read_from_prefix(body).map_err(|_| malformed())?;
-                        if stored(attributes).is_some_and(is_over) {
+                        let [low, high] = [answer.id.0[10], answer.id.0[11]];
+                        let cookie = u64::from(high) << 32 | u64::from(low);
+                        if is_over(Found { cookie, stored: stored(attributes) }) {
                             found.push(answer.id);
                         }
                     }

@@ -10,7 +10,8 @@ use std::{
     time::Duration,
 };
 
-use lb_common::abi::SocketPeer;
+use aya::maps::{HashMap, MapData};
+use lb_common::abi::{SocketPeer, connected_to};
 use zerocopy::FromBytes as _;
 
 use super::Registry;
@@ -27,14 +28,20 @@ pub type Gone = (u32, u32);
 #[derive(Debug)]
 pub struct Reaper {
     connected: OwnedFd,
+    datagrams: HashMap<MapData, u64, u64>,
     gone: Receiver<Gone>,
 }
 
 impl Reaper {
-    /// One that hears of what is gone. `connected` is the map of what sockets remember.
+    /// One that hears of what is gone. `connected` is the map of what sockets remember, `datagrams` that
+    /// of the sockets of UDP.
     #[must_use]
-    pub fn new(connected: OwnedFd, gone: Receiver<Gone>) -> Self {
-        Self { connected, gone }
+    pub fn new(
+        connected: OwnedFd,
+        datagrams: HashMap<MapData, u64, u64>,
+        gone: Receiver<Gone>,
+    ) -> Self {
+        Self { connected, datagrams, gone }
     }
 
     /// Works until nobody can tell it of anything any more. The calling thread must be in the node's
@@ -60,6 +67,11 @@ impl Reaper {
         }
     }
 
+    fn is_connected_to(&self, cookie: u64, gone: &BTreeSet<Gone>) -> bool {
+        let Ok(held) = self.datagrams.get(&cookie, 0) else { return false };
+        gone.iter().any(|(backend, generation)| held == connected_to(*backend, *generation))
+    }
+
     fn end(&self, gone: &BTreeSet<Gone>, registry: &Registry) {
         for known in registry.all() {
             let process = match known.pid.map(Process::open).transpose() {
@@ -67,9 +79,15 @@ impl Reaper {
                 // Its sockets have ended with it.
                 Err(_) => continue,
             };
-            let result = netlink::end_sockets(process.as_ref(), self.connected.as_fd(), &|value| {
-                is_of(value, gone)
-            });
+            let result =
+                netlink::end_sockets(
+                    process.as_ref(),
+                    self.connected.as_fd(),
+                    &|found| match found.stored {
+                        Some(value) => is_of(value, gone),
+                        None => self.is_connected_to(found.cookie, gone),
+                    },
+                );
             match result {
                 Ok(0) => {}
                 Ok(count) => {

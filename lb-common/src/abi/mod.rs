@@ -45,9 +45,9 @@ pub use service::{
     Limits, META_REPLY_DEFAULTS, META_ROUTED_BACKENDS, META_TRACES, Meta, ServiceIdentity,
 };
 pub use socket::{
-    CLIENT_CONTAINER, CLIENT_NETWORKS, CLIENT_NODE, Client, MAX_CLIENTS, PREFERS_NODE,
-    SCOPE_NETWORKS, SOCKET_PEERS, ServiceScope, SocketPeer, SocketPeers, VISIBLE_TO_CONTAINERS,
-    VISIBLE_TO_NETWORKS, VISIBLE_TO_NODE,
+    CLIENT_CONTAINER, CLIENT_NETWORKS, CLIENT_NODE, Client, MAX_CLIENTS, MAX_CONNECTED_DATAGRAMS,
+    PREFERS_NODE, SCOPE_NETWORKS, SOCKET_PEERS, ServiceScope, SocketPeer, SocketPeers,
+    VISIBLE_TO_CONTAINERS, VISIBLE_TO_NETWORKS, VISIBLE_TO_NODE, connected_to,
 };
 pub use trace::{
     TRACE_ANY_REASON, TRACE_BYTES, TRACE_EDIT_DESTINATION, TRACE_EDIT_NONE, TRACE_EDIT_SOURCE,
@@ -197,6 +197,9 @@ pub mod map_names {
     pub const BACKEND_NETWORKS: &str = "BACKEND_NETWORKS";
     /// `SkStorage<SocketPeer>`: of sockets that are connected.
     pub const CONNECTED: &str = "CONNECTED";
+    /// `LruHashMap<u64, u64>`: by socket cookie, number and generation of the backend that a socket of
+    /// UDP is connected to. The kernel lists what is stored in sockets of TCP only.
+    pub const CONNECTED_DATAGRAMS: &str = "CONNECTED_DATAGRAMS";
     /// `SkStorage<SocketPeers>`: of sockets that send datagrams to an address each.
     pub const DATAGRAM_PEERS: &str = "DATAGRAM_PEERS";
 
@@ -243,6 +246,7 @@ pub mod map_names {
         SERVICE_SCOPES,
         BACKEND_NETWORKS,
         CONNECTED,
+        CONNECTED_DATAGRAMS,
         DATAGRAM_PEERS,
     ];
 }

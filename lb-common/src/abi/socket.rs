@@ -7,6 +7,9 @@ use super::net::{NetAddr6, NetU16};
 
 /// Network namespaces whose clients are known; a node runs no more containers than that.
 pub const MAX_CLIENTS: u32 = 8192;
+/// Connected sockets of UDP that can be told that their backend is gone; of more, those that were
+/// connected last.
+pub const MAX_CONNECTED_DATAGRAMS: u32 = 64 * 1024;
 /// Networks that one client is known to be on.
 pub const CLIENT_NETWORKS: usize = 8;
 /// Networks that one service can be visible to.
@@ -28,6 +31,13 @@ pub const VISIBLE_TO_CONTAINERS: u32 = 2;
 pub const VISIBLE_TO_NETWORKS: u32 = 4;
 /// [`ServiceScope`]: a backend on this node is preferred.
 pub const PREFERS_NODE: u32 = 8;
+
+/// Value of `CONNECTED_DATAGRAMS`.
+#[inline(always)]
+#[must_use]
+pub const fn connected_to(backend: u32, generation: u32) -> u64 {
+    (backend as u64) << 32 | generation as u64
+}
 
 /// Who calls from a network namespace: value of `CLIENTS`, by namespace cookie.
 #[repr(C, align(8))]

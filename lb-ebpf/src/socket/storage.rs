@@ -1,15 +1,18 @@
 //! What sockets remember. It is part of the socket: it ends with it, no other socket can push it out,
 //! and its memory counts as the socket's own.
 
-use aya_ebpf::programs::SockAddrContext;
+use aya_ebpf::{EbpfContext as _, helpers::bpf_get_socket_cookie, programs::SockAddrContext};
 use lb_common::{
-    abi::{FAMILY_V4, FAMILY_V6, NetAddr6, NetU16, NetU32, SOCKET_PEERS, SocketPeer, SocketPeers},
+    abi::{
+        FAMILY_V4, FAMILY_V6, NetAddr6, NetU16, NetU32, SOCKET_PEERS, SocketPeer, SocketPeers,
+        connected_to,
+    },
     engine::wire::Address as _,
     socket::{Call, Decision, find, place_for, translate_back},
 };
 
 use super::address::{self, SocketFamily};
-use crate::maps::{CONNECTED, DATAGRAM_PEERS};
+use crate::maps::{CONNECTED, CONNECTED_DATAGRAMS, DATAGRAM_PEERS};
 
 /// Remembers whom a socket is connected to. False: there is no memory.
 #[inline(always)]
@@ -23,6 +26,15 @@ pub fn remember_peer(ctx: &SockAddrContext, peer: &SocketPeer) -> bool {
     // shows it.
     unsafe { *place = *peer };
     true
+}
+
+/// Lets the agent find the socket when its backend is gone.
+#[inline(always)]
+pub fn remember_connected(ctx: &SockAddrContext, backend: u32, generation: u32) {
+    // SAFETY: the context is a socket's.
+    let socket = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    // The oldest makes room.
+    let _ = CONNECTED_DATAGRAMS.insert(&socket, connected_to(backend, generation), 0);
 }
 
 /// Forgets whom a socket was connected to before.
@@ -116,7 +128,7 @@ pub fn name_sender_v6(ctx: &SockAddrContext) {
 #[inline(always)]
 pub fn name_peer_v4(ctx: &SockAddrContext) {
     let (peer, port) = (wide_v4(address::v4(ctx)), address::port(ctx));
-    if let Some((vip, vip_port)) = connected_to(ctx, FAMILY_V4, peer, port) {
+    if let Some((vip, vip_port)) = peer_of(ctx, FAMILY_V4, peer, port) {
         NetU32::write(ctx, NetU32::from_raw(vip.raw()[0]), vip_port, false);
     }
 }
@@ -127,12 +139,12 @@ pub fn name_peer_v6(ctx: &SockAddrContext) {
     let (peer, port) = (address::v6(ctx), address::port(ctx));
     match address::unmapped(peer) {
         Some(peer) => {
-            if let Some((vip, vip_port)) = connected_to(ctx, FAMILY_V4, wide_v4(peer), port) {
+            if let Some((vip, vip_port)) = peer_of(ctx, FAMILY_V4, wide_v4(peer), port) {
                 NetU32::write(ctx, NetU32::from_raw(vip.raw()[0]), vip_port, true);
             }
         }
         None => {
-            if let Some((vip, vip_port)) = connected_to(ctx, FAMILY_V6, peer, port) {
+            if let Some((vip, vip_port)) = peer_of(ctx, FAMILY_V6, peer, port) {
                 NetAddr6::write(ctx, vip, vip_port, true);
             }
         }
@@ -141,7 +153,7 @@ pub fn name_peer_v6(ctx: &SockAddrContext) {
 
 /// The address that a connected socket asked for.
 #[inline(always)]
-fn connected_to(
+fn peer_of(
     ctx: &SockAddrContext,
     family: u32,
     peer: NetAddr6,
@@ -164,7 +176,7 @@ fn asked_for(
     from: NetAddr6,
     port: NetU16,
 ) -> Option<(NetAddr6, NetU16)> {
-    if let Some(asked) = connected_to(ctx, family, from, port) {
+    if let Some(asked) = peer_of(ctx, family, from, port) {
         return Some(asked);
     }
     // SAFETY: as above.
