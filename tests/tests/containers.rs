@@ -196,6 +196,28 @@ fn direct_and_published_access_work_beside_the_vip() -> Result<()> {
     Ok(())
 }
 
+/// The container meets the same client address and port by one way after the other, and may answer the
+/// next way's SYN from a socket in `TIME_WAIT` (RFC 9293, section 3.10.7.4). What it says then must
+/// reach whoever asked: otherwise each such connection waits for its SYN to be sent again.
+#[test]
+fn client_ports_come_by_every_way_in_turn() -> Result<()> {
+    needs!(docker);
+    let world = World::docker()?;
+    let web = world.web(1)?.with("--publish 18080:8080").start()?;
+    let agent = world.start_agent(&world.config())?;
+    agent.wait_backends(&["web-1"])?;
+    let direct = (web.address()?, PORT).into();
+    let published = (NODE, 18080).into();
+    // So few ports that the ways share them.
+    let mut sysctl = world.client().command("sysctl");
+    process::run(sysctl.args(["-qw", "net.ipv4.ip_local_port_range=41000 41039"]))?;
+    for way in [world.front(), direct, world.front(), published, world.front()] {
+        let report = world.client().fetch(way, 12)?;
+        ensure!(report.check()?.ok == 12, "by {way}: {report:?}");
+    }
+    Ok(())
+}
+
 #[test]
 fn forward_policy_drop_and_dockers_rules_do_not_matter() -> Result<()> {
     needs!(docker);

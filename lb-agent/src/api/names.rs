@@ -48,7 +48,7 @@ pub(crate) fn answer(number: u32) -> &'static str {
 
 /// Of a record's `CLASS_*`.
 pub(crate) fn class(number: u32) -> &'static str {
-    const NAMES: [&str; 7] = [
+    const NAMES: [&str; 9] = [
         "half_open",
         "established",
         "closing_by_client",
@@ -56,6 +56,8 @@ pub(crate) fn class(number: u32) -> &'static str {
         "closed",
         "datagram",
         "answered",
+        "reset",
+        "last_ack",
     ];
     name_of(&NAMES, number)
 }

@@ -81,6 +81,7 @@ fn headers<A: Family>(query: &ExplainQuery, client: A, vip: A) -> Headers<A> {
         destination_port: NetU16::new(query.vip.port()),
         protocol: protocol.into(),
         tcp_flags,
+        tcp_header_bytes: TCP_HEADER_BYTES as u32,
         traffic_class: 0,
         hop_limit: 64,
         l3_offset: ETHERNET_HEADER_BYTES,

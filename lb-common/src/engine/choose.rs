@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     abi::{
-        BACKEND_NONE, CLASS_CLOSED, CLASS_CLOSING_BY_CLIENT, CLASS_DATAGRAM, CLASS_ESTABLISHED,
-        CLASS_HALF_OPEN, DropReason, FlowRecord, Limits, Refusals, SLOT_MOVING, SLOT_PLAIN, Slot,
+        BACKEND_NONE, CLASS_CLOSING_BY_CLIENT, CLASS_DATAGRAM, CLASS_ESTABLISHED, CLASS_HALF_OPEN,
+        CLASS_RESET, DropReason, FlowRecord, Limits, Refusals, SLOT_MOVING, SLOT_PLAIN, Slot,
         TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS, is_closing,
     },
     rules::{Rule, is_broken},
@@ -316,7 +316,9 @@ const fn is_long(class: u32) -> bool {
 const fn class_after(before: u32, kind: PacketKind) -> u32 {
     match kind {
         PacketKind::Fin => closed_by(before, CLASS_CLOSING_BY_CLIENT),
-        PacketKind::Reset => CLASS_CLOSED,
+        PacketKind::Reset => CLASS_RESET,
+        // The RST was not the client's, or not in its window.
+        PacketKind::Data if before == CLASS_RESET => CLASS_ESTABLISHED,
         _ if is_closing(before) => before,
         PacketKind::Data => CLASS_ESTABLISHED,
         _ => before,

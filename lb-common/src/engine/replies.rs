@@ -11,12 +11,12 @@ use super::{
     choose::packet_kind,
     fragments,
     record::{closed_by, is_fresh},
-    wire::{Fragment, Headers, PROTOCOL_UDP},
+    wire::{Address, Fragment, Headers, PROTOCOL_UDP},
 };
 use crate::abi::{
     BACKEND_NONE, CLASS_ANSWERED, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT,
-    CLASS_DATAGRAM, CLASS_ESTABLISHED, CLASS_HALF_OPEN, DropReason, FlowRecord,
-    META_REPLY_DEFAULTS, REPLY_DEFAULT_AMBIGUOUS, Verdict, is_closing,
+    CLASS_DATAGRAM, CLASS_ESTABLISHED, CLASS_HALF_OPEN, CLASS_LAST_ACK, CLASS_RESET, DropReason,
+    FlowRecord, META_REPLY_DEFAULTS, REPLY_DEFAULT_AMBIGUOUS, Verdict, is_closing,
 };
 
 /// A record of replies and which table it is in.
@@ -85,7 +85,7 @@ pub(super) fn remember<A: Family, T: Tables<A>>(
     record.reply_record = A::reply_record(&Way {
         vip: flow.server,
         vip_port: flow.server_port,
-        class: class_after_client(before, is_new, kind) as u16,
+        class: class_after_client(before, is_new, kind, headers) as u16,
         backend: choice.number,
         generation: choice.backend.generation,
         ifindex: context.reply_ifindex,
@@ -115,16 +115,29 @@ const fn touched(class: u32, table: ReplyTable) -> ReplyChange {
 
 /// Class of a record of replies after a packet of the client.
 #[inline(always)]
-const fn class_after_client(before: u32, is_new: bool, kind: PacketKind) -> u32 {
+const fn class_after_client<A: Address>(
+    before: u32,
+    is_new: bool,
+    kind: PacketKind,
+    headers: &Headers<A>,
+) -> u32 {
     match kind {
-        PacketKind::Reset => CLASS_CLOSED,
+        PacketKind::Reset => CLASS_RESET,
         PacketKind::Fin if is_new => CLASS_CLOSING_BY_CLIENT,
-        PacketKind::Fin => closed_by(before, CLASS_CLOSING_BY_CLIENT),
+        PacketKind::Fin => acknowledged_by(closed_by(before, CLASS_CLOSING_BY_CLIENT)),
         _ if is_new => CLASS_HALF_OPEN,
-        PacketKind::Data if before == CLASS_ANSWERED => CLASS_ESTABLISHED,
+        PacketKind::Data if before == CLASS_ANSWERED || before == CLASS_RESET => CLASS_ESTABLISHED,
+        PacketKind::Data if before == CLASS_CLOSED && !headers.is_bare_ack() => CLASS_LAST_ACK,
         PacketKind::Datagram if before == CLASS_ANSWERED => CLASS_DATAGRAM,
         _ => before,
     }
+}
+
+/// Class of a record of replies after a FIN: if both sides have sent one now, the backend may have to
+/// acknowledge the client's.
+#[inline(always)]
+const fn acknowledged_by(class: u32) -> u32 {
+    if class == CLASS_CLOSED { CLASS_LAST_ACK } else { class }
 }
 
 /// How a reply goes.
@@ -286,10 +299,9 @@ pub(super) fn translate_error<A: Family, P: Packet, T: Tables<A>>(
 
 /// Whether what the backend sends is not for the client of the recorded flow but for somebody with
 /// the same address and port who comes by another way. A SYN+ACK is, once the flow is closing. When
-/// both sides have closed the backend only answers packets of the client, so anything is unless the
-/// client was heard of just now: above all the acknowledgement with which a socket in `TIME_WAIT`
-/// answers a SYN (RFC 9293, section 3.10.7.4); a client that does not get it hangs. A datagram is,
-/// once neither side has sent any for the time of a record.
+/// both sides have closed and the backend has acknowledged that, another bare acknowledgement is: with
+/// it a socket in `TIME_WAIT` answers a SYN (RFC 9293, section 3.10.7.4), and a client that does not
+/// get it waits in vain. A datagram is, once neither side has sent any for the time of a record.
 #[inline(always)]
 fn is_stranger<A: Family, T: Tables<A>>(
     tables: &T,
@@ -304,9 +316,7 @@ fn is_stranger<A: Family, T: Tables<A>>(
     if headers.is_syn_ack() {
         return is_closing(class);
     }
-    class == CLASS_CLOSED
-        && !headers.is_closing()
-        && context.now_tick.wrapping_sub(way.last_seen_tick) > 1
+    class == CLASS_CLOSED && headers.is_bare_ack()
 }
 
 /// What a reply changes in its record. The time of a connection is its client's: a backend alone keeps
@@ -324,7 +334,9 @@ fn note_reply<A: Family>(
     }
     let before = u32::from(known.way.class);
     let class = if headers.is_closing() {
-        closed_by(before, CLASS_CLOSING_BY_BACKEND)
+        acknowledged_by(closed_by(before, CLASS_CLOSING_BY_BACKEND))
+    } else if before == CLASS_LAST_ACK && headers.is_bare_ack() {
+        CLASS_CLOSED
     } else if before == CLASS_HALF_OPEN {
         CLASS_ANSWERED
     } else {

@@ -131,6 +131,8 @@ pub struct Headers<A> {
     pub protocol: u32,
     /// Flag byte of the TCP header.
     pub tcp_flags: u32,
+    /// Bytes of the TCP header with options.
+    pub tcp_header_bytes: u32,
     /// Type of service or traffic class.
     pub traffic_class: u32,
     /// Time to live or hop limit.
@@ -157,6 +159,7 @@ impl<A: Address> Headers<A> {
         destination_port: NetU16::new(0),
         protocol: 0,
         tcp_flags: 0,
+        tcp_header_bytes: 0,
         traffic_class: 0,
         hop_limit: 0,
         l3_offset: 0,
@@ -231,6 +234,14 @@ impl<A: Address> Headers<A> {
     #[must_use]
     pub const fn is_closing(&self) -> bool {
         self.tcp_flags & (TCP_RST | TCP_FIN) != 0
+    }
+
+    /// An acknowledgement and nothing else.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_bare_ack(&self) -> bool {
+        self.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN) == TCP_ACK
+            && self.l4_bytes() <= self.tcp_header_bytes
     }
 
     /// Why a packet to a VIP cannot have come from where it says: [`DropReason::Land`],

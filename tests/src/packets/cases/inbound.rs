@@ -3,7 +3,7 @@
 use lb_common::{
     abi::{
         CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT, CLASS_ESTABLISHED,
-        CLASS_HALF_OPEN, DropReason, TAKES_OLD,
+        CLASS_HALF_OPEN, CLASS_RESET, DropReason, TAKES_OLD,
     },
     engine::answer::AnswerKind,
 };
@@ -212,11 +212,25 @@ pub(super) fn known_flows(net: &Net) -> Vec<Case> {
             net.flow(1, CLASS_HALF_OPEN),
         ),
         checked(
-            "RST closes a record",
+            "RST of the client ends a record soon",
             on_one(CLASS_ESTABLISHED),
             tcp(net.client, net.vip, "R"),
             net.one,
-            net.flow(1, CLASS_CLOSED),
+            net.flow(1, CLASS_RESET),
+        ),
+        checked(
+            "data after a RST: that was somebody else's",
+            on_one(CLASS_RESET),
+            net.ack(),
+            net.one,
+            net.flow(1, CLASS_ESTABLISHED),
+        ),
+        checked(
+            "a SYN after a RST decides anew",
+            on_two(CLASS_RESET),
+            net.syn(),
+            net.one,
+            net.flow(1, CLASS_HALF_OPEN),
         ),
         checked(
             "FIN of the client after that of the backend closes the record",

@@ -2,6 +2,7 @@
 
 mod choice;
 mod datagrams;
+mod endings;
 mod errors;
 mod fragments;
 mod headers;
@@ -53,7 +54,8 @@ pub fn all() -> Vec<Case> {
             outbound::replies(net),
             outbound::defaults(net),
             outbound::two_frontends(net),
-            outbound::after_the_end(net),
+            endings::endings(net),
+            endings::after_the_end(net),
             outbound::routed(net),
             ports::wide(net),
             datagrams::forms(net),

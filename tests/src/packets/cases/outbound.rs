@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use lb_common::abi::{
-    CLASS_ANSWERED, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT,
-    CLASS_ESTABLISHED, CLASS_HALF_OPEN, DropReason, FRONTEND_RECORDS_REPLIES, META_REPLY_DEFAULTS,
+    CLASS_ANSWERED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT, CLASS_ESTABLISHED,
+    CLASS_HALF_OPEN, DropReason, FRONTEND_RECORDS_REPLIES, META_REPLY_DEFAULTS,
     META_ROUTED_BACKENDS, PROTOCOL_TCP, REPLY_DEFAULT_AMBIGUOUS, Verdict,
 };
 
@@ -15,7 +15,7 @@ use crate::packets::{
 };
 
 impl Net {
-    fn said_by_one(&self, flags: &'static str) -> PacketSpec {
+    pub(super) fn said_by_one(&self, flags: &'static str) -> PacketSpec {
         tcp(self.one, self.client, flags)
     }
 }
@@ -25,11 +25,11 @@ fn replied_by(vip: SocketAddr, input: &PacketSpec) -> Step {
     forwarded(Program::TcReply, Verdict::Reply, input, &output)
 }
 
-fn replied(net: &Net, input: &PacketSpec) -> Step {
+pub(super) fn replied(net: &Net, input: &PacketSpec) -> Step {
     replied_by(net.vip, input)
 }
 
-fn pass(input: &PacketSpec) -> Step {
+pub(super) fn pass(input: &PacketSpec) -> Step {
     passed(Program::TcReply, input.bytes())
 }
 
@@ -200,46 +200,6 @@ pub(super) fn replies(net: &Net) -> Vec<Case> {
             }],
             established,
             kept,
-        ),
-    ]
-}
-
-/// Replies of flows that both sides have closed.
-pub(super) fn after_the_end(net: &Net) -> Vec<Case> {
-    let closed = |age_ticks| KnownReply { age_ticks, ..net.reply(CLASS_CLOSED) };
-    let world = |age_ticks| World { replies: vec![closed(age_ticks)], ..net.recording() };
-    vec![
-        case(
-            "FIN of the backend after that of the client closes both records",
-            World {
-                flows: vec![net.flow(1, CLASS_CLOSING_BY_CLIENT)],
-                replies: vec![net.reply(CLASS_CLOSING_BY_CLIENT)],
-                ..net.recording()
-            },
-            vec![replied(net, &net.said_by_one("F."))],
-            vec![net.flow(1, CLASS_CLOSED)],
-            vec![closed(0)],
-        ),
-        case(
-            "the last acknowledgement still comes from the VIP",
-            world(0),
-            vec![replied(net, &net.said_by_one("."))],
-            vec![],
-            vec![closed(0)],
-        ),
-        case(
-            "a FIN that is sent again comes from the VIP",
-            world(20),
-            vec![replied(net, &net.said_by_one("F."))],
-            vec![],
-            vec![closed(20)],
-        ),
-        case(
-            "TIME_WAIT that answers a direct SYN is left alone, and the record goes",
-            world(20),
-            vec![pass(&net.said_by_one("."))],
-            vec![],
-            vec![],
         ),
     ]
 }
