@@ -27,6 +27,8 @@ pub mod lifecycle;
 pub mod maglev;
 pub mod model;
 #[cfg(feature = "agent")]
+pub mod names;
+#[cfg(feature = "agent")]
 pub mod netlink;
 #[cfg(feature = "agent")]
 pub mod plan;

@@ -31,7 +31,7 @@ use crate::{
     config::{self, Config, DockerConfig, LabelsConfig},
     datapath::{self, Datapath},
     journal::Journal,
-    labels, netlink, plan,
+    labels, names, netlink, plan,
     provider::{ProviderEvent, docker, file},
     sockets::{Clients, Registry},
     steering::Store,
@@ -170,6 +170,7 @@ impl Daemon {
         if let Some(metrics) = metrics {
             tokio::spawn(metrics.run(stop.clone()));
         }
+        names::start(&config.names, &view, &stop);
         if has_sockets {
             follow_clients(&config.docker, registry, events.clone(), &stop)?;
         }

@@ -309,6 +309,11 @@ fn status_says_what_is_wrong() {
             xdp: "native".to_owned(),
             trouble: None,
         }],
+        sockets: SocketsView {
+            cgroup: Some("/sys/fs/cgroup".to_owned()),
+            trouble: None,
+            clients: vec!["web".to_owned()],
+        },
         records: Some(RecordsView { flows_v4: 17, limit: 131_072, ..RecordsView::default() }),
         tables: table_views(),
         drops: vec![DropView { reason: "no_backend".to_owned(), packets: 4 }],
