@@ -438,3 +438,22 @@ fn whoever_is_outside_of_the_cgroup_is_left_alone() -> Result<()> {
     ensure!(inside.success(), "translated");
     Ok(())
 }
+
+#[test]
+fn calls_are_traced_while_somebody_looks() -> Result<()> {
+    needs!(docker);
+    let mut world = World::docker()?;
+    let (callers, agent, _webs) = start(&mut world, "")?;
+    let mut command = agent.lbctl_command("trace --seconds 3");
+    let child = command.stdout(std::process::Stdio::piped()).spawn()?;
+    process::sleep(Duration::from_millis(700))?;
+    check(&callers.dial(&world, None, "tcp", world.front(), 5)?, world.front(), None)?;
+    callers.dial(&world, None, "tcp", vip(81), 1)?;
+    let output = String::from_utf8(child.wait_with_output()?.stdout)?;
+    let calls: Vec<_> = output.lines().filter(|line| line.contains(" socket ")).collect();
+    let served = format!("> {}: deliver to ", world.front());
+    let count = calls.iter().filter(|line| line.contains(&served)).count();
+    ensure!(count == 5 && calls.iter().all(|line| line.contains("namespace ")), "{output}");
+    ensure!(calls.iter().any(|line| line.contains("drop, no_frontend")), "{output}");
+    Ok(())
+}
