@@ -67,10 +67,10 @@ impl AgentConfig {
             || "enabled = false".to_owned(),
             |socket| format!("endpoint = \"unix://{}\"\nresync_seconds = 2", socket.display()),
         );
-        let cgroup = self
-            .cgroup
-            .as_ref()
-            .map_or_else(|| "enabled = false".to_owned(), |path| format!("path = {path:?}"));
+        let cgroup = self.cgroup.as_ref().map_or_else(
+            || "enabled = false".to_owned(),
+            |path| format!("path = \"{}\"", path.display()),
+        );
         let balancer = |(name, vip): &(String, String)| {
             format!("[[balancer]]\nname = {name:?}\nvip = {vip:?}\n")
         };

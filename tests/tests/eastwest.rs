@@ -95,7 +95,9 @@ fn every_kind_of_call_is_balanced_and_shows_the_vip() -> Result<()> {
             for _ in 0..16 / count {
                 let calls = callers.dial(&world, from, way, target, count)?;
                 let of = check(&calls, target, client).with_context(|| way.to_owned())?;
-                of.into_iter().for_each(|(name, count)| *shares.entry(name).or_insert(0) += count);
+                for (name, count) in of {
+                    *shares.entry(name).or_insert(0) += count;
+                }
             }
             let names: Vec<_> = shares.keys().map(String::as_str).collect();
             ensure!(names == ["web-1", "web-2"], "{way} from {from:?}: {shares:?}");
@@ -338,7 +340,7 @@ fn shared_and_host_networks_are_served() -> Result<()> {
 fn an_agent_comes_and_goes_and_calls_go_on() -> Result<()> {
     needs!(docker);
     let mut world = World::docker()?;
-    let (callers, mut agent, _webs) = start(&mut world, "")?;
+    let (callers, mut agent, webs) = start(&mut world, "")?;
     let client = caller(&world, "client")?;
     wait_known(&agent, "client")?;
     let target = world.front();
@@ -375,7 +377,7 @@ fn an_agent_comes_and_goes_and_calls_go_on() -> Result<()> {
     ensure!(removed.contains("program lb_connect4 of socket calls"), "{removed}");
     let output = held.end()?;
     ensure!(output.contains("alive=200"), "{output}");
-    let direct = SocketAddr::new(_webs[0].address()?, 8080);
+    let direct = SocketAddr::new(webs[0].address()?, 8080);
     check(&callers.dial(&world, Some(&client), "tcp", direct, 5)?, direct, None)?;
     Ok(())
 }

@@ -19,7 +19,7 @@ use super::{
     types::{
         BackendCountsView, BackendView, DropReasonView, DropView, FrontView, ProviderState,
         ProviderView, RefusalView, RefusedBy, RepliesView, ServiceDetail, ServiceView,
-        ServingState, SocketsView, StatusView, TableView, VerdictView, VipView,
+        ServingState, StatusView, TableView, VerdictView, VipView,
     },
 };
 use crate::model::FrontendAddress;
@@ -212,7 +212,7 @@ pub fn status(status: &StatusView) -> String {
             records.limit
         )
     }));
-    lines.extend(sockets(&status.sockets));
+    lines.extend(status.sockets.summary().map(|line| printable(&line)));
     let sections = [
         providers(&status.providers),
         fronts(&status.fronts),
@@ -279,18 +279,6 @@ fn fronts(fronts: &[FrontView]) -> String {
         ]
     });
     render_unless_empty(["FRONT", "TC", "XDP", "TROUBLE"], &[], rows)
-}
-
-/// Nothing, where socket calls are nobody's business.
-fn sockets(sockets: &SocketsView) -> Option<String> {
-    let whose = sockets.cgroup.as_ref().map(|cgroup| {
-        format!("socket calls below {cgroup}, containers known {}", sockets.clients.len())
-    });
-    match (whose, &sockets.trouble) {
-        (whose, None) => whose.map(|whose| printable(&whose)),
-        (None, Some(trouble)) => Some(printable(&format!("socket calls: none; {trouble}"))),
-        (Some(whose), Some(trouble)) => Some(printable(&format!("{whose}; {trouble}"))),
-    }
 }
 
 fn tables(tables: &[TableView]) -> String {

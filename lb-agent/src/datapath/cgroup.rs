@@ -87,15 +87,12 @@ fn unescape(text: &str) -> String {
     let mut unescaped = parts.next().unwrap_or_default().to_owned();
     for part in parts {
         let code = part.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match code {
-            Some(code) => {
-                unescaped.push(char::from(code));
-                unescaped.push_str(&part[3..]);
-            }
-            None => {
-                unescaped.push('\\');
-                unescaped.push_str(part);
-            }
+        if let Some(code) = code {
+            unescaped.push(char::from(code));
+            unescaped.push_str(&part[3..]);
+        } else {
+            unescaped.push('\\');
+            unescaped.push_str(part);
         }
     }
     unescaped

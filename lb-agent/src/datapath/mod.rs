@@ -219,9 +219,11 @@ impl Datapath {
 
     /// Tells the reaper, if there is one.
     fn tell_gone(&self, number: u32) {
-        if let Some(gone) = &self.gone {
-            // Without reaper sockets end by themselves, later.
-            let _ = gone.send((number, self.tables.identity(number).generation));
+        let generation = self.tables.identity(number).generation;
+        if let Some(gone) = &self.gone
+            && gone.send((number, generation)).is_err()
+        {
+            tracing::debug!(number, "nobody ends its sockets; they end by themselves, later");
         }
     }
 

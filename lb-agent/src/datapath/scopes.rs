@@ -20,7 +20,7 @@ const FLAGS_WORD: usize = offset_of!(ServiceScope, flags) / 8;
 /// The maps, and what they hold.
 pub(super) struct Scopes {
     clients: HashMap<MapData, u64, Client>,
-    scopes: MappedArray<ServiceScope>,
+    services: MappedArray<ServiceScope>,
     networks: MappedArray<u64>,
     held: SocketTables,
 }
@@ -30,7 +30,7 @@ impl Scopes {
     pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
         let mut scopes = Self {
             clients: HashMap::try_from(take(ebpf, map_names::CLIENTS)?)?,
-            scopes: mapped(ebpf, map_names::SERVICE_SCOPES)?,
+            services: mapped(ebpf, map_names::SERVICE_SCOPES)?,
             networks: mapped(ebpf, map_names::BACKEND_NETWORKS)?,
             held: SocketTables::default(),
         };
@@ -45,7 +45,7 @@ impl Scopes {
             let (cookie, client) = entry.context("`CLIENTS` cannot be read")?;
             held.clients.insert(cookie, client);
         }
-        let scopes = (0..MAX_SERVICES).filter_map(|it| Some((it, self.scopes.load(it)?)));
+        let scopes = (0..MAX_SERVICES).filter_map(|it| Some((it, self.services.load(it)?)));
         held.scopes = scopes.filter(|(_, it)| *it != ServiceScope::default()).collect();
         let networks = (0..=MAX_BACKENDS).filter_map(|it| Some((it, self.networks.load(it)?)));
         held.networks = networks.filter(|(_, it)| *it != 0).collect();
@@ -86,9 +86,9 @@ impl Scopes {
             let new = scope.unwrap_or_default();
             // Nobody sees it while its networks change: the flags go first and come last.
             let stored = self
-                .scopes
+                .services
                 .store(number, &ServiceScope::default(), FLAGS_WORD + 1)
-                .and_then(|()| self.scopes.store(number, &new, FLAGS_WORD));
+                .and_then(|()| self.services.store(number, &new, FLAGS_WORD));
             if note(stored.ok_or_else(too_short)) {
                 keep(&mut self.held.scopes, number, scope);
             }

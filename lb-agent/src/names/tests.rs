@@ -1,3 +1,5 @@
+//! Names, questions about them, and answers over the wire.
+
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     str::FromStr as _,

@@ -57,7 +57,7 @@ pub fn run(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<()> {
         if let Some(log) = node.take_log() {
             tokio::spawn(log.follow());
         }
-        Daemon::start(node, config, config_path).await?.run().await
+        Box::pin(Daemon::start(node, config, config_path)).await?.run().await
     });
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
@@ -143,18 +143,9 @@ impl Daemon {
             tokio::spawn(all.run(trace_requests, stop.clone()));
         }
 
-        let registry = Registry::default();
-        let has_sockets = node.sockets().cgroup.is_some();
-        if let Some(reaper) = node.take_reaper() {
-            let registry = registry.clone();
-            std::thread::Builder::new()
-                .name("lb-reaper".to_owned())
-                .spawn(move || reaper.run(&registry))
-                .context("cannot start the thread that ends sockets")?;
-        }
-        let settings = settings(&config, journal);
+        let registry = start_reaper(&mut node)?;
         let fronts = node.fronts().iter().filter_map(|front| front.ifindex).collect();
-        let reconciler = Reconciler::adopt(node, settings, started)
+        let reconciler = Reconciler::adopt(node, settings(&config, journal), started)
             .context("cannot read what the kernel holds")?;
         let runs = docker::Runs::default();
         let health = health::start(reconciler.health(), &config.docker, runs.clone(), &events)?;
@@ -171,9 +162,7 @@ impl Daemon {
             tokio::spawn(metrics.run(stop.clone()));
         }
         names::start(&config.names, &view, &stop);
-        if has_sockets {
-            follow_clients(&config.docker, registry, events.clone(), &stop)?;
-        }
+        follow_clients(&config.docker, registry, events.clone(), &stop)?;
         let mut daemon = Self {
             config,
             config_path,
@@ -188,8 +177,7 @@ impl Daemon {
             kernel_thread,
             stop,
         };
-        daemon.follow_sources().await?;
-        Ok(daemon)
+        daemon.follow_sources().await.map(|()| daemon)
     }
 
     /// Reacts to signals until one says stop, or a part of the agent fails.
@@ -354,13 +342,26 @@ async fn forward(mut from: mpsc::Receiver<ProviderEvent>, to: mpsc::Sender<Event
     }
 }
 
+/// Starts to end sockets whose backends are gone. `None`: socket calls are nobody's business.
+fn start_reaper(node: &mut Datapath) -> anyhow::Result<Option<Registry>> {
+    let Some(reaper) = node.take_reaper() else { return Ok(None) };
+    let registry = Registry::default();
+    let known = registry.clone();
+    std::thread::Builder::new()
+        .name("lb-reaper".to_owned())
+        .spawn(move || reaper.run(&known))
+        .context("cannot start the thread that ends sockets")?;
+    Ok(Some(registry))
+}
+
 /// Follows the containers of this node as those who call; without Docker, the node is all there is.
 fn follow_clients(
     docker: &DockerConfig,
-    registry: Registry,
+    registry: Option<Registry>,
     events: mpsc::Sender<Event>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
+    let Some(registry) = registry else { return Ok(()) };
     let (sender, mut receiver) = mpsc::channel(1);
     if docker.enabled {
         let resync = Duration::from_secs(docker.resync_seconds.into());

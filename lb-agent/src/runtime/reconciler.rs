@@ -436,11 +436,6 @@ impl<N: Node> Reconciler<N> {
         }
     }
 
-    fn milliseconds(&self, now: Instant) -> u64 {
-        let since_start = now.saturating_duration_since(self.started);
-        u64::try_from(since_start.as_millis()).unwrap_or(u64::MAX)
-    }
-
     fn read_mirror(&mut self, now: Instant) -> bool {
         match self.node.read_state() {
             Ok(state) => {

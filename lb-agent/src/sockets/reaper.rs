@@ -74,10 +74,9 @@ impl Reaper {
 
     fn end(&self, gone: &BTreeSet<Gone>, registry: &Registry) {
         for known in registry.all() {
-            let process = match known.pid.map(Process::open).transpose() {
-                Ok(process) => process,
+            let Ok(process) = known.pid.map(Process::open).transpose() else {
                 // Its sockets have ended with it.
-                Err(_) => continue,
+                continue;
             };
             let result =
                 netlink::end_sockets(

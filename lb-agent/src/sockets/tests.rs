@@ -1,3 +1,5 @@
+//! What follows for the tables from containers, services and numbers.
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,

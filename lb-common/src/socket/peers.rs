@@ -2,7 +2,7 @@
 
 use crate::{
     abi::{NetAddr6, NetU16, SOCKET_PEERS, SocketPeer, SocketPeers},
-    engine::wire::Address,
+    engine::wire::Address as _,
 };
 
 /// What is remembered of an address that is asked for.

@@ -1,3 +1,5 @@
+//! What becomes of calls, on tables in memory.
+
 use std::{collections::HashMap, net::IpAddr, vec, vec::Vec};
 
 use super::{

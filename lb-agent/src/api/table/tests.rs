@@ -10,7 +10,8 @@ use insta::assert_snapshot;
 use super::*;
 use crate::{
     api::types::{
-        BackendCountersView, DropList, ReconcileView, RecordsView, View, VipFrontendView, VipList,
+        BackendCountersView, DropList, ReconcileView, RecordsView, SocketsView, View,
+        VipFrontendView, VipList,
     },
     api::{
         events::{ConflictView, EventView},
@@ -285,37 +286,42 @@ fn verdict_views() -> Vec<VerdictView> {
         .into()
 }
 
+fn sockets_view() -> SocketsView {
+    let cgroup = Some("/sys/fs/cgroup".to_owned());
+    SocketsView { cgroup, trouble: None, clients: vec!["web".to_owned()] }
+}
+
+fn provider_views() -> Vec<ProviderView> {
+    vec![
+        ProviderView {
+            name: "docker".to_owned(),
+            state: ProviderState::Trouble,
+            trouble: Some("cannot reach `/var/run/docker.sock`; trying again".to_owned()),
+            claims: 12,
+        },
+        ProviderView {
+            name: "file".to_owned(),
+            state: ProviderState::Ok,
+            trouble: None,
+            claims: 1,
+        },
+    ]
+}
+
 #[test]
 fn status_says_what_is_wrong() {
     let view = StatusView {
         version: "0.1.0".to_owned(),
         abi_version: 1,
         uptime_seconds: 93_784,
-        providers: vec![
-            ProviderView {
-                name: "docker".to_owned(),
-                state: ProviderState::Trouble,
-                trouble: Some("cannot reach `/var/run/docker.sock`; trying again".to_owned()),
-                claims: 12,
-            },
-            ProviderView {
-                name: "file".to_owned(),
-                state: ProviderState::Ok,
-                trouble: None,
-                claims: 1,
-            },
-        ],
+        providers: provider_views(),
         fronts: vec![FrontView {
             interface: "eth0".to_owned(),
             tc: "tcx".to_owned(),
             xdp: "native".to_owned(),
             trouble: None,
         }],
-        sockets: SocketsView {
-            cgroup: Some("/sys/fs/cgroup".to_owned()),
-            trouble: None,
-            clients: vec!["web".to_owned()],
-        },
+        sockets: sockets_view(),
         records: Some(RecordsView { flows_v4: 17, limit: 131_072, ..RecordsView::default() }),
         tables: table_views(),
         drops: vec![DropView { reason: "no_backend".to_owned(), packets: 4 }],

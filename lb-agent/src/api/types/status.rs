@@ -86,6 +86,21 @@ pub struct SocketsView {
     pub clients: Vec<String>,
 }
 
+impl SocketsView {
+    /// A line for people; nothing, where socket calls are nobody's business.
+    #[must_use]
+    pub fn summary(&self) -> Option<String> {
+        let Self { cgroup, trouble, clients } = self;
+        let trouble = trouble.as_ref().map_or_else(String::new, |trouble| format!("; {trouble}"));
+        let whose = match cgroup {
+            Some(cgroup) => format!("below {cgroup}, containers known {}", clients.len()),
+            None if trouble.is_empty() => return None,
+            None => "of nobody".to_owned(),
+        };
+        Some(format!("socket calls {whose}{trouble}"))
+    }
+}
+
 /// The tables of recorded flows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct RecordsView {

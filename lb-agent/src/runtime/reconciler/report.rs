@@ -63,6 +63,11 @@ impl<N: Node> Reconciler<N> {
         })
     }
 
+    pub(super) fn milliseconds(&self, now: Instant) -> u64 {
+        let since_start = now.saturating_duration_since(self.started);
+        u64::try_from(since_start.as_millis()).unwrap_or(u64::MAX)
+    }
+
     fn refusals(&self) -> Vec<RefusalView> {
         let by = |refused_by, refusals: &[Refusal]| -> Vec<RefusalView> {
             refusals.iter().map(|refusal| view::refused(refused_by, refusal)).collect()

@@ -178,9 +178,8 @@ fn stream_of(socket: OwnedFd) -> TcpStream {
 fn nonblocking(target: SocketAddr) -> io::Result<String> {
     let socket = stream_socket(target, SockFlag::SOCK_NONBLOCK)?;
     match connect(socket.as_raw_fd(), &SockaddrStorage::from(target)) {
-        Err(nix::Error::EINPROGRESS) => {}
+        Ok(()) | Err(nix::Error::EINPROGRESS) => {}
         Err(error) => return Err(error.into()),
-        Ok(()) => {}
     }
     let mut polled = [PollFd::new(std::os::fd::AsFd::as_fd(&socket), PollFlags::POLLOUT)];
     if poll(&mut polled, PollTimeout::try_from(TIMEOUT).map_err(io::Error::other)?)? == 0 {

@@ -6,7 +6,7 @@
 mod calls;
 mod hold;
 
-use std::{net::SocketAddr, process::ExitCode, str::FromStr};
+use std::{net::SocketAddr, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 use calls::Way;
@@ -32,7 +32,7 @@ fn run() -> Result<()> {
     let word = |index: usize| words.get(index).map(String::as_str);
     let way = word(0).context("no way")?;
     let target: SocketAddr = word(1).context("no address")?.parse()?;
-    let number = |index| word(index).map(usize::from_str).transpose();
+    let number = |index| word(index).map(str::parse::<usize>).transpose();
     if way == "hold" {
         let (count, seconds) = (number(2)?.context("COUNT")?, number(3)?.context("SECONDS")?);
         return hold::run(target, count, seconds);
