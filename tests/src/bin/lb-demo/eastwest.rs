@@ -136,7 +136,8 @@ fn make_healthy(server: &Container) -> Result<Healthy> {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "nsenter", &network]).arg(testkit);
     command.args(["serve", "--port", &HEALTH.to_string()]);
-    Ok(Healthy(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?))
+    let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    Ok(Healthy(quiet.spawn()?))
 }
 
 fn wait_unhealthy(agent: &Agent, name: &str) -> Result<()> {
