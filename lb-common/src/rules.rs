@@ -47,6 +47,10 @@ rules! {
     SettledRecordsNothing;
     /// Established records are refused, never evicted.
     EstablishedAreNeverEvicted;
+    /// Flows of `old` leave room for handshakes that are over.
+    HandshakesHaveRoom;
+    /// A SYN whose record finds no room is dropped: its acknowledgement would go to `old`.
+    UnrecordedSynsAreDropped;
     /// `old` stays the owner of the unrecorded whatever `cur` becomes: no chain by shift.
     OldStaysWhileMoving;
     /// A slot whose `cur` becomes `old` again is settled, not plain.
@@ -61,6 +65,8 @@ rules! {
     PlainNeedsScan;
     /// A scan judges a settled slot only after the last reader of its moving state.
     ScanBeginsAfterPublication;
+    /// A record whose frontend is absent stays as long as its flow may live.
+    AbsentFrontendsKeepRecords;
     /// Due timers of a slot run before it gets another `cur`.
     TimersRunFirst;
     /// A TCP backend that is unhealthy keeps its flows.

@@ -229,7 +229,7 @@ pub enum Sweep {
     Ignore,
 }
 
-/// What a scan does with a record of `slot` (`None`: its frontend is no more).
+/// What a scan does with a record of `slot` (`None`: it has no frontend now, or that has no ring).
 #[must_use]
 pub fn sweep<A>(
     record: &FlowRecord,
@@ -238,11 +238,12 @@ pub fn sweep<A>(
     limits: &Limits,
     now_tick: u32,
 ) -> Sweep {
-    if !is_live(record, backend, limits, now_tick) {
+    // A packet that is under way may still take it for alive, and touch it.
+    if !is_live(record, backend, limits, now_tick.wrapping_sub(READERS_GONE_TICKS)) {
         return Sweep::Delete;
     }
     match slot {
-        None => Sweep::Delete,
+        None if is_broken(Rule::AbsentFrontendsKeepRecords) => Sweep::Delete,
         Some(slot) if slot.state() == SLOT_MOVING => Sweep::Ignore,
         // A record of a plain slot is one that a CPU wrote which still saw it moving, or that a ring
         // before this one has left; it must be gone before the slot moves again.
@@ -250,6 +251,8 @@ pub fn sweep<A>(
         // Whoever still sees the slot moving needs the record.
         Some(slot) if !readers_are_gone(slot, now_tick) => Sweep::Keep,
         Some(slot) if slot.cur() == record.backend => Sweep::Delete,
-        Some(_) => Sweep::Keep,
+        // Also without a slot: the frontend may come back while the flow lives, and find its slot as
+        // it was.
+        Some(_) | None => Sweep::Keep,
     }
 }

@@ -17,12 +17,18 @@ const ADDRESS_FAMILY_INET: u8 = 2;
 /// `AF_INET6`.
 const ADDRESS_FAMILY_INET6: u8 = 10;
 
+/// No MTU is so small, and no packet: what was asked with comes back.
+pub const MTU_UNKNOWN: u32 = 1;
+
 /// Where a packet goes next.
 pub struct NextHop {
     /// Outgoing interface.
     pub ifindex: u32,
     /// Destination and source MAC address, when the neighbour is known.
     pub macs: Option<[u16; 6]>,
+    /// MTU of the way, which a route may say; [`MTU_UNKNOWN`], since the neighbour is or the kernel is
+    /// older than 5.12.
+    pub mtu: u32,
 }
 
 /// An address that routes are looked up for.
@@ -54,7 +60,7 @@ impl FibAddress for NetAddr6 {
 /// Looks up the way from `source` to `destination` for a packet that came in where `place` says.
 ///
 /// With `l3_bytes` a packet that exceeds the MTU finds no way; XDP leaves it to TC then. 0 finds it: TC
-/// looks at the MTU itself, since a packet that is yet to be segmented may be larger.
+/// compares with the MTU itself, since a packet that is yet to be segmented may be larger.
 ///
 /// # Minimum kernel version
 ///
@@ -73,19 +79,25 @@ pub fn next_hop<C, A: FibAddress>(
     lookup.l4_protocol = headers.protocol as u8;
     lookup.ifindex = place.ingress_ifindex;
     A::write(&mut lookup, source, destination, headers.traffic_class);
-    lookup.__bindgen_anon_1.tot_len = if l3_bytes > 0xffff { 0xffff } else { l3_bytes as u16 };
+    // The kernel tells the MTU to who asks whether a packet fits; the shortest one always does.
+    lookup.__bindgen_anon_1.tot_len = match l3_bytes {
+        0 => MTU_UNKNOWN as u16,
+        1..0xffff => l3_bytes as u16,
+        _ => 0xffff,
+    };
     let length = size_of::<FibLookup>() as i32;
     // SAFETY: `context` is the program's own, `lookup` is `length` bytes.
     let result = unsafe { bpf_fib_lookup(context.cast(), &raw mut lookup, length, 0) };
-    // For a socket buffer without `tot_len` the kernel compares its length with the MTU all the same,
-    // when all is found.
+    // SAFETY: any bytes are a number.
+    let mtu = u32::from(unsafe { lookup.__bindgen_anon_1.mtu_result });
+    // Before 5.12 the kernel compares the length of a socket buffer all the same, when all is found.
     let is_found = result == i64::from(BPF_FIB_LKUP_RET_SUCCESS)
         || (result == i64::from(BPF_FIB_LKUP_RET_FRAG_NEEDED) && l3_bytes == 0);
     if is_found {
-        return Ok(NextHop { ifindex: lookup.ifindex, macs: Some(macs(&lookup)) });
+        return Ok(NextHop { ifindex: lookup.ifindex, macs: Some(macs(&lookup)), mtu });
     }
     if result == i64::from(BPF_FIB_LKUP_RET_NO_NEIGH) {
-        return Ok(NextHop { ifindex: lookup.ifindex, macs: None });
+        return Ok(NextHop { ifindex: lookup.ifindex, macs: None, mtu });
     }
     if result == i64::from(BPF_FIB_LKUP_RET_FWD_DISABLED) {
         return Err(DropReason::ForwardingDisabled);

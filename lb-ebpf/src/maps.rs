@@ -10,14 +10,15 @@ use lb_common::{
     abi::{
         BackendCounters, BackendIdentity, BackendV4, BackendV6, Client, DEFAULT_HALF_OPEN_RECORDS,
         DEFAULT_RECORDS, DEFAULT_RING_SLOTS, DROP_REASON_SLOTS, FRONTEND_BUCKETS, FRONTEND_WAYS,
-        FRONTEND_WORDS_V4, FRONTEND_WORDS_V6, FlowKeyV4, FlowKeyV6, FlowRecord, FragmentKeyV4,
-        FragmentKeyV6, FragmentRecordV4, FragmentRecordV6, HOOK_COUNT, HalfOpenRate, MAX_BACKENDS,
-        MAX_CLIENTS, MAX_CONNECTED_DATAGRAMS, MAX_FRAGMENTED, MAX_LOCAL, MAX_SERVICES,
-        MAX_XDP_IFINDEX, Meta, NetAddr6, NetU32, PORT_LIST_RANGES, PORT_LISTS, RINGS_PER_SERVICE,
-        Refusals, ReplyDefaultKeyV4, ReplyDefaultKeyV6, ReplyDefaultV4, ReplyDefaultV6, ReplyKeyV4,
-        ReplyKeyV6, ReplyRecordV4, ReplyRecordV6, ServiceIdentity, ServiceScope, SocketPeer,
-        SocketPeers, TRACE_BYTES, TRACE_FILTERS as FILTERS, TraceEvent, TraceFilter, TraceState,
-        VERDICT_SLOTS, VIP_FILTER_WORDS,
+        FRONTEND_WORDS_V4, FRONTEND_WORDS_V6, FlowInsertions, FlowKeyV4, FlowKeyV6, FlowRecord,
+        FlowRoom, FragmentKeyV4, FragmentKeyV6, FragmentRecordV4, FragmentRecordV6, HOOK_COUNT,
+        HalfOpenRate, MAX_BACKENDS, MAX_CLIENTS, MAX_CONNECTED_DATAGRAMS, MAX_FRAGMENTED,
+        MAX_LOCAL, MAX_SERVICES, MAX_XDP_IFINDEX, Meta, NetAddr6, NetU32, PORT_LIST_RANGES,
+        PORT_LISTS, RINGS_PER_SERVICE, Refusals, ReplyDefaultKeyV4, ReplyDefaultKeyV6,
+        ReplyDefaultV4, ReplyDefaultV6, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4, ReplyRecordV6,
+        ServiceIdentity, ServiceScope, SocketPeer, SocketPeers, TRACE_BYTES,
+        TRACE_FILTERS as FILTERS, TraceEvent, TraceFilter, TraceState, VERDICT_SLOTS,
+        VIP_FILTER_WORDS,
     },
     engine::{Context, Decision, Family, wire::Headers},
 };
@@ -104,6 +105,10 @@ pub static REFUSALS: Array<Refusals, RINGS_LEN, MAPPED> = Array::new();
 #[btf_map]
 pub static HALF_OPEN_RATE: PerCpuArray<HalfOpenRate, 1> = PerCpuArray::new();
 #[btf_map]
+pub static FLOW_ROOM: Array<FlowRoom, 2, MAPPED> = Array::new();
+#[btf_map]
+pub static FLOW_INSERTIONS: PerCpuArray<FlowInsertions, 2> = PerCpuArray::new();
+#[btf_map]
 pub static BACKEND_COUNTERS: PerCpuArray<BackendCounters, BACKENDS> = PerCpuArray::new();
 #[btf_map]
 pub static DROPS: PerCpuArray<u64, { DROP_REASON_SLOTS as usize }> = PerCpuArray::new();
@@ -166,6 +171,10 @@ pub struct Scratch<A: Family> {
     pub tags: u32,
     pub headers: Headers<A>,
     pub decision: Decision<A>,
+    /// Interface that the packet leaves by.
+    pub egress_ifindex: u32,
+    /// MTU of the way there; 0: the interface knows.
+    pub egress_mtu: u32,
 }
 
 /// A packet and what is being decided on it, which is too large for the stack. A program is not interrupted

@@ -3,8 +3,8 @@
 use aya_ebpf::btf_maps::{HashMap, LruHashMap, lpm_trie::Key};
 use lb_common::{
     abi::{
-        FlowRecord, Frontend, HalfOpenRate, Limits, NetAddr6, NetU16, NetU32, PROTOCOL_ANY,
-        Refusals, RingDescriptor, SCOPE_FRONT, Slot,
+        FlowInsertions, FlowRecord, FlowRoom, Frontend, HalfOpenRate, Limits, NetAddr6, NetU16,
+        NetU32, PROTOCOL_ANY, REPLY_DEFAULT_FOREIGN, Refusals, RingDescriptor, SCOPE_FRONT, Slot,
     },
     engine::{
         Backend, Family, Packet, RecordTables, TableFull, Tables,
@@ -16,11 +16,11 @@ use lb_common::{
 use crate::{
     frontends::{FrontendsV4, FrontendsV6},
     maps::{
-        BACKENDS, BACKENDS_V4, BACKENDS_V6, FLOWS_V4, FLOWS_V6, FRAGMENTED, FRAGMENTS_V4,
-        FRAGMENTS_V6, HALF_FLOWS_V4, HALF_FLOWS_V6, HALF_OPEN_RATE, HALF_OPEN_RECORDS,
-        HALF_REPLIES_V4, HALF_REPLIES_V6, LOCAL_V4, LOCAL_V6, META, RECORDS, REFUSALS, REPLIES_V4,
-        REPLIES_V6, REPLY_DEFAULTS_V4, REPLY_DEFAULTS_V6, RING_SLOTS, RINGS, SCRATCH_V4,
-        SCRATCH_V6, Scratch,
+        BACKENDS, BACKENDS_V4, BACKENDS_V6, FLOW_INSERTIONS, FLOW_ROOM, FLOWS_V4, FLOWS_V6,
+        FRAGMENTED, FRAGMENTS_V4, FRAGMENTS_V6, HALF_FLOWS_V4, HALF_FLOWS_V6, HALF_OPEN_RATE,
+        HALF_OPEN_RECORDS, HALF_REPLIES_V4, HALF_REPLIES_V6, LOCAL_V4, LOCAL_V6, META, RECORDS,
+        REFUSALS, REPLIES_V4, REPLIES_V6, REPLY_DEFAULTS_V4, REPLY_DEFAULTS_V6, RING_SLOTS, RINGS,
+        SCRATCH_V4, SCRATCH_V6, Scratch,
     },
 };
 
@@ -55,6 +55,8 @@ pub trait FamilyMaps: Family {
     fn is_local(address: Self) -> bool;
     /// Stores time, class and front interface in place.
     fn touch_reply(known: *mut Self::ReplyRecord, record: &Self::ReplyRecord);
+    /// Stores in place that there are records of foreign flows.
+    fn mark_reply_default(known: *mut Self::ReplyDefault);
 }
 
 macro_rules! family_maps {
@@ -139,6 +141,16 @@ macro_rules! family_maps {
                     (&raw mut (*known).last_seen_tick).write_volatile(record.last_seen_tick);
                     (&raw mut (*known).class).write_volatile(record.class);
                     (&raw mut (*known).ifindex).write_volatile(record.ifindex);
+                }
+            }
+
+            #[inline(always)]
+            fn mark_reply_default(known: *mut Self::ReplyDefault) {
+                // SAFETY: as for flows, see `touch_flow`. CPUs may store at once: the same. Of the
+                // agent, which replaces the whole element, see `lb-agent/src/datapath/replies.rs`.
+                unsafe {
+                    let flags = (&raw const (*known).flags).read_volatile();
+                    (&raw mut (*known).flags).write_volatile(flags | REPLY_DEFAULT_FOREIGN);
                 }
             }
         }
@@ -245,6 +257,11 @@ impl<A: FamilyMaps> Tables<A> for Maps {
     }
 
     #[inline(always)]
+    fn flow_room(&self) -> u32 {
+        flow_room(A::NUMBER).left(FLOW_INSERTIONS.get(A::NUMBER).copied().unwrap_or_default())
+    }
+
+    #[inline(always)]
     fn reply_default(&self, key: &A::ReplyDefaultKey) -> Option<A::ReplyDefault> {
         // SAFETY: only the agent writes; elements of a hash map are swapped.
         unsafe { A::reply_defaults().get(key) }.copied()
@@ -335,6 +352,17 @@ impl<A: FamilyMaps> RecordTables<A> for Maps {
     }
 
     #[inline(always)]
+    fn count_insertion(&self) {
+        let epoch = flow_room(A::NUMBER).epoch;
+        let Some(inserted) = FLOW_INSERTIONS.get_ptr_mut(A::NUMBER) else { return };
+        // SAFETY: the pointer is to this CPU's element.
+        unsafe {
+            let count = (*inserted).since(epoch).saturating_add(1);
+            *inserted = FlowInsertions { epoch, count };
+        }
+    }
+
+    #[inline(always)]
     fn put_reply(&self, key: &A::ReplyKey, record: &A::ReplyRecord) -> Result<(), TableFull> {
         A::replies().insert(key, record, 0).map_err(|_| TableFull)
     }
@@ -369,10 +397,22 @@ impl<A: FamilyMaps> RecordTables<A> for Maps {
     }
 
     #[inline(always)]
+    fn mark_reply_default(&self, key: &A::ReplyDefaultKey) {
+        if let Some(known) = A::reply_defaults().get_ptr_mut(key) {
+            A::mark_reply_default(known);
+        }
+    }
+
+    #[inline(always)]
     fn put_fragment(&self, key: &A::FragmentKey, record: &A::FragmentRecord) {
         // The oldest makes room; without a record the fragments to come are dropped.
         let _ = A::fragments().insert(key, record, 0);
     }
+}
+
+#[inline(always)]
+fn flow_room(family: u32) -> FlowRoom {
+    FLOW_ROOM.get(family).copied().unwrap_or_default()
 }
 
 /// Stores time and class in place. Volatile, so that each is one store of its own width.

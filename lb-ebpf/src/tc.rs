@@ -117,8 +117,9 @@ fn settle<A: FamilyMaps>(skb: *mut __sk_buff, hook: Hook, scratch: &mut Scratch<
     log::decision(skb, hook, decision);
     match decision.verdict {
         Verdict::Pass => {
-            // What a reply shows may be that its record is somebody else's.
-            if commit(&Maps, decision).is_err() {
+            // What a reply shows may be that its record is somebody else's, or that it is no reply.
+            if let Err(reason) = commit(&Maps, decision) {
+                fail::<A>(hook as u32, reason);
                 return DROP;
             }
             count::verdict(hook as u32, Verdict::Pass);

@@ -165,7 +165,7 @@ fn forward<A: FamilyMaps + FibAddress>(
         Side::Source => (translation.address, headers.destination),
         Side::Destination => (headers.source, translation.address),
     };
-    let Ok(NextHop { ifindex, macs: Some(macs) }) =
+    let Ok(NextHop { ifindex, macs: Some(macs), .. }) =
         fib::next_hop(packet.md, context, headers, source, destination, headers.l3_bytes)
     else {
         return Ok(XDP_PASS);

@@ -31,6 +31,8 @@ pub struct AgentConfig {
     /// The cgroup whose processes' socket calls are balanced; `None`: nobody's. Never the root: that
     /// would be every process of the machine.
     pub cgroup: Option<PathBuf>,
+    /// Time between two full listings of Docker.
+    pub resync_seconds: u32,
     /// Name and VIP.
     pub balancers: Vec<(String, String)>,
     /// Keys that stand before all tables.
@@ -49,6 +51,7 @@ impl AgentConfig {
             tc: "auto".to_owned(),
             docker: None,
             cgroup: None,
+            resync_seconds: 2,
             balancers: Vec::new(),
             keys: String::new(),
             extra: String::new(),
@@ -63,9 +66,10 @@ impl AgentConfig {
         } else {
             format!("front = {:?}\n", self.front)
         };
+        let resync = self.resync_seconds;
         let docker = self.docker.as_ref().map_or_else(
             || "enabled = false".to_owned(),
-            |socket| format!("endpoint = \"unix://{}\"\nresync_seconds = 2", socket.display()),
+            |at| format!("endpoint = \"unix://{}\"\nresync_seconds = {resync}", at.display()),
         );
         let cgroup = self.cgroup.as_ref().map_or_else(
             || "enabled = false".to_owned(),
@@ -154,6 +158,8 @@ impl Agent {
         let log = File::options().create(true).append(true).open(self.log_path())?;
         let mut command = self.command("run");
         command.env("LB_LOG", "info").env("NO_COLOR", "1").stdin(Stdio::null());
+        // As in dist/lb-agent.service.
+        command.env("MALLOC_ARENA_MAX", "1").env("MALLOC_TRIM_THRESHOLD_", "131072");
         self.child = Some(command.stdout(log.try_clone()?).stderr(log).spawn()?);
         Ok(())
     }
@@ -196,6 +202,12 @@ impl Agent {
     pub fn signal(&self, signal: Signal) -> Result<()> {
         process::signal(self.child.as_ref().context("the agent does not run")?, signal);
         Ok(())
+    }
+
+    /// Its process, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     /// Whether its process lives.

@@ -27,6 +27,8 @@ pub enum Fault {
     Refuse,
     /// `[]` for listings of containers; else as the daemon does.
     EmptyListing,
+    /// Networks are said not to masquerade; else as the daemon does.
+    OpenNetworks,
     /// Something that is no HTTP.
     Garbage,
     /// HTTP around something that is no JSON.
@@ -124,6 +126,7 @@ impl Shared {
         let answer = match fault {
             Fault::None => return self.pass(client, &[]),
             Fault::EmptyListing => return self.filter(client),
+            Fault::OpenNetworks => return self.open_networks(client),
             Fault::Refuse => return Ok(()),
             Fault::Silence => {
                 thread::sleep(Duration::from_mins(10));
@@ -156,6 +159,21 @@ impl Shared {
         Ok(())
     }
 
+    /// One request: passed, on a connection of its own; in the answer networks do not masquerade.
+    fn open_networks(&self, mut client: &UnixStream) -> io::Result<()> {
+        let head = String::from_utf8_lossy(&read_head(client)?).into_owned();
+        if head.contains("/events") {
+            return self.pass(client, head.as_bytes());
+        }
+        let mut daemon = UnixStream::connect(&self.upstream)?;
+        self.remember(&daemon)?;
+        daemon.write_all(head.replacen("\r\n", "\r\nConnection: close\r\n", 1).as_bytes())?;
+        let mut answer = Vec::new();
+        daemon.read_to_end(&mut answer)?;
+        let [yes, no] = MASQUERADES;
+        client.write_all(String::from_utf8_lossy(&answer).replace(yes, no).as_bytes())
+    }
+
     /// One request: a listing is answered here, anything else passes, on a connection of its own.
     fn filter(&self, mut client: &UnixStream) -> io::Result<()> {
         let head = String::from_utf8_lossy(&read_head(client)?).into_owned();
@@ -167,6 +185,10 @@ impl Shared {
         self.pass(client, closing.as_bytes())
     }
 }
+
+/// What a network that masquerades says of it, and one that does not, in as many bytes.
+const MASQUERADES: [&str; 2] =
+    ["bridge.enable_ip_masquerade\":\"true\"", "bridge.enable_ip_masquerade\":\"0\"   "];
 
 fn response(status: &str, body: &str) -> Vec<u8> {
     let length = body.len();

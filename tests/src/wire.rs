@@ -77,9 +77,13 @@ pub struct RawSender {
 impl RawSender {
     /// Opened in a namespace, of whose routes it makes use ever after.
     pub fn open(namespace: &Namespace) -> Result<Self> {
+        namespace.enter(Self::here)?
+    }
+
+    /// Opened in the thread's namespace.
+    pub fn here() -> Result<Self> {
         let raw = |family| socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw);
-        let opened = namespace.enter(|| (raw(AddressFamily::Inet), raw(AddressFamily::Inet6)))?;
-        let sender = Self { v4: opened.0?, v6: opened.1? };
+        let sender = Self { v4: raw(AddressFamily::Inet)?, v6: raw(AddressFamily::Inet6)? };
         for socket in [&sender.v4, &sender.v6] {
             setsockopt(socket, sockopt::SndBuf, &(1 << 20))?;
         }

@@ -1,9 +1,13 @@
 //! Bad labels, configurations and circumstances: an exact message for each, and everything else
 //! goes on.
 
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+
 use anyhow::{Context as _, Result, ensure};
 use lb_tests::{
-    World, needs,
+    World,
+    docker::IMAGE,
+    needs,
     process::{self, run},
     world::{BALANCER, VIP, vip},
 };
@@ -37,6 +41,36 @@ fn bad_labels_are_refused_by_name_and_others_served() -> Result<()> {
     }
     agent.wait_backends(&["web-1"])?;
     world.client().fetch(world.front(), 20)?.check()?;
+    Ok(())
+}
+
+#[test]
+fn labels_that_are_no_text_are_refused_by_name() -> Result<()> {
+    needs!(docker);
+    let world = World::docker()?;
+    let docker = world.docker_client()?;
+    let mut command = docker.command();
+    command.args(["run", "--detach", "--name", "odd"]);
+    for (option, bytes) in [
+        ("--label", &b"lb.8080.frontend=tcp://\xff\xfe:80"[..]),
+        ("--label", b"aliyun.lb.port_\xff=tcp://slb_test:81"),
+        ("--label", b"lb.\xc3\x28=1"),
+        ("--env", b"SERVICE_NAME=\xf0\x28\x8c"),
+    ] {
+        command.arg(option).arg(OsStr::from_bytes(bytes));
+    }
+    run(command.args([IMAGE, "serve", "--port", "8080"]))?;
+    world.start_webs(1)?;
+    let mut config = world.config();
+    // So that variables are read, too.
+    config.extra = format!("[[registrator]]\nname = \"other\"\nfrontend = \"tcp://{}\"\n", vip(90));
+    let agent = world.start_agent(&config)?;
+    agent.wait_backends(&["web-1"])?;
+    agent.wait_refusal(&["odd", "lb.8080.frontend", "no balancer has the name or id"])?;
+    agent.wait_refusal(&["odd", "aliyun.lb.port_", "which is no port number"])?;
+    agent.wait_refusal(&["odd", "there is no such label"])?;
+    world.client().fetch(world.front(), 20)?.check()?;
+    assert_eq!(agent.trouble("docker")?, None);
     Ok(())
 }
 

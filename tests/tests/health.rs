@@ -80,6 +80,43 @@ fn who_fails_its_probe_gets_nothing_new_and_keeps_what_it_has() -> Result<()> {
 }
 
 #[test]
+fn a_rolling_update_that_fails_keeps_the_last_good_ones_while_they_answer() -> Result<()> {
+    needs!(docker);
+    let world = World::docker()?;
+    let docker = world.docker_client()?;
+    let start = |number: u32| {
+        let web = world.web(number)?;
+        let web = web.label("aliyun.probe.url", &format!("tcp://container:{HEALTH_PORT}"));
+        web.label("lb.probe.interval", "500ms").start()
+    };
+    for number in 1..=2 {
+        start(number)?;
+        heal(&docker, &format!("web-{number}"))?;
+    }
+    let agent = world.start_agent(&world.config())?;
+    agent.wait_backends(&["web-1", "web-2"])?;
+    let requests = world.client().requests(world.front(), 50)?;
+    // The new one never passes its probe, and the last of the old ones fails it, too.
+    docker.run("rm --force web-1")?;
+    start(1)?;
+    agent.wait_backends(&["web-2"])?;
+    harm(&docker, "web-2")?;
+    agent.wait_log("PANIC")?;
+    let report = world.client().fetch(world.front(), 50)?;
+    ensure!(report.check()?.by_name.keys().eq(["web-2"]), "{:?}", report.summaries);
+    let failed = requests.finish()?.failures;
+    ensure!(failed.iter().all(|it| it.name == "web-1"), "another than the removed one: {failed:?}");
+    // Nobody answers any more: the new one is no reason to let clients wait.
+    docker.run("rm --force web-2")?;
+    process::wait_for("nobody", SOON, || {
+        let begun = std::time::Instant::now();
+        ensure!(world.client().fetch_one(world.front()).is_err(), "somebody answers");
+        ensure!(begun.elapsed() < Duration::from_secs(2), "the client waited");
+        Ok(())
+    })
+}
+
+#[test]
 fn a_restarted_agent_takes_nobody_out() -> Result<()> {
     needs!(docker);
     let world = World::docker()?;

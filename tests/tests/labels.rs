@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use lb_tests::{
     World,
+    datagrams::Datagrams,
     docker::{DockerOptions, IMAGE},
     needs,
     process::wait_for,
@@ -154,6 +155,36 @@ fn our_own_labels_weigh_and_share() -> Result<()> {
     for part in ["label `lb.share`", "label `lb.weight`", "default", "compose", "blue"] {
         ensure!(shown.contains(part) || part == "compose", "no `{part}` in\n{shown}");
     }
+    Ok(())
+}
+
+#[test]
+fn datagrams_that_only_answer_need_no_records() -> Result<()> {
+    needs!(docker);
+    let world = World::docker()?;
+    let docker = world.docker_client()?;
+    for (port, name) in [(53, "records"), (54, "answers")] {
+        docker
+            .container(name)
+            .label("lb.8080.frontend", &format!("udp://{BALANCER}:{port}"))
+            .label("lb.datagrams", name)
+            .start()?;
+    }
+    let agent = world.start_agent(&world.config())?;
+    agent.wait_backends(&["answers", "records"])?;
+    for (port, name) in [(53, "records"), (54, "answers")] {
+        for client_port in 0..20 {
+            let client_port = 40_000 + client_port;
+            let mut socket = Datagrams::connect(world.client(), client_port, vip(port))?;
+            assert_eq!(socket.ask(100)?.name, name);
+        }
+    }
+    let rows = agent.rows("backend")?;
+    let by = |name: &str| {
+        let row = rows.iter().find(|row| row["display_name"] == name);
+        row.and_then(|row| row["replies"]["by"].as_str()).unwrap_or("nothing").to_owned()
+    };
+    assert_eq!((by("records"), by("answers")), ("recorded".to_owned(), "fixed".to_owned()));
     Ok(())
 }
 

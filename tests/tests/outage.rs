@@ -80,6 +80,31 @@ fn agent_restarted_without_docker_keeps_what_the_kernel_has() -> Result<()> {
 }
 
 #[test]
+fn stale_backend_after_a_crash_of_docker_is_found_by_listing() -> Result<()> {
+    needs!(docker);
+    let mut world = World::docker()?;
+    let webs = world.start_webs(2)?;
+    let pid = webs[0].pid()?;
+    let mut agent = world.start_agent(&world.config())?;
+    agent.wait_backends(&["web-1", "web-2"])?;
+    // Nobody is left who could see the container's end.
+    agent.stop(Signal::SIGKILL)?;
+    world.docker_node()?.stop_daemon(Signal::SIGKILL);
+    process::kill(pid, Signal::SIGKILL);
+    agent.start()?;
+    wait_trouble(&agent, true)?;
+    let streams = world.client().fetch(world.front(), 60)?;
+    let answered = streams.answers.iter().filter(|answer| answer.name == "web-2").count();
+    ensure!(answered > 0, "who lives is served without Docker");
+    world.docker_node()?.start_daemon()?;
+    wait_trouble(&agent, false)?;
+    agent.wait_backends(&["web-2"])?;
+    let report = world.client().fetch(world.front(), 60)?;
+    ensure!(report.check()?.by_name.keys().all(|name| name == "web-2"), "{:?}", report.summaries);
+    Ok(())
+}
+
+#[test]
 fn empty_and_broken_answers_remove_nothing() -> Result<()> {
     needs!(docker);
     let world = World::docker()?;

@@ -162,6 +162,30 @@ fn wide_remote_host_behind_narrow_links() -> Result<()> {
     agent.wait_drops("too_big", 1).context("nothing was too big: the test does not test")
 }
 
+/// Devices carry 1500 both ways; what the node's routes say is less.
+#[test]
+fn routes_that_are_narrower_than_their_devices() -> Result<()> {
+    needs!(namespaces);
+    let world = World::plain()?;
+    let (agent, remote) = remote(&world)?;
+    let far = Far::join(&world)?;
+    let node = world.node();
+    let narrow = format!("mtu lock {NARROW}");
+    // First to the server: once it has learnt of a narrow way to the client it asks for less.
+    node.ip(&format!("route add {}/32 dev back1 {narrow}", remote.address.ip()))?;
+    node.ip(&format!("-6 route add {}/128 dev back1 {narrow}", remote.address6.ip()))?;
+    far.check(&world, &[vip(80), vip6(80)], "route to the server 1400")?;
+    agent.wait_drops("too_big", 1).context("nothing was too big on the way there")?;
+
+    node.ip(&format!("route del {}/32 dev back1", remote.address.ip()))?;
+    node.ip(&format!("-6 route del {}/128 dev back1", remote.address6.ip()))?;
+    let before = agent.drops("too_big")?;
+    node.ip(&format!("route change 198.51.100.0/24 via {CLIENT} {narrow}"))?;
+    node.ip(&format!("-6 route change 2001:db8:2::/64 via {CLIENT6} {narrow}"))?;
+    far.check(&world, &[vip(80), vip6(80)], "route to the client 1400")?;
+    agent.wait_drops("too_big", before + 1).context("nothing was too big on the way back")
+}
+
 #[test]
 fn wide_clients_of_a_server_behind_a_narrow_link() -> Result<()> {
     needs!(namespaces);

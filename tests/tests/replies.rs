@@ -4,29 +4,22 @@
 //! moment: before the client, and when the service is no more.
 
 use std::{
-    io::{Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::fd::AsRawFd as _,
+    net::{SocketAddr, TcpListener, UdpSocket},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use lb_tests::{
     Agent, AgentConfig, World,
     container::Container,
-    namespace::Namespace,
     needs, process,
+    talk::{self, ANY, PATIENCE, Talk, anywhere, connect_here},
     world::{BALANCER, CLIENT, FRONT, NODE, VIP, vip},
 };
-use nix::sys::{
-    signal::Signal,
-    socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, sockopt},
-    time::TimeVal,
-};
+use nix::sys::signal::Signal;
 
 /// Port of the test's own server in a container.
 const PORT: u16 = 9000;
-const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A container that has [`PORT`] behind a port of the VIP, as a Compose service of its own.
 fn container(world: &World, name: &str, front_port: u16) -> Result<Container> {
@@ -36,85 +29,9 @@ fn container(world: &World, name: &str, front_port: u16) -> Result<Container> {
 }
 
 fn listen(container: &Container) -> Result<TcpListener> {
-    let listener = container.enter(|| listen_here(PORT))??;
+    let listener = container.enter(|| talk::listen_here(anywhere(PORT)))??;
     listener.set_nonblocking(true)?;
     Ok(listener)
-}
-
-/// A listener that leaves its port to others, too.
-fn listen_here(port: u16) -> Result<TcpListener> {
-    let socket = tcp_socket()?;
-    socket::bind(socket.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, port))?;
-    socket::listen(&socket, socket::Backlog::new(16)?)?;
-    Ok(TcpListener::from(socket))
-}
-
-fn tcp_socket() -> Result<std::os::fd::OwnedFd> {
-    let flags = SockFlag::SOCK_CLOEXEC;
-    let socket = socket::socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
-    socket::setsockopt(&socket, sockopt::ReuseAddr, &true)?;
-    socket::setsockopt(&socket, sockopt::ReusePort, &true)?;
-    Ok(socket)
-}
-
-/// Connects from an address and port of the caller's choice; unspecified and 0 are any.
-fn connect_here(source: SocketAddr, target: SocketAddr) -> Result<TcpStream> {
-    let (SocketAddr::V4(source), SocketAddr::V4(target)) = (source, target) else {
-        bail!("{target}: IPv4 only")
-    };
-    let socket = tcp_socket()?;
-    socket::setsockopt(&socket, sockopt::SendTimeout, &TimeVal::new(3, 0))?;
-    socket::bind(socket.as_raw_fd(), &SockaddrIn::from(source))?;
-    socket::connect(socket.as_raw_fd(), &SockaddrIn::from(target))
-        .with_context(|| format!("from {source} to {target}"))?;
-    Ok(TcpStream::from(socket))
-}
-
-const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
-
-/// Both ends of a connection.
-struct Talk {
-    client: TcpStream,
-    server: TcpStream,
-}
-
-impl Talk {
-    fn open(from: &Namespace, target: SocketAddr, listener: &TcpListener) -> Result<Self> {
-        let client = from.enter(|| connect_here(ANY, target))??;
-        Self::accept(client, listener)
-    }
-
-    /// The server's end of a connection that a client has opened.
-    fn accept(client: TcpStream, listener: &TcpListener) -> Result<Self> {
-        let (server, peer) = process::wait_for("the connection", PATIENCE, || {
-            listener.accept().map_err(Into::into)
-        })?;
-        assert_eq!(peer, client.local_addr()?, "the client's own address");
-        for end in [&client, &server] {
-            end.set_nonblocking(false)?;
-            end.set_read_timeout(Some(PATIENCE))?;
-        }
-        Ok(Self { client, server })
-    }
-
-    /// The server speaks, and the client hears it.
-    fn push(&self, text: &str) -> Result<()> {
-        say(&self.server, &self.client, text).context("server to client")
-    }
-
-    /// The client speaks, the server answers.
-    fn exchange(&self) -> Result<()> {
-        say(&self.client, &self.server, "question").context("client to server")?;
-        self.push("answer")
-    }
-}
-
-fn say(mut from: &TcpStream, mut to: &TcpStream, text: &str) -> Result<()> {
-    from.write_all(text.as_bytes())?;
-    let mut heard = vec![0; text.len()];
-    to.read_exact(&mut heard).with_context(|| format!("`{text}` is not heard"))?;
-    assert_eq!(heard, text.as_bytes());
-    Ok(())
 }
 
 /// Waits until `lbctl` says that replies of a backend are `fixed` or `recorded`, for a reason.
@@ -304,7 +221,7 @@ fn own_traffic_of_a_container_stays_as_it_is() -> Result<()> {
 
     // A connection from a port of its choice, while clients are served.
     let talk = Talk::open(world.client(), vip(80), &listener)?;
-    let outside = world.client().enter(|| listen_here(9999))??;
+    let outside = world.client().enter(|| talk::listen_here(anywhere(9999)))??;
     outside.set_nonblocking(true)?;
     let source = SocketAddr::new(web.address()?, PORT + 1);
     let own = web.enter(|| connect_here(source, SocketAddr::new(CLIENT, 9999)))??;
@@ -315,8 +232,8 @@ fn own_traffic_of_a_container_stays_as_it_is() -> Result<()> {
     for end in [&own, &far] {
         end.set_read_timeout(Some(PATIENCE))?;
     }
-    say(&far, &own, "welcome")?;
-    say(&own, &far, "thanks")?;
+    talk::say(&far, &own, "welcome")?;
+    talk::say(&own, &far, "thanks")?;
     talk.exchange()
 }
 

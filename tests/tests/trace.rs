@@ -182,6 +182,28 @@ fn explanations_say_where_connections_go() -> Result<()> {
     for word in ["served by file/web", "plain, cur", "decision: route to", "replies recorded"] {
         ensure!(text.contains(word), "no `{word}` in:\n{text}");
     }
+    // What the backend says comes from the VIP if the connection is one of ours.
+    let from = |port: u16, kind: &str| -> Result<Value> {
+        let backend = remotes[0].address;
+        agent.json(&format!("explain {CLIENT}:{port} {backend} --reply --kind {kind}"))
+    };
+    let name = |port: u16| world.client().fetch_from(port, vip(80));
+    let mut is_of_first = Vec::new();
+    for port in 20_200..20_220 {
+        is_of_first.push(name(port)? == "remote-1");
+        let said = from(port, "fin")?;
+        let verdict = if is_of_first[is_of_first.len() - 1] { "reply" } else { "pass" };
+        ensure!(said["outcome"]["verdict"] == verdict, "port {port}: {said:#}");
+        if verdict == "reply" {
+            ensure!(said["outcome"]["from"] == format!("{VIP}:80"), "port {port}: {said:#}");
+        }
+    }
+    ensure!(is_of_first.contains(&true) && is_of_first.contains(&false), "{is_of_first:?}");
+    ensure!(from(20_300, "data")?["outcome"]["verdict"] == "pass", "nobody has that port");
+    let refusal = agent.lbctl(&format!("explain {CLIENT}:1 10.99.1.77:1 --reply"));
+    let refusal = format!("{:#}", refusal.expect_err("there is no such backend"));
+    ensure!(refusal.contains("no backend has the address 10.99.1.77:1"), "{refusal}");
+
     let text = agent.lbctl(&format!("explain {CLIENT} {VIP}:81"))?;
     ensure!(text.contains("decision: answer reset, no_frontend"), "{text}");
     let text = agent.lbctl(&format!("explain {CLIENT} 203.0.113.99:80"))?;

@@ -38,7 +38,8 @@ enum Task {
     Ci(test::Options),
     /// Show the balancer at work on this machine, and clean up.
     Demo(launch::Options),
-    /// Measure: `packet` (cost of the programs) or `path` (throughput and latency beside others).
+    /// Measure: `packet` (cost of the programs), `path` (throughput and latency beside others), `probes`
+    /// or `control` (how quickly the agent follows containers, and what it takes).
     Bench(launch::Options),
     /// Pack what goes to a server into one archive.
     Dist(dist::Options),

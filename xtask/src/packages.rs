@@ -25,6 +25,9 @@ pub(crate) const TESTBED: &[Need] = &[
     Need { program: "ethtool", package: "ethtool" },
     Need { program: "curl", package: "curl" },
     Need { program: "busybox", package: "busybox-static" },
+    Need { program: "docker-compose", package: "docker-compose" },
+    // The server is in there, too, and nothing that would be started.
+    Need { program: "redis-cli", package: "redis-tools" },
     Need { program: "nsenter", package: "util-linux" },
     Need { program: "unshare", package: "util-linux" },
     Need { program: "setpriv", package: "util-linux" },

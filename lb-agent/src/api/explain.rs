@@ -22,15 +22,20 @@ pub struct ExplainQuery {
     /// What it sends, by TCP.
     #[serde(default)]
     pub packet: PacketWord,
+    /// Of the other direction: `vip` is a backend's address and port, which sends to the client.
+    #[serde(default)]
+    pub is_reply: bool,
 }
 
-/// What a client sends by TCP.
+/// What is sent by TCP.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PacketWord {
     /// The first packet of a connection.
     #[default]
     Syn,
+    /// The answer to it.
+    SynAck,
     /// An acknowledgement or data.
     Data,
     /// The end of its direction.
@@ -45,6 +50,7 @@ impl PacketWord {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Syn => "syn",
+            Self::SynAck => "synack",
             Self::Data => "data",
             Self::Fin => "fin",
             Self::Rst => "rst",
@@ -119,7 +125,8 @@ pub enum Step {
     /// Whether there is room to record a new flow.
     Pressure {
         /// What was asked: `half_open` (records made in this second by the busiest CPU), `refused`
-        /// (ticks since there was no room; 0: never).
+        /// (ticks since there was no room; 0: never), `flow_room` (records that flows of a slot's old
+        /// owner may still take on the busiest CPU).
         of: String,
         /// What was found.
         value: u32,
@@ -179,6 +186,9 @@ pub struct ReplyView {
     pub class: Option<String>,
     /// Seconds since the client was heard of, of a record.
     pub age_seconds: Option<u64>,
+    /// Of a default: `ambiguous`, `other_ways`, `foreign`; with any of them records come first.
+    #[serde(default)]
+    pub flags: Vec<String>,
 }
 
 /// What was decided.
@@ -194,6 +204,9 @@ pub struct Outcome {
     pub backend: Option<BackendName>,
     /// What the destination becomes.
     pub to: Option<SocketAddr>,
+    /// What the source of a reply becomes.
+    #[serde(default)]
+    pub from: Option<SocketAddr>,
     /// Interface of the container; 0: the routing table says.
     pub ifindex: u32,
     /// What is done to the flow's record.
@@ -244,9 +257,10 @@ impl Explanation {
     /// Lines for people; names are not escaped.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
-        let ExplainQuery { client, vip, protocol, packet } = &self.question;
+        let ExplainQuery { client, vip, protocol, packet, is_reply } = &self.question;
         let packet = if *protocol == Protocol::Tcp { packet.name() } else { "datagram" };
-        let mut lines = vec![format!("{protocol} {packet} {client} > {vip}")];
+        let (from, to) = if *is_reply { (vip, client) } else { (client, vip) };
+        let mut lines = vec![format!("{protocol} {packet} {from} > {to}")];
         lines.extend(self.steps.iter().map(|step| {
             let (what, found) = step.words();
             format!("  {what:<13} {found}")
@@ -262,6 +276,7 @@ impl Outcome {
         let parts = [
             self.answer.as_ref().map(|answer| format!(" {answer}")),
             self.to.as_ref().map(|to| format!(" to {to}")),
+            self.from.as_ref().map(|from| format!(" from {from}")),
             self.backend.as_ref().map(|backend| format!(" ({backend})")),
             self.reason.as_ref().map(|reason| format!(", {reason}")),
             self.flow_record.as_ref().map(|record| format!("; flow record: {record}")),
@@ -346,7 +361,12 @@ impl ReplyView {
     fn words(&self) -> String {
         let class = self.class.as_ref().map_or_else(String::new, |class| format!(", {class}"));
         let age = self.age_seconds.map_or_else(String::new, |seconds| format!(", {seconds} s old"));
-        format!("from {} ({}){class}{age}", self.vip, self.backend)
+        if self.vip.ip().is_unspecified() {
+            return format!("not ours: stays as it is{class}{age}");
+        }
+        let comma = if self.flags.is_empty() { "" } else { ", " };
+        let flags = self.flags.join(", ");
+        format!("from {} ({}){class}{age}{comma}{flags}", self.vip, self.backend)
     }
 }
 

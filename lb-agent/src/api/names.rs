@@ -71,7 +71,8 @@ pub(crate) fn flow_change(number: u32) -> Option<&'static str> {
 
 /// Of a `ReplyChange` of the engine; `None`: nothing changes.
 pub(crate) fn reply_change(number: u32) -> Option<&'static str> {
-    const NAMES: [&str; 6] = ["keep", "touch", "touch_half", "put_half", "put", "forget"];
+    const NAMES: [&str; 7] =
+        ["keep", "touch", "touch_half", "put_half", "put", "forget", "put_foreign"];
     (number != 0).then(|| name_of(&NAMES, number))
 }
 
@@ -121,6 +122,7 @@ mod tests {
         assert_eq!(flow_change(FlowChange::Forget as u32), Some("forget"));
         assert_eq!(reply_change(ReplyChange::Put as u32), Some("put"));
         assert_eq!(reply_change(ReplyChange::Forget as u32), Some("forget"));
+        assert_eq!(reply_change(ReplyChange::PutForeign as u32), Some("put_foreign"));
         assert_eq!(packet(Kind::Tcp as u32, 0x12), "SA");
         assert_eq!(packet(Kind::Udp as u32, 0), "");
         assert_eq!(packet(Kind::LaterFragment as u32, 0), "later_fragment");

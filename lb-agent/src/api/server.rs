@@ -47,7 +47,7 @@ use super::{
     events::{CONFLICTS_PATH, ConflictList, EVENTS_PATH, EventList, WAIT_SECONDS_MAX},
     explain::{ExplainQuery, Explanation, are_of_one_family},
     socket::ApiSocket,
-    steer::{self, SteerAnswer, SteerRequest},
+    steer::{self, SteerAnswer, SteerError, SteerRequest},
     trace::TRACE_SECONDS_MAX,
     types::{
         BackendList, DropList, ErrorBody, ServiceDetail, ServiceList, StatusView, View, VipList,
@@ -71,6 +71,11 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_mins(1);
 const STREAM_TIMEOUT: Duration = Duration::from_secs(TRACE_SECONDS_MAX as u64);
 /// Time for the runtime to read its counters; without them the answer is an error, not a zero.
 const COUNTERS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Time for the runtime to take an order: after its start it waits for providers to speak.
+const ORDER_TAKEN_WITHIN: Duration = Duration::from_secs(5);
+/// Time for it to carry one out. Together they are less than clients wait.
+const ORDER_DONE_WITHIN: Duration = Duration::from_secs(4);
 
 /// What the server asks of whoever owns the kernel.
 #[derive(Debug)]
@@ -100,8 +105,10 @@ pub struct SteerCall {
     pub request: SteerRequest,
     /// Name of the user at the other end of the socket.
     pub by: String,
-    /// Where the runtime answers when it is done; an error says that nobody was meant.
-    pub answer: oneshot::Sender<Result<SteerAnswer, String>>,
+    /// Where the runtime says that it takes the order. Who has given up by then has given no order.
+    pub taken: oneshot::Sender<()>,
+    /// Where the runtime answers when it is done; an error says that the order is for nobody.
+    pub answer: oneshot::Sender<Result<SteerAnswer, SteerError>>,
 }
 
 /// The user at the other end of a connection.
@@ -237,12 +244,12 @@ struct ServiceQuery {
     name: String,
 }
 
-async fn vips(State(source): State<Source>) -> Json<VipList> {
-    Json(VipList { vips: source.view.borrow().vips.clone() })
+async fn vips(State(source): State<Source>) -> Result<Json<VipList>, Refused> {
+    Ok(Json(VipList { vips: source.fresh_view().await?.vips.clone() }))
 }
 
-async fn services(State(source): State<Source>) -> Json<ServiceList> {
-    Json(ServiceList { services: source.view.borrow().services.clone() })
+async fn services(State(source): State<Source>) -> Result<Json<ServiceList>, Refused> {
+    Ok(Json(ServiceList { services: source.fresh_view().await?.services.clone() }))
 }
 
 async fn service(
@@ -330,8 +337,8 @@ fn service_at(view: &View, query: &ExplainQuery) -> Option<String> {
     Some(narrowest.service.0.clone())
 }
 
-async fn conflicts(State(source): State<Source>) -> Json<ConflictList> {
-    Json(ConflictList { conflicts: source.view.borrow().conflicts.clone() })
+async fn conflicts(State(source): State<Source>) -> Result<Json<ConflictList>, Refused> {
+    Ok(Json(ConflictList { conflicts: source.fresh_view().await?.conflicts.clone() }))
 }
 
 #[derive(Deserialize)]
@@ -359,20 +366,40 @@ async fn order(
     request: Result<Json<SteerRequest>, JsonRejection>,
 ) -> Result<Json<SteerAnswer>, Refused> {
     let Json(request) = request.map_err(|error| Refused(error.status(), error.body_text()))?;
+    let (taken, mut is_taken) = oneshot::channel();
     let (answer, done) = oneshot::channel();
-    let call = SteerCall { request, by: peer.name(), answer };
-    let ask = async {
+    let call = SteerCall { request, by: peer.name(), taken, answer };
+    let give = async {
         source.orders.send(call).await.map_err(|_| busy())?;
-        done.await.map_err(|_| busy())
+        (&mut is_taken).await.map_err(|_| busy())
     };
-    let result = timeout(COUNTERS_TIMEOUT, ask).await.map_err(|_| busy())??;
-    result.map(Json).map_err(|message| Refused(StatusCode::NOT_FOUND, message))
+    match timeout(ORDER_TAKEN_WITHIN, give).await {
+        Ok(given) => given?,
+        // What is not taken by now never will be.
+        Err(_elapsed) => {
+            is_taken.close();
+            is_taken.try_recv().map_err(|_| busy())?;
+        }
+    }
+    let Ok(Ok(result)) = timeout(ORDER_DONE_WITHIN, done).await else {
+        let message = "the order was taken, and the kernel does not do it yet; `lbctl backend list` \
+                       shows what is in force";
+        return Err(Refused(StatusCode::SERVICE_UNAVAILABLE, message.to_owned()));
+    };
+    result.map(Json).map_err(|error| {
+        let status = match error {
+            SteerError::Nobody(_) => StatusCode::NOT_FOUND,
+            SteerError::Ambiguous(_) => StatusCode::CONFLICT,
+            SteerError::NotKnown(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Refused(status, error.to_string())
+    })
 }
 
 fn busy() -> Refused {
     Refused(
         StatusCode::SERVICE_UNAVAILABLE,
-        "the agent is busy with the kernel or stopping; try again".to_owned(),
+        "the agent is busy with the kernel or stopping, and nothing was done; try again".to_owned(),
     )
 }
 

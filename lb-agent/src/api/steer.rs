@@ -17,7 +17,8 @@ pub enum Order {
     Drain,
     /// It takes no flows and keeps none.
     Disable,
-    /// It is what its provider and its probe say; also when its provider says that it is to end.
+    /// It is what its provider and its probe say. When its provider has asked it to end, that is
+    /// lifted; the next time that it is asked counts.
     Undrain,
     /// The same.
     Enable,
@@ -32,7 +33,8 @@ pub enum Order {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SteerRequest {
-    /// Name or address of the backend, as `lbctl backend list` prints them.
+    /// Name or address of the backend, as `lbctl backend list` prints them, or the first 12 or more
+    /// digits of a container's id.
     pub backend: String,
     /// Only in this service; `None`: in all that have it.
     #[serde(default)]
@@ -46,9 +48,26 @@ pub struct SteerRequest {
 pub struct SteerAnswer {
     /// What was told to whom, in words: one line for each backend.
     pub done: Vec<String>,
+    /// Set when the kernel does not do yet what was ordered; this is why. The agent tries again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<String>,
     /// Set when the order is in force and would be forgotten with the agent; this is why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
+}
+
+/// Why an order was not taken: nothing follows from it.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum SteerError {
+    /// It is for nobody who is there.
+    #[error("{0}")]
+    Nobody(String),
+    /// It could be for either of several.
+    #[error("{0}")]
+    Ambiguous(String),
+    /// It is for nobody who is known yet, and not everything is known.
+    #[error("{0}")]
+    NotKnown(String),
 }
 
 /// What operators want of a backend.
@@ -59,7 +78,7 @@ pub enum Will {
     Drain,
     /// To be left alone.
     Disable,
-    /// To serve, although its provider wants it to leave.
+    /// To serve, although its provider asked it to leave: [`SteeringView::lifts`] says when.
     Serve,
 }
 
@@ -69,6 +88,9 @@ pub struct SteeringView {
     /// What it is to do; `None`: what its provider and its probe say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub will: Option<Will>,
+    /// Which request to leave does not count, by [`crate::model::Backend::asked_to_end`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifts: Option<u64>,
     /// Its weight; `None`: the one that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<u16>,

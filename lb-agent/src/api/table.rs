@@ -3,29 +3,29 @@
 //!
 //! Names come from labels and containers: control characters are shown, never sent to the terminal.
 
-use std::fmt;
+mod cells;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 use lb_common::abi::Hook;
 
+use self::cells::{
+    bytes, connections, dash, duration, frontends, healthy_of_all, or_dash, replies, state,
+    timestamp, weight_origin,
+};
 use super::{
     events::{ConflictView, EventView},
-    steer::{SteerAnswer, SteeringView},
+    steer::SteerAnswer,
 };
 use super::{
     explain::Explanation,
     trace::TraceLine,
     types::{
-        BackendCountsView, BackendView, DropReasonView, DropView, FrontView, ProviderState,
-        ProviderView, RefusalView, RefusedBy, RepliesView, ServiceDetail, ServiceView,
-        ServingState, StatusView, TableView, VerdictView, VipView,
+        BackendCountersView, BackendView, DropReasonView, DropView, FrontView, ProviderState,
+        ProviderView, RefusalView, RefusedBy, ServiceDetail, ServiceView, StatusView, TableView,
+        VerdictView, VipView,
     },
 };
-use crate::model::FrontendAddress;
-
-/// Frontends of one service that a table shows; the rest is counted.
-const FRONTENDS_SHOWN_MAX: usize = 2;
 
 /// `lbctl vip list`.
 #[must_use]
@@ -60,10 +60,26 @@ pub fn services(services: &[ServiceView]) -> String {
             service.ring_size.map_or_else(dash, |size| size.to_string()),
             healthy_of_all(&service.backends),
             service.state.to_string(),
+            connections(service.connections),
+            service.counters.flows.to_string(),
+            bytes(service.counters.bytes_in),
+            bytes(service.counters.bytes_out),
             service.source.clone(),
         ]
     });
-    render(["SERVICE", "FRONTENDS", "RING", "HEALTHY", "STATE", "SOURCE"], &[2, 3], rows)
+    let headers = [
+        "SERVICE",
+        "FRONTENDS",
+        "RING",
+        "HEALTHY",
+        "STATE",
+        "CONNS",
+        "FLOWS",
+        "IN",
+        "OUT",
+        "SOURCE",
+    ];
+    render(headers, &[2, 3, 5, 6, 7, 8], rows)
 }
 
 /// `lbctl service show`: every value with its origin.
@@ -73,12 +89,13 @@ pub fn service(detail: &ServiceDetail) -> String {
     let at = service.frontends.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     let ring = service.ring_size.map_or_else(|| "no ring".to_owned(), |it| format!("ring {it}"));
     let head = format!(
-        "{} at {}\n{}, {} healthy, {ring}, from {}\n",
+        "{} at {}\n{}, {} healthy, {ring}, from {}\n{}\n",
         printable(&service.name.0),
         or_dash(at),
         service.state,
         healthy_of_all(&service.backends),
         or_dash(service.source.clone()),
+        traffic(service),
     );
     let settings = detail
         .settings
@@ -113,16 +130,17 @@ pub fn backends(backends: &[BackendView], is_one_service: bool) -> String {
             format!("{:.1}%", backend.share_percent),
             state(backend),
             replies(backend.replies.as_ref()),
+            connections(backend.connections),
             backend.counters.flows.to_string(),
             bytes(backend.counters.bytes_in),
             bytes(backend.counters.bytes_out),
         ]
     });
     let headers = [
-        "SERVICE", "BACKEND", "ADDRESS", "WEIGHT", "SHARE", "STATE", "REPLIES", "FLOWS", "IN",
-        "OUT",
+        "SERVICE", "BACKEND", "ADDRESS", "WEIGHT", "SHARE", "STATE", "REPLIES", "CONNS", "FLOWS",
+        "IN", "OUT",
     ];
-    let right = &[3, 4, 7, 8, 9];
+    let right = &[3, 4, 7, 8, 9, 10];
     if is_one_service {
         let [_, headers @ ..] = headers;
         let right: Vec<usize> = right.iter().map(|index| index - 1).collect();
@@ -134,8 +152,9 @@ pub fn backends(backends: &[BackendView], is_one_service: bool) -> String {
 /// `lbctl backend drain` and its likes.
 #[must_use]
 pub fn steered(answer: &SteerAnswer) -> String {
+    let pending = answer.pending.as_ref().map(|pending| format!("not in force yet: {pending}"));
     let warning = answer.warning.as_ref().map(|warning| format!("warning: {warning}"));
-    let lines = answer.done.iter().chain(&warning);
+    let lines = answer.done.iter().chain(&pending).chain(&warning);
     lines.map(|line| printable(line) + "\n").collect()
 }
 
@@ -326,106 +345,19 @@ fn refusal_line(refusal: &RefusalView) -> String {
     format!("{by}: {}{key}: {}", refusal.object, refusal.message)
 }
 
-// === Cells ===
-
-fn dash() -> String {
-    "-".to_owned()
-}
-
-fn or_dash(text: String) -> String {
-    if text.is_empty() { dash() } else { text }
-}
-
-fn state(backend: &BackendView) -> String {
-    match &backend.state_reason {
-        None => backend.state.to_string(),
-        Some(reason) => format!("{} ({reason})", backend.state),
-    }
-}
-
-fn weight_origin(backend: &BackendView) -> String {
-    match &backend.steering {
-        Some(SteeringView { weight: Some(_), by, .. }) => format!("lbctl, by {by}"),
-        _ => backend.weight_origin.to_string(),
-    }
-}
-
-/// A moment as RFC 3339 has it, in UTC, of milliseconds since the epoch.
-fn timestamp(at_ms: u64) -> String {
-    let (seconds, milliseconds) = (at_ms / 1000, at_ms % 1000);
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Years begin in March, so that the leap day is their last; 400 of them have the same days.
-    let day = days + 719_468;
-    let (era, day) = (day / 146_097, day % 146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day_of_year = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let (year, month) = match month {
-        0..=9 => (year + era * 400, month + 3),
-        _ => (year + era * 400 + 1, month - 9),
+/// What the backends of a service carry and have carried.
+fn traffic(service: &ServiceView) -> String {
+    let BackendCountersView { packets_in, bytes_in, packets_out, bytes_out, flows } =
+        service.counters;
+    let established = match service.connections {
+        Some(count) => format!("{count} connections, "),
+        None => String::new(),
     };
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milliseconds:03}Z")
-}
-
-fn replies(replies: Option<&RepliesView>) -> String {
-    match replies {
-        None => dash(),
-        Some(RepliesView::Fixed) => "fixed".to_owned(),
-        Some(RepliesView::Recorded { reason }) => format!("recorded ({reason})"),
-    }
-}
-
-fn frontends(frontends: &[FrontendAddress]) -> String {
-    let shown = frontends.iter().take(FRONTENDS_SHOWN_MAX).map(ToString::to_string);
-    let rest = frontends.len().checked_sub(FRONTENDS_SHOWN_MAX).filter(|rest| *rest > 0);
-    or_dash(shown.chain(rest.map(|rest| format!("+{rest}"))).collect::<Vec<_>>().join(" "))
-}
-
-fn healthy_of_all(counts: &BackendCountsView) -> String {
-    format!("{}/{}", counts.healthy, counts.total())
-}
-
-/// Three significant digits and a unit, in integers.
-fn bytes(count: u64) -> String {
-    const UNITS: [&str; 6] = ["K", "M", "G", "T", "P", "E"];
-    if count < 1024 {
-        return format!("{count}B");
-    }
-    let mut scaled = u128::from(count) * 10 / 1024;
-    let mut unit = 0;
-    while scaled >= 10_240 {
-        scaled /= 1024;
-        unit += 1;
-    }
-    if scaled < 1000 {
-        format!("{}.{}{}", scaled / 10, scaled % 10, UNITS[unit])
-    } else {
-        format!("{}{}", scaled / 10, UNITS[unit])
-    }
-}
-
-fn duration(seconds: u64) -> String {
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds}s"),
-        (0, 0, minutes) => format!("{minutes}m{}s", seconds % 60),
-        (0, hours, minutes) => format!("{hours}h{minutes}m"),
-        (days, hours, _) => format!("{days}d{hours}h"),
-    }
-}
-
-impl fmt::Display for ServingState {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Serving => "serving",
-            Self::Degraded => "degraded",
-            Self::Panic => "panic",
-            Self::Down => "down",
-            Self::Idle => "idle",
-        })
-    }
+    format!(
+        "{established}{flows} flows, in {packets_in} packets {}, out {packets_out} packets {}",
+        bytes(bytes_in),
+        bytes(bytes_out)
+    )
 }
 
 // === Rendering ===

@@ -203,6 +203,12 @@ pub struct ServiceView {
     pub state: ServingState,
     /// Providers that asked for it, comma separated: `docker`, `file`.
     pub source: String,
+    /// What the data path counted for the backends that it has now.
+    #[serde(default)]
+    pub counters: BackendCountersView,
+    /// Connections of those of its backends whose connections are counted; `None`: of none.
+    #[serde(default)]
+    pub connections: Option<u64>,
 }
 
 /// One backend of a service.
@@ -243,6 +249,9 @@ pub struct BackendView {
     pub replies: Option<RepliesView>,
     /// What the data path counted for it.
     pub counters: BackendCountersView,
+    /// Established connections; `None` where they are not counted, or not yet.
+    #[serde(default)]
+    pub connections: Option<u64>,
     /// What asked for it: a container and its label, an entry of the config file.
     pub source: String,
 }
@@ -290,6 +299,17 @@ pub struct BackendCountersView {
     pub bytes_out: u64,
     /// Flows given to the backend.
     pub flows: u64,
+}
+
+impl BackendCountersView {
+    /// Counts all that the other has counted.
+    pub fn merge(&mut self, other: Self) {
+        self.packets_in += other.packets_in;
+        self.bytes_in += other.bytes_in;
+        self.packets_out += other.packets_out;
+        self.bytes_out += other.bytes_out;
+        self.flows += other.flows;
+    }
 }
 
 impl View {

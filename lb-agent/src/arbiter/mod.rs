@@ -10,6 +10,7 @@
 //! both are of the config file: there a port within a range, and a range within a wider one, is meant,
 //! and the narrower wins.
 
+mod granted;
 mod overlap;
 mod policy;
 mod pool;
@@ -25,12 +26,14 @@ use std::{
 
 use lb_common::abi;
 
+pub use granted::Granted;
 pub use policy::yield_to_exclusive;
 
 use crate::{
     maglev::MEMBERS_MAX,
     model::{
-        Backend, Claim, Conflict, FrontendAddress, Policy, Refusal, Service, ServiceName, Snapshot,
+        Backend, Claim, Conflict, Datagrams, FrontendAddress, Policy, Refusal, Service,
+        ServiceName, Snapshot,
     },
     plan::{NameHash, service_hash},
 };
@@ -295,6 +298,10 @@ impl Joined {
     fn settle(&mut self, refusals: &mut BTreeSet<Refusal>) {
         let (policy, told) = mem::take(&mut self.wished).agree(&self.service.name);
         refusals.extend(told);
+        let only_answers = policy.datagrams.value == Datagrams::Answers;
+        for (backend, _) in self.backends.values_mut() {
+            backend.replies.only_answers = only_answers;
+        }
         if policy != Policy::default() {
             self.service.policy = Arc::new(policy);
         }

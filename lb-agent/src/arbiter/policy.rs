@@ -6,9 +6,7 @@
 
 use std::{cmp::Reverse, sync::Arc};
 
-use crate::model::{
-    Backend, Disagreement, Policy, Refusal, Service, ServiceName, Snapshot, Wishes,
-};
+use crate::model::{Backend, Disagreement, Policy, Refusal, Service, ServiceName, Wishes};
 
 /// Disagreements of one service that are told.
 const DISAGREEMENTS_MAX: usize = 16;
@@ -50,18 +48,20 @@ fn refusal(service: &ServiceName, disagreement: &Disagreement) -> Refusal {
 }
 
 /// While an exclusive backend takes new flows, the others of its service take none. To be called when
-/// the states of the backends are known.
-pub fn yield_to_exclusive(snapshot: &mut Snapshot) {
-    for service in snapshot.services.values_mut().filter(|service| !service.exclusive.is_empty()) {
-        let Service { backends, exclusive, .. } = service;
-        let is_exclusive = |backend: &Backend| {
-            exclusive.contains(&(backend.place.clone(), backend.instance.clone()))
-        };
-        let serves = |backend: &Backend| backend.state.takes_new() && backend.weight > 0;
-        if backends.iter().any(|backend| serves(backend) && is_exclusive(backend)) {
-            for backend in backends.iter_mut().filter(|backend| !is_exclusive(backend)) {
-                backend.weight = 0;
-            }
-        }
+/// it is known who is healthy, and before any that fail have to serve in a panic: they are no better
+/// than others that fail.
+pub fn yield_to_exclusive(service: &mut Arc<Service>) {
+    let Service { backends, exclusive, .. } = &**service;
+    let is_exclusive =
+        |backend: &Backend| exclusive.contains(&(backend.place.clone(), backend.instance.clone()));
+    let serves = |backend: &Backend| backend.state.takes_new() && backend.weight > 0;
+    if exclusive.is_empty() || !backends.iter().any(|it| serves(it) && is_exclusive(it)) {
+        return;
+    }
+    let others = backends.iter().enumerate().filter(|(_, backend)| !is_exclusive(backend));
+    let others: Vec<usize> = others.map(|(index, _)| index).collect();
+    let service = Arc::make_mut(service);
+    for index in others {
+        service.backends[index].weight = 0;
     }
 }

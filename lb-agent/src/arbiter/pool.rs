@@ -33,12 +33,13 @@ pub(super) fn assign(
     if seekers.is_empty() {
         return BTreeMap::new();
     }
+    let held = Held::of(&seekers, incumbents);
     let named = claims.iter().filter(|claim| claim.pooled.is_none());
     let mut taken: BTreeSet<IpAddr> = named.map(|claim| claim.frontend.vip).collect();
     let mut addresses: BTreeMap<PooledName, IpAddr> = BTreeMap::new();
     let mut homeless = Vec::new();
     for seeker in seekers {
-        match seeker.held(incumbents, &taken) {
+        match seeker.held(&held, &taken) {
             Some(address) => {
                 taken.insert(address);
                 addresses.insert(seeker.name, address);
@@ -46,10 +47,17 @@ pub(super) fn assign(
             None => homeless.push(seeker),
         }
     }
+    // What is full stays so, and need not be searched for everybody.
+    let mut full: BTreeSet<IpNet> = BTreeSet::new();
     for seeker in homeless {
+        if full.contains(&seeker.name.pool) {
+            continue;
+        }
         if let Some(address) = seeker.first_free(&taken) {
             taken.insert(address);
             addresses.insert(seeker.name, address);
+        } else {
+            full.insert(seeker.name.pool);
         }
     }
     claims.retain_mut(|claim| {
@@ -66,6 +74,23 @@ pub(super) fn assign(
         true
     });
     addresses.into_iter().map(|(pooled, address)| (pooled.name, address)).collect()
+}
+
+/// The addresses that services of names have already.
+struct Held(BTreeMap<NameHash, BTreeSet<IpAddr>>);
+
+impl Held {
+    fn of(seekers: &[Seeker], incumbents: &Incumbents) -> Self {
+        let services = seekers.iter().flat_map(|seeker| &seeker.services);
+        let mut held: BTreeMap<NameHash, BTreeSet<IpAddr>> =
+            services.map(|service| (*service, BTreeSet::new())).collect();
+        for (frontend, service) in incumbents {
+            if let Some(addresses) = held.get_mut(service) {
+                addresses.insert(frontend.vip);
+            }
+        }
+        Self(held)
+    }
 }
 
 /// A name that needs an address.
@@ -97,16 +122,14 @@ impl Seeker {
 
     /// The address that a service of this name has already: of several the nearest to where the
     /// search begins, since that is where this name would have found it.
-    fn held(&self, incumbents: &Incumbents, taken: &BTreeSet<IpAddr>) -> Option<IpAddr> {
+    fn held(&self, held: &Held, taken: &BTreeSet<IpAddr>) -> Option<IpAddr> {
         let (first, size) = range(&self.name.pool);
         let start = self.start(size);
-        let held = incumbents.iter().filter(|(frontend, service)| {
-            self.name.pool.contains(&frontend.vip)
-                && self.services.contains(*service)
-                && !taken.contains(&frontend.vip)
-        });
+        let held = self.services.iter().filter_map(|service| held.0.get(service)).flatten();
+        let held =
+            held.filter(|address| self.name.pool.contains(*address) && !taken.contains(*address));
         let offset = |address| number(address).checked_sub(first).filter(|offset| *offset < size);
-        held.filter_map(|(frontend, _)| Some((offset(frontend.vip)?, frontend.vip)))
+        held.filter_map(|address| Some((offset(*address)?, *address)))
             .min_by_key(|(offset, _)| (offset + size - start) % size)
             .map(|(_, address)| address)
     }

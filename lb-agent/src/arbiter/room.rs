@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use super::{Joined, Limits, refuse};
@@ -48,7 +49,7 @@ pub(super) fn fit(
             continue;
         }
         service.backends = room.take_backends(backends, &object, refusals);
-        snapshot.services.insert(service.name.clone(), service);
+        snapshot.services.insert(service.name.clone(), Arc::new(service));
     }
     snapshot
 }

@@ -35,6 +35,7 @@ fn backend(place: &str, instance: u16) -> Backend {
         state: BackendState::Healthy,
         started_at_ms: u64::from(instance),
         reported: None,
+        asked_to_end: None,
         replies: crate::model::ReplyFacts::default(),
     }
 }

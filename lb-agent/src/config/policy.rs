@@ -11,9 +11,6 @@ use crate::{
 };
 
 const DAY_SECONDS: u32 = 24 * 3600;
-const DAY_MS: u32 = DAY_SECONDS * 1000;
-/// A probe that comes more often would be a load, and one that takes longer is none.
-const PROBE_INTERVAL_MS_MIN: u32 = 50;
 /// Longest text that an answer is searched for.
 const BODY_CHARS_MAX: usize = 1024;
 
@@ -70,11 +67,12 @@ impl Checker<'_> {
             let value = self.number(Some(value.clone()?), key, allowed, 0);
             Some(Setting::new(value, Origin::config(object, format!("probe.{key}"))))
         };
-        let times = PROBE_INTERVAL_MS_MIN..=DAY_MS;
-        wishes.probe_interval_ms = number(&probe.interval_ms, "interval_ms", times.clone());
-        wishes.probe_timeout_ms = number(&probe.timeout_ms, "timeout_ms", times);
+        wishes.probe_interval_ms =
+            number(&probe.interval_ms, "interval_ms", grammar::PROBE_INTERVAL_MS);
+        wishes.probe_timeout_ms =
+            number(&probe.timeout_ms, "timeout_ms", grammar::PROBE_TIMEOUT_MS);
         wishes.probe_initial_delay_ms =
-            number(&probe.initial_delay_ms, "initial_delay_ms", 0..=DAY_MS);
+            number(&probe.initial_delay_ms, "initial_delay_ms", grammar::PROBE_DELAY_MS);
         wishes.probe_rise = number(&probe.rise, "rise", 1..=1000);
         wishes.probe_fall = number(&probe.fall, "fall", 1..=1000);
         wishes.probe_place = self.value(probe.place.clone(), object, "probe.place", grammar::place);

@@ -19,6 +19,9 @@ pub struct Counters {
     pub verdicts: Vec<(Hook, Verdict, u64)>,
     /// How full the tables of recorded flows are.
     pub records: RecordCounts,
+    /// Connections by backend number, of those whose replies are recorded, as the last whole sweep
+    /// found them; `None`: none has ended yet.
+    pub connections: Option<BTreeMap<u32, u64>>,
 }
 
 /// Recorded flows, as the last whole sweep counted them.
@@ -47,6 +50,7 @@ impl Tables {
                 replies_v6: self.records.replies_v6.counted(),
                 limit,
             },
+            connections: self.records.connections(),
             ..Counters::default()
         };
         for &number in backends {

@@ -12,8 +12,9 @@ use aya::{
 };
 use lb_common::{
     abi::{
-        BackendV4, BackendV6, FlowRecord, Frontend, FrontendKeyV4, FrontendKeyV6, HalfOpenRate,
-        Limits, NetAddr6, NetU32, Refusals, RingDescriptor, Slot, map_names,
+        BackendV4, BackendV6, FlowInsertions, FlowRecord, Frontend, FrontendKeyV4, FrontendKeyV6,
+        HalfOpenRate, Limits, MAX_BACKENDS, NetAddr6, NetU32, Refusals, RingDescriptor, Slot,
+        map_names,
     },
     engine::{Backend, Family},
 };
@@ -83,6 +84,7 @@ pub(super) struct LiveTables<'a, A: LiveFamily> {
     reply_defaults: HashMap<MapData, A::ReplyDefaultKey, A::ReplyDefault>,
     local: LpmTrie<MapData, A, u32>,
     half_open_rate: PerCpuArray<MapData, HalfOpenRate>,
+    flow_insertions: PerCpuArray<MapData, FlowInsertions>,
     /// The first thing that could not be read.
     trouble: RefCell<Option<MapError>>,
 }
@@ -103,8 +105,21 @@ impl<'a, A: LiveFamily> LiveTables<'a, A> {
                 maps,
                 map_names::HALF_OPEN_RATE,
             )?))?,
+            flow_insertions: PerCpuArray::try_from(Map::PerCpuArray(open(
+                maps,
+                map_names::FLOW_INSERTIONS,
+            )?))?,
             trouble: RefCell::default(),
         })
+    }
+
+    /// The backend with this address and port, or with any port; rather one that is alive.
+    pub(super) fn backend_at(&self, address: A, port: u16) -> Option<Backend<A>> {
+        let all = (1..=MAX_BACKENDS).filter_map(|number| A::record(self.tables, number));
+        let here = all.map(|record| A::backend(&record)).filter(|backend| {
+            backend.address.is_same(address) && [0, port].contains(&backend.port.get())
+        });
+        here.max_by_key(|backend| (backend.state != 0, backend.port.get() == port))
     }
 
     /// An error if something that was asked for could not be read.
@@ -175,6 +190,14 @@ impl<A: LiveFamily> lb_common::engine::Tables<A> for LiveTables<'_, A> {
         let rates = self.found(self.half_open_rate.get(&0, 0));
         let counts = rates.iter().flat_map(|rates| rates.iter());
         counts.filter(|rate| rate.tick == tick).map(|rate| rate.count).max().unwrap_or(0)
+    }
+
+    /// Of the CPU with the least, as above.
+    fn flow_room(&self) -> u32 {
+        let room = self.tables.records.room(A::NUMBER);
+        let inserted = self.found(self.flow_insertions.get(&A::NUMBER, 0));
+        let left = inserted.iter().flat_map(|counts| counts.iter()).map(|count| room.left(*count));
+        left.min().unwrap_or(room.per_cpu)
     }
 
     fn reply_default(&self, key: &A::ReplyDefaultKey) -> Option<A::ReplyDefault> {

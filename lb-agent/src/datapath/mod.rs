@@ -7,6 +7,7 @@
 
 mod cgroup;
 mod clsact;
+mod connections;
 mod counters;
 mod extents;
 mod frontends;
@@ -22,6 +23,7 @@ mod options;
 mod pins;
 mod prerequisites;
 mod read;
+mod record_table;
 mod records;
 mod replies;
 mod rtnl;
@@ -44,7 +46,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use aya::maps::{HashMap, MapData};
 use lb_common::{
-    abi::{Hook, NetAddr6, NetU32, TraceFilter, map_names, ticks_from_ns},
+    abi::{Hook, META_ROUTES_REPLIES, NetAddr6, NetU32, TraceFilter, map_names, ticks_from_ns},
     engine,
 };
 
@@ -258,7 +260,14 @@ impl Datapath {
         context: &engine::Context,
     ) -> anyhow::Result<Explanation> {
         let tables = LiveTables::<A>::open(&self.tables, &self.maps_path)?;
-        let explanation = explain(query, client, vip, &tables, context);
+        let mut context = *context;
+        if query.is_reply {
+            let backend = tables.backend_at(vip, query.vip.port()).with_context(|| {
+                format!("no backend has the address {}: see `lbctl backend list`", query.vip)
+            })?;
+            context.ingress_ifindex = backend.ifindex;
+        }
+        let explanation = explain(query, client, vip, &tables, &context);
         tables.check()?;
         Ok(explanation)
     }
@@ -300,9 +309,9 @@ impl Datapath {
     }
 
     /// Deletes records that count no more, of a bounded number that it looks at, and tells what a
-    /// scan of all of them found when one is over.
-    pub fn sweep(&mut self, now_tick: u32) -> anyhow::Result<SweepReport> {
-        self.tables.sweep(now_tick)
+    /// scan of all of them found when one is over. `clock` tells the tick, [`now_tick`] but in tests.
+    pub fn sweep(&mut self, clock: &dyn Fn() -> u32) -> anyhow::Result<SweepReport> {
+        self.tables.sweep(clock)
     }
 
     /// The tick in which a flow of a ring was last left without a record that it should have had;
@@ -344,6 +353,12 @@ impl Datapath {
 
     fn attach_fronts(&mut self, replaces: bool) {
         self.front_statuses = self.fronts.attach(&mut self.hooks, &self.tables, replaces);
+        let has_several = self.front_statuses.len() > 1 || self.fronts.has_vlans();
+        if let Err(error) = self.tables.set_flag(META_ROUTES_REPLIES, has_several) {
+            tracing::error!(
+                "replies may leave by another interface than the routing table says: {error}"
+            );
+        }
     }
 
     fn troubles(&self) -> Vec<String> {

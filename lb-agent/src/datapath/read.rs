@@ -4,11 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Context as _;
 use lb_common::abi::{
-    BackendIdentity, MAX_BACKENDS, MAX_SERVICES, META_TRACES, PATH_LOCAL, PATH_RECORDS_REPLIES,
-    RingDescriptor, Slot,
+    BackendIdentity, MAX_BACKENDS, MAX_SERVICES, PATH_LOCAL, PATH_RECORDS_REPLIES, RingDescriptor,
+    Slot,
 };
 
-use super::tables::Tables;
+use super::tables::{Tables, UNPLANNED_FLAGS};
 use crate::{
     model::BackendPath,
     plan::{KernelBackend, KernelRing, KernelState},
@@ -18,7 +18,7 @@ impl Tables {
     /// Everything but attachments.
     pub(super) fn read(&self) -> anyhow::Result<KernelState> {
         let mut state =
-            KernelState { flags: self.meta().flags & !META_TRACES, ..KernelState::default() };
+            KernelState { flags: self.meta().flags & !UNPLANNED_FLAGS, ..KernelState::default() };
         for number in 0..MAX_SERVICES {
             let service = self.services.load(number).context("`SERVICES` is too short")?;
             if service.name_hash != [0; 2] {

@@ -5,36 +5,34 @@
 //! at a bounded number of entries and the next goes on from there.
 
 use std::{
-    cell::RefCell,
-    ops::AddAssign,
-    os::fd::{AsFd as _, OwnedFd},
+    collections::BTreeMap,
+    mem::{offset_of, size_of},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
+use anyhow::Context as _;
 use aya::{
     Ebpf, Pod,
-    maps::{HashMap, Map, MapData, MapError},
+    maps::{MapData, PerCpuArray},
 };
 use lb_common::{
     abi::{
-        FlowKeyV4, FlowKeyV6, FlowRecord, Frontend, Limits, Meta, NetAddr6, NetU32, ReplyKeyV4,
-        ReplyKeyV6, ReplyRecordV4, ReplyRecordV6, RingDescriptor, SCOPE_FRONT, Slot, map_names,
+        BackendIdentity, FAMILY_V4, FAMILY_V6, FlowInsertions, FlowKeyV4, FlowKeyV6, FlowRecord,
+        FlowRoom, Frontend, Limits, Meta, NetAddr6, NetU32, Refusals, ReplyKeyV4, ReplyKeyV6,
+        ReplyRecordV4, ReplyRecordV6, RingDescriptor, SCOPE_FRONT, Slot, map_names, ring_number,
     },
-    engine::{Family, is_fresh, slot_hash},
+    engine::{Backend, Family, is_fresh, slot_hash},
     slots::{self, Sweep},
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::{
+    connections::Connections,
     mapped::MappedArray,
-    sys,
-    tables::{Tables, is_absent, take},
+    record_table::{Kept, Pass, RecordTable},
+    tables::{Tables, mapped, take},
 };
 use crate::plan::Scan;
-
-/// Entries of one table that one call looks at: some milliseconds of work.
-const ENTRIES_PER_CALL: u64 = 16_384;
-/// Entries that one bpf(2) call returns.
-const BATCH: usize = 2_048;
 
 /// What a sweep did.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -51,23 +49,7 @@ pub struct SweepReport {
     pub scan: Option<Scan>,
 }
 
-/// A hash map that is read in batches over several calls.
-#[derive(Debug)]
-pub(super) struct RecordTable<K, V> {
-    map: HashMap<MapData, K, V>,
-    fd: OwnedFd,
-    /// Where the next batch begins; `None`: at the beginning.
-    cursor: Option<u32>,
-    /// Entries left in the table by the present pass.
-    counting: u64,
-    /// Entries that the last whole pass left in the table.
-    counted: u64,
-    keys: Vec<K>,
-    values: Vec<V>,
-}
-
 /// The tables that are swept. Half-open replies are turned over by the data path alone.
-#[derive(Debug)]
 pub(super) struct Records {
     half_flows_v4: RecordTable<FlowKeyV4, FlowRecord>,
     half_flows_v6: RecordTable<FlowKeyV6, FlowRecord>,
@@ -75,8 +57,12 @@ pub(super) struct Records {
     pub(super) flows_v6: RecordTable<FlowKeyV6, FlowRecord>,
     pub(super) replies_v4: RecordTable<ReplyKeyV4, ReplyRecordV4>,
     pub(super) replies_v6: RecordTable<ReplyKeyV6, ReplyRecordV6>,
+    flow_room: MappedArray<FlowRoom>,
+    flow_insertions: PerCpuArray<MapData, FlowInsertions>,
     /// `None`: the next call begins one.
     progress: Option<ScanProgress>,
+    /// Connections whose replies are recorded: IPv4, IPv6.
+    connections: [Connections; 2],
 }
 
 /// A scan of all flows that is under way. Half-open records come first, since records move from
@@ -91,15 +77,55 @@ struct ScanProgress {
 
 impl Records {
     pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
-        Ok(Self {
+        let mut records = Self {
             half_flows_v4: RecordTable::take(ebpf, map_names::HALF_FLOWS_V4)?,
             half_flows_v6: RecordTable::take(ebpf, map_names::HALF_FLOWS_V6)?,
             flows_v4: RecordTable::take(ebpf, map_names::FLOWS_V4)?,
             flows_v6: RecordTable::take(ebpf, map_names::FLOWS_V6)?,
             replies_v4: RecordTable::take(ebpf, map_names::REPLIES_V4)?,
             replies_v6: RecordTable::take(ebpf, map_names::REPLIES_V6)?,
+            flow_room: mapped(ebpf, map_names::FLOW_ROOM)?,
+            flow_insertions: PerCpuArray::try_from(take(ebpf, map_names::FLOW_INSERTIONS)?)?,
             progress: None,
-        })
+            connections: Default::default(),
+        };
+        for family in [FAMILY_V4, FAMILY_V6] {
+            if records.room(family).epoch == 0 {
+                // New tables: nobody has counted them, and nothing is in them that was not inserted
+                // in this epoch.
+                records.publish_room(family)?;
+            }
+        }
+        Ok(records)
+    }
+
+    /// Connections by backend number, of those whose replies are recorded.
+    pub(super) fn connections(&self) -> Option<BTreeMap<u32, u64>> {
+        let [v4, v6] = &self.connections;
+        // A backend is of one family.
+        let mut all = v4.counted()?.clone();
+        all.extend(v6.counted()?);
+        Some(all)
+    }
+
+    /// How many records of flows of `old` a family's table has room for.
+    pub(super) fn room(&self, family: u32) -> FlowRoom {
+        self.flow_room.load(family).unwrap_or_default()
+    }
+
+    /// Says how much room there is after a pass that began no earlier than the last was over.
+    fn publish_room(&mut self, family: u32) -> anyhow::Result<()> {
+        let before = self.room(family);
+        let (counted, entries_max) = if family == FAMILY_V4 {
+            (self.flows_v4.counted(), self.flows_v4.entries_max())
+        } else {
+            (self.flows_v6.counted(), self.flows_v6.entries_max())
+        };
+        let counts = self.flow_insertions.get(&family, 0).context("`FLOW_INSERTIONS`")?;
+        let inserted = counts.iter().map(|count| u64::from(count.since(before.epoch))).sum();
+        let cpus = u32::try_from(counts.len()).unwrap_or(u32::MAX);
+        let room = before.after_pass(entries_max, counted, inserted, cpus);
+        self.flow_room.store(family, &room, 0).context("`FLOW_ROOM` is too short")
     }
 
     fn begin(&mut self, now_tick: u32) -> ScanProgress {
@@ -117,15 +143,15 @@ impl Records {
 
 impl Tables {
     /// Deletes records that are dead, and those that say what their slot says. When a whole scan of
-    /// the flows is over, tells what it found.
-    pub(super) fn sweep(&mut self, now_tick: u32) -> anyhow::Result<SweepReport> {
+    /// the flows is over, tells what it found. `clock` tells the present tick.
+    pub(super) fn sweep(&mut self, clock: &dyn Fn() -> u32) -> anyhow::Result<SweepReport> {
         // After an error some entries have not been seen: the scan begins anew.
-        let progress = match self.records.progress.take() {
+        let mut progress = match self.records.progress.take() {
             Some(progress) => progress,
-            None => self.records.begin(now_tick),
+            None => self.records.begin(clock()),
         };
-        let (flows, progress) = self.sweep_flows(progress, now_tick)?;
-        let replies = self.sweep_replies(now_tick)?;
+        let flows = self.sweep_flows(&mut progress, clock)?;
+        let replies = self.sweep_replies(clock)?;
         let scan = if progress.flows_done == [true; 2] {
             Some(progress.scan)
         } else {
@@ -143,75 +169,89 @@ impl Tables {
 
     fn sweep_flows(
         &mut self,
-        mut progress: ScanProgress,
-        now_tick: u32,
-    ) -> anyhow::Result<(Pass, ScanProgress)> {
-        let Self { records, backends_v4, backends_v6, meta, .. } = self;
-        let Meta { hash_seed, limits, .. } = meta.load(0).unwrap_or_default();
-        let rings = Rings { headers: &self.rings, ring_slots: &self.ring_slots, hash_seed };
-        let frontends = &self.frontends;
-        let place_v4 = |key: &FlowKeyV4| rings.place::<NetU32>(key, |it| frontends.lookup_v4(*it));
-        let place_v6 = |key: &FlowKeyV6| rings.place::<NetAddr6>(key, |it| frontends.lookup_v6(it));
-        let judge_v4 = |key: &FlowKeyV4, flow: &FlowRecord| {
-            let backend = NetU32::backend(&backends_v4.load(flow.backend).unwrap_or_default());
-            let slot = place_v4(key).map(|place| place.slot);
-            Ok(slots::sweep(flow, &backend, slot, &limits, now_tick))
+        progress: &mut ScanProgress,
+        clock: &dyn Fn() -> u32,
+    ) -> anyhow::Result<Pass> {
+        let Self { records, backends_v4, backends_v6, frontends, .. } = self;
+        let Meta { hash_seed, limits, .. } = self.meta.load(0).unwrap_or_default();
+        let sweeper = Sweeper {
+            headers: &self.rings,
+            ring_slots: &self.ring_slots,
+            refusals: &self.refusals,
+            identities: &self.identities,
+            hash_seed,
+            limits,
+            clock,
         };
-        let judge_v6 = |key: &FlowKeyV6, flow: &FlowRecord| {
-            let backend = NetAddr6::backend(&backends_v6.load(flow.backend).unwrap_or_default());
-            let slot = place_v6(key).map(|place| place.slot);
-            Ok(slots::sweep(flow, &backend, slot, &limits, now_tick))
+        let v4 = SweptFamily::<NetU32> {
+            sweeper: &sweeper,
+            family: FAMILY_V4,
+            backend: &|number| NetU32::backend(&backends_v4.load(number).unwrap_or_default()),
+            frontend: &|key| frontends.lookup_v4(*key),
         };
-        let ScanProgress { scan, half_flows_done, flows_done } = &mut progress;
-        let scan = RefCell::new(scan);
-        let note = |place: Option<Place>| {
-            if let Some(place) = place {
-                scan.borrow_mut().note_other(place.ring, place.index);
-            }
-            Ok(())
+        let v6 = SweptFamily::<NetAddr6> {
+            sweeper: &sweeper,
+            family: FAMILY_V6,
+            backend: &|number| NetAddr6::backend(&backends_v6.load(number).unwrap_or_default()),
+            frontend: &|key| frontends.lookup_v6(key),
         };
-        let mut total = Pass::default();
-        let tables = [
-            (&mut records.half_flows_v4, &mut records.half_flows_v6, half_flows_done),
-            (&mut records.flows_v4, &mut records.flows_v6, flows_done),
-        ];
-        for (table_v4, table_v6, [is_done_v4, is_done_v6]) in tables {
-            if !*is_done_v4 {
-                let pass = table_v4.sweep(judge_v4, |key| note(place_v4(key)))?;
-                *is_done_v4 = pass.is_whole;
-                total += pass;
-            }
-            if !*is_done_v6 {
-                let pass = table_v6.sweep(judge_v6, |key| note(place_v6(key)))?;
-                *is_done_v6 = pass.is_whole;
-                total += pass;
-            }
-            if !(*is_done_v4 && *is_done_v6) {
-                break;
+        let ScanProgress { scan, half_flows_done, flows_done } = progress;
+        let [half_done_v4, half_done_v6] = half_flows_done;
+        let mut total = v4.sweep(&mut records.half_flows_v4, half_done_v4, scan)?;
+        total += v6.sweep(&mut records.half_flows_v6, half_done_v6, scan)?;
+        if *half_done_v4 && *half_done_v6 {
+            let was_done = *flows_done;
+            let [done_v4, done_v6] = flows_done;
+            total += v4.sweep(&mut records.flows_v4, done_v4, scan)?;
+            total += v6.sweep(&mut records.flows_v6, done_v6, scan)?;
+            for (family, (was_done, is_done)) in
+                [FAMILY_V4, FAMILY_V6].into_iter().zip(was_done.into_iter().zip(*flows_done))
+            {
+                if is_done && !was_done {
+                    records.publish_room(family)?;
+                }
             }
         }
-        Ok((total, progress))
+        Ok(total)
     }
 
-    fn sweep_replies(&mut self, now_tick: u32) -> anyhow::Result<Pass> {
+    fn sweep_replies(&mut self, clock: &dyn Fn() -> u32) -> anyhow::Result<Pass> {
         let Self { records, backends_v4, backends_v6, meta, .. } = self;
         let limits = meta.load(0).unwrap_or_default().limits;
-        let mut total = records.replies_v4.sweep(
-            |_, reply| {
+        let Records {
+            replies_v4, replies_v6, connections: [connections_v4, connections_v6], ..
+        } = &mut **records;
+        let mut total = replies_v4.sweep(
+            clock,
+            |_, reply, now_tick| {
                 let generation = backends_v4.load(reply.backend).unwrap_or_default().generation;
                 let is_known = reply.generation == generation;
-                Ok(judge_reply(is_known, reply.class, reply.last_seen_tick, &limits, now_tick))
+                let verdict =
+                    judge_reply(is_known, reply.class, reply.last_seen_tick, &limits, now_tick);
+                if verdict == Sweep::Ignore {
+                    connections_v4.note(reply.backend, reply.class);
+                }
+                verdict
             },
-            |_| Ok(()),
+            |_, _, _| {},
         )?;
-        total += records.replies_v6.sweep(
-            |_, reply| {
+        connections_v4.end_call(&total);
+        let pass = replies_v6.sweep(
+            clock,
+            |_, reply, now_tick| {
                 let generation = backends_v6.load(reply.backend).unwrap_or_default().generation;
                 let is_known = reply.generation == generation;
-                Ok(judge_reply(is_known, reply.class, reply.last_seen_tick, &limits, now_tick))
+                let verdict =
+                    judge_reply(is_known, reply.class, reply.last_seen_tick, &limits, now_tick);
+                if verdict == Sweep::Ignore {
+                    connections_v6.note(reply.backend, reply.class);
+                }
+                verdict
             },
-            |_| Ok(()),
+            |_, _, _| {},
         )?;
+        connections_v6.end_call(&pass);
+        total += pass;
         Ok(total)
     }
 }
@@ -228,11 +268,24 @@ fn judge_reply(
     if is_alive { Sweep::Ignore } else { Sweep::Delete }
 }
 
-/// The rings of all services.
-struct Rings<'a> {
+/// What a sweep of flows knows.
+struct Sweeper<'a> {
     headers: &'a MappedArray<u64>,
     ring_slots: &'a MappedArray<u64>,
+    refusals: &'a MappedArray<Refusals>,
+    identities: &'a MappedArray<BackendIdentity>,
     hash_seed: u64,
+    limits: Limits,
+    clock: &'a dyn Fn() -> u32,
+}
+
+/// The same of one family.
+struct SweptFamily<'a, A: Family> {
+    sweeper: &'a Sweeper<'a>,
+    /// `FAMILY_*`.
+    family: u32,
+    backend: &'a dyn Fn(u32) -> Backend<A>,
+    frontend: &'a dyn Fn(&A::FrontendKey) -> Frontend,
 }
 
 /// Where a flow falls.
@@ -243,145 +296,113 @@ struct Place {
     slot: Slot,
 }
 
-impl Rings<'_> {
-    /// Finds a flow's slot as the data path does; `None`: its frontend is no more.
-    fn place<A: Family>(
+impl<A: Family<FlowKey: SweptKey>> SweptFamily<'_, A> {
+    /// Goes on in one of the family's tables, unless all of it is done.
+    fn sweep(
         &self,
-        flow: &A::FlowKey,
-        find: impl Fn(&A::FrontendKey) -> Frontend,
-    ) -> Option<Place> {
+        table: &mut RecordTable<A::FlowKey, FlowRecord>,
+        is_done: &mut bool,
+        scan: &mut Scan,
+    ) -> anyhow::Result<Pass> {
+        if *is_done {
+            return Ok(Pass::default());
+        }
+        let pass = table.sweep(
+            self.sweeper.clock,
+            |key, flow, now_tick| {
+                let slot = self.place(key).map(|place| place.slot);
+                slots::sweep(
+                    flow,
+                    &(self.backend)(flow.backend),
+                    slot,
+                    &self.sweeper.limits,
+                    now_tick,
+                )
+            },
+            |kept, key, flow| self.note(kept, key, flow, scan),
+        )?;
+        *is_done = pass.is_whole;
+        Ok(pass)
+    }
+
+    fn note(&self, kept: Kept, key: &A::FlowKey, flow: &FlowRecord, scan: &mut Scan) {
+        let place = self.place(key);
+        // A flow without a frontend falls, when it has one again, on the ring that it has now.
+        let ring = place.as_ref().map_or_else(|| self.ring_of(key, flow), |place| place.ring);
+        match (kept, place) {
+            (Kept::Found, Some(place)) => scan.note_other(ring, place.index),
+            (Kept::Found, None) => scan.note_others(ring),
+            (Kept::Rewritten, _) => {
+                let word = self.sweeper.refusals.shared::<AtomicU64>(ring);
+                if let Some(word) = word {
+                    note_refusal(word, (self.sweeper.clock)());
+                }
+            }
+        }
+    }
+
+    /// The ring of the service that a record's backend has.
+    fn ring_of(&self, key: &A::FlowKey, flow: &FlowRecord) -> u32 {
+        let service = self.sweeper.identities.load(flow.backend).unwrap_or_default().service;
+        let protocol = u8::try_from(A::tuple(key).protocol).unwrap_or_default();
+        ring_number(service, self.family, protocol)
+    }
+
+    /// Finds a flow's slot as the data path does; `None`: it has no frontend, or that no ring.
+    fn place(&self, flow: &A::FlowKey) -> Option<Place> {
         let flow = A::tuple(flow);
         let protocol = u8::try_from(flow.protocol).ok()?;
         let key = A::frontend_key(flow.server, flow.server_port, protocol, SCOPE_FRONT);
-        let frontend = find(&key);
+        let frontend = (self.frontend)(&key);
         if !frontend.is_served() {
             return None;
         }
+        let Sweeper { headers, ring_slots, hash_seed, .. } = self.sweeper;
         let ring = frontend.ring;
-        let descriptor = RingDescriptor::from_raw(self.headers.load(ring).unwrap_or_default());
+        let descriptor = RingDescriptor::from_raw(headers.load(ring).unwrap_or_default());
         if descriptor.size() == 0 {
             return None;
         }
-        let index = descriptor.slot_index(slot_hash(self.hash_seed, frontend.flags, &flow));
-        let slot = self.ring_slots.load(index).map(Slot::from_raw)?;
+        let index = descriptor.slot_index(slot_hash(*hash_seed, frontend.flags, &flow));
+        let slot = ring_slots.load(index).map(Slot::from_raw)?;
         Some(Place { ring, index: index - descriptor.start(), slot })
     }
 }
 
-#[derive(Clone, Copy, Default)]
-struct Pass {
-    seen: u64,
-    deleted: u64,
-    /// The last entry of the table was reached.
-    is_whole: bool,
+/// Stores [`Refusals::refused_tick`] and leaves the other half of the word, which the data path may be
+/// storing.
+fn note_refusal(word: &AtomicU64, tick: u32) {
+    const OFFSET: usize = offset_of!(Refusals, refused_tick);
+    let mut known = word.load(Ordering::Acquire);
+    loop {
+        let mut bytes = known.to_ne_bytes();
+        bytes[OFFSET..OFFSET + size_of::<u32>()].copy_from_slice(&tick.to_ne_bytes());
+        let noted = u64::from_ne_bytes(bytes);
+        match word.compare_exchange(known, noted, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => return,
+            Err(stored) => known = stored,
+        }
+    }
 }
 
-impl AddAssign for Pass {
-    fn add_assign(&mut self, other: Self) {
-        self.seen += other.seen;
-        self.deleted += other.deleted;
-    }
-}
+/// A key that is read from a table of the kernel.
+trait SweptKey: Pod + FromBytes + IntoBytes + Immutable {}
+impl SweptKey for FlowKeyV4 {}
+impl SweptKey for FlowKeyV6 {}
 
-impl<K, V> RecordTable<K, V>
-where
-    K: Pod + FromBytes + IntoBytes + Immutable,
-    V: Pod + FromBytes + IntoBytes + Immutable,
-{
-    fn take(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<Self> {
-        let map = take(ebpf, name)?;
-        let (Map::HashMap(data) | Map::LruHashMap(data)) = &map else {
-            anyhow::bail!("map `{name}` of the embedded BPF object is no hash map");
-        };
-        Ok(Self {
-            fd: data.fd().as_fd().try_clone_to_owned()?,
-            map: HashMap::try_from(map)?,
-            cursor: None,
-            counting: 0,
-            counted: 0,
-            keys: Vec::new(),
-            values: Vec::new(),
-        })
-    }
+#[cfg(test)]
+mod tests {
+    use zerocopy::IntoBytes as _;
 
-    /// Entries that the last whole pass left in the table.
-    pub(super) fn counted(&self) -> u64 {
-        self.counted
-    }
+    use super::{AtomicU64, FromBytes as _, Ordering, Refusals, note_refusal};
 
-    /// The next call begins with the first entry.
-    fn rewind(&mut self) {
-        (self.cursor, self.counting) = (None, 0);
-    }
-
-    /// Looks at the next entries, deletes those that are to be deleted, asked a second time of what
-    /// is in the table at that moment, and notes those that are to be kept.
-    fn sweep(
-        &mut self,
-        judge: impl Fn(&K, &V) -> anyhow::Result<Sweep>,
-        mut note: impl FnMut(&K) -> anyhow::Result<()>,
-    ) -> anyhow::Result<Pass> {
-        let mut pass = Pass::default();
-        while pass.seen < ENTRIES_PER_CALL {
-            let (count, is_last) = self.next_batch()?;
-            for index in 0..count {
-                let (key, value) = (self.keys[index], self.values[index]);
-                let mut verdict = judge(&key, &value)?;
-                if verdict == Sweep::Delete {
-                    // The data path may have been quicker.
-                    let Some(value) = self.get(&key)? else { continue };
-                    verdict = judge(&key, &value)?;
-                }
-                match verdict {
-                    Sweep::Delete => {
-                        self.remove(&key)?;
-                        pass.deleted += 1;
-                        continue;
-                    }
-                    Sweep::Keep => note(&key)?,
-                    Sweep::Ignore => {}
-                }
-                self.counting += 1;
-            }
-            pass.seen += count as u64;
-            if is_last {
-                self.counted = std::mem::take(&mut self.counting);
-                pass.is_whole = true;
-                break;
-            }
-        }
-        Ok(pass)
-    }
-
-    /// Fills the buffers; says with how many entries and whether these were the last of the table.
-    fn next_batch(&mut self) -> anyhow::Result<(usize, bool)> {
-        let Self { fd, cursor, keys, values, .. } = self;
-        let mut room = keys.len().max(BATCH);
-        let batch = loop {
-            keys.resize_with(room, K::new_zeroed);
-            values.resize_with(room, V::new_zeroed);
-            match sys::lookup_batch(fd.as_fd(), *cursor, keys, values) {
-                // Many keys in one bucket; there are never more than the table has room for.
-                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => room *= 2,
-                result => break result?,
-            }
-        };
-        *cursor = batch.next;
-        Ok((batch.count, batch.next.is_none()))
-    }
-
-    fn get(&self, key: &K) -> Result<Option<V>, MapError> {
-        match self.map.get(key, 0) {
-            Ok(value) => Ok(Some(value)),
-            Err(error) if is_absent(&error) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn remove(&mut self, key: &K) -> Result<(), MapError> {
-        match self.map.remove(key) {
-            Err(error) if !is_absent(&error) => Err(error),
-            _ => Ok(()),
-        }
+    #[test]
+    fn a_refusal_is_noted_beside_what_the_data_path_stores() {
+        let before = Refusals { refused_tick: 5, full_tick: 7 };
+        let word = AtomicU64::new(u64::read_from_bytes(before.as_bytes()).expect("eight bytes"));
+        note_refusal(&word, 9);
+        let after = word.load(Ordering::Acquire);
+        let after = Refusals::read_from_bytes(after.as_bytes()).expect("eight bytes");
+        assert_eq!(after, Refusals { refused_tick: 9, full_tick: 7 });
     }
 }

@@ -4,18 +4,19 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Context as _;
 use aya::{
-    Ebpf,
+    Ebpf, Pod,
     maps::{
         HashMap, MapData,
         lpm_trie::{Key, LpmTrie},
     },
 };
 use lb_common::abi::{
-    NetU16, PROTOCOL_TCP, PROTOCOL_UDP, REPLY_DEFAULT_AMBIGUOUS, ReplyDefaultKeyV4,
-    ReplyDefaultKeyV6, ReplyDefaultV4, ReplyDefaultV6, map_names,
+    NetU16, PROTOCOL_TCP, PROTOCOL_UDP, REPLY_DEFAULT_AMBIGUOUS, REPLY_DEFAULT_FOREIGN,
+    REPLY_DEFAULT_OTHER_WAYS, ReplyDefaultKeyV4, ReplyDefaultKeyV6, ReplyDefaultV4, ReplyDefaultV6,
+    map_names,
 };
 
-use super::tables::{Refusal, is_absent, map_refusal, protocol_number, take};
+use super::tables::{Refusal, is_absent, is_present, map_refusal, protocol_number, take};
 use crate::{
     model::{IpPrefix, Protocol},
     plan::{KernelState, ReplyDefault, ReplyPort},
@@ -39,25 +40,29 @@ impl Replies {
         })
     }
 
+    /// One that is replaced may just have been marked by the data path, which knows of flows that are not
+    /// ours; so what replaces another always says that there may be some.
     pub(super) fn put_default(
         &mut self,
         port: &ReplyPort,
         default: &ReplyDefault,
     ) -> Result<(), Refusal> {
-        let ReplyDefault { vip, backend, front_ifindex: ifindex, is_ambiguous } = *default;
-        let vip_port = NetU16::new(vip.port());
-        let flags = if is_ambiguous { REPLY_DEFAULT_AMBIGUOUS } else { 0 };
-        match (PortKey::of(port), vip.ip()) {
+        let vip_port = NetU16::new(default.vip.port());
+        let ReplyDefault { backend, front_ifindex: ifindex, .. } = *default;
+        let flags = flags_of(default);
+        match (PortKey::of(port), default.vip.ip()) {
             (PortKey::V4(key), IpAddr::V4(vip)) => {
-                let value = ReplyDefaultV4 { vip: vip.into(), vip_port, flags, backend, ifindex };
-                self.defaults_v4.insert(key, value, 0).map_err(map_refusal)
+                let vip = vip.into();
+                let value = |flags| ReplyDefaultV4 { vip, vip_port, flags, backend, ifindex };
+                put(&mut self.defaults_v4, key, flags, value)
             }
             (PortKey::V6(key), IpAddr::V6(vip)) => {
                 let vip = vip.into();
-                let value = ReplyDefaultV6 { vip, vip_port, flags, backend, ifindex, reserved: 0 };
-                self.defaults_v6.insert(key, value, 0).map_err(map_refusal)
+                let value =
+                    |flags| ReplyDefaultV6 { vip, vip_port, flags, backend, ifindex, reserved: 0 };
+                put(&mut self.defaults_v6, key, flags, value)
             }
-            _ => Err(format!("{vip} and {} are of different families", port.address)),
+            _ => Err(format!("{} and {} are of different families", default.vip, port.address)),
         }
     }
 
@@ -122,6 +127,35 @@ impl Replies {
     }
 }
 
+fn flags_of(default: &ReplyDefault) -> u16 {
+    let mut flags = 0;
+    if default.is_ambiguous {
+        flags |= REPLY_DEFAULT_AMBIGUOUS;
+    }
+    if default.has_other_ways {
+        flags |= REPLY_DEFAULT_OTHER_WAYS;
+    }
+    flags
+}
+
+/// `BPF_NOEXIST`.
+const ONLY_NEW: u64 = 1;
+
+fn put<K: Pod, V: Pod>(
+    defaults: &mut HashMap<MapData, K, V>,
+    key: K,
+    flags: u16,
+    value: impl Fn(u16) -> V,
+) -> Result<(), Refusal> {
+    let result = match defaults.insert(key, value(flags), ONLY_NEW) {
+        Err(error) if is_present(&error) => {
+            defaults.insert(key, value(flags | REPLY_DEFAULT_FOREIGN), 0)
+        }
+        result => result,
+    };
+    result.map_err(map_refusal)
+}
+
 /// A port as a key, by family.
 enum PortKey {
     V4(ReplyDefaultKeyV4),
@@ -170,6 +204,7 @@ fn add(
         backend,
         front_ifindex,
         is_ambiguous: flags & REPLY_DEFAULT_AMBIGUOUS != 0,
+        has_other_ways: flags & REPLY_DEFAULT_OTHER_WAYS != 0,
     };
     state.reply_defaults.insert(ReplyPort { ifindex, address, protocol }, default);
 }

@@ -21,11 +21,14 @@ const BPF_OBJ_PIN: u32 = 6;
 const BPF_OBJ_GET: u32 = 7;
 const BPF_PROG_GET_FD_BY_ID: u32 = 13;
 const BPF_OBJ_GET_INFO_BY_FD: u32 = 15;
+const BPF_MAP_LOOKUP_AND_DELETE_ELEM: u32 = 21;
 const BPF_MAP_LOOKUP_BATCH: u32 = 24;
 const BPF_LINK_CREATE: u32 = 28;
 const BPF_LINK_UPDATE: u32 = 29;
 const BPF_LINK_DETACH: u32 = 34;
 
+/// `BPF_NOEXIST`.
+pub(super) const FLAG_NO_EXIST: u64 = 1;
 /// `BPF_F_BEFORE` without a relative: at the head of the list.
 pub(super) const FLAG_FIRST: u32 = 1 << 3;
 /// `XDP_FLAGS_SKB_MODE`.
@@ -106,6 +109,16 @@ struct LinkUpdateAttr {
     new_program_fd: u32,
     flags: u32,
     old_program_fd: u32,
+}
+
+#[repr(C)]
+#[derive(IntoBytes, FromBytes, Immutable, KnownLayout, Default)]
+struct ElementAttr {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
 }
 
 #[repr(C)]
@@ -355,6 +368,27 @@ pub(super) fn open_cgroup_root() -> io::Result<OwnedFd> {
     })?;
     // SAFETY: as above.
     descriptor(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), zero, zero) })
+}
+
+/// Removes an entry of a hash map and says what it was at that moment (Linux 5.14); `None`: there is
+/// none.
+pub(super) fn lookup_and_delete<K, V>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>>
+where
+    K: IntoBytes + Immutable,
+    V: FromBytes + IntoBytes,
+{
+    let mut value = V::new_zeroed();
+    let mut attr = ElementAttr {
+        map_fd: raw(map),
+        key: std::ptr::from_ref(key) as u64,
+        value: std::ptr::from_mut(&mut value) as u64,
+        ..Default::default()
+    };
+    match bpf(BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut attr) {
+        Ok(_) => Ok(Some(value)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// A number that tells the calling thread's network namespace from every other since boot. On

@@ -13,9 +13,9 @@ use aya::{
 };
 use lb_common::abi::{
     BACKEND_NONE, BackendCounters, BackendIdentity, BackendV4, BackendV6, Limits, MAX_BACKENDS,
-    MAX_SERVICES, META_TRACES, Meta, NetU16, PATH_LOCAL, PATH_RECORDS_REPLIES, PATH_ROUTED,
-    PROTOCOL_TCP, PROTOCOL_UDP, RINGS_PER_SERVICE, Refusals, RingDescriptor, ServiceIdentity,
-    TraceFilter, map_names,
+    MAX_SERVICES, META_ROUTES_REPLIES, META_TRACES, Meta, NetU16, PATH_LOCAL, PATH_RECORDS_REPLIES,
+    PATH_ROUTED, PROTOCOL_TCP, PROTOCOL_UDP, RINGS_PER_SERVICE, Refusals, RingDescriptor,
+    ServiceIdentity, TraceFilter, map_names,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -36,6 +36,9 @@ const IDENTITY_WORD: usize = offset_of!(BackendIdentity, instance_hash) / 8;
 /// The word with version and flags.
 const FLAGS_WORD: usize = offset_of!(Meta, flags) / 8;
 
+/// Flags that are no plan's business: whether somebody traces, and whether there are several fronts.
+pub(super) const UNPLANNED_FLAGS: u32 = META_TRACES | META_ROUTES_REPLIES;
+
 /// Why a table could not be changed, in words.
 pub(super) type Refusal = String;
 
@@ -54,7 +57,7 @@ pub(super) struct Tables {
     pub(super) verdicts: PerCpuArray<MapData, u64>,
     pub(super) xdp_egress: MappedArray<u64>,
     pub(super) refusals: MappedArray<Refusals>,
-    pub(super) records: Records,
+    pub(super) records: Box<Records>,
     pub(super) replies: Replies,
     pub(super) trace_filters: MappedArray<TraceFilter>,
     extents: Extents,
@@ -79,7 +82,7 @@ impl Tables {
             verdicts: PerCpuArray::try_from(take(ebpf, map_names::VERDICTS)?)?,
             xdp_egress: mapped(ebpf, map_names::XDP_EGRESS)?,
             refusals: mapped(ebpf, map_names::REFUSALS)?,
-            records: Records::take(ebpf)?,
+            records: Box::new(Records::take(ebpf)?),
             replies: Replies::take(ebpf)?,
             trace_filters: mapped(ebpf, map_names::TRACE_FILTERS)?,
         })
@@ -92,16 +95,15 @@ impl Tables {
 
     pub(super) fn set_flags(&self, flags: u32) -> Result<(), Refusal> {
         let meta = self.meta();
-        // Whether somebody traces is no plan's business.
-        let flags = flags & !META_TRACES | meta.flags & META_TRACES;
+        let flags = flags & !UNPLANNED_FLAGS | meta.flags & UNPLANNED_FLAGS;
         let meta = Meta { flags, ..meta };
         self.meta.store(0, &meta, FLAGS_WORD).ok_or_else(|| "META is empty".to_owned())
     }
 
-    /// Says whether somebody traces.
-    pub(super) fn set_traces(&self, is_on: bool) -> Result<(), Refusal> {
+    /// Sets or clears one of the [`UNPLANNED_FLAGS`].
+    pub(super) fn set_flag(&self, flag: u32, is_on: bool) -> Result<(), Refusal> {
         let meta = self.meta();
-        let flags = if is_on { meta.flags | META_TRACES } else { meta.flags & !META_TRACES };
+        let flags = if is_on { meta.flags | flag } else { meta.flags & !flag };
         let meta = Meta { flags, ..meta };
         self.meta.store(0, &meta, FLAGS_WORD).ok_or_else(|| "META is empty".to_owned())
     }
@@ -305,6 +307,14 @@ pub(super) fn is_absent(error: &MapError) -> bool {
     match error {
         MapError::KeyNotFound | MapError::ElementNotFound => true,
         MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::ENOENT),
+        _ => false,
+    }
+}
+
+/// Whether a map has such a key already.
+pub(super) fn is_present(error: &MapError) -> bool {
+    match error {
+        MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::EEXIST),
         _ => false,
     }
 }

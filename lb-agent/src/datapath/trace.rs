@@ -7,7 +7,7 @@ use aya::{
     Ebpf,
     maps::{MapData, PerCpuArray, RingBuf},
 };
-use lb_common::abi::{TraceEvent, TraceFilter, TraceState, map_names};
+use lb_common::abi::{META_TRACES, TraceEvent, TraceFilter, TraceState, map_names};
 use zerocopy::FromBytes as _;
 
 use super::tables::{Refusal, Tables, take};
@@ -58,7 +58,7 @@ impl Tables {
     pub(super) fn set_trace_filters(&self, filters: &[Option<TraceFilter>]) -> Result<(), Refusal> {
         let is_on = filters.iter().any(Option::is_some);
         if !is_on {
-            self.set_traces(false)?;
+            self.set_flag(META_TRACES, false)?;
         }
         for index in 0..self.trace_filters.entries() {
             let filter = filters.get(index as usize).copied().flatten().unwrap_or_default();
@@ -67,6 +67,6 @@ impl Tables {
                 .store(index, &filter, UNTIL_WORD)
                 .ok_or_else(|| format!("filter {index} is beyond the table"))?;
         }
-        if is_on { self.set_traces(true) } else { Ok(()) }
+        if is_on { self.set_flag(META_TRACES, true) } else { Ok(()) }
     }
 }

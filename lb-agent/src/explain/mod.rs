@@ -14,7 +14,7 @@ use lb_common::{
         BACKEND_NONE, DropReason, META_REPLY_DEFAULTS, NetU16, PROTOCOL_TCP, PROTOCOL_UDP, Verdict,
     },
     engine::{
-        Context, Decision, EditKind, Family, Tables, Tuple, front_transport,
+        Context, Decision, EditKind, Family, Tables, Tuple, front_transport, reply_transport,
         wire::{
             ETHERNET_HEADER_BYTES, Fragment, Headers, Kind, TCP_ACK, TCP_FIN, TCP_HEADER_BYTES,
             TCP_RST, TCP_SYN,
@@ -32,7 +32,9 @@ use crate::{
     model::Protocol,
 };
 
-/// Decides on a packet of `query`'s client, whose two addresses are of the family `A`.
+/// Decides on a packet of `query`, whose two addresses are of the family `A`: of the client to the VIP,
+/// or of a backend, in place of the VIP, to the client. A container's comes in on the interface of the
+/// context, that of a backend on another machine on none.
 pub fn explain<A: Family + Into<IpAddr>, T: Tables<A>>(
     query: &ExplainQuery,
     client: A,
@@ -44,19 +46,23 @@ pub fn explain<A: Family + Into<IpAddr>, T: Tables<A>>(
     let flow = Tuple {
         client,
         server: vip,
-        client_port: headers.source_port,
-        server_port: headers.destination_port,
+        client_port: NetU16::new(query.client.port()),
+        server_port: NetU16::new(query.vip.port()),
         protocol: headers.protocol,
     };
     let recorder = Recorder::new(tables, context, flow);
     let mut decision = Decision::pass();
-    front_transport(&headers, &recorder, context, &mut decision);
+    if query.is_reply && context.ingress_ifindex != 0 {
+        reply_transport(&headers, &recorder, context, &mut decision);
+    } else {
+        front_transport(&headers, &recorder, context, &mut decision);
+    }
     let is_forwarded = matches!(decision.verdict, Verdict::Deliver | Verdict::Route);
     let replies = is_forwarded.then(|| replies(&recorder, context, &decision, &flow));
     Explanation {
         question: query.clone(),
         steps: recorder.into_steps(),
-        notes: notes(&decision, replies),
+        notes: notes(query, &decision, replies),
         outcome: outcome(&decision, replies),
     }
 }
@@ -66,19 +72,24 @@ fn headers<A: Family>(query: &ExplainQuery, client: A, vip: A) -> Headers<A> {
     let (kind, protocol, tcp_flags) = match (query.protocol, query.packet) {
         (Protocol::Udp, _) => (Kind::Udp, PROTOCOL_UDP, 0),
         (Protocol::Tcp, PacketWord::Syn) => (Kind::Tcp, PROTOCOL_TCP, TCP_SYN),
+        (Protocol::Tcp, PacketWord::SynAck) => (Kind::Tcp, PROTOCOL_TCP, TCP_SYN | TCP_ACK),
         (Protocol::Tcp, PacketWord::Data) => (Kind::Tcp, PROTOCOL_TCP, TCP_ACK),
         (Protocol::Tcp, PacketWord::Fin) => (Kind::Tcp, PROTOCOL_TCP, TCP_FIN | TCP_ACK),
         (Protocol::Tcp, PacketWord::Rst) => (Kind::Tcp, PROTOCOL_TCP, TCP_RST),
     };
+    let (mut source, mut destination) = ((client, query.client.port()), (vip, query.vip.port()));
+    if query.is_reply {
+        (source, destination) = (destination, source);
+    }
     Headers {
         kind,
         reason: DropReason::None,
         fragment: Fragment::Whole,
         fragment_id: 0,
-        source: client,
-        destination: vip,
-        source_port: NetU16::new(query.client.port()),
-        destination_port: NetU16::new(query.vip.port()),
+        source: source.0,
+        destination: destination.0,
+        source_port: NetU16::new(source.1),
+        destination_port: NetU16::new(destination.1),
         protocol: protocol.into(),
         tcp_flags,
         tcp_header_bytes: TCP_HEADER_BYTES as u32,
@@ -121,7 +132,7 @@ fn replies<A: Family + Into<IpAddr>, T: Tables<A>>(
 
 fn outcome<A: Family + Into<IpAddr>>(decision: &Decision<A>, replies: Option<Replies>) -> Outcome {
     let Decision { verdict, reason, backend, translation, record, .. } = decision;
-    let to = SocketAddr::new(translation.address.into(), translation.port.get());
+    let other = SocketAddr::new(translation.address.into(), translation.port.get());
     let flow_record = names::flow_change(record.flow_change as u32)
         .map(|change| format!("{change} {}", names::class(record.flow_record.class)));
     let is_edited = decision.edit == EditKind::Packet;
@@ -132,7 +143,8 @@ fn outcome<A: Family + Into<IpAddr>>(decision: &Decision<A>, replies: Option<Rep
         answer: (*verdict == Verdict::Answer)
             .then(|| names::answer(decision.answer as u32).to_owned()),
         backend: (*backend != BACKEND_NONE).then(|| BackendName::of(*backend)),
-        to: (is_edited && is_forwarded).then_some(to),
+        to: (is_edited && is_forwarded).then_some(other),
+        from: (is_edited && *verdict == Verdict::Reply).then_some(other),
         ifindex: decision.ifindex,
         flow_record,
         reply_record: names::reply_change(record.reply_change as u32).map(str::to_owned),
@@ -144,9 +156,18 @@ fn outcome<A: Family + Into<IpAddr>>(decision: &Decision<A>, replies: Option<Rep
     }
 }
 
-fn notes<A: Family>(decision: &Decision<A>, replies: Option<Replies>) -> Vec<String> {
+fn notes<A: Family>(
+    query: &ExplainQuery,
+    decision: &Decision<A>,
+    replies: Option<Replies>,
+) -> Vec<String> {
     let mut notes = Vec::new();
     match decision.verdict {
+        Verdict::Pass if query.is_reply => notes.push(
+            "it is no reply to a client of a virtual address: the packet leaves as the backend's \
+             own"
+            .to_owned(),
+        ),
         Verdict::Pass => notes.push(
             "the destination is no virtual address of this node: the packet is the system's own"
                 .to_owned(),

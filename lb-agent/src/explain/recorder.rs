@@ -8,7 +8,8 @@ use std::{
 use lb_common::{
     abi::{
         BACKEND_NONE, FRONTEND_DROPS, FRONTEND_RECORDS_REPLIES, FlowRecord, Frontend,
-        FrontendState, Limits, NetU16, Refusals, RingDescriptor, SLOT_MOVING, SLOT_PLAIN, Slot,
+        FrontendState, Limits, NetU16, REPLY_DEFAULT_AMBIGUOUS, REPLY_DEFAULT_FOREIGN,
+        REPLY_DEFAULT_OTHER_WAYS, Refusals, RingDescriptor, SLOT_MOVING, SLOT_PLAIN, Slot,
         affinity_prefix_bits,
     },
     engine::{Backend, Context, Family, Tables, Tuple, Way, is_live, slot_hash},
@@ -101,7 +102,18 @@ fn reply_view<A: Into<IpAddr> + Copy>(way: &Way<A>) -> ReplyView {
         backend: BackendName::of(way.backend),
         class: None,
         age_seconds: None,
+        flags: Vec::new(),
     }
+}
+
+/// Flags of a default in words.
+fn default_flags(flags: u16) -> Vec<String> {
+    let bits = [
+        (REPLY_DEFAULT_AMBIGUOUS, "ambiguous"),
+        (REPLY_DEFAULT_OTHER_WAYS, "other_ways"),
+        (REPLY_DEFAULT_FOREIGN, "foreign"),
+    ];
+    bits.iter().filter(|(bit, _)| flags & bit != 0).map(|(_, name)| (*name).to_owned()).collect()
 }
 
 fn socket<A: Into<IpAddr>>(address: A, port: NetU16) -> SocketAddr {
@@ -225,9 +237,18 @@ impl<A: Family + Into<IpAddr>, T: Tables<A>> Tables<A> for Recorder<'_, A, T> {
         count
     }
 
+    fn flow_room(&self) -> u32 {
+        let room = self.tables.flow_room();
+        self.note(Step::Pressure { of: "flow_room".to_owned(), value: room });
+        room
+    }
+
     fn reply_default(&self, key: &A::ReplyDefaultKey) -> Option<A::ReplyDefault> {
         let default = self.tables.reply_default(key);
-        let view = default.as_ref().map(|default| reply_view(&A::default_way(default)));
+        let view = default.as_ref().map(|default| {
+            let way = A::default_way(default);
+            ReplyView { flags: default_flags(way.class), ..reply_view(&way) }
+        });
         self.note(Step::ReplyDefault { default: view });
         default
     }

@@ -6,9 +6,9 @@ use lb_common::{
         BackendV4, BackendV6, CLASS_ESTABLISHED, CLASS_HALF_OPEN, FAMILY_V4, FAMILY_V6,
         FRONTEND_DROPS, FRONTEND_RECORDS_REPLIES, FlowKeyV4, FlowRecord, Frontend, FrontendKeyV4,
         FrontendKeyV6, Limits, META_REPLY_DEFAULTS, NetAddr6, NetU32, PATH_LOCAL, PATH_ROUTED,
-        PROTOCOL_ANY, ReplyDefaultKeyV4, ReplyDefaultV4, ReplyKeyV4, ReplyRecordV4, RingDescriptor,
-        SCOPE_FRONT, SLOT_MOVING, SLOT_SETTLED, Slot, TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS,
-        affinity_flags, ring_number,
+        PROTOCOL_ANY, REPLY_DEFAULT_AMBIGUOUS, REPLY_DEFAULT_FOREIGN, ReplyDefaultKeyV4,
+        ReplyDefaultV4, ReplyKeyV4, ReplyRecordV4, RingDescriptor, SCOPE_FRONT, SLOT_MOVING,
+        SLOT_SETTLED, Slot, TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS, affinity_flags, ring_number,
     },
     engine::host::HostTables,
 };
@@ -74,6 +74,7 @@ fn query(vip: &str, packet: PacketWord) -> ExplainQuery {
         vip: vip.parse().unwrap(),
         protocol: Protocol::Tcp,
         packet,
+        is_reply: false,
     }
 }
 
@@ -94,7 +95,7 @@ fn explained(tables: &HostTables<NetU32>, vip: &str, packet: PacketWord) -> Stri
 
 #[test]
 fn plain_slot() {
-    let mut tables = tables(Slot::plain(1), 0);
+    let tables = tables(Slot::plain(1), 0);
     let key = ReplyDefaultKeyV4 {
         ifindex: 41,
         backend: NetU32::from_wire([10, 0, 0, 1]),
@@ -109,7 +110,7 @@ fn plain_slot() {
         backend: 1,
         ifindex: 2,
     };
-    tables.reply_defaults.insert(key, default);
+    tables.reply_defaults.borrow_mut().insert(key, default);
     let query = query("203.0.113.10:80", PacketWord::Syn);
     let explanation = explained_with(&tables, &query, META_REPLY_DEFAULTS);
     assert_snapshot!(explanation.lines().join("\n"), @"
@@ -240,6 +241,70 @@ fn recorded_replies() {
     ");
 }
 
+/// What backend 1 sends to the client, behind its own interface.
+#[test]
+fn what_a_container_sends() {
+    let tables = tables(Slot::plain(1), 0);
+    let key = ReplyDefaultKeyV4 {
+        ifindex: 41,
+        backend: NetU32::from_wire([10, 0, 0, 1]),
+        backend_port: NetU16::new(8080),
+        pad: 0,
+        protocol: PROTOCOL_TCP.into(),
+    };
+    let default = ReplyDefaultV4 {
+        vip: NetU32::from_wire(VIP),
+        vip_port: NetU16::new(80),
+        flags: 0,
+        backend: 1,
+        ifindex: 2,
+    };
+    tables.reply_defaults.borrow_mut().insert(key, default);
+    let check = |packet| {
+        let query = ExplainQuery { is_reply: true, ..query("10.0.0.1:8080", packet) };
+        let context = Context { ingress_ifindex: 41, ..context(META_REPLY_DEFAULTS) };
+        let client = NetU32::from_wire([192, 0, 2, 7]);
+        let backend = NetU32::from_wire([10, 0, 0, 1]);
+        let explanation = explain::<NetU32, _>(&query, client, backend, &tables, &context);
+        explanation.lines().join("\n")
+    };
+    assert_snapshot!(check(PacketWord::SynAck), @"
+    tcp synack 10.0.0.1:8080 > 192.0.2.7:40000
+      reply_default from 203.0.113.10:80 (backend 1)
+    decision: reply from 203.0.113.10:80 (backend 1)
+    ");
+    assert_snapshot!(check(PacketWord::Syn), @"
+    tcp syn 10.0.0.1:8080 > 192.0.2.7:40000
+      reply_default from 203.0.113.10:80 (backend 1)
+    decision: pass; reply record: put_foreign
+    note: it is no reply to a client of a virtual address: the packet leaves as the backend's own
+    ");
+    let flags = REPLY_DEFAULT_AMBIGUOUS | REPLY_DEFAULT_FOREIGN;
+    tables.reply_defaults.borrow_mut().insert(key, ReplyDefaultV4 { flags, ..default });
+    let key = ReplyKeyV4 {
+        ifindex: 41,
+        backend: NetU32::from_wire([10, 0, 0, 1]),
+        client: NetU32::from_wire([192, 0, 2, 7]),
+        backend_port: NetU16::new(8080),
+        client_port: NetU16::new(40_000),
+        protocol: PROTOCOL_TCP.into(),
+        reserved: 0,
+    };
+    let foreign = ReplyRecordV4 {
+        class: CLASS_ESTABLISHED as u16,
+        last_seen_tick: NOW - 100,
+        ..ReplyRecordV4::default()
+    };
+    tables.replies.borrow_mut().put(key, foreign).unwrap();
+    assert_snapshot!(check(PacketWord::Data), @"
+    tcp data 10.0.0.1:8080 > 192.0.2.7:40000
+      reply_default from 203.0.113.10:80 (backend 1), ambiguous, foreign
+      replies       not ours: stays as it is, established, 107 s old
+    decision: pass; reply record: touch
+    note: it is no reply to a client of a virtual address: the packet leaves as the backend's own
+    ");
+}
+
 #[test]
 fn what_is_not_forwarded() {
     let check = |slot, flags, vip| explained(&tables(slot, flags), vip, PacketWord::Syn);
@@ -320,6 +385,7 @@ fn datagram_by_ipv6_to_a_routed_backend() {
         vip: "[fd00::1]:53".parse().unwrap(),
         protocol: Protocol::Udp,
         packet: PacketWord::Syn,
+        is_reply: false,
     };
     let mut explanation = explain(&query, address(7), address(1), &tables, &context(0));
     for backend in explanation.backends_mut() {

@@ -23,6 +23,14 @@ const NAME_CHARS_MAX: usize = 64;
 /// Longest duration, in seconds: ten days.
 const DURATION_SECONDS_MAX: u64 = 864_000;
 
+/// Time between probes: what comes more often would be a load.
+pub const PROBE_INTERVAL_MS: RangeInclusive<u32> = 50..=24 * 3600 * 1000;
+/// Time for a probe: it has a place among those under way as long as it takes, and who wants many such
+/// places must not keep others from theirs.
+pub const PROBE_TIMEOUT_MS: RangeInclusive<u32> = 50..=60_000;
+/// Time before the first probe.
+pub const PROBE_DELAY_MS: RangeInclusive<u32> = 0..=24 * 3600 * 1000;
+
 /// A port in decimal digits without sign, spaces or leading zeros: one port has one spelling.
 pub fn port(text: &str) -> Parsed<u16> {
     let is_plain = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
@@ -105,8 +113,10 @@ pub fn duration_ms(text: &str) -> Parsed<u32> {
         }
         let whole: u64 = whole.parse().map_err(|_| limit())?;
         let parts: u64 = format!("{fraction:0<6}").parse().map_err(|_| wrong())?;
-        let part_us = whole.checked_mul(unit_us).map(|us| us + parts * (unit_us / 1000) / 1000);
-        total_us = part_us
+        let fraction_us = parts * (unit_us / 1000) / 1000;
+        total_us = whole
+            .checked_mul(unit_us)
+            .and_then(|whole_us| whole_us.checked_add(fraction_us))
             .and_then(|part_us| total_us.checked_add(part_us))
             .filter(|total_us| *total_us <= DURATION_SECONDS_MAX * 1_000_000)
             .ok_or_else(limit)?;
@@ -118,6 +128,29 @@ pub fn duration_ms(text: &str) -> Parsed<u32> {
 /// A duration in whole seconds; what is less than a second counts as one.
 pub fn duration_seconds(text: &str) -> Parsed<u32> {
     Ok(duration_ms(text)?.div_ceil(1000))
+}
+
+/// Time between two probes.
+pub fn probe_interval_ms(text: &str) -> Parsed<u32> {
+    probe_time(text, PROBE_INTERVAL_MS)
+}
+
+/// Time after which an unfinished probe has failed.
+pub fn probe_timeout_ms(text: &str) -> Parsed<u32> {
+    probe_time(text, PROBE_TIMEOUT_MS)
+}
+
+/// Time before the first probe.
+pub fn probe_delay_ms(text: &str) -> Parsed<u32> {
+    probe_time(text, PROBE_DELAY_MS)
+}
+
+fn probe_time(text: &str, allowed: RangeInclusive<u32>) -> Parsed<u32> {
+    match duration_ms(text)? {
+        time if time < *allowed.start() => Err(format!("is less than {} ms", allowed.start())),
+        time if time > *allowed.end() => Err(format!("is more than {} s", allowed.end() / 1000)),
+        time => Ok(time),
+    }
 }
 
 /// `none`, `client`, `client/24`, `client/24,56`.

@@ -13,6 +13,7 @@ use super::{
     schedule::{Pace, Schedule, TargetNumber},
     target::{Change, Standing, Target, TargetKey},
     tracker::{Health, Rules, Tracker},
+    turns::{Party, Turns},
 };
 use crate::model::{Probe, ProbeKind, ProbePlace, ReportedHealth};
 
@@ -34,6 +35,7 @@ static RECOVERY: LazyLock<Arc<Probe>> = LazyLock::new(|| {
 pub struct Book {
     pace: Pace,
     schedule: Schedule,
+    turns: Turns,
     targets: HashMap<TargetKey, Entry>,
     keys: HashMap<TargetNumber, TargetKey>,
     next_number: TargetNumber,
@@ -70,6 +72,7 @@ pub struct Job {
 pub struct Ticket {
     number: TargetNumber,
     epoch: u32,
+    party: Option<Party>,
 }
 
 impl Book {
@@ -78,6 +81,7 @@ impl Book {
         Self {
             pace: Pace::new(seed),
             schedule: Schedule::new(in_flight_max),
+            turns: Turns::default(),
             targets: HashMap::new(),
             keys: HashMap::new(),
             next_number: 0,
@@ -183,9 +187,11 @@ impl Book {
             let entry = self.keys.get(&number).and_then(|key| self.targets.get(key));
             if let Some(entry) = entry
                 && let Some(probe) = entry.probe()
+                && let party = Party::of(&entry.target.instance)
+                && party.is_none_or(|party| self.turns.begin(party, number, due_ms))
             {
                 return Some(Job {
-                    ticket: Ticket { number, epoch: entry.epoch },
+                    ticket: Ticket { number, epoch: entry.epoch, party },
                     target: Arc::clone(&entry.target),
                     probe: Arc::clone(probe),
                     late_ms: now_ms.saturating_sub(due_ms),
@@ -199,6 +205,12 @@ impl Book {
     /// Takes in what came of a probe.
     pub fn finished(&mut self, ticket: Ticket, outcome: &Outcome, now_ms: u64) -> Option<Change> {
         self.schedule.ended();
+        if let Some(party) = ticket.party {
+            let waiting = self.turns.end(party).into_iter();
+            for (number, due_ms) in waiting.filter(|(number, _)| self.keys.contains_key(number)) {
+                self.schedule.set(number, due_ms);
+            }
+        }
         let key = self.keys.get(&ticket.number)?;
         let entry = self.targets.get_mut(key).filter(|entry| entry.epoch == ticket.epoch)?;
         let probe = Arc::clone(entry.probe()?);

@@ -18,6 +18,7 @@ pub mod schedule;
 pub mod stats;
 mod target;
 pub mod tracker;
+mod turns;
 mod view;
 
 pub use outcome::{Failure, FailureKind, Outcome};

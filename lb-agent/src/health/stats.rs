@@ -8,12 +8,13 @@ use std::{
 };
 
 use super::{outcome::Outcome, target::TargetKey};
+use crate::api::types::{BucketView, HistogramView, ProbesView};
 
 /// Upper bounds of the buckets of durations; one more bucket takes the rest.
 pub const BUCKETS_MS: [f64; 12] =
     [0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 1000.0, 5000.0];
 
-/// Durations of probes. Buckets are not cumulative.
+/// Durations, of probes above all. Buckets are not cumulative.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Histogram {
     /// Probes per bucket of [`BUCKETS_MS`]; the last one: longer than all.
@@ -37,6 +38,21 @@ impl Histogram {
             *own += others;
         }
         self.sum += other.sum;
+    }
+
+    /// With cumulative buckets, in seconds.
+    pub fn view(&self) -> HistogramView {
+        let mut count = 0;
+        let bounds = BUCKETS_MS.iter().map(|bound| bound / 1000.0);
+        let buckets = bounds.zip(self.buckets).map(|(up_to_seconds, here)| {
+            count += here;
+            BucketView { up_to_seconds, count }
+        });
+        HistogramView {
+            buckets: buckets.collect(),
+            count: self.buckets.iter().sum(),
+            sum_seconds: self.sum.as_secs_f64(),
+        }
     }
 }
 
@@ -93,6 +109,8 @@ pub struct Stats {
 #[derive(Debug, Default)]
 struct Inner {
     targets: HashMap<TargetKey, ProbeStats>,
+    /// Of all targets that there ever were.
+    total: ProbeStats,
     schedule: ScheduleStats,
 }
 
@@ -102,31 +120,40 @@ impl Stats {
         self.lock().targets.get(&key).cloned()
     }
 
-    /// Figures of all backends together, and of the scheduler.
+    /// Figures of all backends that there ever were together, and of the scheduler.
     pub fn total(&self) -> (ProbeStats, ScheduleStats) {
         let inner = self.lock();
-        let mut total = ProbeStats { latest: Cow::Borrowed(""), ..ProbeStats::default() };
-        for stats in inner.targets.values() {
-            total.passed += stats.passed;
-            total.failed += stats.failed;
-            total.inconclusive += stats.inconclusive;
-            total.changes += stats.changes;
-            total.durations.merge(&stats.durations);
+        (inner.total.clone(), inner.schedule.clone())
+    }
+
+    /// The same, for people and metrics.
+    pub fn view(&self) -> ProbesView {
+        let (total, schedule) = self.total();
+        ProbesView {
+            targets: schedule.targets,
+            in_flight: schedule.in_flight,
+            passed: total.passed,
+            failed: total.failed,
+            inconclusive: total.inconclusive,
+            changes: total.changes,
+            durations: total.durations.view(),
+            lateness: schedule.lateness.view(),
         }
-        (total, inner.schedule.clone())
     }
 
     /// Counts a result.
     pub(super) fn count(&self, key: TargetKey, outcome: &Outcome, duration: Duration) {
-        let mut inner = self.lock();
+        let inner = &mut *self.lock();
         let stats = inner.targets.entry(key).or_default();
-        match outcome {
-            Outcome::Passed(_) => stats.passed += 1,
-            Outcome::Failed(_) => stats.failed += 1,
-            Outcome::Inconclusive(_) => stats.inconclusive += 1,
-        }
-        if !matches!(outcome, Outcome::Inconclusive(_)) {
-            stats.durations.observe(duration);
+        for stats in [&mut *stats, &mut inner.total] {
+            match outcome {
+                Outcome::Passed(_) => stats.passed += 1,
+                Outcome::Failed(_) => stats.failed += 1,
+                Outcome::Inconclusive(_) => stats.inconclusive += 1,
+            }
+            if !matches!(outcome, Outcome::Inconclusive(_)) {
+                stats.durations.observe(duration);
+            }
         }
         if stats.latest != outcome.text() {
             stats.latest = match outcome {
@@ -139,7 +166,8 @@ impl Stats {
 
     /// Notes a change of state, and what caused it.
     pub(super) fn changed(&self, key: TargetKey, cause: &str, now_ms: u64) {
-        let mut inner = self.lock();
+        let inner = &mut *self.lock();
+        inner.total.changes += 1;
         let stats = inner.targets.entry(key).or_default();
         stats.changes += 1;
         stats.since_ms = now_ms;
@@ -200,6 +228,11 @@ mod tests {
         assert_eq!(stats.total().0.passed, 2);
         stats.retain(1, |key| key == [2, 2]);
         assert_eq!(stats.of([1, 1]), None);
-        assert_eq!((stats.total().0.passed, stats.total().1.targets), (1, 1));
+        // What was counted stays counted.
+        assert_eq!((stats.total().0.passed, stats.total().1.targets), (2, 1));
+        let view = stats.view().durations;
+        let bucket = view.buckets.iter().find(|bucket| bucket.up_to_seconds >= 1.0);
+        assert_eq!(bucket, Some(&BucketView { up_to_seconds: 1.0, count: 3 }));
+        assert_eq!((view.count, view.sum_seconds), (3, 3.0));
     }
 }

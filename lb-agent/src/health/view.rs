@@ -5,6 +5,7 @@
 //! health found out so far becomes their state.
 
 use std::{
+    borrow::Cow,
     cell::OnceCell,
     collections::{
         BTreeMap, HashMap,
@@ -17,12 +18,13 @@ use tokio::sync::watch;
 
 use super::{
     panic::{Candidate, panic},
-    stats::Stats,
+    stats::{ProbeStats, Stats},
     target::{Change, Standing, Target, TargetKey},
     tracker::Health,
 };
 use crate::{
     api::types::ProbeView,
+    arbiter,
     model::{Backend, BackendState, InitialState, Probe, Service, ServiceName, Snapshot},
     plan::{KernelState, instance_hash},
 };
@@ -194,6 +196,20 @@ impl HealthView {
         entry.map_or(backend.state, |entry| state_of(entry.standing.health))
     }
 
+    /// What was found that keeps a backend from being healthy, for people: what its latest change was
+    /// caused by; of one that has not changed since it is known, what its latest probe came to.
+    pub fn found(&self, service: &ServiceName, backend: &Backend) -> Option<Cow<'static, str>> {
+        let key = instance_hash(service, backend);
+        let entry = self.entries.get(&key)?;
+        if entry.standing.health == Health::Healthy {
+            return None;
+        }
+        let stats = || self.stats.of(key);
+        let is_probed = |stats: &ProbeStats| stats.passed + stats.failed + stats.inconclusive > 0;
+        let probed = || stats().filter(is_probed).map(|stats| stats.latest);
+        entry.cause.clone().map(Cow::Owned).or_else(probed)
+    }
+
     /// What its latest change of health was caused by.
     pub fn cause(&self, service: &ServiceName, backend: &Backend) -> Option<&str> {
         self.entries.get(&instance_hash(service, backend))?.cause.as_deref()
@@ -223,16 +239,29 @@ impl HealthView {
 }
 
 /// Gives the backends of a service their states; some of those that fail may have to serve.
-fn judge(service: &mut Service, standings: &[Option<Standing>]) -> Option<PanicState> {
-    let mut candidates = Vec::new();
-    let mut indexes = Vec::new();
-    for (index, (backend, standing)) in service.backends.iter_mut().zip(standings).enumerate() {
+fn judge(service: &mut Arc<Service>, standings: &[Option<Standing>]) -> Option<PanicState> {
+    let mut judged = Vec::with_capacity(standings.len());
+    // Most services are left as they are, and shared.
+    let mut changed = Vec::new();
+    for (index, (backend, standing)) in service.backends.iter().zip(standings).enumerate() {
         // Who is asked to leave, or not to come yet, stays what he is.
         let Some(standing) = standing.filter(|_| backend.state == BackendState::Healthy) else {
             continue;
         };
-        backend.state = state_of(standing.health);
-        if backend.weight > 0 {
+        judged.push((index, standing));
+        let state = state_of(standing.health);
+        if state != backend.state {
+            changed.push((index, state));
+        }
+    }
+    for (index, state) in changed {
+        Arc::make_mut(service).backends[index].state = state;
+    }
+    arbiter::yield_to_exclusive(service);
+    let mut candidates = Vec::new();
+    let mut indexes = Vec::new();
+    for (index, standing) in judged {
+        if service.backends[index].weight > 0 {
             indexes.push(index);
             candidates.push(Candidate {
                 health: standing.health,
@@ -243,7 +272,8 @@ fn judge(service: &mut Service, standings: &[Option<Standing>]) -> Option<PanicS
     }
     let panic = panic(&candidates, service.policy.panic_percent.value)?;
     for candidate in &panic.drafted {
-        service.backends[indexes[*candidate]].state = BackendState::Healthy;
+        let backend = &mut Arc::make_mut(service).backends[indexes[*candidate]];
+        backend.state = BackendState::Healthy;
     }
     Some(PanicState { healthy: panic.healthy, drafted: panic.drafted.len(), judged: panic.judged })
 }
@@ -302,6 +332,7 @@ mod tests {
             state,
             started_at_ms: 0,
             reported: None,
+            asked_to_end: None,
             replies: crate::model::ReplyFacts::default(),
         }
     }
@@ -318,7 +349,7 @@ mod tests {
             policy: Arc::new(policy),
             exclusive: BTreeSet::new(),
         };
-        let services = BTreeMap::from([(name(), service)]);
+        let services = BTreeMap::from([(name(), service.into())]);
         Snapshot { services, ..Snapshot::default() }
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     net::SocketAddr,
 };
 
@@ -62,9 +63,15 @@ pub struct Chronicle {
 }
 
 impl Chronicle {
-    /// What is new at this moment. `why` knows why a backend is what it is, or is no longer there.
-    pub fn compare(&mut self, now: Seen, why: impl Fn(&Subject) -> Option<String>) -> Vec<Draft> {
-        let before = &self.before;
+    /// What is new at this moment, where only these services may have changed: `now` has no backends
+    /// and frontends of others. `why` knows why a backend is what it is, or is no longer there.
+    pub fn compare(
+        &mut self,
+        now: Seen,
+        changed: &BTreeSet<ServiceName>,
+        why: impl Fn(&Subject) -> Option<String>,
+    ) -> Vec<Draft> {
+        let before = &self.take(changed);
         let mut drafts = Vec::new();
         frontends(before, &now, &mut drafts);
         backends(before, &now, why, &mut drafts);
@@ -89,13 +96,39 @@ impl Chronicle {
         for provider in before.troubles.keys().filter(|it| !now.troubles.contains_key(*it)) {
             drafts.push(Draft::of(provider, "all is well".to_owned()));
         }
-        self.before = now;
+        let Seen { backends, frontends, panics, refusals, troubles } = now;
+        self.before.backends.extend(backends);
+        self.before.frontends.extend(frontends);
+        (self.before.panics, self.before.refusals) = (panics, refusals);
+        self.before.troubles = troubles;
         if drafts.len() > DRAFTS_MAX {
             let rest = drafts.len() - DRAFTS_MAX;
             drafts.truncate(DRAFTS_MAX);
             drafts.push(Draft::of("-", format!("{rest} more changes at the same moment")));
         }
         drafts
+    }
+
+    /// What was seen of these services, and of everything else.
+    fn take(&mut self, changed: &BTreeSet<ServiceName>) -> Seen {
+        let Seen { backends, frontends, panics, refusals, troubles } = &mut self.before;
+        let mut taken = Seen {
+            panics: mem::take(panics),
+            refusals: mem::take(refusals),
+            troubles: mem::take(troubles),
+            ..Seen::default()
+        };
+        for service in changed {
+            let first =
+                Subject { service: service.clone(), place: String::new(), instance: String::new() };
+            let its = backends.range(first..).map(|(subject, _)| subject);
+            let its: Vec<_> = its.take_while(|it| it.service == *service).cloned().collect();
+            taken.backends.extend(its.iter().filter_map(|it| backends.remove_entry(it)));
+        }
+        let theirs = frontends.iter().filter(|(_, service)| changed.contains(*service));
+        let theirs: Vec<_> = theirs.map(|(frontend, _)| *frontend).collect();
+        taken.frontends.extend(theirs.iter().filter_map(|it| frontends.remove_entry(it)));
+        taken
     }
 }
 

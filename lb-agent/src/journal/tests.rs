@@ -1,6 +1,6 @@
 //! What the journal keeps and tells.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use insta::assert_snapshot;
 
@@ -33,6 +33,11 @@ fn frontend(port: u16) -> FrontendAddress {
     FrontendAddress { vip: [192, 0, 2, 10].into(), protocol: Protocol::Tcp, ports }
 }
 
+/// The only service.
+fn web() -> BTreeSet<ServiceName> {
+    [ServiceName("web".to_owned())].into()
+}
+
 fn told(drafts: &[Draft]) -> String {
     drafts.iter().fold(String::new(), |mut out, draft| {
         let Draft { object, backend, what, why } = draft;
@@ -58,13 +63,13 @@ fn what_has_changed_is_told() {
         frontends: [(frontend(80), ServiceName("web".to_owned()))].into(),
         ..Seen::default()
     };
-    assert_snapshot!(told(&chronicle.compare(now.clone(), why)), @"
+    assert_snapshot!(told(&chronicle.compare(now.clone(), &web(), why)), @"
     web -: served at tcp://192.0.2.10:80 (-)
     web web-1: came at 10.0.0.1:80, starting (a reason)
     web web-2: came at 10.0.0.2:80, healthy (-)
     web web-3: came at 10.0.0.3:80, healthy (-)
     ");
-    assert_eq!(chronicle.compare(now.clone(), why), []);
+    assert_eq!(chronicle.compare(now.clone(), &web(), why), []);
     now.backends.insert(subject(1), seen(1, Draining, Some(100)));
     now.backends.insert(subject(2), seen(9, Healthy, Some(50)));
     now.backends.remove(&subject(3));
@@ -72,7 +77,7 @@ fn what_has_changed_is_told() {
     now.panics.insert(ServiceName("web".to_owned()));
     now.refusals.insert(("container `x`".to_owned(), "no room".to_owned()));
     now.troubles.insert("docker", "it is away".to_owned());
-    assert_snapshot!(told(&chronicle.compare(now.clone(), why)), @"
+    assert_snapshot!(told(&chronicle.compare(now.clone(), &web(), why)), @"
     web -: served at tcp://192.0.2.10:81 (-)
     web -: no longer served at tcp://192.0.2.10:80 (-)
     web web-1: starting -> draining (a reason)
@@ -86,7 +91,7 @@ fn what_has_changed_is_told() {
     now.panics.clear();
     now.refusals.clear();
     now.troubles.clear();
-    assert_snapshot!(told(&chronicle.compare(now, why)), @"
+    assert_snapshot!(told(&chronicle.compare(now, &web(), why)), @"
     web -: the panic is over (-)
     container `x` -: no longer refused (-)
     docker -: all is well (-)
@@ -97,7 +102,7 @@ fn what_has_changed_is_told() {
 fn a_flood_of_changes_does_not_drive_out_the_rest() {
     let backends = (0..5000).map(|it| (subject(it), seen(it, BackendState::Healthy, None)));
     let now = Seen { backends: backends.collect(), ..Seen::default() };
-    let drafts = Chronicle::default().compare(now, |_| None);
+    let drafts = Chronicle::default().compare(now, &web(), |_| None);
     assert_eq!(drafts.len(), 201);
     assert_eq!(drafts[200].what, "4800 more changes at the same moment");
 }

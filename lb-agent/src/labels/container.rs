@@ -3,6 +3,8 @@
 //! A replica's identity is its name in the orchestrator (Compose project, service and number; Swarm
 //! service and slot), never the container's id or address: so a replacement inherits its ring slots.
 
+mod refusals;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
@@ -23,14 +25,15 @@ use crate::{
     config::LabelsConfig,
     model::{
         Backend, BackendPath, BackendState, Claim, Claims, FrontendAddress, PooledName, Protocol,
-        Refusal, ReplyFacts, ServiceName, WaysIn, Wishes,
+        ReplyFacts, ServiceName, WaysIn, Wishes,
     },
 };
+use refusals::{REFUSALS_MAX, Refusals};
 
 /// Frontends of one container; Docker itself sets no limit to labels.
 const FRONTENDS_MAX: usize = 256;
-/// Refusals of one container that are told.
-const REFUSALS_MAX: usize = 256;
+/// Frontends that are looked at, granted or not: each costs time, and a label has room for many.
+const ASKS_MAX: usize = 1024;
 
 /// Weight of a container that wishes none.
 const WEIGHT: u16 = 100;
@@ -176,7 +179,7 @@ impl Reader {
     pub fn concerns(&self, facts: &ContainerFacts) -> bool {
         wants_balancing(&facts.labels)
             || wants_balancing(&facts.service_labels)
-            || (self.looks_at_all() && !self.registered(facts, &facts.labels).is_empty())
+            || (self.looks_at_all() && self.is_registered(facts))
     }
 
     /// What a container asks for, and which of its labels are refused.
@@ -191,10 +194,18 @@ impl Reader {
             merged = service.map(|(key, value)| (key.clone(), value.clone())).collect();
             &merged
         };
-        let (own, errors) = LbLabels::read(labels.iter(), REFUSALS_MAX);
-        let mut refusals = Refusals { object: &object, seen: BTreeSet::new() };
+        let mut refusals = Refusals::new(&object);
+        let (own, errors, left_out) = LbLabels::read(labels.iter(), REFUSALS_MAX);
         refusals.extend(errors);
-        refusals.extend(aliyun::policy::misspelt(labels.keys()).take(REFUSALS_MAX));
+        refusals.leave_out(left_out);
+        let mut unknown = aliyun::policy::unknown(labels.keys());
+        refusals.extend(aliyun::policy::misspelt(unknown.by_ref().take(REFUSALS_MAX)));
+        if unknown.next().is_some() {
+            refusals.container(format!(
+                "has more than {REFUSALS_MAX} unknown labels that begin with `aliyun.`; the rest is \
+                 not compared with the known ones"
+            ));
+        }
         let asks = self.asks(facts, labels, &own, &mut refusals);
         if asks.is_empty() {
             return Claims { refusals: refusals.told(), ..Claims::default() };
@@ -208,6 +219,9 @@ impl Reader {
             return Claims { refusals: refusals.told(), ..Claims::default() };
         };
         let metadata = registrator::Metadata::read(&facts.environment, labels);
+        if asks.iter().any(|(_, ask)| ask.service.is_some()) {
+            refusals.extend(metadata.misspelt(REFUSALS_MAX));
+        }
         let (theirs, errors) = aliyun::policy::wishes(labels, &object);
         refusals.extend(errors);
         let mut by_port: BTreeMap<(u16, bool), Arc<Wishes>> = BTreeMap::new();
@@ -249,24 +263,26 @@ impl Reader {
     ) -> Vec<(String, Ask)> {
         let lb = own
             .frontends(&self.balancers, |vip| self.is_allowed(vip))
-            .into_iter()
             .map(|label| label.map(Self::ask_of_frontend));
         let ports = aliyun::parse(labels).map(|label| self.ask_of_listener(&label?));
         let names =
             aliyun::routing::parse(labels, self.routing_pool).map(|label| label.map(ask_of_name));
+        let metadata = registrator::Metadata::read(&facts.environment, labels);
+        let registered = self.registered(facts, &metadata).map(Ok);
         let mut asks = Vec::new();
-        for ask in lb.chain(ports).chain(names) {
+        for (count, ask) in lb.chain(ports).chain(names).chain(registered).enumerate() {
+            if asks.len() == FRONTENDS_MAX || count == ASKS_MAX {
+                refusals.container(format!(
+                    "its labels ask for more than {FRONTENDS_MAX} frontends, or for more than \
+                     {ASKS_MAX} with those that are refused; the rest is left out"
+                ));
+                break;
+            }
             match ask {
                 Err(error) => refusals.extend([error]),
-                Ok(_) if asks.len() == FRONTENDS_MAX => {
-                    refusals.too_many_frontends();
-                    break;
-                }
                 Ok(ask) => asks.push(ask),
             }
         }
-        let room = FRONTENDS_MAX - asks.len();
-        asks.extend(self.registered(facts, labels).into_iter().take(room));
         asks
     }
 
@@ -297,22 +313,25 @@ impl Reader {
         Ok((key, ask))
     }
 
+    fn is_registered(&self, facts: &ContainerFacts) -> bool {
+        let metadata = registrator::Metadata::read(&facts.environment, &facts.labels);
+        self.registered(facts, &metadata).next().is_some()
+    }
+
     /// What the names of Registrator ask for.
-    fn registered(
-        &self,
-        facts: &ContainerFacts,
-        labels: &BTreeMap<String, String>,
-    ) -> Vec<(String, Ask)> {
-        if self.registrations.is_empty() {
-            return Vec::new();
-        }
-        let metadata = registrator::Metadata::read(&facts.environment, labels);
-        let mut asks = Vec::new();
-        for port in metadata.ports(&facts.ports, image_base_name(&facts.image)) {
-            for frontend in self.registrations.get(&port.name).into_iter().flatten() {
-                if port.protocol.is_some_and(|protocol| protocol != frontend.protocol) {
-                    continue;
-                }
+    fn registered<'a>(
+        &'a self,
+        facts: &'a ContainerFacts,
+        metadata: &'a registrator::Metadata<'a>,
+    ) -> impl Iterator<Item = (String, Ask)> + 'a {
+        let image = image_base_name(&facts.image);
+        let ports = (!self.registrations.is_empty()).then(|| metadata.ports(&facts.ports, image));
+        ports.into_iter().flatten().flat_map(|port| {
+            let frontends = self.registrations.get(&port.name).into_iter().flatten();
+            let suits = move |it: &&FrontendAddress| {
+                port.protocol.is_none_or(|protocol| protocol == it.protocol)
+            };
+            frontends.filter(suits).map(move |frontend| {
                 let ask = Ask {
                     container_port: port.port,
                     frontend: *frontend,
@@ -320,10 +339,9 @@ impl Reader {
                     service: Some(format!("registrator/{}", name_part(&port.name))),
                     source: port.source.clone(),
                 };
-                asks.push((format!("{}{}_NAME", registrator::PREFIX, port.port), ask));
-            }
-        }
-        asks
+                (format!("{}{}_NAME", registrator::PREFIX, port.port), ask)
+            })
+        })
     }
 
     /// Whoever may start a container may write any label, but not take any address.
@@ -393,31 +411,6 @@ fn shared_at(frontend: &FrontendAddress, pooled: Option<&PooledName>) -> String 
     }
 }
 
-/// What is refused of one container.
-struct Refusals<'a> {
-    object: &'a str,
-    /// The same label is read for each of its ports.
-    seen: BTreeSet<(Option<String>, String)>,
-}
-
-impl Refusals<'_> {
-    fn extend(&mut self, errors: impl IntoIterator<Item = LabelError>) {
-        self.seen.extend(errors.into_iter().map(|error| (Some(error.key), error.message)));
-    }
-
-    fn too_many_frontends(&mut self) {
-        let message =
-            format!("its labels ask for more than {FRONTENDS_MAX} frontends; the rest is left out");
-        self.seen.insert((None, message));
-    }
-
-    fn told(self) -> Vec<Refusal> {
-        let refusals = self.seen.into_iter().take(REFUSALS_MAX);
-        let object = self.object;
-        refusals.map(|(key, message)| Refusal { object: object.to_owned(), key, message }).collect()
-    }
-}
-
 fn backend(
     facts: &ContainerFacts,
     name: &str,
@@ -438,6 +431,7 @@ fn backend(
         state: BackendState::Healthy,
         started_at_ms: facts.started_at_ms,
         reported: None,
+        asked_to_end: None,
         replies: ReplyFacts {
             ways_in: if is_published { WaysIn::Published } else { address.ways_in },
             only_answers: false,

@@ -27,8 +27,6 @@ const COMMAND_WORDS_MAX: usize = 64;
 /// Longest text that an answer is searched for.
 const BODY_CHARS_MAX: usize = 1024;
 const DAY_SECONDS: u32 = 24 * 3600;
-/// Shortest time between probes.
-const PROBE_INTERVAL_MS_MIN: u32 = 50;
 
 /// The labels of one container, sorted out.
 #[derive(Debug, Default)]
@@ -57,25 +55,27 @@ pub fn asks_for_frontend(key: &str) -> bool {
 }
 
 impl<'a> LbLabels<'a> {
-    /// Sorts the labels out. At most `errors_max` keys that are not known are told.
+    /// Sorts the labels out. At most `errors_max` keys that are not known are told; how many more
+    /// there are is counted.
     pub fn read(
         labels: impl Iterator<Item = (&'a String, &'a String)>,
         errors_max: usize,
-    ) -> (Self, Vec<LabelError>) {
+    ) -> (Self, Vec<LabelError>, usize) {
         let mut read = Self::default();
         let mut errors = Vec::new();
+        let mut left_out = 0;
         for (key, value) in labels.filter(|(key, _)| key.starts_with(PREFIX)) {
             match parse_key(key) {
                 Ok(place) => {
                     read.labels.insert(place, (key, value.trim()));
                 }
-                Err(message) if errors.len() < errors_max => {
-                    errors.push(LabelError { key: shown(key), message });
+                Err(_) if errors.len() == errors_max => left_out += 1,
+                Err(wrong) => {
+                    errors.push(LabelError { key: shown(key), message: wrong.describe(key) });
                 }
-                Err(_) => {}
             }
         }
-        (read, errors)
+        (read, errors, left_out)
     }
 
     /// Where the container wants to be reached. `is_allowed` says which addresses labels may name.
@@ -83,23 +83,25 @@ impl<'a> LbLabels<'a> {
         &self,
         balancers: &BalancerIndex,
         is_allowed: impl Fn(IpAddr) -> bool,
-    ) -> Vec<Result<FrontendLabel, LabelError>> {
-        let mut frontends = Vec::new();
-        for ((port, name), (key, value)) in &self.labels {
-            if *name != "frontend" {
-                continue;
+    ) -> impl Iterator<Item = Result<FrontendLabel, LabelError>> {
+        let labels = self.labels.iter().filter(|((_, name), _)| *name == "frontend");
+        let urls = labels.flat_map(|((port, _), (key, value))| {
+            let urls = value.split(',').map(str::trim);
+            urls.take(FRONTENDS_MAX + 1).enumerate().map(move |url| (*port, *key, url))
+        });
+        urls.map(move |(port, key, (index, url))| {
+            let frontend = if index < FRONTENDS_MAX {
+                self.frontend(port, url, balancers, &is_allowed)
+            } else {
+                Err(format!("has more than {FRONTENDS_MAX} frontends; the rest is left out"))
+            };
+            match frontend {
+                Ok((container_port, frontend)) => {
+                    Ok(FrontendLabel { key: key.to_owned(), container_port, frontend })
+                }
+                Err(message) => Err(LabelError { key: shown(key), message }),
             }
-            for url in value.split(',').take(FRONTENDS_MAX).map(str::trim) {
-                let frontend = self.frontend(*port, url, balancers, &is_allowed);
-                frontends.push(match frontend {
-                    Ok((container_port, frontend)) => {
-                        Ok(FrontendLabel { key: (*key).to_owned(), container_port, frontend })
-                    }
-                    Err(message) => Err(LabelError { key: shown(key), message }),
-                });
-            }
-        }
-        frontends
+        })
     }
 
     fn frontend(
@@ -146,10 +148,6 @@ impl<'a> LbLabels<'a> {
     pub fn wishes(&self, port: u16, object: &str) -> (Wishes, Vec<LabelError>) {
         let mut reader = Reader { labels: self, port, object, errors: Vec::new() };
         let seconds = |text: &str| in_range(grammar::duration_seconds(text)?, DAY_SECONDS);
-        let time = |text: &str| match grammar::duration_ms(text)? {
-            PROBE_INTERVAL_MS_MIN.. => grammar::duration_ms(text),
-            _ => Err(format!("is less than {PROBE_INTERVAL_MS_MIN} ms")),
-        };
         let count = |text: &str| grammar::number(text, 1..=1000);
         let wishes = Wishes {
             affinity: reader.value("affinity", grammar::affinity),
@@ -166,9 +164,9 @@ impl<'a> LbLabels<'a> {
             exclusive: reader.value("exclusive", grammar::flag),
             weight: reader.value("weight", grammar::weight),
             probe: reader.probe(),
-            probe_interval_ms: reader.value("probe.interval", time),
-            probe_timeout_ms: reader.value("probe.timeout", time),
-            probe_initial_delay_ms: reader.value("probe.delay", grammar::duration_ms),
+            probe_interval_ms: reader.value("probe.interval", grammar::probe_interval_ms),
+            probe_timeout_ms: reader.value("probe.timeout", grammar::probe_timeout_ms),
+            probe_initial_delay_ms: reader.value("probe.delay", grammar::probe_delay_ms),
             probe_rise: reader.value("probe.rise", count),
             probe_fall: reader.value("probe.fall", count),
             probe_place: reader.value("probe.place", grammar::place),
@@ -260,31 +258,60 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// What is wrong with a key. Saying so costs more than finding it out.
+enum WrongKey {
+    /// Its port is none.
+    Port,
+    /// It says twice which port is meant.
+    PortTwice,
+    /// Nothing has this name.
+    Name,
+}
+
+impl WrongKey {
+    fn describe(self, key: &str) -> String {
+        let rest = key.strip_prefix(PREFIX).unwrap_or(key);
+        let (port, name) = rest.split_once('.').unwrap_or(("", rest));
+        match self {
+            Self::Port => {
+                let what = grammar::port(port).err().unwrap_or_default();
+                format!("the key has the container port `{}`, which {what}", shown(port))
+            }
+            Self::PortTwice => {
+                "the key names the container port already; remove the label".to_owned()
+            }
+            Self::Name => {
+                let has_port = port.starts_with(|char: char| char.is_ascii_digit());
+                let name = if has_port { name } else { rest };
+                let prefix = &key[..key.len() - name.len()];
+                match known::nearest(name, known::LB.into_iter()) {
+                    Some(nearest) => format!(
+                        "there is no such label; did you mean `{}{nearest}`?",
+                        shown(prefix)
+                    ),
+                    None => "there is no such label; docs/labels.md has all".to_owned(),
+                }
+            }
+        }
+    }
+}
+
 /// Port and name of a key.
-fn parse_key(key: &str) -> Result<(Option<u16>, &'static str), String> {
+fn parse_key(key: &str) -> Result<(Option<u16>, &'static str), WrongKey> {
     let rest = key.strip_prefix(PREFIX).unwrap_or(key);
     let (port, name) = match rest.split_once('.') {
         Some((port, name)) if port.starts_with(|char: char| char.is_ascii_digit()) => {
-            let number = grammar::port(port).map_err(|what| {
-                format!("the key has the container port `{}`, which {what}", shown(port))
-            })?;
-            (Some(number), name)
+            (Some(grammar::port(port).map_err(|_| WrongKey::Port)?), name)
         }
         _ => (None, rest),
     };
     if let Some(known) = known::LB.iter().find(|known| **known == name) {
         if port.is_some() && *known == "port" {
-            return Err("the key names the container port already; remove the label".to_owned());
+            return Err(WrongKey::PortTwice);
         }
         return Ok((port, known));
     }
-    let prefix = &key[..key.len() - name.len()];
-    Err(match known::nearest(name, known::LB.into_iter()) {
-        Some(nearest) => {
-            format!("there is no such label; did you mean `{}{nearest}`?", shown(prefix))
-        }
-        None => "there is no such label; docs/labels.md has all".to_owned(),
-    })
+    Err(WrongKey::Name)
 }
 
 /// Scheme, host and the rest from the colon on.

@@ -17,8 +17,6 @@ pub const PREFIX: &str = "SERVICE_";
 
 /// Time between checks when nobody says otherwise, as in the original.
 const INTERVAL_MS: u32 = 10_000;
-/// Shortest time between checks.
-const INTERVAL_MS_MIN: u32 = 50;
 /// Longest name of a service.
 const NAME_CHARS_MAX: usize = 128;
 /// Kinds of checks in the order in which the original looks for them.
@@ -89,27 +87,26 @@ impl<'a> Metadata<'a> {
     }
 
     /// The container's ports with the names of their services. `image` names what has no name.
-    pub fn ports(&self, ports: &BTreeSet<ContainerPort>, image: Option<&str>) -> Vec<NamedPort> {
+    pub fn ports(
+        &self,
+        ports: &BTreeSet<ContainerPort>,
+        image: Option<&str>,
+    ) -> impl Iterator<Item = NamedPort> {
         let published = ports.iter().filter(|port| port.is_published).count();
-        let registered: Vec<&ContainerPort> =
-            ports.iter().filter(|port| port.is_published || published == 0).collect();
-        let is_group = registered.len() > 1;
+        let registered = ports.iter().filter(|port| port.is_published || published == 0);
         let mut all: BTreeSet<(u16, Option<Protocol>)> =
-            registered.iter().map(|port| (port.port, Some(port.protocol))).collect();
+            registered.map(|port| (port.port, Some(port.protocol))).collect();
+        let is_group = all.len() > 1;
+        let numbers: BTreeSet<u16> = all.iter().map(|(port, _)| *port).collect();
         let named = self.values.keys().filter(|(_, name)| *name == "NAME");
-        for port in named.filter_map(|(port, _)| *port) {
-            if !registered.iter().any(|one| one.port == port) {
-                all.insert((port, None));
-            }
-        }
+        let others = named.filter_map(|(port, _)| port.filter(|port| !numbers.contains(port)));
+        all.extend(others.map(|port| (port, None)));
         let ports = all.into_iter().filter(|(port, _)| self.find(*port, "IGNORE").is_none());
-        ports
-            .filter_map(|(port, protocol)| {
-                let (name, source) = self.name(port, is_group, image)?;
-                let is_name = name.chars().count() <= NAME_CHARS_MAX;
-                is_name.then_some(NamedPort { name, port, protocol, source })
-            })
-            .collect()
+        ports.filter_map(move |(port, protocol)| {
+            let (name, source) = self.name(port, is_group, image)?;
+            let is_name = name.chars().count() <= NAME_CHARS_MAX;
+            is_name.then_some(NamedPort { name, port, protocol, source })
+        })
     }
 
     fn name(&self, port: u16, is_group: bool, image: Option<&str>) -> Option<(String, String)> {
@@ -134,17 +131,30 @@ impl<'a> Metadata<'a> {
         let mut reader = Reader { metadata: self, port, object, errors: Vec::new() };
         let mut wishes = Wishes::default();
         if let Some(probe) = reader.probe() {
-            let interval = reader.value("CHECK_INTERVAL", interval_ms);
+            let interval = reader.value("CHECK_INTERVAL", grammar::probe_interval_ms);
             wishes.probe_interval_ms =
                 interval.or_else(|| Some(Setting::new(INTERVAL_MS, probe.origin.clone())));
-            wishes.probe_timeout_ms = reader.value("CHECK_TIMEOUT", interval_ms);
+            wishes.probe_timeout_ms = reader.value("CHECK_TIMEOUT", grammar::probe_timeout_ms);
             wishes.probe_initial = reader.value("CHECK_INITIAL_STATUS", initial_status);
             wishes.unhealthy_grace_seconds =
                 reader.value("CHECK_DEREGISTER_AFTER", grammar::duration_seconds);
             wishes.probe = Some(probe);
         }
-        reader.misspelt();
         (wishes, reader.errors)
+    }
+
+    /// Attributes may have any name; only what looks like a check is worth a word. Of so many.
+    pub fn misspelt(&self, compared_max: usize) -> impl Iterator<Item = LabelError> {
+        let known = || known::REGISTRATOR.iter().map(|known| known.pattern);
+        let is_known = move |name: &str| known().any(|known| known == name);
+        let unknown = self.values.iter().filter(move |((_, name), _)| !is_known(name));
+        unknown.take(compared_max).filter_map(move |((_, name), value)| {
+            let checks = known().filter(|name| name.starts_with("CHECK_"));
+            let nearest = known::nearest(name, checks)?;
+            let prefix = shown(&value.key[..value.key.len() - name.len()]);
+            let message = format!("there is no such check; did you mean `{prefix}{nearest}`?");
+            Some(LabelError { key: shown(value.key), message })
+        })
     }
 }
 
@@ -217,36 +227,6 @@ impl Reader<'_> {
             None => default.method.clone(),
         };
         Some(HttpProbe { path: path.value, method, ..default })
-    }
-
-    /// Attributes may have any name; only what looks like a check is worth a word.
-    fn misspelt(&mut self) {
-        let known = || known::REGISTRATOR.iter().map(|known| known.pattern);
-        let ours = self.metadata.values.iter().filter(|((port, name), _)| {
-            port.is_none_or(|port| port == self.port) && !known().any(|known| known == *name)
-        });
-        let checks = known().filter(|name| name.starts_with("CHECK_"));
-        let checks: Vec<&str> = checks.collect();
-        let told: Vec<_> = ours
-            .filter_map(|((_, name), value)| {
-                let nearest = known::nearest(name, checks.iter().copied())?;
-                let prefix = &value.key[..value.key.len() - name.len()];
-                Some((
-                    value.key,
-                    format!("there is no such check; did you mean `{prefix}{nearest}`?"),
-                ))
-            })
-            .collect();
-        for (key, message) in told {
-            self.refuse(key, message);
-        }
-    }
-}
-
-fn interval_ms(text: &str) -> Result<u32, String> {
-    match grammar::duration_ms(text)? {
-        time @ INTERVAL_MS_MIN.. => Ok(time),
-        _ => Err(format!("is less than {INTERVAL_MS_MIN} ms")),
     }
 }
 

@@ -14,7 +14,7 @@ mod ramp;
 #[cfg(test)]
 mod tests;
 
-use std::{cell::OnceCell, collections::HashMap};
+use std::{cell::OnceCell, collections::HashMap, sync::Arc};
 
 use crate::{
     model::{Backend, BackendState, Policy, ServiceName, Snapshot},
@@ -81,7 +81,9 @@ impl Lifecycle {
             let policy = &service.policy;
             let ramp = Ramp::new(policy.slow_start_seconds.value);
             let is_panic = ramp.is_some() && is_panic(&service.name);
-            for backend in &mut service.backends {
+            // Most services are left as they are, and shared.
+            let mut changes = Vec::new();
+            for (index, backend) in service.backends.iter().enumerate() {
                 if !is_followed(backend.state, ramp) {
                     continue;
                 }
@@ -89,17 +91,22 @@ impl Lifecycle {
                 let entry = self.enter(key, backend.state, now_ms, || takes_new(key));
                 let next_ms = match (entry.clock(policy), ramp) {
                     (Some(clock), _) if clock.ends_ms() <= now_ms => {
-                        backend.state = BackendState::Gone;
+                        changes.push((index, BackendState::Gone, backend.weight));
                         None
                     }
                     (Some(clock), _) => Some(clock.ends_ms()),
                     (None, Some(ramp)) if entry.is_rising && !is_panic => {
-                        backend.weight = ramp.weight(backend.weight, entry.since_ms, now_ms);
+                        let weight = ramp.weight(backend.weight, entry.since_ms, now_ms);
+                        changes.push((index, backend.state, weight));
                         ramp.next_step_ms(entry.since_ms, now_ms)
                     }
                     (None, _) => None,
                 };
                 due_ms = due_ms.into_iter().chain(next_ms).min();
+            }
+            for (index, state, weight) in changes {
+                let backend = &mut Arc::make_mut(service).backends[index];
+                (backend.state, backend.weight) = (state, weight);
             }
         }
         let round = self.round;

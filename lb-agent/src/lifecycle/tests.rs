@@ -33,6 +33,7 @@ fn snapshot(state: BackendState, policy: &Policy) -> Snapshot {
         state,
         started_at_ms: 0,
         reported: None,
+        asked_to_end: None,
         replies: ReplyFacts::default(),
     };
     let service = Service {
@@ -42,7 +43,7 @@ fn snapshot(state: BackendState, policy: &Policy) -> Snapshot {
         policy: Arc::new(policy.clone()),
         exclusive: BTreeSet::new(),
     };
-    Snapshot { services: BTreeMap::from([(name(), service)]), ..Snapshot::default() }
+    Snapshot { services: BTreeMap::from([(name(), service.into())]), ..Snapshot::default() }
 }
 
 /// `SECOND STATE -> STATE WEIGHT, next at SECOND` for each step; `!` after a state: in panic.

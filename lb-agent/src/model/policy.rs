@@ -167,7 +167,7 @@ settings! {
     probe_interval_ms: u32 = 2000, |it: &u32| milliseconds(*it);
     /// Time after which an unfinished probe has failed.
     probe_timeout_ms: u32 = 2000, |it: &u32| milliseconds(*it);
-    /// Time after the backend's start before the first probe.
+    /// Time from the moment when a backend becomes known to its first probe.
     probe_initial_delay_ms: u32 = 0, |it: &u32| milliseconds(*it);
     /// Successes in a row that make a backend healthy.
     probe_rise: u32 = 2, ToString::to_string;

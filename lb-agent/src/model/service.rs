@@ -144,6 +144,10 @@ pub struct Backend {
     /// What its provider says of its health, for probes that rely on that.
     #[serde(default)]
     pub reported: Option<ReportedHealth>,
+    /// The latest request of its provider to leave: tells it from earlier and later ones, and is no
+    /// more than a name.
+    #[serde(default)]
+    pub asked_to_end: Option<u64>,
     /// Its port as a source of replies.
     #[serde(default)]
     pub replies: ReplyFacts,
@@ -175,8 +179,8 @@ impl Service {
 /// All services that the node should have, arbitrated.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// Services by name.
-    pub services: BTreeMap<ServiceName, Service>,
+    /// Services by name. Those that are as they were are shared with the snapshot before.
+    pub services: BTreeMap<ServiceName, Arc<Service>>,
     /// Names that have a virtual address of their own.
     pub names: BTreeMap<String, IpAddr>,
     /// What services want and others have, ordered.

@@ -55,6 +55,8 @@ fn service(name: &str, frontends: &[&str]) -> ServiceView {
         protocols: Vec::new(),
         ring_size: None,
         backends: <_>::default(),
+        counters: <_>::default(),
+        connections: <_>::default(),
         state: ServingState::Serving,
         source: "docker".to_owned(),
     }

@@ -1,5 +1,5 @@
 //! What the node and its containers look like to the kernel: processes, network namespaces, links,
-//! addresses, routes.
+//! addresses, routes, connections.
 //!
 //! It only reads, apart from [`Process::kill`] and [`end_sockets`]; whatever changes links, filters or maps belongs to `datapath`. Only
 //! [`namespace`] enters network namespaces, on threads that end there or come back before they wait. Nothing here is kept:
@@ -19,6 +19,7 @@ mod route;
 mod sock_diag;
 mod socket;
 mod socket_worker;
+mod sockets;
 
 pub use container::{
     ContainerNetwork, ContainerWay, NetworkError, NetworkRefusal, container_network,
@@ -31,3 +32,4 @@ pub use process::{BootTicks, Process};
 pub use route::egress_interfaces;
 pub use sock_diag::{Found, end_sockets};
 pub use socket_worker::SocketWorker;
+pub use sockets::established;

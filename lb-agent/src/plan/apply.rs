@@ -110,6 +110,8 @@ struct Missing {
     reply_ports: HashSet<(BackendPath, SocketAddr)>,
     /// Services some of whose flows are not recorded, or have no default.
     unrecorded: HashSet<u32>,
+    /// Ports of backends whose flows are still not recorded.
+    unrecorded_ports: HashSet<(BackendPath, SocketAddr)>,
     /// Not removed, so that what they refer to must stay.
     kept: Kept,
 }
@@ -165,10 +167,13 @@ impl Missing {
             Action::ClearService { number } => self.kept.services.contains(number),
             Action::DetachReply { ifindex } => self.kept.replies.contains(ifindex),
             Action::SetFlags { flags } => self.kept.is_routed && flags & META_ROUTED_BACKENDS == 0,
+            Action::PutReplyDefault { port, default } => {
+                let path = BackendPath::Local { ifindex: port.ifindex };
+                default.has_other_ways && self.unrecorded_ports.contains(&(path, port.address))
+            }
             Action::AttachReply { .. }
             | Action::WriteService { .. }
             | Action::SetRecordsReplies { .. }
-            | Action::PutReplyDefault { .. }
             | Action::DeleteReplyDefault { .. }
             | Action::PutLocal { .. }
             | Action::DeleteLocal { .. }
@@ -217,7 +222,10 @@ impl Missing {
                 self.states.extend(mirror.backends.get(number).map(|backend| backend.service));
             }
             Action::SetRecordsReplies { number, records_replies: true } => {
-                self.unrecorded.extend(mirror.backends.get(number).map(|backend| backend.service));
+                if let Some(backend) = mirror.backends.get(number) {
+                    self.unrecorded.insert(backend.service);
+                    self.unrecorded_ports.insert((backend.path, backend.address));
+                }
             }
             Action::PutReplyDefault { port, .. } | Action::DeleteReplyDefault { port } => {
                 let path = BackendPath::Local { ifindex: port.ifindex };

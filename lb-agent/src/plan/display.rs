@@ -97,7 +97,8 @@ impl fmt::Display for ReplyDefault {
         if self.front_ifindex != 0 {
             write!(formatter, " by front {}", self.front_ifindex)?;
         }
-        formatter.write_str(if self.is_ambiguous { ", ambiguous" } else { "" })
+        formatter.write_str(if self.is_ambiguous { ", ambiguous" } else { "" })?;
+        formatter.write_str(if self.has_other_ways { ", other ways in" } else { "" })
     }
 }
 

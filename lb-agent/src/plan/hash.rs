@@ -126,6 +126,7 @@ mod tests {
             state: BackendState::Healthy,
             started_at_ms: 1,
             reported: None,
+            asked_to_end: None,
             replies: crate::model::ReplyFacts::default(),
         }
     }

@@ -28,7 +28,8 @@
 //!   frontend put later), and goes when all flows but the default's have been over for the settle time.
 //! - *Another default* replaces one whose frontend has led nobody there for the settle time: all that
 //!   lives is recorded then.
-//! - *Published later* (E4): flows are recorded from then on, and the default stays for those before.
+//! - *Published later* (E4): flows are recorded from then on, then the default says that clients come
+//!   without us, and stays for those before. When they do no more, it says so for the settle time.
 //!
 //! Since when a port is left or alone is not in the tables: after a restart the time begins anew. So
 //! it takes longer, and nothing breaks.
@@ -230,7 +231,7 @@ impl Planner {
         &mut self,
         draft: &mut Draft<'_>,
         ports: &Ports,
-    ) -> HashMap<ReplyPort, SocketAddr> {
+    ) -> HashMap<ReplyPort, ReplyDefault> {
         self.reply_clocks.left.begin();
         self.reply_clocks.alone.begin();
         let kernel = draft.kernel;
@@ -254,7 +255,7 @@ impl Planner {
                 continue;
             };
             draft.reply_default_links.insert(port.ifindex);
-            defaults.insert(port, wanted.vip);
+            defaults.insert(port, wanted);
             if held != Some(wanted) {
                 draft.push(Action::PutReplyDefault { port, default: wanted });
             }
@@ -298,8 +299,9 @@ impl Planner {
         let is_shared = lead.has_other_ways_in || ports.has_others(lead, held.vip);
         let is_ambiguous = is_shared
             || (held.is_ambiguous && !self.reply_clocks.alone.is_over(port, draft.now_ms));
+        let has_other_ways = lead.has_other_ways_in || (held.has_other_ways && is_ambiguous);
         let front_ifindex = draft.sight.front_ifindex;
-        Some(ReplyDefault { vip: held.vip, backend, front_ifindex, is_ambiguous })
+        Some(ReplyDefault { backend, front_ifindex, is_ambiguous, has_other_ways, ..held })
     }
 }
 
@@ -329,8 +331,10 @@ fn first_default(
     let (vip, backend) = lead.candidates.iter().min().copied()?;
     // There may be recorded flows where there was a reply program.
     let is_in_use = draft.kernel.reply_interfaces.contains(&port.ifindex);
-    let is_ambiguous = is_in_use || ports.has_others(lead, vip);
-    Some(ReplyDefault { vip, backend, front_ifindex: draft.sight.front_ifindex, is_ambiguous })
+    let has_other_ways = lead.has_other_ways_in;
+    let is_ambiguous = is_in_use || has_other_ways || ports.has_others(lead, vip);
+    let front_ifindex = draft.sight.front_ifindex;
+    Some(ReplyDefault { vip, backend, front_ifindex, is_ambiguous, has_other_ways })
 }
 
 /// The frontends of every ring that has any, now or after this plan, and the first of each.
@@ -364,7 +368,7 @@ fn fronts(draft: &Draft<'_>) -> HashMap<u32, Fronts> {
 }
 
 /// Says of each backend whether its flows are recorded.
-fn records(draft: &mut Draft<'_>, ports: &Ports, defaults: &HashMap<ReplyPort, SocketAddr>) {
+fn records(draft: &mut Draft<'_>, ports: &Ports, defaults: &HashMap<ReplyPort, ReplyDefault>) {
     let mut written = HashMap::new();
     let mut changed = Vec::new();
     for led in &draft.led {
@@ -383,12 +387,14 @@ fn records(draft: &mut Draft<'_>, ports: &Ports, defaults: &HashMap<ReplyPort, S
     // belong to is protected.
     let led: HashSet<u32> = draft.led.iter().map(|led| led.number).collect();
     for (number, held) in &draft.kernel.backends {
-        let has_other_first = |(port, ring): (ReplyPort, u32)| {
+        let needs_records = |(port, ring): (ReplyPort, u32)| {
             let first = ports.fronts.get(&ring).and_then(|fronts| fronts.first);
-            first.is_some_and(|first| defaults.get(&port) != Some(&address_of(&first)))
+            let default = defaults.get(&port);
+            first.is_some_and(|first| !is_default_for(default, &first))
+                || default.is_some_and(|default| default.has_other_ways)
         };
         let is_trusted = held.state != 0 && !held.records_replies && !led.contains(number);
-        if is_trusted && ports_of(held.service, held.path, held.address).any(has_other_first) {
+        if is_trusted && ports_of(held.service, held.path, held.address).any(needs_records) {
             changed.push(Action::SetRecordsReplies { number: *number, records_replies: true });
         }
     }
@@ -399,7 +405,7 @@ fn records(draft: &mut Draft<'_>, ports: &Ports, defaults: &HashMap<ReplyPort, S
 }
 
 /// Whether replies of all flows that only their backend could have recorded follow from defaults.
-fn has_defaults(led: &Led, ports: &Ports, defaults: &HashMap<ReplyPort, SocketAddr>) -> bool {
+fn has_defaults(led: &Led, ports: &Ports, defaults: &HashMap<ReplyPort, ReplyDefault>) -> bool {
     let mut has_any = false;
     if !led.has_flows || !is_eligible(led) {
         return false;
@@ -410,7 +416,7 @@ fn has_defaults(led: &Led, ports: &Ports, defaults: &HashMap<ReplyPort, SocketAd
             return false;
         }
         if let Some(first) = fronts.first {
-            if defaults.get(&port) != Some(&address_of(&first)) {
+            if !is_default_for(defaults.get(&port), &first) {
                 return false;
             }
             has_any = true;
@@ -437,6 +443,11 @@ fn put_frontends(draft: &mut Draft<'_>, ports: &Ports) {
     for action in puts {
         draft.push(action);
     }
+}
+
+/// Whether flows of a frontend need no record. Where clients come without us, too, all of ours do.
+fn is_default_for(default: Option<&ReplyDefault>, first: &FrontendAddress) -> bool {
+    default.is_some_and(|it| it.vip == address_of(first) && !it.has_other_ways)
 }
 
 /// Whether only we lead to the port, and lead to this one.

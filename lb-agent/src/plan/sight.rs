@@ -1,7 +1,7 @@
 //! What a plan is made from beside the tables and the snapshot: the time, and what the data path and
 //! the scan of its records have to say about slots that are not plain.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use lb_common::{
     abi::{HOLD_SECONDS, Limits, PROTOCOL_TCP, TICK_NS, ring_number, ticks_from_seconds},
@@ -79,6 +79,8 @@ pub struct Scan {
     begun_tick: u32,
     /// Ring number -> a bit per slot with a live record of another backend than its `cur`.
     others: HashMap<u32, Vec<u64>>,
+    /// Rings with live records of which nobody can say on which slot they fall.
+    vague: HashSet<u32>,
 }
 
 impl Scan {
@@ -86,7 +88,7 @@ impl Scan {
     /// records move from there to here.
     #[must_use]
     pub fn begin(now_tick: u32) -> Self {
-        Self { begun_tick: now_tick, others: HashMap::new() }
+        Self { begun_tick: now_tick, ..Self::default() }
     }
 
     /// Notes a record that keeps its slot from becoming plain.
@@ -99,11 +101,17 @@ impl Scan {
         words[word] |= 1 << (slot % 64);
     }
 
+    /// Notes a record that may fall on any slot of a ring.
+    pub fn note_others(&mut self, ring: u32) {
+        self.vague.insert(ring);
+    }
+
     /// What it says about a slot.
     #[must_use]
     pub fn finding(&self, ring: u32, slot: usize) -> Finding {
         let word = self.others.get(&ring).and_then(|words| words.get(slot / 64));
-        let has_other = word.is_some_and(|word| word >> (slot % 64) & 1 == 1);
+        let has_other =
+            self.vague.contains(&ring) || word.is_some_and(|word| word >> (slot % 64) & 1 == 1);
         Finding { begun_tick: self.begun_tick, has_other }
     }
 }
@@ -132,6 +140,14 @@ mod tests {
         assert_eq!(found, [0, 63, 64, 1000]);
         assert!(!scan.finding(9, 0).has_other);
         assert_eq!(scan.finding(8, 1).begun_tick, 5);
+    }
+
+    #[test]
+    fn a_record_without_a_slot_counts_for_all() {
+        let mut scan = Scan::begin(5);
+        scan.note_others(8);
+        assert!(scan.finding(8, 0).has_other && scan.finding(8, 500).has_other);
+        assert!(!scan.finding(9, 0).has_other);
     }
 
     #[test]

@@ -51,6 +51,9 @@ pub struct ReplyDefault {
     pub front_ifindex: u32,
     /// There may be recorded flows of other frontends: look for a record first.
     pub is_ambiguous: bool,
+    /// Clients come without us, too: a SYN+ACK without a record is for one of them. Only where all
+    /// flows through us are recorded.
+    pub has_other_ways: bool,
 }
 
 /// One ring as the kernel holds it.

@@ -84,6 +84,7 @@ fn static_backend(backend: &StaticBackend) -> Backend {
         state: BackendState::Healthy,
         started_at_ms: 0,
         reported: None,
+        asked_to_end: None,
         // It is reached by the routing table, by anybody.
         replies: ReplyFacts { ways_in: WaysIn::Direct, ..ReplyFacts::default() },
     }

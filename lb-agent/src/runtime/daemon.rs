@@ -28,7 +28,7 @@ use crate::{
         server::{MetricsServer, Server, Source},
         types::View,
     },
-    config::{self, Config, DockerConfig, LabelsConfig},
+    config::{self, Config, LabelsConfig},
     datapath::{self, Datapath},
     journal::Journal,
     labels, names, netlink, plan,
@@ -148,6 +148,7 @@ impl Daemon {
         let reconciler = Reconciler::adopt(node, settings(&config, journal), started)
             .context("cannot read what the kernel holds")?;
         let runs = docker::Runs::default();
+        tokio::spawn(reconciler.connections().clone().run(Arc::new(runs.clone())));
         let health = health::start(reconciler.health(), &config.docker, runs.clone(), &events)?;
         let channels = RuntimeChannels {
             events: events_receiver,
@@ -161,8 +162,7 @@ impl Daemon {
         if let Some(metrics) = metrics {
             tokio::spawn(metrics.run(stop.clone()));
         }
-        names::start(&config.names, &view, &stop);
-        follow_clients(&config.docker, registry, events.clone(), &stop)?;
+        serve_callers(&config, registry, &view, &events, &stop)?;
         let mut daemon = Self {
             config,
             config_path,
@@ -354,14 +354,18 @@ fn start_reaper(node: &mut Datapath) -> anyhow::Result<Option<Registry>> {
     Ok(Some(registry))
 }
 
-/// Follows the containers of this node as those who call; without Docker, the node is all there is.
-fn follow_clients(
-    docker: &DockerConfig,
+/// Answers names, and follows the containers of this node as those who call; without Docker, the node
+/// is all there is.
+fn serve_callers(
+    config: &Config,
     registry: Option<Registry>,
-    events: mpsc::Sender<Event>,
+    view: &watch::Receiver<Arc<View>>,
+    events: &mpsc::Sender<Event>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
+    names::start(&config.names, view, stop);
     let Some(registry) = registry else { return Ok(()) };
+    let (docker, events) = (&config.docker, events.clone());
     let (sender, mut receiver) = mpsc::channel(1);
     if docker.enabled {
         let resync = Duration::from_secs(docker.resync_seconds.into());

@@ -25,7 +25,7 @@ impl Node for Datapath {
     }
 
     fn sweep_records(&mut self) -> Result<Option<Scan>, NodeError> {
-        match self.sweep(now_tick()) {
+        match self.sweep(&now_tick) {
             Ok(report) => {
                 tracing::trace!("{report:?}");
                 Ok(report.scan)
@@ -77,6 +77,7 @@ impl Node for Datapath {
         let records = counters.records;
         Ok(NodeCounters {
             ring_slots: self.ring_slots().into(),
+            connections: counters.connections.clone(),
             backends: backends.collect(),
             drops: drops
                 .map(|(reason, packets)| DropView {

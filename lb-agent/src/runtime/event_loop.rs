@@ -1,6 +1,6 @@
 //! When the reconciler works: on events, on time, and on questions of the API.
 
-use std::{sync::Arc, thread};
+use std::{sync::Arc, thread, time::Duration};
 
 use tokio::{
     runtime::Handle,
@@ -9,11 +9,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Event, Node, Reconciler, inbox::Inbox};
+use super::{Event, Node, Reconciler, inbox::Inbox, reconciler::steer::Taken};
 use crate::api::{
     server::{Request, SteerCall},
+    steer::{SteerAnswer, SteerError},
     types::View,
 };
+
+/// Orders taken and not carried out; others wait.
+const TAKEN_MAX: usize = 32;
+/// Time for the kernel to do what was ordered before the answer says that it does not yet.
+const DONE_WITHIN: Duration = Duration::from_secs(2);
 
 /// The loop's ends of its channels.
 #[derive(Debug)]
@@ -28,6 +34,10 @@ pub struct RuntimeChannels {
     pub view: watch::Sender<Arc<View>>,
 }
 
+/// Time after which a change is in the view of those who do not ask for a fresh one. A view is of all
+/// backends, and nobody should wait for the kernel while it is made.
+const PUBLISH_DELAY: Duration = Duration::from_millis(250);
+
 /// The loop.
 #[derive(Debug)]
 pub struct Runtime<N> {
@@ -36,13 +46,25 @@ pub struct Runtime<N> {
     requests: mpsc::Receiver<Request>,
     orders: mpsc::Receiver<SteerCall>,
     view: watch::Sender<Arc<View>>,
+    taken: Vec<Pending>,
+    /// When the view is to be made anew.
+    publish_at: Option<Instant>,
+}
+
+/// An order that is to be answered.
+#[derive(Debug)]
+struct Pending {
+    taken: Taken,
+    answer: oneshot::Sender<Result<SteerAnswer, SteerError>>,
+    until: Instant,
 }
 
 impl<N: Node> Runtime<N> {
     /// A loop that has not begun.
     pub fn new(reconciler: Reconciler<N>, channels: RuntimeChannels) -> Self {
         let RuntimeChannels { events, requests, orders, view } = channels;
-        Self { reconciler, inbox: Inbox::new(events), requests, orders, view }
+        let (inbox, taken) = (Inbox::new(events), Vec::new());
+        Self { reconciler, inbox, requests, orders, view, taken, publish_at: None }
     }
 
     /// Runs until `stop`, or until nobody can send events any more. Leaves the kernel as it is.
@@ -51,12 +73,9 @@ impl<N: Node> Runtime<N> {
     pub async fn run(mut self, stop: CancellationToken) {
         self.publish();
         loop {
-            let mut told = None;
-            let wake = if self.reconciler.is_dirty(Instant::now()) {
-                Instant::now()
-            } else {
-                self.reconciler.deadline()
-            };
+            let now = Instant::now();
+            let wake = self.wake(now);
+            let takes_orders = self.taken.len() < TAKEN_MAX && self.reconciler.takes_orders(now);
             tokio::select! {
                 () = stop.cancelled() => return,
                 event = self.inbox.next() => match event {
@@ -64,29 +83,58 @@ impl<N: Node> Runtime<N> {
                     None => return,
                 },
                 Some(request) = self.requests.recv() => self.answer(request),
-                Some(call) = self.orders.recv() => {
-                    let SteerCall { request, by, answer } = call;
-                    let result = self.reconciler.steer(&request, &by, Instant::now());
-                    told = Some((answer, result));
-                }
+                Some(call) = self.orders.recv(), if takes_orders => self.take_order(call),
                 () = sleep_until(wake) => {}
             }
+            let now = Instant::now();
             // Everything that is there already belongs to the same plan.
             while let Some(event) = self.inbox.try_next() {
                 self.reconciler.take(event);
             }
-            if self.reconciler.step(&mut self.inbox, Instant::now()) {
+            if self.reconciler.step(&mut self.inbox, now) {
+                self.publish_at.get_or_insert(now + PUBLISH_DELAY);
+            }
+            if self.publish_at.is_some_and(|at| at <= now) && !self.reconciler.is_dirty(now) {
                 self.publish();
             }
-            // What was ordered is done.
-            if let Some((answer, result)) = told {
-                // The client may have gone away meanwhile.
-                answer.send(result).ok();
-            }
+            self.answer_orders(Instant::now());
+        }
+    }
+
+    fn wake(&self, now: Instant) -> Instant {
+        if self.reconciler.is_dirty(now) {
+            return now;
+        }
+        let orders_from = Some(self.reconciler.orders_wait_until()).filter(|from| *from > now);
+        let others = self.publish_at.into_iter().chain(orders_from);
+        others.fold(self.reconciler.deadline(), Instant::min)
+    }
+
+    fn take_order(&mut self, call: SteerCall) {
+        let SteerCall { request, by, taken, answer } = call;
+        // Who has given up meanwhile was told that nothing was done.
+        if taken.send(()).is_err() {
+            return;
+        }
+        let now = Instant::now();
+        match self.reconciler.steer(&request, &by, now) {
+            Ok(taken) => self.taken.push(Pending { taken, answer, until: now + DONE_WITHIN }),
+            // The client may have gone away meanwhile; here and below.
+            Err(error) => drop(answer.send(Err(error))),
+        }
+    }
+
+    /// Answers when what was ordered is done, or is not for the time being.
+    fn answer_orders(&mut self, now: Instant) {
+        let is_at_rest = !self.reconciler.is_dirty(now);
+        let over = self.taken.extract_if(.., |one| is_at_rest || one.until <= now);
+        for Pending { taken, answer, .. } in over {
+            answer.send(Ok(self.reconciler.outcome(taken))).ok();
         }
     }
 
     fn publish(&mut self) {
+        self.publish_at = None;
         self.view.send_replace(Arc::new(self.reconciler.view(Instant::now())));
     }
 
@@ -95,6 +143,7 @@ impl<N: Node> Runtime<N> {
         match request {
             Request::View(answer) => {
                 let view = Arc::new(self.reconciler.fresh_view(Instant::now()));
+                self.publish_at = None;
                 self.view.send_replace(Arc::clone(&view));
                 answer.send(view).ok();
             }

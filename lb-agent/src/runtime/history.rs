@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     sync::Arc,
 };
 
@@ -11,7 +12,7 @@ use crate::{
     health::HealthView,
     journal::{BackendSeen, Chronicle, Draft, Journal, Moment, Seen},
     lifecycle::{Clock, Lifecycle},
-    model::{Backend, BackendState, Conflict, Service, Snapshot},
+    model::{Backend, BackendState, Conflict, Service, ServiceName, Snapshot},
     steering::Subject,
 };
 
@@ -33,6 +34,8 @@ pub(super) struct Present<'a> {
 pub(super) struct History {
     journal: Arc<Journal>,
     chronicle: Chronicle,
+    /// Services as they were, and whether they were in panic: what is shared with them is the same.
+    services: BTreeMap<ServiceName, (Arc<Service>, bool)>,
     /// Each with the time at which it was first seen, in milliseconds since the epoch.
     conflicts: BTreeMap<Conflict, u64>,
     /// Instances that have died since the latest comparison.
@@ -45,6 +48,7 @@ impl History {
         Self {
             journal,
             chronicle: Chronicle::default(),
+            services: BTreeMap::new(),
             conflicts: BTreeMap::new(),
             deaths: BTreeSet::new(),
         }
@@ -67,16 +71,36 @@ impl History {
     /// Writes down what has changed.
     pub(super) fn write(&mut self, present: &Present<'_>, now_ms: u64) {
         let mut drafts = self.compare_conflicts(present.snapshot);
+        let changed = self.changed(present);
         let deaths = &self.deaths;
-        drafts
-            .extend(self.chronicle.compare(present.seen(), |subject| present.why(subject, deaths)));
+        let seen = present.seen(&changed);
+        let why = |subject: &Subject| present.why(subject, deaths);
+        drafts.extend(self.chronicle.compare(seen, &changed, why));
         self.deaths.clear();
         self.note(drafts, now_ms);
     }
 
+    /// Services that are not what they were. In panic what is shown of a backend is not in the service.
+    fn changed(&mut self, present: &Present<'_>) -> BTreeSet<ServiceName> {
+        let mut before = mem::take(&mut self.services);
+        let mut changed = BTreeSet::new();
+        for (name, service) in &present.snapshot.services {
+            let is_panic = present.health.panics().contains_key(name);
+            let is_same = before.remove(name).is_some_and(|(known, was_panic)| {
+                Arc::ptr_eq(&known, service) && !is_panic && !was_panic
+            });
+            if !is_same {
+                changed.insert(name.clone());
+            }
+            self.services.insert(name.clone(), (Arc::clone(service), is_panic));
+        }
+        changed.extend(before.into_keys());
+        changed
+    }
+
     fn compare_conflicts(&mut self, snapshot: &Snapshot) -> Vec<Draft> {
         let at_ms = wall_clock_ms();
-        let mut before = std::mem::take(&mut self.conflicts);
+        let mut before = mem::take(&mut self.conflicts);
         let mut drafts = Vec::new();
         for conflict in &snapshot.conflicts {
             let since_ms = before.remove(conflict);
@@ -109,8 +133,8 @@ impl History {
 }
 
 impl Present<'_> {
-    fn seen(&self) -> Seen {
-        let services = self.snapshot.services.values();
+    fn seen(&self, changed: &BTreeSet<ServiceName>) -> Seen {
+        let services = changed.iter().filter_map(|name| self.snapshot.services.get(name));
         let backends = services.clone().flat_map(|service| {
             // It changes by itself, step by step.
             let grows = service.policy.slow_start_seconds.value > 0;
@@ -151,18 +175,19 @@ impl Present<'_> {
             let is_dead = deaths.contains(&subject.instance);
             return is_dead.then(|| "its process has ended".to_owned());
         };
-        let reason = reason(service, backend, self.orders, self.lifecycle, None);
+        let reason = reason(service, backend, self.orders, self.lifecycle, None, None);
         reason.or_else(|| self.health.cause(&service.name, backend).map(str::to_owned))
     }
 }
 
-/// Why a backend is in its state, where that is not what its probes found. With the time that it is
-/// now, also how long that lasts.
+/// Why a backend is in its state: what it was told, else what its probes found, if that is given.
+/// With the time that it is now, also how long that lasts.
 pub(super) fn reason(
     service: &Service,
     backend: &Backend,
     orders: &Orders,
     lifecycle: &Lifecycle,
+    found: Option<&str>,
     now_ms: Option<u64>,
 ) -> Option<String> {
     let name = &service.name;
@@ -170,13 +195,16 @@ pub(super) fn reason(
     let who = match (order.and_then(|order| order.will), orders.provided(name, backend)) {
         (Some(Will::Drain), _) => order.map(|order| format!("drained by {}", order.by)),
         (Some(Will::Disable), _) => order.map(|order| format!("disabled by {}", order.by)),
-        (Some(Will::Serve), Some(BackendState::Draining)) => {
+        (Some(Will::Serve), Some(BackendState::Draining))
+            if !matches!(backend.state, BackendState::Draining | BackendState::Gone) =>
+        {
             order.map(|order| format!("told to end, kept by {}", order.by))
         }
         (_, Some(BackendState::Draining)) => Some("told to end".to_owned()),
         (_, Some(BackendState::Unhealthy)) => Some("paused".to_owned()),
         _ => None,
     };
+    let who = who.or_else(|| found.map(str::to_owned));
     let has_clock = matches!(
         backend.state,
         BackendState::Draining | BackendState::Unhealthy | BackendState::Gone

@@ -21,6 +21,8 @@ const GONE_MAX: usize = 65_536;
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(super) struct Ledger {
     providers: BTreeMap<&'static str, Entry>,
+    /// Services whose claims are others than when this was asked last.
+    touched: BTreeSet<ServiceName>,
 }
 
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -37,7 +39,7 @@ impl Ledger {
     /// Waits for these providers.
     pub(super) fn new(providers: &[&'static str]) -> Self {
         let providers = providers.iter().map(|name| (*name, Entry::default())).collect();
-        Self { providers }
+        Self { providers, touched: BTreeSet::new() }
     }
 
     /// Replaces a provider's claims. True: something changed.
@@ -46,6 +48,9 @@ impl Ledger {
         let instances: BTreeSet<&str> = instances(&claims).collect();
         entry.gone.retain(|instance| instances.contains(instance.as_str()));
         let is_changed = entry.claims.as_ref() != Some(&claims);
+        if is_changed {
+            self.touched.extend(changed_services(entry.claims.as_ref(), &claims));
+        }
         entry.claims = Some(claims);
         mem::take(&mut entry.is_restarting) || is_changed
     }
@@ -74,17 +79,25 @@ impl Ledger {
             return Vec::new();
         }
         let entry = self.providers.entry(provider).or_default();
-        if entry.gone.len() >= GONE_MAX {
-            entry.gone.pop_first();
-        }
+        let forgotten = if entry.gone.len() >= GONE_MAX { entry.gone.pop_first() } else { None };
         entry.gone.insert(instance.to_owned());
-        let claims = entry.claims.iter().flat_map(|claims| &claims.claims);
-        claims
-            .filter_map(|claim| {
+        let named = |instance: &str| -> Vec<(ServiceName, Backend)> {
+            let claims = entry.claims.iter().flat_map(|claims| &claims.claims);
+            let of_it = claims.filter_map(|claim| {
                 let backend = claim.backend.as_ref()?;
                 (backend.instance == instance).then(|| (claim.service.clone(), backend.clone()))
-            })
-            .collect()
+            });
+            of_it.collect()
+        };
+        let gone = named(instance);
+        let back = forgotten.map_or_else(Vec::new, |instance| named(&instance));
+        self.touched.extend(gone.iter().chain(&back).map(|(service, _)| service.clone()));
+        gone
+    }
+
+    /// Services whose claims in force may be others than when this was called last.
+    pub(super) fn take_touched(&mut self) -> BTreeSet<ServiceName> {
+        mem::take(&mut self.touched)
     }
 
     /// Providers that have told nothing yet, or nothing since they were started anew.
@@ -109,9 +122,17 @@ impl Ledger {
     /// Claims in force: all that was told, without the dead. The service of a dead backend keeps
     /// its frontend until the provider takes it away.
     pub(super) fn claims(&self) -> impl Iterator<Item = (&'static str, Claim)> {
-        self.providers.iter().flat_map(|(name, entry)| {
+        self.claims_of(|_| true)
+    }
+
+    /// Those of some services.
+    pub(super) fn claims_of(
+        &self,
+        is_asked: impl Fn(&ServiceName) -> bool + Copy,
+    ) -> impl Iterator<Item = (&'static str, Claim)> {
+        self.providers.iter().flat_map(move |(name, entry)| {
             let claims = entry.claims.iter().flat_map(|claims| &claims.claims);
-            claims.map(|claim| {
+            claims.filter(move |claim| is_asked(&claim.service)).map(|claim| {
                 let mut claim = claim.clone();
                 claim.backend = claim.backend.filter(|backend| {
                     backend.instance.is_empty() || !entry.gone.contains(&backend.instance)
@@ -146,6 +167,18 @@ impl Ledger {
         };
         self.providers.iter().map(view).collect()
     }
+}
+
+/// Services of which something else is claimed, or in another order.
+fn changed_services(before: Option<&Claims>, now: &Claims) -> BTreeSet<ServiceName> {
+    let mut services: BTreeMap<&ServiceName, [Vec<&Claim>; 2]> = BTreeMap::new();
+    for (index, claims) in [before, Some(now)].into_iter().enumerate() {
+        for claim in claims.iter().flat_map(|claims| &claims.claims) {
+            services.entry(&claim.service).or_default()[index].push(claim);
+        }
+    }
+    services.retain(|_, [before, now]| before != now);
+    services.into_keys().cloned().collect()
 }
 
 fn instances(claims: &Claims) -> impl Iterator<Item = &str> {

@@ -7,6 +7,7 @@
 
 mod backoff;
 mod clock;
+mod connections;
 pub mod daemon;
 mod datapath_node;
 mod event_loop;
@@ -18,6 +19,7 @@ mod local;
 mod node;
 mod orders;
 mod pressure;
+mod progress;
 mod protect;
 mod reconciler;
 mod routes;

@@ -67,6 +67,9 @@ pub struct NodeError(pub String);
 pub struct NodeCounters {
     /// By backend number.
     pub backends: BTreeMap<u32, BackendCountersView>,
+    /// Connections by backend number, of those whose replies are recorded, as the last whole sweep
+    /// of the records found them; `None`: none has ended yet.
+    pub connections: Option<BTreeMap<u32, u64>>,
     /// Reasons that occurred.
     pub drops: Vec<DropView>,
     /// Hooks and verdicts that occurred.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::ledger::Ledger;
 use crate::{
-    api::steer::{SteerRequest, SteeringView},
+    api::steer::{SteerError, SteerRequest, SteeringView},
     model::{Backend, BackendState, ServiceName, Snapshot},
     steering::{Giver, Steering, Store, Subject, Told},
 };
@@ -37,7 +37,7 @@ impl Orders {
         named: impl Iterator<Item = (&'a ServiceName, &'a Backend)>,
         is_served: impl Fn(&Subject) -> bool,
         giver: Giver<'_>,
-    ) -> Result<Vec<Told>, String> {
+    ) -> Result<Vec<Told>, SteerError> {
         let served = named.filter(|(service, backend)| is_served(&Subject::new(service, backend)));
         self.steering.take(request, served, giver)
     }

@@ -31,6 +31,14 @@ pub(super) fn tables(kernel: &KernelState, counters: &NodeCounters) -> Vec<Table
         tables.push(table(frontends, entries, abi::MAX_FRONTENDS, REMOVE));
         tables.push(table(lists, port_lists, abi::MAX_PORT_LISTS, REMOVE));
     }
+    for (is_v4, defaults, local) in
+        [(true, "reply_defaults_v4", "local_v4"), (false, "reply_defaults_v6", "local_v6")]
+    {
+        let ports = kernel.reply_defaults.keys().filter(|port| port.address.is_ipv4() == is_v4);
+        tables.push(table(defaults, count(ports.count()), abi::MAX_BACKENDS, REMOVE));
+        let prefixes = kernel.local.iter().filter(|prefix| prefix.address().is_ipv4() == is_v4);
+        tables.push(table(local, count(prefixes.count()), abi::MAX_LOCAL, NETWORKS));
+    }
     if let Some(records) = &counters.records {
         for (name, used) in [
             ("flows_v4", records.flows_v4),
@@ -44,6 +52,8 @@ pub(super) fn tables(kernel: &KernelState, counters: &NodeCounters) -> Vec<Table
     tables
 }
 
+const NETWORKS: &str = "answers to addresses that have no room here are taken for answers to clients: remove networks \
+                        of Docker that nobody uses";
 const REMOVE: &str = "what has no room is not served: move services to other nodes";
 const RING_SLOTS: &str = "new services find no room for their rings: raise `ring_slots` in [tables] \
                           of the config, then `lb-agent uninstall` and start";
@@ -157,6 +167,10 @@ mod tests {
         port_lists_v4 2/1024 fine
         frontends_v6 2/16384 fine
         port_lists_v6 0/1024 fine
+        reply_defaults_v4 0/65536 fine
+        local_v4 0/4096 fine
+        reply_defaults_v6 0/65536 fine
+        local_v6 0/4096 fine
         flows_v4 80/100 nearly full; flows that find no room are not recorded: raise `records` in [tables] of the config, then `lb-agent uninstall` and start
         flows_v6 0/100 fine
         replies_v4 0/100 fine

@@ -10,7 +10,7 @@ use std::{
     net::IpAddr,
 };
 
-use lb_common::abi::{RingDescriptor, SLOT_MOVING, Slot};
+use lb_common::abi::{BACKEND_NONE, RingDescriptor, SLOT_MOVING, Slot};
 
 use crate::{
     model::BackendPath,
@@ -156,8 +156,9 @@ impl<'a> Protection<'a> {
             return Some(new.clone());
         }
         let slots = held.slots.iter().zip(&new.slots);
-        let slots: Vec<_> =
-            slots.map(|(held, new)| if is_kept(held) { *held } else { *new }).collect();
+        let slots: Vec<_> = slots
+            .map(|(held, new)| if is_kept(held) { self.slot_with_kept(*held, *new) } else { *new })
+            .collect();
         if slots == held.slots {
             return None;
         }
@@ -168,9 +169,28 @@ impl<'a> Protection<'a> {
     }
 }
 
+impl Protection<'_> {
+    /// A slot as it is, for the sake of one of its backends; the other stays only if it has a part in
+    /// the new slot. If it has none, its number may be another's soon.
+    fn slot_with_kept(&self, held: Slot, new: Slot) -> Slot {
+        let stays = |number: u32| {
+            self.backends.contains(&number) || [new.cur(), new.old()].contains(&number)
+        };
+        if !stays(held.cur()) {
+            return held.with_cur_of(new);
+        }
+        if held.state() == SLOT_MOVING && !stays(held.old()) {
+            return held.with_old(BACKEND_NONE);
+        }
+        held
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lb_common::abi::SLOT_SETTLED;
+
     use crate::model::{FrontendAddress, Ports, Protocol};
 
     fn frontend(port: u16) -> FrontendAddress {
@@ -306,6 +326,49 @@ mod tests {
         let slots = vec![slot(2), Slot::plain(4)];
         let content = KernelRing { start: 8, epoch: 9, slots };
         assert_eq!(softened, [Action::PublishRing { ring: 4, content }]);
+    }
+
+    /// What becomes of a slot that keeps backend 2, of which the planner knows nothing.
+    #[track_caller]
+    fn check_slot(held: Slot, new: Slot, expected: Slot) {
+        let mut kernel = kernel();
+        // So that there is something to publish whatever becomes of the slot.
+        let ring =
+            |slot, other| KernelRing { start: 0, epoch: 7, slots: vec![slot, Slot::plain(other)] };
+        kernel.rings = [(4, ring(held, 1))].into();
+        let claimed = Claimed {
+            services: [[1, 0], [2, 0]].into(),
+            backends: [[11, 0]].into(),
+            is_silent: false,
+        };
+        let action = Action::PublishRing { ring: 4, content: ring(new, 4) };
+        let actions = Protection::new(&kernel, &claimed).soften(vec![action]);
+        let [Action::PublishRing { content, .. }] = actions.as_slice() else {
+            panic!("{actions:?}")
+        };
+        assert_eq!(content.slots[0].raw(), expected.raw(), "{:?}", content.slots[0]);
+    }
+
+    #[test]
+    fn a_kept_slot_names_nobody_who_is_gone() {
+        let moving = |old, cur| Slot::new(cur, old, SLOT_MOVING, 100);
+        let settled = |cur| Slot::new(cur, 0, SLOT_SETTLED, 500);
+        // Backend 3 is gone, and its number soon another's; 1 and 4 are the planner's.
+        for (held, new, expected) in [
+            (moving(3, 2), moving(0, 1).with_cur(1, 500), moving(0, 2)),
+            (moving(3, 2), settled(1), moving(0, 2)),
+            (moving(0, 2), moving(0, 1).with_cur(1, 500), moving(0, 2)),
+            // It has flows of its own and is alive.
+            (moving(4, 2), moving(4, 1).with_cur(1, 500), moving(4, 2)),
+            (moving(4, 2), settled(4), moving(4, 2)),
+            (moving(2, 3), settled(1), moving(2, 1).with_cur(1, 500)),
+            (moving(2, 3), moving(0, 0).with_cur(0, 500), moving(2, 0).with_cur(0, 500)),
+            (moving(2, 1), moving(0, 1), moving(2, 1)),
+            (settled(2), Slot::new(1, 2, SLOT_MOVING, 500), settled(2)),
+            (Slot::plain(2), Slot::new(1, 0, SLOT_MOVING, 500), Slot::plain(2)),
+        ] {
+            check_slot(held, new, expected);
+        }
     }
 
     #[test]

@@ -5,10 +5,11 @@
 //! change behind our back is found and repaired. A plan may be dropped between any two actions,
 //! as it is when the agent is killed: the next one starts from what is there.
 
+mod granting;
 mod interruptible;
 mod report;
 mod sockets;
-mod steer;
+pub(super) mod steer;
 
 use std::{mem, sync::Arc, time::Duration};
 
@@ -18,6 +19,7 @@ use self::interruptible::Interruptible;
 use super::{
     Event,
     backoff::Backoff,
+    connections::Connections,
     history::History,
     inbox::Inbox,
     ledger::Ledger,
@@ -25,18 +27,19 @@ use super::{
     node::{Node, NodeCounters, NodeError},
     orders::Orders,
     pressure::Alarms,
+    progress::Progress,
     protect::{Claimed, Protection},
     shares::Shares,
     view,
 };
 use crate::{
-    api::types::{ReconcileView, RefusalView},
-    arbiter::{self, Incumbents},
+    api::types::RefusalView,
+    arbiter::Granted,
     config::Balancer,
     health::HealthView,
     journal::Journal,
     lifecycle::Lifecycle,
-    model::{Claim, Refusal, ServiceName, Snapshot},
+    model::{Refusal, ServiceName, Snapshot},
     plan::{self, Action, KernelError, KernelState, Planner, Scan, Sight},
     provider::ProviderEvent,
     sockets::Clients,
@@ -95,9 +98,10 @@ pub struct Reconciler<N> {
     clients: Option<Clients>,
     /// What the kernel holds, to our knowledge.
     mirror: KernelState,
+    /// What is granted to whom, and the same with all that follows from health, time and orders.
+    granted: Granted,
     snapshot: Snapshot,
-    /// What the arbiter and the planner did not grant.
-    refused_claims: Vec<Refusal>,
+    /// What the planner did not grant.
     refused_plans: Vec<Refusal>,
     shares: Shares,
     local: Local,
@@ -105,11 +109,12 @@ pub struct Reconciler<N> {
     scan: Option<Scan>,
     next_scan: Instant,
     counters: NodeCounters,
+    connections: Connections,
     alarms: Alarms,
     /// What the kernel refused in the latest round, and the planner cannot do without.
     failures: Vec<RefusalView>,
     backoff: Backoff,
-    progress: ReconcileView,
+    progress: Progress,
     rounds_in_a_row: u32,
     /// Something changed since the latest plan.
     is_dirty: bool,
@@ -128,6 +133,9 @@ pub struct Reconciler<N> {
 }
 
 impl<N: Node> Reconciler<N> {
+    /// What failures are about that keep everything from being seen.
+    const TABLES: &str = "the kernel's tables";
+
     /// Takes over what the kernel holds. Changes nothing.
     pub fn adopt(mut node: N, settings: Settings, now: Instant) -> Result<Self, NodeError> {
         let mirror = node.read_state()?;
@@ -152,8 +160,8 @@ impl<N: Node> Reconciler<N> {
             clients: None,
             node,
             mirror,
+            granted: Granted::default(),
             snapshot: Snapshot::default(),
-            refused_claims: Vec::new(),
             refused_plans: Vec::new(),
             shares: Shares::default(),
             local: Local::default(),
@@ -164,7 +172,8 @@ impl<N: Node> Reconciler<N> {
             failures: Vec::new(),
             rounds_in_a_row: 0,
             backoff: Backoff::default(),
-            progress: ReconcileView::default(),
+            progress: Progress::default(),
+            connections: Connections::default(),
             is_dirty: true,
             is_mirror_stale: false,
             is_view_stale: false,
@@ -177,11 +186,6 @@ impl<N: Node> Reconciler<N> {
             next_resync: now + RESYNC,
             counters_age_out: now,
         })
-    }
-
-    /// What is known of the health of backends, for those who find it out.
-    pub fn health(&self) -> &HealthView {
-        &self.health
     }
 
     /// Takes an event. Only a death touches the kernel here: it cannot wait for a plan.
@@ -219,6 +223,9 @@ impl<N: Node> Reconciler<N> {
                 self.is_view_stale = true;
             }
         }
+        if self.is_dirty {
+            self.progress.told(Instant::now());
+        }
     }
 
     /// One store per backend: no new flow goes there from now on. The plan follows.
@@ -233,7 +240,7 @@ impl<N: Node> Reconciler<N> {
                 let action = Action::SetBackendState { number, state: 0 };
                 match self.node.execute(&action) {
                     Ok(()) => {
-                        self.progress.actions += 1;
+                        self.progress.executed(1, 0);
                         self.mirror.absorb(action);
                         tracing::info!("{service}: `{}` is gone", backend.display_name);
                     }
@@ -344,16 +351,13 @@ impl<N: Node> Reconciler<N> {
             return;
         }
         let started = std::time::Instant::now();
-        let claims: Vec<Claim> = self.ledger.claims().map(|(_, claim)| claim).collect();
-        (self.snapshot, self.refused_claims) =
-            arbiter::arbitrate(claims, &incumbents(&self.mirror));
+        self.arbitrate();
         self.steering.apply(&mut self.snapshot, &self.ledger);
         self.health.apply(&mut self.snapshot, &self.mirror);
         let is_panic = |name: &ServiceName| self.health.panics().contains_key(name);
         let now_ms = self.milliseconds(now);
         let lifecycle_due_ms =
             self.lifecycle.apply(&mut self.snapshot, &self.mirror, is_panic, now_ms);
-        arbiter::yield_to_exclusive(&mut self.snapshot);
         self.local.look(&self.node);
         let sight = self.sight(now);
         let plan = self.planner.plan(&self.mirror, &self.snapshot, &sight);
@@ -367,7 +371,8 @@ impl<N: Node> Reconciler<N> {
         let mut kernel = Interruptible { node: &mut self.node, inbox, executed: 0, is_over: false };
         let applied = plan::apply(actions, &mut kernel, &mut self.mirror);
         let is_interrupted = kernel.is_over;
-        self.progress.actions += applied.done as u64;
+        let refused = applied.failures.iter().filter(|(_, error)| error.cause != INTERRUPTED);
+        self.progress.executed(applied.done, refused.count());
         let is_further =
             is_interrupted || self.note_failures(applied.failures, is_interrupted, now_ms);
         self.set_socket_tables();
@@ -376,8 +381,7 @@ impl<N: Node> Reconciler<N> {
         self.is_dirty |= is_interrupted;
 
         let duration = started.elapsed();
-        self.progress.rounds += 1;
-        self.progress.latest_duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        self.progress.ended(now, duration, !self.is_dirty);
         if planned > 0 {
             tracing::debug!("executed {} of {planned} actions in {duration:?}", applied.done);
         }
@@ -444,7 +448,7 @@ impl<N: Node> Reconciler<N> {
                 true
             }
             Err(error) => {
-                let failure = view::refused_by_kernel("the kernel's tables".to_owned(), &error);
+                let failure = view::refused_by_kernel(Self::TABLES.to_owned(), &error);
                 self.report(vec![failure]);
                 self.backoff.failed(now);
                 self.is_dirty = false;
@@ -479,19 +483,4 @@ impl<N: Node> Reconciler<N> {
         }
         actions
     }
-
-    /// Remembers what failed in the latest round, and says what is new.
-    fn report(&mut self, failures: Vec<RefusalView>) {
-        for failure in failures.iter().filter(|failure| !self.failures.contains(failure)) {
-            tracing::warn!("{}: {}", failure.object, failure.message);
-        }
-        self.failures = failures;
-    }
-}
-
-/// Who has which frontend: what the kernel says, since it alone outlives the agent.
-fn incumbents(kernel: &KernelState) -> Incumbents {
-    let hash_of = |number| kernel.services.get(number).copied();
-    let frontends = kernel.frontends.iter();
-    frontends.filter_map(|(frontend, number)| Some((*frontend, hash_of(number)?))).collect()
 }

@@ -15,9 +15,9 @@ use super::{
 use crate::{
     api::events::ConflictView,
     api::types::{
-        BackendCountsView, BackendView, FrontView, ReconcileView, RefusalView, RefusedBy,
-        RepliesView, ServiceView, ServingState, SocketsView, StatusView, View, VipFrontendView,
-        VipView,
+        BackendCountersView, BackendCountsView, BackendView, FrontView, ReconcileView, RefusalView,
+        RefusedBy, RepliesView, ServiceView, ServingState, SocketsView, StatusView, View,
+        VipFrontendView, VipView,
     },
     config::Balancer,
     health::HealthView,
@@ -38,6 +38,7 @@ pub(super) struct Parts<'a> {
     pub(super) kernel: &'a KernelState,
     pub(super) shares: &'a Shares,
     pub(super) counters: &'a NodeCounters,
+    pub(super) connections: Arc<HashMap<NameHash, u64>>,
     pub(super) fronts: Vec<FrontView>,
     pub(super) sockets: SocketsView,
     pub(super) refusals: Vec<RefusalView>,
@@ -52,20 +53,17 @@ pub(super) struct Parts<'a> {
 pub(super) fn build(parts: &Parts<'_>) -> View {
     let sources = Sources::of(parts.ledger);
     let numbers = Numbers::of(parts.kernel);
-    let services: Vec<ServiceView> = parts
-        .snapshot
-        .services
-        .values()
-        .map(|service| service_view(service, parts, &numbers, &sources))
-        .collect();
-    let backends = parts.snapshot.services.values().flat_map(|service| {
+    let (mut services, mut backends) = (Vec::new(), Vec::new());
+    for service in parts.snapshot.services.values() {
+        let members = backends.len();
         let view = |backend| backend_view(service, backend, parts, &numbers, &sources);
-        service.backends.iter().map(view).collect::<Vec<_>>()
-    });
+        backends.extend(service.backends.iter().map(view));
+        services.push(service_view(service, &backends[members..], parts, &numbers, &sources));
+    }
     View {
         vips: vip_views(parts, &services),
-        policies: parts.snapshot.services.values().map(policy_of).collect(),
-        backends: backends.collect(),
+        policies: parts.snapshot.services.values().map(|it| policy_of(it)).collect(),
+        backends,
         status: StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             abi_version: ABI_VERSION,
@@ -79,6 +77,7 @@ pub(super) fn build(parts: &Parts<'_>) -> View {
             verdicts: parts.counters.verdicts.clone(),
             refusals: parts.refusals.clone(),
             reconcile: parts.reconcile.clone(),
+            probes: parts.health.stats().view(),
         },
         conflicts: parts.conflicts.clone(),
         services,
@@ -91,13 +90,20 @@ fn policy_of(service: &Service) -> (ServiceName, Arc<Policy>) {
 
 fn service_view(
     service: &Service,
+    members: &[BackendView],
     parts: &Parts<'_>,
     numbers: &Numbers,
     sources: &Sources,
 ) -> ServiceView {
     let mut backends = BackendCountsView::default();
-    for backend in &service.backends {
-        backends.add(parts.health.shown_state(&service.name, backend));
+    let mut counters = BackendCountersView::default();
+    let mut connections = None;
+    for backend in members {
+        backends.add(backend.state);
+        counters.merge(backend.counters);
+        if let Some(counted) = backend.connections {
+            *connections.get_or_insert(0) += counted;
+        }
     }
     let is_panic = parts.health.panics().contains_key(&service.name);
     let protocols: BTreeSet<_> =
@@ -111,6 +117,8 @@ fn service_view(
         backends,
         state: if is_panic { ServingState::Panic } else { backends.serving() },
         source: sources.of_service(&service.name),
+        counters,
+        connections,
     }
 }
 
@@ -121,13 +129,23 @@ fn backend_view(
     numbers: &Numbers,
     sources: &Sources,
 ) -> BackendView {
-    let number = numbers.backends.get(&plan::instance_hash(&service.name, backend)).copied();
+    let key = plan::instance_hash(&service.name, backend);
+    let number = numbers.backends.get(&key).copied();
     let held = number.and_then(|number| parts.kernel.backends.get(&number));
     let share = match (number, held) {
         (Some(number), Some(held)) => parts.shares.percent(held.service, number),
         _ => 0.0,
     };
     let counters = number.and_then(|number| parts.counters.backends.get(&number));
+    let found = parts.health.found(&service.name, backend);
+    let (orders, lifecycle) = (parts.steering, parts.lifecycle);
+    let connections = match (number, held) {
+        (Some(number), Some(held)) if held.records_replies => {
+            let recorded = parts.counters.connections.as_ref();
+            recorded.map(|recorded| recorded.get(&number).copied().unwrap_or(0))
+        }
+        _ => parts.connections.get(&key).copied(),
+    };
     BackendView {
         number,
         service: service.name.clone(),
@@ -138,12 +156,20 @@ fn backend_view(
         weight: backend.weight,
         weight_origin: sources.of_weight(&service.name, backend),
         state: parts.health.shown_state(&service.name, backend),
-        state_reason: reason(service, backend, parts.steering, parts.lifecycle, Some(parts.now_ms)),
+        state_reason: reason(
+            service,
+            backend,
+            orders,
+            lifecycle,
+            found.as_deref(),
+            Some(parts.now_ms),
+        ),
         steering: parts.steering.of(&service.name, backend).cloned(),
         probe: parts.health.probe_view(&service.name, backend),
         share_percent: (share * 1000.0).round() / 1000.0,
         replies: held.map(|held| replies_view(held, backend, parts.kernel)),
         counters: counters.copied().unwrap_or_default(),
+        connections,
         source: sources.of_backend(&service.name, backend),
     }
 }

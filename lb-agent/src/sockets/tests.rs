@@ -54,6 +54,7 @@ fn backend(address: &str, path: BackendPath) -> Backend {
         state: BackendState::Healthy,
         started_at_ms: 5,
         reported: None,
+        asked_to_end: None,
         replies: ReplyFacts::default(),
     }
 }
@@ -91,7 +92,7 @@ fn world(backends: Vec<Backend>, policy: Policy) -> (Snapshot, KernelState) {
         policy: Arc::new(policy),
         exclusive: BTreeSet::new(),
     };
-    let services = BTreeMap::from([(name, service)]);
+    let services = BTreeMap::from([(name, Arc::new(service))]);
     (Snapshot { services, ..Snapshot::default() }, kernel)
 }
 

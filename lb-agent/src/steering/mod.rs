@@ -3,18 +3,22 @@
 //!
 //! An order is for one instance: a replacement knows nothing of it.
 
+mod naming;
 mod store;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
 pub use store::Store;
 
 use crate::{
-    api::steer::{Order, SteerRequest, SteeringView, Will},
+    api::steer::{Order, SteerError, SteerRequest, SteeringView, Will},
     model::{Backend, BackendState, ServiceName, Snapshot},
 };
 
@@ -68,25 +72,18 @@ impl Subject {
 
 impl Steering {
     /// Takes an order for those of `backends` that it names, which are as their providers have them.
-    /// An error says that it names none.
+    /// An error says that it names none, or more than it can mean.
     pub fn take<'a>(
         &mut self,
         request: &SteerRequest,
         backends: impl Iterator<Item = (&'a ServiceName, &'a Backend)>,
         giver: Giver<'_>,
-    ) -> Result<Vec<Told>, String> {
-        let is_meant = |(service, backend): &(&ServiceName, &Backend)| {
-            request.service.as_ref().is_none_or(|wanted| wanted == *service)
-                && is_named(backend, &request.backend)
-        };
+    ) -> Result<Vec<Told>, SteerError> {
         // A backend is there once for each frontend.
-        let meant: BTreeMap<Subject, &Backend> = backends
-            .filter(is_meant)
+        let meant: BTreeMap<Subject, &Backend> = naming::meant(request, backends)?
+            .into_iter()
             .map(|(service, backend)| (Subject::new(service, backend), backend))
             .collect();
-        if meant.is_empty() {
-            return Err(nobody(request));
-        }
         let told = meant.into_iter().map(|(subject, backend)| {
             let service = subject.service.clone();
             let what = self.order(subject, backend, request.order, giver);
@@ -105,22 +102,24 @@ impl Steering {
         let before = self.orders.remove(&subject);
         let mut view = SteeringView {
             will: before.as_ref().and_then(|before| before.will),
+            lifts: before.as_ref().and_then(|before| before.lifts),
             weight: before.and_then(|before| before.weight),
             by: giver.by.to_owned(),
             at_ms: giver.at_ms,
         };
         let what = match order {
             Order::Drain => {
-                view.will = Some(Will::Drain);
+                (view.will, view.lifts) = (Some(Will::Drain), None);
                 "drain".to_owned()
             }
             Order::Disable => {
-                view.will = Some(Will::Disable);
+                (view.will, view.lifts) = (Some(Will::Disable), None);
                 "disable".to_owned()
             }
             Order::Undrain | Order::Enable => {
                 let is_leaving = backend.state == BackendState::Draining;
                 view.will = is_leaving.then_some(Will::Serve);
+                view.lifts = backend.asked_to_end.filter(|_| is_leaving);
                 "serve".to_owned()
             }
             Order::Weight { weight } => {
@@ -144,13 +143,17 @@ impl Steering {
             let is_it = |backend: &&mut Backend| {
                 (&backend.place, &backend.instance) == (&subject.place, &subject.instance)
             };
-            for backend in service.backends.iter_mut().filter(is_it) {
+            for backend in Arc::make_mut(service).backends.iter_mut().filter(is_it) {
                 backend.weight = order.weight.unwrap_or(backend.weight);
                 match order.will {
                     Some(Will::Drain) => backend.state = BackendState::Draining,
                     Some(Will::Disable) => backend.state = BackendState::Disabled,
-                    // Who is frozen cannot serve, whoever wants it.
-                    Some(Will::Serve) if backend.state == BackendState::Draining => {
+                    // Who is frozen cannot serve, whoever wants it; and who is asked to leave again
+                    // was not meant.
+                    Some(Will::Serve)
+                        if backend.state == BackendState::Draining
+                            && backend.asked_to_end == order.lifts =>
+                    {
                         backend.state = BackendState::Healthy;
                     }
                     Some(Will::Serve) | None => {}
@@ -178,22 +181,5 @@ impl Steering {
     /// Whether there are no orders.
     pub fn is_empty(&self) -> bool {
         self.orders.is_empty()
-    }
-}
-
-fn is_named(backend: &Backend, name: &str) -> bool {
-    let Backend { display_name, address, .. } = backend;
-    display_name == name || address.to_string() == name || address.ip().to_string() == name
-}
-
-fn nobody(request: &SteerRequest) -> String {
-    let SteerRequest { backend, service, .. } = request;
-    let backend = crate::labels::shown(backend);
-    match service {
-        None => format!("there is no backend `{backend}`; `lbctl backend list` shows all"),
-        Some(service) => format!(
-            "there is no backend `{backend}` of a service `{}`; `lbctl backend list` shows all",
-            crate::labels::shown(&service.0)
-        ),
     }
 }

@@ -9,10 +9,10 @@ use lb_agent::{
     plan::{Action, Kernel as _, KernelRing, Scan},
 };
 use lb_common::abi::{
-    CLASS_ESTABLISHED, CLASS_HALF_OPEN, ESTABLISHED_SECONDS, FAMILY_V4, FAMILY_V6, FlowKeyV4,
-    FlowKeyV6, FlowRecord, HALF_OPEN_SECONDS, NetU16, PROTOCOL_TCP, ReplyKeyV4, ReplyKeyV6,
-    ReplyRecordV4, ReplyRecordV6, SLOT_MOVING, SLOT_SETTLED, Slot, TAKES_NEW, TAKES_OLD, map_names,
-    ring_number, ticks_from_seconds,
+    CLASS_ESTABLISHED, CLASS_HALF_OPEN, ESTABLISHED_SECONDS, FAMILY_V4, FAMILY_V6, FlowInsertions,
+    FlowKeyV4, FlowKeyV6, FlowRecord, FlowRoom, HALF_OPEN_SECONDS, NetU16, PROTOCOL_TCP,
+    ReplyKeyV4, ReplyKeyV6, ReplyRecordV4, ReplyRecordV6, SLOT_MOVING, SLOT_SETTLED, Slot,
+    TAKES_NEW, TAKES_OLD, map_names, ring_number, ticks_from_seconds,
 };
 
 /// A table of flows and one of replies, in one family.
@@ -117,8 +117,9 @@ sandboxed! {
             datapath.execute(&Action::WriteBackend { number, backend }).unwrap();
         }
         serve(&mut datapath, Slot::new(1, 2, SLOT_MOVING, NOW - 10));
-        let old = NOW - ticks_from_seconds(ESTABLISHED_SECONDS) - 1;
-        let older_than_a_syn = NOW - ticks_from_seconds(HALF_OPEN_SECONDS) - 1;
+        // A packet under way may be a little behind.
+        let old = NOW - ticks_from_seconds(ESTABLISHED_SECONDS) - 3;
+        let older_than_a_syn = NOW - ticks_from_seconds(HALF_OPEN_SECONDS) - 3;
         // Client port, record, whether it stays.
         let cases = [
             (1, record(1, 7, NOW, CLASS_ESTABLISHED), true),
@@ -138,13 +139,13 @@ sandboxed! {
         }
         // Replies have a time of their own, and end when their backend's number is another's.
         let (key, reply) = reply_v4(5, 1);
-        for (ifindex, last_seen_tick, generation) in [(5, old, 7), (6, old + 2, 7), (7, NOW, 6)] {
+        for (ifindex, last_seen_tick, generation) in [(5, old, 7), (6, old + 4, 7), (7, NOW, 6)] {
             let key = ReplyKeyV4 { ifindex, client_port: NetU16::new(100), ..key };
             let reply = ReplyRecordV4 { last_seen_tick, generation, ..reply };
             tables.replies.insert(key, reply, 0).unwrap();
         }
 
-        let report = datapath.sweep(NOW).unwrap();
+        let report = datapath.sweep(&|| NOW).unwrap();
         let stay: Vec<u16> = cases.iter().filter(|case| case.2).map(|case| case.0).collect();
         assert_eq!(left_v4(&tables), (stay, vec![1, 2, 3, 4, 5, 6, 100]));
         assert_eq!((report.flows_seen, report.flows_deleted), (8, 5));
@@ -153,14 +154,24 @@ sandboxed! {
         assert_eq!((counters.records.flows_v4, counters.records.replies_v4), (3, 7));
         assert_eq!(counters.records.limit, 4_096);
 
-        let report = datapath.sweep(NOW).unwrap();
+        let report = datapath.sweep(&|| NOW).unwrap();
         assert_eq!((report.flows_deleted, report.replies_deleted), (0, 0));
 
-        // Nobody is led by records of a frontend that is no more.
+        // A frontend may come back; what its flows may need holds all slots of the ring.
         let vip = "192.0.2.10".parse().unwrap();
         let frontend = FrontendAddress { vip, protocol: Protocol::Tcp, ports: Ports::one(80).unwrap() };
         datapath.execute(&Action::DeleteFrontend { frontend }).unwrap();
-        assert_eq!(datapath.sweep(NOW).unwrap().flows_deleted, 3);
+        let report = datapath.sweep(&|| NOW).unwrap();
+        assert_eq!(report.flows_deleted, 0);
+        let scan = report.scan.unwrap();
+        assert!((0..1021).all(|slot| scan.finding(0, slot).has_other));
+        assert!(!scan.finding(1, 0).has_other);
+        for number in [1, 2] {
+            datapath.execute(&Action::SetBackendState { number, state: 0 }).unwrap();
+        }
+        let report = datapath.sweep(&|| NOW).unwrap();
+        assert_eq!(report.flows_deleted, 3);
+        assert!(!report.scan.unwrap().finding(0, 0).has_other);
     }
 
     fn scan_finds_the_slots_that_need_their_records(sandbox) {
@@ -184,17 +195,17 @@ sandboxed! {
 
         // Moving: all are needed, and the slots are not asked for.
         serve(&mut datapath, Slot::new(1, 2, SLOT_MOVING, NOW - 10));
-        let report = datapath.sweep(NOW).unwrap();
+        let report = datapath.sweep(&|| NOW).unwrap();
         assert_eq!((report.flows_seen, report.flows_deleted), (5, 0));
         assert_eq!(others(&report.scan.unwrap()), 0);
 
         // Settled just now: somebody may still see it moving.
         serve(&mut datapath, Slot::new(1, 0, SLOT_SETTLED, NOW - 2));
-        let report = datapath.sweep(NOW).unwrap();
+        let report = datapath.sweep(&|| NOW).unwrap();
         assert_eq!(report.flows_deleted, 0);
 
         // Settled: those of the owner say what the slot says, the others hold it.
-        let report = datapath.sweep(NOW + 1).unwrap();
+        let report = datapath.sweep(&|| NOW + 1).unwrap();
         assert_eq!((report.flows_seen, report.flows_deleted), (5, 3));
         let scan = report.scan.unwrap();
         assert_eq!(others(&scan), 2);
@@ -203,13 +214,13 @@ sandboxed! {
 
         // The last flow of another is over.
         datapath.execute(&Action::SetBackendState { number: 2, state: 0 }).unwrap();
-        let report = datapath.sweep(NOW + 1).unwrap();
+        let report = datapath.sweep(&|| NOW + 1).unwrap();
         assert_eq!((report.flows_deleted, others(&report.scan.unwrap())), (2, 0));
 
         // Plain: what a late CPU wrote goes.
         serve(&mut datapath, Slot::plain(1));
         insert(&mut tables);
-        assert_eq!(datapath.sweep(NOW + 1).unwrap().flows_deleted, 3);
+        assert_eq!(datapath.sweep(&|| NOW + 1).unwrap().flows_deleted, 3);
     }
 
     fn scan_of_many_records_takes_several_calls(sandbox) {
@@ -225,11 +236,53 @@ sandboxed! {
         }
         for round in 0..2 {
             let scans: Vec<Option<Scan>> =
-                (0..3).map(|call| datapath.sweep(NOW + round * 3 + call).unwrap().scan).collect();
+                (0..3).map(|call| datapath.sweep(&|| NOW + round * 3 + call).unwrap().scan).collect();
             let [None, None, Some(scan)] = &scans[..] else { panic!("{scans:?}") };
             assert_eq!(scan.finding(0, 0).begun_tick, NOW + round * 3);
             assert!((0..1021).all(|slot| scan.finding(0, slot).has_other));
         }
+    }
+
+    fn an_eighth_of_the_room_is_left_to_handshakes(sandbox) {
+        const RECORDS: u32 = 4_096;
+        let options = Options { records: RECORDS, ..sandbox.options(TcMode::Auto) };
+        let mut datapath = Datapath::open(&options).unwrap();
+        let cpus = u32::try_from(aya::util::nr_cpus().unwrap()).unwrap();
+        let rooms = sandbox.array::<FlowRoom>(map_names::FLOW_ROOM);
+        let room = |left: u32, epoch| FlowRoom { epoch, per_cpu: left / cpus };
+        let share = RECORDS / 8 * 7;
+        for family in [FAMILY_V4, FAMILY_V6] {
+            assert_eq!(rooms.get(&family, 0).unwrap(), room(share, 1));
+        }
+        // As it was found, also after a restart.
+        drop(datapath);
+        datapath = Datapath::open(&options).unwrap();
+        assert_eq!(rooms.get(&FAMILY_V4, 0).unwrap(), room(share, 1));
+
+        let backend = a_backend("10.0.0.1:8080", 7, TAKES_NEW | TAKES_OLD);
+        datapath.execute(&Action::WriteBackend { number: 1, backend }).unwrap();
+        serve(&mut datapath, Slot::new(2, 1, SLOT_MOVING, NOW - 10));
+        let mut tables = tables_v4(sandbox);
+        for port in 0..3_000 {
+            let record = record(1, 7, NOW, CLASS_ESTABLISHED);
+            tables.flows.insert(flow_v4(port), record, 0).unwrap();
+        }
+        let mut insertions =
+            sandbox.per_cpu_array::<FlowInsertions>(map_names::FLOW_INSERTIONS);
+        let mut counts = vec![FlowInsertions { epoch: 7, count: 1000 }; cpus as usize];
+        counts[0] = FlowInsertions { epoch: 1, count: 84 };
+        insertions.set(FAMILY_V4, counts.try_into().unwrap(), 0).unwrap();
+        datapath.sweep(&|| NOW).unwrap();
+        assert_eq!(rooms.get(&FAMILY_V4, 0).unwrap(), room(share - 3_000 - 84, 2));
+        assert_eq!(rooms.get(&FAMILY_V6, 0).unwrap(), room(share, 2));
+
+        // What was put there in the epoch before is counted now; more than its share is no room.
+        for port in 3_000..4_000 {
+            let record = record(1, 7, NOW, CLASS_ESTABLISHED);
+            tables.flows.insert(flow_v4(port), record, 0).unwrap();
+        }
+        datapath.sweep(&|| NOW).unwrap();
+        assert_eq!(rooms.get(&FAMILY_V4, 0).unwrap(), room(0, 3));
     }
 
     fn flows_of_the_other_family_are_swept_by_their_own_backends(sandbox) {
@@ -267,7 +320,7 @@ sandboxed! {
             };
             tables.replies.insert(reply, value, 0).unwrap();
         }
-        let report = datapath.sweep(NOW).unwrap();
+        let report = datapath.sweep(&|| NOW).unwrap();
         assert_eq!((report.flows_deleted, report.replies_deleted), (1, 1));
         assert!(tables.flows.get(&flow(1), 0).is_ok());
         assert_eq!(tables.replies.keys().count(), 1);
@@ -286,7 +339,7 @@ sandboxed! {
             let (key, reply) = reply_v4(port, 1);
             tables.replies.insert(key, ReplyRecordV4 { generation, ..reply }, 0).unwrap();
         }
-        let report = datapath.sweep(NOW).unwrap();
+        let report = datapath.sweep(&|| NOW).unwrap();
         assert_eq!((report.flows_seen, report.flows_deleted), (4_096, 3_072));
         assert_eq!((report.replies_seen, report.replies_deleted), (4_096, 3_072));
         let stay: Vec<u16> = (0..4_096).filter(|port| port % 4 == 0).collect();

@@ -8,7 +8,7 @@ use std::{
 };
 
 use aya::{
-    maps::{Array, HashMap, Map, MapData},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray},
     programs::links::{FdLink, PinnedLink},
 };
 use lb_agent::datapath::{Datapath, FrontInterface, Options, RecordTimes, TcMode, XdpMode};
@@ -87,6 +87,11 @@ impl Sandbox {
     /// A pinned array.
     pub(crate) fn array<V: aya::Pod>(&self, name: &str) -> Array<MapData, V> {
         Array::try_from(Map::Array(self.map(name))).unwrap()
+    }
+
+    /// A pinned array with a value for each CPU.
+    pub(crate) fn per_cpu_array<V: aya::Pod>(&self, name: &str) -> PerCpuArray<MapData, V> {
+        PerCpuArray::try_from(Map::PerCpuArray(self.map(name))).unwrap()
     }
 
     /// A pinned hash map.

@@ -148,15 +148,19 @@ fn action() -> impl Strategy<Value = Action> {
 
 fn reply_default() -> impl Strategy<Value = (ReplyPort, ReplyDefault)> {
     let number = || prop::sample::select(vec![0, 1, u32::MAX]);
-    let value = (number(), number(), any::<bool>(), any::<u16>());
+    let value = (number(), number(), any::<[bool; 2]>(), any::<u16>());
     (number(), frontend(), address(), value).prop_map(
-        |(ifindex, vip, address, (backend, front_ifindex, is_ambiguous, vip_port))| {
+        |(ifindex, vip, address, (backend, front_ifindex, flags, vip_port))| {
+            let [is_ambiguous, has_other_ways] = flags;
             // VIP and backend are of one family.
             let address = if vip.vip.is_ipv4() == address.is_ipv4() { address } else { vip.vip };
             let address = SocketAddr::new(address, vip.ports.first());
+            let protocol = vip.protocol;
             let vip_address = SocketAddr::new(vip.vip, vip_port);
-            let default = ReplyDefault { vip: vip_address, backend, front_ifindex, is_ambiguous };
-            (ReplyPort { ifindex, address, protocol: vip.protocol }, default)
+            let vip = vip_address;
+            let default =
+                ReplyDefault { vip, backend, front_ifindex, is_ambiguous, has_other_ways };
+            (ReplyPort { ifindex, address, protocol }, default)
         },
     )
 }
@@ -268,6 +272,7 @@ sandboxed! {
                 path: BackendPath::Routed,
                 state: BackendState::Healthy,
                 reported: None,
+                asked_to_end: None,
                 replies: lb_agent::model::ReplyFacts::default(),
                 started_at_ms: 0,
             };
@@ -291,7 +296,7 @@ sandboxed! {
         for (what, ports) in [("added", 1000..2000), ("half of them replaced", 1500..2500)] {
             let started = Instant::now();
             let service = service(ports);
-            let snapshot = Snapshot { services: [(service.name.clone(), service)].into(), ..Snapshot::default() };
+            let snapshot = Snapshot { services: [(service.name.clone(), service.into())].into(), ..Snapshot::default() };
             let outcome = reconcile(&mut planner, &mut datapath, &mut mirror, &snapshot, &mut Sight::default);
             let took = started.elapsed();
             println!("1,000 ports {what}: {} actions in {took:?}", outcome.done);

@@ -139,6 +139,8 @@ pub struct ReplyKeyV6 {
 /// Says nothing about the way in: on that, slots and `FLOWS_*` decide. Two tables as for flows; a
 /// record moves over when the backend and then the client have answered. `last_seen_tick` and `class`
 /// change in place.
+///
+/// A record without VIP is of a foreign flow: one that is not ours, whose packets stay as they are.
 #[repr(C, align(8))]
 #[derive(
     FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Debug, Default,
@@ -187,6 +189,12 @@ pub struct ReplyRecordV6 {
 /// [`ReplyDefaultV4`] flag: clients come by another frontend, too, whose flows are recorded; records
 /// come first, and the default is for what has none.
 pub const REPLY_DEFAULT_AMBIGUOUS: u16 = 1;
+/// [`ReplyDefaultV4`] flag: clients come without us, too. Flows through us are recorded, so a SYN+ACK
+/// without a record answers one of the others; what else has no record is from before.
+pub const REPLY_DEFAULT_OTHER_WAYS: u16 = 2;
+/// [`ReplyDefaultV4`] flag, set by the data path in place and never taken away: there may be records of
+/// flows that are not ours; records come first.
+pub const REPLY_DEFAULT_FOREIGN: u16 = 4;
 
 /// Key of the map `REPLY_DEFAULTS_V4`: a backend's port, as the source of replies.
 #[repr(C, align(8))]
@@ -368,6 +376,70 @@ pub struct HalfOpenRate {
     pub count: u32,
 }
 
+/// Value of the array `FLOW_ROOM`, indexed by family: how many records of flows of `old` may go into
+/// `FLOWS_*` until the agent has counted the table again. An eighth of the table is not for them but
+/// for handshakes that are over. Written as one word.
+#[repr(C, align(8))]
+#[derive(
+    FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Debug, Default,
+)]
+pub struct FlowRoom {
+    /// Which count of the table this is from; 0: none.
+    pub epoch: u32,
+    /// Records that each CPU may add.
+    pub per_cpu: u32,
+}
+
+/// Value of the per-CPU array `FLOW_INSERTIONS`, indexed by family: records of any kind that this CPU
+/// has put into `FLOWS_*` since the table was counted.
+#[repr(C, align(8))]
+#[derive(
+    FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Debug, Default,
+)]
+pub struct FlowInsertions {
+    /// [`FlowRoom::epoch`] that `count` is about.
+    pub epoch: u32,
+    /// Records since then.
+    pub count: u32,
+}
+
+impl FlowRoom {
+    /// After a pass over a table for `records_max` entries has left `counted` in it. `inserted` is what
+    /// all CPUs together have put there in the epoch before, which began no later than the pass.
+    #[must_use]
+    pub const fn after_pass(
+        self,
+        records_max: u32,
+        counted: u64,
+        inserted: u64,
+        cpus: u32,
+    ) -> Self {
+        let share = (records_max - records_max / 8) as u64;
+        // What was inserted while the pass went on may be behind it.
+        let room = share.saturating_sub(counted.saturating_add(inserted));
+        let cpus = if cpus == 0 { 1 } else { cpus };
+        let epoch = self.epoch.wrapping_add(1);
+        let epoch = if epoch == 0 { 1 } else { epoch };
+        Self { epoch, per_cpu: (room / cpus as u64) as u32 }
+    }
+
+    /// Records that a CPU may still add.
+    #[inline(always)]
+    #[must_use]
+    pub const fn left(self, inserted: FlowInsertions) -> u32 {
+        self.per_cpu.saturating_sub(inserted.since(self.epoch))
+    }
+}
+
+impl FlowInsertions {
+    /// Records in an epoch.
+    #[inline(always)]
+    #[must_use]
+    pub const fn since(self, epoch: u32) -> u32 {
+        if self.epoch == epoch { self.count } else { 0 }
+    }
+}
+
 const _: () = assert!(size_of::<FlowKeyV4>() == 16);
 const _: () = assert!(size_of::<FlowKeyV6>() == 40);
 const _: () = assert!(size_of::<FlowRecord>() == 16);
@@ -385,3 +457,33 @@ const _: () = assert!(size_of::<FragmentRecordV4>() == 24);
 const _: () = assert!(size_of::<FragmentRecordV6>() == 40);
 const _: () = assert!(size_of::<Refusals>() == 8);
 const _: () = assert!(size_of::<HalfOpenRate>() == 8);
+const _: () = assert!(size_of::<FlowRoom>() == 8);
+const _: () = assert!(size_of::<FlowInsertions>() == 8);
+
+#[cfg(test)]
+mod tests {
+    use super::{FlowInsertions, FlowRoom};
+
+    #[test]
+    fn an_eighth_stays_for_handshakes() {
+        let room = |records_max, counted, inserted, cpus| {
+            FlowRoom::default().after_pass(records_max, counted, inserted, cpus).per_cpu
+        };
+        assert_eq!(room(1024, 0, 0, 1), 896);
+        assert_eq!(room(1024, 100, 0, 4), 199);
+        assert_eq!(room(1024, 800, 90, 1), 6);
+        assert_eq!(room(1024, 800, 97, 1), 0);
+        assert_eq!(room(1024, u64::MAX, u64::MAX, 0), 0);
+        assert_eq!(room(7, 0, 0, 1), 7);
+    }
+
+    #[test]
+    fn a_count_of_another_epoch_says_nothing() {
+        let room = FlowRoom { epoch: 3, per_cpu: 10 };
+        assert_eq!(room.left(FlowInsertions { epoch: 3, count: 4 }), 6);
+        assert_eq!(room.left(FlowInsertions { epoch: 3, count: 40 }), 0);
+        assert_eq!(room.left(FlowInsertions { epoch: 2, count: 40 }), 10);
+        let last = FlowRoom { epoch: u32::MAX, per_cpu: 0 };
+        assert_eq!(last.after_pass(8, 0, 0, 1), FlowRoom { epoch: 1, per_cpu: 7 });
+    }
+}

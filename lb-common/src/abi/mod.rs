@@ -23,11 +23,12 @@ pub use backend::{
 pub use counters::{BackendCounters, HOOK_COUNT, Hook, VERDICT_SLOTS, verdict_index};
 pub use flow::{
     CLASS_ANSWERED, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT,
-    CLASS_DATAGRAM, CLASS_ESTABLISHED, CLASS_HALF_OPEN, CLASS_LAST_ACK, CLASS_RESET, FlowKeyV4,
-    FlowKeyV6, FlowRecord, FragmentKeyV4, FragmentKeyV6, FragmentRecordV4, FragmentRecordV6,
-    HalfOpenRate, REPLY_DEFAULT_AMBIGUOUS, Refusals, ReplyDefaultKeyV4, ReplyDefaultKeyV6,
-    ReplyDefaultV4, ReplyDefaultV6, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4, ReplyRecordV6,
-    is_closing,
+    CLASS_DATAGRAM, CLASS_ESTABLISHED, CLASS_HALF_OPEN, CLASS_LAST_ACK, CLASS_RESET,
+    FlowInsertions, FlowKeyV4, FlowKeyV6, FlowRecord, FlowRoom, FragmentKeyV4, FragmentKeyV6,
+    FragmentRecordV4, FragmentRecordV6, HalfOpenRate, REPLY_DEFAULT_AMBIGUOUS,
+    REPLY_DEFAULT_FOREIGN, REPLY_DEFAULT_OTHER_WAYS, Refusals, ReplyDefaultKeyV4,
+    ReplyDefaultKeyV6, ReplyDefaultV4, ReplyDefaultV6, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4,
+    ReplyRecordV6, is_closing,
 };
 pub use frontend::{
     FRONTEND_BUCKETS, FRONTEND_DROPS, FRONTEND_FLAGS_MASK, FRONTEND_RECORDS_REPLIES, FRONTEND_WAYS,
@@ -43,7 +44,8 @@ pub use ring::{
     SLOT_CHANGE_UNIT_TICKS, SLOT_MOVING, SLOT_PLAIN, SLOT_SETTLED, Slot, ring_number,
 };
 pub use service::{
-    Limits, META_REPLY_DEFAULTS, META_ROUTED_BACKENDS, META_TRACES, Meta, ServiceIdentity,
+    Limits, META_REPLY_DEFAULTS, META_ROUTED_BACKENDS, META_ROUTES_REPLIES, META_TRACES, Meta,
+    ServiceIdentity,
 };
 pub use socket::{
     CLIENT_CONTAINER, CLIENT_NETWORKS, CLIENT_NODE, Client, MAX_CLIENTS, MAX_CONNECTED_DATAGRAMS,
@@ -56,7 +58,7 @@ pub use trace::{
 };
 
 /// Version of everything in this module. Maps pinned under another version are not adopted.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Services that the tables have room for; service numbers are `0..MAX_SERVICES`.
 pub const MAX_SERVICES: u32 = 4096;
@@ -175,6 +177,10 @@ pub mod map_names {
     pub const REFUSALS: &str = "REFUSALS";
     /// `PerCpuArray<HalfOpenRate>` of one element.
     pub const HALF_OPEN_RATE: &str = "HALF_OPEN_RATE";
+    /// `Array<FlowRoom>`, mapped; indexed by family.
+    pub const FLOW_ROOM: &str = "FLOW_ROOM";
+    /// `PerCpuArray<FlowInsertions>`; indexed by family.
+    pub const FLOW_INSERTIONS: &str = "FLOW_INSERTIONS";
     /// `PerCpuArray<BackendCounters>`; indexed by backend number.
     pub const BACKEND_COUNTERS: &str = "BACKEND_COUNTERS";
     /// `PerCpuArray<u64>`; indexed by [`super::DropReason`].
@@ -236,6 +242,8 @@ pub mod map_names {
         FRAGMENTS_V6,
         REFUSALS,
         HALF_OPEN_RATE,
+        FLOW_ROOM,
+        FLOW_INSERTIONS,
         BACKEND_COUNTERS,
         DROPS,
         VERDICTS,
@@ -307,9 +315,11 @@ mod pod {
         super::BackendV4,
         super::BackendV6,
         super::Client,
+        super::FlowInsertions,
         super::FlowKeyV4,
         super::FlowKeyV6,
         super::FlowRecord,
+        super::FlowRoom,
         super::FragmentKeyV4,
         super::FragmentKeyV6,
         super::FragmentRecordV4,

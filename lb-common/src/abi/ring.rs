@@ -144,6 +144,13 @@ impl Slot {
         Self(kept | cur as u64 | changed << CHANGED_SHIFT)
     }
 
+    /// The same slot with the `cur` of another, which is as old as it is there.
+    #[must_use]
+    pub const fn with_cur_of(self, other: Self) -> Self {
+        let bits = mask(NUMBER_BITS) | mask(CHANGED_BITS) << CHANGED_SHIFT;
+        Self(self.0 & !bits | other.0 & bits)
+    }
+
     /// The same slot with another `old`.
     #[must_use]
     pub const fn with_old(self, old: u32) -> Self {

@@ -22,6 +22,10 @@ pub const META_REPLY_DEFAULTS: u32 = 2;
 /// [`Meta`] flag: somebody traces, so `TRACE_FILTERS` has to be looked at.
 pub const META_TRACES: u32 = 4;
 
+/// [`Meta`] flag: clients may be reached by another interface than they came in on, since there are
+/// several fronts: the routing table says by which, and if it knows none, the record does.
+pub const META_ROUTES_REPLIES: u32 = 8;
+
 /// When records are dead, and how many half-open ones may come; part of [`Meta`].
 #[repr(C, align(8))]
 #[derive(

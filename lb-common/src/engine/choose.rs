@@ -360,7 +360,14 @@ fn moving<A: Family, T: Tables<A>>(
         _ => is_broken(Rule::OnlyLiveFlowsAreRecorded),
     };
     let pick = chosen(number, change);
-    if proves_life && !is_broken(Rule::OldFlowsAreRecorded) { recorded(pick, kind) } else { pick }
+    if !proves_life || is_broken(Rule::OldFlowsAreRecorded) {
+        pick
+    } else if tables.flow_room() == 0 && !is_broken(Rule::HandshakesHaveRoom) {
+        // Unrecorded it stays where it is; a new connection does not.
+        Pick { is_refused: 1, ..pick }
+    } else {
+        recorded(pick, kind)
+    }
 }
 
 #[inline(always)]

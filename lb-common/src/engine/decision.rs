@@ -87,6 +87,10 @@ pub enum ReplyChange {
     Put,
     /// The backend's port answers somebody else now.
     Forget,
+    /// A flow that is not ours begins where replies have a default, which learns of it. Without the
+    /// record its packets would be taken for replies, so the first is dropped when it cannot be
+    /// written.
+    PutForeign,
 }
 
 /// Which table has the record of a flow's replies.

@@ -7,7 +7,7 @@ use core::{fmt::Debug, hash::Hash};
 use std::collections::HashMap;
 
 use super::{
-    Packet, hash,
+    Backend, FragmentWay, Packet, Tuple, Way, hash,
     wire::{
         Address, Embedded, Headers, IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, embedded_v4, embedded_v6,
         parse_v4, parse_v6,
@@ -19,116 +19,9 @@ use crate::abi::Frontend;
 use crate::abi::{
     BackendV4, BackendV6, FAMILY_V4, FAMILY_V6, FlowKeyV4, FlowKeyV6, FragmentKeyV4, FragmentKeyV6,
     FragmentRecordV4, FragmentRecordV6, FrontendKeyV4, FrontendKeyV6, NetAddr6, NetU16, NetU32,
-    PATH_LOCAL, PATH_RECORDS_REPLIES, ReplyDefaultKeyV4, ReplyDefaultKeyV6, ReplyDefaultV4,
-    ReplyDefaultV6, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4, ReplyRecordV6,
+    ReplyDefaultKeyV4, ReplyDefaultKeyV6, ReplyDefaultV4, ReplyDefaultV6, ReplyKeyV4, ReplyKeyV6,
+    ReplyRecordV4, ReplyRecordV6,
 };
-
-/// A flow: the two ends of what a client sends, or of what a backend answers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Tuple<A> {
-    /// Address of the client.
-    pub client: A,
-    /// Address of the VIP, or of the backend.
-    pub server: A,
-    /// Port of the client.
-    pub client_port: NetU16,
-    /// Port of the VIP, or of the backend.
-    pub server_port: NetU16,
-    /// IP protocol number.
-    pub protocol: u32,
-}
-
-/// A backend as the engine sees it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Backend<A> {
-    /// Its address.
-    pub address: A,
-    /// Its port; 0 keeps the port that the client used.
-    pub port: NetU16,
-    /// `TAKES_*` bits; 0: gone.
-    pub state: u8,
-    /// `PATH_*`.
-    pub path: u8,
-    /// Index of the host-side veth of a local one, else 0.
-    pub ifindex: u32,
-    /// Which of the backends of its number it is.
-    pub generation: u32,
-}
-
-/// How replies are translated: a recorded flow's, or by default.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Way<A> {
-    /// The address that the client sent to.
-    pub vip: A,
-    /// The port that the client sent to.
-    pub vip_port: NetU16,
-    /// `CLASS_*` of a record, `REPLY_DEFAULT_*` of a default.
-    pub class: u16,
-    /// Number of the backend.
-    pub backend: u32,
-    /// The backend's generation, in a record.
-    pub generation: u32,
-    /// Index of the front interface that the client's packet came in on; 0: unknown.
-    pub ifindex: u32,
-    /// Tick of the last packet from the client, in a record.
-    pub last_seen_tick: u32,
-}
-
-/// What was decided on the first fragment of a packet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct FragmentWay<A> {
-    /// What the destination, or the source of a reply, is translated to.
-    pub address: A,
-    /// Number of the backend.
-    pub backend: u32,
-    /// The backend's generation, unless it is a reply.
-    pub generation: u32,
-    /// Where to, as in the decision.
-    pub ifindex: u32,
-    /// Tick of the first fragment.
-    pub seen_tick: u32,
-    /// Number of the verdict.
-    pub verdict: u32,
-}
-
-impl<A: Address> Backend<A> {
-    /// No backend.
-    pub const NONE: Self = Self {
-        address: A::UNSPECIFIED,
-        port: NetU16::new(0),
-        state: 0,
-        path: 0,
-        ifindex: 0,
-        generation: 0,
-    };
-
-    /// Whether it is a container behind `ifindex`.
-    #[inline(always)]
-    #[must_use]
-    pub const fn is_local(&self) -> bool {
-        self.path & !PATH_RECORDS_REPLIES == PATH_LOCAL
-    }
-
-    /// Whether each of its flows is recorded for the sake of its replies.
-    #[inline(always)]
-    #[must_use]
-    pub const fn records_replies(&self) -> bool {
-        self.path & PATH_RECORDS_REPLIES != 0
-    }
-}
-
-impl<A: Address> Way<A> {
-    /// No way.
-    pub const NONE: Self = Self {
-        vip: A::UNSPECIFIED,
-        vip_port: NetU16::new(0),
-        class: 0,
-        backend: 0,
-        generation: 0,
-        ifindex: 0,
-        last_seen_tick: 0,
-    };
-}
 
 /// An address family: its addresses, and the types of its tables.
 pub trait Family: Address + Eq + Hash + 'static {
@@ -177,12 +70,17 @@ pub trait Family: Address + Eq + Hash + 'static {
     fn reply_key(reply: &Tuple<Self>, ifindex: u32) -> Self::ReplyKey;
     /// A backend's port as the source of replies.
     fn reply_default_key(reply: &Tuple<Self>, ifindex: u32) -> Self::ReplyDefaultKey;
+    /// The backend's port of a recorded flow.
+    fn default_key_of(reply: &Self::ReplyKey) -> Self::ReplyDefaultKey;
     /// What a recorded reply is translated to, for the table.
     fn reply_record(way: &Way<Self>) -> Self::ReplyRecord;
     /// What a recorded reply is translated to.
     fn way(record: &Self::ReplyRecord) -> Way<Self>;
     /// What a reply without record is translated to.
     fn default_way(default: &Self::ReplyDefault) -> Way<Self>;
+    /// Notes in a default that there are records of foreign flows.
+    #[cfg(any(feature = "std", test))]
+    fn mark_foreign(default: &mut Self::ReplyDefault);
     /// A packet that travels in fragments, from any of them.
     fn fragment_key(headers: &Headers<Self>) -> Self::FragmentKey;
     /// What was decided on a first fragment, for the table.
@@ -261,6 +159,18 @@ macro_rules! keys_and_values {
         }
 
         #[inline(always)]
+        fn default_key_of(reply: &$reply) -> $default_key {
+            let answer = Tuple {
+                client: reply.client,
+                server: reply.backend,
+                client_port: reply.client_port,
+                server_port: reply.backend_port,
+                protocol: reply.protocol,
+            };
+            Self::reply_default_key(&answer, reply.ifindex)
+        }
+
+        #[inline(always)]
         fn way(record: &$record) -> Way<Self> {
             Way {
                 vip: record.vip,
@@ -284,6 +194,11 @@ macro_rules! keys_and_values {
                 ifindex: default.ifindex,
                 last_seen_tick: 0,
             }
+        }
+
+        #[cfg(any(feature = "std", test))]
+        fn mark_foreign(default: &mut $default) {
+            default.flags |= crate::abi::REPLY_DEFAULT_FOREIGN;
         }
 
         #[inline(always)]

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{
     abi::{
-        DropReason, FlowRecord, Frontend, FrontendState, HalfOpenRate, Limits, NetU16,
-        PROTOCOL_ANY, Refusals, RingDescriptor, SCOPE_FRONT, Slot, Verdict,
+        DropReason, FlowInsertions, FlowRecord, FlowRoom, Frontend, FrontendState, HalfOpenRate,
+        Limits, NetU16, PROTOCOL_ANY, Refusals, RingDescriptor, SCOPE_FRONT, Slot, Verdict,
     },
     frontends::FrontendKey,
     rules::{Rule, is_broken},
@@ -78,8 +78,12 @@ pub struct HostTables<A: Family> {
     pub refusals: RefCell<HashMap<u32, Refusals>>,
     /// `HALF_OPEN_RATE`.
     pub half_open_rate: Cell<HalfOpenRate>,
+    /// `FLOW_ROOM` of the family.
+    pub flow_room: FlowRoom,
+    /// `FLOW_INSERTIONS` of the family.
+    pub flow_insertions: Cell<FlowInsertions>,
     /// `REPLY_DEFAULTS_*`.
-    pub reply_defaults: HashMap<A::ReplyDefaultKey, A::ReplyDefault>,
+    pub reply_defaults: RefCell<HashMap<A::ReplyDefaultKey, A::ReplyDefault>>,
     /// `LOCAL_*`: network and prefix length.
     pub local: Vec<(IpAddr, u32)>,
     /// `REPLIES_*`.
@@ -98,12 +102,20 @@ pub struct RecordTable<K, V> {
     pub entries_max: usize,
     /// What it does when there is no room: replace what was not looked at for longest, or refuse.
     pub evicts: bool,
+    /// It takes nothing new, as the kernel's when it is busy.
+    pub is_blocked: bool,
     uses: Cell<u64>,
 }
 
 impl<K, V> Default for RecordTable<K, V> {
     fn default() -> Self {
-        Self { entries: HashMap::new(), entries_max: 0, evicts: false, uses: Cell::new(0) }
+        Self {
+            entries: HashMap::new(),
+            entries_max: 0,
+            evicts: false,
+            is_blocked: false,
+            uses: Cell::new(0),
+        }
     }
 }
 
@@ -128,6 +140,9 @@ impl<K: Eq + Hash + Copy, V: Copy> RecordTable<K, V> {
 
     /// Inserts or overwrites an entry.
     pub fn put(&mut self, key: K, value: V) -> Result<(), TableFull> {
+        if self.is_blocked && !self.entries.contains_key(&key) {
+            return Err(TableFull);
+        }
         if self.entries.len() >= self.entries_max && !self.entries.contains_key(&key) {
             if !self.evicts && !is_broken(Rule::EstablishedAreNeverEvicted) {
                 return Err(TableFull);
@@ -188,6 +203,7 @@ impl<A: Family> HostTables<A> {
     /// Empty tables with room for so many records in each table.
     #[must_use]
     pub fn with_room(limits: Limits, records_max: usize, half_open_max: usize) -> Self {
+        let room = u32::try_from(records_max).unwrap_or(u32::MAX);
         Self {
             limits,
             frontends: HashMap::new(),
@@ -199,7 +215,9 @@ impl<A: Family> HostTables<A> {
             half_flows: RecordTable::evicting(half_open_max).into(),
             refusals: RefCell::default(),
             half_open_rate: Cell::default(),
-            reply_defaults: HashMap::new(),
+            flow_room: FlowRoom::default().after_pass(room, 0, 0, 1),
+            flow_insertions: Cell::default(),
+            reply_defaults: RefCell::default(),
             local: Vec::new(),
             replies: RecordTable::refusing(records_max).into(),
             half_replies: RecordTable::evicting(half_open_max).into(),
@@ -252,8 +270,12 @@ impl<A: Family + Into<IpAddr>> Tables<A> for HostTables<A> {
         if rate.tick == tick { rate.count } else { 0 }
     }
 
+    fn flow_room(&self) -> u32 {
+        self.flow_room.left(self.flow_insertions.get())
+    }
+
     fn reply_default(&self, key: &A::ReplyDefaultKey) -> Option<A::ReplyDefault> {
-        self.reply_defaults.get(key).copied()
+        self.reply_defaults.borrow().get(key).copied()
     }
 
     fn is_local(&self, address: A) -> bool {
@@ -314,6 +336,12 @@ impl<A: Family + Into<IpAddr>> RecordTables<A> for HostTables<A> {
         self.half_open_rate.set(HalfOpenRate { tick, count: count + 1 });
     }
 
+    fn count_insertion(&self) {
+        let epoch = self.flow_room.epoch;
+        let count = self.flow_insertions.get().since(epoch).saturating_add(1);
+        self.flow_insertions.set(FlowInsertions { epoch, count });
+    }
+
     fn put_reply(&self, key: &A::ReplyKey, record: &A::ReplyRecord) -> Result<(), TableFull> {
         self.replies.borrow_mut().put(*key, *record)
     }
@@ -336,6 +364,12 @@ impl<A: Family + Into<IpAddr>> RecordTables<A> for HostTables<A> {
 
     fn remove_half_reply(&self, key: &A::ReplyKey) {
         self.half_replies.borrow_mut().remove(key);
+    }
+
+    fn mark_reply_default(&self, key: &A::ReplyDefaultKey) {
+        if let Some(default) = self.reply_defaults.borrow_mut().get_mut(key) {
+            A::mark_foreign(default);
+        }
     }
 
     fn put_fragment(&self, key: &A::FragmentKey, record: &A::FragmentRecord) {

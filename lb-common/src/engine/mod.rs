@@ -13,6 +13,7 @@ mod decide;
 mod decision;
 mod edit;
 mod family;
+mod foreign;
 mod fragments;
 mod hash;
 #[cfg(any(feature = "std", test))]
@@ -25,6 +26,7 @@ mod replies;
 mod testing;
 pub mod trace;
 pub mod translate;
+mod ways;
 pub mod wire;
 mod words;
 
@@ -35,9 +37,10 @@ pub use decide::{
 };
 pub use decision::{Decision, EditKind, FlowChange, Record, ReplyChange, ReplyTable};
 pub use edit::{EditError, Side};
-pub use family::{Backend, Family, FragmentWay, Tuple, Way};
+pub use family::Family;
 pub use record::{commit, is_fresh, is_live};
 pub use translate::{ErrorTranslation, Rewrite, Translation};
+pub use ways::{Backend, FragmentWay, Tuple, Way};
 
 use crate::abi::{FlowRecord, Frontend, Limits, Refusals, RingDescriptor, Slot};
 
@@ -84,6 +87,9 @@ pub trait Tables<A: Family> {
     /// Half-open records that this CPU has made in a tick.
     fn half_open_count(&self, tick: u32) -> u32;
 
+    /// Records of flows of `old` that this CPU may still put into `FLOWS_*`.
+    fn flow_room(&self) -> u32;
+
     /// Looks up `REPLY_DEFAULTS_*`.
     fn reply_default(&self, key: &A::ReplyDefaultKey) -> Option<A::ReplyDefault>;
     /// Looks up `LOCAL_*`: whether an address is the node's or one of its containers'.
@@ -117,6 +123,9 @@ pub trait RecordTables<A: Family>: Tables<A> {
     /// Counts another half-open record that this CPU has made in a tick.
     fn count_half_open(&self, tick: u32);
 
+    /// Counts another record that this CPU has put into `FLOWS_*`.
+    fn count_insertion(&self);
+
     /// Inserts into or overwrites in `REPLIES_*`; an error means that there is no room.
     fn put_reply(&self, key: &A::ReplyKey, record: &A::ReplyRecord) -> Result<(), TableFull>;
     /// Inserts into or overwrites in `HALF_REPLIES_*`, in place of the oldest when there is no room.
@@ -129,6 +138,8 @@ pub trait RecordTables<A: Family>: Tables<A> {
     fn remove_reply(&self, key: &A::ReplyKey);
     /// Removes from `HALF_REPLIES_*`; absent is fine.
     fn remove_half_reply(&self, key: &A::ReplyKey);
+    /// Notes in `REPLY_DEFAULTS_*` that there are records of foreign flows; absent is fine.
+    fn mark_reply_default(&self, key: &A::ReplyDefaultKey);
 
     /// Inserts into or overwrites in `FRAGMENTS_*`, in place of the oldest when there is no room.
     fn put_fragment(&self, key: &A::FragmentKey, record: &A::FragmentRecord);

@@ -64,7 +64,7 @@ pub fn commit<A: Family, T: RecordTables<A>>(
     decision: &Decision<A>,
 ) -> Result<(), DropReason> {
     commit_reply(tables, &decision.record)?;
-    commit_flow(tables, &decision.record);
+    commit_flow(tables, &decision.record)?;
     if decision.record.has_fragments != 0 {
         tables.put_fragment(&decision.record.fragment, &decision.record.fragment_record);
     }
@@ -72,7 +72,10 @@ pub fn commit<A: Family, T: RecordTables<A>>(
 }
 
 #[inline(always)]
-fn commit_flow<A: Family, T: RecordTables<A>>(tables: &T, change: &Record<A>) {
+fn commit_flow<A: Family, T: RecordTables<A>>(
+    tables: &T,
+    change: &Record<A>,
+) -> Result<(), DropReason> {
     let Record { flow_change, flow, flow_record, ring, is_refused, .. } = change;
     let tick = flow_record.last_seen_tick;
     match flow_change {
@@ -80,18 +83,23 @@ fn commit_flow<A: Family, T: RecordTables<A>>(tables: &T, change: &Record<A>) {
         FlowChange::Touch => tables.touch_flow(flow, flow_record),
         FlowChange::TouchHalf => tables.touch_half_flow(flow, flow_record),
         FlowChange::PutHalf => {
-            let is_stored = tables.put_half_flow(flow, flow_record).is_ok();
+            if tables.put_half_flow(flow, flow_record).is_err() {
+                // When the SYN comes again, it finds the table full and goes to `old`, if that takes
+                // it. Unrecorded, its handshake would be split between `cur` and `old`.
+                tables.note_refusal(*ring, tick, true);
+                if !is_broken(Rule::UnrecordedSynsAreDropped) {
+                    return Err(DropReason::RecordTableFull);
+                }
+            }
             if !is_broken(Rule::SynForgetsEarlierRecord) {
                 tables.remove_flow(flow);
             }
             tables.count_half_open(tick);
-            if !is_stored {
-                tables.note_refusal(*ring, tick, true);
-            }
         }
         FlowChange::Put | FlowChange::Promote => {
             if tables.put_flow(flow, flow_record).is_ok() {
                 tables.remove_half_flow(flow);
+                tables.count_insertion();
             } else {
                 tables.note_refusal(*ring, tick, true);
                 if matches!(flow_change, FlowChange::Promote) {
@@ -107,6 +115,7 @@ fn commit_flow<A: Family, T: RecordTables<A>>(tables: &T, change: &Record<A>) {
     if *is_refused != 0 {
         tables.note_refusal(*ring, tick, false);
     }
+    Ok(())
 }
 
 #[inline(always)]
@@ -135,6 +144,14 @@ fn commit_reply<A: Family, T: RecordTables<A>>(
         ReplyChange::Forget => {
             tables.remove_reply(reply);
             tables.remove_half_reply(reply);
+        }
+        ReplyChange::PutForeign => {
+            if tables.put_half_reply(reply, reply_record).is_err() {
+                return Err(DropReason::RecordTableFull);
+            }
+            tables.remove_reply(reply);
+            // The next packet of the flow comes later: it finds both.
+            tables.mark_reply_default(&A::default_key_of(reply));
         }
     }
     Ok(())

@@ -3,20 +3,21 @@
 //! A backend's port has a default: the frontend that led there first. What else leads there is
 //! recorded flow by flow, and where clients also come without us (a published port, a routed network)
 //! there is no default, only records. So whoever comes later never changes where the replies of those
-//! before go.
+//! before go. Where a port has a default all the same, flows that are not ours have records, too
+//! ([`foreign`]).
 
 use super::{
     Choice, Context, Decision, EditKind, ErrorTranslation, Family, FlowChange, Packet, PacketKind,
     ReplyChange, ReplyTable, Side, Tables, Translation, Tuple, Way, afresh,
     choose::packet_kind,
-    fragments,
+    foreign, fragments,
     record::{closed_by, is_fresh},
     wire::{Address, Fragment, Headers, PROTOCOL_UDP},
 };
 use crate::abi::{
     BACKEND_NONE, CLASS_ANSWERED, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT,
     CLASS_DATAGRAM, CLASS_ESTABLISHED, CLASS_HALF_OPEN, CLASS_LAST_ACK, CLASS_RESET, DropReason,
-    FlowRecord, META_REPLY_DEFAULTS, REPLY_DEFAULT_AMBIGUOUS, Verdict, is_closing,
+    FlowRecord, META_REPLY_DEFAULTS, REPLY_DEFAULT_OTHER_WAYS, Verdict, is_closing,
 };
 
 /// A record of replies and which table it is in.
@@ -27,6 +28,13 @@ struct Known<A> {
     is_present: u32,
     /// Not 0: it is among the half open.
     is_half: u32,
+}
+
+impl<A> Known<A> {
+    #[inline(always)]
+    const fn table(&self) -> ReplyTable {
+        if self.is_half != 0 { ReplyTable::HalfOpen } else { ReplyTable::Established }
+    }
 }
 
 #[inline(always)]
@@ -57,7 +65,9 @@ pub(super) fn remember<A: Family, T: Tables<A>>(
     decision.record.reply = A::reply_key(&answer, ifindex);
     let Known { way, is_present, is_half } = known(tables, &decision.record.reply);
     let is_alive = is_present != 0
-        && is_fresh(way.class.into(), way.last_seen_tick, &tables.limits(), context.now_tick);
+        && is_fresh(way.class.into(), way.last_seen_tick, &tables.limits(), context.now_tick)
+        // It may have ended without our seeing it.
+        && !(way.is_foreign() && headers.is_syn());
     decision.record.reply_record = A::reply_record(&way);
     decision.record.reply_table = match (is_alive, is_half) {
         (false, _) => ReplyTable::None,
@@ -103,7 +113,7 @@ pub(super) fn remember<A: Family, T: Tables<A>>(
 
 /// What happens to a record that gets another time or class.
 #[inline(always)]
-const fn touched(class: u32, table: ReplyTable) -> ReplyChange {
+pub(super) const fn touched(class: u32, table: ReplyTable) -> ReplyChange {
     match table {
         ReplyTable::HalfOpen => match class {
             CLASS_ESTABLISHED | CLASS_CLOSING_BY_CLIENT | CLASS_DATAGRAM => ReplyChange::Put,
@@ -149,6 +159,11 @@ pub(super) struct Found<A> {
     pub(super) way: Way<A>,
 }
 
+impl<A: Family> Found<A> {
+    /// It stays as it is.
+    const NONE: Self = Self { is_ours: 0, way: Way::NONE };
+}
+
 /// Looks for the way of what a backend sends, and for what that changes in its record.
 #[inline(always)]
 fn find<A: Family, T: Tables<A>>(
@@ -157,20 +172,25 @@ fn find<A: Family, T: Tables<A>>(
     headers: &Headers<A>,
     answer: &Tuple<A>,
     scope_ifindex: u32,
+    mut found: Found<A>,
     decision: &mut Decision<A>,
 ) -> Found<A> {
-    let mut found = by_default(tables, context, answer, scope_ifindex);
-    if found.is_ours != 0 && u32::from(found.way.class) & u32::from(REPLY_DEFAULT_AMBIGUOUS) == 0 {
+    if found.is_ours != 0 && found.way.class == 0 {
         return found;
     }
     decision.record.reply = A::reply_key(answer, scope_ifindex);
     let known = known(tables, &decision.record.reply);
     if known.is_present == 0 {
-        return found;
+        return unrecorded(context, headers, found, decision);
     }
-    if is_stranger(tables, context, headers, &known.way) {
+    // Who answers a SYN begins another flow.
+    if known.way.is_foreign() && !headers.is_syn_ack() {
+        foreign::follow(context, headers, &known.way, known.table(), decision);
+        return Found::NONE;
+    }
+    if known.way.is_foreign() || is_stranger(tables, context, headers, &known.way) {
         decision.record.reply_change = ReplyChange::Forget;
-        return found;
+        return unrecorded(context, headers, found, decision);
     }
     // The backend has not accepted the recorded connection: what it says it says to the default's.
     let is_unanswered = u32::from(known.way.class) == CLASS_HALF_OPEN
@@ -182,6 +202,26 @@ fn find<A: Family, T: Tables<A>>(
     found = Found { is_ours: 1, way: known.way };
     note_reply(context, headers, &known, decision);
     found
+}
+
+/// The way of what has no record that counts. Where clients come without us, too, what comes through us
+/// is recorded: a SYN+ACK answers one of the others. So does a datagram; if one of ours was asked for
+/// before it was recorded, its answer is lost.
+#[inline(always)]
+fn unrecorded<A: Family>(
+    context: &Context,
+    headers: &Headers<A>,
+    found: Found<A>,
+    decision: &mut Decision<A>,
+) -> Found<A> {
+    let has_other_ways = found.is_ours != 0 && found.way.class & REPLY_DEFAULT_OTHER_WAYS != 0;
+    if !has_other_ways || !(headers.is_syn_ack() || headers.protocol == PROTOCOL_UDP) {
+        return found;
+    }
+    if headers.is_syn_ack() {
+        foreign::remember(context, decision);
+    }
+    Found::NONE
 }
 
 /// The way of what has no record.
@@ -198,7 +238,7 @@ fn by_default<A: Family, T: Tables<A>>(
     {
         return Found { is_ours: 1, way: A::default_way(&default) };
     }
-    Found { is_ours: 0, way: Way::NONE }
+    Found::NONE
 }
 
 /// Decides on a TCP or UDP packet that a backend sends; `scope_ifindex` is its veth, or 0 for one that
@@ -211,10 +251,6 @@ pub(super) fn translate<A: Family, T: Tables<A>>(
     scope_ifindex: u32,
     decision: &mut Decision<A>,
 ) {
-    // A container that opens a connection answers nobody, whatever ports it uses.
-    if headers.is_syn() {
-        return;
-    }
     let answer = Tuple {
         client: headers.destination,
         server: headers.source,
@@ -222,7 +258,17 @@ pub(super) fn translate<A: Family, T: Tables<A>>(
         server_port: headers.source_port,
         protocol: headers.protocol,
     };
-    let found = find(tables, context, headers, &answer, scope_ifindex, decision);
+    // A container that opens a connection answers nobody, whatever ports it uses; what follows may
+    // look otherwise.
+    let default = by_default(tables, context, &answer, scope_ifindex);
+    if headers.is_syn() {
+        if default.is_ours != 0 {
+            decision.record.reply = A::reply_key(&answer, scope_ifindex);
+            foreign::remember(context, decision);
+        }
+        return;
+    }
+    let found = find(tables, context, headers, &answer, scope_ifindex, default, decision);
     if found.is_ours == 0 {
         return;
     }
@@ -244,8 +290,9 @@ pub(super) fn translate<A: Family, T: Tables<A>>(
         l3_offset: headers.l3_offset,
         l4_offset: headers.l4_offset,
     });
+    let (headers, decision) = (afresh(headers), afresh(decision));
     if headers.is_closing() {
-        end_flow(tables, headers, &answer, &way, decision);
+        end_flow(tables, headers, decision);
     }
     if headers.fragment as u32 == Fragment::First as u32 {
         fragments::remember(headers, context, 0, decision);
@@ -275,11 +322,11 @@ pub(super) fn translate_error<A: Family, P: Packet, T: Tables<A>>(
         protocol: quoted.protocol,
     };
     let mut found = by_default(tables, context, &answer, scope_ifindex);
-    if found.is_ours == 0 || u32::from(found.way.class) & u32::from(REPLY_DEFAULT_AMBIGUOUS) != 0 {
+    if found.is_ours == 0 || found.way.class != 0 {
         decision.record.reply = A::reply_key(&answer, scope_ifindex);
         let known = known(tables, &decision.record.reply);
         if known.is_present != 0 {
-            found = Found { is_ours: 1, way: known.way };
+            found = Found { is_ours: u32::from(!known.way.is_foreign()), way: known.way };
         }
     }
     if found.is_ours == 0 {
@@ -356,15 +403,15 @@ fn note_reply<A: Family>(
 /// The backend ends a connection or its direction: so the record of the way in says, if there is one.
 /// After a RST nothing is left that a record could keep: so a flood of acknowledgements leaves none.
 #[inline(always)]
-fn end_flow<A: Family, T: Tables<A>>(
-    tables: &T,
-    headers: &Headers<A>,
-    answer: &Tuple<A>,
-    way: &Way<A>,
-    decision: &mut Decision<A>,
-) {
-    let record = &mut decision.record;
-    record.flow = A::flow_key(&Tuple { server: way.vip, server_port: way.vip_port, ..*answer });
+fn end_flow<A: Family, T: Tables<A>>(tables: &T, headers: &Headers<A>, decision: &mut Decision<A>) {
+    let Decision { translation, record, backend, .. } = decision;
+    record.flow = A::flow_key(&Tuple {
+        client: headers.destination,
+        server: translation.address,
+        client_port: headers.destination_port,
+        server_port: translation.port,
+        protocol: headers.protocol,
+    });
     let mut known = FlowRecord::default();
     let mut touch = FlowChange::Touch;
     if let Some(found) = tables.flow(&record.flow) {
@@ -373,7 +420,7 @@ fn end_flow<A: Family, T: Tables<A>>(
         known = found;
         touch = FlowChange::TouchHalf;
     }
-    if known.backend == BACKEND_NONE || known.backend != way.backend {
+    if known.backend == BACKEND_NONE || known.backend != *backend {
         return;
     }
     record.flow_change = if headers.is_reset() { FlowChange::Forget } else { touch };

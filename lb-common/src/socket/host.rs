@@ -76,6 +76,10 @@ impl<A: Family + Into<IpAddr>> Tables<A> for HostSocketTables<A> {
         self.packets.half_flow(key)
     }
 
+    fn flow_room(&self) -> u32 {
+        self.packets.flow_room()
+    }
+
     fn refusals(&self, ring: u32) -> Refusals {
         self.packets.refusals(ring)
     }

@@ -4,15 +4,18 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use lb_common::{
     abi::{
-        BACKEND_NONE, BackendV4, FlowKeyV4, FlowRecord, Limits, NetU32, PROTOCOL_UDP,
-        RingDescriptor, Slot, TAKES_OLD, TAKES_OLD_DATAGRAMS, ticks_from_seconds,
+        BACKEND_NONE, Limits, PROTOCOL_UDP, RingDescriptor, Slot, TAKES_OLD, TAKES_OLD_DATAGRAMS,
+        ticks_from_seconds,
     },
-    engine::{Family as _, host::HostTables},
+    engine::host::HostTables,
     rules::{Rule, is_broken},
     slots::{Finding, Moment, SlotTimes, Sweep, advance, sweep},
 };
 
-use crate::cluster::{Cluster, SECOND};
+use crate::{
+    cluster::{Cluster, SECOND},
+    net::{Net, Records, backend},
+};
 
 pub(crate) const RINGS: [u32; 2] = [0, 1];
 pub(crate) const SLOTS: u32 = 3;
@@ -67,6 +70,8 @@ pub(crate) struct Agent {
 struct Scan {
     begun_tick: u32,
     others: HashSet<(u32, u32)>,
+    /// The ring whose frontend is not there while the scan goes on.
+    absent: Option<u32>,
 }
 
 pub(crate) fn tick(now: u64) -> u32 {
@@ -95,11 +100,11 @@ impl Agent {
 
     /// Looks at the cluster and writes the first half of what follows. Returns whether there is a
     /// second half.
-    pub(crate) fn plan(
+    pub(crate) fn plan<A: Net>(
         &mut self,
         now: u64,
         cluster: &mut Cluster,
-        tables: &mut HostTables<NetU32>,
+        tables: &mut HostTables<A>,
     ) -> bool {
         if self.pending.is_some()
             || (self.published_at != 0 && now < self.published_at + 2 * LAG_MAX)
@@ -110,7 +115,7 @@ impl Agent {
         let mut pending = Pending::default();
         for (index, instance) in cluster.instances.iter().enumerate() {
             let Some((number, generation)) = instance.number else { continue };
-            let known = tables.backends[&number];
+            let known = backend(tables, number);
             let state = instance.state(now);
             self.decided.insert(index, state);
             if known.generation == generation && known.state != state {
@@ -137,19 +142,19 @@ impl Agent {
     }
 
     /// Writes the second half.
-    pub(crate) fn finish(&mut self, now: u64, tables: &mut HostTables<NetU32>) {
+    pub(crate) fn finish<A: Net>(&mut self, now: u64, tables: &mut HostTables<A>) {
         let Some(pending) = self.pending.take() else { return };
         store_states(&pending.states, tables);
         self.store_rings(now, &pending.rings, tables);
     }
 
-    fn next_slots(
+    fn next_slots<A: Net>(
         &self,
         now: u64,
         ring: u32,
         before: &[Slot],
         cluster: &Cluster,
-        tables: &HostTables<NetU32>,
+        tables: &HostTables<A>,
     ) -> Vec<Slot> {
         let is_udp = ring == RINGS[1];
         let times = if is_udp {
@@ -162,7 +167,7 @@ impl Agent {
         let moment = Moment { now_tick: tick(now), refused_tick, times };
         let keeps = if is_udp { TAKES_OLD_DATAGRAMS } else { TAKES_OLD };
         let is_gone = |number: u32| {
-            let generation = tables.backends[&number].generation;
+            let generation = backend(tables, number).generation;
             let instance = self.instance_of[&(number, generation)];
             cluster.instances[instance].state(now) & keeps == 0
         };
@@ -182,7 +187,12 @@ impl Agent {
             .collect()
     }
 
-    fn take_numbers(&mut self, now: u64, cluster: &mut Cluster, tables: &mut HostTables<NetU32>) {
+    fn take_numbers<A: Net>(
+        &mut self,
+        now: u64,
+        cluster: &mut Cluster,
+        tables: &mut HostTables<A>,
+    ) {
         self.release_numbers(now, cluster, tables);
         for (index, instance) in cluster.instances.iter_mut().enumerate() {
             if instance.number.is_some() || instance.state(now) == 0 {
@@ -195,18 +205,13 @@ impl Agent {
             *generation += 1;
             instance.number = Some((number, *generation));
             self.instance_of.insert((number, *generation), index);
-            let backend = BackendV4 {
-                state: instance.state(now),
-                generation: *generation,
-                ifindex: number,
-                ..BackendV4::default()
-            };
-            tables.backends.insert(number, backend);
+            let record = A::record(instance.state(now), *generation, number);
+            tables.backends.insert(number, record);
         }
     }
 
     /// Numbers that nothing refers to any more, except records: those have a generation.
-    fn release_numbers(&mut self, now: u64, cluster: &Cluster, tables: &HostTables<NetU32>) {
+    fn release_numbers<A: Net>(&mut self, now: u64, cluster: &Cluster, tables: &HostTables<A>) {
         let published = RINGS.map(|ring| tables.rings.get(&ring).copied().unwrap_or_default());
         let previous = self.previous.values().map(|(descriptor, _)| *descriptor);
         let in_use: HashSet<u32> = published
@@ -219,7 +224,7 @@ impl Agent {
             let Some((number, generation)) = instance.number else { continue };
             let is_last = self.generations[&number] == generation;
             if is_last
-                && tables.backends[&number].state == 0
+                && backend(tables, number).state == 0
                 && !in_use.contains(&number)
                 && !self.free.iter().any(|(free, _)| *free == number)
             {
@@ -228,11 +233,11 @@ impl Agent {
         }
     }
 
-    fn store_rings(
+    fn store_rings<A: Net>(
         &mut self,
         now: u64,
         rings: &[(u32, Vec<Slot>)],
-        tables: &mut HostTables<NetU32>,
+        tables: &mut HostTables<A>,
     ) {
         for (ring, slots) in rings {
             let extent = self.extent.entry(*ring).or_insert(0);
@@ -252,16 +257,25 @@ impl Agent {
     }
 
     /// The first half of a scan: half-open records.
-    pub(crate) fn begin_scan(&mut self, now: u64, tables: &HostTables<NetU32>) {
-        let mut scan = Scan { begun_tick: tick(now), others: HashSet::new() };
+    pub(crate) fn begin_scan<A: Net>(&mut self, now: u64, tables: &HostTables<A>) {
+        // Now and then somebody takes a frontend away and puts it back.
+        let absent = RINGS.into_iter().find(|ring| now % 10 == u64::from(*ring));
+        let mut scan = Scan { begun_tick: tick(now), others: HashSet::new(), absent };
         sweep_table(now, tables, &mut tables.half_flows.borrow_mut(), &mut scan);
         self.scan = Some(scan);
     }
 
     /// The second half: established records.
-    pub(crate) fn finish_scan(&mut self, now: u64, tables: &HostTables<NetU32>) {
+    pub(crate) fn finish_scan<A: Net>(&mut self, now: u64, tables: &mut HostTables<A>) {
         let Some(mut scan) = self.scan.take() else { return };
         sweep_table(now, tables, &mut tables.flows.borrow_mut(), &mut scan);
+        let (records_max, counted) = {
+            let flows = tables.flows.borrow();
+            (u32::try_from(flows.entries_max).expect("few"), flows.len() as u64)
+        };
+        let inserted = tables.flow_insertions.get().since(tables.flow_room.epoch);
+        tables.flow_room =
+            tables.flow_room.after_pass(records_max, counted, u64::from(inserted), 1);
         for ring in RINGS {
             for index in 0..SLOTS {
                 let has_other = scan.others.contains(&(ring, index));
@@ -272,21 +286,26 @@ impl Agent {
     }
 }
 
-fn sweep_table(
+fn sweep_table<A: Net>(
     now: u64,
-    tables: &HostTables<NetU32>,
-    records: &mut lb_common::engine::host::RecordTable<FlowKeyV4, FlowRecord>,
+    tables: &HostTables<A>,
+    records: &mut Records<A>,
     scan: &mut Scan,
 ) {
     let entries: Vec<_> = records.iter().map(|(key, record)| (*key, *record)).collect();
     for (key, record) in entries {
-        let ring = ring_of(key.protocol);
+        let ring = ring_of(A::tuple(&key).protocol);
         let descriptor = tables.rings[&ring];
-        let index = descriptor.slot_index(hash_of(&key));
+        let index = descriptor.slot_index(hash_of::<A>(&key));
         let slot = tables.slots[index as usize];
-        let backend = tables.backends[&record.backend];
-        match sweep(&record, &NetU32::backend(&backend), Some(slot), &tables.limits, tick(now)) {
+        let is_absent = scan.absent == Some(ring);
+        let slot = (!is_absent).then_some(slot);
+        let backend = backend(tables, record.backend);
+        match sweep(&record, &backend, slot, &tables.limits, tick(now)) {
             Sweep::Delete => records.remove(&key),
+            Sweep::Keep if is_absent => {
+                scan.others.extend((0..SLOTS).map(|index| (ring, index)));
+            }
             Sweep::Keep => {
                 scan.others.insert((ring, index - descriptor.start()));
             }
@@ -295,20 +314,20 @@ fn sweep_table(
     }
 }
 
-fn store_states(states: &[(u32, u8)], tables: &mut HostTables<NetU32>) {
+fn store_states<A: Net>(states: &[(u32, u8)], tables: &mut HostTables<A>) {
     for (number, state) in states {
-        if let Some(backend) = tables.backends.get_mut(number) {
-            backend.state = *state;
+        if let Some(record) = tables.backends.get_mut(number) {
+            A::set_state(record, *state);
         }
     }
 }
 
 /// Which slot a flow falls on.
-pub(crate) fn hash_of(flow: &FlowKeyV4) -> u32 {
-    NetU32::flow_hash(HASH_SEED, &NetU32::tuple(flow))
+pub(crate) fn hash_of<A: Net>(flow: &A::FlowKey) -> u32 {
+    A::flow_hash(HASH_SEED, &A::tuple(flow))
 }
 
-pub(crate) fn slots(tables: &HostTables<NetU32>, descriptor: RingDescriptor) -> Vec<Slot> {
+pub(crate) fn slots<A: Net>(tables: &HostTables<A>, descriptor: RingDescriptor) -> Vec<Slot> {
     let start = descriptor.start() as usize;
     tables.slots[start..start + descriptor.size() as usize].to_vec()
 }

@@ -3,16 +3,19 @@
 use lb_common::{
     abi::{
         BACKEND_NONE, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT, CLASS_DATAGRAM,
-        CLASS_ESTABLISHED, CLASS_HALF_OPEN, FlowRecord, NetU32, RingDescriptor, SLOT_MOVING,
-        SLOT_PLAIN, Slot, TAKES_OLD, TAKES_OLD_DATAGRAMS,
+        CLASS_ESTABLISHED, CLASS_HALF_OPEN, FlowRecord, RingDescriptor, SLOT_MOVING, SLOT_PLAIN,
+        Slot, TAKES_OLD, TAKES_OLD_DATAGRAMS,
     },
-    engine::Choice,
+    engine::{Choice, FlowChange},
 };
 
 use super::{Simulation, Violation, What};
-use crate::agent::{RINGS, hash_of, ring_of, slots, tick};
+use crate::{
+    agent::{RINGS, hash_of, slots, tick},
+    net::{Net, backend},
+};
 
-impl Simulation<'_> {
+impl<A: Net> Simulation<'_, A> {
     /// Every live flow is recorded or belongs to its slot's default.
     pub(super) fn check_flow(&mut self, index: usize) -> Result<(), Violation> {
         let client = &self.clients[index];
@@ -51,13 +54,51 @@ impl Simulation<'_> {
         let keeps = if client.is_tcp() { TAKES_OLD } else { TAKES_OLD_DATAGRAMS };
         let has_old = slot.state() == SLOT_MOVING
             && slot.old() != BACKEND_NONE
-            && self.tables.backends[&slot.old()].state & keeps != 0;
+            && backend(&self.tables, slot.old()).state & keeps != 0;
         // But that is no promise: a connection that came now and found no room for its record is
         // lost when `cur` changes again.
         if is_strict && client.is_tcp() && slot.state() == SLOT_MOVING && !has_old {
             return false;
         }
         number == if has_old { slot.old() } else { slot.cur() }
+    }
+
+    /// What follows a SYN goes where it went, as long as nothing is published.
+    pub(super) fn check_syn(
+        &mut self,
+        index: usize,
+        slot: Slot,
+        choice: &Choice<A>,
+    ) -> Result<(), Violation> {
+        let key = &self.clients[index].key;
+        let records =
+            [self.tables.flows.borrow().get(key), self.tables.half_flows.borrow().get(key)];
+        let mut live = records.into_iter().flatten().filter(|record| self.is_live(record));
+        let has_old = slot.state() == SLOT_MOVING
+            && slot.old() != BACKEND_NONE
+            && backend(&self.tables, slot.old()).state & TAKES_OLD != 0;
+        let default = if has_old { slot.old() } else { slot.cur() };
+        let is_recorded = live.next().is_some_and(|record| record.backend == choice.number);
+        if is_recorded || choice.number == default {
+            return Ok(());
+        }
+        self.violated(Some(index), What::SynUnowned)
+    }
+
+    /// An eighth of the table is for connections that are new.
+    pub(super) fn check_room(
+        &mut self,
+        index: usize,
+        choice: &Choice<A>,
+        established_before: usize,
+    ) -> Result<(), Violation> {
+        let records_max = self.setup.records_max;
+        let established = self.tables.flows.borrow().len();
+        let has_grown = choice.change == FlowChange::Put && established > established_before;
+        if has_grown && established > records_max - records_max / 8 {
+            return self.violated(Some(index), What::ReserveTaken);
+        }
+        Ok(())
     }
 
     pub(super) fn is_live(&self, record: &FlowRecord) -> bool {
@@ -114,7 +155,7 @@ impl Simulation<'_> {
         let Some((number, generation)) = self.cluster.instances[instance].number else {
             return false;
         };
-        let backend = self.tables.backends[&number];
+        let backend = backend(&self.tables, number);
         backend.generation == generation && backend.state & bit != 0
     }
 
@@ -124,7 +165,7 @@ impl Simulation<'_> {
         decided.is_none_or(|state| state & bit != 0) && self.keeps(instance, bit)
     }
 
-    pub(super) fn instance(&self, choice: &Choice<NetU32>) -> usize {
+    pub(super) fn instance(&self, choice: &Choice<A>) -> usize {
         self.agent.instance_of[&(choice.number, choice.backend.generation)]
     }
 
@@ -139,20 +180,20 @@ impl Simulation<'_> {
     }
 
     pub(super) fn current(&self, index: usize) -> RingDescriptor {
-        self.tables.rings[&ring_of(self.clients[index].key.protocol)]
+        self.tables.rings[&self.clients[index].ring()]
     }
 
     /// The ring before, while a CPU may still be at a packet of the client with it. Once a packet of
     /// the client has met the new ring, what follows from it does, too.
     pub(super) fn before(&self, index: usize) -> Option<RingDescriptor> {
-        let ring = ring_of(self.clients[index].key.protocol);
+        let ring = self.clients[index].ring();
         let (before, until) = self.agent.previous.get(&ring)?;
         let is_seen = self.clients[index].seen_epoch == self.tables.rings[&ring].epoch();
         (self.now < *until && !is_seen).then_some(*before)
     }
 
     pub(super) fn slot(&self, index: usize, descriptor: RingDescriptor) -> Slot {
-        let at = descriptor.slot_index(hash_of(&self.clients[index].key));
+        let at = descriptor.slot_index(hash_of::<A>(&self.clients[index].key));
         self.tables.slots[at as usize]
     }
 }

@@ -1,11 +1,14 @@
 //! Clients: what they send when. They know nothing of slots; they are the history of every flow.
 
-use std::net::Ipv4Addr;
-
-use lb_common::abi::{FlowKeyV4, NetU16, PROTOCOL_TCP, PROTOCOL_UDP};
+use lb_common::{
+    abi::{NetU16, PROTOCOL_TCP, PROTOCOL_UDP},
+    engine::Tuple,
+};
 
 use crate::{
+    agent::ring_of,
     cluster::{HOUR, MINUTE, SECOND},
+    net::Net,
     random::Random,
 };
 
@@ -39,8 +42,9 @@ pub(crate) enum Phase {
 
 /// A 5-tuple that is used again and again.
 #[derive(Clone, Debug)]
-pub(crate) struct Client {
-    pub(crate) key: FlowKeyV4,
+pub(crate) struct Client<A: Net> {
+    pub(crate) key: A::FlowKey,
+    protocol: u8,
     pub(crate) phase: Phase,
     /// Counts connections: what belongs to an earlier one is ignored.
     pub(crate) connection: u64,
@@ -70,18 +74,21 @@ pub(crate) enum Send {
     Nothing,
 }
 
-impl Client {
+impl<A: Net> Client<A> {
     pub(crate) fn new(seed: u64, index: usize) -> Self {
         let is_tcp = index < TCP_CLIENTS;
-        let key = FlowKeyV4 {
-            client: Ipv4Addr::new(198, 51, 100, 1).into(),
-            vip: Ipv4Addr::new(192, 0, 2, 10).into(),
+        let protocol = if is_tcp { PROTOCOL_TCP } else { PROTOCOL_UDP };
+        let [client, server] = A::ends();
+        let key = A::flow_key(&Tuple {
+            client,
+            server,
             client_port: NetU16::new(10_000 + index as u16 * 7),
-            vip_port: NetU16::new(80),
-            protocol: u32::from(if is_tcp { PROTOCOL_TCP } else { PROTOCOL_UDP }),
-        };
+            server_port: NetU16::new(80),
+            protocol: u32::from(protocol),
+        });
         Self {
             key,
+            protocol,
             phase: Phase::Closed,
             connection: 0,
             owner: None,
@@ -97,7 +104,12 @@ impl Client {
     }
 
     pub(crate) fn is_tcp(&self) -> bool {
-        self.key.protocol == u32::from(PROTOCOL_TCP)
+        self.protocol == PROTOCOL_TCP
+    }
+
+    /// The ring that its packets fall on.
+    pub(crate) fn ring(&self) -> u32 {
+        ring_of(u32::from(self.protocol))
     }
 
     /// What the client sends now, and after how long it acts again.

@@ -7,11 +7,15 @@
 mod agent;
 mod clients;
 mod cluster;
+mod net;
 mod random;
 mod shrink;
 mod simulation;
 
-use lb_common::rules::{Rule, set_broken};
+use lb_common::{
+    abi::NetU32,
+    rules::{Rule, set_broken},
+};
 use simulation::{Setup, Tally, Violation, run};
 
 const SEEDS: u64 = 60;
@@ -32,7 +36,7 @@ fn every_live_flow_is_recorded_or_its_slots_defaults() {
     let mut total = Tally::default();
     for seed in seeds.clone() {
         for setup in [Setup::new(seed), Setup::datagrams(seed)] {
-            match run(&setup, &mut ()) {
+            match run::<NetU32>(&setup, &mut ()) {
                 Ok(tally) => total += tally,
                 Err((violation, _)) => {
                     panic!("seed {seed}: {violation:?}\n{}", shrink::shrunk(setup, &violation))
@@ -71,10 +75,10 @@ fn first_violation(rule: Rule) -> Option<(Setup, Violation)> {
         .chain((0..DATAGRAM_SEEDS_PER_RULE).map(Setup::datagrams));
     for setup in setups {
         set_broken(Some(rule));
-        let result = run(&setup, &mut ());
+        let result = run::<NetU32>(&setup, &mut ());
         set_broken(None);
         if let Err((violation, _)) = result
-            && run(&setup, &mut ()).is_ok()
+            && run::<NetU32>(&setup, &mut ()).is_ok()
         {
             return Some((setup, violation));
         }

@@ -23,6 +23,10 @@ pub(crate) enum What {
     PacketToGone,
     /// A packet goes to a backend of another service.
     PacketToStranger,
+    /// A SYN goes to a backend where its acknowledgement will not follow.
+    SynUnowned,
+    /// A flow of `old` has taken the room that is for handshakes.
+    ReserveTaken,
     /// Nothing was published, and the handshake's ACK goes elsewhere than its SYN.
     HandshakeSplit,
     /// Something was recorded that must not be.

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use lb_common::abi::NetU32;
+
 use crate::simulation::{Setup, Violation, run};
 
 const TIME_MAX: Duration = Duration::from_secs(20);
@@ -9,8 +11,9 @@ const TIME_MAX: Duration = Duration::from_secs(20);
 /// The trace of the smallest history that was found.
 pub(crate) fn shrunk(mut setup: Setup, violation: &Violation) -> String {
     setup.changes.retain(|(at, _)| *at <= violation.at);
-    let still_fails =
-        |setup: &Setup| run(setup, &mut ()).is_err_and(|(found, _)| found.what == violation.what);
+    let still_fails = |setup: &Setup| {
+        run::<NetU32>(setup, &mut ()).is_err_and(|(found, _)| found.what == violation.what)
+    };
     if let Some(client) = violation.client {
         let alone = Setup { clients: vec![client], ..setup.clone() };
         if still_fails(&alone) {
@@ -35,9 +38,9 @@ pub(crate) fn shrunk(mut setup: Setup, violation: &Violation) -> String {
         }
         chunk = chunk.div_ceil(2);
     }
-    let Err((violation, _)) = run(&setup, &mut ()) else { return String::new() };
+    let Err((violation, _)) = run::<NetU32>(&setup, &mut ()) else { return String::new() };
     setup.traced = violation.client.or(setup.clients.first().copied());
-    let Err((violation, trace)) = run(&setup, &mut ()) else { return String::new() };
+    let Err((violation, trace)) = run::<NetU32>(&setup, &mut ()) else { return String::new() };
     let from = trace.len().saturating_sub(40);
     format!(
         "{violation:?} with {} changes, {} clients, {:?}, room for {}:\n{}",

@@ -6,21 +6,21 @@
 mod checks;
 #[path = "outcome.rs"]
 mod outcome;
+#[path = "packet.rs"]
+mod packet;
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
 use lb_common::{
-    abi::{
-        BACKEND_NONE, FlowKeyV4, NetU32, SLOT_MOVING, SLOT_PLAIN, Slot, TAKES_NEW, TAKES_OLD,
-        TAKES_OLD_DATAGRAMS,
-    },
-    engine::{Choice, Context, Decision, PacketKind, choose, commit, host::HostTables},
+    abi::{BACKEND_NONE, Slot, TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS},
+    engine::{Choice, PacketKind, host::HostTables},
 };
 
 use crate::{
-    agent::{Agent, HASH_SEED, Order, hash_of, limits, ring_of, tick},
+    agent::{Agent, Order, limits},
     clients::{Client, Phase, Send, TCP_CLIENTS, UDP_CLIENTS},
     cluster::{Change, Cluster, HOUR, SECOND, history},
+    net::Net,
     random::Random,
 };
 
@@ -36,6 +36,8 @@ pub(crate) struct Setup {
     pub(crate) records_max: usize,
     pub(crate) half_open_max: usize,
     pub(crate) half_open_per_tick: u32,
+    /// The table of half-open records refuses some, as the kernel's may.
+    pub(crate) refuses_half_open: bool,
     pub(crate) hold_seconds: u32,
     pub(crate) order: Order,
     pub(crate) changes: Vec<(u64, Change)>,
@@ -62,6 +64,7 @@ impl Setup {
             records_max,
             half_open_max,
             half_open_per_tick,
+            refuses_half_open: records_max < 1000,
             hold_seconds: [0, 60][(random.next() % 2) as usize],
             order: [Order::StatesFirst, Order::RingsFirst][(random.next() % 2) as usize],
             changes: history(seed, change_hours, None),
@@ -80,6 +83,7 @@ impl Setup {
             records_max: 1000,
             half_open_max: 1000,
             half_open_per_tick: 1000,
+            refuses_half_open: false,
             ..Self::new(seed)
         }
     }
@@ -102,34 +106,34 @@ enum Event {
 }
 
 /// Somebody who looks on: what else decides on the same packets must decide the same.
-pub(crate) trait Witness {
+pub(crate) trait Witness<A: Net> {
     /// The packet, and the tables before it.
     fn before(
         &mut self,
-        _tables: &HostTables<NetU32>,
+        _tables: &HostTables<A>,
         _now_tick: u32,
-        _flow: &FlowKeyV4,
+        _flow: &A::FlowKey,
         _kind: PacketKind,
     ) {
     }
 
     /// What was decided, and the tables afterwards.
-    fn after(&mut self, _tables: &HostTables<NetU32>, _choice: &Choice<NetU32>) {}
+    fn after(&mut self, _tables: &HostTables<A>, _choice: &Choice<A>) {}
 }
 
 /// Nobody.
-impl Witness for () {}
+impl<A: Net> Witness<A> for () {}
 
-pub(crate) struct Simulation<'a> {
+pub(crate) struct Simulation<'a, A: Net> {
     setup: Setup,
-    witness: &'a mut dyn Witness,
+    witness: &'a mut dyn Witness<A>,
     now: u64,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     scheduled: u64,
-    tables: HostTables<NetU32>,
+    tables: HostTables<A>,
     cluster: Cluster,
     agent: Agent,
-    clients: Vec<Client>,
+    clients: Vec<Client<A>>,
     random: Random,
     paused_until: u64,
     pub(crate) tally: Tally,
@@ -138,9 +142,9 @@ pub(crate) struct Simulation<'a> {
 }
 
 /// Runs a history.
-pub(crate) fn run(
+pub(crate) fn run<A: Net>(
     setup: &Setup,
-    witness: &mut dyn Witness,
+    witness: &mut dyn Witness<A>,
 ) -> Result<Tally, (Violation, Vec<String>)> {
     let mut simulation = Simulation::new(setup.clone(), witness);
     match simulation.run() {
@@ -149,8 +153,8 @@ pub(crate) fn run(
     }
 }
 
-impl<'a> Simulation<'a> {
-    fn new(setup: Setup, witness: &'a mut dyn Witness) -> Self {
+impl<'a, A: Net> Simulation<'a, A> {
+    fn new(setup: Setup, witness: &'a mut dyn Witness<A>) -> Self {
         let limits = limits(setup.half_open_per_tick);
         let mut simulation = Self {
             now: 0,
@@ -265,7 +269,7 @@ impl<'a> Simulation<'a> {
                 let period = self.random.between(20 * SECOND, 60 * SECOND);
                 self.schedule(period, Event::BeginScan);
             }
-            Event::FinishScan => self.agent.finish_scan(self.now, &self.tables),
+            Event::FinishScan => self.agent.finish_scan(self.now, &mut self.tables),
             Event::Act { client, connection } => self.act(client, connection)?,
             Event::SynAck { client, connection, from } => {
                 let state = &self.clients[client];
@@ -411,72 +415,6 @@ impl<'a> Simulation<'a> {
         (client.owner, client.last_sent) = (now_at, now);
         client.is_promised = false;
         if now_at.is_some() { self.promise(index) } else { Ok(()) }
-    }
-
-    /// Decides on a packet and checks what can be said of any packet.
-    fn packet(&mut self, index: usize, kind: PacketKind) -> Result<Choice<NetU32>, Violation> {
-        self.tally.packets += 1;
-        let key = self.clients[index].key;
-        let ring = ring_of(key.protocol);
-        let current = self.tables.rings[&ring];
-        let before = self.before(index).filter(|_| self.clients[index].is_on_late_cpu());
-        let is_late = before.is_some();
-        if let Some(before) = before {
-            // As good as sent before the publication.
-            self.clients[index].publications = u64::MAX;
-            self.tables.rings.insert(ring, before);
-        } else {
-            self.clients[index].seen_epoch = current.epoch();
-        }
-        let slot = self.slot(index, self.tables.rings[&ring]);
-        let context = Context {
-            now_tick: tick(self.now),
-            ingress_ifindex: 1,
-            reply_ifindex: 1,
-            hash_seed: HASH_SEED,
-            meta_flags: 0,
-        };
-        let had_record = self.has_record(index);
-        self.witness.before(&self.tables, context.now_tick, &key, kind);
-        let choice = choose(&self.tables, &context, ring, hash_of(&key), &key, kind);
-        let mut decision = Decision::pass();
-        decision.record.flow_change = choice.change;
-        decision.record.ring = ring;
-        decision.record.is_refused = choice.is_refused;
-        decision.record.flow = key;
-        decision.record.flow_record = choice.record(context.now_tick);
-        commit(&self.tables, &decision).expect("no reply is recorded");
-        self.witness.after(&self.tables, &choice);
-        self.tables.rings.insert(ring, current);
-        self.tally.refusals += u64::from(choice.is_refused);
-        self.tally.slots_seen += 1;
-        self.tally.slots_busy += u64::from(slot.state() != SLOT_PLAIN);
-        self.note(Some(index), || {
-            let late = if is_late { " (late)" } else { "" };
-            format!("{kind:?}{late} on {slot:?} -> {} {:?}", choice.number, choice.change)
-        });
-        if !had_record && self.has_record(index) {
-            let is_right =
-                slot.state() == SLOT_MOVING && !matches!(kind, PacketKind::Fin | PacketKind::Reset);
-            if !is_right {
-                return self.violated(Some(index), What::RecordedWrongly).map(|()| choice);
-            }
-        }
-        if choice.number != BACKEND_NONE {
-            let instance = self.instance(&choice);
-            if self.cluster.instances[instance].identity.is_none() {
-                self.violated(Some(index), What::PacketToStranger)?;
-            }
-            let needed = match kind {
-                PacketKind::Syn => 0,
-                PacketKind::Datagram => TAKES_OLD_DATAGRAMS,
-                _ => TAKES_OLD,
-            };
-            if choice.backend.state & needed != needed {
-                self.violated(Some(index), What::PacketToGone)?;
-            }
-        }
-        Ok(choice)
     }
 
     fn note(&mut self, client: Option<usize>, text: impl FnOnce() -> String) {

@@ -2,13 +2,12 @@
 
 use aya_ebpf::helpers::{bpf_redirect_neigh, bpf_redirect_peer};
 use lb_common::{
-    abi::{DropReason, Verdict},
+    abi::{DropReason, META_ROUTES_REPLIES, Verdict},
     engine::{
-        Context, Decision, EditError, EditKind, Packet as _,
+        EditError, EditKind, Packet as _,
         answer::AnswerKind,
         commit, mtu,
         translate::{translate, translate_error},
-        wire::Headers,
     },
 };
 
@@ -46,12 +45,14 @@ fn try_forward<A: FamilyMaps + FibAddress, const ERRORS: bool>(
     hook: HookNumber,
     scratch: &mut Scratch<A>,
 ) -> Result<i32, DropReason> {
-    let Scratch { context, tags, headers, decision } = scratch;
-    let ifindex = egress(packet, context, headers, decision)?;
+    find_egress(packet, scratch)?;
+    let Scratch { tags, headers, decision, egress_ifindex, egress_mtu, .. } = scratch;
+    let ifindex = *egress_ifindex;
     let is_delivered = decision.verdict as u32 == Verdict::Deliver as u32;
     // Who receives does not enforce its MTU.
     if !is_delivered && headers.l3_bytes > BYTES_ALWAYS_CARRIED {
-        let mtu = packet.mtu_of(ifindex);
+        let mtu =
+            if *egress_mtu <= fib::MTU_UNKNOWN { packet.mtu_of(ifindex) } else { *egress_mtu };
         if mtu != 0 && !mtu::fits(packet, headers, packet.gso_bytes(), mtu) {
             let backend = decision.backend;
             decision.drop(DropReason::TooBig, backend);
@@ -82,21 +83,31 @@ fn try_forward<A: FamilyMaps + FibAddress, const ERRORS: bool>(
     Ok(action as i32)
 }
 
-/// The interface that a packet leaves by.
+/// Where a packet leaves, and the MTU of the way there, if the routing table says it.
 #[inline(always)]
-fn egress<A: FamilyMaps + FibAddress>(
+fn find_egress<A: FamilyMaps + FibAddress>(
     packet: &TcPacket,
-    context: &Context,
-    headers: &Headers<A>,
-    decision: &Decision<A>,
-) -> Result<u32, DropReason> {
+    scratch: &mut Scratch<A>,
+) -> Result<(), DropReason> {
+    let Scratch { context, headers, decision, egress_ifindex, egress_mtu, .. } = scratch;
     let is_error = decision.edit as u32 == EditKind::Error as u32;
     let address = if is_error { decision.error.address } else { decision.translation.address };
+    // Where the client has come in, of a reply.
+    (*egress_ifindex, *egress_mtu) = (decision.ifindex, 0);
     let (source, destination) = match decision.verdict {
         Verdict::Route => (headers.source, address),
-        // The default of a node with several front interfaces, or a client in a VLAN.
-        Verdict::Reply if decision.ifindex == 0 => (address, headers.destination),
-        _ => return Ok(decision.ifindex),
+        // A node with several front interfaces, or a client in a VLAN.
+        Verdict::Reply
+            if decision.ifindex == 0 || context.meta_flags & META_ROUTES_REPLIES != 0 =>
+        {
+            (address, headers.destination)
+        }
+        _ => return Ok(()),
     };
-    Ok(fib::next_hop(packet.skb(), context, headers, source, destination, 0)?.ifindex)
+    match fib::next_hop(packet.skb(), context, headers, source, destination, 0) {
+        Ok(hop) => (*egress_ifindex, *egress_mtu) = (hop.ifindex, hop.mtu),
+        Err(reason) if decision.ifindex == 0 => return Err(reason),
+        Err(_) => {}
+    }
+    Ok(())
 }

@@ -7,8 +7,9 @@ use std::{
 
 use lb_common::{
     abi::{
-        BackendV4, BackendV6, FRONTEND_WORDS_V4, FRONTEND_WORDS_V6, FlowRecord, HalfOpenRate,
-        NetAddr6, NetU16, NetU32, Refusals, ReplyDefaultV4, ReplyDefaultV6, map_names,
+        BackendV4, BackendV6, FRONTEND_WORDS_V4, FRONTEND_WORDS_V6, FlowInsertions, FlowRecord,
+        HalfOpenRate, NetAddr6, NetU16, NetU32, Refusals, ReplyDefaultV4, ReplyDefaultV6,
+        map_names,
     },
     engine::{Family, FragmentWay, Tuple, Way},
     frontends::FrontendKey,
@@ -190,12 +191,16 @@ pub struct Dump<A: Family> {
     pub flows: HashMap<(A::FlowKey, bool), FlowRecord>,
     /// Replies; whether they are among the half open.
     pub replies: HashMap<(A::ReplyKey, bool), A::ReplyRecord>,
+    /// Defaults of replies.
+    pub defaults: HashMap<A::ReplyDefaultKey, A::ReplyDefault>,
     /// First fragments.
     pub fragments: HashMap<A::FragmentKey, A::FragmentRecord>,
     /// What was noted for the rings of service 0.
     pub refusals: [Refusals; 2],
     /// Half-open records of this tick.
     pub half_open: HalfOpenRate,
+    /// Records that were put among the established.
+    pub flow_insertions: FlowInsertions,
 }
 
 impl<A: Family> Dump<A> {

@@ -8,9 +8,9 @@ use std::{
 
 use lb_common::{
     abi::{
-        DropReason, FAMILY_V4, FAMILY_V6, FRONTEND_WORDS_V4, FRONTEND_WORDS_V6, Frontend, NetAddr6,
-        NetU16, NetU32, PROTOCOL_ANY, PROTOCOL_TCP, PROTOCOL_UDP, RingDescriptor, SCOPE_FRONT,
-        Verdict, ring_number,
+        DropReason, FAMILY_V4, FAMILY_V6, FRONTEND_WORDS_V4, FRONTEND_WORDS_V6, Frontend,
+        META_ROUTES_REPLIES, NetAddr6, NetU16, NetU32, PROTOCOL_ANY, PROTOCOL_TCP, PROTOCOL_UDP,
+        RingDescriptor, SCOPE_FRONT, Verdict, ring_number,
     },
     engine::{
         Context, Decision, EditKind, Family, RecordTables, Side,
@@ -272,8 +272,14 @@ where
         let address = if is_error { decision.error.address } else { decision.translation.address };
         let ifindex = match decision.verdict {
             Verdict::Route => HostBed::route(address.into()).map(|_| EGRESS_IFINDEX)?,
-            Verdict::Reply if decision.ifindex == 0 => {
-                HostBed::route(headers.destination.into()).map(|_| EGRESS_IFINDEX)?
+            Verdict::Reply
+                if decision.ifindex == 0 || self.context.meta_flags & META_ROUTES_REPLIES != 0 =>
+            {
+                match HostBed::route(headers.destination.into()) {
+                    Ok(_) => EGRESS_IFINDEX,
+                    Err(_) if decision.ifindex != 0 => decision.ifindex,
+                    Err(reason) => return Err(reason),
+                }
             }
             _ => decision.ifindex,
         };
@@ -347,8 +353,11 @@ fn tables<A: FrontendFamily<W>, const W: usize>(
         rings: [PROTOCOL_TCP, PROTOCOL_UDP].into_iter().filter_map(ring).collect(),
         slots: world.all_slots(now_tick).collect(),
         backends: world.backends.iter().filter_map(backend).collect(),
-        reply_defaults: world.reply_defaults.iter().filter_map(A::known_default).collect(),
+        reply_defaults: std::cell::RefCell::new(
+            world.reply_defaults.iter().filter_map(A::known_default).collect(),
+        ),
         local: world.local.clone(),
+        flow_room: world.room(),
         ..HostTables::with_room(world.limits(), world.records_max as usize, HALF_OPEN_MAX as usize)
     };
     for flow in &world.flows {
@@ -370,9 +379,11 @@ fn dump<A: BedFamily>(tables: &HostTables<A>) -> Dump<A> {
     let mut dump = Dump {
         flows: HashMap::new(),
         replies: HashMap::new(),
+        defaults: tables.reply_defaults.borrow().clone(),
         fragments: tables.fragments.borrow().clone(),
         refusals: [note(ring(PROTOCOL_TCP)), note(ring(PROTOCOL_UDP))],
         half_open: tables.half_open_rate.get(),
+        flow_insertions: tables.flow_insertions.get(),
     };
     for (table, is_half) in [(&tables.flows, false), (&tables.half_flows, true)] {
         dump.flows.extend(table.borrow().iter().map(|(key, record)| ((*key, is_half), *record)));

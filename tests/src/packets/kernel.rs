@@ -15,9 +15,10 @@ use aya::{
     programs::{SchedClassifier, TestRunOptions, Xdp},
 };
 use lb_common::abi::{
-    DROP_REASON_SLOTS, DropReason, HOOK_COUNT, HalfOpenRate, Hook, Meta, NetAddr6, NetU32,
-    PROTOCOL_TCP, PROTOCOL_UDP, Refusals, RingDescriptor, VERDICT_SLOTS, Verdict, map_names,
-    program_names, ring_number, ticks_from_ns, verdict_index,
+    DROP_REASON_SLOTS, DropReason, FAMILY_V4, FAMILY_V6, FlowInsertions, FlowRoom, HOOK_COUNT,
+    HalfOpenRate, Hook, Meta, NetAddr6, NetU32, PROTOCOL_TCP, PROTOCOL_UDP, Refusals,
+    RingDescriptor, VERDICT_SLOTS, Verdict, map_names, program_names, ring_number, ticks_from_ns,
+    verdict_index,
 };
 
 pub use self::namespace::{EGRESS_IFINDEX, EGRESS_MACS, enter_namespace};
@@ -131,8 +132,11 @@ impl KernelBed {
         self.fill_family::<NetAddr6>(world, now_tick)?;
         let may_send = u64::from(world.xdp_may_send);
         self.array(map_names::XDP_EGRESS)?.set(EGRESS_IFINDEX, may_send, 0)?;
-        self.set_per_cpu(map_names::HALF_OPEN_RATE, HalfOpenRate::default())?;
-        self.set_per_cpu("ANSWER_BUCKET", 0_u64)?;
+        self.set_per_cpu(map_names::HALF_OPEN_RATE, 0, HalfOpenRate::default())?;
+        for family in [FAMILY_V4, FAMILY_V6] {
+            self.set_flow_room(family, world.room(), FlowInsertions::default())?;
+        }
+        self.set_per_cpu("ANSWER_BUCKET", 0, 0_u64)?;
         if self.egress_mtu != world.egress_mtu {
             namespace::set_egress_mtu(world.egress_mtu)?;
             self.egress_mtu = world.egress_mtu;
@@ -260,9 +264,11 @@ impl KernelBed {
         let mut dump = Dump {
             flows: std::collections::HashMap::new(),
             replies: std::collections::HashMap::new(),
+            defaults: std::collections::HashMap::new(),
             fragments: std::collections::HashMap::new(),
             refusals: [Refusals::default(); 2],
             half_open: HalfOpenRate::default(),
+            flow_insertions: FlowInsertions::default(),
         };
         for (name, is_half) in A::FLOWS.into_iter().zip([false, true]) {
             for entry in &self.hash(name)? {
@@ -276,6 +282,10 @@ impl KernelBed {
                 dump.replies.insert((key, is_half), record);
             }
         }
+        for entry in &self.hash(A::REPLY_DEFAULTS)? {
+            let (key, default) = entry?;
+            dump.defaults.insert(key, default);
+        }
         for entry in &self.hash(A::FRAGMENTS)? {
             let (key, record) = entry?;
             dump.fragments.insert(key, record);
@@ -285,6 +295,7 @@ impl KernelBed {
             *note = self.array(map_names::REFUSALS)?.get(&ring, 0)?;
         }
         dump.half_open = self.half_open_rate()?;
+        dump.flow_insertions = self.flow_insertions(A::NUMBER)?;
         Ok(dump)
     }
 
@@ -293,11 +304,32 @@ impl KernelBed {
         Ok(rate.get(&0, 0)?[CPU])
     }
 
-    pub(super) fn set_per_cpu<V: aya::Pod>(&mut self, name: &str, value: V) -> anyhow::Result<()> {
+    pub(super) fn flow_insertions(&mut self, family: u32) -> anyhow::Result<FlowInsertions> {
+        let counts: PerCpuArray<_, FlowInsertions> =
+            self.map(map_names::FLOW_INSERTIONS)?.try_into()?;
+        Ok(counts.get(&family, 0)?[CPU])
+    }
+
+    pub(super) fn set_flow_room(
+        &mut self,
+        family: u32,
+        room: FlowRoom,
+        inserted: FlowInsertions,
+    ) -> anyhow::Result<()> {
+        self.array(map_names::FLOW_ROOM)?.set(family, room, 0)?;
+        self.set_per_cpu(map_names::FLOW_INSERTIONS, family, inserted)
+    }
+
+    pub(super) fn set_per_cpu<V: aya::Pod>(
+        &mut self,
+        name: &str,
+        index: u32,
+        value: V,
+    ) -> anyhow::Result<()> {
         let cpus =
             aya::util::nr_cpus().map_err(|(path, error)| anyhow::anyhow!("{path}: {error}"))?;
         let mut map: PerCpuArray<_, V> = self.map(name)?.try_into()?;
-        map.set(0, aya::maps::PerCpuValues::try_from(vec![value; cpus])?, 0)?;
+        map.set(index, aya::maps::PerCpuValues::try_from(vec![value; cpus])?, 0)?;
         Ok(())
     }
 

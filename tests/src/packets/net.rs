@@ -126,6 +126,16 @@ impl Net {
         self.vip.is_ipv6()
     }
 
+    /// What is no address.
+    #[must_use]
+    pub const fn nobody(&self) -> SocketAddr {
+        if self.is_v6() {
+            SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0)
+        } else {
+            SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)
+        }
+    }
+
     /// Protocol number of ICMP.
     #[must_use]
     pub const fn icmp(&self) -> u8 {

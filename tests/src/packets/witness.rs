@@ -2,20 +2,24 @@
 //! gets the very tables, their times moved to now, and must choose the same backend and record the
 //! same.
 
-use std::{net::Ipv4Addr, thread, time::Duration};
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail, ensure};
 use lb_common::{
     abi::{
-        BACKEND_NONE, BackendV4, FRONTEND_DROPS, FlowKeyV4, FlowRecord, HalfOpenRate, Meta, NetU16,
-        NetU32, PROTOCOL_UDP, Refusals, Slot, Verdict, map_names,
+        BACKEND_NONE, FRONTEND_DROPS, FlowInsertions, FlowRecord, HalfOpenRate, Meta, PATH_LOCAL,
+        PROTOCOL_TCP, PROTOCOL_UDP, Refusals, Slot, Verdict, map_names, ring_number,
     },
     engine::{Choice, PacketKind, host::HostTables},
 };
 
 use super::{
-    BedFamily as _, HASH_SEED, INGRESS_IFINDEX, KernelBed, Outcome, Program, V4, World, now_tick,
-    tcp, udp,
+    BackendSpec, BedFamily, HASH_SEED, INGRESS_IFINDEX, KernelBed, Outcome, Program, V4, V6, World,
+    now_tick, tcp, udp,
 };
 
 /// Rings that histories have, of TCP and UDP.
@@ -32,13 +36,14 @@ struct Traces {
     half_open: Option<FlowRecord>,
     refusals: [Refusals; 2],
     half_open_rate: HalfOpenRate,
+    flow_insertions: FlowInsertions,
 }
 
 /// The kernel's side of a history.
-pub struct Witness {
+pub struct Witness<A: BedFamily> {
     bed: KernelBed,
     /// Of the packet that is being decided on.
-    flow: FlowKeyV4,
+    flow: A::FlowKey,
     kind: PacketKind,
     tick: u32,
     outcome: Option<(Outcome, Traces)>,
@@ -48,16 +53,17 @@ pub struct Witness {
     pub error: Option<anyhow::Error>,
 }
 
-impl Witness {
+impl<A: BedFamily> Witness<A> {
     /// Loads the object with room for so many established records.
     pub fn new(object: &[u8], records_max: u32) -> anyhow::Result<Self> {
         let mut bed = KernelBed::new(object, records_max)?;
+        let net = if A::IS_V6 { V6 } else { V4 };
         // What nobody serves is dropped: answers have a rate.
-        let world = World { frontend_flags: FRONTEND_DROPS, ..V4.world() };
+        let world = World { frontend_flags: FRONTEND_DROPS, ..net.world() };
         bed.fill(&world, now_tick())?;
         Ok(Self {
             bed,
-            flow: FlowKeyV4::default(),
+            flow: A::FlowKey::default(),
             kind: PacketKind::Syn,
             tick: 0,
             outcome: None,
@@ -69,9 +75,9 @@ impl Witness {
     /// Sends a packet of a flow, at a virtual tick, with the tables as they are.
     pub fn before(
         &mut self,
-        tables: &HostTables<NetU32>,
+        tables: &HostTables<A>,
         tick: u32,
-        flow: &FlowKeyV4,
+        flow: &A::FlowKey,
         kind: PacketKind,
     ) {
         if self.error.is_some() {
@@ -85,7 +91,7 @@ impl Witness {
     }
 
     /// Compares with what the host decided.
-    pub fn after(&mut self, tables: &HostTables<NetU32>, choice: &Choice<NetU32>) {
+    pub fn after(&mut self, tables: &HostTables<A>, choice: &Choice<A>) {
         let Some((outcome, traces)) = self.outcome.take() else { return };
         self.packets += 1;
         if let Err(error) = self.compare(tables, choice, &outcome, &traces) {
@@ -96,14 +102,14 @@ impl Witness {
 
     fn compare(
         &self,
-        tables: &HostTables<NetU32>,
-        choice: &Choice<NetU32>,
+        tables: &HostTables<A>,
+        choice: &Choice<A>,
         outcome: &Outcome,
         traces: &Traces,
     ) -> anyhow::Result<()> {
         let backend = match outcome.verdict {
             // The number is in the address, the low byte of the destination.
-            Some(Verdict::Deliver) => u32::from(outcome.output[33]),
+            Some(Verdict::Deliver) => u32::from(outcome.output[if A::IS_V6 { 53 } else { 33 }]),
             Some(Verdict::Drop) => BACKEND_NONE,
             other => bail!("{other:?} for {:?}", outcome.reason),
         };
@@ -120,12 +126,13 @@ impl Witness {
             half_open: tables.half_flows.borrow().get(&self.flow),
             refusals: RINGS.map(note),
             half_open_rate: tables.half_open_rate.get(),
+            flow_insertions: tables.flow_insertions.get(),
         };
         ensure!(*traces == on_host, "the kernel recorded {traces:?}, the host {on_host:?}");
         Ok(())
     }
 
-    fn send(&mut self, tables: &HostTables<NetU32>) -> anyhow::Result<(Outcome, Traces)> {
+    fn send(&mut self, tables: &HostTables<A>) -> anyhow::Result<(Outcome, Traces)> {
         let input = self.packet();
         for _ in 0..ATTEMPTS {
             let now = now_tick();
@@ -144,12 +151,10 @@ impl Witness {
     }
 
     fn packet(&self) -> Vec<u8> {
-        let FlowKeyV4 { client, vip, client_port, vip_port, protocol } = self.flow;
-        let end = |address: NetU32, port: NetU16| {
-            std::net::SocketAddrV4::new(Ipv4Addr::from(address), port.get())
-        };
-        let (client, vip) = (end(client, client_port), end(vip, vip_port));
-        if protocol == u32::from(PROTOCOL_UDP) {
+        let flow = A::tuple(&self.flow);
+        let client = SocketAddr::new(flow.client.into(), flow.client_port.get());
+        let vip = SocketAddr::new(flow.server.into(), flow.server_port.get());
+        if flow.protocol == u32::from(PROTOCOL_UDP) {
             return udp(client, vip).bytes();
         }
         let flags = match self.kind {
@@ -162,7 +167,7 @@ impl Witness {
         tcp(client, vip, flags).bytes()
     }
 
-    fn fill(&mut self, tables: &HostTables<NetU32>, shift: u32) -> anyhow::Result<()> {
+    fn fill(&mut self, tables: &HostTables<A>, shift: u32) -> anyhow::Result<()> {
         let bed = &mut self.bed;
         let moved = |tick: u32| if tick == 0 { 0 } else { tick.wrapping_add(shift) };
         let meta = Meta {
@@ -174,13 +179,13 @@ impl Witness {
         bed.array(map_names::META)?.set(0, meta, 0)?;
         for ring in RINGS {
             let descriptor = tables.rings.get(&ring).copied().unwrap_or_default();
-            bed.array(map_names::RINGS)?.set(ring, descriptor.raw(), 0)?;
+            bed.array(map_names::RINGS)?.set(number::<A>(ring), descriptor.raw(), 0)?;
             let note = tables.refusals.borrow().get(&ring).copied().unwrap_or_default();
             let note = Refusals {
                 refused_tick: moved(note.refused_tick),
                 full_tick: moved(note.full_tick),
             };
-            bed.array(map_names::REFUSALS)?.set(ring, note, 0)?;
+            bed.array(map_names::REFUSALS)?.set(number::<A>(ring), note, 0)?;
         }
         let mut slots = bed.array(map_names::RING_SLOTS)?;
         for (index, slot) in (0..).zip(&tables.slots) {
@@ -188,19 +193,28 @@ impl Witness {
             let slot = Slot::new(slot.cur(), slot.old(), slot.state(), since_tick);
             slots.set(index, slot.raw(), 0)?;
         }
-        let mut backends = bed.array(map_names::BACKENDS_V4)?;
+        let mut backends = bed.array(A::BACKENDS)?;
         for (number, backend) in &tables.backends {
             let place = u8::try_from(*number).context("a number too high for an address")?;
-            let backend = BackendV4 {
-                address: Ipv4Addr::new(10, 77, 0, place).into(),
-                ifindex: INGRESS_IFINDEX,
-                ..*backend
+            let ip = if A::IS_V6 {
+                Ipv6Addr::new(0xfd00, 77, 0, 0, 0, 0, 0, place.into()).into()
+            } else {
+                IpAddr::from([10, 77, 0, place])
             };
-            backends.set(*number, backend, 0)?;
+            let backend = A::backend(backend);
+            let spec = BackendSpec {
+                address: SocketAddr::new(ip, 0),
+                state: backend.state,
+                path: PATH_LOCAL,
+                ifindex: INGRESS_IFINDEX,
+                generation: backend.generation,
+            };
+            let record = A::backend_record(&spec).context("an address of another family")?;
+            backends.set(*number, record, 0)?;
         }
         let host = [&tables.flows, &tables.half_flows];
-        for (name, records) in NetU32::FLOWS.into_iter().zip(host) {
-            let mut table = bed.hash::<FlowKeyV4, FlowRecord>(name)?;
+        for (name, records) in A::FLOWS.into_iter().zip(host) {
+            let mut table = bed.hash::<A::FlowKey, FlowRecord>(name)?;
             super::kernel::clear(&mut table)?;
             for (key, record) in records.borrow().iter() {
                 let last_seen_tick = record.last_seen_tick.wrapping_add(shift);
@@ -209,14 +223,15 @@ impl Witness {
         }
         let rate = tables.half_open_rate.get();
         let rate = HalfOpenRate { tick: rate.tick.wrapping_add(shift), ..rate };
-        bed.set_per_cpu(map_names::HALF_OPEN_RATE, rate)
+        bed.set_per_cpu(map_names::HALF_OPEN_RATE, 0, rate)?;
+        bed.set_flow_room(A::NUMBER, tables.flow_room, tables.flow_insertions.get())
     }
 
     fn traces(&mut self, shift: u32) -> anyhow::Result<Traces> {
         let moved = |tick: u32| if tick == 0 { 0 } else { tick.wrapping_sub(shift) };
         let mut records = [None; 2];
-        for (record, name) in records.iter_mut().zip(NetU32::FLOWS) {
-            let table = self.bed.hash::<FlowKeyV4, FlowRecord>(name)?;
+        for (record, name) in records.iter_mut().zip(A::FLOWS) {
+            let table = self.bed.hash::<A::FlowKey, FlowRecord>(name)?;
             *record = match table.get(&self.flow, 0) {
                 Ok(found) => {
                     let last_seen_tick = found.last_seen_tick.wrapping_sub(shift);
@@ -228,7 +243,8 @@ impl Witness {
         }
         let mut refusals = [Refusals::default(); 2];
         for (note, ring) in refusals.iter_mut().zip(RINGS) {
-            let found: Refusals = self.bed.array(map_names::REFUSALS)?.get(&ring, 0)?;
+            let found: Refusals =
+                self.bed.array(map_names::REFUSALS)?.get(&number::<A>(ring), 0)?;
             *note = Refusals {
                 refused_tick: moved(found.refused_tick),
                 full_tick: moved(found.full_tick),
@@ -236,13 +252,25 @@ impl Witness {
         }
         let rate = self.bed.half_open_rate()?;
         let half_open_rate = HalfOpenRate { tick: rate.tick.wrapping_sub(shift), ..rate };
-        Ok(Traces { established: records[0], half_open: records[1], refusals, half_open_rate })
+        Ok(Traces {
+            established: records[0],
+            half_open: records[1],
+            refusals,
+            half_open_rate,
+            flow_insertions: self.bed.flow_insertions(A::NUMBER)?,
+        })
     }
+}
+
+/// The kernel's number of a history's ring.
+fn number<A: BedFamily>(ring: u32) -> u32 {
+    let protocol = if ring == RINGS[0] { PROTOCOL_TCP } else { PROTOCOL_UDP };
+    ring_number(0, A::NUMBER, protocol)
 }
 
 /// Whether a refusal of long ago would fall on tick 0, which says that there was none: the node may be
 /// up for less time than a history takes.
-fn is_never_by_accident(tables: &HostTables<NetU32>, shift: u32) -> bool {
+fn is_never_by_accident<A: BedFamily>(tables: &HostTables<A>, shift: u32) -> bool {
     let notes = tables.refusals.borrow();
     let mut ticks = notes.values().flat_map(|note| [note.refused_tick, note.full_tick]);
     ticks.any(|tick| tick != 0 && tick.wrapping_add(shift) == 0)

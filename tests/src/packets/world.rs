@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use lb_common::abi::{
-    Limits, SLOT_MOVING, SLOT_SETTLED, Slot, TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS,
+    FlowRoom, Limits, SLOT_MOVING, SLOT_SETTLED, Slot, TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS,
 };
 
 use serde::{Deserialize, Serialize};
@@ -37,12 +37,20 @@ pub struct World {
     pub flags: u32,
     /// Half-open records that may be made in a tick, see [`Limits`].
     pub half_open_per_tick: u32,
+    /// Records of flows of an old owner that may be made, see [`lb_common::abi::FlowRoom`].
+    #[serde(default = "plenty")]
+    pub flow_room: u32,
     /// Whether XDP may send on the interface that leads to backend 3.
     pub xdp_may_send: bool,
     /// MTU of that interface.
     pub egress_mtu: u32,
     /// Room in the tables of established records.
     pub records_max: u32,
+}
+
+/// As much as there is.
+const fn plenty() -> u32 {
+    u32::MAX
 }
 
 /// A frontend.
@@ -195,6 +203,12 @@ impl World {
         Limits { half_open_per_tick: self.half_open_per_tick, ..Limits::with_cpus(1) }
     }
 
+    /// Room for flows of an old owner.
+    #[must_use]
+    pub fn room(&self) -> FlowRoom {
+        FlowRoom { epoch: 1, per_cpu: self.flow_room }
+    }
+
     /// The VIPs of the frontends, each once.
     #[must_use]
     pub fn vips(&self) -> Vec<IpAddr> {
@@ -227,6 +241,7 @@ impl Net {
             local: Vec::new(),
             flags: 0,
             half_open_per_tick: Limits::with_cpus(1).half_open_per_tick,
+            flow_room: plenty(),
             xdp_may_send: true,
             egress_mtu: 1500,
             records_max: 16,

@@ -1,7 +1,7 @@
 //! `serve`: one thread per connection; HTTP and the checked stream on the same port, and datagrams on
 //! that port of UDP.
 //!
-//! - `GET /`: `name=… client=IP:PORT local=IP:PORT`, as the server sees them
+//! - `GET /`, and the paths that checks of others ask for: `name=… client=IP:PORT local=IP:PORT`, as the server sees them
 //! - `GET /bytes/N`: N bytes of [`Pattern`] with seed N
 //! - `POST /sink`: counts, sums and checks a body of that pattern
 //! - `STREAM`: see the module `streams`
@@ -109,7 +109,7 @@ fn serve(stream: &TcpStream, name: &str) -> io::Result<()> {
     let head = http::read_head(&mut reader)?;
     let mut words = head.first.split(' ');
     match (words.next(), words.next()) {
-        (Some("GET"), Some("/" | "/health")) => {
+        (Some("GET"), Some("/" | "/health" | "/features")) => {
             let (client, local) = (plain(stream.peer_addr()?), plain(stream.local_addr()?));
             respond(stream, "200 OK", &format!("name={name} client={client} local={local}\n"))
         }

@@ -5,8 +5,8 @@ use insta::assert_snapshot;
 use super::*;
 use crate::{
     api::types::{
-        BackendCountersView, BackendCountsView, DropView, ServiceView, ServingState, TableView,
-        VerdictView,
+        BackendCountersView, BackendCountsView, BackendView, BucketView, DropView, ProbeView,
+        ProviderState, ProviderView, ServiceView, ServingState, TableView, VerdictView,
     },
     model::{BackendPath, BackendState, ServiceName},
 };
@@ -20,8 +20,10 @@ fn view() -> View {
         protocols: Vec::new(),
         ring_size: None,
         backends: BackendCountsView { healthy: 1, ..BackendCountsView::default() },
-        state: ServingState::Serving,
+        state: ServingState::Panic,
         source: "docker".to_owned(),
+        counters: BackendCountersView::default(),
+        connections: None,
     });
     view.backends.push(BackendView {
         number: Some(1),
@@ -34,7 +36,7 @@ fn view() -> View {
         state: BackendState::Healthy,
         state_reason: None,
         steering: None,
-        probe: None,
+        probe: Some(ProbeView { passed: 8, failed: 2, ..ProbeView::default() }),
         replies: None,
         weight_origin: crate::model::Origin::Default,
         share_percent: 33.333,
@@ -45,6 +47,7 @@ fn view() -> View {
             bytes_out: u64::MAX,
             flows: 4,
         },
+        connections: Some(5),
         source: String::new(),
     });
     view.status.version = "1.2.3".to_owned();
@@ -57,13 +60,38 @@ fn view() -> View {
     }];
     let table = TableView { name: "flows_v4".to_owned(), used: 3, limit: 10, trouble: None };
     view.status.tables = vec![table];
+    view.status.providers = vec![ProviderView {
+        name: "file".to_owned(),
+        state: ProviderState::Ok,
+        trouble: None,
+        claims: 1,
+    }];
+    view.status.reconcile.rounds = 11;
+    view.status.reconcile.lags = HistogramView {
+        buckets: vec![
+            BucketView { up_to_seconds: 0.00025, count: 0 },
+            BucketView { up_to_seconds: 0.01, count: 6 },
+        ],
+        count: 7,
+        sum_seconds: 0.0625,
+    };
     view
+}
+
+fn text() -> String {
+    let process = Process {
+        cpu_seconds: Some(1.5),
+        resident_bytes: Some(4096),
+        open_descriptors: Some(12),
+        max_descriptors: Some(1024),
+    };
+    render(&Told { view: &view(), uptime_seconds: 60, process })
 }
 
 #[test]
 fn the_text() {
+    let text = text();
     // What is always 0 here says nothing.
-    let text = render(&view(), 60);
     let shown = text.lines().filter(|line| !line.starts_with('#') && !line.ends_with(" 0"));
     assert_snapshot!(shown.collect::<Vec<_>>().join("\n"), @r#"
     lb_build_info{version="1.2.3",abi="2"} 1
@@ -75,10 +103,24 @@ fn the_text() {
     lb_backend_bytes_total{service="compose/shop/a\"b\\c\nd:80",place="1",backend="shop-1",address="172.18.0.2:80",direction="in"} 2
     lb_backend_bytes_total{service="compose/shop/a\"b\\c\nd:80",place="1",backend="shop-1",address="172.18.0.2:80",direction="out"} 18446744073709551615
     lb_backend_flows_total{service="compose/shop/a\"b\\c\nd:80",place="1",backend="shop-1",address="172.18.0.2:80"} 4
-    lb_backend_share_percent{service="compose/shop/a\"b\\c\nd:80",place="1",backend="shop-1",address="172.18.0.2:80"} 33.333
+    lb_backend_connections{service="compose/shop/a\"b\\c\nd:80",place="1",backend="shop-1",address="172.18.0.2:80"} 5
+    lb_backend_share_ratio{service="compose/shop/a\"b\\c\nd:80",place="1",backend="shop-1",address="172.18.0.2:80"} 0.33333
+    lb_backend_probes_total{service="compose/shop/a\"b\\c\nd:80",place="1",backend="shop-1",address="172.18.0.2:80",result="passed"} 8
+    lb_backend_probes_total{service="compose/shop/a\"b\\c\nd:80",place="1",backend="shop-1",address="172.18.0.2:80",result="failed"} 2
     lb_service_backends{service="compose/shop/a\"b\\c\nd:80",state="healthy"} 1
+    lb_service_panic{service="compose/shop/a\"b\\c\nd:80"} 1
     lb_table_entries{table="flows_v4"} 3
     lb_table_limit{table="flows_v4"} 10
+    lb_provider_up{provider="file"} 1
+    lb_reconcile_rounds_total 11
+    lb_reconcile_lag_seconds_bucket{le="0.01"} 6
+    lb_reconcile_lag_seconds_bucket{le="+Inf"} 7
+    lb_reconcile_lag_seconds_sum 0.0625
+    lb_reconcile_lag_seconds_count 7
+    process_cpu_seconds_total 1.5
+    process_resident_memory_bytes 4096
+    process_open_fds 12
+    process_max_fds 1024
     "#);
     assert_snapshot!(text.lines().take(6).collect::<Vec<_>>().join("\n"), @r#"
     # HELP lb_build_info Version of the agent and of its map layouts; always 1.
@@ -90,32 +132,126 @@ fn the_text() {
     "#);
 }
 
-/// Every line is a comment, or a name with labels and a number.
+/// What is not known is no zero.
 #[test]
-fn every_line_is_of_the_format() {
-    let text = render(&view(), 60);
-    let mut seen = std::collections::BTreeSet::new();
-    for line in text.lines().filter(|line| !line.starts_with("# ")) {
-        let (series, value) = line.rsplit_once(' ').expect(line);
-        assert!(value.parse::<f64>().is_ok(), "{line}");
-        let name = series.split('{').next().unwrap();
-        assert!(METRICS.iter().any(|metric| metric.name == name), "{line}");
-        assert_eq!(series.contains('{'), series.ends_with('}'), "{line}");
-        assert!(seen.insert(series.to_owned()), "twice: {series}");
+fn unknown_values_are_absent() {
+    let mut view = view();
+    view.backends[0].connections = None;
+    view.backends[0].probe = None;
+    let text = render(&Told { view: &view, uptime_seconds: 0, process: Process::default() });
+    for name in ["lb_backend_connections", "lb_backend_probes_total", "process_open_fds"] {
+        let samples = text.lines().filter(|line| line.starts_with(name)).count();
+        assert_eq!(samples, 0, "{name}");
+        assert!(text.contains(&format!("# TYPE {name} ")), "{name}");
     }
 }
 
-#[test]
-fn documentation_lists_the_same() {
+/// Name, kind and labels, as a line of the documentation has them.
+type Row = (String, String, Vec<String>);
+
+/// What the output has: every metric with the labels of its samples.
+fn rows_of_output() -> Vec<Row> {
+    let mut rows: Vec<Row> = Vec::new();
+    let text = text();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').expect(line);
+            rows.push((name.to_owned(), kind.to_owned(), vec!["no samples".to_owned()]));
+        } else if !line.starts_with('#') {
+            let (_, labels) = parse(line);
+            rows.last_mut().expect("a type comes first").2 =
+                labels.into_iter().filter(|label| label != "le").collect();
+        }
+    }
+    rows
+}
+
+/// The name of a sample, and those of its labels.
+fn parse(line: &str) -> (String, Vec<String>) {
+    let (series, value) = line.rsplit_once(' ').expect(line);
+    assert!(value.parse::<f64>().is_ok(), "{line}");
+    let Some((name, mut rest)) = series.split_once('{') else {
+        return (series.to_owned(), Vec::new());
+    };
+    let mut labels = Vec::new();
+    loop {
+        let (label, value) = rest.split_once("=\"").expect(line);
+        labels.push(label.to_owned());
+        let mut is_escaped = false;
+        let end = value.find(|character| {
+            let is_end = character == '"' && !is_escaped;
+            is_escaped = character == '\\' && !is_escaped;
+            is_end
+        });
+        rest = &value[end.expect(line) + 1..];
+        match rest.strip_prefix(',') {
+            Some(more) => rest = more,
+            None => break,
+        }
+    }
+    assert_eq!(rest, "}", "{line}");
+    (name.to_owned(), labels)
+}
+
+fn rows_of_documentation() -> Vec<Row> {
     let documentation = include_str!("../../../../docs/metrics.md");
-    let documented: Vec<&str> =
-        documentation.lines().filter(|line| line.starts_with("| `lb_")).collect();
-    let expected: Vec<String> = METRICS
-        .iter()
-        .map(|Metric { name, kind, labels, help, .. }| {
-            let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
-            format!("| `{name}` | {kind} | {} | {help} |", labels.join(", ")).replace("|  |", "| |")
-        })
-        .collect();
-    assert_eq!(documented, expected, "docs/metrics.md");
+    let rows = documentation.lines().filter(|line| line.starts_with("| `"));
+    rows.map(|line| {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let plain = |text: &str| text.trim_matches('`').to_owned();
+        let labels = cells[3].split(", ").filter(|label| !label.is_empty());
+        (plain(cells[1]), cells[2].to_owned(), labels.map(plain).collect())
+    })
+    .collect()
+}
+
+#[test]
+fn documentation_and_output_have_the_same() {
+    assert_eq!(rows_of_documentation(), rows_of_output(), "docs/metrics.md and the output");
+    let documentation = include_str!("../../../../docs/metrics.md");
+    for Metric { name, help, .. } in METRICS {
+        let mut lines = documentation.lines().filter(|line| line.contains(&format!("`{name}`")));
+        assert!(lines.any(|line| line.ends_with(&format!("| {help} |"))), "{name}: {help}");
+    }
+}
+
+/// Each sample belongs to the metric that was announced last, and is there once.
+#[test]
+fn every_line_is_of_the_format() {
+    let text = text();
+    let (mut current, mut kind) = ("", "");
+    let mut seen = std::collections::BTreeSet::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            (current, kind) = rest.split_once(' ').expect(line);
+        } else if !line.starts_with("# HELP ") {
+            let (name, _) = parse(line);
+            let suffixes: &[&str] =
+                if kind == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
+            assert!(suffixes.iter().any(|it| name == format!("{current}{it}")), "{line}");
+            let (series, _) = line.rsplit_once(' ').expect(line);
+            assert!(seen.insert(series.to_owned()), "twice: {series}");
+        }
+    }
+}
+
+/// What `promtool check metrics` looks for.
+#[test]
+fn names_follow_the_rules_of_prometheus() {
+    let units = ["seconds", "bytes", "ratio"];
+    let not_base = ["ms", "us", "milliseconds", "percent", "kilobytes", "kb", "mb", "minutes"];
+    for Metric { name, kind, labels, help, .. } in METRICS {
+        let words: Vec<&str> = name.split('_').collect();
+        let is_snake = |character: char| character.is_ascii_lowercase() || character == '_';
+        assert!(name.chars().all(is_snake), "{name}");
+        assert_eq!(*kind == Kind::Counter, words.last() == Some(&"total"), "{name}");
+        assert!(!words.iter().any(|word| not_base.contains(word)), "{name}");
+        assert!(!["counter", "gauge", "histogram"].iter().any(|it| name.contains(it)), "{name}");
+        let unit = words.iter().rposition(|word| units.contains(word));
+        let last = words.len() - 1 - usize::from(*kind == Kind::Counter);
+        assert!(unit.is_none_or(|at| at == last), "{name}: the unit comes last");
+        assert!(*kind != Kind::Histogram || unit.is_some(), "{name}: of what?");
+        assert!(!labels.contains(&"le") && !labels.contains(&"quantile"), "{name}");
+        assert!(!help.is_empty() && !help.contains(['\\', '\n']), "{name}");
+    }
 }

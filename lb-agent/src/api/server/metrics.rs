@@ -1,6 +1,6 @@
 //! `/metrics` for Prometheus, on an address of its own and nowhere by default.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fs, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use axum::{
@@ -10,11 +10,15 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::get,
 };
+use nix::{
+    sys::resource::{Resource, UsageWho, getrlimit, getrusage},
+    sys::time::TimeValLike as _,
+};
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::{Refused, Source, serve};
-use crate::api::metrics;
+use crate::api::metrics::{self, Process, Told};
 
 /// Connections served at once: Prometheus needs one.
 const CONNECTIONS_MAX: usize = 8;
@@ -82,7 +86,29 @@ impl MetricsServer {
 
 async fn metrics(State(source): State<Source>) -> Result<Response, Refused> {
     let view = source.fresh_view().await?;
-    let text = metrics::render(&view, source.started.elapsed().as_secs());
+    let text = metrics::render(&Told {
+        view: &view,
+        uptime_seconds: source.started.elapsed().as_secs(),
+        process: process(),
+    });
     let content_type = [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)];
     Ok((content_type, text).into_response())
+}
+
+/// The agent as the kernel sees it.
+fn process() -> Process {
+    let cpu_us = getrusage(UsageWho::RUSAGE_SELF)
+        .map(|usage| usage.user_time().num_microseconds() + usage.system_time().num_microseconds());
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let resident_kb = resident.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+    // One of them is the directory that is being read.
+    let open =
+        fs::read_dir("/proc/self/fd").map(|entries| (entries.count() as u64).saturating_sub(1));
+    Process {
+        cpu_seconds: cpu_us.ok().map(|us| us as f64 / 1e6),
+        resident_bytes: resident_kb.map(|kb| kb * 1024),
+        open_descriptors: open.ok(),
+        max_descriptors: getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft),
+    }
 }

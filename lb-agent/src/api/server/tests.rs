@@ -1,7 +1,10 @@
 //! The server behind a real socket, asked by the real client and by worse ones.
 
 use insta::assert_snapshot;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::sleep,
+};
 
 use super::*;
 use crate::{
@@ -31,6 +34,8 @@ fn view(rounds: u64) -> Arc<View> {
         backends: BackendCountsView::default(),
         state: ServingState::Down,
         source: "file".to_owned(),
+        counters: crate::api::types::BackendCountersView::default(),
+        connections: None,
     });
     Arc::new(view)
 }
@@ -50,11 +55,26 @@ impl Bed {
         let (orders, mut calls) = mpsc::channel::<SteerCall>(1);
         tokio::spawn(async move {
             while let Some(call) = calls.recv().await {
-                let SteerCall { request, by, answer } = call;
+                let SteerCall { request, by, taken, answer } = call;
+                match request.backend.as_str() {
+                    // Told too late.
+                    "slow to take" => {
+                        sleep(2 * ORDER_TAKEN_WITHIN).await;
+                        taken.send(()).expect_err("nobody waits any longer");
+                        continue;
+                    }
+                    "slow to do" => {
+                        taken.send(()).expect("waits");
+                        sleep(2 * ORDER_DONE_WITHIN).await;
+                        continue;
+                    }
+                    _ => taken.send(()).expect("waits"),
+                }
                 let done = vec![format!("{}: {:?} by {by}", request.backend, request.order)];
                 let is_there = request.backend != "nobody";
-                let done = SteerAnswer { done, warning: None };
-                answer.send(is_there.then_some(done).ok_or("nobody".to_owned())).expect("waits");
+                let done = SteerAnswer { done, pending: None, warning: None };
+                let nobody = SteerError::Nobody("nobody".to_owned());
+                answer.send(is_there.then_some(done).ok_or(nobody)).expect("waits");
             }
         });
         let journal = Arc::new(Journal::default());
@@ -180,17 +200,36 @@ async fn orders_reach_the_runtime_with_the_name_of_their_giver() {
 }
 
 #[tokio::test]
+async fn an_order_that_is_not_taken_in_time_never_is_and_one_that_was_is_said() {
+    let bed = Bed::new().await;
+    let check = async |backend: &str| -> String {
+        let answer = bed.client().post::<SteerAnswer>(steer::PATH, &order(backend)).await;
+        answer.expect_err("too slow").to_string()
+    };
+    assert_snapshot!(check("slow to take").await, @"the agent answered 503 Service Unavailable: the agent is busy with the kernel or stopping, and nothing was done; try again");
+    let () = sleep(2 * ORDER_TAKEN_WITHIN).await;
+    assert_snapshot!(check("slow to do").await, @"the agent answered 503 Service Unavailable: the order was taken, and the kernel does not do it yet; `lbctl backend list` shows what is in force");
+}
+
+#[tokio::test]
 async fn orders_that_are_not_understood_are_refused() {
     let bed = Bed::new().await;
-    let check = async |body: &str| -> String {
-        let text = format!(
+    let send = async |body: &[u8]| -> String {
+        let head = format!(
             "POST {} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n\
-             content-length: {}\r\n\r\n{body}",
+             content-length: {}\r\n\r\n",
             steer::PATH,
             body.len()
         );
-        bed.raw(text.as_bytes()).await
+        bed.raw(&[head.as_bytes(), body].concat()).await
     };
+    let check = async |body: &str| send(body.as_bytes()).await;
+    // No text, and more nesting than anybody can mean.
+    let no_text = b"{\"backend\":\"web-\xff\",\"order\":{\"do\":\"drain\"}}";
+    for body in [&no_text[..], &[b'['; 4000]] {
+        let answer = send(body).await;
+        assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+    }
     let good = r#"{"backend":"web-1","order":{"do":"weight","weight":50}}"#;
     assert_eq!(check(good).await, "HTTP/1.1 200 OK");
     for body in [

@@ -10,16 +10,16 @@ use insta::assert_snapshot;
 use super::*;
 use crate::{
     api::types::{
-        BackendCountersView, DropList, ReconcileView, RecordsView, SocketsView, View,
-        VipFrontendView, VipList,
+        BackendCountersView, BackendCountsView, DropList, ReconcileView, RecordsView, RepliesView,
+        ServingState, SocketsView, View, VipFrontendView, VipList,
     },
     api::{
         events::{ConflictView, EventView},
         steer::SteeringView,
     },
     model::{
-        Affinity, BackendPath, BackendState, Origin, Policy, Ports, ProbeKind, Protocol,
-        ServiceName, Setting,
+        Affinity, BackendPath, BackendState, FrontendAddress, Origin, Policy, Ports, ProbeKind,
+        Protocol, ServiceName, Setting,
     },
 };
 
@@ -75,6 +75,14 @@ fn vip_views() -> Vec<VipView> {
     vec![served, idle]
 }
 
+const COUNTERS: BackendCountersView = BackendCountersView {
+    packets_in: 10,
+    bytes_in: 1023,
+    packets_out: 9,
+    bytes_out: 5_300_000,
+    flows: 1204,
+};
+
 fn backend_views() -> Vec<BackendView> {
     let backend = |replica: u8, state, share_percent, counters| BackendView {
         number: Some(u32::from(replica)),
@@ -96,14 +104,8 @@ fn backend_views() -> Vec<BackendView> {
             _ => None,
         },
         counters,
+        connections: (replica == 1).then_some(12),
         source: format!("container `shop-redis-{replica}`, label `aliyun.lb.port_6379`"),
-    };
-    let counters = BackendCountersView {
-        packets_in: 10,
-        bytes_in: 1023,
-        packets_out: 9,
-        bytes_out: 5_300_000,
-        flows: 1204,
     };
     let routed = BackendView {
         number: None,
@@ -113,7 +115,7 @@ fn backend_views() -> Vec<BackendView> {
         ..backend(3, BackendState::Healthy, 0.0, BackendCountersView::default())
     };
     vec![
-        backend(1, BackendState::Healthy, 50.049, counters),
+        backend(1, BackendState::Healthy, 50.049, COUNTERS),
         backend(2, BackendState::Draining, 0.0, BackendCountersView::default()),
         routed,
     ]
@@ -144,16 +146,18 @@ fn service_list_counts_what_does_not_fit() {
         backends: BackendCountsView { healthy: 2, draining: 1, ..BackendCountsView::default() },
         state: ServingState::Degraded,
         source: "docker".to_owned(),
+        counters: COUNTERS,
+        connections: Some(12),
     };
     let views = [
         service(service_name(), &[6379], Some(4093)),
         service(ServiceName("file/web".to_owned()), &[80, 81, 82, 83], None),
     ];
-    assert_snapshot!(services(&views), @r#"
-    SERVICE                  FRONTENDS                                   RING  HEALTHY  STATE     SOURCE
-    compose/shop/redis:6379  tcp://192.0.2.10:6379                       4093      2/3  degraded  docker
-    file/web                 tcp://192.0.2.10:80 tcp://192.0.2.10:81 +2     -      2/3  degraded  docker
-    "#);
+    assert_snapshot!(services(&views), @"
+    SERVICE                  FRONTENDS                                   RING  HEALTHY  STATE     CONNS  FLOWS     IN   OUT  SOURCE
+    compose/shop/redis:6379  tcp://192.0.2.10:6379                       4093      2/3  degraded     12   1204  1023B  5.0M  docker
+    file/web                 tcp://192.0.2.10:80 tcp://192.0.2.10:81 +2     -      2/3  degraded     12   1204  1023B  5.0M  docker
+    ");
 }
 
 /// A service of which container 1 wishes something, and the file something else.
@@ -180,6 +184,8 @@ fn service_detail() -> ServiceDetail {
         backends: BackendCountsView { healthy: 1, draining: 1, ..BackendCountsView::default() },
         state: ServingState::Degraded,
         source: "docker".to_owned(),
+        counters: COUNTERS,
+        connections: Some(12),
     };
     let mut backends = backend_views();
     backends.truncate(2);
@@ -199,6 +205,7 @@ fn service_show_has_every_value_with_its_origin() {
     assert_snapshot!(service(&service_detail()), @"
     compose/shop/redis:6379 at tcp://192.0.2.10:6379
     degraded, 1/2 healthy, ring 4093, from docker
+    12 connections, 1204 flows, in 10 packets 1023B, out 9 packets 5.0M
 
     SETTING                  VALUE            ORIGIN
     affinity                 client/24,64     container `shop-redis-1`, label `lb.affinity`
@@ -239,6 +246,7 @@ fn service_show_without_backends_is_short() {
     assert_snapshot!(service(&detail), @"
     compose/shop/redis:6379 at tcp://192.0.2.10:6379
     degraded, 1/2 healthy, no ring, from docker
+    12 connections, 1204 flows, in 10 packets 1023B, out 9 packets 5.0M
 
     SETTING   VALUE         ORIGIN
     affinity  client/24,64  container `shop-redis-1`, label `lb.affinity`
@@ -248,18 +256,18 @@ fn service_show_without_backends_is_short() {
 #[test]
 fn backend_list_shows_share_and_traffic() {
     assert_snapshot!(backends(&backend_views(), false), @"
-    SERVICE                  BACKEND        ADDRESS          WEIGHT  SHARE  STATE     REPLIES                         FLOWS     IN   OUT
-    compose/shop/redis:6379  shop-redis-1   172.18.0.2:6379     100  50.0%  healthy   fixed                            1204  1023B  5.0M
-    compose/shop/redis:6379  shop-redis-2   172.18.0.3:6379     100   0.0%  draining  recorded (published by Docker)      0     0B    0B
-    compose/shop/redis:6379  10.0.0.1:8080  10.0.0.1:8080       100   0.0%  healthy   -                                   0     0B    0B
+    SERVICE                  BACKEND        ADDRESS          WEIGHT  SHARE  STATE     REPLIES                         CONNS  FLOWS     IN   OUT
+    compose/shop/redis:6379  shop-redis-1   172.18.0.2:6379     100  50.0%  healthy   fixed                              12   1204  1023B  5.0M
+    compose/shop/redis:6379  shop-redis-2   172.18.0.3:6379     100   0.0%  draining  recorded (published by Docker)      -      0     0B    0B
+    compose/shop/redis:6379  10.0.0.1:8080  10.0.0.1:8080       100   0.0%  healthy   -                                   -      0     0B    0B
     ");
 }
 
 #[test]
 fn backend_list_of_one_service_leaves_its_name_out() {
     assert_snapshot!(backends(&backend_views()[..1], true), @"
-    BACKEND       ADDRESS          WEIGHT  SHARE  STATE    REPLIES  FLOWS     IN   OUT
-    shop-redis-1  172.18.0.2:6379     100  50.0%  healthy  fixed     1204  1023B  5.0M
+    BACKEND       ADDRESS          WEIGHT  SHARE  STATE    REPLIES  CONNS  FLOWS     IN   OUT
+    shop-redis-1  172.18.0.2:6379     100  50.0%  healthy  fixed       12   1204  1023B  5.0M
     ");
 }
 
@@ -292,20 +300,15 @@ fn sockets_view() -> SocketsView {
 }
 
 fn provider_views() -> Vec<ProviderView> {
-    vec![
-        ProviderView {
-            name: "docker".to_owned(),
-            state: ProviderState::Trouble,
-            trouble: Some("cannot reach `/var/run/docker.sock`; trying again".to_owned()),
-            claims: 12,
-        },
-        ProviderView {
-            name: "file".to_owned(),
-            state: ProviderState::Ok,
-            trouble: None,
-            claims: 1,
-        },
-    ]
+    let trouble = "cannot reach `/var/run/docker.sock`; trying again".to_owned();
+    [("docker", ProviderState::Trouble, Some(trouble), 12), ("file", ProviderState::Ok, None, 1)]
+        .map(|(name, state, trouble, claims)| ProviderView {
+            name: name.to_owned(),
+            state,
+            trouble,
+            claims,
+        })
+        .into()
 }
 
 #[test]
@@ -338,7 +341,9 @@ fn status_says_what_is_wrong() {
             failed_actions: 1,
             latest_duration_us: 812,
             retry_in_seconds: Some(2),
+            ..ReconcileView::default()
         },
+        ..StatusView::default()
     };
     assert_snapshot!(status(&view), @r#"
     lb-agent 0.1.0, ABI 1, up 1d2h

@@ -33,8 +33,11 @@ pub struct StatusView {
     pub verdicts: Vec<VerdictView>,
     /// What was asked for and not granted.
     pub refusals: Vec<RefusalView>,
-    /// The latest comparison of what is wanted with what the kernel holds.
+    /// Comparisons of what is wanted with what the kernel holds.
     pub reconcile: ReconcileView,
+    /// All probes together.
+    #[serde(default)]
+    pub probes: ProbesView,
 }
 
 /// What a provider is doing.
@@ -219,17 +222,67 @@ pub struct RefusalView {
     pub message: String,
 }
 
-/// The latest comparison of what is wanted with what the kernel holds.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+/// Comparisons of what is wanted with what the kernel holds.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct ReconcileView {
     /// Comparisons so far.
     pub rounds: u64,
     /// Actions executed so far.
     pub actions: u64,
-    /// Actions refused by the kernel in the latest round.
+    /// What the kernel refuses at this moment.
     pub failed_actions: u64,
+    /// Actions that the kernel refused so far.
+    #[serde(default)]
+    pub failures: u64,
     /// Duration of the latest round in microseconds.
     pub latest_duration_us: u64,
     /// Seconds until refused actions are tried again.
     pub retry_in_seconds: Option<u64>,
+    /// How long rounds took.
+    #[serde(default)]
+    pub durations: HistogramView,
+    /// How long after an event nothing was left to do.
+    #[serde(default)]
+    pub lags: HistogramView,
+}
+
+/// All probes since the agent started, also of backends that are gone.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct ProbesView {
+    /// Backends that are probed.
+    pub targets: u64,
+    /// Probes under way.
+    pub in_flight: u64,
+    /// Successes.
+    pub passed: u64,
+    /// Failures.
+    pub failed: u64,
+    /// Probes that could not be made, for reasons that are not the backend's.
+    pub inconclusive: u64,
+    /// Times that a backend's state changed by them.
+    pub changes: u64,
+    /// Durations of those that passed or failed.
+    pub durations: HistogramView,
+    /// How much later than due they were begun.
+    pub lateness: HistogramView,
+}
+
+/// Durations.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct HistogramView {
+    /// In ascending order.
+    pub buckets: Vec<BucketView>,
+    /// All.
+    pub count: u64,
+    /// Sum of all, in seconds.
+    pub sum_seconds: f64,
+}
+
+/// Durations up to a limit.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct BucketView {
+    /// The limit, in seconds.
+    pub up_to_seconds: f64,
+    /// Durations that do not exceed it.
+    pub count: u64,
 }

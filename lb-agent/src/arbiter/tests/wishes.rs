@@ -20,7 +20,7 @@ fn wishing(service: &str, place: &str, since_ms: u64, labels: &[(&str, &str)]) -
     let object = format!("container `{place}`");
     let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
     let labels: std::collections::BTreeMap<String, String> = labels.collect();
-    let (read, errors) = LbLabels::read(labels.iter(), 10);
+    let (read, errors, _) = LbLabels::read(labels.iter(), 10);
     assert_eq!(errors, []);
     let (wishes, errors) = read.wishes(80, &object);
     assert_eq!(errors, []);
@@ -36,7 +36,7 @@ fn check_policy(claims: &[Claim]) -> String {
     let (mut snapshot, refusals) = arbitrate(claims.to_vec(), &Incumbents::new());
     let reversed = claims.iter().rev().cloned().collect();
     assert_eq!((snapshot.clone(), refusals.clone()), arbitrate(reversed, &Incumbents::new()));
-    yield_to_exclusive(&mut snapshot);
+    snapshot.services.values_mut().for_each(yield_to_exclusive);
     let mut shown = String::new();
     for service in snapshot.services.values() {
         for row in service.policy.rows().iter().filter(|row| row.origin.written().is_some()) {
@@ -103,6 +103,23 @@ fn disagreements_of_many_are_told_in_part() {
         .collect();
     let (_, refusals) = arbitrate(claims, &Incumbents::new());
     assert_eq!(refusals.len(), 16);
+}
+
+#[test]
+fn a_service_that_only_answers_has_backends_that_do() {
+    let check = |labels: &[(&[(&str, &str)], u64)], expected: bool| {
+        let claims: Vec<Claim> = labels
+            .iter()
+            .map(|(labels, age)| wishing("web", &age.to_string(), *age, labels))
+            .collect();
+        let (snapshot, _) = arbitrate(claims, &Incumbents::new());
+        let mut backends = snapshot.services.values().flat_map(|service| &service.backends);
+        assert!(backends.all(|backend| backend.replies.only_answers == expected));
+    };
+    check(&[(&[], 1), (&[], 2)], false);
+    check(&[(&[("lb.datagrams", "answers")], 1), (&[], 2)], true);
+    // Of those that disagree the newest counts, for all of them.
+    check(&[(&[("lb.datagrams", "answers")], 1), (&[("lb.datagrams", "records")], 2)], false);
 }
 
 #[test]
@@ -189,6 +206,39 @@ fn names_that_meet_find_other_addresses_and_keep_them() {
     let (still, _, refusals) = settle(&crowded, &incumbents);
     assert_eq!(still, all);
     assert_snapshot!(refusals[0].message, @"no address is left for `g.local` in `routing_pool` 198.18.0.0/29; enlarge it, or remove names");
+}
+
+#[test]
+fn thousands_of_names_are_found_among_thousands_of_frontends() {
+    let begun = std::time::Instant::now();
+    let claims: Vec<Claim> = (0..4000_u64)
+        .map(|age| named(&format!("n{age}.local"), &format!("s{age}"), age + 1, "198.18.0.0/20"))
+        .collect();
+    let (names, _) = arbitrate(claims.clone(), &Incumbents::new());
+    let names = names.names;
+    let held = claims.iter().map(|claim| {
+        let vip = names[&claim.pooled.as_ref().unwrap().name];
+        (crate::model::FrontendAddress { vip, ..claim.frontend }, service_hash(&claim.service))
+    });
+    // Those of others, in the pool and beside it.
+    let others = (0..30_000_u32).map(|number| {
+        let vip = std::net::Ipv4Addr::from_bits(0xc612_0000 + number).into();
+        let ports = crate::model::Ports::one(81).unwrap();
+        let other = service_hash(&crate::model::ServiceName(format!("other{number}")));
+        (crate::model::FrontendAddress { vip, ports, ..claims[0].frontend }, other)
+    });
+    let incumbents: Incumbents = held.chain(others).collect();
+    // Many more than there is room for.
+    let more = (4000..12_000_u64)
+        .map(|age| named(&format!("n{age}.local"), &format!("s{age}"), age + 1, "198.18.0.0/20"));
+    let all: Vec<Claim> = claims.into_iter().chain(more).collect();
+    let (snapshot, _) = arbitrate(all, &incumbents);
+    for (name, vip) in names {
+        assert_eq!(snapshot.names[&name], vip, "{name}");
+    }
+    assert_eq!(snapshot.names.len(), 4094);
+    // Quadratic work took minutes.
+    assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
 }
 
 #[test]

@@ -102,7 +102,7 @@ pub(crate) enum BackendCommand {
     List(BackendListArguments),
     /// No new connections; it keeps its own for the service's `drain_seconds`.
     Drain(Whom),
-    /// Takes `drain` back, and keeps a backend that was told to end as long as it lives.
+    /// Takes `drain` back; one that was told to end takes new connections until it is told again.
     Undrain(Whom),
     /// No connections at all: those that it has are reset.
     Disable(Whom),
@@ -198,15 +198,18 @@ pub(crate) struct ExplainArguments {
     /// The client; without a port, 40000 stands for any.
     #[arg(value_name = "CLIENT[:PORT]", value_parser = client_address)]
     pub(crate) client: SocketAddr,
-    /// Where it sends to.
+    /// Where it sends to; with `--reply`, the backend that sends to it.
     #[arg(value_name = "VIP:PORT")]
     pub(crate) vip: SocketAddr,
+    /// Of the other direction: what a backend sends, at its own address, to the client.
+    #[arg(long)]
+    pub(crate) reply: bool,
     /// By which protocol.
     #[arg(long, value_enum, default_value_t = ProtocolArgument::Tcp)]
     pub(crate) protocol: ProtocolArgument,
-    /// What it sends, by TCP.
-    #[arg(long, value_enum, default_value_t = PacketArgument::Syn)]
-    pub(crate) kind: PacketArgument,
+    /// What is sent, by TCP; without it a SYN, of a backend data.
+    #[arg(long, value_enum)]
+    pub(crate) kind: Option<PacketArgument>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -221,9 +224,11 @@ pub(crate) enum ProtocolArgument {
 pub(crate) enum PacketArgument {
     /// The first packet of a connection.
     Syn,
+    /// The answer to it.
+    Synack,
     /// An acknowledgement or data.
     Data,
-    /// The end of the client's direction.
+    /// The end of the sender's direction.
     Fin,
     /// The end of the connection.
     Rst,

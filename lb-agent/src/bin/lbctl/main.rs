@@ -2,8 +2,9 @@
 //!
 //! Talks to the agent's socket only; needs no privileges beyond it and knows nothing of the kernel.
 //!
-//! Exit codes: 0 done (also when the reader of the output went away), 1 the agent could not answer,
-//! 2 wrong usage, 3 no agent there, 4 no permission to use its socket.
+//! Exit codes: 0 done (also when the reader of the output went away), 1 the agent could not answer, or
+//! what was ordered is not in force yet, 2 wrong usage, 3 no agent there, 4 no permission to use its
+//! socket.
 
 mod arguments;
 
@@ -29,7 +30,7 @@ use serde::Serialize;
 use self::arguments::{
     BackendCommand, BackendListArguments, Cli, Command, DropCommand, EventCommand,
     ExplainArguments, List, Output, PacketArgument, ProtocolArgument, ServiceCommand,
-    TraceArguments,
+    TraceArguments, Whom,
 };
 
 fn main() -> ExitCode {
@@ -50,8 +51,8 @@ fn main() -> ExitCode {
             Err(error) => fail(&error.to_string(), exit_code(&error)),
         };
     }
-    let text = match runtime.block_on(answer(&cli)) {
-        Ok(text) => text,
+    let (text, code) = match runtime.block_on(answer(&cli)) {
+        Ok(answer) => answer,
         Err(error) => return fail(&error.to_string(), exit_code(&error)),
     };
     match io::stdout().lock().write_all(text.as_bytes()) {
@@ -59,12 +60,26 @@ fn main() -> ExitCode {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             fail(&format!("cannot print: {error}"), 1)
         }
-        _ => ExitCode::SUCCESS,
+        _ => code,
     }
 }
 
-async fn answer(cli: &Cli) -> Result<String, ClientError> {
+async fn answer(cli: &Cli) -> Result<(String, ExitCode), ClientError> {
     let client = Client::new(&cli.socket);
+    if let Command::Backend { command } = &cli.command
+        && let Some((whom, order)) = order(command)
+    {
+        let service = whom.service.clone().map(ServiceName);
+        let request = SteerRequest { backend: whom.backend.clone(), service, order };
+        let answer: SteerAnswer = client.post(steer::PATH, &request).await?;
+        let is_done = answer.pending.is_none();
+        let code = if is_done { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        return Ok((print(cli.output, &answer, table::steered), code));
+    }
+    Ok((shown(cli, &client).await?, ExitCode::SUCCESS))
+}
+
+async fn shown(cli: &Cli, client: &Client) -> Result<String, ClientError> {
     match &cli.command {
         Command::Vip { command: List::List } => {
             let list: VipList = client.get(paths::VIPS).await?;
@@ -79,7 +94,14 @@ async fn answer(cli: &Cli) -> Result<String, ClientError> {
             let list: ServiceList = client.get(paths::SERVICES).await?;
             Ok(print(cli.output, &list, |list| table::services(&list.services)))
         }
-        Command::Backend { command } => backend(cli, &client, command).await,
+        Command::Backend { command: BackendCommand::List(arguments) } => {
+            let list: BackendList = client.get(&backends_path(arguments)).await?;
+            let is_one_service = arguments.service.is_some();
+            let table = |list: &BackendList| table::backends(&list.backends, is_one_service);
+            Ok(print(cli.output, &list, table))
+        }
+        // Printed as it comes, or when it was given.
+        Command::Trace(_) | Command::Backend { .. } => Ok(String::new()),
         Command::Event { .. } => {
             let list: EventList = client.get(EVENTS_PATH).await?;
             Ok(print(cli.output, &list, |list| table::events(&list.events)))
@@ -96,8 +118,6 @@ async fn answer(cli: &Cli) -> Result<String, ClientError> {
             let explanation: Explanation = client.get(&explain_path(arguments)).await?;
             Ok(print(cli.output, &explanation, table::explanation))
         }
-        // Printed as it comes.
-        Command::Trace(_) => Ok(String::new()),
         Command::Status => {
             let status: StatusView = client.get(paths::STATUS).await?;
             Ok(print(cli.output, &status, table::status))
@@ -107,10 +127,12 @@ async fn answer(cli: &Cli) -> Result<String, ClientError> {
 
 fn explain_path(arguments: &ExplainArguments) -> String {
     let packet = match arguments.kind {
-        PacketArgument::Syn => PacketWord::Syn,
-        PacketArgument::Data => PacketWord::Data,
-        PacketArgument::Fin => PacketWord::Fin,
-        PacketArgument::Rst => PacketWord::Rst,
+        None if arguments.reply => PacketWord::Data,
+        None | Some(PacketArgument::Syn) => PacketWord::Syn,
+        Some(PacketArgument::Synack) => PacketWord::SynAck,
+        Some(PacketArgument::Data) => PacketWord::Data,
+        Some(PacketArgument::Fin) => PacketWord::Fin,
+        Some(PacketArgument::Rst) => PacketWord::Rst,
     };
     let protocol = match arguments.protocol {
         ProtocolArgument::Tcp => Protocol::Tcp,
@@ -121,6 +143,7 @@ fn explain_path(arguments: &ExplainArguments) -> String {
         ("vip", arguments.vip.to_string()),
         ("protocol", protocol.to_string()),
         ("packet", packet.name().to_owned()),
+        ("is_reply", arguments.reply.to_string()),
     ];
     with_query(paths::EXPLAIN, &pairs)
 }
@@ -183,28 +206,16 @@ async fn follow(cli: &Cli) -> Result<(), ClientError> {
     }
 }
 
-async fn backend(
-    cli: &Cli,
-    client: &Client,
-    command: &BackendCommand,
-) -> Result<String, ClientError> {
-    let (whom, order) = match command {
-        BackendCommand::List(arguments) => {
-            let list: BackendList = client.get(&backends_path(arguments)).await?;
-            let is_one_service = arguments.service.is_some();
-            let table = |list: &BackendList| table::backends(&list.backends, is_one_service);
-            return Ok(print(cli.output, &list, table));
-        }
+/// Whom a command orders what; `None`: it only shows.
+fn order(command: &BackendCommand) -> Option<(&Whom, Order)> {
+    Some(match command {
+        BackendCommand::List(_) => return None,
         BackendCommand::Drain(whom) => (whom, Order::Drain),
         BackendCommand::Undrain(whom) => (whom, Order::Undrain),
         BackendCommand::Disable(whom) => (whom, Order::Disable),
         BackendCommand::Enable(whom) => (whom, Order::Enable),
         BackendCommand::Weight { whom, weight } => (whom, Order::Weight { weight: weight.0 }),
-    };
-    let service = whom.service.clone().map(ServiceName);
-    let request = SteerRequest { backend: whom.backend.clone(), service, order };
-    let answer: SteerAnswer = client.post(steer::PATH, &request).await?;
-    Ok(print(cli.output, &answer, table::steered))
+    })
 }
 
 fn backends_path(arguments: &BackendListArguments) -> String {

@@ -95,7 +95,7 @@ fn policies_are_checked() {
     lb.toml:6:8: the value `` is not 1 to 1024 characters long
     lb.toml:7:10: the value `` is no single word of letters and digits
     lb.toml:6:15: `interval_ms` is 1; it must be from 50 to 86400000
-    lb.toml:7:14: `timeout_ms` is 0; it must be from 50 to 86400000
+    lb.toml:7:14: `timeout_ms` is 0; it must be from 50 to 60000
     lb.toml:8:8: `rise` is 0; it must be from 1 to 1000
     lb.toml:9:8: `fall` is 1001; it must be from 1 to 1000
     lb.toml:5:9: the value `here` is none of auto, node, container

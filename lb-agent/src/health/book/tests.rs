@@ -298,6 +298,52 @@ fn no_more_are_under_way_than_allowed_and_all_get_their_turn() {
     }
 }
 
+#[test]
+fn one_container_does_not_take_the_turns_of_others() {
+    let mut book = Book::new(1, 40);
+    let of = |instance: &str, numbers: std::ops::Range<u64>| -> Vec<_> {
+        let instance = instance.to_owned();
+        let one = |number| Target {
+            instance: instance.clone(),
+            ..target(number, 1, Some(probe(1, 1)), Health::Starting)
+        };
+        numbers.map(|number| Arc::new(one(number))).collect()
+    };
+    let others = of("", 200..220).into_iter().chain(of("good@1", 300..304));
+    let all: Vec<_> = of("greedy@1", 0..200).into_iter().chain(others).collect();
+    book.set_targets(&all, 0);
+    let begin = |book: &mut Book, now_ms| -> Vec<Job> {
+        std::iter::from_fn(|| book.next_job(now_ms)).collect()
+    };
+    let is_greedy = |job: &&Job| job.target.instance == "greedy@1";
+    let jobs = begin(&mut book, 0);
+    assert_eq!((jobs.len(), jobs.iter().filter(is_greedy).count()), (40, 16));
+    // All of its own get their turn, in the order in which they were due; none is probed twice
+    // before.
+    let mut seen: Vec<u64> = Vec::new();
+    let (mut under_way, mut now_ms) = (jobs, 0);
+    while seen.len() < 200 {
+        assert!(under_way.iter().filter(is_greedy).count() <= 16);
+        now_ms += 100;
+        for job in under_way.drain(..) {
+            if is_greedy(&&job) {
+                seen.push(job.target.key[0]);
+            }
+            book.finished(job.ticket, &late(), now_ms);
+        }
+        // Some of those that wait go meanwhile.
+        if seen.len() == 160 {
+            let gone = |it: &&Arc<Target>| !(160..180).contains(&it.key[0]);
+            let rest: Vec<_> = all.iter().filter(gone).cloned().collect();
+            book.set_targets(&rest, now_ms);
+            seen.extend(160..180);
+        }
+        under_way = begin(&mut book, now_ms);
+    }
+    let distinct: HashSet<u64> = seen.iter().copied().collect();
+    assert_eq!(distinct.len(), 200, "{seen:?}");
+}
+
 proptest! {
     /// However targets come and go: each probe that began has to end once, each probed target is
     /// either waiting or under way, and the book knows exactly who is there.

@@ -10,8 +10,6 @@ use crate::{
 };
 
 const PROBE: &str = "aliyun.probe.";
-/// Longest time that a probe may take or wait, in seconds.
-const SECONDS_MAX: u32 = 24 * 3600;
 /// Names in `aliyun.depends`.
 const DEPENDS_MAX: usize = 64;
 /// Port of a probe whose URL has none.
@@ -23,12 +21,15 @@ pub fn wishes(labels: &BTreeMap<String, String>, object: &str) -> (Wishes, Vec<L
     let mut wishes = Wishes { probe: reader.probe(), ..Wishes::default() };
     // Without a probe the others are ignored, as in the original.
     if wishes.probe.is_some() {
-        let milliseconds =
-            |text: &str| grammar::number(text, 1..=SECONDS_MAX).map(|seconds| seconds * 1000);
-        wishes.probe_timeout_ms = reader.value("aliyun.probe.timeout_seconds", milliseconds);
+        let seconds = |text: &str, least, most_ms: u32| {
+            grammar::number(text, least..=most_ms / 1000).map(|seconds| seconds * 1000)
+        };
+        wishes.probe_timeout_ms = reader.value("aliyun.probe.timeout_seconds", |text| {
+            seconds(text, 1, *grammar::PROBE_TIMEOUT_MS.end())
+        });
         wishes.probe_initial_delay_ms = reader
             .value("aliyun.probe.initial_delay_seconds", |text| {
-                grammar::number(text, 0..=SECONDS_MAX).map(|seconds| seconds * 1000)
+                seconds(text, 0, *grammar::PROBE_DELAY_MS.end())
             });
     }
     wishes.scale = reader.value("aliyun.scale", |text| grammar::number(text, 0..=65_536).map(Some));
@@ -43,10 +44,13 @@ pub fn wishes(labels: &BTreeMap<String, String>, object: &str) -> (Wishes, Vec<L
     (wishes, reader.errors)
 }
 
-/// Keys that are none of theirs and look like one of them. Others may come from a version that we do
-/// not know.
-pub fn misspelt<'a>(keys: impl Iterator<Item = &'a String>) -> impl Iterator<Item = LabelError> {
-    let unknown = keys.filter(|key| key.starts_with("aliyun.") && !known::is_aliyun(key));
+/// Keys that are none of theirs.
+pub fn unknown<'a>(keys: impl Iterator<Item = &'a String>) -> impl Iterator<Item = &'a String> {
+    keys.filter(|key| key.starts_with("aliyun.") && !known::is_aliyun(key))
+}
+
+/// Those of them that look like one of theirs. Others may come from a version that we do not know.
+pub fn misspelt<'a>(unknown: impl Iterator<Item = &'a String>) -> impl Iterator<Item = LabelError> {
     unknown.filter_map(|key| {
         let nearest = known::nearest_aliyun(key)?;
         let message = format!("there is no such label; did you mean `{}`?", shown(&nearest));

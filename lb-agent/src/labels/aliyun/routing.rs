@@ -47,10 +47,15 @@ pub fn parse(
     ours.flat_map(move |(key, value)| {
         let port = container_port(PREFIX, key, "restserver.local");
         let names = value.split(';').map(str::trim).filter(|name| !name.is_empty());
-        let mut names: Vec<&str> = names.take(NAMES_MAX).collect();
+        let mut names: Vec<&str> = names.take(NAMES_MAX + 1).collect();
         if names.is_empty() {
             names.push("");
         }
+        let too_many = (names.len() > NAMES_MAX).then(|| {
+            names.truncate(NAMES_MAX);
+            let message = format!("has more than {NAMES_MAX} names; the rest is left out");
+            Err(LabelError { key: shown(key), message })
+        });
         let parsed = names.into_iter().map(move |text| {
             let message = match (&port, parse_name(text, pool)) {
                 (Err(message), _) => message.clone(),
@@ -61,7 +66,7 @@ pub fn parse(
             };
             Err(LabelError { key: shown(key), message })
         });
-        parsed.collect::<Vec<_>>()
+        parsed.chain(too_many).collect::<Vec<_>>()
     })
 }
 

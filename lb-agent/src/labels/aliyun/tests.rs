@@ -27,7 +27,7 @@ fn check(labels: &[(&str, &str)]) -> String {
         writeln!(shown, "{} = {} ({})", row.name, row.value, row.origin).unwrap();
     }
     tell(&mut shown, errors);
-    tell(&mut shown, policy::misspelt(labels.keys()));
+    tell(&mut shown, policy::misspelt(policy::unknown(labels.keys())));
     shown
 }
 
@@ -154,7 +154,7 @@ fn what_is_wrong_is_told_exactly() {
     probe = tcp port 1 (container `web-1`, label `aliyun.probe.url`)
     refused aliyun.probe.cmd: `aliyun.probe.url` stands beside it, and only one of the two can be; `aliyun.probe.url` counts, so remove one
     probe = command ["/bin/sh", "-c", "true"] (container `web-1`, label `aliyun.probe.cmd`)
-    refused aliyun.probe.timeout_seconds: the value `0` is no number from 1 to 86400
+    refused aliyun.probe.timeout_seconds: the value `0` is no number from 1 to 60
     refused aliyun.probe.initial_delay_seconds: the value `2s` is no number from 0 to 86400
     rolling_updates = 1 (container `web-1`, label `aliyun.rolling_updates`)
     refused aliyun.rolling_updates.parallelism: the value `all` is no number from 1 to 65536; 1 counts
@@ -238,6 +238,30 @@ fn keys_and_the_missing_pool_are_told() {
 }
 
 proptest! {
+    /// Whatever is written before or after it, only the container itself is probed.
+    #[test]
+    fn no_other_host_is_ever_probed(
+        url in prop_oneof![
+            "(http|tcp)://[ -~]{0,40}",
+            "(http|tcp)://([a-z]{1,9}[@:/?#.\\\\]){0,3}container([@:/?#.\\\\ -]?[a-z0-9.:]{0,12}){0,3}",
+            "(http|tcp)://\\[?(169\\.254\\.169\\.254|::1|0|127\\.1|localhost)\\]?(:[0-9]{1,6})?/?",
+        ],
+    ) {
+        let labels = map(&[("aliyun.probe.url", &url)]);
+        let (wishes, errors) = policy::wishes(&labels, "container `a`");
+        let is_probed = wishes.probe.is_some();
+        prop_assert_eq!(is_probed, errors.is_empty());
+        if is_probed {
+            let (_, rest) = url.trim().split_once("://").expect("a scheme");
+            let authority = rest.split(['/', '?']).next().unwrap_or_default();
+            let port = authority.strip_prefix("container").expect("the container");
+            prop_assert!(
+                port.is_empty() || port.strip_prefix(':').is_some_and(|it| it.parse::<u16>().is_ok()),
+                "{url}"
+            );
+        }
+    }
+
     #[test]
     fn any_label_is_read_or_refused_in_bounded_printable_words(
         key in prop_oneof![
@@ -253,7 +277,7 @@ proptest! {
     ) {
         let labels = map(&[(&key, &value)]);
         let mut errors = policy::wishes(&labels, "container `a`").1;
-        errors.extend(policy::misspelt(labels.keys()));
+        errors.extend(policy::misspelt(policy::unknown(labels.keys())));
         let pool = "198.18.0.0/24".parse().ok();
         errors.extend(routing::parse(&labels, pool).filter_map(Result::err));
         for error in errors {

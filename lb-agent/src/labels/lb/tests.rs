@@ -24,7 +24,7 @@ fn map(labels: &[(&str, &str)]) -> BTreeMap<String, String> {
 /// Frontends, what differs from the default policy for container port 80, and errors.
 fn check(labels: &[(&str, &str)]) -> String {
     let labels = map(labels);
-    let (read, mut errors) = LbLabels::read(labels.iter(), 100);
+    let (read, mut errors, _) = LbLabels::read(labels.iter(), 100);
     let mut shown = String::new();
     for frontend in read.frontends(&balancers(), |vip| vip.to_string().starts_with("198.18.")) {
         match frontend {
@@ -194,7 +194,7 @@ fn probes_have_the_parts_of_their_kind() {
 }
 
 /// One wrong label each.
-const WRONG: [(&str, &str); 34] = [
+const WRONG: [(&str, &str); 37] = [
     ("lb.frontend", ""),
     ("lb.frontend", "192.0.2.10:80"),
     ("lb.frontend", "tcp://:80"),
@@ -225,6 +225,9 @@ const WRONG: [(&str, &str); 34] = [
     ("lb.probe", "command"),
     ("lb.probe.path", "/health"),
     ("lb.probe.interval", "1ms"),
+    ("lb.probe.timeout", "61s"),
+    ("lb.probe.delay", "9d"),
+    ("lb.probe.delay", "25h"),
     ("lb.probe.rise", "0"),
     ("lb.probe.place", "host"),
     ("lb.probe.initial", "passing"),
@@ -280,6 +283,9 @@ fn what_is_wrong_is_told_exactly() {
     refused lb.probe: `lb.probe.command` is missing; a probe of the kind command needs it
     refused lb.probe: is missing, and other labels say how to probe; add it with one of tcp, http, https, command, docker
     refused lb.probe.interval: the value `1ms` is less than 50 ms
+    refused lb.probe.timeout: the value `61s` is more than 60 s
+    refused lb.probe.delay: the value `9d` is no duration; write it like 30s, 500ms or 1m30s
+    refused lb.probe.delay: the value `25h` is more than 86400 s
     refused lb.probe.rise: the value `0` is no number from 1 to 1000
     refused lb.probe.place: the value `host` is none of auto, node, container
     refused lb.probe.initial: the value `passing` is neither starting nor healthy
@@ -328,9 +334,9 @@ proptest! {
     ) {
         for probe in ["http", "https", "command", "tcp"] {
             let labels = map(&[("lb.probe", probe), (&format!("{PREFIX}{name}"), &value)]);
-            let (read, mut errors) = LbLabels::read(labels.iter(), 100);
+            let (read, mut errors, _) = LbLabels::read(labels.iter(), 100);
             errors.extend(read.wishes(80, "container `a`").1);
-            errors.extend(read.frontends(&balancers(), |_| true).into_iter().filter_map(Result::err));
+            errors.extend(read.frontends(&balancers(), |_| true).filter_map(Result::err));
             for error in errors {
                 let message = error.key + &error.message;
                 prop_assert!(message.chars().count() < 1000, "{message}");

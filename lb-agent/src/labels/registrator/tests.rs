@@ -41,7 +41,7 @@ fn ports(text: &str) -> BTreeSet<ContainerPort> {
 fn check(container_ports: &str, lines: &[&str]) -> String {
     let (environment, labels) = maps(lines);
     let metadata = Metadata::read(&environment, &labels);
-    let named = metadata.ports(&ports(container_ports), Some("test-server"));
+    let named: Vec<_> = metadata.ports(&ports(container_ports), Some("test-server")).collect();
     let mut shown = String::new();
     for one in &named {
         let protocol = one.protocol.map_or("any".to_owned(), |protocol| protocol.to_string());
@@ -56,6 +56,9 @@ fn check(container_ports: &str, lines: &[&str]) -> String {
         for error in errors {
             writeln!(shown, "  {port} refused {}: {}", error.key, error.message).unwrap();
         }
+    }
+    for error in metadata.misspelt(100) {
+        writeln!(shown, "  refused {}: {}", error.key, error.message).unwrap();
     }
     shown
 }
@@ -155,7 +158,7 @@ fn ports_are_named_as_in_the_original() {
 }
 
 /// Variables about checks, one container each.
-const CHECKS: [&[&str]; 16] = [
+const CHECKS: [&[&str]; 17] = [
     &["SERVICE_CHECK_HTTP=health", "SERVICE_CHECK_HTTP_METHOD=HEAD"],
     &["SERVICE_CHECK_HTTPS=/", "SERVICE_CHECK_TLS_SKIP_VERIFY=true"],
     &["SERVICE_CHECK_TCP=true", "SERVICE_CHECK_INTERVAL=1m30s"],
@@ -174,6 +177,7 @@ const CHECKS: [&[&str]; 16] = [
     &["SERVICE_CHECK_HTTP=/a b"],
     &["SERVICE_CHECK_TCP=true", "SERVICE_CHECK_INTERVAL=often"],
     &["SERVICE_CHECK_TCP=true", "SERVICE_CHECK_TIMEOUT=1us"],
+    &["SERVICE_CHECK_TCP=true", "SERVICE_CHECK_TIMEOUT=240h"],
     &["SERVICE_CHECK_TCP=true", "SERVICE_CHECK_INITIAL_STATUS=failed"],
     &["SERVICE_CHECK_TCP=true", "SERVICE_80_CHECK_INTERVALL=5s", "SERVICE_REGION=eu"],
 ];
@@ -227,6 +231,10 @@ fn checks_become_probes() {
       80 probe = tcp (container `a`, variable `SERVICE_CHECK_TCP`)
       80 probe_interval_ms = 10 s (container `a`, variable `SERVICE_CHECK_TCP`)
       80 refused SERVICE_CHECK_TIMEOUT: the value `1us` is less than 50 ms
+    ["SERVICE_CHECK_TCP=true", "SERVICE_CHECK_TIMEOUT=240h"]
+      80 probe = tcp (container `a`, variable `SERVICE_CHECK_TCP`)
+      80 probe_interval_ms = 10 s (container `a`, variable `SERVICE_CHECK_TCP`)
+      80 refused SERVICE_CHECK_TIMEOUT: the value `240h` is more than 60 s
     ["SERVICE_CHECK_TCP=true", "SERVICE_CHECK_INITIAL_STATUS=failed"]
       80 probe = tcp (container `a`, variable `SERVICE_CHECK_TCP`)
       80 probe_interval_ms = 10 s (container `a`, variable `SERVICE_CHECK_TCP`)
@@ -234,7 +242,7 @@ fn checks_become_probes() {
     ["SERVICE_CHECK_TCP=true", "SERVICE_80_CHECK_INTERVALL=5s", "SERVICE_REGION=eu"]
       80 probe = tcp (container `a`, variable `SERVICE_CHECK_TCP`)
       80 probe_interval_ms = 10 s (container `a`, variable `SERVICE_CHECK_TCP`)
-      80 refused SERVICE_80_CHECK_INTERVALL: there is no such check; did you mean `SERVICE_80_CHECK_INTERVAL`?
+      refused SERVICE_80_CHECK_INTERVALL: there is no such check; did you mean `SERVICE_80_CHECK_INTERVAL`?
     "#);
 }
 
@@ -255,13 +263,15 @@ proptest! {
         let none = BTreeMap::new();
         let (environment, labels) = if is_label { (&none, &lines) } else { (&lines, &none) };
         let metadata = Metadata::read(environment, labels);
+        let mut errors: Vec<_> = metadata.misspelt(10).collect();
         for one in metadata.ports(&ports("80 +443 +53u"), Some("image")) {
             prop_assert!(one.name.chars().count() <= 128);
-            for error in metadata.wishes(one.port, "container `a`").1 {
-                let message = error.key + &error.message;
-                prop_assert!(message.chars().count() < 1000, "{message}");
-                prop_assert!(!message.chars().any(char::is_control), "{message:?}");
-            }
+            errors.extend(metadata.wishes(one.port, "container `a`").1);
+        }
+        for error in errors {
+            let message = error.key + &error.message;
+            prop_assert!(message.chars().count() < 1000, "{message}");
+            prop_assert!(!message.chars().any(char::is_control), "{message:?}");
         }
     }
 }

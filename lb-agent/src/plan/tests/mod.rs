@@ -42,6 +42,7 @@ fn backend(place: &str, instance: u64, host: u8) -> Backend {
         state: BackendState::Healthy,
         started_at_ms: instance,
         reported: None,
+        asked_to_end: None,
         replies: crate::model::ReplyFacts::default(),
     }
 }
@@ -65,7 +66,7 @@ fn sized(ring_size: u32) -> Arc<Policy> {
 }
 
 fn snapshot(services: Vec<Service>) -> Snapshot {
-    let services = services.into_iter().map(|it| (it.name.clone(), it)).collect();
+    let services = services.into_iter().map(|it| (it.name.clone(), Arc::new(it))).collect();
     Snapshot { services, ..Snapshot::default() }
 }
 

@@ -253,10 +253,17 @@ fn a_port_that_is_published_later_keeps_its_default() {
     published.backends[0].replies.ways_in = WaysIn::Published;
     assert_snapshot!(step(&mut node, vec![published.clone()]), @"
     backend 1: record replies
-    replies of tcp://10.0.0.1:8080 at veth 1: put 192.0.2.10:80 of backend 1 by front 3, ambiguous
+    replies of tcp://10.0.0.1:8080 at veth 1: put 192.0.2.10:80 of backend 1 by front 3, ambiguous, other ways in
     ");
     node.now_ms += SETTLE_MS;
     assert_eq!(step(&mut node, vec![published]), "");
+    // And is not, later: those who came that way are done when no more can have come for long.
+    assert_eq!(step(&mut node, vec![vip1()]), "");
+    node.now_ms += SETTLE_MS;
+    assert_snapshot!(step(&mut node, vec![vip1()]), @"
+    replies of tcp://10.0.0.1:8080 at veth 1: put 192.0.2.10:80 of backend 1 by front 3
+    backend 1: replies by default
+    ");
 }
 
 #[test]

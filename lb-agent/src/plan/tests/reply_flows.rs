@@ -68,6 +68,12 @@ impl ReplyFlows {
                 }
             }
             if way.backend.state & TAKES_NEW != 0 && way.takes_new {
+                let default = state.reply_defaults.get(&way.port);
+                assert!(
+                    way.is_recorded || default.is_none_or(|it| !it.has_other_ways),
+                    "{}: a flow that is not recorded is taken for one without us:\n{state}",
+                    way.port
+                );
                 let flows = if way.is_recorded { &mut self.recorded } else { &mut self.unrecorded };
                 flows.insert(flow, now_ms);
             }

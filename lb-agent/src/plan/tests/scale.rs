@@ -26,6 +26,7 @@ fn large_service(index: u16, backends: u16) -> Service {
         state: BackendState::Healthy,
         started_at_ms: 1,
         reported: None,
+        asked_to_end: None,
         replies: ReplyFacts { ways_in: WaysIn::OnlyOurs, only_answers: false },
     };
     let vip = Ipv4Addr::new(192, 0, 2, 1).into();
@@ -49,7 +50,7 @@ fn a_thousand_services_with_ten_thousand_backends() {
     let mut snapshot = Snapshot::default();
     for index in 0..1000 {
         let service = large_service(index, 10);
-        snapshot.services.insert(service.name.clone(), service);
+        snapshot.services.insert(service.name.clone(), service.into());
     }
     let begin = Instant::now();
     let plan = node.planner.plan(&node.kernel, &snapshot, &node.sight());
@@ -66,7 +67,7 @@ fn a_thousand_services_with_ten_thousand_backends() {
     println!("nothing to do: {:?}", begin.elapsed());
 
     let changed = snapshot.services.values_mut().nth(500).unwrap();
-    changed.backends.remove(3);
+    Arc::make_mut(changed).backends.remove(3);
     let begin = Instant::now();
     let plan = node.planner.plan(&node.kernel, &snapshot, &node.sight());
     println!("one container gone: {:?}", begin.elapsed());
@@ -83,8 +84,10 @@ fn a_thousand_services_with_ten_thousand_backends() {
 fn the_largest_service() {
     let mut node = Node::new(DEFAULT_RING_SLOTS);
     let service = large_service(1, 1310);
-    let snapshot =
-        Snapshot { services: [(service.name.clone(), service)].into(), ..Snapshot::default() };
+    let snapshot = Snapshot {
+        services: [(service.name.clone(), service.into())].into(),
+        ..Snapshot::default()
+    };
     let begin = Instant::now();
     assert_eq!(node.settle(&snapshot).refusals, []);
     println!("1,310 backends: {:?}", begin.elapsed());
@@ -97,7 +100,7 @@ fn numbers_run_out_for_the_newest_only() {
     let mut snapshot = Snapshot::default();
     for index in 0..51 {
         let service = large_service(index, 1300);
-        snapshot.services.insert(service.name.clone(), service);
+        snapshot.services.insert(service.name.clone(), service.into());
     }
     let outcome = node.settle(&snapshot);
     assert_eq!(node.kernel.backends.len(), 65_536);

@@ -28,11 +28,12 @@ use tokio::time::Instant;
 
 use super::{
     clients::Listed,
-    engine::{BridgeNetwork, Engine, EngineError, Event, Inspected, Signalled, Summary},
+    engine::{BridgeNetwork, Engine, EngineError, Event, Inspected, Signalled, Summary, What},
     signal::Signal,
     timestamp,
 };
 use crate::{
+    grammar,
     labels::{self, ContainerPort},
     model::{Protocol, ReportedHealth},
 };
@@ -57,7 +58,7 @@ const GATEWAY_MODE_V6: &str = "com.docker.network.bridge.gateway_mode_ipv6";
 const ACTIONS: [&str; 12] = [
     "start",
     "restart",
-    "die",
+    DIE,
     "rename",
     "update",
     "destroy",
@@ -68,6 +69,8 @@ const ACTIONS: [&str; 12] = [
     KILL,
     HEALTH_STATUS,
 ];
+/// The main process has ended.
+const DIE: &str = "die";
 /// The state comes behind a colon, and is looked at anew all the same.
 const HEALTH_STATUS: &str = "health_status";
 /// A signal was sent, whichever: the first thing that is told of a `docker stop`.
@@ -262,11 +265,11 @@ fn event_of(message: EventMessage) -> Option<Event> {
     if !ACTIONS.contains(&action) {
         return None;
     }
-    let signalled = (action == KILL).then(|| signalled(&attributes, message.time_nano));
-    let signalled = match signalled {
-        None => None,
+    let what = match action {
         // What cannot be read is no news.
-        Some(signalled) => Some(signalled?),
+        KILL => What::Signalled(signalled(&attributes, message.time_nano)?),
+        DIE => What::Died,
+        _ => What::Changed,
     };
     let (container, labelled) = match message.typ? {
         // Events of a container carry its labels beside their own attributes.
@@ -276,13 +279,12 @@ fn event_of(message: EventMessage) -> Option<Event> {
         EventMessageTypeEnum::NETWORK => (attributes.get("container")?.clone(), None),
         _ => return None,
     };
-    is_id(&container).then_some(Event { container, labelled, signalled })
+    is_id(&container).then_some(Event { container, labelled, what })
 }
 
 fn signalled(attributes: &BTreeMap<String, String>, time_ns: Option<i64>) -> Option<Signalled> {
     let signal = Signal::parse(attributes.get("signal")?)?;
-    let at_ms = u64::try_from(time_ns?).ok()? / 1_000_000;
-    Some(Signalled { signal, at_ms })
+    Some(Signalled { signal, at_ns: u64::try_from(time_ns?).ok()? })
 }
 
 fn summary_of(listed: ContainerSummary) -> Option<Summary> {
@@ -409,7 +411,7 @@ fn ports_of(
             "udp" => Protocol::Udp,
             _ => return None,
         };
-        Some(ContainerPort { port: port.parse().ok()?, protocol, is_published })
+        Some(ContainerPort { port: grammar::port(port).ok()?, protocol, is_published })
     };
     let published: BTreeSet<_> = published.filter_map(|text| port(&text, true)).collect();
     let exposed = exposed.unwrap_or_default();

@@ -16,7 +16,7 @@ use tokio::{sync::mpsc, time::sleep};
 use super::{
     Settings,
     api::Api,
-    engine::{Engine as _, EngineError},
+    engine::{Engine as _, EngineError, What},
     state::CONTAINERS_MAX,
 };
 use crate::{
@@ -85,7 +85,7 @@ impl Watcher {
                 () = sleep(resync) => {}
                 event = stream.next() => match event {
                     // A signal changes nothing here; what else there is comes with the same listing.
-                    Some(Ok(event)) if event.signalled.is_some() => {}
+                    Some(Ok(event)) if matches!(event.what, What::Signalled(_)) => {}
                     Some(Ok(event)) => {
                         // The process of a container that is started again is another.
                         self.seen.remove(&event.container);

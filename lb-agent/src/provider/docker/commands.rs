@@ -3,7 +3,11 @@
 //! A command that does not end in time is killed: Docker would let it run for ever, and the next
 //! probe would add another one.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
 
 use bollard::{
     API_DEFAULT_VERSION, Docker,
@@ -12,7 +16,7 @@ use bollard::{
 };
 use futures_util::{StreamExt as _, future::BoxFuture};
 use tokio::{
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, sleep, timeout_at},
 };
 
@@ -24,6 +28,8 @@ use crate::{
 
 /// Commands under way at once: each of them costs Docker and the node some tens of milliseconds.
 const COMMANDS_MAX: usize = 16;
+/// The same for one container: those of others must not wait for one whose commands never end.
+const COMMANDS_PER_CONTAINER_MAX: usize = 2;
 /// Longest wait for Docker to begin an answer.
 const ANSWER_WITHIN_SECONDS: u64 = 30;
 /// Bytes of output that are kept; the rest is read and dropped.
@@ -37,7 +43,51 @@ const KILL_WITHIN: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct Commands {
     socket_path: String,
-    turns: Arc<Semaphore>,
+    turns: Turns,
+}
+
+/// Who may run a command.
+#[derive(Clone, Debug)]
+struct Turns {
+    all: Arc<Semaphore>,
+    /// By instance, as long as somebody has or wants a turn.
+    own: Arc<Mutex<HashMap<String, Weak<Semaphore>>>>,
+}
+
+/// A turn, until it is dropped.
+type Turn = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+
+impl Turns {
+    fn new() -> Self {
+        Self { all: Arc::new(Semaphore::new(COMMANDS_MAX)), own: Arc::default() }
+    }
+
+    /// A turn for a command of this container, once there is one. An error says whom it waits for.
+    async fn take(&self, instance: &str, limit: Instant) -> Result<Turn, String> {
+        let busy = |count: usize, whose: &str| {
+            format!("{count} other commands{whose} are under way; it has to wait")
+        };
+        let own = self.own(instance);
+        let own = timeout_at(limit, own.acquire_owned()).await;
+        let Ok(Ok(own)) = own else {
+            return Err(busy(COMMANDS_PER_CONTAINER_MAX, " of this container"));
+        };
+        let all = timeout_at(limit, Arc::clone(&self.all).acquire_owned()).await;
+        let Ok(Ok(all)) = all else { return Err(busy(COMMANDS_MAX, "")) };
+        Ok((all, own))
+    }
+
+    fn own(&self, instance: &str) -> Arc<Semaphore> {
+        // Nothing is left half done by a panic.
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = own.get(instance).and_then(Weak::upgrade) {
+            return known;
+        }
+        own.retain(|_, turns| turns.strong_count() > 0);
+        let turns = Arc::new(Semaphore::new(COMMANDS_PER_CONTAINER_MAX));
+        own.insert(instance.to_owned(), Arc::downgrade(&turns));
+        turns
+    }
 }
 
 impl Commands {
@@ -45,7 +95,7 @@ impl Commands {
     #[must_use]
     pub fn new(settings: &super::Settings) -> Self {
         let socket_path = settings.socket_path.clone();
-        Self { socket_path, turns: Arc::new(Semaphore::new(COMMANDS_MAX)) }
+        Self { socket_path, turns: Turns::new() }
     }
 
     /// It opens a connection per request, so there is nothing to keep.
@@ -135,11 +185,7 @@ impl RunInContainer for Commands {
             let deadline = Instant::now() + timeout;
             // Who waits for others has not failed.
             let patience = Instant::now() + timeout / 2;
-            let turn = timeout_at(patience, Arc::clone(&self.turns).acquire_owned()).await;
-            let Ok(Ok(turn)) = turn else {
-                let text = format!("{COMMANDS_MAX} other commands are under way; it has to wait");
-                return Err(RunError::NotRun(text));
-            };
+            let turn = self.turns.take(instance, patience).await.map_err(RunError::NotRun)?;
             let container = super::container_of(instance).to_owned();
             let (this, argv) = (self.clone(), argv.to_vec());
             // Whoever gives up waiting must not keep the command from being ended.
@@ -165,5 +211,33 @@ fn failure(error: &Error) -> RunError {
             RunError::Refused(message.clone())
         }
         other => RunError::NotRun(format!("Docker does not run it: {}", api::describe(other))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn no_container_takes_the_turns_of_others() {
+        let turns = Turns::new();
+        let soon = || Instant::now() + Duration::from_secs(1);
+        let mut taken = Vec::new();
+        for _ in 0..COMMANDS_PER_CONTAINER_MAX {
+            taken.push(turns.take("greedy", soon()).await.expect("a turn"));
+        }
+        let error = turns.take("greedy", soon()).await.expect_err("it has its share");
+        assert_eq!(error, "2 other commands of this container are under way; it has to wait");
+        for number in COMMANDS_PER_CONTAINER_MAX..COMMANDS_MAX {
+            taken.push(turns.take(&number.to_string(), soon()).await.expect("a turn"));
+        }
+        let error = turns.take("one more", soon()).await.expect_err("all are taken");
+        assert_eq!(error, "16 other commands are under way; it has to wait");
+        // Who waits is served when another one ends, and nothing is kept of those who are done.
+        let waiting = turns.take("greedy", soon());
+        drop(taken);
+        drop(waiting.await.expect("a turn"));
+        drop(turns.take("another", soon()).await.expect("a turn"));
+        assert_eq!(turns.own.lock().expect("no panic").len(), 1);
     }
 }

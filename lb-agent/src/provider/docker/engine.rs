@@ -72,8 +72,19 @@ pub(super) struct Event {
     pub(super) container: String,
     /// Whether it has labels that concern us, where the event tells.
     pub(super) labelled: Option<bool>,
-    /// Set when a signal was sent to it, which changes nothing that a look would find.
-    pub(super) signalled: Option<Signalled>,
+    /// What happened.
+    pub(super) what: What,
+}
+
+/// What happened to a container.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum What {
+    /// Something that a look finds.
+    Changed,
+    /// A signal was sent to it, which changes nothing that a look would find.
+    Signalled(Signalled),
+    /// Its main process has ended.
+    Died,
 }
 
 /// A signal was sent to a container.
@@ -81,8 +92,9 @@ pub(super) struct Event {
 pub(super) struct Signalled {
     /// Which.
     pub(super) signal: Signal,
-    /// When, by the daemon's clock, in milliseconds since the epoch.
-    pub(super) at_ms: u64,
+    /// When, by the daemon's clock, in nanoseconds since the epoch: tells it from others, and is
+    /// compared with no other time.
+    pub(super) at_ns: u64,
 }
 
 /// Docker could not be asked, or gave no answer that can be used.

@@ -10,6 +10,7 @@
 //! - What was not found out is tried again, and said.
 
 mod container;
+mod signals;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,14 +19,14 @@ use std::{
 
 use super::{
     ClaimsOf, PROVIDER,
-    engine::{Event, Signalled, Summary},
+    engine::{Event, Summary, What},
     host::Process,
     instance,
     look::{Condition, Look},
     report::{Trouble, claims_of_refused},
-    signal::Signal,
 };
 use crate::{labels, model::Claims, provider::ProviderEvent};
+use signals::{Heard, Signals};
 
 /// Most containers that are looked at; of more, the oldest.
 pub(super) const CONTAINERS_MAX: usize = 4096;
@@ -66,8 +67,8 @@ struct Container<P> {
     known_since: u64,
     /// The latest listing did not have it, though its process lives.
     unlisted: bool,
-    /// Signals that were sent to it, each with the latest time: there are no more than 64.
-    signals: BTreeMap<Signal, u64>,
+    /// Signals that were sent to it.
+    signals: Signals,
 }
 
 /// A run of a container, from one start to its end.
@@ -75,7 +76,6 @@ struct Run<P> {
     instance: String,
     process: Arc<P>,
     claims: Claims,
-    started_at_ms: u64,
     /// `None`: it cannot be served.
     condition: Option<Condition>,
 }
@@ -123,6 +123,7 @@ pub(super) struct State<P> {
     source: String,
     claims_of: ClaimsOf,
     containers: BTreeMap<String, Container<P>>,
+    heard: Heard,
     effects: Vec<Effect<P>>,
     /// Number of the listing that was started last.
     listing: u64,
@@ -146,6 +147,7 @@ impl<P: Process> State<P> {
             source,
             claims_of,
             containers: BTreeMap::new(),
+            heard: Heard::default(),
             effects: Vec::new(),
             listing: 0,
             empty_listings: 0,
@@ -184,23 +186,19 @@ impl<P: Process> State<P> {
             let name = event.container.get(..12).unwrap_or(&event.container).to_owned();
             self.containers.insert(event.container.clone(), Container::new(name, self.listing));
         }
-        if let Some(signalled) = event.signalled {
-            self.signalled(&event.container, signalled);
-            // What is known stays as it is; of what is not, the look has to find it out.
-            if known {
-                return;
+        match event.what {
+            What::Signalled(signalled) => {
+                self.signalled(&event.container, signalled);
+                // What is known stays as it is; of what is not, the look has to find it out.
+                if known {
+                    return;
+                }
             }
+            What::Died => self.died(&event.container),
+            What::Changed => {}
         }
         self.want_look(&event.container);
         self.effects.push(Effect::ListSoon);
-    }
-
-    /// A signal was sent to a container. Of the events of a run that is over, some may be told late.
-    fn signalled(&mut self, id: &str, signalled: Signalled) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        let at_ms = container.signals.entry(signalled.signal).or_default();
-        *at_ms = signalled.at_ms.max(*at_ms);
-        self.changed |= container.settle_states();
     }
 
     /// A listing is about to be asked for.
@@ -253,16 +251,14 @@ impl<P: Process> State<P> {
                 let mut claims = self.claims_of.claims(&facts);
                 let backends = claims.claims.iter_mut().filter_map(|it| it.backend.as_mut());
                 backends.for_each(|backend| backend.reported = condition.health);
-                let (started_at_ms, condition) = (facts.started_at_ms, Some(condition));
-                let instance = instance(id, started_at_ms);
-                let run = Run { instance, process, claims, started_at_ms, condition };
+                let instance = instance(id, facts.started_at_ms);
+                let run = Run { instance, process, claims, condition: Some(condition) };
                 self.runs(id, facts.name, run);
             }
             Look::Refused(refused, process) if process.is_alive() => {
                 let claims = claims_of_refused(&refused);
-                let started_at_ms = refused.started_at_ms;
-                let instance = instance(id, started_at_ms);
-                let run = Run { instance, process, claims, started_at_ms, condition: None };
+                let instance = instance(id, refused.started_at_ms);
+                let run = Run { instance, process, claims, condition: None };
                 self.runs(id, refused.name, run);
             }
             Look::Running(..) | Look::Refused(..) | Look::Absent => self.is_absent(id),
@@ -339,6 +335,8 @@ impl<P: Process> State<P> {
             .containers
             .entry(id.clone())
             .or_insert_with(|| Container::new(summary.name.clone(), listing));
+        // They are as long as a user wants, and never change.
+        let summary = Summary { labels: BTreeMap::new(), ..summary };
         let changed = container.summary.as_ref() != Some(&summary);
         container.unlisted = false;
         container.summary = Some(summary);
@@ -383,6 +381,7 @@ impl<P: Process> State<P> {
         container.failure = None;
         container.name = name;
         let mut run = run;
+        container.signals.run_began(&run.instance);
         run.settle_states(&container.signals);
         match &mut container.run {
             Some(known) if known.instance == run.instance => {

@@ -62,7 +62,40 @@ fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_not(
+            text in prop_oneof![
+                any::<String>(),
+                "[0-9]{0,5}-[0-9]{0,3}-[0-9]{0,3}[Tt ][0-9:.]{0,20}[Zz+-]?[0-9:]{0,6}",
+                "[0-9]{4}-(0[1-9]|1[0-2])-[0-3][0-9]T[0-2][0-9]:[0-6][0-9]:[0-6][0-9](\\.\\PC{0,12})?[Z+-]\\PC{0,6}",
+            ],
+        ) {
+            // The last moment that can be written, a day west of Greenwich.
+            let latest_ms = 253_402_387_200_000;
+            prop_assert!(parse_ms(&text).is_none_or(|ms| ms <= latest_ms), "{text}");
+        }
+
+        #[test]
+        fn zones_and_fractions_shift_a_moment(
+            day in 1_u64..29, month in 1_u64..13, year in 1971_u64..2300, second in 0_u64..86_400,
+            ns in 0_u64..1_000_000_000, hours in 0_u64..24, minutes in 0_u64..60, west: bool,
+        ) {
+            let clock = format!("{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60);
+            let date = format!("{year:04}-{month:02}-{day:02}");
+            let utc = parse_ms(&format!("{date}T{clock}Z")).expect("a moment");
+            prop_assert_eq!(utc / 1000 % 86_400, second);
+            let zone = format!("{}{hours:02}:{minutes:02}", if west { '-' } else { '+' });
+            let there = parse_ms(&format!("{date}T{clock}.{ns:09}{zone}")).expect("a moment");
+            let offset_ms = (hours * 60 + minutes) * 60_000;
+            let expected = if west { utc + offset_ms } else { utc - offset_ms };
+            prop_assert_eq!(there, expected + ns / 1_000_000);
+        }
+    }
 
     #[track_caller]
     fn check(text: &str, expected: Option<u64>) {

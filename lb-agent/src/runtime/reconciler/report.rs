@@ -3,13 +3,24 @@
 use tokio::time::Instant;
 
 use super::{COUNTERS_AGE_MAX, Node, Reconciler, view};
-use crate::runtime::{history::Present, pressure};
 use crate::{
     api::types::{RefusalView, RefusedBy, View},
+    health::HealthView,
     model::Refusal,
+    runtime::{connections::Connections, history::Present, pressure},
 };
 
 impl<N: Node> Reconciler<N> {
+    /// Whose connections are to be counted, for those who count them.
+    pub(in crate::runtime) fn connections(&self) -> &Connections {
+        &self.connections
+    }
+
+    /// What is known of the health of backends, for those who find it out.
+    pub fn health(&self) -> &HealthView {
+        &self.health
+    }
+
     /// Warns of tables that fill up.
     pub(super) fn watch_tables(&mut self) {
         match self.node.counters(&[]) {
@@ -32,16 +43,15 @@ impl<N: Node> Reconciler<N> {
                 Err(error) => tracing::warn!("cannot read the counters: {error}"),
             }
         }
+        self.connections.ask(&self.snapshot, &self.mirror);
         self.view(now)
     }
 
     /// The view with the counters of the latest [`Self::fresh_view`].
     pub(in crate::runtime) fn view(&mut self, now: Instant) -> View {
         self.shares.update(&self.mirror);
-        let mut reconcile = self.progress.clone();
-        reconcile.failed_actions = self.failures.len() as u64;
-        reconcile.retry_in_seconds =
-            self.backoff.due().map(|at| at.saturating_duration_since(now).as_secs());
+        let retry_in = self.backoff.due().map(|at| at.saturating_duration_since(now));
+        let reconcile = self.progress.view(self.failures.len(), retry_in);
         let refusals = self.refusals();
         let sockets = self.sockets_view();
         view::build(&view::Parts {
@@ -52,6 +62,7 @@ impl<N: Node> Reconciler<N> {
             kernel: &self.mirror,
             shares: &self.shares,
             counters: &self.counters,
+            connections: self.connections.counted(),
             fronts: self.node.fronts(),
             sockets,
             refusals,
@@ -72,7 +83,7 @@ impl<N: Node> Reconciler<N> {
         let by = |refused_by, refusals: &[Refusal]| -> Vec<RefusalView> {
             refusals.iter().map(|refusal| view::refused(refused_by, refusal)).collect()
         };
-        let mut refusals = by(RefusedBy::Arbiter, &self.refused_claims);
+        let mut refusals = by(RefusedBy::Arbiter, self.granted.refusals());
         refusals.extend(by(RefusedBy::Planner, &self.refused_plans));
         refusals.extend(self.ledger.refusals().map(|one| view::refused(RefusedBy::Provider, one)));
         refusals.extend(self.failures.iter().cloned());
@@ -91,5 +102,13 @@ impl<N: Node> Reconciler<N> {
             troubles: self.ledger.troubles(),
         };
         self.history.write(&parts, now_ms);
+    }
+
+    /// Remembers what failed in the latest round, and says what is new.
+    pub(super) fn report(&mut self, failures: Vec<RefusalView>) {
+        for failure in failures.iter().filter(|failure| !self.failures.contains(failure)) {
+            tracing::warn!("{}: {}", failure.object, failure.message);
+        }
+        self.failures = failures;
     }
 }

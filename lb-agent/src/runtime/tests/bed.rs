@@ -23,7 +23,7 @@ use crate::{
     api::{
         explain::{ExplainQuery, Explanation},
         server::{Request, SteerCall},
-        steer::{Order, SteerAnswer, SteerRequest},
+        steer::{Order, SteerAnswer, SteerError, SteerRequest},
         types::{BackendCountersView, FrontView, SocketsView, View},
     },
     health::Targets,
@@ -181,6 +181,9 @@ impl Node for FakeNode {
     }
 }
 
+/// Whether an order was taken, and what came of it.
+type Given = (oneshot::Receiver<()>, oneshot::Receiver<Result<SteerAnswer, SteerError>>);
+
 /// A runtime on a fake node.
 pub(super) struct Bed {
     node: FakeNode,
@@ -282,12 +285,24 @@ impl Bed {
     }
 
     /// Gives an order; returns what was done, or that nobody was meant.
-    pub(super) async fn steer(&self, backend: &str, order: Order) -> Result<SteerAnswer, String> {
-        let request = SteerRequest { backend: backend.to_owned(), service: None, order };
-        let (answer, result) = oneshot::channel();
-        let call = SteerCall { request, by: "root".to_owned(), answer };
-        self.orders.send(call).await.expect("the runtime runs");
+    pub(super) async fn steer(
+        &self,
+        backend: &str,
+        order: Order,
+    ) -> Result<SteerAnswer, SteerError> {
+        let (taken, result) = self.give(backend, order).await;
+        taken.await.expect("it is taken");
         result.await.expect("an answer")
+    }
+
+    /// Gives an order, for the test to wait for what becomes of it.
+    pub(super) async fn give(&self, backend: &str, order: Order) -> Given {
+        let request = SteerRequest { backend: backend.to_owned(), service: None, order };
+        let (taken, is_taken) = oneshot::channel();
+        let (answer, result) = oneshot::channel();
+        let call = SteerCall { request, by: "root".to_owned(), taken, answer };
+        self.orders.send(call).await.expect("the runtime runs");
+        (is_taken, result)
     }
 
     /// Ends the runtime as SIGKILL would, and returns what the kernel holds.
@@ -346,6 +361,7 @@ pub(super) fn container(port: u16, id: u8) -> Claim {
             state: BackendState::Healthy,
             started_at_ms: 1,
             reported: None,
+            asked_to_end: None,
             replies: crate::model::ReplyFacts::default(),
         }),
         pooled: None,

@@ -9,7 +9,7 @@ use super::{
     bed::{Bed, address, addresses, container},
 };
 use crate::{
-    api::types::ServingState,
+    api::{table, types::ServingState},
     health::{
         Change, Standing,
         tracker::Health::{self, Healthy, Unhealthy},
@@ -75,7 +75,10 @@ async fn unhealthy_gets_nothing_new_and_keeps_what_it_has() {
     tell(&bed, 1, Unhealthy).await;
     assert_eq!(bed.served(1), addresses(&[2]));
     assert_eq!(state(&bed, 1), TAKES_OLD);
-    assert_eq!(bed.view().await.services[0].state, ServingState::Degraded);
+    let view = bed.view().await;
+    assert_eq!(view.services[0].state, ServingState::Degraded);
+    let shown = table::backends(&view.backends, false);
+    assert!(shown.contains("unhealthy (the test says so, 299 s left)"), "{shown}");
     tell(&bed, 1, Healthy).await;
     assert_eq!(bed.served(1), addresses(&[1, 2]));
 }
@@ -135,4 +138,36 @@ async fn a_rolling_update_that_fails_keeps_the_last_good_backends() {
     // The new one never passes, and the last of the old fails its probe, too.
     tell(&bed, 2, Unhealthy).await;
     assert_eq!(bed.served(1), addresses(&[2]));
+}
+
+/// The claim of a container that wants the new flows for itself.
+fn exclusive(id: u8) -> Claim {
+    let claim = probed(id);
+    let exclusive = Some(Setting::new(true, Origin::Default));
+    let wishes = Arc::new(Wishes { exclusive, ..(*claim.wishes).clone() });
+    Claim { wishes, ..claim }
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_panic_an_exclusive_backend_that_fails_is_one_of_many() {
+    let bed = Bed::new(KernelState::default());
+    let claims: Vec<Claim> = (1..=12).map(probed).chain([exclusive(13)]).collect();
+    bed.claims("docker", &claims).await;
+    bed.claims("file", &[]).await;
+    bed.wait(SECOND).await;
+    for id in 1..=13 {
+        tell(&bed, id, Healthy).await;
+    }
+    assert_eq!(bed.served(1), addresses(&[13]));
+    // Nearly all fail, and the exclusive one among them: who is healthy keeps serving.
+    for id in 2..=13 {
+        tell(&bed, id, Unhealthy).await;
+    }
+    assert_eq!(bed.view().await.services[0].state, ServingState::Panic);
+    let all: Vec<u8> = (1..=13).collect();
+    assert_eq!(bed.served(1), addresses(&all));
+    // It is alone again as soon as it passes, and that is no panic, whatever the others do.
+    tell(&bed, 13, Healthy).await;
+    assert_eq!(bed.served(1), addresses(&[13]));
+    assert_ne!(bed.view().await.services[0].state, ServingState::Panic);
 }

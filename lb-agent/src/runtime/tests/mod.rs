@@ -374,17 +374,17 @@ async fn view_shows_what_is_served() {
     192.0.2.10  -         tcp/2     compose/shop/s2:80  serving
     192.0.2.10  -         tcp/3     file/s3             serving
     "#);
-    assert_snapshot!(table::services(&view.services), @r#"
-    SERVICE             FRONTENDS           RING  HEALTHY  STATE    SOURCE
-    compose/shop/s1:80  tcp://192.0.2.10:1  1021      2/2  serving  docker
-    compose/shop/s2:80  tcp://192.0.2.10:2  1021      1/1  serving  docker
-    file/s3             tcp://192.0.2.10:3  1021      1/1  serving  file
-    "#);
+    assert_snapshot!(table::services(&view.services), @"
+    SERVICE             FRONTENDS           RING  HEALTHY  STATE    CONNS  FLOWS  IN  OUT  SOURCE
+    compose/shop/s1:80  tcp://192.0.2.10:1  1021      2/2  serving      -      0  0B   0B  docker
+    compose/shop/s2:80  tcp://192.0.2.10:2  1021      1/1  serving      -      0  0B   0B  docker
+    file/s3             tcp://192.0.2.10:3  1021      1/1  serving      -      0  0B   0B  file
+    ");
     assert_snapshot!(table::backends(&view.backends, false), @"
-    SERVICE             BACKEND        ADDRESS        WEIGHT   SHARE  STATE    REPLIES                                 FLOWS  IN  OUT
-    compose/shop/s1:80  shop-s1-1      10.0.0.1:80       100   50.0%  healthy  recorded (other ways in are not known)      0  0B   0B
-    compose/shop/s1:80  shop-s1-2      10.0.0.2:80       100   50.0%  healthy  recorded (other ways in are not known)      0  0B   0B
-    compose/shop/s2:80  shop-s2-3      10.0.0.3:80       100  100.0%  healthy  recorded (other ways in are not known)      0  0B   0B
-    file/s3             10.0.0.100:80  10.0.0.100:80     100  100.0%  healthy  recorded (other ways in are not known)      0  0B   0B
+    SERVICE             BACKEND        ADDRESS        WEIGHT   SHARE  STATE    REPLIES                                 CONNS  FLOWS  IN  OUT
+    compose/shop/s1:80  shop-s1-1      10.0.0.1:80       100   50.0%  healthy  recorded (other ways in are not known)      -      0  0B   0B
+    compose/shop/s1:80  shop-s1-2      10.0.0.2:80       100   50.0%  healthy  recorded (other ways in are not known)      -      0  0B   0B
+    compose/shop/s2:80  shop-s2-3      10.0.0.3:80       100  100.0%  healthy  recorded (other ways in are not known)      -      0  0B   0B
+    file/s3             10.0.0.100:80  10.0.0.100:80     100  100.0%  healthy  recorded (other ways in are not known)      -      0  0B   0B
     ");
 }

@@ -5,9 +5,12 @@ use super::{
     bed::{Bed, addresses, container, entry},
 };
 use crate::{
-    api::{steer::Order, types::View},
+    api::{
+        steer::{Order, SteerError},
+        types::View,
+    },
     model::BackendState,
-    plan::KernelState,
+    plan::{Action, KernelState},
     steering::Store,
 };
 
@@ -61,7 +64,10 @@ async fn orders_are_in_force_when_they_are_answered() {
     bed.wait(SECOND).await;
     assert_eq!(bed.served(1), addresses(&[1, 2]));
     let error = bed.steer("shop-s1-9", Order::Drain).await.expect_err("nobody");
-    assert_eq!(error, "there is no backend `shop-s1-9`; `lbctl backend list` shows all");
+    assert_eq!(
+        error.to_string(),
+        "there is no backend `shop-s1-9`; `lbctl backend list` shows all"
+    );
     let service = "compose/shop/s1:80";
     assert_eq!(
         what(&bed)[known..],
@@ -119,11 +125,15 @@ async fn orders_outlive_the_agent_and_not_the_backend() {
 #[tokio::test(start_paused = true)]
 async fn who_is_told_to_end_can_be_kept() {
     let bed = with_two(None).await;
-    let mut ending = container(1, 1);
-    if let Some(backend) = &mut ending.backend {
-        backend.state = BackendState::Draining;
-    }
-    bed.claims("docker", &[ending, container(1, 2)]).await;
+    let ending = |asked_to_end| {
+        let mut ending = container(1, 1);
+        if let Some(backend) = &mut ending.backend {
+            backend.state = BackendState::Draining;
+            backend.asked_to_end = Some(asked_to_end);
+        }
+        ending
+    };
+    bed.claims("docker", &[ending(1), container(1, 2)]).await;
     bed.wait(SECOND).await;
     assert_eq!(
         shown(&*bed.view().await, "shop-s1-1"),
@@ -136,6 +146,14 @@ async fn who_is_told_to_end_can_be_kept() {
         shown(&*bed.view().await, "shop-s1-1"),
         "healthy, told to end, kept by root, weight 100"
     );
+    // Asked again: that was not meant.
+    bed.claims("docker", &[ending(2), container(1, 2)]).await;
+    bed.wait(SECOND).await;
+    assert_eq!(bed.served(1), addresses(&[2]));
+    assert_eq!(
+        shown(&*bed.view().await, "shop-s1-1"),
+        "draining, told to end, 299 s left, weight 100"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -146,6 +164,71 @@ async fn an_order_that_cannot_be_kept_is_in_force_and_says_so() {
     let warning = answer.warning.expect("it is not kept");
     assert!(warning.starts_with("cannot be kept in `state_path`"), "{warning}");
     assert_eq!(bed.served(1), addresses(&[2]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_kernel_refuses_is_not_told_as_done() {
+    let bed = with_two(None).await;
+    bed.refuse(|action| matches!(action, Action::SetBackendState { .. }));
+    let answer = bed.steer("shop-s1-1", Order::Drain).await.expect("it is there");
+    assert_eq!(answer.done, ["shop-s1-1 of compose/shop/s1:80: drain"]);
+    let pending = answer.pending.expect("the kernel refuses");
+    assert_eq!(
+        pending,
+        "backend 10.0.0.1:80 of service `compose/shop/s1:80`: try: the fake refuses"
+    );
+    // What concerns others is no matter of this order.
+    let answer = bed.steer("10.0.0.100", Order::Weight { weight: Some(7) }).await.expect("there");
+    assert_eq!(answer.pending, None);
+    bed.node().refuse = None;
+    bed.wait(60 * SECOND).await;
+    assert_eq!(bed.served(1), addresses(&[2]), "tried again");
+    bed.node().is_unreadable = true;
+    bed.refuse(|_| true);
+    let answer = bed.steer("shop-s1-1", Order::Undrain).await.expect("it is there");
+    assert!(answer.pending.is_some(), "{answer:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn orders_wait_until_it_is_known_what_there_is() {
+    let bed = with_two(None).await;
+    let kernel = bed.kill().await;
+    for is_speaking in [true, false] {
+        let bed = Bed::new(kernel.clone());
+        let (taken, answer) = bed.give("shop-s1-1", Order::Drain).await;
+        bed.wait(2 * SECOND).await;
+        if is_speaking {
+            bed.claims("file", &[entry(3, 100), entry(3, 101)]).await;
+            bed.claims("docker", &[container(1, 1), container(1, 2)]).await;
+            taken.await.expect("taken");
+            let answer = answer.await.expect("an answer").expect("it is there");
+            assert_eq!((answer.done.len(), answer.pending), (1, None));
+            assert_eq!(bed.served(1), addresses(&[2]));
+        } else {
+            bed.claims("file", &[entry(3, 100), entry(3, 101)]).await;
+            taken.await.expect("taken");
+            let error = answer.await.expect("an answer").expect_err("not known");
+            assert_eq!(
+                error,
+                SteerError::NotKnown(
+                    "there is no backend `shop-s1-1`; `lbctl backend list` shows all; not said yet \
+                     what there is: docker"
+                        .to_owned()
+                )
+            );
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_whose_giver_has_given_up_is_none() {
+    let bed = with_two(None).await;
+    let bed = Bed::new(bed.kill().await);
+    drop(bed.give("shop-s1-1", Order::Drain).await);
+    bed.claims("file", &[entry(3, 100), entry(3, 101)]).await;
+    bed.claims("docker", &[container(1, 1), container(1, 2)]).await;
+    bed.wait(60 * SECOND).await;
+    assert_eq!(bed.served(1), addresses(&[1, 2]));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,8 +1,9 @@
-//! What a packet costs, and what a path carries: `cargo xtask bench [packet|path|probes]`.
+//! What a packet costs, and what a path carries: `cargo xtask bench [packet|path|probes|control]`.
 //!
 //! Figures are ratios within one run, over interleaved rounds; absolute numbers move from machine to
 //! machine. Nothing is asserted.
 
+mod control;
 mod packet;
 mod path;
 mod probes;
@@ -22,6 +23,8 @@ enum What {
     Packet(packet::PacketOptions),
     /// Throughput, rates and times through namespaces, beside routing, nftables, `HAProxy` and nginx.
     Path(path::PathOptions),
+    /// How quickly the agent follows containers, and what it takes for that.
+    Control(control::ControlOptions),
     /// Processor time of ten thousand probes.
     Probes(probes::ProbesOptions),
     /// What `probes` probes.
@@ -33,6 +36,7 @@ fn main() -> anyhow::Result<()> {
     match Options::parse().what {
         What::Packet(options) => packet::run(&options),
         What::Path(options) => path::run(&options),
+        What::Control(options) => control::run(&options),
         What::Probes(options) => probes::run(&options),
         What::ProbeServer => probes::serve(),
     }

@@ -1,7 +1,12 @@
 //! VLAN tags, extension headers, and what is too big for the way ahead.
 
+use std::net::SocketAddr;
+
 use lb_common::{
-    abi::{CLASS_ESTABLISHED, CLASS_HALF_OPEN, DropReason, META_ROUTED_BACKENDS, Verdict},
+    abi::{
+        CLASS_ESTABLISHED, CLASS_HALF_OPEN, DropReason, META_ROUTED_BACKENDS, META_ROUTES_REPLIES,
+        Verdict,
+    },
     engine::answer::AnswerKind,
 };
 
@@ -159,24 +164,51 @@ fn told(net: &Net, packet: &PacketSpec) -> Step {
 /// A way to the client of 1,400 bytes.
 pub(super) fn too_big_reply(net: &Net) -> Vec<Case> {
     let by_routes = KnownReply { front_ifindex: 0, ..net.reply(CLASS_ESTABLISHED) };
-    let replies = narrow(World { replies: vec![by_routes], ..net.recording() });
+    let by_front = net.reply(CLASS_ESTABLISHED);
+    let world = |reply, flags| narrow(World { replies: vec![reply], flags, ..net.recording() });
     let answer = |beyond| filled(net, tcp(net.one, net.client, "."), 20, beyond);
     let on_way_back = |step: Step| Step { program: Program::TcReply, ..step };
-    vec![case(
-        "a byte too big for the way back",
-        replies,
-        vec![
-            forwarded(
-                Program::TcReply,
-                Verdict::Reply,
-                &answer(0),
-                &answer(0).routed_from(net.vip),
-            ),
-            on_way_back(told(net, &answer(1))),
-        ],
-        vec![],
-        vec![by_routes],
-    )]
+    let fits = |beyond| {
+        let answer = answer(beyond);
+        forwarded(Program::TcReply, Verdict::Reply, &answer, &answer.clone().routed_from(net.vip))
+    };
+    let steps = vec![fits(0), on_way_back(told(net, &answer(1)))];
+    // The routing table knows no way to this client; the front that it came in on carries more.
+    let far = SocketAddr::new(net.unroutable, 40_000);
+    let of_far = KnownReply { client: far, ..by_front };
+    let to_far = filled(net, tcp(net.one, far, "."), 20, 1);
+    let back =
+        forwarded(Program::TcReply, Verdict::Reply, &to_far, &to_far.clone().routed_from(net.vip));
+    vec![
+        case(
+            "a byte too big for the way back",
+            world(by_routes, 0),
+            steps.clone(),
+            vec![],
+            vec![by_routes],
+        ),
+        case(
+            "several fronts: the way back is that of the routing table, and its MTU",
+            world(by_front, META_ROUTES_REPLIES),
+            steps,
+            vec![],
+            vec![by_front],
+        ),
+        case(
+            "one front: the way back is the way in",
+            world(by_front, 0),
+            vec![fits(1)],
+            vec![],
+            vec![by_front],
+        ),
+        case(
+            "several fronts: where the routing table knows no way back it is the way in",
+            world(of_far, META_ROUTES_REPLIES),
+            vec![back],
+            vec![],
+            vec![of_far],
+        ),
+    ]
 }
 
 /// A way to a backend of 1,400 bytes.

@@ -347,3 +347,51 @@ pub(super) fn full_tables(net: &Net) -> Vec<Case> {
         ),
     ]
 }
+
+/// No room but what is for handshakes.
+pub(super) fn reserve(net: &Net) -> Vec<Case> {
+    let crowded = |flow_room, flows| World { flows, flow_room, ..net.moving_from_two(1000) };
+    let other = std::net::SocketAddr::new(net.client.ip(), net.client.port() + 1);
+    let none = || crowded(0, vec![]);
+    vec![
+        case(
+            "reserve: a flow of the old owner stays its, unrecorded",
+            none(),
+            vec![delivered(&net.ack(), net.two), delivered(&net.ack(), net.two)],
+            vec![],
+            vec![],
+        ),
+        case(
+            "reserve: what is recorded is honoured",
+            crowded(0, vec![net.flow(1, CLASS_ESTABLISHED)]),
+            vec![delivered(&net.ack(), net.one)],
+            vec![net.flow(1, CLASS_ESTABLISHED)],
+            vec![],
+        ),
+        case(
+            "reserve: a handshake takes of it, also after a flow that was refused",
+            none(),
+            vec![
+                delivered(&tcp(other, net.vip, "P."), net.two),
+                delivered(&net.syn(), net.one),
+                delivered(&net.ack(), net.one),
+            ],
+            vec![net.flow(1, CLASS_ESTABLISHED)],
+            vec![],
+        ),
+        case(
+            "reserve: handshakes count for what is left",
+            crowded(1, vec![net.flow(1, CLASS_HALF_OPEN)]),
+            vec![delivered(&net.ack(), net.one), delivered(&tcp(other, net.vip, "P."), net.two)],
+            vec![net.flow(1, CLASS_ESTABLISHED)],
+            vec![],
+        ),
+        case(
+            "reserve: flows of the old owner are recorded up to it",
+            crowded(1, vec![]),
+            vec![delivered(&net.ack(), net.two), delivered(&tcp(other, net.vip, "P."), net.two)],
+            vec![net.flow(2, CLASS_ESTABLISHED)],
+            vec![],
+        ),
+    ]
+}

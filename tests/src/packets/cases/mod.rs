@@ -4,6 +4,7 @@ mod choice;
 mod datagrams;
 mod endings;
 mod errors;
+mod foreign;
 mod fragments;
 mod headers;
 mod hostile;
@@ -45,6 +46,7 @@ pub fn all() -> Vec<Case> {
             inbound::dead_records(net),
             inbound::settled(net),
             inbound::full_tables(net),
+            inbound::reserve(net),
             hostile::not_ours(net),
             hostile::broken(net),
             hostile::told(net),
@@ -57,6 +59,10 @@ pub fn all() -> Vec<Case> {
             endings::endings(net),
             endings::after_the_end(net),
             outbound::routed(net),
+            foreign::own(net),
+            foreign::own_and_others(net),
+            foreign::other_ways(net),
+            foreign::both_ways(net),
             ports::wide(net),
             datagrams::forms(net),
             datagrams::inbound(net),

@@ -204,7 +204,7 @@ pub(super) fn replies(net: &Net) -> Vec<Case> {
     ]
 }
 
-fn with_default(net: &Net, front_ifindex: u32, flags: u16) -> World {
+pub(super) fn with_default(net: &Net, front_ifindex: u32, flags: u16) -> World {
     World {
         flags: META_REPLY_DEFAULTS,
         reply_defaults: vec![ReplyDefaultSpec {
@@ -246,11 +246,6 @@ pub(super) fn defaults(net: &Net) -> Vec<Case> {
             "default: several front interfaces, the routing table knows",
             with_default(net, 0, 0),
             replied(net, &net.said_by_one(".")),
-        ),
-        stateless(
-            "default: a container's own connection is left alone",
-            simple(),
-            pass(&net.said_by_one("S")),
         ),
         stateless(
             "default: another port of the container is left alone",

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use lb_common::abi::{
     CLASS_ANSWERED, FRONTEND_DROPS, FRONTEND_RECORDS_REPLIES, META_REPLY_DEFAULTS,
-    META_ROUTED_BACKENDS, PATH_LOCAL, PATH_RECORDS_REPLIES, PATH_ROUTED, PROTOCOL_TCP,
-    PROTOCOL_UDP, REPLY_DEFAULT_AMBIGUOUS, affinity_flags,
+    META_ROUTED_BACKENDS, META_ROUTES_REPLIES, PATH_LOCAL, PATH_RECORDS_REPLIES, PATH_ROUTED,
+    PROTOCOL_TCP, PROTOCOL_UDP, REPLY_DEFAULT_AMBIGUOUS, affinity_flags,
 };
 
 use super::{super::EGRESS_IFINDEX, Random};
@@ -100,12 +100,13 @@ fn flow(net: &Net, random: &mut Random) -> KnownFlow {
 
 fn reply(net: &Net, random: &mut Random) -> KnownReply {
     let flow = flow(net, random);
+    let is_foreign = random.percent(20);
     KnownReply {
         ifindex: random.of(&[0, INGRESS_IFINDEX, INGRESS_IFINDEX]),
         address: backend(net, random),
         client: flow.client,
         protocol: flow.protocol,
-        vip: flow.vip,
+        vip: if is_foreign { net.nobody() } else { flow.vip },
         class: flow.class,
         backend: flow.backend,
         generation: flow.generation,
@@ -121,7 +122,7 @@ fn reply_default(net: &Net, random: &mut Random) -> ReplyDefaultSpec {
         address: backend(net, random),
         protocol: protocol(random),
         vip: vip(net, random),
-        flags: random.of(&[0, REPLY_DEFAULT_AMBIGUOUS]),
+        flags: random.of(&[0, REPLY_DEFAULT_AMBIGUOUS, 2, 3, 4, 5, 7]),
         backend: 1 + random.below(BACKENDS) as u32,
         front_ifindex: random.of(&[0, INGRESS_IFINDEX, EGRESS_IFINDEX]),
     }
@@ -186,8 +187,10 @@ impl Setting {
             replies,
             reply_defaults: random.some(4, |random| reply_default(net, random)),
             local: local[..random.of(&[0, 2, 2, 3])].to_vec(),
-            flags: random.of(&[0, META_ROUTED_BACKENDS, META_REPLY_DEFAULTS, 3, 3, 3, 3]),
+            flags: random.of(&[0, META_ROUTED_BACKENDS, META_REPLY_DEFAULTS, 3, 3, 3, 3])
+                | random.of(&[0, META_ROUTES_REPLIES]),
             half_open_per_tick: random.of(&[0, 1, 16_384]),
+            flow_room: random.of(&[0, 1, u32::MAX]),
             xdp_may_send: random.percent(90),
             egress_mtu: self.egress_mtu,
             records_max: RECORDS_MAX,

@@ -32,6 +32,7 @@ fn backend(number: u32, name: &str, address: &str) -> BackendView {
         weight_origin: crate::model::Origin::Default,
         share_percent: 0.0,
         counters: BackendCountersView::default(),
+        connections: None,
         source: String::new(),
     }
 }

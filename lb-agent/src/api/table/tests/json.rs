@@ -31,6 +31,14 @@ fn json_of_a_service_has_origins() {
       },
       "state": "degraded",
       "source": "docker",
+      "counters": {
+        "packets_in": 10,
+        "bytes_in": 1023,
+        "packets_out": 9,
+        "bytes_out": 5300000,
+        "flows": 1204
+      },
+      "connections": 12,
       "settings": [
         {
           "name": "affinity",
@@ -139,6 +147,7 @@ fn json_of_a_backend_is_stable() {
         "bytes_out": 5300000,
         "flows": 1204
       },
+      "connections": 12,
       "source": "container `shop-redis-1`, label `aliyun.lb.port_6379`"
     }
     "#);

@@ -89,12 +89,13 @@ fn who_asked_for_a_state_is_shown() {
     backends[1].state_reason = Some("drained by root, 17 s left".to_owned());
     backends[1].steering = Some(SteeringView {
         will: Some(crate::api::steer::Will::Drain),
+        lifts: None,
         weight: Some(50),
         by: "root".to_owned(),
         at_ms: 1,
     });
     assert_snapshot!(super::backends(&backends[1..2], true), @"
-    BACKEND       ADDRESS          WEIGHT  SHARE  STATE                                  REPLIES                         FLOWS  IN  OUT
-    shop-redis-2  172.18.0.3:6379     100   0.0%  draining (drained by root, 17 s left)  recorded (published by Docker)      0  0B   0B
+    BACKEND       ADDRESS          WEIGHT  SHARE  STATE                                  REPLIES                         CONNS  FLOWS  IN  OUT
+    shop-redis-2  172.18.0.3:6379     100   0.0%  draining (drained by root, 17 s left)  recorded (published by Docker)      -      0  0B   0B
     ");
 }

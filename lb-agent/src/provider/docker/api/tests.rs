@@ -361,7 +361,7 @@ async fn events_that_concern_containers() {
     let version = ok(r#"{"ApiVersion":"1.41"}"#);
     let daemon = Daemon::with(&[&version, &ok(&(lines.join("\n") + "\n"))]);
     let events = daemon.api.follow().await.expect("it answers");
-    let event = |labelled| Ok(Event { container: ID.to_owned(), labelled, signalled: None });
+    let event = |labelled| Ok(Event { container: ID.to_owned(), labelled, what: What::Changed });
     let seen: Vec<_> = events.take(5).collect().await;
     let expected = [event(Some(true)), event(Some(false)), event(None), event(Some(true))];
     assert_eq!(seen[..4], expected);

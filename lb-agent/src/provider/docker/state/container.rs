@@ -1,9 +1,14 @@
 //! One container: what follows from what is known of it.
 
-use std::collections::BTreeMap;
-
-use super::{super::signal::Signal, Container, Failure, LookState, Run};
+use super::{super::host::Process, Container, Failure, LookState, Run, Signals};
 use crate::model::BackendState;
+
+impl<P: Process> Container<P> {
+    /// The run that is known, if its process has not ended.
+    pub(super) fn living(&self) -> Option<&Run<P>> {
+        self.run.as_ref().filter(|run| run.process.is_alive())
+    }
+}
 
 impl<P> Container<P> {
     /// It could not be looked at, and nothing is known of it from before.
@@ -25,7 +30,7 @@ impl<P> Container<P> {
             failure: None,
             known_since: listing,
             unlisted: false,
-            signals: BTreeMap::new(),
+            signals: Signals::default(),
         }
     }
 
@@ -37,12 +42,10 @@ impl<P> Container<P> {
 
 impl<P> Run<P> {
     /// What follows for its backends from what is known of the run. True: that is news.
-    pub(super) fn settle_states(&mut self, signals: &BTreeMap<Signal, u64>) -> bool {
+    pub(super) fn settle_states(&mut self, signals: &Signals) -> bool {
         let Some(condition) = self.condition else { return false };
-        let asks_to_end = |(signal, at_ms): (&Signal, &u64)| {
-            signal.asks_to_end(condition.stop_signal) && *at_ms >= self.started_at_ms
-        };
-        let state = if signals.iter().any(asks_to_end) {
+        let asked_to_end = signals.latest_asking(&self.instance, condition.stop_signal);
+        let state = if asked_to_end.is_some() {
             BackendState::Draining
         } else if condition.is_paused {
             // It answers nothing, though the kernel accepts connections for it; it may come back.
@@ -52,8 +55,9 @@ impl<P> Run<P> {
         };
         let backends = self.claims.claims.iter_mut().filter_map(|claim| claim.backend.as_mut());
         let mut is_changed = false;
-        for backend in backends.filter(|backend| backend.state != state) {
-            backend.state = state;
+        let settled = (state, asked_to_end);
+        for backend in backends.filter(|it| (it.state, it.asked_to_end) != settled) {
+            (backend.state, backend.asked_to_end) = settled;
             is_changed = true;
         }
         is_changed

@@ -78,3 +78,65 @@ async fn frozen_container_takes_nothing_new_until_it_is_thawed() {
     assert_eq!(session.states["c1"], Draining);
     session.check_truth();
 }
+
+#[tokio::test(start_paused = true)]
+async fn clocks_that_are_set_back_neither_lose_nor_revive_a_drain() {
+    let world = World::default();
+    world.lock().set_clock(1_000_000);
+    for number in 1..=2 {
+        world.lock().start(number, true);
+    }
+    let mut session = Session::start(&world);
+    session.pass(Duration::from_secs(1)).await;
+    // Asked to end at a time before it was started.
+    world.lock().set_clock(1000);
+    world.lock().signal(1, "TERM");
+    session.pass(Duration::from_millis(10)).await;
+    assert_eq!((session.states["c1"], session.states["c2"]), (Draining, Healthy));
+    // Started at a time before the run before it was asked to end.
+    world.lock().set_clock(1_000_000);
+    world.lock().signal(2, "TERM");
+    session.pass(Duration::from_millis(10)).await;
+    assert_eq!(session.states["c2"], Draining);
+    world.lock().kill(2);
+    world.lock().set_clock(2000);
+    world.lock().start(2, true);
+    session.pass(Duration::from_secs(1)).await;
+    session.check_truth();
+    assert_eq!((session.states["c1"], session.states["c2"]), (Draining, Healthy));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_past_that_is_told_again_says_nothing_about_the_next_run() {
+    let world = World::default();
+    world.lock().start(1, true);
+    let mut session = Session::start(&world);
+    session.pass(Duration::from_secs(1)).await;
+    {
+        let mut world = world.lock();
+        world.signal(1, "TERM");
+        world.kill(1);
+        world.start(1, true);
+    }
+    session.pass(Duration::from_secs(1)).await;
+    assert_eq!(session.states["c1"], Healthy);
+    // A new connection begins with the latest events of all; here it breaks after the signal.
+    world.lock().tell_past(2);
+    session.pass(Duration::from_secs(1)).await;
+    assert_eq!(session.states["c1"], Healthy, "it was heard of before");
+    // One that was not heard of then, and the death that followed it.
+    world.lock().mute = true;
+    world.lock().signal(1, "INT");
+    world.lock().kill(1);
+    world.lock().start(1, true);
+    world.lock().mute = false;
+    session.pass(Duration::from_mins(1)).await;
+    assert_eq!(session.states["c1"], Healthy);
+    world.lock().tell_past(usize::MAX);
+    session.pass(Duration::from_secs(1)).await;
+    assert_eq!(session.states["c1"], Healthy);
+    // What follows is for the run that lives.
+    world.lock().signal(1, "INT");
+    session.pass(Duration::from_millis(10)).await;
+    assert_eq!(session.states["c1"], Draining);
+}

@@ -10,7 +10,7 @@ use tokio::{
 use super::{
     super::{
         Settings,
-        engine::Event,
+        engine::{Event, What},
         follow::{Pace, follow},
         instance,
         look::{Condition, Look},
@@ -396,7 +396,7 @@ async fn containers_without_our_labels_cost_nothing() {
 #[test]
 fn new_run_ends_the_one_before() {
     let mut state = State::new("unix:///docker.sock".to_owned(), claims_of());
-    state.happened(&Event { container: id(1), labelled: Some(true), signalled: None });
+    state.happened(&Event { container: id(1), labelled: Some(true), what: What::Changed });
     let mut ends = Vec::new();
     let mut told = Vec::new();
     for started_at_ms in [1, 2] {

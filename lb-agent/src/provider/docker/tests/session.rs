@@ -179,6 +179,7 @@ impl ReadContainers for OneClaim {
             state: BackendState::Healthy,
             started_at_ms: facts.started_at_ms,
             reported: None,
+            asked_to_end: None,
             replies: crate::model::ReplyFacts::default(),
         };
         let frontend = FrontendAddress {

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::super::{
-    engine::{BridgeNetwork, Engine, EngineError, Event, Inspected, Signalled, Summary},
+    engine::{BridgeNetwork, Engine, EngineError, Event, Inspected, Signalled, Summary, What},
     host::{Host, Process},
     signal::Signal,
 };
@@ -48,6 +48,8 @@ pub(crate) struct Inner {
     pub(crate) listings: usize,
     pub(crate) inspections: usize,
     clock_ms: u64,
+    /// Whatever happened, told or not.
+    past: Vec<Event>,
 }
 
 /// How often the daemon misbehaves: of 100 answers, so many.
@@ -182,7 +184,8 @@ impl Inner {
         run.alive.send_replace(false);
         let labelled = container.labelled;
         self.ended.insert(format!("{}@{}", id(number), run.started_at_ms));
-        self.tell(number, Some(labelled));
+        let labelled = Some(labelled);
+        self.tell_all(&Event { container: id(number), labelled, what: What::Died });
     }
 
     /// Sends a signal to a container, which does not mind. `docker stop` begins like that.
@@ -190,8 +193,13 @@ impl Inner {
         self.clock_ms += 1;
         let labelled = self.containers.get(&id(number)).map(|container| container.labelled);
         let signal = Signal::parse(signal).expect("a signal");
-        let signalled = Some(Signalled { signal, at_ms: self.clock_ms });
-        self.tell_all(&Event { container: id(number), labelled, signalled });
+        let what = What::Signalled(Signalled { signal, at_ns: self.clock_ms * 1_000_000 });
+        self.tell_all(&Event { container: id(number), labelled, what });
+    }
+
+    /// Sets the daemon's clock.
+    pub(crate) fn set_clock(&mut self, clock_ms: u64) {
+        self.clock_ms = clock_ms;
     }
 
     /// Freezes a container, or thaws it.
@@ -250,10 +258,19 @@ impl Inner {
 
     /// Tells listeners; now and then one misses it.
     fn tell(&mut self, number: u8, labelled: Option<bool>) {
-        self.tell_all(&Event { container: id(number), labelled, signalled: None });
+        self.tell_all(&Event { container: id(number), labelled, what: What::Changed });
+    }
+
+    /// Tells the first events of all again.
+    pub(crate) fn tell_past(&mut self, count: usize) {
+        let past: Vec<Event> = self.past.iter().take(count).cloned().collect();
+        for event in past {
+            self.listeners.retain(|listener| listener.send(Ok(event.clone())).is_ok());
+        }
     }
 
     fn tell_all(&mut self, event: &Event) {
+        self.past.push(event.clone());
         let lost = self.faults.happens() || self.mute;
         let broken = self.faults.happens();
         self.listeners.retain(|listener| lost || listener.send(Ok(event.clone())).is_ok());

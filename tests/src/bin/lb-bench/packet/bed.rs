@@ -12,7 +12,8 @@ use aya::{
     programs::{ProgramFd, SchedClassifier, TestRunOptions, Xdp},
 };
 use lb_common::abi::{
-    ABI_VERSION, Hook, Limits, Meta, Verdict, map_names, program_names, verdict_index,
+    ABI_VERSION, FAMILY_V4, FAMILY_V6, FlowRoom, Hook, Limits, Meta, Verdict, map_names,
+    program_names, verdict_index,
 };
 use lb_tests::packets;
 
@@ -125,6 +126,10 @@ impl Bed {
         let limits = Limits { half_open_per_tick: u32::MAX, ..Limits::with_cpus(1) };
         let meta = Meta { abi_version: ABI_VERSION, flags: row.flags, hash_seed: 7, limits };
         tables::array(&mut self.product, map_names::META)?.set(0, meta, 0)?;
+        for family in [FAMILY_V4, FAMILY_V6] {
+            let room = FlowRoom { epoch: 1, per_cpu: u32::MAX };
+            tables::array(&mut self.product, map_names::FLOW_ROOM)?.set(family, room, 0)?;
+        }
         let mut sequence = Sequence {
             template: [0; TEMPLATE_WORDS],
             flow_mask: row.flows - 1,
