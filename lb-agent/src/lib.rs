@@ -27,6 +27,8 @@ pub mod lifecycle;
 pub mod maglev;
 pub mod model;
 #[cfg(feature = "agent")]
+pub mod names;
+#[cfg(feature = "agent")]
 pub mod netlink;
 #[cfg(feature = "agent")]
 pub mod plan;
@@ -34,5 +36,7 @@ pub mod plan;
 pub mod provider;
 #[cfg(feature = "agent")]
 pub mod runtime;
+#[cfg(feature = "agent")]
+pub mod sockets;
 #[cfg(feature = "agent")]
 pub mod steering;

@@ -1,7 +1,7 @@
 //! What the kernel programs and the agent agree on, and all packet logic.
 //!
 //! [`abi`] owns the layout of every map; [`frontends`] knows which service a destination belongs to;
-//! [`engine`] decides what happens to a packet; [`slots`] says what becomes of a slot when backends
+//! [`engine`] decides what happens to a packet, [`socket`] what happens to a socket call; [`slots`] says what becomes of a slot when backends
 //! come and go, so that the two rest on the same rules.
 //! Nothing here calls a BPF helper, does I/O, reads a clock or allocates: time, CPU and randomness
 //! are arguments, packets and tables are traits.
@@ -12,3 +12,4 @@ pub mod engine;
 pub mod frontends;
 pub mod rules;
 pub mod slots;
+pub mod socket;

@@ -5,6 +5,7 @@
 //! | `lb_tc_front` | TC ingress of the front interfaces |
 //! | `lb_tc_reply` | TC ingress of the host-side veths of backends |
 //! | `lb_xdp_front` | XDP on the front interfaces |
+//! | `lb_connect4`, `lb_connect6`, `lb_sendmsg4`, … | socket calls of a cgroup's processes |
 #![feature(asm_experimental_arch, core_intrinsics)]
 #![expect(
     internal_features,
@@ -18,6 +19,7 @@ mod fib;
 mod frontends;
 mod log;
 mod maps;
+mod socket;
 mod tables;
 mod tc;
 mod trace;

@@ -3,20 +3,21 @@
 use aya_ebpf::{
     Global,
     bindings::BPF_F_MMAPABLE,
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage},
     macros::btf_map,
 };
 use lb_common::{
     abi::{
-        BackendCounters, BackendIdentity, BackendV4, BackendV6, DEFAULT_HALF_OPEN_RECORDS,
+        BackendCounters, BackendIdentity, BackendV4, BackendV6, Client, DEFAULT_HALF_OPEN_RECORDS,
         DEFAULT_RECORDS, DEFAULT_RING_SLOTS, DROP_REASON_SLOTS, FRONTEND_BUCKETS, FRONTEND_WAYS,
         FRONTEND_WORDS_V4, FRONTEND_WORDS_V6, FlowInsertions, FlowKeyV4, FlowKeyV6, FlowRecord,
         FlowRoom, FragmentKeyV4, FragmentKeyV6, FragmentRecordV4, FragmentRecordV6, HOOK_COUNT,
-        HalfOpenRate, MAX_BACKENDS, MAX_FRAGMENTED, MAX_LOCAL, MAX_SERVICES, MAX_XDP_IFINDEX, Meta,
-        NetAddr6, NetU32, OBSERVATIONS_BYTES, Observation, PORT_LIST_RANGES, PORT_LISTS,
-        RINGS_PER_SERVICE, Refusals, ReplyDefaultKeyV4, ReplyDefaultKeyV6, ReplyDefaultV4,
-        ReplyDefaultV6, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4, ReplyRecordV6, ServiceIdentity,
-        TRACE_BYTES, TRACE_FILTERS as FILTERS, TraceEvent, TraceFilter, TraceState, VERDICT_SLOTS,
+        HalfOpenRate, MAX_BACKENDS, MAX_CLIENTS, MAX_CONNECTED_DATAGRAMS, MAX_FRAGMENTED,
+        MAX_LOCAL, MAX_SERVICES, MAX_XDP_IFINDEX, Meta, NetAddr6, NetU32, OBSERVATIONS_BYTES,
+        Observation, PORT_LIST_RANGES, PORT_LISTS, RINGS_PER_SERVICE, Refusals, ReplyDefaultKeyV4,
+        ReplyDefaultKeyV6, ReplyDefaultV4, ReplyDefaultV6, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4,
+        ReplyRecordV6, ServiceIdentity, ServiceScope, SocketPeer, SocketPeers, TRACE_BYTES,
+        TRACE_FILTERS as FILTERS, TraceEvent, TraceFilter, TraceState, VERDICT_SLOTS,
         VIP_FILTER_WORDS,
     },
     engine::{Context, Decision, Family, wire::Headers},
@@ -125,6 +126,20 @@ pub static TRACE_FILTERS: Array<TraceFilter, { FILTERS as usize }, MAPPED> = Arr
 #[btf_map]
 pub static TRACE_STATE: PerCpuArray<TraceState, 1> = PerCpuArray::new();
 
+#[btf_map]
+pub static CLIENTS: HashMap<u64, Client, { MAX_CLIENTS as usize }> = HashMap::new();
+#[btf_map]
+pub static SERVICE_SCOPES: Array<ServiceScope, { MAX_SERVICES as usize }, MAPPED> = Array::new();
+#[btf_map]
+pub static BACKEND_NETWORKS: Array<u64, BACKENDS, MAPPED> = Array::new();
+#[btf_map]
+pub static CONNECTED: SkStorage<SocketPeer> = SkStorage::new();
+#[btf_map]
+pub static CONNECTED_DATAGRAMS: LruHashMap<u64, u64, { MAX_CONNECTED_DATAGRAMS as usize }> =
+    LruHashMap::new();
+#[btf_map]
+pub static DATAGRAM_PEERS: SkStorage<SocketPeers> = SkStorage::new();
+
 /// Where this CPU writes an event.
 #[btf_map]
 pub static TRACE_EVENT: PerCpuArray<TraceEvent, 1> = PerCpuArray::new();
@@ -137,6 +152,14 @@ pub static HAS_CHECK_MTU: Global<u32> = Global::new(1);
 /// Whether the kernel has `bpf_ktime_get_coarse_ns` (Linux 5.11), as above.
 #[unsafe(no_mangle)]
 pub static HAS_COARSE_CLOCK: Global<u32> = Global::new(1);
+
+/// Whether a program of sockets can say which error its caller gets (Linux 6.1); as above.
+#[unsafe(no_mangle)]
+pub static HAS_SET_RETVAL: Global<u32> = Global::new(1);
+
+/// Whether the host leads containers to networks that they are not on.
+#[unsafe(no_mangle)]
+pub static ROUTES_ACROSS: Global<u32> = Global::new(0);
 
 /// When this CPU's bucket of answers is full again.
 #[btf_map]

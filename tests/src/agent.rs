@@ -28,6 +28,9 @@ pub struct AgentConfig {
     pub tc: String,
     /// Docker's socket; `None` switches the provider off.
     pub docker: Option<PathBuf>,
+    /// The cgroup whose processes' socket calls are balanced; `None`: nobody's. Never the root: that
+    /// would be every process of the machine.
+    pub cgroup: Option<PathBuf>,
     /// Time between two full listings of Docker.
     pub resync_seconds: u32,
     /// Name and VIP.
@@ -47,6 +50,7 @@ impl AgentConfig {
             xdp: "auto".to_owned(),
             tc: "auto".to_owned(),
             docker: None,
+            cgroup: None,
             resync_seconds: 2,
             balancers: Vec::new(),
             keys: String::new(),
@@ -67,13 +71,17 @@ impl AgentConfig {
             || "enabled = false".to_owned(),
             |at| format!("endpoint = \"unix://{}\"\nresync_seconds = {resync}", at.display()),
         );
+        let cgroup = self.cgroup.as_ref().map_or_else(
+            || "enabled = false".to_owned(),
+            |path| format!("path = \"{}\"", path.display()),
+        );
         let balancer = |(name, vip): &(String, String)| {
             format!("[[balancer]]\nname = {name:?}\nvip = {vip:?}\n")
         };
         format!(
             "{front}{}\npin_path = \"{}\"\nstate_path = \"{state}\"\nhash_seed = 1\n\
              [xdp]\nmode = {:?}\n[tc]\nmode = {:?}\n[api]\nsocket = \"{state}/api.sock\"\n\
-             [docker]\n{docker}\n{}{}\n",
+             [docker]\n{docker}\n[cgroup]\n{cgroup}\n{}{}\n",
             self.keys,
             pins.display(),
             self.xdp,

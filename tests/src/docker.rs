@@ -190,6 +190,12 @@ impl DockerNode {
         &self.docker
     }
 
+    /// Name of the cgroup that its containers are in.
+    #[must_use]
+    pub fn cgroup(&self) -> &str {
+        &self.cgroup
+    }
+
     /// The namespace that it runs in.
     #[must_use]
     pub fn namespace(&self) -> &Namespace {

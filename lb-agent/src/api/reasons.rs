@@ -171,6 +171,16 @@ const MEANINGS: &[(DropReason, &str, &str)] = &[
         "An echo request with IP options or IPv6 extension headers.",
         "`ping -R` and the like; plain echo requests are answered.",
     ),
+    (
+        DropReason::NotVisible,
+        "A socket call to a service that is not visible to the caller.",
+        "The service's `visible`, and the caller's networks: `lbctl service show`.",
+    ),
+    (
+        DropReason::OtherNetwork,
+        "A socket call to a service whose backends are all on networks that the caller is not on.",
+        "Connect the caller to their network, or let the host route: `routes_across` in [cgroup].",
+    ),
 ];
 
 /// What happened, and what to look at.

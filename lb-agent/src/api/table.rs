@@ -231,6 +231,7 @@ pub fn status(status: &StatusView) -> String {
             records.limit
         )
     }));
+    lines.extend(status.sockets.summary().map(|line| printable(&line)));
     let sections = [
         providers(&status.providers),
         fronts(&status.fronts),

@@ -10,7 +10,8 @@ use std::{
 };
 
 use lb_common::abi::{
-    BACKEND_NONE, FAMILY_V6, NetAddr6, TRACE_EDIT_NONE, TRACE_EDIT_SOURCE, TraceEvent, Verdict,
+    BACKEND_NONE, FAMILY_V6, Hook, NetAddr6, TRACE_EDIT_NONE, TRACE_EDIT_SOURCE, TraceEvent,
+    Verdict,
 };
 use serde::{Deserialize, Serialize};
 
@@ -142,11 +143,11 @@ pub enum TraceLine {
 pub struct PacketView {
     /// Microseconds since 1970.
     pub unix_us: u64,
-    /// Where it met the data path: `tc_front`, `tc_reply`, `xdp_front`.
+    /// Where it met the data path: `tc_front`, `tc_reply`, `xdp_front`, `socket`.
     pub hook: String,
     /// `tcp`, `udp`, `icmp`, `icmpv6`, or a number.
     pub protocol: String,
-    /// Flags of TCP: `S`, `SA`, `A`, `FA`, `R`; what it is, if it has no ports; else nothing.
+    /// `call` of a socket; flags of TCP: `S`, `SA`, `A`, `FA`, `R`; what it is, if it has no ports; else nothing.
     pub kind: String,
     /// Where it came from, as it came.
     pub source: String,
@@ -209,12 +210,21 @@ impl PacketView {
         let is_edited = event.edit != TRACE_EDIT_NONE;
         let is_answer = event.verdict == Verdict::Answer as u32;
         let flow = names::flow_change(event.flow_change);
+        let is_call = event.hook == Hook::Socket as u32;
         Self {
             unix_us: boot_unix_us.saturating_add(event.time_ns / 1000),
             hook: names::hook(event.hook).to_owned(),
             protocol: names::protocol(event.protocol),
-            kind: names::packet(event.kind, event.tcp_flags),
-            source: end(&event.source, event.source_port.get()),
+            kind: if is_call {
+                "call".to_owned()
+            } else {
+                names::packet(event.kind, event.tcp_flags)
+            },
+            source: if is_call {
+                caller(&event.source)
+            } else {
+                end(&event.source, event.source_port.get())
+            },
             destination: end(&event.destination, event.destination_port.get()),
             length_bytes: event.length_bytes,
             verdict: names::verdict(event.verdict).to_owned(),
@@ -272,6 +282,12 @@ pub fn address(family: u32, address: &NetAddr6) -> IpAddr {
 fn end(family: u32, words: &NetAddr6, port: u16) -> String {
     let address = address(family, words);
     if port == 0 { address.to_string() } else { SocketAddr::new(address, port).to_string() }
+}
+
+/// Who makes a socket call: it has no address yet, so it is the cookie of its network namespace.
+fn caller(source: &NetAddr6) -> String {
+    let [.., high, low] = source.raw();
+    format!("namespace {}", u64::from(high) << 32 | u64::from(low))
 }
 
 /// The time of day, UTC.

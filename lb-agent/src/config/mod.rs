@@ -4,6 +4,7 @@
 //! node looks like (interfaces, routes, groups) is checked by those who use the values.
 
 mod address;
+mod eastwest;
 mod error;
 mod labels;
 mod owners;
@@ -56,6 +57,10 @@ pub struct Config {
     pub xdp: XdpConfig,
     /// TC programs.
     pub tc: TcConfig,
+    /// Socket calls of the node and its containers.
+    pub cgroup: CgroupConfig,
+    /// Names of services for them.
+    pub names: NamesConfig,
     /// The API socket.
     pub api: ApiConfig,
     /// The Docker provider.
@@ -129,6 +134,30 @@ pub enum TcMode {
     Tcx,
     /// clsact filters only.
     Clsact,
+}
+
+/// `[cgroup]`: whose socket calls are balanced.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CgroupConfig {
+    /// Whether any are.
+    pub enabled: bool,
+    /// The cgroup v2 directory whose processes they are; `None`: the root, all processes.
+    pub path: Option<PathBuf>,
+    /// The host leads containers to networks that they are not on.
+    pub routes_across: bool,
+}
+
+/// `[names]`: the DNS responder.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NamesConfig {
+    /// Where it listens; nowhere: there is none.
+    pub listen: Vec<SocketAddr>,
+    /// How long an answer may be kept.
+    pub ttl_seconds: u32,
+    /// Who is asked for other names; nobody: they are refused.
+    pub forward: Vec<SocketAddr>,
+    /// Whether services are also known by their names in Compose.
+    pub compose: bool,
 }
 
 /// `[api]`.
@@ -288,6 +317,8 @@ impl Default for Config {
             hash_seed: None,
             xdp: XdpConfig::default(),
             tc: TcConfig::default(),
+            cgroup: CgroupConfig::default(),
+            names: NamesConfig::default(),
             api: ApiConfig { socket: state_path.join("api.sock"), group: "lb".to_owned() },
             docker: DockerConfig::default(),
             metrics: MetricsConfig::default(),
@@ -297,6 +328,18 @@ impl Default for Config {
             services: Vec::new(),
             state_path,
         }
+    }
+}
+
+impl Default for CgroupConfig {
+    fn default() -> Self {
+        Self { enabled: true, path: None, routes_across: false }
+    }
+}
+
+impl Default for NamesConfig {
+    fn default() -> Self {
+        Self { listen: Vec::new(), ttl_seconds: 5, forward: Vec::new(), compose: false }
     }
 }
 

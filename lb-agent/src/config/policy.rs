@@ -48,6 +48,8 @@ impl Checker<'_> {
                 0..=DAY_SECONDS,
             ),
             datagrams: self.value(policy.datagrams, object, "datagrams", grammar::datagrams),
+            visible: self.value(policy.visible, object, "visible", grammar::visibility),
+            prefer: self.value(policy.prefer, object, "prefer", grammar::preference),
             ring_size: policy.ring_size.and_then(|size| {
                 let size = Some(self.ring_size(&size)?);
                 Some(Setting::new(size, Origin::config(object, "ring_size")))

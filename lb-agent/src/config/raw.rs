@@ -20,6 +20,10 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) tc: Tc,
     #[serde(default)]
+    pub(super) cgroup: Cgroup,
+    #[serde(default)]
+    pub(super) names: Names,
+    #[serde(default)]
     pub(super) api: Api,
     #[serde(default)]
     pub(super) docker: Docker,
@@ -56,6 +60,25 @@ pub(super) struct Xdp {
 pub(super) struct Tc {
     #[serde(default)]
     pub(super) mode: TcMode,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Cgroup {
+    pub(super) enabled: Option<bool>,
+    pub(super) path: Option<Spanned<String>>,
+    pub(super) routes_across: Option<bool>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Names {
+    #[serde(default)]
+    pub(super) listen: Vec<Spanned<String>>,
+    pub(super) ttl_seconds: Option<Spanned<i64>>,
+    #[serde(default)]
+    pub(super) forward: Vec<Spanned<String>>,
+    pub(super) compose: Option<bool>,
 }
 
 #[derive(Deserialize, Default)]
@@ -152,6 +175,8 @@ with_policy! {
     passive: bool,
     slow_start_seconds: Spanned<i64>,
     datagrams: Spanned<String>,
+    visible: Spanned<String>,
+    prefer: Spanned<String>,
     ring_size: Spanned<i64>,
     probe: Spanned<Probe>,
 }

@@ -68,6 +68,8 @@ panic_percent = 30
 passive = false
 slow_start_seconds = 40
 datagrams = "answers"
+visible = "node,network:back"
+prefer = "node"
 [service.probe]
 kind = "https"
 port = 8443
@@ -189,13 +191,13 @@ fn unknown_keys_and_wrong_types_are_refused_with_their_place() {
         "[metrics]\nlisten = '127.0.0.1:0'",
     ]);
     assert_snapshot!(shown, @r#"
-    lb.toml:2:1: unknown key `fornt`; known keys here: `front`, `pin_path`, `state_path`, `hash_seed`, `xdp`, `tc`, `api`, `docker`, `metrics`, `tables`, `times`, `label_vips`, `routing_pool`, `defaults`, `balancer`, `registrator`, `service`
+    lb.toml:2:1: unknown key `fornt`; known keys here: `front`, `pin_path`, `state_path`, `hash_seed`, `xdp`, `tc`, `cgroup`, `names`, `api`, `docker`, `metrics`, `tables`, `times`, `label_vips`, `routing_pool`, `defaults`, `balancer`, `registrator`, `service`
     lb.toml:3:3: unknown key `modus`; known keys here: `mode`, `interfaces`
     lb.toml:2:8: unknown value `fast`; allowed: `auto`, `native`, `generic`, `off`
     lb.toml:1:1: wanted exactly 1 element, found 0 elements
     lb.toml:2:11: invalid type: string "yes", expected a boolean
     lb.toml:1:1: the key `vip` is missing here; add it
-    lb.toml:4:11: unknown key `backends`; known keys here: `name`, `frontends`, `affinity`, `unreachable`, `drain_seconds`, `unhealthy_grace_seconds`, `panic_percent`, `passive`, `slow_start_seconds`, `datagrams`, `ring_size`, `probe`, `backend`
+    lb.toml:4:11: unknown key `backends`; known keys here: `name`, `frontends`, `affinity`, `unreachable`, `drain_seconds`, `unhealthy_grace_seconds`, `panic_percent`, `passive`, `slow_start_seconds`, `datagrams`, `visible`, `prefer`, `ring_size`, `probe`, `backend`
     lb.toml:1:9: string values must be quoted, expected literal string
     lb.toml:2:1: missing comma between array elements, expected `,`
     lb.toml:2:1: the key `front` stands here a second time; keep one

@@ -97,6 +97,8 @@ impl Checker<'_> {
             hash_seed: file.hash_seed.and_then(|seed| self.hash_seed(&seed)),
             xdp: self.xdp(file.xdp),
             tc: TcConfig { mode: file.tc.mode },
+            cgroup: self.cgroup(file.cgroup),
+            names: self.names(file.names),
             api: self.api(file.api, state_path.join("api.sock"), defaults.api.group),
             docker: self.docker(file.docker),
             metrics: self.metrics(file.metrics),

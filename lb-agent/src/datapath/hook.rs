@@ -41,7 +41,7 @@ impl fmt::Display for Way {
     }
 }
 
-/// Every hook.
+/// Every hook that an interface has; those of sockets are in [`super::sockets`].
 pub(super) const HOOKS: [Hook; 3] = [Hook::TcFront, Hook::TcReply, Hook::Xdp];
 
 /// The program of a hook.
@@ -50,6 +50,7 @@ pub(super) fn program_name(hook: Hook) -> &'static str {
         Hook::TcFront => program_names::TC_FRONT,
         Hook::TcReply => program_names::TC_REPLY,
         Hook::Xdp => program_names::XDP_FRONT,
+        Hook::Socket => program_names::CONNECT4,
     }
 }
 
@@ -59,6 +60,7 @@ fn pin_word(hook: Hook) -> &'static str {
         Hook::TcFront => "tc_front",
         Hook::TcReply => "tc_reply",
         Hook::Xdp => "xdp_front",
+        Hook::Socket => "socket",
     }
 }
 

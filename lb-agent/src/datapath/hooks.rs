@@ -266,10 +266,11 @@ impl Programs {
 }
 
 /// Loads a program; the verifier gives up when a signal arrives, and wants to be asked again.
-fn load_program(program: &mut Program) -> Result<(), ProgramError> {
+pub(super) fn load_program(program: &mut Program) -> Result<(), ProgramError> {
     let mut load = || match program {
         Program::SchedClassifier(program) => program.load(),
         Program::Xdp(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     };
     for _ in 1..LOAD_ATTEMPTS {
@@ -284,7 +285,11 @@ fn load_program(program: &mut Program) -> Result<(), ProgramError> {
 
 /// Pins a program in the place of an earlier one, for tools that look: it is the links that keep
 /// programs in the kernel.
-fn pin_program(program: BorrowedFd<'_>, name: &str, directory: &Path) -> anyhow::Result<()> {
+pub(super) fn pin_program(
+    program: BorrowedFd<'_>,
+    name: &str,
+    directory: &Path,
+) -> anyhow::Result<()> {
     let (fresh, path) = (directory.join(format!("{name}-new")), directory.join(name));
     remove_if_there(&fresh)?;
     sys::pin(program, &fresh)

@@ -5,6 +5,7 @@
 //! back what the kernel holds. Synchronous: callers run it on a thread of its own, which must stay
 //! in the network namespace in which [`Datapath::open`] was called.
 
+mod cgroup;
 mod clsact;
 mod connections;
 mod counters;
@@ -27,17 +28,26 @@ mod record_table;
 mod records;
 mod replies;
 mod rtnl;
+mod scopes;
+mod sockets;
 mod state_dir;
 mod sys;
 mod tables;
 mod trace;
 mod uninstall;
 
-use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    os::fd::{AsFd as _, OwnedFd},
+    path::PathBuf,
+    sync::mpsc,
+};
 
 use anyhow::{Context as _, bail};
+use aya::maps::{HashMap, MapData};
 use lb_common::{
-    abi::{Hook, META_ROUTES_REPLIES, NetAddr6, NetU32, TraceFilter, ticks_from_ns},
+    abi::{Hook, META_ROUTES_REPLIES, NetAddr6, NetU32, TraceFilter, map_names, ticks_from_ns},
     engine,
 };
 
@@ -48,6 +58,8 @@ use self::{
     hooks::Hooks,
     live::{LiveFamily, LiveTables},
     pins::PinDir,
+    scopes::Scopes,
+    sockets::SocketHooks,
     state_dir::{Lock, StateDir},
     tables::Tables,
 };
@@ -59,8 +71,9 @@ pub use self::{
     log::ProgramLog,
     object::embedded,
     observe::{Observations, Observer},
-    options::{FrontInterface, Options, RecordTimes, TcMode, XdpMode},
+    options::{CgroupOptions, FrontInterface, Options, RecordTimes, TcMode, XdpMode},
     records::SweepReport,
+    sockets::SocketStatus,
     trace::TraceReader,
     uninstall::{Report, uninstall},
 };
@@ -70,6 +83,10 @@ use crate::{
     model::IpPrefix,
     netlink,
     plan::{Action, Kernel, KernelError, KernelState},
+    sockets::{
+        SocketTables,
+        reaper::{Gone, Reaper},
+    },
 };
 
 /// The programs and maps of this node. Dropping it leaves everything running.
@@ -84,6 +101,13 @@ pub struct Datapath {
     log: Option<ProgramLog>,
     trace: Option<TraceReader>,
     observations: Option<Observations>,
+    scopes: Scopes,
+    sockets: SocketStatus,
+    /// The map `CONNECTED`, for the reaper.
+    connected: Option<OwnedFd>,
+    /// The map `CONNECTED_DATAGRAMS`, likewise.
+    datagrams: Option<HashMap<MapData, u64, u64>>,
+    gone: Option<mpsc::Sender<Gone>>,
     _locks: [Lock; 2],
 }
 
@@ -112,6 +136,15 @@ impl Datapath {
             if has_made_maps { Ownership::Names } else { Ownership::Maps(pins.map_ids()) };
         let mut hooks = Hooks::load(&mut ebpf, &pins, state, ownership, options.tc_mode)?;
         hooks.adopt()?;
+        let sockets = SocketHooks::settle(&mut ebpf, &pins, options);
+        if let Some(trouble) = &sockets.trouble {
+            tracing::error!("socket calls: {trouble}");
+        }
+        let connected = MapData::from_pin(pins.maps().join(map_names::CONNECTED))
+            .context("cannot open the map `CONNECTED`")?;
+        let connected = connected.fd().as_fd().try_clone_to_owned()?;
+        let datagrams = tables::take(&mut ebpf, map_names::CONNECTED_DATAGRAMS)?;
+        let datagrams = HashMap::try_from(datagrams)?;
         let mut datapath = Self {
             tables: Tables::take(&mut ebpf)?,
             hooks,
@@ -123,6 +156,11 @@ impl Datapath {
             log: log::take(&mut ebpf),
             trace: Some(TraceReader::take(&mut ebpf)?),
             observations: Some(Observations::take(&mut ebpf, &pins.maps())?),
+            scopes: Scopes::take(&mut ebpf)?,
+            sockets,
+            connected: Some(connected),
+            datagrams: Some(datagrams),
+            gone: None,
             _locks: locks,
         };
         // An agent that was killed while somebody traced could not switch it off.
@@ -168,6 +206,36 @@ impl Datapath {
     /// most; without any they look at none.
     pub fn set_trace_filters(&mut self, filters: &[Option<TraceFilter>]) -> anyhow::Result<()> {
         self.tables.set_trace_filters(filters).map_err(anyhow::Error::msg)
+    }
+
+    /// How socket calls are balanced.
+    pub fn sockets(&self) -> &SocketStatus {
+        &self.sockets
+    }
+
+    /// Makes the tables of sockets what is wanted.
+    pub fn set_socket_tables(&mut self, wanted: &SocketTables) -> anyhow::Result<()> {
+        self.scopes.set(wanted).map_err(anyhow::Error::msg)
+    }
+
+    /// Ends sockets whose backends this data path takes out; once, and only where socket calls are
+    /// balanced.
+    pub fn take_reaper(&mut self) -> Option<Reaper> {
+        self.sockets.cgroup.as_ref()?;
+        let connected = self.connected.take()?;
+        let (sender, receiver) = mpsc::channel();
+        self.gone = Some(sender);
+        Some(Reaper::new(connected, self.datagrams.take()?, receiver))
+    }
+
+    /// Tells the reaper, if there is one.
+    fn tell_gone(&self, number: u32) {
+        let generation = self.tables.identity(number).generation;
+        if let Some(gone) = &self.gone
+            && gone.send((number, generation)).is_err()
+        {
+            tracing::debug!(number, "nobody ends its sockets; they end by themselves, later");
+        }
     }
 
     /// What the programs would decide on a packet of a client now.
@@ -366,7 +434,13 @@ impl Datapath {
 
 impl Kernel for Datapath {
     fn execute(&mut self, action: &Action) -> Result<(), KernelError> {
-        self.try_execute(action).map_err(|error| KernelError {
+        let result = self.try_execute(action).map(|()| match action {
+            Action::SetBackendState { number, state: 0 } | Action::ClearBackend { number } => {
+                self.tell_gone(*number);
+            }
+            _ => {}
+        });
+        result.map_err(|error| KernelError {
             action: describe(action),
             is_absent: matches!(error, AttachError::Absent),
             cause: error.to_string(),

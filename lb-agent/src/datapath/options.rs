@@ -66,6 +66,15 @@ impl Default for RecordTimes {
     }
 }
 
+/// Whose socket calls are balanced, and how far they get.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct CgroupOptions {
+    /// The cgroup v2 directory whose processes they are; `None`: the root, all processes.
+    pub path: Option<PathBuf>,
+    /// The host leads containers to networks that they are not on.
+    pub routes_across: bool,
+}
+
 /// Everything that [`super::Datapath::open`] and [`super::uninstall`] need. The default is what an
 /// agent without a configuration file uses, so that `uninstall` works without one.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -78,6 +87,8 @@ pub struct Options {
     pub fronts: Vec<FrontInterface>,
     /// How programs are attached to TC ingress.
     pub tc_mode: TcMode,
+    /// Whose socket calls are balanced; `None`: nobody's.
+    pub cgroup: Option<CgroupOptions>,
     /// Slots shared by the rings of all services; fixed when the maps are made.
     pub ring_slots: u32,
     /// Recorded flows per address family; fixed when the maps are made.
@@ -113,6 +124,7 @@ impl Default for Options {
             state_path: PathBuf::from("/run/lb-agent"),
             fronts: Vec::new(),
             tc_mode: TcMode::Auto,
+            cgroup: None,
             ring_slots: DEFAULT_RING_SLOTS,
             records: DEFAULT_RECORDS,
             times: RecordTimes::default(),

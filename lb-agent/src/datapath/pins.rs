@@ -4,6 +4,7 @@
 //! PIN_PATH/maps/NAME         made under maps_new, renamed when META is written: whole or not there
 //! PIN_PATH/programs/NAME
 //! PIN_PATH/links/HOOK-WAY-IFINDEX-NAMESPACE
+//! PIN_PATH/sockets/NAME
 //! ```
 
 use std::{
@@ -26,6 +27,7 @@ use super::{
     mapped::MappedArray,
     object::{self, MapDefinition},
     options::Options,
+    sockets,
 };
 
 /// What an operator can do about pins that do not fit.
@@ -68,9 +70,14 @@ impl PinDir {
         self.path.join("links")
     }
 
+    /// Pinned links of programs of sockets.
+    pub(super) fn sockets(&self) -> PathBuf {
+        self.path.join("sockets")
+    }
+
     /// Makes the directories for programs and links.
     pub(super) fn create_directories(&self) -> anyhow::Result<()> {
-        for path in [self.programs(), self.links()] {
+        for path in [self.programs(), self.links(), self.sockets()] {
             create_directory(&path)?;
         }
         Ok(())
@@ -153,6 +160,7 @@ fn create_directory(path: &Path) -> anyhow::Result<()> {
 
 fn load(object: &[u8], options: &Options, maps: &Path) -> anyhow::Result<Ebpf> {
     let mut loader = EbpfLoader::new();
+    sockets::set_constants(&mut loader, options);
     for &name in map_names::ALL {
         loader.map_pin_path(name, maps.join(name));
         if let Some(entries) = object::configured_entries(name, options) {

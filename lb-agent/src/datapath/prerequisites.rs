@@ -186,6 +186,12 @@ fn missing_capabilities(set: u64) -> Vec<&'static str> {
     needed.into_iter().filter(|(_, has)| !has).map(|(name, _)| name).collect()
 }
 
+/// Whether the running kernel is of this version or a later one; one that tells no version is.
+pub(super) fn kernel_is_at_least(wanted: (u32, u32)) -> bool {
+    let version = kernel_release().ok().and_then(|release| kernel_version(&release));
+    version.is_none_or(|version| version >= wanted)
+}
+
 fn kernel_version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.trim().split(|character: char| !character.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))

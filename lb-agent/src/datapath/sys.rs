@@ -40,12 +40,22 @@ pub(super) const FLAG_XDP_NATIVE: u32 = 1 << 2;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub(super) enum AttachType {
+    Connect4 = 10,
+    Connect6 = 11,
+    Sendmsg4 = 14,
+    Sendmsg6 = 15,
+    Recvmsg4 = 19,
+    Recvmsg6 = 20,
+    Getpeername4 = 29,
+    Getpeername6 = 30,
     Xdp = 37,
     TcxIngress = 46,
 }
 
 const LINK_TYPE_XDP: u32 = 6;
 const LINK_TYPE_TCX: u32 = 11;
+
+const LINK_TYPE_CGROUP: u32 = 3;
 
 /// What the kernel tells about a program.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -137,6 +147,19 @@ struct RawLinkInfo {
     reserved: [u64; 4],
 }
 
+/// The head of `struct bpf_link_info`, for a link to a cgroup.
+#[repr(C)]
+#[derive(IntoBytes, FromBytes, Immutable, KnownLayout, Default)]
+struct RawCgroupLinkInfo {
+    link_type: u32,
+    id: u32,
+    program_id: u32,
+    pad: u32,
+    cgroup_id: u64,
+    attach_type: u32,
+    reserved: [u32; 9],
+}
+
 /// The head of `struct bpf_prog_info`.
 #[repr(C)]
 #[derive(IntoBytes, FromBytes, Immutable, KnownLayout, Default)]
@@ -200,16 +223,35 @@ pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     bpf(BPF_OBJ_GET, &mut attr).map(owned)
 }
 
-/// Attaches a program to an interface of the calling thread's network namespace.
+/// Attaches a program to the processes of a cgroup and of those below it.
+pub(super) fn link_create_cgroup(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    attach_type: AttachType,
+) -> io::Result<OwnedFd> {
+    // Links are always there beside others' programs; the flag that says so is refused.
+    link_create(program, raw(cgroup), attach_type, 0)
+}
+
+/// Number of the cgroup that a link belongs to, which is the inode number of its directory; 0 when the
+/// cgroup is gone, or when the link is of another type.
+pub(super) fn link_cgroup(link: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut raw_info = RawCgroupLinkInfo::default();
+    info(link, &mut raw_info)?;
+    Ok(if raw_info.link_type == LINK_TYPE_CGROUP { raw_info.cgroup_id } else { 0 })
+}
+
+/// Attaches a program to an interface of the calling thread's network namespace, or to a cgroup by its
+/// descriptor.
 pub(super) fn link_create(
     program: BorrowedFd<'_>,
-    ifindex: u32,
+    target: u32,
     attach_type: AttachType,
     flags: u32,
 ) -> io::Result<OwnedFd> {
     let mut attr = LinkCreateAttr {
         program_fd: raw(program),
-        target: ifindex,
+        target,
         attach_type: attach_type as u32,
         flags,
         ..Default::default()
@@ -303,6 +345,29 @@ where
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Batch { count, next: None }),
         Err(error) => Err(error),
     }
+}
+
+/// A descriptor of the root of the cgroup v2 hierarchy, where it is mounted nowhere. Nothing is mounted
+/// by this either: it ends with the descriptor.
+pub(super) fn open_cgroup_root() -> io::Result<OwnedFd> {
+    /// `FSCONFIG_CMD_CREATE`.
+    const CREATE: libc::c_uint = 6;
+    let call = |result: libc::c_long| {
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    };
+    let descriptor = |result: libc::c_long| -> io::Result<OwnedFd> {
+        Ok(owned(RawFd::try_from(call(result)?).map_err(io::Error::other)?))
+    };
+    let (none, zero): (*const libc::c_char, libc::c_uint) = (std::ptr::null(), 0);
+    // SAFETY: the name is a C string; the calls take no other memory of ours.
+    let context =
+        descriptor(unsafe { libc::syscall(libc::SYS_fsopen, c"cgroup2".as_ptr(), zero) })?;
+    // SAFETY: as above; this command takes neither key nor value.
+    call(unsafe {
+        libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), CREATE, none, none, zero)
+    })?;
+    // SAFETY: as above.
+    descriptor(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), zero, zero) })
 }
 
 /// Removes an entry of a hash map and says what it was at that moment (Linux 5.14); `None`: there is

@@ -15,6 +15,7 @@ use super::{
     options::Options,
     pins::{PinDir, remove_directory},
     prerequisites::check_host,
+    sockets::SocketHooks,
     state_dir::{StateDir, lock_pins, remove_if_there},
     sys,
 };
@@ -76,6 +77,7 @@ pub fn uninstall(options: &Options, dry_run: bool) -> anyhow::Result<Report> {
 
     remove_links(&LinkDir::at(&pins.links()), netns_cookie, &mut report);
     remove_filters(&mut clsact, &mut report);
+    remove_sockets(&SocketHooks::at(&pins.sockets()), &mut report);
     remove_pins(&pins, &mut report);
     // An open directory would keep the bpffs busy.
     drop(pin_lock);
@@ -129,8 +131,16 @@ fn remove_filters(clsact: &mut Clsact, report: &mut Report) {
     }
 }
 
+/// Sockets that are connected stay so; what they remember goes with the maps.
+fn remove_sockets(sockets: &SocketHooks, report: &mut Report) {
+    for name in sockets.attached() {
+        report.step(format!("program {name} of socket calls"), || sockets.detach(name));
+    }
+}
+
 fn remove_pins(pins: &PinDir, report: &mut Report) {
-    for directory in [pins.links(), pins.programs(), pins.maps(), pins.maps_new()] {
+    let ours = [pins.links(), pins.sockets(), pins.programs(), pins.maps(), pins.maps_new()];
+    for directory in ours.clone() {
         if directory.is_dir() {
             report.step(directory.display().to_string(), || remove_directory(&directory));
         }
@@ -139,8 +149,7 @@ fn remove_pins(pins: &PinDir, report: &mut Report) {
         return;
     }
     let what = pins.path().display().to_string();
-    let foreign =
-        entries_but(pins.path(), &[pins.links(), pins.programs(), pins.maps(), pins.maps_new()]);
+    let foreign = entries_but(pins.path(), &ours);
     if foreign == 0 {
         report.step(what, || fs::remove_dir(pins.path()));
     } else {

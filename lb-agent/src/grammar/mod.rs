@@ -10,6 +10,7 @@ mod value;
 pub use probe::{ProbeParts, ProbeWord};
 pub use value::{
     PROBE_DELAY_MS, PROBE_INTERVAL_MS, PROBE_TIMEOUT_MS, affinity, datagrams, duration_ms,
-    duration_seconds, flag, initial_state, number, path, percent, place, port, probe_delay_ms,
-    probe_interval_ms, probe_timeout_ms, ring_size, share, statuses, token, unreachable, weight,
+    duration_seconds, flag, initial_state, number, path, percent, place, port, preference,
+    probe_delay_ms, probe_interval_ms, probe_timeout_ms, ring_size, share, statuses, token,
+    unreachable, visibility, weight,
 };

@@ -1,10 +1,12 @@
 //! Single values.
 
-use std::ops::RangeInclusive;
+use std::{collections::BTreeSet, ops::RangeInclusive};
 
-use lb_common::abi;
+use lb_common::abi::{self, SCOPE_NETWORKS};
 
-use crate::model::{Affinity, Datagrams, InitialState, ProbePlace, Unreachable};
+use crate::model::{
+    Affinity, Datagrams, InitialState, Preference, ProbePlace, Unreachable, Visibility,
+};
 
 /// What parsing yields, or what is wrong.
 type Parsed<T> = Result<T, String>;
@@ -185,6 +187,51 @@ pub fn datagrams(text: &str) -> Parsed<Datagrams> {
         "records" => Ok(Datagrams::Records),
         "answers" => Ok(Datagrams::Answers),
         _ => Err("is neither records nor answers".to_owned()),
+    }
+}
+
+/// `all`, `none`, or a list of `node`, `containers` and `network:NAME`.
+pub fn visibility(text: &str) -> Parsed<Visibility> {
+    let mut visibility = Visibility { node: false, containers: false, networks: BTreeSet::new() };
+    match text {
+        "all" => return Ok(Visibility::default()),
+        "none" => return Ok(visibility),
+        _ => {}
+    }
+    for word in text.split(',') {
+        match word.split_once(':') {
+            None if word == "node" => visibility.node = true,
+            None if word == "containers" => visibility.containers = true,
+            Some(("network", name)) if is_network_name(name) => {
+                visibility.networks.insert(name.to_owned());
+            }
+            _ => {
+                return Err(
+                    "is no visibility; write all, none, or a list of node, containers and \
+                            network:NAME, like node,network:web_default"
+                        .to_owned(),
+                );
+            }
+        }
+    }
+    if visibility.networks.len() > SCOPE_NETWORKS {
+        return Err(format!("names more than {SCOPE_NETWORKS} networks"));
+    }
+    Ok(visibility)
+}
+
+/// As Docker takes it.
+fn is_network_name(name: &str) -> bool {
+    let is_allowed = |char: char| char.is_ascii_alphanumeric() || "_.-".contains(char);
+    (1..=NAME_CHARS_MAX).contains(&name.len()) && name.chars().all(is_allowed)
+}
+
+/// `any` or `node`.
+pub fn preference(text: &str) -> Parsed<Preference> {
+    match text {
+        "any" => Ok(Preference::Any),
+        "node" => Ok(Preference::Node),
+        _ => Err("is neither any nor node".to_owned()),
     }
 }
 

@@ -18,7 +18,7 @@ const fn ignored(pattern: &'static str) -> Known {
 }
 
 /// Our own labels, without the prefix `lb.` or `lb.$PORT.`.
-pub const LB: [&str; 33] = [
+pub const LB: [&str; 35] = [
     "affinity",
     "datagrams",
     "drain",
@@ -27,6 +27,7 @@ pub const LB: [&str; 33] = [
     "panic",
     "passive",
     "port",
+    "prefer",
     "probe",
     "probe.body",
     "probe.command",
@@ -51,6 +52,7 @@ pub const LB: [&str; 33] = [
     "slow_start",
     "unhealthy_grace",
     "unreachable",
+    "visible",
     "weight",
 ];
 

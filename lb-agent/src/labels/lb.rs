@@ -158,6 +158,8 @@ impl<'a> LbLabels<'a> {
             passive: reader.value("passive", grammar::flag),
             slow_start_seconds: reader.value("slow_start", seconds),
             datagrams: reader.value("datagrams", grammar::datagrams),
+            visible: reader.value("visible", grammar::visibility),
+            prefer: reader.value("prefer", grammar::preference),
             ring_size: reader.value("ring_size", |text| grammar::ring_size(text).map(Some)),
             share: reader.value("share", |text| grammar::share(text).map(Some)),
             exclusive: reader.value("exclusive", grammar::flag),

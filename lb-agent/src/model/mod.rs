@@ -7,6 +7,7 @@ mod policy;
 mod ports;
 mod probe;
 mod service;
+mod visibility;
 
 pub use claim::{Claim, Claims, Conflict, PooledName, Refusal};
 pub use origin::{Origin, Setting, Written};
@@ -19,3 +20,4 @@ pub use service::{
     Backend, BackendPath, BackendState, FrontendAddress, IpPrefix, Protocol, ReplyFacts, Service,
     ServiceName, Snapshot, WaysIn,
 };
+pub use visibility::{Preference, Visibility};

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{HttpProbe, Origin, Probe, ProbeKind, ProbePlace, Setting};
+use super::{HttpProbe, Origin, Preference, Probe, ProbeKind, ProbePlace, Setting, Visibility};
 
 /// Whether connections of one client go to one backend.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
@@ -155,6 +155,10 @@ settings! {
     slow_start_seconds: u32 = 0, |it: &u32| seconds(*it);
     /// What a UDP service does.
     datagrams: Datagrams = Datagrams::Records, word;
+    /// Which of this node's own clients see it.
+    visible: Visibility = Visibility::default(), ToString::to_string;
+    /// Which backend they would rather have.
+    prefer: Preference = Preference::Any, word;
     /// Slots of the ring; `None`: chosen when the service is made.
     ring_size: Option<u32> = None, |size: &Option<u32>| or_dash(size.as_ref());
     /// Name under which several services share their frontends.

@@ -1,7 +1,7 @@
 //! What the node and its containers look like to the kernel: processes, network namespaces, links,
 //! addresses, routes, connections.
 //!
-//! It only reads, apart from [`Process::kill`]; whatever changes links, filters or maps belongs to `datapath`. Only
+//! It only reads, apart from [`Process::kill`] and [`end_sockets`]; whatever changes links, filters or maps belongs to `datapath`. Only
 //! [`namespace`] enters network namespaces, on threads that end there or come back before they wait. Nothing here is kept:
 //! sockets and namespace handles are closed before a function returns, because a namespace handle
 //! that is kept would keep the network of a dead container alive. All functions but
@@ -9,12 +9,14 @@
 //! thread.
 
 mod container;
+mod cookie;
 mod link;
 mod local;
 mod namespace;
 mod node;
 mod process;
 mod route;
+mod sock_diag;
 mod socket;
 mod socket_worker;
 mod sockets;
@@ -22,10 +24,12 @@ mod sockets;
 pub use container::{
     ContainerNetwork, ContainerWay, NetworkError, NetworkRefusal, container_network,
 };
+pub use cookie::namespace_cookie;
 pub use local::local_prefixes;
 pub use namespace::Namespace;
 pub use node::{default_route_interfaces, forwarding_enabled, link_index, link_name};
 pub use process::{BootTicks, Process};
 pub use route::egress_interfaces;
+pub use sock_diag::{Found, end_sockets};
 pub use socket_worker::SocketWorker;
 pub use sockets::established;

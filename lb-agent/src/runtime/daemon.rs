@@ -32,8 +32,9 @@ use crate::{
     config::{self, Config, LabelsConfig},
     datapath::{self, Datapath},
     journal::Journal,
-    labels, netlink, plan,
+    labels, names, netlink, plan,
     provider::{ProviderEvent, docker, file},
+    sockets::{Clients, Registry},
     steering::Store,
 };
 
@@ -141,9 +142,9 @@ impl Daemon {
         follow_traces(&mut node, kernel, trace_requests, &stop);
 
         let seen = node.take_observations();
-        let settings = settings(&config, journal);
+        let registry = start_reaper(&mut node)?;
         let fronts = node.fronts().iter().filter_map(|front| front.ifindex).collect();
-        let reconciler = Reconciler::adopt(node, settings, started)
+        let reconciler = Reconciler::adopt(node, settings(&config, journal), started)
             .context("cannot read what the kernel holds")?;
         let runs = docker::Runs::default();
         tokio::spawn(reconciler.connections().clone().run(Arc::new(runs.clone())));
@@ -161,6 +162,7 @@ impl Daemon {
         if let Some(metrics) = metrics {
             tokio::spawn(metrics.run(stop.clone()));
         }
+        serve_callers(&config, registry, &view, &events, &stop)?;
         let mut daemon = Self {
             config,
             config_path,
@@ -175,8 +177,7 @@ impl Daemon {
             kernel_thread,
             stop,
         };
-        daemon.follow_sources().await?;
-        Ok(daemon)
+        daemon.follow_sources().await.map(|()| daemon)
     }
 
     /// Reacts to signals until one says stop, or a part of the agent fails.
@@ -354,6 +355,51 @@ async fn forward(mut from: mpsc::Receiver<ProviderEvent>, to: mpsc::Sender<Event
     }
 }
 
+/// Starts to end sockets whose backends are gone. `None`: socket calls are nobody's business.
+fn start_reaper(node: &mut Datapath) -> anyhow::Result<Option<Registry>> {
+    let Some(reaper) = node.take_reaper() else { return Ok(None) };
+    let registry = Registry::default();
+    let known = registry.clone();
+    std::thread::Builder::new()
+        .name("lb-reaper".to_owned())
+        .spawn(move || reaper.run(&known))
+        .context("cannot start the thread that ends sockets")?;
+    Ok(Some(registry))
+}
+
+/// Answers names, and follows the containers of this node as those who call; without Docker, the node
+/// is all there is.
+fn serve_callers(
+    config: &Config,
+    registry: Option<Registry>,
+    view: &watch::Receiver<Arc<View>>,
+    events: &mpsc::Sender<Event>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    names::start(&config.names, view, stop);
+    let Some(registry) = registry else { return Ok(()) };
+    let (docker, events) = (&config.docker, events.clone());
+    let (sender, mut receiver) = mpsc::channel(1);
+    if docker.enabled {
+        let resync = Duration::from_secs(docker.resync_seconds.into());
+        let settings = docker::Settings::new(&docker.endpoint, resync)?;
+        let follow = docker::clients::run(settings, sender);
+        tokio::spawn(stop.clone().run_until_cancelled_owned(follow));
+    } else {
+        let node = netlink::namespace_cookie(None).context("SO_NETNS_COOKIE")?;
+        tokio::spawn(async move { sender.send(Clients { node, ..Clients::default() }).await });
+    }
+    tokio::spawn(async move {
+        while let Some(clients) = receiver.recv().await {
+            registry.set(&clients);
+            if events.send(Event::Clients(clients)).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
 /// What the reconciler needs to know.
 fn settings(config: &Config, journal: Arc<Journal>) -> Settings {
     let mut providers = vec![file::NAME];
@@ -388,6 +434,8 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("hash_seed", old.hash_seed != new.hash_seed),
         ("xdp", old.xdp != new.xdp),
         ("tc", old.tc != new.tc),
+        ("cgroup", old.cgroup != new.cgroup),
+        ("names", old.names != new.names),
         ("api", old.api != new.api),
         ("docker", old.docker != new.docker),
         ("metrics", old.metrics != new.metrics),
@@ -415,7 +463,11 @@ fn datapath_options(config: &Config) -> anyhow::Result<datapath::Options> {
         let xdp = config.xdp.interfaces.get(&name).copied().unwrap_or(config.xdp.mode);
         datapath::FrontInterface { name, xdp }
     });
-    Ok(datapath::Options { fronts: fronts.collect(), ..uninstall_options(config) })
+    let cgroup = config.cgroup.enabled.then(|| datapath::CgroupOptions {
+        path: config.cgroup.path.clone(),
+        routes_across: config.cgroup.routes_across,
+    });
+    Ok(datapath::Options { fronts: fronts.collect(), cgroup, ..uninstall_options(config) })
 }
 
 /// The options without the front interfaces: what uninstall needs.
@@ -425,6 +477,7 @@ fn uninstall_options(config: &Config) -> datapath::Options {
         state_path: config.state_path.clone(),
         fronts: Vec::new(),
         tc_mode: config.tc.mode,
+        cgroup: None,
         ring_slots: config.tables.ring_slots,
         records: config.tables.records,
         times: config.times.records(),

@@ -11,11 +11,12 @@ use super::{
 use crate::{
     api::{
         explain::{ExplainQuery, Explanation},
-        types::{BackendCountersView, DropView, FrontView, RecordsView, VerdictView},
+        types::{BackendCountersView, DropView, FrontView, RecordsView, SocketsView, VerdictView},
     },
-    datapath::{Datapath, FrontStatus, TraceReader, Way, now_tick},
+    datapath::{Datapath, FrontStatus, SocketStatus, TraceReader, Way, now_tick},
     model::IpPrefix,
     plan::{KernelState, Scan},
+    sockets::SocketTables,
 };
 
 impl Node for Datapath {
@@ -48,6 +49,10 @@ impl Node for Datapath {
 
     fn front_ifindex(&self) -> u32 {
         Self::front_ifindex(self)
+    }
+
+    fn set_socket_tables(&mut self, tables: &SocketTables) -> Result<(), NodeError> {
+        Self::set_socket_tables(self, tables).map_err(|error| NodeError(format!("{error:#}")))
     }
 
     fn look_at_interfaces(&mut self) {
@@ -100,6 +105,12 @@ impl Node for Datapath {
 
     fn fronts(&mut self) -> Vec<FrontView> {
         Self::fronts(self).iter().map(front_view).collect()
+    }
+
+    fn sockets(&mut self) -> SocketsView {
+        let SocketStatus { cgroup, trouble } = Self::sockets(self).clone();
+        let cgroup = cgroup.map(|path| path.display().to_string());
+        SocketsView { cgroup, trouble, clients: Vec::new() }
     }
 
     fn explain(&mut self, query: &ExplainQuery) -> Result<Explanation, NodeError> {

@@ -36,7 +36,7 @@ pub use node::{Node, NodeCounters, NodeError};
 pub use reconciler::{Reconciler, Settings};
 pub use tracers::{EVENTS_WAITING, Told, TraceRequest, TraceSource, Tracers};
 
-use crate::{config::Balancer, health::Change, provider::ProviderEvent};
+use crate::{config::Balancer, health::Change, provider::ProviderEvent, sockets::Clients};
 
 /// Everything that the runtime reacts to, beside time and questions of the API.
 #[derive(Clone, PartialEq, Debug)]
@@ -50,6 +50,8 @@ pub enum Event {
     Restarting(&'static str),
     /// The configuration was read again: the balancers to show.
     Balancers(Vec<Balancer>),
+    /// The containers of this node, as those who call.
+    Clients(Clients),
 }
 
 impl From<ProviderEvent> for Event {

@@ -7,10 +7,11 @@ use lb_common::abi::TraceFilter;
 use crate::{
     api::{
         explain::{ExplainQuery, Explanation},
-        types::{BackendCountersView, DropView, FrontView, RecordsView, VerdictView},
+        types::{BackendCountersView, DropView, FrontView, RecordsView, SocketsView, VerdictView},
     },
     model::IpPrefix,
     plan::{Kernel, KernelState, Scan},
+    sockets::SocketTables,
 };
 
 /// The node's data path. Implemented by `datapath`, and by a fake in tests.
@@ -34,6 +35,9 @@ pub trait Node: Kernel + Send {
     /// The front interface, when there is exactly one; else 0.
     fn front_ifindex(&self) -> u32;
 
+    /// Makes the tables of socket calls what is wanted.
+    fn set_socket_tables(&mut self, tables: &SocketTables) -> Result<(), NodeError>;
+
     /// Attaches front interfaces that came, and forgets interfaces that are gone.
     fn look_at_interfaces(&mut self);
 
@@ -42,6 +46,9 @@ pub trait Node: Kernel + Send {
 
     /// How the front interfaces are attached.
     fn fronts(&mut self) -> Vec<FrontView>;
+
+    /// How socket calls are balanced; for whom is not the node's to say.
+    fn sockets(&mut self) -> SocketsView;
 
     /// What the data path would decide on a packet now.
     fn explain(&mut self, query: &ExplainQuery) -> Result<Explanation, NodeError>;

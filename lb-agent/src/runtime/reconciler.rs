@@ -8,6 +8,7 @@
 mod granting;
 mod interruptible;
 mod report;
+mod sockets;
 pub(super) mod steer;
 
 use std::{mem, sync::Arc, time::Duration};
@@ -41,6 +42,7 @@ use crate::{
     model::{Refusal, ServiceName, Snapshot},
     plan::{self, Action, KernelError, KernelState, Planner, Scan, Sight},
     provider::ProviderEvent,
+    sockets::Clients,
     steering::Store,
 };
 
@@ -92,6 +94,8 @@ pub struct Reconciler<N> {
     steering: Orders,
     history: History,
     balancers: Vec<Balancer>,
+    /// Who calls from this node; `None`: not known yet.
+    clients: Option<Clients>,
     /// What the kernel holds, to our knowledge.
     mirror: KernelState,
     /// What is granted to whom, and the same with all that follows from health, time and orders.
@@ -153,6 +157,7 @@ impl<N: Node> Reconciler<N> {
             steering: Orders::load(settings.store),
             history: History::new(settings.journal),
             balancers: settings.balancers,
+            clients: None,
             node,
             mirror,
             granted: Granted::default(),
@@ -208,6 +213,7 @@ impl<N: Node> Reconciler<N> {
                 }
             }
             Event::Health(changes) => self.is_dirty |= self.health.take(&changes),
+            Event::Clients(clients) => self.set_clients(clients),
             Event::Restarting(provider) => {
                 self.ledger.set_restarting(provider);
                 self.is_view_stale = true;
@@ -369,6 +375,7 @@ impl<N: Node> Reconciler<N> {
         self.progress.executed(applied.done, refused.count());
         let is_further =
             is_interrupted || self.note_failures(applied.failures, is_interrupted, now_ms);
+        self.set_socket_tables();
         self.finish_round(planned, applied.done > 0 || is_further, now);
         self.write_history(now_ms);
         self.is_dirty |= is_interrupted;
@@ -431,11 +438,6 @@ impl<N: Node> Reconciler<N> {
                 self.backoff.succeeded();
             }
         }
-    }
-
-    fn milliseconds(&self, now: Instant) -> u64 {
-        let since_start = now.saturating_duration_since(self.started);
-        u64::try_from(since_start.as_millis()).unwrap_or(u64::MAX)
     }
 
     fn read_mirror(&mut self, now: Instant) -> bool {

@@ -68,6 +68,7 @@ impl Sandbox {
     /// Small tables, one front, the given way.
     pub(crate) fn options(&self, tc_mode: TcMode) -> Options {
         Options {
+            cgroup: None,
             pin_path: self.pins(),
             state_path: self.state_path(),
             fronts: vec![FrontInterface { name: "front0".to_owned(), xdp: XdpMode::Auto }],

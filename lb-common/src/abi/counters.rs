@@ -18,7 +18,7 @@ pub struct BackendCounters {
     pub packets_out: u64,
     /// Bytes translated on their way from the backend to a client.
     pub bytes_out: u64,
-    /// SYNs that were forwarded to the backend.
+    /// SYNs that were forwarded to the backend, and sockets that were connected to it.
     pub flows: u64,
     /// Connections that it refused: answers to a SYN that say that nobody listens.
     pub refusals: u64,
@@ -74,11 +74,13 @@ pub enum Hook {
     TcReply = 1,
     /// XDP on a front interface.
     Xdp = 2,
+    /// The socket calls of the node and its containers.
+    Socket = 3,
 }
 
 impl Hook {
     /// Every hook there is, in order of its number.
-    pub const ALL: &'static [Self] = &[Self::TcFront, Self::TcReply, Self::Xdp];
+    pub const ALL: &'static [Self] = &[Self::TcFront, Self::TcReply, Self::Xdp, Self::Socket];
 
     /// The name in the command line client, the API and metrics.
     #[must_use]
@@ -87,12 +89,13 @@ impl Hook {
             Self::TcFront => "tc_front",
             Self::TcReply => "tc_reply",
             Self::Xdp => "xdp_front",
+            Self::Socket => "socket",
         }
     }
 }
 
 /// Number of hooks that [`Hook`] names.
-pub const HOOK_COUNT: u32 = 3;
+pub const HOOK_COUNT: u32 = 4;
 
 /// Entries per hook in the per-CPU array `VERDICTS`.
 pub const VERDICT_SLOTS: u32 = 8;

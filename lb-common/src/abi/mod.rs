@@ -13,6 +13,7 @@ mod net;
 mod numbers;
 mod ring;
 mod service;
+mod socket;
 mod trace;
 
 pub use backend::{
@@ -49,13 +50,18 @@ pub use service::{
     Limits, META_REPLY_DEFAULTS, META_ROUTED_BACKENDS, META_ROUTES_REPLIES, META_TRACES, Meta,
     ServiceIdentity,
 };
+pub use socket::{
+    CLIENT_CONTAINER, CLIENT_NETWORKS, CLIENT_NODE, Client, MAX_CLIENTS, MAX_CONNECTED_DATAGRAMS,
+    PREFERS_NODE, SCOPE_NETWORKS, SOCKET_PEERS, ServiceScope, SocketPeer, SocketPeers,
+    VISIBLE_TO_CONTAINERS, VISIBLE_TO_NETWORKS, VISIBLE_TO_NODE, connected_to,
+};
 pub use trace::{
     TRACE_ANY_REASON, TRACE_BYTES, TRACE_EDIT_DESTINATION, TRACE_EDIT_NONE, TRACE_EDIT_SOURCE,
     TRACE_FILTERS, TraceEvent, TraceFilter, TraceState,
 };
 
 /// Version of everything in this module. Maps pinned under another version are not adopted.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Services that the tables have room for; service numbers are `0..MAX_SERVICES`.
 pub const MAX_SERVICES: u32 = 4096;
@@ -194,6 +200,20 @@ pub mod map_names {
     pub const TRACE_FILTERS: &str = "TRACE_FILTERS";
     /// `PerCpuArray<TraceState>` of one element.
     pub const TRACE_STATE: &str = "TRACE_STATE";
+    /// `HashMap<u64, Client>`: by cookie of the network namespace.
+    pub const CLIENTS: &str = "CLIENTS";
+    /// `Array<ServiceScope>`, mapped; indexed by service number.
+    pub const SERVICE_SCOPES: &str = "SERVICE_SCOPES";
+    /// `Array<u64>`, mapped; indexed by backend number: the network of a container, by the hash of
+    /// its name.
+    pub const BACKEND_NETWORKS: &str = "BACKEND_NETWORKS";
+    /// `SkStorage<SocketPeer>`: of sockets that are connected.
+    pub const CONNECTED: &str = "CONNECTED";
+    /// `LruHashMap<u64, u64>`: by socket cookie, number and generation of the backend that a socket of
+    /// UDP is connected to. The kernel lists what is stored in sockets of TCP only.
+    pub const CONNECTED_DATAGRAMS: &str = "CONNECTED_DATAGRAMS";
+    /// `SkStorage<SocketPeers>`: of sockets that send datagrams to an address each.
+    pub const DATAGRAM_PEERS: &str = "DATAGRAM_PEERS";
 
     /// Every map, in a fixed order.
     pub const ALL: &[&str] = &[
@@ -237,6 +257,12 @@ pub mod map_names {
         TRACE,
         TRACE_FILTERS,
         TRACE_STATE,
+        CLIENTS,
+        SERVICE_SCOPES,
+        BACKEND_NETWORKS,
+        CONNECTED,
+        CONNECTED_DATAGRAMS,
+        DATAGRAM_PEERS,
     ];
 }
 
@@ -248,6 +274,26 @@ pub mod program_names {
     pub const TC_REPLY: &str = "lb_tc_reply";
     /// XDP on front interfaces.
     pub const XDP_FRONT: &str = "lb_xdp_front";
+    /// `connect` with an IPv4 address.
+    pub const CONNECT4: &str = "lb_connect4";
+    /// `connect` with an IPv6 address.
+    pub const CONNECT6: &str = "lb_connect6";
+    /// A datagram to an IPv4 address.
+    pub const SENDMSG4: &str = "lb_sendmsg4";
+    /// A datagram to an IPv6 address.
+    pub const SENDMSG6: &str = "lb_sendmsg6";
+    /// The sender of a datagram, to a socket of IPv4.
+    pub const RECVMSG4: &str = "lb_recvmsg4";
+    /// The sender of a datagram, to a socket of IPv6.
+    pub const RECVMSG6: &str = "lb_recvmsg6";
+    /// The peer of a socket of IPv4.
+    pub const GETPEERNAME4: &str = "lb_getpeername4";
+    /// The peer of a socket of IPv6.
+    pub const GETPEERNAME6: &str = "lb_getpeername6";
+
+    /// Those of socket calls.
+    pub const SOCKETS: [&str; 8] =
+        [CONNECT4, CONNECT6, SENDMSG4, SENDMSG6, RECVMSG4, RECVMSG6, GETPEERNAME4, GETPEERNAME6];
 }
 
 #[cfg(feature = "user")]
@@ -274,6 +320,7 @@ mod pod {
         super::BackendIdentity,
         super::BackendV4,
         super::BackendV6,
+        super::Client,
         super::FlowInsertions,
         super::FlowKeyV4,
         super::FlowKeyV6,
@@ -299,6 +346,7 @@ mod pod {
         super::ReplyRecordV4,
         super::ReplyRecordV6,
         super::ServiceIdentity,
+        super::ServiceScope,
         super::TraceEvent,
         super::TraceFilter,
         super::TraceState,

@@ -77,6 +77,12 @@ impl NetU16 {
         u16::from_be(self.0)
     }
 
+    /// From a word as it lies in memory.
+    #[must_use]
+    pub const fn from_raw(raw: u16) -> Self {
+        Self(raw)
+    }
+
     /// The word as it lies in memory, for checksums and hashes.
     #[must_use]
     pub const fn raw(self) -> u16 {

@@ -127,6 +127,10 @@ drop_reasons! {
     TooBig = 29, "too_big";
     /// An echo request with IP options or extension headers.
     EchoUnanswerable = 30, "echo_unanswerable";
+    /// A socket call to a service that is not visible to the caller's networks.
+    NotVisible = 31, "not_visible";
+    /// A socket call to a service whose backends are all on other networks than the caller.
+    OtherNetwork = 32, "other_network";
 }
 
 /// Entries in the per-CPU array `DROPS`; room for reasons to come.

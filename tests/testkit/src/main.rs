@@ -8,6 +8,7 @@
 
 mod args;
 mod bulk;
+mod call;
 mod fetch;
 mod http;
 mod json;
@@ -27,6 +28,7 @@ usage: lb-testkit serve   --port N [--port N …] [--name NAME]
        lb-testkit streams --target IP:PORT [--count N] [--interval-ms N] [--size BYTES]
                           [--seconds N] [--until-eof]
        lb-testkit bulk    --target IP:PORT [--bytes N] [--direction up|down|both]
+       lb-testkit call    --name NAME:PORT [--interval-ms N] [--seconds N]
        lb-testkit sleep   --seconds N";
 
 fn main() -> ExitCode {
@@ -47,6 +49,7 @@ fn run(subcommand: &str, args: &Args) -> Result<ExitCode, String> {
         "fetch" => fetch::run(args)?,
         "streams" => streams::run(args)?,
         "bulk" => bulk::run(args)?,
+        "call" => call::run(args)?,
         "sleep" => {
             std::thread::sleep(args.seconds("seconds")?.ok_or("--seconds is missing")?);
             true

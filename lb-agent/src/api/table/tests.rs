@@ -11,7 +11,7 @@ use super::*;
 use crate::{
     api::types::{
         BackendCountersView, BackendCountsView, DropList, ReconcileView, RecordsView, RepliesView,
-        ServingState, View, VipFrontendView, VipList,
+        ServingState, SocketsView, View, VipFrontendView, VipList,
     },
     api::{
         events::{ConflictView, EventView},
@@ -208,28 +208,30 @@ fn service_show_has_every_value_with_its_origin() {
     degraded, 1/2 healthy, ring 4093, from docker
     12 connections, 1204 flows, 3 refused, in 10 packets 1023B, out 9 packets 5.0M
 
-    SETTING                  VALUE         ORIGIN
-    affinity                 client/24,64  container `shop-redis-1`, label `lb.affinity`
-    unreachable              reject        default
-    drain_seconds            30 s          [defaults] in lb.toml, `drain_seconds`
-    unhealthy_grace_seconds  300 s         default
-    panic_percent            10 %          default
-    passive                  true          default
-    slow_start_seconds       0 s           default
-    datagrams                records       default
-    ring_size                -             default
-    share                    -             default
-    probe                    tcp           container `shop-redis-1`, label `lb.probe`
-    probe_interval_ms        10 s          container `shop-redis-1`, variable `SERVICE_CHECK_INTERVAL`
-    probe_timeout_ms         2 s           default
-    probe_initial_delay_ms   0 s           default
-    probe_rise               2             default
-    probe_fall               3             default
-    probe_place              auto          default
-    probe_initial            starting      default
-    scale                    -             default
-    rolling_updates          -             default
-    depends                  -             default
+    SETTING                  VALUE            ORIGIN
+    affinity                 client/24,64     container `shop-redis-1`, label `lb.affinity`
+    unreachable              reject           default
+    drain_seconds            30 s             [defaults] in lb.toml, `drain_seconds`
+    unhealthy_grace_seconds  300 s            default
+    panic_percent            10 %             default
+    passive                  true             default
+    slow_start_seconds       0 s              default
+    datagrams                records          default
+    visible                  node,containers  default
+    prefer                   any              default
+    ring_size                -                default
+    share                    -                default
+    probe                    tcp              container `shop-redis-1`, label `lb.probe`
+    probe_interval_ms        10 s             container `shop-redis-1`, variable `SERVICE_CHECK_INTERVAL`
+    probe_timeout_ms         2 s              default
+    probe_initial_delay_ms   0 s              default
+    probe_rise               2                default
+    probe_fall               3                default
+    probe_place              auto             default
+    probe_initial            starting         default
+    scale                    -                default
+    rolling_updates          -                default
+    depends                  -                default
 
     BACKEND       ADDRESS          STATE     WEIGHT  ORIGIN                                       ASKED FOR BY
     shop-redis-1  172.18.0.2:6379  healthy      100  container `shop-redis-1`, label `lb.weight`  container `shop-redis-1`, label `aliyun.lb.port_6379`
@@ -303,6 +305,11 @@ fn front_view() -> FrontView {
     }
 }
 
+fn sockets_view() -> SocketsView {
+    let cgroup = Some("/sys/fs/cgroup".to_owned());
+    SocketsView { cgroup, trouble: None, clients: vec!["web".to_owned()] }
+}
+
 fn provider_views() -> Vec<ProviderView> {
     let trouble = "cannot reach `/var/run/docker.sock`; trying again".to_owned();
     [("docker", ProviderState::Trouble, Some(trouble), 12), ("file", ProviderState::Ok, None, 1)]
@@ -323,6 +330,7 @@ fn status_says_what_is_wrong() {
         uptime_seconds: 93_784,
         providers: provider_views(),
         fronts: vec![front_view()],
+        sockets: sockets_view(),
         records: Some(RecordsView { flows_v4: 17, limit: 131_072, ..RecordsView::default() }),
         tables: table_views(),
         drops: vec![DropView { reason: "no_backend".to_owned(), packets: 4 }],
@@ -348,6 +356,7 @@ fn status_says_what_is_wrong() {
     lb-agent 0.1.0, ABI 1, up 1d2h
     rounds 3, actions 42, latest round 812 us, 1 refused by the kernel (again in 2 s)
     recorded flows 17 IPv4, 0 IPv6, their replies 0, 0, of 131072 each
+    socket calls below /sys/fs/cgroup, containers known 1
 
     PROVIDER  STATE    CLAIMS  TROUBLE
     docker    trouble      12  cannot reach `/var/run/docker.sock`; trying again

@@ -18,6 +18,9 @@ pub struct StatusView {
     pub providers: Vec<ProviderView>,
     /// Front interfaces.
     pub fronts: Vec<FrontView>,
+    /// Socket calls of the node and its containers.
+    #[serde(default)]
+    pub sockets: SocketsView,
     /// Recorded flows; `None` when they were not counted yet.
     pub records: Option<RecordsView>,
     /// How full the tables are.
@@ -76,6 +79,32 @@ pub struct FrontView {
     pub xdp: String,
     /// What is wrong with it and what to do.
     pub trouble: Option<String>,
+}
+
+/// Socket calls of the node and its containers.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct SocketsView {
+    /// The cgroup whose processes' calls are balanced; `None`: nobody's.
+    pub cgroup: Option<String>,
+    /// What is wrong with it and what to do.
+    pub trouble: Option<String>,
+    /// Containers whose networks are known, by name.
+    pub clients: Vec<String>,
+}
+
+impl SocketsView {
+    /// A line for people; nothing, where socket calls are nobody's business.
+    #[must_use]
+    pub fn summary(&self) -> Option<String> {
+        let Self { cgroup, trouble, clients } = self;
+        let trouble = trouble.as_ref().map_or_else(String::new, |trouble| format!("; {trouble}"));
+        let whose = match cgroup {
+            Some(cgroup) => format!("below {cgroup}, containers known {}", clients.len()),
+            None if trouble.is_empty() => return None,
+            None => "of nobody".to_owned(),
+        };
+        Some(format!("socket calls {whose}{trouble}"))
+    }
 }
 
 /// The tables of recorded flows.

@@ -24,6 +24,8 @@ fn every_setting_of_a_service_can_be_made() {
     passive = false (service `web` in lb.toml, line 50, `passive`)
     slow_start_seconds = 40 s (service `web` in lb.toml, line 50, `slow_start_seconds`)
     datagrams = answers (service `web` in lb.toml, line 50, `datagrams`)
+    visible = node,network:back (service `web` in lb.toml, line 50, `visible`)
+    prefer = node (service `web` in lb.toml, line 50, `prefer`)
     ring_size = 4093 (service `web` in lb.toml, line 50, `ring_size`)
     share = - (default)
     probe = https port 8443 HEAD /health, host web.example, server name web.internal, status 200-299,404, body with "well", certificate verified (service `web` in lb.toml, line 50, `probe.kind`)
@@ -72,7 +74,7 @@ fn policies_are_checked() {
     texts[0] = "[defaults]\naffinity = 'cookie'\nweight = 3".to_owned();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     assert_snapshot!(check(&texts), @r#"
-    lb.toml:3:1: unknown key `weight`; known keys here: `affinity`, `unreachable`, `drain_seconds`, `unhealthy_grace_seconds`, `panic_percent`, `passive`, `slow_start_seconds`, `datagrams`, `ring_size`, `probe`
+    lb.toml:3:1: unknown key `weight`; known keys here: `affinity`, `unreachable`, `drain_seconds`, `unhealthy_grace_seconds`, `panic_percent`, `passive`, `slow_start_seconds`, `datagrams`, `visible`, `prefer`, `ring_size`, `probe`
     lb.toml:4:15: the value `reset` is neither reject nor drop
     lb.toml:4:17: `drain_seconds` is -1; it must be from 0 to 86400
     lb.toml:4:17: invalid type: string "30s", expected a whole number
@@ -154,4 +156,29 @@ fn the_example_file_is_understood() {
         let is_example = matches!(shown.name, "affinity" | "ring_size" | "probe");
         assert!(is_example || shown.value == default.value, "{}: {}", shown.name, shown.value);
     }
+}
+
+#[test]
+fn socket_calls_and_names_are_checked() {
+    let text = "[cgroup]\npath = '/sys/fs/cgroup/x'\nroutes_across = true\n[names]\n\
+                listen = ['172.17.0.1:53', '[::1]:53']\nttl_seconds = 0\nforward = ['9.9.9.9:53']\n\
+                compose = true";
+    let config = Config::parse(text, "lb.toml").expect("in order");
+    assert_eq!(config.cgroup.path.as_deref(), Some("/sys/fs/cgroup/x".as_ref()));
+    assert!(config.cgroup.enabled && config.cgroup.routes_across);
+    let names = &config.names;
+    assert_eq!((names.listen.len(), names.forward.len(), names.ttl_seconds), (2, 1, 0));
+    assert!(names.compose);
+    let check = |text: &str, expected: &str| {
+        let error = Config::parse(text, "lb.toml").expect_err(text).to_string();
+        assert!(error.contains(expected), "{error}");
+    };
+    check("[cgroup]\npath = 'sys/fs/cgroup'", "lb.toml:2:8: `path` must be the absolute path");
+    check("[cgroup]\npath = '/sys/../x'", "`path` must be the absolute path");
+    check("[cgroup]\nmode = 'on'", "unknown key `mode`");
+    check("[names]\nlisten = ['172.17.0.1']", "lb.toml:2:11: `172.17.0.1` is no address");
+    check("[names]\nforward = ['9.9.9.9:0']", "is no address to listen on");
+    check("[names]\nttl_seconds = -1", "`ttl_seconds` is -1");
+    let many = format!("[names]\nlisten = [{}]", "'127.0.0.1:53',".repeat(17));
+    check(&many, "`listen` names more than 16 addresses");
 }

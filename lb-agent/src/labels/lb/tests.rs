@@ -140,6 +140,8 @@ fn every_known_label_is_read() {
         "name",
         "healthy",
         "auto",
+        "all",
+        "any",
         "tcp",
     ];
     for name in known::LB {

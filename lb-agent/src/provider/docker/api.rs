@@ -27,6 +27,7 @@ use hyper::{
 use tokio::time::Instant;
 
 use super::{
+    clients::Listed,
     engine::{BridgeNetwork, Engine, EngineError, Event, Inspected, Signalled, Summary, What},
     signal::Signal,
     timestamp,
@@ -131,6 +132,25 @@ impl Api {
         let version = negotiated.client_version();
         *self.version.lock().unwrap_or_else(PoisonError::into_inner) = Some(version);
         Ok(())
+    }
+}
+
+impl Api {
+    /// Path of the daemon's socket.
+    pub(super) fn socket_path(&self) -> &str {
+        &self.socket_path
+    }
+
+    /// Agrees on a version, unless that is done.
+    pub(super) async fn prepare(&self) -> Result<(), EngineError> {
+        let is_agreed = self.version.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        if is_agreed { Ok(()) } else { self.negotiate().await }
+    }
+
+    /// Lists the containers that run, with their addresses.
+    pub(super) async fn clients(&self) -> Result<Vec<Listed>, EngineError> {
+        let listed = within(self.client()?.list_containers(None)).await?;
+        Ok(listed.into_iter().filter_map(client_of).collect())
     }
 }
 
@@ -282,6 +302,18 @@ fn summary_of(listed: ContainerSummary) -> Option<Summary> {
         endpoints,
         id,
     })
+}
+
+fn client_of(listed: ContainerSummary) -> Option<Listed> {
+    let id = listed.id.filter(|id| is_id(id))?;
+    let endpoints = listed.network_settings.and_then(|settings| settings.networks);
+    let networks = endpoints.unwrap_or_default().into_iter().map(|(network, endpoint)| {
+        let texts = [endpoint.ip_address, endpoint.global_ipv6_address];
+        let addresses = texts.into_iter().flatten().filter_map(|text| text.parse().ok());
+        (network, addresses.collect())
+    });
+    let name = name_of(&listed.names.unwrap_or_default(), &id);
+    Some(Listed { name, networks: networks.collect(), id })
 }
 
 /// A network and the name of its bridge.

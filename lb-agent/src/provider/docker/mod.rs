@@ -7,9 +7,11 @@
 //!
 //! Parts: [`engine`] the narrow view of Docker's API and [`api`] its real side, [`host`] the same for
 //! processes and namespaces; [`look`] examines one container, [`state`] decides what follows from
-//! what was seen, without I/O or time, and [`report`] says it; [`follow`] runs it all. None of them touches maps or filters.
+//! what was seen, without I/O or time, and [`report`] says it; [`follow`] runs it all. Beside them [`clients`] sees
+//! all containers as callers. None of them touches maps or filters.
 
 mod api;
+pub mod clients;
 mod commands;
 mod engine;
 mod follow;

@@ -53,6 +53,7 @@ impl<N: Node> Reconciler<N> {
         let retry_in = self.backoff.due().map(|at| at.saturating_duration_since(now));
         let reconcile = self.progress.view(self.failures.len(), retry_in);
         let refusals = self.refusals();
+        let sockets = self.sockets_view();
         view::build(&view::Parts {
             ledger: &self.ledger,
             health: &self.health,
@@ -63,6 +64,7 @@ impl<N: Node> Reconciler<N> {
             counters: &self.counters,
             connections: self.connections.counted(),
             fronts: self.node.fronts(),
+            sockets,
             refusals,
             reconcile,
             steering: &self.steering,
@@ -70,6 +72,11 @@ impl<N: Node> Reconciler<N> {
             conflicts: self.history.conflicts(&self.snapshot),
             now_ms: self.milliseconds(now),
         })
+    }
+
+    pub(super) fn milliseconds(&self, now: Instant) -> u64 {
+        let since_start = now.saturating_duration_since(self.started);
+        u64::try_from(since_start.as_millis()).unwrap_or(u64::MAX)
     }
 
     fn refusals(&self) -> Vec<RefusalView> {

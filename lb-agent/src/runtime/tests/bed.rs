@@ -24,7 +24,7 @@ use crate::{
         explain::{ExplainQuery, Explanation},
         server::{Request, SteerCall},
         steer::{Order, SteerAnswer, SteerError, SteerRequest},
-        types::{BackendCountersView, FrontView, View},
+        types::{BackendCountersView, FrontView, SocketsView, View},
     },
     health::Targets,
     journal::Journal,
@@ -34,6 +34,7 @@ use crate::{
     },
     plan::{self, Action, Kernel, KernelError, KernelState, Scan},
     provider::ProviderEvent,
+    sockets::SocketTables,
     steering::Store,
 };
 
@@ -59,6 +60,8 @@ pub(super) struct NodeState {
     /// Slots of rings that have a record of another backend than their `cur`.
     pub(super) others: BTreeSet<(u32, u32)>,
     pub(super) refused_ticks: BTreeMap<u32, u32>,
+    /// What was set last.
+    pub(super) socket_tables: SocketTables,
 }
 
 #[derive(Clone)]
@@ -109,6 +112,11 @@ fn check_consistent(kernel: &KernelState, action: &Action) {
 }
 
 impl Node for FakeNode {
+    fn set_socket_tables(&mut self, tables: &SocketTables) -> Result<(), NodeError> {
+        self.lock().socket_tables = tables.clone();
+        Ok(())
+    }
+
     fn read_state(&mut self) -> Result<KernelState, NodeError> {
         let node = self.lock();
         if node.is_unreadable {
@@ -158,6 +166,10 @@ impl Node for FakeNode {
 
     fn fronts(&mut self) -> Vec<FrontView> {
         Vec::new()
+    }
+
+    fn sockets(&mut self) -> SocketsView {
+        SocketsView::default()
     }
 
     fn explain(&mut self, _query: &ExplainQuery) -> Result<Explanation, NodeError> {

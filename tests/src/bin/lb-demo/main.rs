@@ -5,6 +5,7 @@
 //! exit status is 1 when a promise of the product was broken. `cargo xtask demo` builds all and
 //! starts it.
 
+mod eastwest;
 mod printer;
 mod scenes;
 mod stage;
@@ -35,6 +36,15 @@ struct Options {
     /// Use a Docker daemon of the demo's own even where one runs.
     #[arg(long)]
     own_docker: bool,
+    /// What to show; without it, clients from outside.
+    scene: Option<Scene>,
+}
+
+/// What can be shown beside clients from outside.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Scene {
+    /// A container that calls a service by its name.
+    EastWest,
 }
 
 fn main() -> ExitCode {
@@ -55,8 +65,11 @@ fn show(options: Options, printer: &mut Printer) -> Result<()> {
         anyhow::bail!("the demo {why}");
     }
     process::catch_interrupts()?;
-    let Options { agent, lbctl, testkit, own_docker } = options;
+    let Options { agent, lbctl, testkit, own_docker, scene } = options;
     binaries::set(Binaries { agent, lbctl, testkit })?;
+    if let Some(Scene::EastWest) = scene {
+        return eastwest::play(printer);
+    }
     let mut stage = Stage::build(own_docker, printer)?;
     let shown = scenes::play(&mut stage, printer);
     if shown.is_err() {

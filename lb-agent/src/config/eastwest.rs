@@ -1,0 +1,66 @@
+//! `[cgroup]` and `[names]`: socket calls of the node and its containers, and the names that they use.
+
+use std::path::{Component, PathBuf};
+
+use toml::Spanned;
+
+use super::{
+    CgroupConfig, NamesConfig,
+    address::parse_listen,
+    raw,
+    validate::{Checker, DAY_SECONDS},
+};
+
+/// Addresses to listen on, and servers to ask.
+const ADDRESSES_MAX: usize = 16;
+
+impl Checker<'_> {
+    pub(super) fn cgroup(&mut self, cgroup: raw::Cgroup) -> CgroupConfig {
+        let defaults = CgroupConfig::default();
+        let path = cgroup.path.and_then(|path| {
+            let span = path.span();
+            let path = PathBuf::from(path.into_inner());
+            let is_plain = path.is_absolute()
+                && !path.as_os_str().as_encoded_bytes().contains(&0)
+                && !path.components().any(|part| part == Component::ParentDir);
+            if !is_plain {
+                let message = "`path` must be the absolute path of a cgroup v2 directory, like \
+                               /sys/fs/cgroup";
+                self.problem(span, message.to_owned());
+            }
+            is_plain.then_some(path)
+        });
+        CgroupConfig {
+            enabled: cgroup.enabled.unwrap_or(defaults.enabled),
+            path,
+            routes_across: cgroup.routes_across.unwrap_or(defaults.routes_across),
+        }
+    }
+
+    pub(super) fn names(&mut self, names: raw::Names) -> NamesConfig {
+        let defaults = NamesConfig::default();
+        NamesConfig {
+            listen: self.addresses(names.listen, "listen"),
+            ttl_seconds: self.number(
+                names.ttl_seconds,
+                "ttl_seconds",
+                0..=DAY_SECONDS,
+                defaults.ttl_seconds,
+            ),
+            forward: self.addresses(names.forward, "forward"),
+            compose: names.compose.unwrap_or(defaults.compose),
+        }
+    }
+
+    fn addresses(&mut self, texts: Vec<Spanned<String>>, key: &str) -> Vec<std::net::SocketAddr> {
+        if let Some(first) = texts.get(ADDRESSES_MAX) {
+            let message = format!("`{key}` names more than {ADDRESSES_MAX} addresses");
+            self.problem(first.span(), message);
+        }
+        let parsed = texts.into_iter().take(ADDRESSES_MAX).filter_map(|text| {
+            let span = text.span();
+            self.accept(parse_listen(text.get_ref()), span)
+        });
+        parsed.collect()
+    }
+}

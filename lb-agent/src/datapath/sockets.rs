@@ -1,0 +1,191 @@
+//! Programs on the socket calls of a cgroup's processes: eight links that are pinned by the names of
+//! their programs.
+//!
+//! A later agent gives each link its own program, between two calls. What is not on the cgroup that
+//! the configuration names is taken off before anything is attached there: a call must not pass
+//! through two programs of ours, since the second would take the first one's backend for the address
+//! that the application asked for.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use aya::{Ebpf, EbpfLoader};
+use lb_common::abi::program_names;
+
+use super::{
+    cgroup::{self, Cgroup},
+    hooks::load_program,
+    options::{CgroupOptions, Options},
+    pins::PinDir,
+    prerequisites::kernel_is_at_least,
+    state_dir::remove_if_there,
+    sys::{self, AttachType},
+};
+
+/// From this version on programs of sockets can say which error their caller gets.
+const SET_RETVAL_SINCE: (u32, u32) = (6, 1);
+
+/// Every program with the call that it is for. Those that translate back come first: whoever is led
+/// to a backend is shown the address that it asked for.
+const CALLS: [(&str, AttachType); 8] = [
+    (program_names::RECVMSG4, AttachType::Recvmsg4),
+    (program_names::RECVMSG6, AttachType::Recvmsg6),
+    (program_names::GETPEERNAME4, AttachType::Getpeername4),
+    (program_names::GETPEERNAME6, AttachType::Getpeername6),
+    (program_names::SENDMSG4, AttachType::Sendmsg4),
+    (program_names::SENDMSG6, AttachType::Sendmsg6),
+    (program_names::CONNECT4, AttachType::Connect4),
+    (program_names::CONNECT6, AttachType::Connect6),
+];
+
+/// How socket calls are balanced on this node.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SocketStatus {
+    /// The cgroup whose processes' calls are; `None`: nobody's.
+    pub cgroup: Option<PathBuf>,
+    /// Why they are not, or not all of them, although they should be.
+    pub trouble: Option<String>,
+}
+
+/// The pinned links.
+#[derive(Clone, Debug)]
+pub(super) struct SocketHooks {
+    path: PathBuf,
+}
+
+/// What the programs are told when they are loaded.
+pub(super) fn set_constants(loader: &mut EbpfLoader<'_>, options: &Options) {
+    static YES: u32 = 1;
+    static NO: u32 = 0;
+    let value = |is: bool| if is { &YES } else { &NO };
+    let routes_across = options.cgroup.as_ref().is_some_and(|cgroup| cgroup.routes_across);
+    loader.override_global("ROUTES_ACROSS", value(routes_across), false);
+    let has_set_retval = kernel_is_at_least(SET_RETVAL_SINCE);
+    loader.override_global("HAS_SET_RETVAL", value(has_set_retval), false);
+}
+
+impl SocketHooks {
+    /// Without looking whether the directory is there.
+    pub(super) fn at(path: &Path) -> Self {
+        Self { path: path.to_path_buf() }
+    }
+
+    /// Loads the programs and puts them on the cgroup that the options name, in the place of an
+    /// earlier agent's; or takes those off, when they name none.
+    ///
+    /// What does not work here is told and stops nothing else: packets are balanced all the same.
+    pub(super) fn settle(ebpf: &mut Ebpf, pins: &PinDir, options: &Options) -> SocketStatus {
+        let hooks = Self::at(&pins.sockets());
+        let Some(wanted) = &options.cgroup else {
+            let trouble = hooks.detach_all().err().map(|error| format!("{error:#}"));
+            return SocketStatus { cgroup: None, trouble };
+        };
+        match hooks.attach(ebpf, pins, wanted) {
+            Ok(cgroup) => {
+                let trouble = cgroup.trouble();
+                SocketStatus { cgroup: Some(cgroup.path), trouble }
+            }
+            Err(error) => SocketStatus { cgroup: None, trouble: Some(format!("{error:#}")) },
+        }
+    }
+
+    fn attach(
+        &self,
+        ebpf: &mut Ebpf,
+        pins: &PinDir,
+        wanted: &CgroupOptions,
+    ) -> anyhow::Result<Cgroup> {
+        let cgroup = cgroup::open(wanted.path.as_deref())?;
+        self.detach_elsewhere(&cgroup)?;
+        // All of them are loaded before one is attached.
+        let mut programs = Vec::with_capacity(CALLS.len());
+        for (name, attach_type) in CALLS {
+            programs.push((name, attach_type, load(ebpf, name)?));
+        }
+        for (name, attach_type, program) in &programs {
+            super::hooks::pin_program(program.as_fd(), name, &pins.programs())?;
+            self.attach_one(name, *attach_type, program.as_fd(), &cgroup)
+                .with_context(|| format!("`{name}` on the cgroup `{}`", cgroup.path.display()))?;
+        }
+        Ok(cgroup)
+    }
+
+    fn attach_one(
+        &self,
+        name: &str,
+        attach_type: AttachType,
+        program: BorrowedFd<'_>,
+        cgroup: &Cgroup,
+    ) -> anyhow::Result<()> {
+        let pin = self.path.join(name);
+        match sys::open_pin(&pin) {
+            Ok(link) => {
+                sys::link_update(link.as_fd(), program).context("cannot replace the program")
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let link = sys::link_create_cgroup(program, cgroup.directory.as_fd(), attach_type)
+                    .map_err(|error| explain(&error))?;
+                sys::pin(link.as_fd(), &pin)
+                    .with_context(|| format!("cannot pin the link at `{}`", pin.display()))
+            }
+            Err(error) => Err(error).context("cannot open its link"),
+        }
+    }
+
+    /// Takes off what is on another cgroup, or on one that is gone.
+    fn detach_elsewhere(&self, cgroup: &Cgroup) -> anyhow::Result<()> {
+        for name in self.attached() {
+            let link = sys::open_pin(&self.path.join(name));
+            let is_here = link.and_then(|link| sys::link_cgroup(link.as_fd()));
+            if !is_here.is_ok_and(|id| id == cgroup.id) {
+                tracing::info!(name, "taking a program of sockets off another cgroup");
+                self.detach(name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn detach_all(&self) -> anyhow::Result<()> {
+        self.attached().into_iter().try_for_each(|name| self.detach(name))
+    }
+
+    /// Names of the programs that have a link, those that lead to backends first.
+    pub(super) fn attached(&self) -> Vec<&'static str> {
+        let is_there = |name: &&str| fs::symlink_metadata(self.path.join(name)).is_ok();
+        CALLS.iter().rev().map(|(name, _)| *name).filter(is_there).collect()
+    }
+
+    /// Takes a program off; one that is not there is as good.
+    pub(super) fn detach(&self, name: &str) -> anyhow::Result<()> {
+        let pin = self.path.join(name);
+        if let Ok(link) = sys::open_pin(&pin)
+            && let Err(error) = sys::link_detach(link.as_fd())
+        {
+            // The pin goes all the same, and the program with it a little later.
+            tracing::debug!(name, %error, "cannot detach at once");
+        }
+        remove_if_there(&pin).with_context(|| format!("cannot remove the link `{}`", pin.display()))
+    }
+}
+
+fn load(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<OwnedFd> {
+    let program = ebpf
+        .program_mut(name)
+        .with_context(|| format!("the embedded BPF object has no program `{name}`"))?;
+    load_program(program).with_context(|| format!("the kernel refuses program `{name}`"))?;
+    Ok(program.fd()?.as_fd().try_clone_to_owned()?)
+}
+
+fn explain(error: &io::Error) -> anyhow::Error {
+    match error.raw_os_error() {
+        Some(libc::EPERM) => anyhow::anyhow!(
+            "the kernel refuses to attach: somebody else's program there allows no other"
+        ),
+        Some(libc::E2BIG) => anyhow::anyhow!("64 programs are attached there already"),
+        _ => anyhow::anyhow!("cannot attach: {error}"),
+    }
+}

@@ -1,0 +1,339 @@
+//! Ends sockets whose other end is gone, by `SOCK_DESTROY` in their own namespace.
+//!
+//! Which sockets these are is not guessed from addresses: with each socket of TCP the kernel hands out
+//! what our programs have stored in it, and with each of UDP its cookie, which they have written down.
+//! So only sockets that we have led there are ended. The application gets an error from its next call,
+//! as from a reset.
+
+use std::{
+    io,
+    os::fd::{AsRawFd as _, BorrowedFd, OwnedFd},
+};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        socket::{
+            AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt,
+            socket, sockopt,
+        },
+        time::TimeVal,
+    },
+};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::{namespace::Namespace, process::Process};
+
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const SOCK_DESTROY: u16 = 21;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
+const NLM_F_DUMP: u16 = 0x300;
+
+/// `INET_DIAG_REQ_SK_BPF_STORAGES`.
+const REQUEST_STORAGES: u16 = 2;
+/// `SK_DIAG_BPF_STORAGE_REQ_MAP_FD`.
+const REQUEST_MAP: u16 = 1;
+/// `INET_DIAG_SK_BPF_STORAGES`.
+const STORAGES: u16 = 20;
+/// `SK_DIAG_BPF_STORAGE_MAP_VALUE`.
+const MAP_VALUE: u16 = 3;
+/// An attribute that holds attributes; the kernel asks for this bit and sets it itself.
+const NESTED: u16 = 0x8000;
+/// All of an attribute's type but its flags.
+const TYPE_MASK: u16 = 0x3fff;
+
+/// Established, SYN sent, the two of a close that waits, close-wait: whoever has a peer. Sockets of UDP
+/// that are connected count as established.
+const STATES: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8;
+
+/// Longest wait for the kernel.
+const TIMEOUT_SECONDS: i64 = 5;
+const BUFFER_BYTES: usize = 64 * 1024;
+/// Most sockets of one namespace, family and protocol that are looked at.
+const SOCKETS_MAX: usize = 4_000_000;
+
+#[repr(C)]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Default)]
+struct Header {
+    length: u32,
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    port: u32,
+}
+
+/// `struct inet_diag_sockid`: passed back as it came.
+#[repr(C)]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Default)]
+struct SocketId([u32; 12]);
+
+/// `struct inet_diag_req_v2`.
+#[repr(C)]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Default)]
+struct Request {
+    family: u8,
+    protocol: u8,
+    extensions: u8,
+    pad: u8,
+    states: u32,
+    id: SocketId,
+}
+
+/// `struct inet_diag_msg`.
+#[repr(C)]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Default)]
+struct Answer {
+    family: u8,
+    state: u8,
+    timer: u8,
+    retransmissions: u8,
+    id: SocketId,
+    rest: [u32; 5],
+}
+
+/// The head of an attribute.
+#[repr(C)]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Default)]
+struct Attribute {
+    length: u16,
+    kind: u16,
+}
+
+const HEADER_BYTES: usize = size_of::<Header>();
+const ATTRIBUTE_BYTES: usize = size_of::<Attribute>();
+
+/// A socket that has a peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Found<'a> {
+    /// Its cookie.
+    pub cookie: u64,
+    /// What a map of socket storage holds for it; nothing for a socket of UDP.
+    pub stored: Option<&'a [u8]>,
+}
+
+/// Ends the sockets of a namespace of which `is_over` says so; `None`: of the
+/// calling thread's own namespace. Returns how many there were.
+///
+/// # Minimum kernel version
+///
+/// Linux 5.7, with `CONFIG_INET_DIAG_DESTROY`.
+pub fn end_sockets(
+    process: Option<&Process>,
+    storage: BorrowedFd<'_>,
+    is_over: &dyn Fn(Found<'_>) -> bool,
+) -> io::Result<usize> {
+    let socket = match process {
+        Some(process) => Namespace::of(process)?.run(DiagSocket::open)?,
+        None => DiagSocket::open()?,
+    };
+    let mut ended = 0;
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        for protocol in [libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
+            ended += socket.end(family, protocol, storage, is_over)?;
+        }
+    }
+    Ok(ended)
+}
+
+struct DiagSocket(OwnedFd);
+
+impl DiagSocket {
+    fn open() -> io::Result<Self> {
+        let descriptor = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            SockProtocol::NetlinkSockDiag,
+        )?;
+        setsockopt(&descriptor, sockopt::ReceiveTimeout, &TimeVal::new(TIMEOUT_SECONDS, 0))?;
+        Ok(Self(descriptor))
+    }
+
+    fn end(
+        &self,
+        family: libc::c_int,
+        protocol: libc::c_int,
+        storage: BorrowedFd<'_>,
+        is_over: &dyn Fn(Found<'_>) -> bool,
+    ) -> io::Result<usize> {
+        let byte = |number: libc::c_int| u8::try_from(number).unwrap_or_default();
+        let request = Request {
+            family: byte(family),
+            protocol: byte(protocol),
+            states: STATES,
+            ..Request::default()
+        };
+        let found = match self.find(request, storage, is_over) {
+            Ok(found) => found,
+            // A kernel without this family or protocol.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(0),
+            Err(error) => return Err(error),
+        };
+        let mut ended = 0;
+        for id in found {
+            match self.destroy(Request { id, ..request }) {
+                Ok(()) => ended += 1,
+                // It has ended by itself.
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(ended)
+    }
+
+    fn find(
+        &self,
+        request: Request,
+        storage: BorrowedFd<'_>,
+        is_over: &dyn Fn(Found<'_>) -> bool,
+    ) -> io::Result<Vec<SocketId>> {
+        let map = attribute(REQUEST_MAP, storage.as_raw_fd().cast_unsigned().as_bytes());
+        let attributes = attribute(REQUEST_STORAGES | NESTED, &map);
+        self.send(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, request, &attributes)?;
+        let mut found = Vec::new();
+        let mut seen = 0;
+        let mut buffer = vec![0; BUFFER_BYTES];
+        loop {
+            let length = self.receive(&mut buffer)?;
+            let mut rest = &buffer[..length];
+            while let Some((header, body)) = take_message(&mut rest)? {
+                match header.kind {
+                    NLMSG_DONE => return outcome(body).map(|()| found),
+                    NLMSG_ERROR => outcome(body)?,
+                    SOCK_DIAG_BY_FAMILY => {
+                        seen += 1;
+                        let (answer, attributes) =
+                            Answer::read_from_prefix(body).map_err(|_| malformed())?;
+                        let [low, high] = [answer.id.0[10], answer.id.0[11]];
+                        let cookie = u64::from(high) << 32 | u64::from(low);
+                        if is_over(Found { cookie, stored: stored(attributes) }) {
+                            found.push(answer.id);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            if seen > SOCKETS_MAX {
+                return Err(io::Error::other("the kernel's list of sockets does not end"));
+            }
+        }
+    }
+
+    fn destroy(&self, request: Request) -> io::Result<()> {
+        self.send(SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, request, &[])?;
+        let mut buffer = [0; 4096];
+        let length = self.receive(&mut buffer)?;
+        let mut rest = &buffer[..length];
+        match take_message(&mut rest)? {
+            Some((Header { kind: NLMSG_ERROR, .. }, body)) => outcome(body),
+            _ => Err(malformed()),
+        }
+    }
+
+    fn send(&self, kind: u16, flags: u16, request: Request, attributes: &[u8]) -> io::Result<()> {
+        let length = HEADER_BYTES + size_of::<Request>() + attributes.len();
+        let length = u32::try_from(length).map_err(io::Error::other)?;
+        let header = Header { length, kind, flags, sequence: 1, port: 0 };
+        let message = [header.as_bytes(), request.as_bytes(), attributes].concat();
+        send(self.0.as_raw_fd(), &message, MsgFlags::empty())?;
+        Ok(())
+    }
+
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match recv(self.0.as_raw_fd(), buffer, MsgFlags::MSG_TRUNC) {
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+                Ok(length) if length > buffer.len() => {
+                    return Err(io::Error::other("the kernel's answer is too long"));
+                }
+                Ok(length) => return Ok(length),
+            }
+        }
+    }
+}
+
+/// One attribute, padded to four bytes.
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(ATTRIBUTE_BYTES + value.len()).unwrap_or(u16::MAX);
+    let mut bytes = [Attribute { length, kind }.as_bytes(), value].concat();
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// Takes the next message off; `None`: there is none.
+fn take_message<'a>(rest: &mut &'a [u8]) -> io::Result<Option<(Header, &'a [u8])>> {
+    let Ok((header, _)) = Header::read_from_prefix(rest) else { return Ok(None) };
+    let length = header.length as usize;
+    let body = rest.get(HEADER_BYTES..length).ok_or_else(malformed)?;
+    *rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    Ok(Some((header, body)))
+}
+
+/// The number that an error and the end of a dump begin with.
+fn outcome(body: &[u8]) -> io::Result<()> {
+    match i32::read_from_prefix(body) {
+        Ok((0, _)) | Err(_) => Ok(()),
+        Ok((code, _)) => Err(io::Error::from_raw_os_error(code.saturating_neg())),
+    }
+}
+
+/// The attribute of this kind.
+fn find_attribute(mut bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    loop {
+        let (head, _) = Attribute::read_from_prefix(bytes).ok()?;
+        let length = usize::from(head.length);
+        let value = bytes.get(ATTRIBUTE_BYTES..length)?;
+        if head.kind & TYPE_MASK == kind {
+            return Some(value);
+        }
+        bytes = bytes.get(length.next_multiple_of(4)..)?;
+    }
+}
+
+/// What the one map that was asked for holds for a socket.
+fn stored(attributes: &[u8]) -> Option<&[u8]> {
+    let storages = find_attribute(attributes, STORAGES)?;
+    let storage = find_attribute(storages, 1)?;
+    find_attribute(storage, MAP_VALUE)
+}
+
+fn malformed() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "malformed answer of sock_diag")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_are_found_and_cut_off_ones_are_not() {
+        let value = attribute(MAP_VALUE, b"12345678");
+        let storage = attribute(1 | NESTED, &[attribute(2, &[1, 0, 0, 0]), value].concat());
+        let all = [attribute(8, &[3]), attribute(STORAGES | NESTED, &storage)].concat();
+        assert_eq!(stored(&all), Some(&b"12345678"[..]));
+        for cut in 0..all.len() {
+            assert_eq!(stored(&all[..cut]), None, "{cut}");
+        }
+        assert_eq!(find_attribute(&[0, 0, 0, 0], 1), None);
+    }
+
+    #[test]
+    fn messages_are_taken_one_by_one() {
+        let message = |length: u32| Header { length, kind: NLMSG_DONE, ..Header::default() };
+        let bytes = [message(20).as_bytes(), &[0; 4], message(16).as_bytes()].concat();
+        let mut rest = &bytes[..];
+        let mut lengths = Vec::new();
+        while let Some((header, body)) = take_message(&mut rest).expect("whole messages") {
+            lengths.push((header.length, body.len()));
+        }
+        assert_eq!(lengths, [(20, 4), (16, 0)]);
+        let beyond = message(64);
+        assert!(take_message(&mut beyond.as_bytes()).is_err());
+        let short = message(3);
+        assert!(take_message(&mut short.as_bytes()).is_err());
+    }
+}

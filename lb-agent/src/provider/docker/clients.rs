@@ -1,0 +1,154 @@
+//! All containers of the node as clients: whether they have labels or not, each may call a service.
+//!
+//! Told whole each time something changes. A container that is listed and cannot be looked at is left
+//! out, as one that has just ended, and looked at again with the next listing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::StreamExt as _;
+use tokio::{sync::mpsc, time::sleep};
+
+use super::{
+    Settings,
+    api::Api,
+    engine::{Engine as _, EngineError, What},
+    state::CONTAINERS_MAX,
+};
+use crate::{
+    netlink::{self, Process},
+    sockets::{Clients, ContainerClient},
+};
+
+/// Wait after a failure.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A container in a listing, as a client.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Listed {
+    pub(super) id: String,
+    pub(super) name: String,
+    /// Its networks and the addresses that it has there.
+    pub(super) networks: BTreeMap<String, BTreeSet<IpAddr>>,
+}
+
+/// A container that was looked at.
+struct Seen {
+    process: Arc<Process>,
+    cookie: u64,
+}
+
+/// Follows Docker for ever, through restarts and absences of the daemon. Ends when nobody listens.
+pub async fn run(settings: Settings, clients: mpsc::Sender<Clients>) {
+    let node = match netlink::namespace_cookie(None) {
+        Ok(node) => node,
+        Err(error) => {
+            tracing::warn!("cannot tell the node's own sockets from its containers': {error}");
+            0
+        }
+    };
+    let api = Api::new(settings.socket_path.clone());
+    let mut watcher = Watcher { api, node, seen: BTreeMap::new(), told: None, clients };
+    while !watcher.clients.is_closed() {
+        if let Err(error) = watcher.follow(settings.resync).await {
+            tracing::debug!("clients: {error}");
+        }
+        watcher.tell_at_least_the_node().await;
+        sleep(RETRY).await;
+    }
+}
+
+struct Watcher {
+    api: Api,
+    node: u64,
+    /// By container id.
+    seen: BTreeMap<String, Seen>,
+    told: Option<Clients>,
+    clients: mpsc::Sender<Clients>,
+}
+
+impl Watcher {
+    /// Follows one connection until it ends.
+    async fn follow(&mut self, resync: Duration) -> Result<(), EngineError> {
+        // Another one, since the stream borrows its own.
+        let events = Api::new(self.api.socket_path().to_owned());
+        let stream = events.follow().await?;
+        let mut stream = std::pin::pin!(stream);
+        loop {
+            self.look().await?;
+            tokio::select! {
+                () = self.clients.closed() => return Ok(()),
+                () = sleep(resync) => {}
+                event = stream.next() => match event {
+                    // A signal changes nothing here; what else there is comes with the same listing.
+                    Some(Ok(event)) if matches!(event.what, What::Signalled(_)) => {}
+                    Some(Ok(event)) => {
+                        // The process of a container that is started again is another.
+                        self.seen.remove(&event.container);
+                    }
+                    Some(Err(error)) => return Err(error),
+                    None => return Ok(()),
+                }
+            }
+        }
+    }
+
+    async fn look(&mut self) -> Result<(), EngineError> {
+        self.api.prepare().await?;
+        let listed = self.api.clients().await?;
+        let ids: BTreeSet<&str> = listed.iter().map(|it| it.id.as_str()).collect();
+        self.seen.retain(|id, seen| ids.contains(id.as_str()) && seen.process.is_alive());
+        let mut clients = Clients { node: self.node, ..Clients::default() };
+        for Listed { id, name, networks } in listed.into_iter().take(CONTAINERS_MAX) {
+            if !self.seen.contains_key(&id)
+                && let Some(seen) = self.examine(&id).await?
+            {
+                self.seen.insert(id.clone(), seen);
+            }
+            let Some(Seen { process, cookie }) = self.seen.get(&id) else { continue };
+            let client = ContainerClient { name, pid: process.pid(), cookie: *cookie, networks };
+            clients.containers.insert(id, client);
+        }
+        self.tell(clients).await;
+        Ok(())
+    }
+
+    /// `None`: it has ended.
+    async fn examine(&self, id: &str) -> Result<Option<Seen>, EngineError> {
+        let Some(inspected) = self.api.inspect(id).await? else { return Ok(None) };
+        let Ok(process) = Process::open(inspected.pid) else { return Ok(None) };
+        let process = Arc::new(process);
+        let inside = Arc::clone(&process);
+        let asked =
+            tokio::task::spawn_blocking(move || netlink::namespace_cookie(Some(&inside))).await;
+        match asked {
+            Ok(Ok(cookie)) => Ok(Some(Seen { process, cookie })),
+            Ok(Err(_)) if !process.is_alive() => Ok(None),
+            // Without cookie its networks are not known to the programs, and the rest goes on.
+            Ok(Err(error)) => {
+                tracing::warn!("{}: its namespace cannot be told: {error}", inspected.name);
+                Ok(Some(Seen { process, cookie: 0 }))
+            }
+            Err(error) => Err(EngineError(error.to_string())),
+        }
+    }
+
+    /// While Docker does not answer, the node's own processes are known all the same.
+    async fn tell_at_least_the_node(&mut self) {
+        if self.told.is_none() {
+            let clients = Clients { node: self.node, is_partial: true, ..Clients::default() };
+            self.tell(clients).await;
+        }
+    }
+
+    async fn tell(&mut self, clients: Clients) {
+        if self.told.as_ref() != Some(&clients) && self.clients.send(clients.clone()).await.is_ok()
+        {
+            self.told = Some(clients);
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Addresses in the context of a socket call.
+//!
+//! The verifier translates each access to the context by itself, so each is one volatile load or store
+//! of a whole word.
+
+use aya_ebpf::programs::SockAddrContext;
+use lb_common::abi::{NetAddr6, NetU16, NetU32};
+
+use crate::tables::FamilyMaps;
+
+/// The third word of an IPv4 address in IPv6 clothes; the first two are zero.
+const MAPPED: u32 = 0xffff_u32.to_be();
+
+macro_rules! load {
+    ($ctx:expr, $field:ident) => {
+        // SAFETY: the kernel's context, which lives as long as the program runs.
+        unsafe { (&raw const (*$ctx.sock_addr).$field).read_volatile() }
+    };
+}
+
+/// An address that a context can hold.
+pub trait SocketFamily: FamilyMaps {
+    /// Writes address and port into the context; `is_v6`: the context is one of IPv6.
+    fn write(ctx: &SockAddrContext, address: Self, port: NetU16, is_v6: bool);
+}
+
+impl SocketFamily for NetU32 {
+    #[inline(always)]
+    fn write(ctx: &SockAddrContext, address: Self, port: NetU16, is_v6: bool) {
+        if is_v6 {
+            write_v6(ctx, [0, 0, MAPPED, address.raw()]);
+        } else {
+            // SAFETY: as above; the kernel lets these programs write the address.
+            unsafe { (&raw mut (*ctx.sock_addr).user_ip4).write_volatile(address.raw()) };
+        }
+        write_port(ctx, port);
+    }
+}
+
+impl SocketFamily for NetAddr6 {
+    #[inline(always)]
+    fn write(ctx: &SockAddrContext, address: Self, port: NetU16, _is_v6: bool) {
+        write_v6(ctx, address.raw());
+        write_port(ctx, port);
+    }
+}
+
+#[inline(always)]
+fn write_v6(ctx: &SockAddrContext, words: [u32; 4]) {
+    // SAFETY: as above.
+    unsafe {
+        let place = (&raw mut (*ctx.sock_addr).user_ip6).cast::<u32>();
+        place.write_volatile(words[0]);
+        place.add(1).write_volatile(words[1]);
+        place.add(2).write_volatile(words[2]);
+        place.add(3).write_volatile(words[3]);
+    }
+}
+
+#[inline(always)]
+fn write_port(ctx: &SockAddrContext, port: NetU16) {
+    // SAFETY: as above.
+    unsafe { (&raw mut (*ctx.sock_addr).user_port).write_volatile(u32::from(port.raw())) };
+}
+
+/// The IPv4 address.
+#[inline(always)]
+pub fn v4(ctx: &SockAddrContext) -> NetU32 {
+    NetU32::from_raw(load!(ctx, user_ip4))
+}
+
+/// The IPv6 address.
+#[inline(always)]
+pub fn v6(ctx: &SockAddrContext) -> NetAddr6 {
+    // SAFETY: as above.
+    unsafe {
+        let place = (&raw const (*ctx.sock_addr).user_ip6).cast::<u32>();
+        NetAddr6::from_raw([
+            place.read_volatile(),
+            place.add(1).read_volatile(),
+            place.add(2).read_volatile(),
+            place.add(3).read_volatile(),
+        ])
+    }
+}
+
+/// The IPv4 address in an IPv6 one.
+#[inline(always)]
+pub fn unmapped(address: NetAddr6) -> Option<NetU32> {
+    let words = address.raw();
+    (words[0] == 0 && words[1] == 0 && words[2] == MAPPED).then_some(NetU32::from_raw(words[3]))
+}
+
+/// The port.
+#[inline(always)]
+pub fn port(ctx: &SockAddrContext) -> NetU16 {
+    NetU16::from_raw(load!(ctx, user_port) as u16)
+}
+
+/// IP protocol number of the socket.
+#[inline(always)]
+pub fn protocol(ctx: &SockAddrContext) -> u32 {
+    load!(ctx, protocol)
+}

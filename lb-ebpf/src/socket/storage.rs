@@ -1,0 +1,202 @@
+//! What sockets remember. It is part of the socket: it ends with it, no other socket can push it out,
+//! and its memory counts as the socket's own.
+
+use aya_ebpf::{EbpfContext as _, helpers::bpf_get_socket_cookie, programs::SockAddrContext};
+use lb_common::{
+    abi::{
+        FAMILY_V4, FAMILY_V6, NetAddr6, NetU16, NetU32, SOCKET_PEERS, SocketPeer, SocketPeers,
+        connected_to,
+    },
+    engine::wire::Address as _,
+    socket::{Call, Decision, find, place_for, translate_back},
+};
+
+use super::address::{self, SocketFamily};
+use crate::maps::{CONNECTED, CONNECTED_DATAGRAMS, DATAGRAM_PEERS};
+
+/// Remembers whom a socket is connected to. False: there is no memory.
+#[inline(always)]
+pub fn remember_peer(ctx: &SockAddrContext, peer: &SocketPeer) -> bool {
+    // SAFETY: the socket is the context's own, and lives.
+    let place = unsafe { CONNECTED.get_or_insert_ptr_mut(ctx, None) };
+    if place.is_null() {
+        return false;
+    }
+    // SAFETY: the socket's own storage, of this type. Another thread may write it at once: the seal
+    // shows it.
+    unsafe { *place = *peer };
+    true
+}
+
+/// Lets the agent find the socket when its backend is gone.
+#[inline(always)]
+pub fn remember_connected(ctx: &SockAddrContext, backend: u32, generation: u32) {
+    // SAFETY: the context is a socket's.
+    let socket = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    // The oldest makes room.
+    let _ = CONNECTED_DATAGRAMS.insert(&socket, connected_to(backend, generation), 0);
+}
+
+/// Forgets whom a socket was connected to before.
+#[inline(always)]
+pub fn forget_peer(ctx: &SockAddrContext) {
+    // SAFETY: as above.
+    let place = unsafe { CONNECTED.get_ptr_mut(ctx) };
+    if !place.is_null() {
+        // SAFETY: as above; without its seal it counts as nothing.
+        unsafe { (&raw mut (*place).seal).write_volatile(0) };
+    }
+}
+
+/// Copies what a socket remembers of the address of a call. False: nothing.
+#[inline(always)]
+pub fn known<A: SocketFamily>(
+    ctx: &SockAddrContext,
+    call: &Call<A>,
+    known: &mut SocketPeer,
+) -> bool {
+    // SAFETY: as above.
+    let place = unsafe { DATAGRAM_PEERS.get_ptr_mut(ctx) };
+    if place.is_null() {
+        return false;
+    }
+    // SAFETY: as above.
+    let peers: &SocketPeers = unsafe { &*place };
+    let Some(peer) = find(peers, A::NUMBER, NetAddr6::from_raw(call.vip.words()), call.port) else {
+        return false;
+    };
+    *known = *peer;
+    true
+}
+
+/// Remembers where a socket sends its datagrams to. False: there is no memory.
+#[inline(always)]
+pub fn remember_datagrams<A: SocketFamily>(
+    ctx: &SockAddrContext,
+    call: &Call<A>,
+    decision: &Decision<A>,
+) -> bool {
+    // SAFETY: as above.
+    let place = unsafe { DATAGRAM_PEERS.get_or_insert_ptr_mut(ctx, None) };
+    if place.is_null() {
+        return false;
+    }
+    // SAFETY: as above.
+    let peers: &mut SocketPeers = unsafe { &mut *place };
+    let vip = NetAddr6::from_raw(call.vip.words());
+    let (index, turn) = place_for(peers, A::NUMBER, vip, call.port);
+    let peer = decision.peer(call, turn);
+    // Constant offsets, which any verifier follows.
+    let mut at = 0;
+    while at < SOCKET_PEERS {
+        if at == index {
+            peers.peers[at] = peer;
+        }
+        at += 1;
+    }
+    true
+}
+
+/// Shows the virtual address as the sender of a datagram.
+#[inline(always)]
+pub fn name_sender_v4(ctx: &SockAddrContext) {
+    let (from, port) = (wide_v4(address::v4(ctx)), address::port(ctx));
+    if let Some((vip, vip_port)) = asked_for(ctx, FAMILY_V4, from, port) {
+        NetU32::write(ctx, NetU32::from_raw(vip.raw()[0]), vip_port, false);
+    }
+}
+
+/// As [`name_sender_v4`], for a socket of IPv6.
+#[inline(always)]
+pub fn name_sender_v6(ctx: &SockAddrContext) {
+    let (from, port) = (address::v6(ctx), address::port(ctx));
+    match address::unmapped(from) {
+        Some(from) => {
+            if let Some((vip, vip_port)) = asked_for(ctx, FAMILY_V4, wide_v4(from), port) {
+                NetU32::write(ctx, NetU32::from_raw(vip.raw()[0]), vip_port, true);
+            }
+        }
+        None => {
+            if let Some((vip, vip_port)) = asked_for(ctx, FAMILY_V6, from, port) {
+                NetAddr6::write(ctx, vip, vip_port, true);
+            }
+        }
+    }
+}
+
+/// Shows the virtual address as the peer of a socket.
+#[inline(always)]
+pub fn name_peer_v4(ctx: &SockAddrContext) {
+    let (peer, port) = (wide_v4(address::v4(ctx)), address::port(ctx));
+    if let Some((vip, vip_port)) = peer_of(ctx, FAMILY_V4, peer, port) {
+        NetU32::write(ctx, NetU32::from_raw(vip.raw()[0]), vip_port, false);
+    }
+}
+
+/// As [`name_peer_v4`], for a socket of IPv6.
+#[inline(always)]
+pub fn name_peer_v6(ctx: &SockAddrContext) {
+    let (peer, port) = (address::v6(ctx), address::port(ctx));
+    match address::unmapped(peer) {
+        Some(peer) => {
+            if let Some((vip, vip_port)) = peer_of(ctx, FAMILY_V4, wide_v4(peer), port) {
+                NetU32::write(ctx, NetU32::from_raw(vip.raw()[0]), vip_port, true);
+            }
+        }
+        None => {
+            if let Some((vip, vip_port)) = peer_of(ctx, FAMILY_V6, peer, port) {
+                NetAddr6::write(ctx, vip, vip_port, true);
+            }
+        }
+    }
+}
+
+/// The address that a connected socket asked for.
+#[inline(always)]
+fn peer_of(
+    ctx: &SockAddrContext,
+    family: u32,
+    peer: NetAddr6,
+    port: NetU16,
+) -> Option<(NetAddr6, NetU16)> {
+    // SAFETY: as above.
+    let place = unsafe { CONNECTED.get_ptr_mut(ctx) };
+    if place.is_null() {
+        return None;
+    }
+    // SAFETY: as above.
+    translate_back(unsafe { &*place }, family, peer, port)
+}
+
+/// The address that a socket asked for when it sent to this one.
+#[inline(always)]
+fn asked_for(
+    ctx: &SockAddrContext,
+    family: u32,
+    from: NetAddr6,
+    port: NetU16,
+) -> Option<(NetAddr6, NetU16)> {
+    if let Some(asked) = peer_of(ctx, family, from, port) {
+        return Some(asked);
+    }
+    // SAFETY: as above.
+    let place = unsafe { DATAGRAM_PEERS.get_ptr_mut(ctx) };
+    if place.is_null() {
+        return None;
+    }
+    // SAFETY: as above.
+    let peers: &SocketPeers = unsafe { &*place };
+    let mut index = 0;
+    while index < SOCKET_PEERS {
+        if let Some(asked) = translate_back(&peers.peers[index], family, from, port) {
+            return Some(asked);
+        }
+        index += 1;
+    }
+    None
+}
+
+#[inline(always)]
+fn wide_v4(address: NetU32) -> NetAddr6 {
+    NetAddr6::from_raw(address.words())
+}
