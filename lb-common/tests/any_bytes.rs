@@ -15,8 +15,14 @@ use lb_common::{
 };
 use proptest::prelude::*;
 
-const CONTEXT: Context =
-    Context { now_tick: 1000, ingress_ifindex: 1, reply_ifindex: 1, hash_seed: 7, meta_flags: 1 };
+const CONTEXT: Context = Context {
+    now_tick: 1000,
+    now_moment: 0,
+    ingress_ifindex: 1,
+    reply_ifindex: 1,
+    hash_seed: 7,
+    meta_flags: 1,
+};
 
 /// Every address whose bytes are 10.0.0.x is a VIP with port 80.
 fn tables() -> HostTables<NetU32> {

@@ -13,10 +13,10 @@ use lb_common::{
         FRONTEND_WORDS_V4, FRONTEND_WORDS_V6, FlowInsertions, FlowKeyV4, FlowKeyV6, FlowRecord,
         FlowRoom, FragmentKeyV4, FragmentKeyV6, FragmentRecordV4, FragmentRecordV6, HOOK_COUNT,
         HalfOpenRate, MAX_BACKENDS, MAX_CLIENTS, MAX_CONNECTED_DATAGRAMS, MAX_FRAGMENTED,
-        MAX_LOCAL, MAX_SERVICES, MAX_XDP_IFINDEX, Meta, NetAddr6, NetU32, PORT_LIST_RANGES,
-        PORT_LISTS, RINGS_PER_SERVICE, Refusals, ReplyDefaultKeyV4, ReplyDefaultKeyV6,
-        ReplyDefaultV4, ReplyDefaultV6, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4, ReplyRecordV6,
-        ServiceIdentity, ServiceScope, SocketPeer, SocketPeers, TRACE_BYTES,
+        MAX_LOCAL, MAX_SERVICES, MAX_XDP_IFINDEX, Meta, NetAddr6, NetU32, OBSERVATIONS_BYTES,
+        Observation, PORT_LIST_RANGES, PORT_LISTS, RINGS_PER_SERVICE, Refusals, ReplyDefaultKeyV4,
+        ReplyDefaultKeyV6, ReplyDefaultV4, ReplyDefaultV6, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4,
+        ReplyRecordV6, ServiceIdentity, ServiceScope, SocketPeer, SocketPeers, TRACE_BYTES,
         TRACE_FILTERS as FILTERS, TraceEvent, TraceFilter, TraceState, VERDICT_SLOTS,
         VIP_FILTER_WORDS,
     },
@@ -110,6 +110,8 @@ pub static FLOW_ROOM: Array<FlowRoom, 2, MAPPED> = Array::new();
 pub static FLOW_INSERTIONS: PerCpuArray<FlowInsertions, 2> = PerCpuArray::new();
 #[btf_map]
 pub static BACKEND_COUNTERS: PerCpuArray<BackendCounters, BACKENDS> = PerCpuArray::new();
+#[btf_map]
+pub static OBSERVATIONS: RingBuf<Observation, { OBSERVATIONS_BYTES as usize }> = RingBuf::new();
 #[btf_map]
 pub static DROPS: PerCpuArray<u64, { DROP_REASON_SLOTS as usize }> = PerCpuArray::new();
 #[btf_map]

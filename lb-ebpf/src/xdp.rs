@@ -179,7 +179,7 @@ fn forward<A: FamilyMaps + FibAddress>(
     let length_bytes = packet.length_bytes() as u32;
     translate(packet, &decision.translation).map_err(|EditError| DropReason::EditFailed)?;
     packet.write_macs(macs).ok_or(DropReason::EditFailed)?;
-    count::forwarded(Hook::Xdp as u32, decision, length_bytes);
+    count::forwarded(Hook::Xdp as u32, context, headers, decision, length_bytes);
     if is_same {
         return Ok(XDP_TX);
     }

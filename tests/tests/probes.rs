@@ -82,6 +82,8 @@ fn probe(container: &Container, place: ProbePlace, ip: Ipv4Addr, port: Option<u1
         probe: Some(Arc::new(probe)),
         reported: None,
         assumed: Health::Starting,
+        is_watched: true,
+        is_routed: false,
     };
     let mut book = Book::new(1, 1);
     book.set_targets(&[Arc::new(target)], 0);

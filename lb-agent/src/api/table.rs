@@ -347,14 +347,14 @@ fn refusal_line(refusal: &RefusalView) -> String {
 
 /// What the backends of a service carry and have carried.
 fn traffic(service: &ServiceView) -> String {
-    let BackendCountersView { packets_in, bytes_in, packets_out, bytes_out, flows } =
+    let BackendCountersView { packets_in, bytes_in, packets_out, bytes_out, flows, refusals } =
         service.counters;
     let established = match service.connections {
         Some(count) => format!("{count} connections, "),
         None => String::new(),
     };
     format!(
-        "{established}{flows} flows, in {packets_in} packets {}, out {packets_out} packets {}",
+        "{established}{flows} flows, {refusals} refused, in {packets_in} packets {}, out {packets_out} packets {}",
         bytes(bytes_in),
         bytes(bytes_out)
     )

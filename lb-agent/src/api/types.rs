@@ -299,6 +299,9 @@ pub struct BackendCountersView {
     pub bytes_out: u64,
     /// Flows given to the backend.
     pub flows: u64,
+    /// Connections that it refused.
+    #[serde(default)]
+    pub refusals: u64,
 }
 
 impl BackendCountersView {

@@ -38,6 +38,9 @@ impl Checker<'_> {
                 0..=DAY_SECONDS,
             ),
             panic_percent: number(self, policy.panic_percent, "panic_percent", 0..=100),
+            passive: policy
+                .passive
+                .map(|is_on| Setting::new(is_on, Origin::config(object, "passive"))),
             slow_start_seconds: number(
                 self,
                 policy.slow_start_seconds,

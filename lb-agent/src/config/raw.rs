@@ -172,6 +172,7 @@ with_policy! {
     drain_seconds: Spanned<i64>,
     unhealthy_grace_seconds: Spanned<i64>,
     panic_percent: Spanned<i64>,
+    passive: bool,
     slow_start_seconds: Spanned<i64>,
     datagrams: Spanned<String>,
     visible: Spanned<String>,

@@ -65,6 +65,7 @@ affinity = "client/24,56"
 unreachable = "drop"
 unhealthy_grace_seconds = 20
 panic_percent = 30
+passive = false
 slow_start_seconds = 40
 datagrams = "answers"
 visible = "node,network:back"
@@ -196,7 +197,7 @@ fn unknown_keys_and_wrong_types_are_refused_with_their_place() {
     lb.toml:1:1: wanted exactly 1 element, found 0 elements
     lb.toml:2:11: invalid type: string "yes", expected a boolean
     lb.toml:1:1: the key `vip` is missing here; add it
-    lb.toml:4:11: unknown key `backends`; known keys here: `name`, `frontends`, `affinity`, `unreachable`, `drain_seconds`, `unhealthy_grace_seconds`, `panic_percent`, `slow_start_seconds`, `datagrams`, `visible`, `prefer`, `ring_size`, `probe`, `backend`
+    lb.toml:4:11: unknown key `backends`; known keys here: `name`, `frontends`, `affinity`, `unreachable`, `drain_seconds`, `unhealthy_grace_seconds`, `panic_percent`, `passive`, `slow_start_seconds`, `datagrams`, `visible`, `prefer`, `ring_size`, `probe`, `backend`
     lb.toml:1:9: string values must be quoted, expected literal string
     lb.toml:2:1: missing comma between array elements, expected `,`
     lb.toml:2:1: the key `front` stands here a second time; keep one

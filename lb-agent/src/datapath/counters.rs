@@ -82,5 +82,8 @@ fn sum(values: &[BackendCounters]) -> BackendCounters {
         packets_out: sum.packets_out.wrapping_add(value.packets_out),
         bytes_out: sum.bytes_out.wrapping_add(value.bytes_out),
         flows: sum.flows.wrapping_add(value.flows),
+        refusals: sum.refusals.wrapping_add(value.refusals),
+        // What is not counted but belongs to one CPU.
+        ..BackendCounters::default()
     })
 }

@@ -19,6 +19,7 @@ mod live;
 mod log;
 mod mapped;
 mod object;
+mod observe;
 mod options;
 mod pins;
 mod prerequisites;
@@ -69,6 +70,7 @@ pub use self::{
     hooks::Attachment,
     log::ProgramLog,
     object::embedded,
+    observe::{Observations, Observer},
     options::{CgroupOptions, FrontInterface, Options, RecordTimes, TcMode, XdpMode},
     records::SweepReport,
     sockets::SocketStatus,
@@ -81,10 +83,7 @@ use crate::{
     model::IpPrefix,
     netlink,
     plan::{Action, Kernel, KernelError, KernelState},
-    sockets::{
-        SocketTables,
-        reaper::{Gone, Reaper},
-    },
+    sockets::reaper::Gone,
 };
 
 /// The programs and maps of this node. Dropping it leaves everything running.
@@ -105,6 +104,7 @@ pub struct Datapath {
     /// The map `CONNECTED_DATAGRAMS`, likewise.
     datagrams: Option<HashMap<MapData, u64, u64>>,
     gone: Option<mpsc::Sender<Gone>>,
+    observations: Option<Observations>,
     _locks: [Lock; 2],
 }
 
@@ -157,6 +157,7 @@ impl Datapath {
             connected: Some(connected),
             datagrams: Some(datagrams),
             gone: None,
+            observations: Some(Observations::take(&mut ebpf, &pins.maps())?),
             _locks: locks,
         };
         // An agent that was killed while somebody traced could not switch it off.
@@ -193,40 +194,15 @@ impl Datapath {
         self.trace.take()
     }
 
+    /// What the programs see of the health of backends; once.
+    pub fn take_observations(&mut self) -> Option<Observations> {
+        self.observations.take()
+    }
+
     /// Tells the programs of which packets to tell, by [`lb_common::abi::TRACE_FILTERS`] filters at
     /// most; without any they look at none.
     pub fn set_trace_filters(&mut self, filters: &[Option<TraceFilter>]) -> anyhow::Result<()> {
         self.tables.set_trace_filters(filters).map_err(anyhow::Error::msg)
-    }
-
-    /// How socket calls are balanced.
-    pub fn sockets(&self) -> &SocketStatus {
-        &self.sockets
-    }
-
-    /// Makes the tables of sockets what is wanted.
-    pub fn set_socket_tables(&mut self, wanted: &SocketTables) -> anyhow::Result<()> {
-        self.scopes.set(wanted).map_err(anyhow::Error::msg)
-    }
-
-    /// Ends sockets whose backends this data path takes out; once, and only where socket calls are
-    /// balanced.
-    pub fn take_reaper(&mut self) -> Option<Reaper> {
-        self.sockets.cgroup.as_ref()?;
-        let connected = self.connected.take()?;
-        let (sender, receiver) = mpsc::channel();
-        self.gone = Some(sender);
-        Some(Reaper::new(connected, self.datagrams.take()?, receiver))
-    }
-
-    /// Tells the reaper, if there is one.
-    fn tell_gone(&self, number: u32) {
-        let generation = self.tables.identity(number).generation;
-        if let Some(gone) = &self.gone
-            && gone.send((number, generation)).is_err()
-        {
-            tracing::debug!(number, "nobody ends its sockets; they end by themselves, later");
-        }
     }
 
     /// What the programs would decide on a packet of a client now.
@@ -236,6 +212,7 @@ impl Datapath {
         let ingress_ifindex = ingress_ifindex.unwrap_or(0);
         let context = engine::Context {
             now_tick: now_tick(),
+            now_moment: 0,
             ingress_ifindex,
             reply_ifindex: ingress_ifindex,
             hash_seed: meta.hash_seed,

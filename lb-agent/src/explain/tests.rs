@@ -19,7 +19,14 @@ const NOW: u32 = 100_000;
 const VIP: [u8; 4] = [203, 0, 113, 10];
 
 fn context(meta_flags: u32) -> Context {
-    Context { now_tick: NOW, ingress_ifindex: 2, reply_ifindex: 2, hash_seed: 7, meta_flags }
+    Context {
+        now_tick: NOW,
+        now_moment: 0,
+        ingress_ifindex: 2,
+        reply_ifindex: 2,
+        hash_seed: 7,
+        meta_flags,
+    }
 }
 
 fn backend(host: u8, state: u8) -> BackendV4 {

@@ -30,6 +30,11 @@ static RECOVERY: LazyLock<Arc<Probe>> = LazyLock::new(|| {
     })
 });
 
+/// Time after which a backend without a probe of its own is tried again although no connection to it is
+/// answered, since whoever keeps this node out may let clients in. Doubles each time, so often.
+const COOL_OFF_MS: u64 = 30_000;
+const COOL_OFF_DOUBLINGS_MAX: u32 = 3;
+
 /// All targets.
 #[derive(Debug)]
 pub struct Book {
@@ -49,8 +54,13 @@ struct Entry {
     epoch: u32,
     tracker: Tracker,
     is_refusing: bool,
-    /// Taken out by the data path: a probe has to bring it back.
+    /// Taken out by what the data path saw: a probe has to bring it back.
     is_suspected: bool,
+    /// Since then its own probe has failed, too.
+    is_confirmed: bool,
+    /// When it is tried again although [`RECOVERY`] gets no answer, and how often that was done.
+    cool_off_ends_ms: u64,
+    cool_offs: u32,
     announced: Standing,
 }
 
@@ -120,6 +130,9 @@ impl Book {
             tracker: Tracker::new(target.assumed),
             is_refusing: false,
             is_suspected: false,
+            is_confirmed: false,
+            cool_off_ends_ms: 0,
+            cool_offs: 0,
             announced: Standing::assumed(target.assumed),
         };
         if let Some(probe) = entry.probe() {
@@ -222,13 +235,16 @@ impl Book {
                 entry.tracker.take(true, rules, now_ms);
                 if entry.tracker.health() == Health::Healthy {
                     entry.is_suspected = false;
+                    entry.cool_offs = 0;
                 }
             }
             Outcome::Failed(_) => {
                 entry.is_refusing = outcome.is_refused() && is_of_traffic(&probe, &entry.target);
                 entry.tracker.take(false, rules, now_ms);
+                entry.is_confirmed |= entry.has_own_probe();
             }
         }
+        let is_tried = entry.try_again(now_ms);
         let interval_ms = u64::from(probe.interval_ms);
         if entry.probe().is_none() {
             // It has come back, and has no probe of its own.
@@ -238,10 +254,40 @@ impl Book {
             self.schedule.set(entry.number, self.pace.settled(entry.number, interval_ms, now_ms));
         }
         let report = entry.follow_report(now_ms);
-        report.or_else(|| entry.announce(outcome.text()))
+        let cause =
+            if is_tried { "nobody answers this node; clients may try" } else { outcome.text() };
+        report.or_else(|| entry.announce(cause))
     }
 
-    /// The data path has seen a backend fail beyond doubt: out at once, and back by its probe.
+    /// What a case about a backend needs, if what the data path sees of it counts: it is watched, it is
+    /// not known to fail, and its traffic goes to one port.
+    pub fn inquiry(&self, key: TargetKey) -> Option<Job> {
+        let entry = self.targets.get(&key)?;
+        let Entry { target, number, epoch, .. } = entry;
+        let is_open = target.is_watched
+            && target.address.port() != 0
+            && entry.tracker.health() == Health::Healthy;
+        is_open.then(|| Job {
+            ticket: Ticket { number: *number, epoch: *epoch, party: None },
+            target: Arc::clone(target),
+            probe: Arc::clone(&RECOVERY),
+            late_ms: 0,
+        })
+    }
+
+    /// A backend and all others that are the same address, in other services: what is true of one is
+    /// true of all. Those that are not watched are left out.
+    pub fn alike(&self, target: &Target) -> Vec<TargetKey> {
+        let is_alike = |entry: &&Entry| {
+            entry.target.is_watched
+                && entry.target.address == target.address
+                && entry.target.instance == target.instance
+        };
+        self.targets.values().filter(is_alike).map(|entry| entry.target.key).collect()
+    }
+
+    /// The data path has seen a backend fail beyond doubt: out at once, and back by its probe. One that
+    /// is out already, or not yet in, is left alone.
     pub fn report_failure(
         &mut self,
         key: TargetKey,
@@ -250,24 +296,18 @@ impl Book {
         now_ms: u64,
     ) -> Option<Change> {
         let entry = self.targets.get_mut(&key)?;
-        if entry.tracker.health() == Health::Starting {
+        if entry.tracker.health() != Health::Healthy {
             return None;
         }
         entry.epoch = entry.epoch.wrapping_add(1);
         entry.is_refusing = is_refusing;
         entry.is_suspected = true;
+        entry.is_confirmed = false;
+        let doublings = entry.cool_offs.min(COOL_OFF_DOUBLINGS_MAX);
+        entry.cool_off_ends_ms = now_ms + (COOL_OFF_MS << doublings);
         entry.tracker.set(Health::Unhealthy, now_ms);
         self.schedule.set(entry.number, now_ms);
         entry.announce(text)
-    }
-
-    /// The data path has a doubt about a backend: probe it now.
-    pub fn suspect(&mut self, key: TargetKey, now_ms: u64) {
-        if let Some(entry) = self.targets.get(&key)
-            && entry.probe().is_some()
-        {
-            self.schedule.set(entry.number, now_ms);
-        }
     }
 }
 
@@ -275,9 +315,28 @@ impl Entry {
     /// How it is probed now.
     fn probe(&self) -> Option<&Arc<Probe>> {
         match &self.target.probe {
-            Some(probe) if probe.kind != ProbeKind::Docker => Some(probe),
+            Some(probe) if self.has_own_probe() => Some(probe),
             _ => self.is_suspected.then(|| &*RECOVERY),
         }
+    }
+
+    /// Whether it is probed by this node at all times.
+    fn has_own_probe(&self) -> bool {
+        self.target.probe.as_ref().is_some_and(|probe| probe.kind != ProbeKind::Docker)
+    }
+
+    /// Lets clients try who is out for long and has nothing but [`RECOVERY`], unless that is refused.
+    fn try_again(&mut self, now_ms: u64) -> bool {
+        let is_due = self.is_suspected
+            && !self.has_own_probe()
+            && !self.is_refusing
+            && self.cool_off_ends_ms <= now_ms;
+        if is_due {
+            self.is_suspected = false;
+            self.cool_offs += 1;
+            self.tracker.set(Health::Healthy, now_ms);
+        }
+        is_due
     }
 
     /// Takes over what the provider says, where that counts.
@@ -305,6 +364,7 @@ impl Entry {
             health,
             was_healthy: self.tracker.was_healthy(),
             is_refusing: self.is_refusing && health == Health::Unhealthy,
+            is_observed: self.is_suspected && !self.is_confirmed && health == Health::Unhealthy,
         };
         if standing == self.announced {
             return None;

@@ -6,6 +6,10 @@
 //! the gone, the draining and the disabled, those that have never passed (nothing says that they ever
 //! worked), and those that refuse connections at their port (nobody would answer).
 //!
+//! What the data path sees never takes out the last backend of a service: then those that it found
+//! failing go on, whatever the threshold, until a probe of their own says the same. Nobody loses by
+//! it, and a server that is just being restarted is served the moment it is back.
+//!
 //! The usual threshold of 10 % (up to ten backends: none is healthy) is low on purpose. Fleets of hundreds, where the rest would be overwhelmed, choose
 //! 50 %; services of a few containers would then, with one of three healthy, send two thirds of their
 //! clients into errors.
@@ -21,6 +25,8 @@ pub struct Candidate {
     pub was_healthy: bool,
     /// Whether it refuses connections at the port that traffic goes to.
     pub is_refusing: bool,
+    /// Whether only the data path has found it failing, and no probe of its own.
+    pub is_observed: bool,
 }
 
 /// A service in panic.
@@ -32,28 +38,38 @@ pub struct Panic {
     pub drafted: Vec<usize>,
     /// Backends that were judged: healthy or unhealthy.
     pub judged: usize,
+    /// Those that are used are what only the data path saw failing.
+    pub is_last_resort: bool,
 }
 
-/// Whether a service with these backends is in panic, and who is used then. `percent` 0: never.
+/// Whether a service with these backends is in panic, and who is used then. `percent` 0: never, but
+/// for who would be the last.
 pub fn panic(candidates: &[Candidate], percent: u32) -> Option<Panic> {
     let count = |health| candidates.iter().filter(|it| it.health == health).count();
     let healthy = count(Health::Healthy);
     let judged = healthy + count(Health::Unhealthy);
-    if healthy as u64 * 100 >= judged as u64 * u64::from(percent) {
-        return None;
+    let panic = |is_last_resort, is_drafted: fn(&Candidate) -> bool| {
+        let drafted = candidates.iter().enumerate().filter(|(_, it)| is_drafted(it));
+        let drafted: Vec<usize> = drafted.map(|(index, _)| index).collect();
+        (!drafted.is_empty()).then_some(Panic { healthy, drafted, judged, is_last_resort })
+    };
+    let mut found = None;
+    if (healthy as u64 * 100) < judged as u64 * u64::from(percent) {
+        found =
+            panic(false, |it| it.health == Health::Unhealthy && it.was_healthy && !it.is_refusing);
     }
-    let is_drafted =
-        |it: &Candidate| it.health == Health::Unhealthy && it.was_healthy && !it.is_refusing;
-    let drafted = candidates.iter().enumerate().filter(|(_, it)| is_drafted(it));
-    let drafted: Vec<usize> = drafted.map(|(index, _)| index).collect();
-    (!drafted.is_empty()).then_some(Panic { healthy, drafted, judged })
+    if found.is_none() && healthy == 0 {
+        found = panic(true, |it| it.health == Health::Unhealthy && it.is_observed);
+    }
+    found
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// `H` healthy, `u` fails, `r` fails by refusing, `n` fails and never passed, `s` starting.
+    /// `H` healthy, `u` fails, `r` fails by refusing, `n` fails and never passed, `s` starting;
+    /// `U`, `R`: fails, or refuses, as far as the data path saw.
     /// Expected: the backends that take new flows.
     #[track_caller]
     fn check(backends: &str, percent: u32, expected: &str) {
@@ -65,8 +81,9 @@ mod tests {
                     's' => Health::Starting,
                     _ => Health::Unhealthy,
                 },
-                was_healthy: "Hur".contains(letter),
-                is_refusing: letter == 'r',
+                was_healthy: "HurUR".contains(letter),
+                is_refusing: "rR".contains(letter),
+                is_observed: "UR".contains(letter),
             })
             .collect();
         let panic = panic(&candidates, percent);
@@ -109,9 +126,27 @@ mod tests {
     }
 
     #[test]
+    fn what_the_data_path_saw_leaves_the_last() {
+        check("RR", 10, "##");
+        check("R", 0, "#");
+        check("RRH", 0, "..#");
+        check("Rr", 10, "#.");
+        check("Rs", 10, "#.");
+        // Who may live goes first.
+        check("Ru", 10, ".#");
+        check("RU", 10, ".#");
+        check("Ru", 0, "#.");
+        check("UU", 0, "##");
+    }
+
+    #[test]
     fn no_count_overflows() {
-        let failing =
-            Candidate { health: Health::Unhealthy, was_healthy: true, is_refusing: false };
+        let failing = Candidate {
+            health: Health::Unhealthy,
+            was_healthy: true,
+            is_refusing: false,
+            is_observed: false,
+        };
         let drafted = panic(&vec![failing; 70_000], 100).map(|panic| panic.drafted.len());
         assert_eq!(drafted, Some(70_000));
     }

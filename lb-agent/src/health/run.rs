@@ -11,7 +11,9 @@ use tokio::{
 
 use super::{
     book::{Book, Job, Ticket},
+    inquiry::{Witness, inquire},
     outcome::{FailureKind, Outcome},
+    passive::{Docket, Observation, Ruling},
     schedule::IN_FLIGHT_MAX,
     stats::Stats,
     target::{Change, TargetKey},
@@ -25,25 +27,6 @@ const LATENESS_MAX: Duration = Duration::from_millis(250);
 pub trait Check: Send + Sync + 'static {
     /// Probes once. It is given up when the probe's timeout has passed.
     fn check(&self, job: &Job) -> impl Future<Output = Outcome> + Send;
-}
-
-/// What the data path tells of a backend.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Observation {
-    /// It failed beyond doubt: out at once, back by its probe.
-    Failure {
-        /// Whose.
-        key: TargetKey,
-        /// It answered a SYN with a reset.
-        is_refusing: bool,
-        /// What was seen, for people.
-        text: String,
-    },
-    /// Something is odd: probe it now.
-    Doubt {
-        /// Whose.
-        key: TargetKey,
-    },
 }
 
 /// How health works.
@@ -62,12 +45,13 @@ impl Default for Settings {
 }
 
 /// The ends of health's channels.
-#[derive(Debug)]
 pub struct HealthChannels {
     /// What is to be probed, from [`super::HealthView::targets`].
     pub targets: watch::Receiver<Targets>,
     /// What the data path sees.
     pub observations: mpsc::Receiver<Observation>,
+    /// Whom to ask about what it sees.
+    pub witness: Arc<dyn Witness>,
     /// Where changes go, many at once.
     pub changes: mpsc::Sender<Vec<Change>>,
     /// Figures.
@@ -76,7 +60,7 @@ pub struct HealthChannels {
 
 /// Probes until nobody wants changes any more or nobody can name targets.
 pub async fn run<C: Check>(check: Arc<C>, settings: Settings, channels: HealthChannels) {
-    let HealthChannels { mut targets, mut observations, changes, stats } = channels;
+    let HealthChannels { mut targets, mut observations, witness, changes, stats } = channels;
     targets.mark_changed();
     let mut prober = Prober {
         book: Book::new(settings.seed, settings.in_flight_max),
@@ -84,6 +68,9 @@ pub async fn run<C: Check>(check: Arc<C>, settings: Settings, channels: HealthCh
         stats,
         started: Instant::now(),
         probes: JoinSet::new(),
+        docket: Docket::default(),
+        witness,
+        inquiries: JoinSet::new(),
         changes: Vec::new(),
     };
     loop {
@@ -98,6 +85,8 @@ pub async fn run<C: Check>(check: Arc<C>, settings: Settings, channels: HealthCh
                 prober.set_targets(&targets);
             }
             Some(observation) = observations.recv() => prober.observe(observation),
+            Some(Ok((observation, ruling))) = prober.inquiries.join_next(),
+                if !prober.inquiries.is_empty() => prober.rule(observation, ruling),
             Some(ended) = prober.probes.join_next(), if !prober.probes.is_empty() => {
                 prober.ended(ended);
                 // Whatever has ended meanwhile belongs to the same batch.
@@ -129,6 +118,9 @@ struct Prober<C> {
     stats: Arc<Stats>,
     started: Instant,
     probes: JoinSet<Ended>,
+    docket: Docket,
+    witness: Arc<dyn Witness>,
+    inquiries: JoinSet<(Observation, Ruling)>,
     changes: Vec<Change>,
 }
 
@@ -151,15 +143,28 @@ impl<C: Check> Prober<C> {
         }
     }
 
+    /// Looks into what the data path has seen, if that counts.
     fn observe(&mut self, observation: Observation) {
+        self.stats.observed(observation.sign);
+        let Some(job) = self.book.inquiry(observation.key) else { return };
+        if self.docket.open(observation.key, self.now_ms()) {
+            let (check, witness) = (Arc::clone(&self.check), Arc::clone(&self.witness));
+            self.inquiries.spawn(inquire(check, witness, observation, job));
+        }
+    }
+
+    fn rule(&mut self, observation: Observation, ruling: Ruling) {
         let now_ms = self.now_ms();
-        match observation {
-            Observation::Doubt { key } => self.book.suspect(key, now_ms),
-            Observation::Failure { key, is_refusing, text } => {
-                let change = self.book.report_failure(key, is_refusing, &text, now_ms);
-                if let Some(change) = change {
-                    self.tell(change, now_ms);
-                }
+        let Observation { key, sign, .. } = observation;
+        self.docket.close(key, now_ms);
+        self.stats.ruled(sign, ruling);
+        let Ruling::Failed { is_refusing } = ruling else { return };
+        // Whatever has become of it meanwhile.
+        let Some(Job { target, .. }) = self.book.inquiry(key) else { return };
+        for key in self.book.alike(&target) {
+            let change = self.book.report_failure(key, is_refusing, ruling.text(), now_ms);
+            if let Some(change) = change {
+                self.tell(change, now_ms);
             }
         }
     }

@@ -2,12 +2,16 @@
 
 use std::{
     borrow::Cow,
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use super::{outcome::Outcome, target::TargetKey};
+use super::{
+    outcome::Outcome,
+    passive::{Ruling, Sign},
+    target::TargetKey,
+};
 use crate::api::types::{BucketView, HistogramView, ProbesView};
 
 /// Upper bounds of the buckets of durations; one more bucket takes the rest.
@@ -100,6 +104,17 @@ pub struct ScheduleStats {
     pub lateness: Histogram,
 }
 
+/// What came of signs of one kind that the data path saw.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PassiveStats {
+    /// Observations: each sign is told now and then while it lasts.
+    pub observations: u64,
+    /// Cases in which a backend had failed.
+    pub failures: u64,
+    /// Cases that came to nothing.
+    pub dismissed: u64,
+}
+
 /// The figures of all backends: written by health, read by API and metrics.
 #[derive(Debug, Default)]
 pub struct Stats {
@@ -112,6 +127,7 @@ struct Inner {
     /// Of all targets that there ever were.
     total: ProbeStats,
     schedule: ScheduleStats,
+    passive: BTreeMap<Sign, PassiveStats>,
 }
 
 impl Stats {
@@ -138,6 +154,26 @@ impl Stats {
             changes: total.changes,
             durations: total.durations.view(),
             lateness: schedule.lateness.view(),
+        }
+    }
+
+    /// Figures of what the data path saw, by sign.
+    pub fn passive(&self) -> BTreeMap<Sign, PassiveStats> {
+        self.lock().passive.clone()
+    }
+
+    /// Counts an observation.
+    pub(super) fn observed(&self, sign: Sign) {
+        self.lock().passive.entry(sign).or_default().observations += 1;
+    }
+
+    /// Counts a case.
+    pub(super) fn ruled(&self, sign: Sign, ruling: Ruling) {
+        let mut inner = self.lock();
+        let stats = inner.passive.entry(sign).or_default();
+        match ruling {
+            Ruling::Failed { .. } => stats.failures += 1,
+            Ruling::Dismissed => stats.dismissed += 1,
         }
     }
 

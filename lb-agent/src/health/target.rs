@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use super::tracker::Health;
 use crate::{
-    model::{Backend, Probe, ProbeKind, ReportedHealth, ServiceName},
+    model::{Backend, BackendPath, Policy, Probe, ProbeKind, ReportedHealth, Service},
     plan::{NameHash, instance_hash},
 };
 
@@ -30,6 +30,10 @@ pub struct Target {
     pub reported: Option<ReportedHealth>,
     /// What was known of it when it became a target.
     pub assumed: Health,
+    /// Whether failures that the data path sees count.
+    pub is_watched: bool,
+    /// Whether it is on another machine.
+    pub is_routed: bool,
 }
 
 /// What is known of a target.
@@ -41,6 +45,8 @@ pub struct Standing {
     pub was_healthy: bool,
     /// Whether it is unhealthy because nobody listens at its port.
     pub is_refusing: bool,
+    /// Whether it is unhealthy by what the data path saw, and by nothing else.
+    pub is_observed: bool,
 }
 
 /// A standing that is another one now.
@@ -59,27 +65,32 @@ pub struct Change {
 impl Target {
     /// A backend of a service.
     pub fn new(
-        service: &ServiceName,
+        service: &Service,
         backend: &Backend,
         probe: Option<&Arc<Probe>>,
         generation: u64,
         assumed: Health,
     ) -> Self {
+        let Service { name, policy, .. } = service;
         Self {
-            key: instance_hash(service, backend),
+            key: instance_hash(name, backend),
             generation,
-            display_name: format!("{service}: `{}`", backend.display_name),
+            display_name: format!("{name}: `{}`", backend.display_name),
             address: backend.address,
             instance: backend.instance.clone(),
             probe: probe.map(Arc::clone),
             reported: backend.reported,
             assumed: if probe.is_some() { assumed } else { Health::Healthy },
+            is_watched: policy.passive.value,
+            is_routed: backend.path == BackendPath::Routed,
         }
     }
 
     /// Whether this is still what there is to know of its backend.
-    pub fn is_of(&self, backend: &Backend, probe: Option<&Arc<Probe>>) -> bool {
-        self.probe.as_ref() == probe && self.reported == backend.reported
+    pub fn is_of(&self, policy: &Policy, backend: &Backend, probe: Option<&Arc<Probe>>) -> bool {
+        self.probe.as_ref() == probe
+            && self.reported == backend.reported
+            && self.is_watched == policy.passive.value
     }
 
     /// Whether its health is what its provider reports.
@@ -91,6 +102,11 @@ impl Target {
 impl Standing {
     /// Of a target that nothing has been learnt of since it became one.
     pub fn assumed(health: Health) -> Self {
-        Self { health, was_healthy: health != Health::Starting, is_refusing: false }
+        Self {
+            health,
+            was_healthy: health != Health::Starting,
+            is_refusing: false,
+            is_observed: false,
+        }
     }
 }

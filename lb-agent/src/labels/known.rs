@@ -18,13 +18,14 @@ const fn ignored(pattern: &'static str) -> Known {
 }
 
 /// Our own labels, without the prefix `lb.` or `lb.$PORT.`.
-pub const LB: [&str; 34] = [
+pub const LB: [&str; 35] = [
     "affinity",
     "datagrams",
     "drain",
     "exclusive",
     "frontend",
     "panic",
+    "passive",
     "port",
     "prefer",
     "probe",

@@ -155,6 +155,7 @@ impl<'a> LbLabels<'a> {
             drain_seconds: reader.value("drain", seconds),
             unhealthy_grace_seconds: reader.value("unhealthy_grace", seconds),
             panic_percent: reader.value("panic", grammar::percent),
+            passive: reader.value("passive", grammar::flag),
             slow_start_seconds: reader.value("slow_start", seconds),
             datagrams: reader.value("datagrams", grammar::datagrams),
             visible: reader.value("visible", grammar::visibility),

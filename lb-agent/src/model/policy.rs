@@ -149,6 +149,8 @@ settings! {
     unhealthy_grace_seconds: u32 = 300, |it: &u32| seconds(*it);
     /// When less than this part of the backends is healthy, all that live take new flows; 0: never.
     panic_percent: u32 = 10, |percent: &u32| format!("{percent} %");
+    /// Whether failures that the data path sees in the traffic take a backend out.
+    passive: bool = true, ToString::to_string;
     /// Time in which a backend that has become healthy reaches its full weight.
     slow_start_seconds: u32 = 0, |it: &u32| seconds(*it);
     /// What a UDP service does.

@@ -19,13 +19,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Event, Reconciler, Runtime, RuntimeChannels, Settings, Tracers, health, routes, spawn,
+    Event, Reconciler, Runtime, RuntimeChannels, Settings, TraceRequest, Tracers, health, routes,
+    spawn,
     status::{status_line, trouble},
     watch::FileWatch,
 };
 use crate::{
     api::{
-        server::{MetricsServer, Server, Source},
+        server::{MetricsServer, Request, Server, Source},
         types::View,
     },
     config::{self, Config, LabelsConfig},
@@ -138,18 +139,17 @@ impl Daemon {
             None => None,
         };
 
-        if let Some(events) = node.take_trace() {
-            let all = Tracers::new(events, kernel, datapath::now_tick);
-            tokio::spawn(all.run(trace_requests, stop.clone()));
-        }
+        follow_traces(&mut node, kernel, trace_requests, &stop);
 
         let registry = start_reaper(&mut node)?;
+        let seen = node.take_observations();
         let fronts = node.fronts().iter().filter_map(|front| front.ifindex).collect();
         let reconciler = Reconciler::adopt(node, settings(&config, journal), started)
             .context("cannot read what the kernel holds")?;
         let runs = docker::Runs::default();
         tokio::spawn(reconciler.connections().clone().run(Arc::new(runs.clone())));
-        let health = health::start(reconciler.health(), &config.docker, runs.clone(), &events)?;
+        let health =
+            health::start(reconciler.health(), &config.docker, runs.clone(), seen, &events)?;
         let channels = RuntimeChannels {
             events: events_receiver,
             requests,
@@ -322,6 +322,19 @@ impl Daemon {
     fn tell_status(&mut self) {
         let text = status_line(&self.view.borrow_and_update());
         notify(&[NotifyState::Status(&text)]);
+    }
+}
+
+/// Tells of packets whoever asks for them.
+fn follow_traces(
+    node: &mut Datapath,
+    kernel: mpsc::Sender<Request>,
+    requests: mpsc::Receiver<TraceRequest>,
+    stop: &CancellationToken,
+) {
+    if let Some(events) = node.take_trace() {
+        let all = Tracers::new(events, kernel, datapath::now_tick);
+        tokio::spawn(all.run(requests, stop.clone()));
     }
 }
 

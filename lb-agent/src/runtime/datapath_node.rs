@@ -69,6 +69,7 @@ impl Node for Datapath {
                 packets_out: counted.packets_out,
                 bytes_out: counted.bytes_out,
                 flows: counted.flows,
+                refusals: counted.refusals,
             };
             (*number, view)
         });

@@ -8,8 +8,9 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use super::Event;
 use crate::{
     config::DockerConfig,
+    datapath::{Observations, Observer},
     health::{
-        self, HealthChannels, HealthView,
+        self, HealthChannels, HealthView, NoWitness, Observation, Witness,
         check::{NoContainers, NodeChecks, RunInContainer, Tls},
         schedule::IN_FLIGHT_MAX,
     },
@@ -21,6 +22,8 @@ const CHANGES_MAX: usize = 64;
 /// What the data path sees and health has not taken in yet; more is dropped, for the probes see it
 /// too.
 const OBSERVATIONS_MAX: usize = 1024;
+/// Time between two looks at what the data path sees, so that a flood of it is sampled.
+const PAUSE: Duration = Duration::from_millis(5);
 /// Descriptors that are left to everything but probes.
 const DESCRIPTORS_RESERVED: u64 = 512;
 
@@ -29,6 +32,7 @@ pub(super) fn start(
     view: &HealthView,
     docker: &DockerConfig,
     runs: docker::Runs,
+    observations: Option<Observations>,
     events: &mpsc::Sender<Event>,
 ) -> anyhow::Result<JoinHandle<()>> {
     let commands: Arc<dyn RunInContainer> = if docker.enabled {
@@ -39,17 +43,24 @@ pub(super) fn start(
         Arc::new(NoContainers)
     };
     let check = Arc::new(NodeChecks::new(Arc::new(runs), commands, Tls::default()));
-    let (observer, observations) = mpsc::channel(OBSERVATIONS_MAX);
+    let (observer, receiver) = mpsc::channel(OBSERVATIONS_MAX);
+    let witness = match observations {
+        Some(observations) => {
+            let (source, witness) = observations.follow()?;
+            tokio::spawn(observe(source, observer));
+            Arc::new(witness) as Arc<dyn Witness>
+        }
+        None => Arc::new(NoWitness),
+    };
     let (changes, mut found) = mpsc::channel(CHANGES_MAX);
     let stats = Arc::clone(view.stats());
-    let channels = HealthChannels { targets: view.targets(), observations, changes, stats };
+    let channels =
+        HealthChannels { targets: view.targets(), observations: receiver, witness, changes, stats };
     // Nodes that start together should not probe a shared backend together.
     let seed = u64::from(std::process::id());
     let settings = health::Settings { seed, in_flight_max: in_flight_max() };
     let events = events.clone();
     Ok(tokio::spawn(async move {
-        // Kept until the data path reports what it sees.
-        let _observer = observer;
         let forward = async {
             while let Some(changes) = found.recv().await {
                 if events.send(Event::Health(changes)).await.is_err() {
@@ -59,6 +70,24 @@ pub(super) fn start(
         };
         tokio::join!(health::run(check, settings, channels), forward);
     }))
+}
+
+/// Hands over what the data path sees, for as long as somebody wants it.
+async fn observe(mut source: Observer, observer: mpsc::Sender<Observation>) {
+    loop {
+        // What finds no room is observed again while it lasts.
+        let next = source.next(|observation| {
+            observer.try_send(observation).ok();
+        });
+        tokio::select! {
+            () = observer.closed() => return,
+            result = next => if let Err(error) = result {
+                tracing::error!("failures that the data path sees are no longer noticed: {error:#}");
+                return;
+            },
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 /// As many probes at once as descriptors allow, after asking for as many as we may have.

@@ -15,12 +15,12 @@ use super::{
 use crate::{
     api::events::ConflictView,
     api::types::{
-        BackendCountersView, BackendCountsView, BackendView, FrontView, ReconcileView, RefusalView,
-        RefusedBy, RepliesView, ServiceView, ServingState, SocketsView, StatusView, View,
-        VipFrontendView, VipView,
+        BackendCountersView, BackendCountsView, BackendView, FrontView, PassiveView, ReconcileView,
+        RefusalView, RefusedBy, RepliesView, ServiceView, ServingState, SocketsView, StatusView,
+        View, VipFrontendView, VipView,
     },
     config::Balancer,
-    health::HealthView,
+    health::{HealthView, Sign},
     lifecycle::Lifecycle,
     model::{
         Backend, BackendPath, Origin, Policy, Protocol, Refusal, Service, ServiceName, Snapshot,
@@ -75,6 +75,7 @@ pub(super) fn build(parts: &Parts<'_>) -> View {
             tables: pressure::tables(parts.kernel, parts.counters),
             drops: parts.counters.drops.clone(),
             verdicts: parts.counters.verdicts.clone(),
+            passive: passive(parts.health),
             refusals: parts.refusals.clone(),
             reconcile: parts.reconcile.clone(),
             probes: parts.health.stats().view(),
@@ -82,6 +83,21 @@ pub(super) fn build(parts: &Parts<'_>) -> View {
         conflicts: parts.conflicts.clone(),
         services,
     }
+}
+
+/// Every sign, so that a rate is known from the first one on.
+fn passive(health: &HealthView) -> Vec<PassiveView> {
+    let counted = health.stats().passive();
+    let view = |sign: &Sign| {
+        let stats = counted.get(sign).copied().unwrap_or_default();
+        PassiveView {
+            sign: sign.name().to_owned(),
+            observations: stats.observations,
+            failures: stats.failures,
+            dismissed: stats.dismissed,
+        }
+    };
+    Sign::ALL.iter().map(view).collect()
 }
 
 fn policy_of(service: &Service) -> (ServiceName, Arc<Policy>) {

@@ -18,8 +18,8 @@ use lb_agent::{
     },
 };
 use lb_common::abi::{
-    BackendCounters, DropReason, FRONTEND_DROPS, Hook, META_TRACES, Slot, TAKES_NEW, TAKES_OLD,
-    Verdict, affinity_flags, map_names, verdict_index,
+    BackendCounters, DropReason, FRONTEND_DROPS, Hook, META_ROUTES_REPLIES, META_TRACES, Slot,
+    TAKES_NEW, TAKES_OLD, Verdict, affinity_flags, map_names, verdict_index,
 };
 use proptest::{
     prelude::*,
@@ -111,7 +111,9 @@ fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         interface().prop_map(|ifindex| Action::AttachReply { ifindex }),
         interface().prop_map(|ifindex| Action::DetachReply { ifindex }),
-        any::<u32>().prop_map(|flags| Action::SetFlags { flags: flags & !META_TRACES }),
+        any::<u32>().prop_map(|flags| Action::SetFlags {
+            flags: flags & !(META_TRACES | META_ROUTES_REPLIES)
+        }),
         (service(), hash())
             .prop_map(|(number, name_hash)| Action::WriteService { number, name_hash }),
         service().prop_map(|number| Action::ClearService { number }),
@@ -345,7 +347,15 @@ sandboxed! {
         datapath.execute(&write(&backend)).unwrap();
         let cpus = aya::util::nr_cpus().unwrap();
         let per_cpu = |value: u64| aya::maps::PerCpuValues::try_from(vec![value; cpus]).unwrap();
-        let one = BackendCounters { packets_in: 1, bytes_in: 2, packets_out: 3, bytes_out: 4, flows: 5 };
+        let one = BackendCounters {
+            packets_in: 1,
+            bytes_in: 2,
+            packets_out: 3,
+            bytes_out: 4,
+            flows: 5,
+            refusals: 6,
+            ..BackendCounters::default()
+        };
         let all = cpus as u64;
         let sum = BackendCounters {
             packets_in: all,
@@ -353,6 +363,8 @@ sandboxed! {
             packets_out: 3 * all,
             bytes_out: 4 * all,
             flows: 5 * all,
+            refusals: 6 * all,
+            ..BackendCounters::default()
         };
         let path = |name: &str| sandbox.pins().join("maps").join(name);
         let open = |name: &str| {

@@ -147,6 +147,7 @@ fn tables_v6() -> HostTables<NetAddr6> {
 fn context() -> Context {
     Context {
         now_tick: now_tick(),
+        now_moment: 0,
         ingress_ifindex: INGRESS,
         reply_ifindex: INGRESS,
         hash_seed: 7,

@@ -20,7 +20,10 @@ pub use backend::{
     BACKEND_NONE, BackendIdentity, BackendV4, BackendV6, PATH_LOCAL, PATH_RECORDS_REPLIES,
     PATH_ROUTED, TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS,
 };
-pub use counters::{BackendCounters, HOOK_COUNT, Hook, VERDICT_SLOTS, verdict_index};
+pub use counters::{
+    BackendCounters, HOOK_COUNT, Hook, OBSERVATION_REFUSED, OBSERVATION_SILENT, OBSERVATIONS_BYTES,
+    Observation, VERDICT_SLOTS, moment_from_ns, verdict_index,
+};
 pub use flow::{
     CLASS_ANSWERED, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT,
     CLASS_DATAGRAM, CLASS_ESTABLISHED, CLASS_HALF_OPEN, CLASS_LAST_ACK, CLASS_RESET,
@@ -58,7 +61,7 @@ pub use trace::{
 };
 
 /// Version of everything in this module. Maps pinned under another version are not adopted.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Services that the tables have room for; service numbers are `0..MAX_SERVICES`.
 pub const MAX_SERVICES: u32 = 4096;
@@ -183,6 +186,8 @@ pub mod map_names {
     pub const FLOW_INSERTIONS: &str = "FLOW_INSERTIONS";
     /// `PerCpuArray<BackendCounters>`; indexed by backend number.
     pub const BACKEND_COUNTERS: &str = "BACKEND_COUNTERS";
+    /// Ring buffer of [`super::Observation`].
+    pub const OBSERVATIONS: &str = "OBSERVATIONS";
     /// `PerCpuArray<u64>`; indexed by [`super::DropReason`].
     pub const DROPS: &str = "DROPS";
     /// `PerCpuArray<u64>`; indexed by [`super::verdict_index`].
@@ -245,6 +250,7 @@ pub mod map_names {
         FLOW_ROOM,
         FLOW_INSERTIONS,
         BACKEND_COUNTERS,
+        OBSERVATIONS,
         DROPS,
         VERDICTS,
         XDP_EGRESS,
@@ -329,6 +335,7 @@ mod pod {
         super::Meta,
         super::NetAddr6,
         super::NetU32,
+        super::Observation,
         super::Refusals,
         super::ReplyDefaultKeyV4,
         super::ReplyDefaultKeyV6,

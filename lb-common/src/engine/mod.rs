@@ -19,6 +19,7 @@ mod hash;
 #[cfg(any(feature = "std", test))]
 pub mod host;
 pub mod mtu;
+pub mod observe;
 pub mod rate;
 mod record;
 mod replies;
@@ -154,6 +155,8 @@ pub struct TableFull;
 pub struct Context {
     /// Ticks since boot, see [`crate::abi::ticks_from_ns`].
     pub now_tick: u32,
+    /// The same time, see [`crate::abi::moment_from_ns`].
+    pub now_moment: u32,
     /// Interface on which the packet came in.
     pub ingress_ifindex: u32,
     /// Interface by which replies to the packet leave; 0: the routing table knows, since the packet

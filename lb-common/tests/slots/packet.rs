@@ -33,6 +33,7 @@ impl<A: Net> Simulation<'_, A> {
         let slot = self.slot(index, self.tables.rings[&ring]);
         let context = Context {
             now_tick: tick(self.now),
+            now_moment: 0,
             ingress_ifindex: 1,
             reply_ifindex: 1,
             hash_seed: HASH_SEED,

@@ -46,7 +46,7 @@ fn try_forward<A: FamilyMaps + FibAddress, const ERRORS: bool>(
     scratch: &mut Scratch<A>,
 ) -> Result<i32, DropReason> {
     find_egress(packet, scratch)?;
-    let Scratch { tags, headers, decision, egress_ifindex, egress_mtu, .. } = scratch;
+    let Scratch { context, tags, headers, decision, egress_ifindex, egress_mtu, .. } = scratch;
     let ifindex = *egress_ifindex;
     let is_delivered = decision.verdict as u32 == Verdict::Deliver as u32;
     // Who receives does not enforce its MTU.
@@ -71,7 +71,7 @@ fn try_forward<A: FamilyMaps + FibAddress, const ERRORS: bool>(
     if *tags != 0 {
         packet.remove_tags(*tags).map_err(|EditError| DropReason::EditFailed)?;
     }
-    count::forwarded(hook, decision, length_bytes);
+    count::forwarded(hook, context, headers, decision, length_bytes);
     // SAFETY: both helpers only note where the packet goes once the program has returned.
     let action = unsafe {
         if is_delivered {

@@ -73,6 +73,7 @@ impl HostBed {
         }
         let context = Context {
             now_tick,
+            now_moment: 0,
             ingress_ifindex: INGRESS_IFINDEX,
             reply_ifindex: if link.tags == 0 { INGRESS_IFINDEX } else { 0 },
             hash_seed: HASH_SEED,

@@ -3,7 +3,7 @@
 use lb_common::abi::{DropReason, Hook, Verdict};
 
 use super::{Kind, Metric, Samples, Told};
-use crate::api::types::{BackendView, ProviderState, RefusedBy, ServingState};
+use crate::api::types::{BackendView, PassiveView, ProviderState, RefusedBy, ServingState};
 
 const BACKEND: &[&str] = &["service", "place", "backend", "address"];
 const BACKEND_DIRECTION: &[&str] = &["service", "place", "backend", "address", "direction"];
@@ -59,6 +59,11 @@ metrics! {
         |told, samples| each_backend(told, |backend, labels| {
             samples.add(labels, backend.counters.flows);
         });
+    "lb_backend_refusals_total" Counter BACKEND,
+        "Connections that a backend refused: resets in answer to a SYN.",
+        |told, samples| each_backend(told, |backend, labels| {
+            samples.add(labels, backend.counters.refusals);
+        });
     "lb_backend_connections" Gauge BACKEND,
         "Established connections of a backend, where they are counted (see below).",
         |told, samples| each_backend(told, |backend, labels| {
@@ -110,6 +115,15 @@ metrics! {
     "lb_probes_in_flight" Gauge &[],
         "Probes under way.",
         |told, samples| samples.add(&[], told.view.status.probes.in_flight);
+    "lb_passive_observations_total" Counter &["sign"],
+        "Signs of failing backends that the data path told of; it samples them.",
+        |told, samples| passive(told, samples, |one| one.observations);
+    "lb_passive_failures_total" Counter &["sign"],
+        "Signs after which a backend was found to have failed, and was taken out.",
+        |told, samples| passive(told, samples, |one| one.failures);
+    "lb_passive_dismissed_total" Counter &["sign"],
+        "Signs that were looked into and came to nothing.",
+        |told, samples| passive(told, samples, |one| one.dismissed);
     "lb_table_entries" Gauge &["table"],
         "Entries in use in a table of the data path.",
         |told, samples| for table in &told.view.status.tables {
@@ -165,6 +179,12 @@ fn each_backend(told: &Told<'_>, mut add: impl FnMut(&BackendView, &[&str; 4])) 
     for backend in &told.view.backends {
         let address = backend.address.to_string();
         add(backend, &[&backend.service.0, &backend.place, &backend.display_name, &address]);
+    }
+}
+
+fn passive(told: &Told<'_>, samples: &mut Samples<'_>, counted: fn(&PassiveView) -> u64) {
+    for one in &told.view.status.passive {
+        samples.add(&[&one.sign], counted(one));
     }
 }
 

@@ -5,8 +5,8 @@ use insta::assert_snapshot;
 use super::*;
 use crate::{
     api::types::{
-        BackendCountersView, BackendCountsView, BackendView, BucketView, DropView, ProbeView,
-        ProviderState, ProviderView, ServiceView, ServingState, TableView, VerdictView,
+        BackendCountersView, BackendCountsView, BackendView, BucketView, DropView, PassiveView,
+        ProbeView, ProviderState, ProviderView, ServiceView, ServingState, TableView, VerdictView,
     },
     model::{BackendPath, BackendState, ServiceName},
 };
@@ -46,6 +46,7 @@ fn view() -> View {
             packets_out: 3,
             bytes_out: u64::MAX,
             flows: 4,
+            refusals: 5,
         },
         connections: Some(5),
         source: String::new(),
@@ -75,6 +76,8 @@ fn view() -> View {
         count: 7,
         sum_seconds: 0.0625,
     };
+    let sign = "silent".to_owned();
+    view.status.passive = vec![PassiveView { sign, observations: 30, failures: 2, dismissed: 1 }];
     view
 }
 
@@ -103,12 +106,16 @@ fn the_text() {
     lb_backend_bytes_total{service="compose/shop/a\"b\\c\nd:80",place="1",backend="shop-1",address="172.18.0.2:80",direction="in"} 2
     lb_backend_bytes_total{service="compose/shop/a\"b\\c\nd:80",place="1",backend="shop-1",address="172.18.0.2:80",direction="out"} 18446744073709551615
     lb_backend_flows_total{service="compose/shop/a\"b\\c\nd:80",place="1",backend="shop-1",address="172.18.0.2:80"} 4
+    lb_backend_refusals_total{service="compose/shop/a\"b\\c\nd:80",place="1",backend="shop-1",address="172.18.0.2:80"} 5
     lb_backend_connections{service="compose/shop/a\"b\\c\nd:80",place="1",backend="shop-1",address="172.18.0.2:80"} 5
     lb_backend_share_ratio{service="compose/shop/a\"b\\c\nd:80",place="1",backend="shop-1",address="172.18.0.2:80"} 0.33333
     lb_backend_probes_total{service="compose/shop/a\"b\\c\nd:80",place="1",backend="shop-1",address="172.18.0.2:80",result="passed"} 8
     lb_backend_probes_total{service="compose/shop/a\"b\\c\nd:80",place="1",backend="shop-1",address="172.18.0.2:80",result="failed"} 2
     lb_service_backends{service="compose/shop/a\"b\\c\nd:80",state="healthy"} 1
     lb_service_panic{service="compose/shop/a\"b\\c\nd:80"} 1
+    lb_passive_observations_total{sign="silent"} 30
+    lb_passive_failures_total{sign="silent"} 2
+    lb_passive_dismissed_total{sign="silent"} 1
     lb_table_entries{table="flows_v4"} 3
     lb_table_limit{table="flows_v4"} 10
     lb_provider_up{provider="file"} 1

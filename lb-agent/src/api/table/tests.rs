@@ -81,6 +81,7 @@ const COUNTERS: BackendCountersView = BackendCountersView {
     packets_out: 9,
     bytes_out: 5_300_000,
     flows: 1204,
+    refusals: 3,
 };
 
 fn backend_views() -> Vec<BackendView> {
@@ -205,7 +206,7 @@ fn service_show_has_every_value_with_its_origin() {
     assert_snapshot!(service(&service_detail()), @"
     compose/shop/redis:6379 at tcp://192.0.2.10:6379
     degraded, 1/2 healthy, ring 4093, from docker
-    12 connections, 1204 flows, in 10 packets 1023B, out 9 packets 5.0M
+    12 connections, 1204 flows, 3 refused, in 10 packets 1023B, out 9 packets 5.0M
 
     SETTING                  VALUE            ORIGIN
     affinity                 client/24,64     container `shop-redis-1`, label `lb.affinity`
@@ -213,6 +214,7 @@ fn service_show_has_every_value_with_its_origin() {
     drain_seconds            30 s             [defaults] in lb.toml, `drain_seconds`
     unhealthy_grace_seconds  300 s            default
     panic_percent            10 %             default
+    passive                  true             default
     slow_start_seconds       0 s              default
     datagrams                records          default
     visible                  node,containers  default
@@ -246,7 +248,7 @@ fn service_show_without_backends_is_short() {
     assert_snapshot!(service(&detail), @"
     compose/shop/redis:6379 at tcp://192.0.2.10:6379
     degraded, 1/2 healthy, no ring, from docker
-    12 connections, 1204 flows, in 10 packets 1023B, out 9 packets 5.0M
+    12 connections, 1204 flows, 3 refused, in 10 packets 1023B, out 9 packets 5.0M
 
     SETTING   VALUE         ORIGIN
     affinity  client/24,64  container `shop-redis-1`, label `lb.affinity`
@@ -299,6 +301,15 @@ fn sockets_view() -> SocketsView {
     SocketsView { cgroup, trouble: None, clients: vec!["web".to_owned()] }
 }
 
+fn front_view() -> FrontView {
+    FrontView {
+        interface: "eth0".to_owned(),
+        tc: "tcx".to_owned(),
+        xdp: "native".to_owned(),
+        trouble: None,
+    }
+}
+
 fn provider_views() -> Vec<ProviderView> {
     let trouble = "cannot reach `/var/run/docker.sock`; trying again".to_owned();
     [("docker", ProviderState::Trouble, Some(trouble), 12), ("file", ProviderState::Ok, None, 1)]
@@ -318,17 +329,13 @@ fn status_says_what_is_wrong() {
         abi_version: 1,
         uptime_seconds: 93_784,
         providers: provider_views(),
-        fronts: vec![FrontView {
-            interface: "eth0".to_owned(),
-            tc: "tcx".to_owned(),
-            xdp: "native".to_owned(),
-            trouble: None,
-        }],
+        fronts: vec![front_view()],
         sockets: sockets_view(),
         records: Some(RecordsView { flows_v4: 17, limit: 131_072, ..RecordsView::default() }),
         tables: table_views(),
         drops: vec![DropView { reason: "no_backend".to_owned(), packets: 4 }],
         verdicts: verdict_views(),
+        passive: Vec::new(),
         refusals: vec![RefusalView {
             refused_by: RefusedBy::Provider,
             object: "container `a\u{1b}[31mb`".to_owned(),

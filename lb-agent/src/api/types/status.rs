@@ -31,6 +31,9 @@ pub struct StatusView {
     /// Packets by hook and verdict; what never occurred is absent.
     #[serde(default)]
     pub verdicts: Vec<VerdictView>,
+    /// What came of failures that the data path saw in the traffic, by what it saw.
+    #[serde(default)]
+    pub passive: Vec<PassiveView>,
     /// What was asked for and not granted.
     pub refusals: Vec<RefusalView>,
     /// Comparisons of what is wanted with what the kernel holds.
@@ -138,6 +141,19 @@ impl TableView {
     pub fn percent(&self) -> u64 {
         self.used.saturating_mul(100).checked_div(self.limit).unwrap_or(0)
     }
+}
+
+/// What came of one sign of failing backends that the data path saw.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PassiveView {
+    /// Its name: `refused`, `silent`.
+    pub sign: String,
+    /// Times that it was noticed: it is told now and then while it lasts.
+    pub observations: u64,
+    /// Cases in which a backend had failed.
+    pub failures: u64,
+    /// Cases that came to nothing.
+    pub dismissed: u64,
 }
 
 /// Packets dropped for one reason.

@@ -21,6 +21,7 @@ fn every_setting_of_a_service_can_be_made() {
     drain_seconds = 10 s ([defaults] in lb.toml, `drain_seconds`)
     unhealthy_grace_seconds = 20 s (service `web` in lb.toml, line 50, `unhealthy_grace_seconds`)
     panic_percent = 30 % (service `web` in lb.toml, line 50, `panic_percent`)
+    passive = false (service `web` in lb.toml, line 50, `passive`)
     slow_start_seconds = 40 s (service `web` in lb.toml, line 50, `slow_start_seconds`)
     datagrams = answers (service `web` in lb.toml, line 50, `datagrams`)
     visible = node,network:back (service `web` in lb.toml, line 50, `visible`)
@@ -73,7 +74,7 @@ fn policies_are_checked() {
     texts[0] = "[defaults]\naffinity = 'cookie'\nweight = 3".to_owned();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     assert_snapshot!(check(&texts), @r#"
-    lb.toml:3:1: unknown key `weight`; known keys here: `affinity`, `unreachable`, `drain_seconds`, `unhealthy_grace_seconds`, `panic_percent`, `slow_start_seconds`, `datagrams`, `visible`, `prefer`, `ring_size`, `probe`
+    lb.toml:3:1: unknown key `weight`; known keys here: `affinity`, `unreachable`, `drain_seconds`, `unhealthy_grace_seconds`, `panic_percent`, `passive`, `slow_start_seconds`, `datagrams`, `visible`, `prefer`, `ring_size`, `probe`
     lb.toml:4:15: the value `reset` is neither reject nor drop
     lb.toml:4:17: `drain_seconds` is -1; it must be from 0 to 86400
     lb.toml:4:17: invalid type: string "30s", expected a whole number

@@ -30,6 +30,8 @@ fn target(number: u64, generation: u64, probe: Option<Probe>, assumed: Health) -
         probe: probe.map(Arc::new),
         reported: None,
         assumed,
+        is_watched: true,
+        is_routed: false,
     }
 }
 
@@ -223,8 +225,6 @@ fn who_has_no_probe_comes_back_by_connecting() {
     let mut bed = Bed::new();
     bed.set(&[target(1, 1, None, Health::Healthy)]);
     assert_eq!(bed.book.next_due_ms(), None);
-    bed.book.suspect([1, 1], 5);
-    assert_eq!(bed.book.next_due_ms(), None, "a doubt is no reason to probe what has no probe");
     let change = bed.book.report_failure([1, 1], true, "refused a SYN", 5);
     bed.note(&change.expect("it was healthy"));
     bed.run(&[refused(), passed(), passed()]);
@@ -236,13 +236,101 @@ fn who_has_no_probe_comes_back_by_connecting() {
 }
 
 #[test]
-fn a_doubt_of_the_data_path_brings_the_next_probe_forward() {
+fn who_is_out_already_is_not_reported_again() {
     let mut bed = Bed::new();
-    bed.set(&[target(1, 1, Some(probe(1, 2)), Health::Healthy)]);
+    bed.set(&[target(1, 1, None, Health::Healthy)]);
+    assert!(bed.book.report_failure([1, 1], true, "refused a SYN", 0).is_some());
+    let under_way = bed.job();
+    assert!(bed.book.inquiry([1, 1]).is_none());
+    assert_eq!(bed.book.report_failure([1, 1], true, "refused a SYN", 1), None);
+    bed.finish(&under_way, &passed());
     bed.run(&[passed()]);
-    let now_ms = bed.now_ms;
-    bed.book.suspect([1, 1], now_ms + 1);
-    assert_eq!(bed.book.next_due_ms(), Some(now_ms + 1));
+    assert_eq!(
+        bed.changes(),
+        "1 Unhealthy: connected\n1 Healthy: connected",
+        "what was under way counts"
+    );
+}
+
+#[test]
+fn who_answers_nobody_is_tried_again_after_a_while_and_each_time_later() {
+    let mut bed = Bed::new();
+    bed.set(&[target(1, 1, None, Health::Healthy)]);
+    for seconds in [30, 60, 120, 240, 240] {
+        let reported_ms = bed.now_ms;
+        let change = bed.book.report_failure([1, 1], false, "does not answer SYNs", bed.now_ms);
+        bed.note(&change.expect("it was healthy"));
+        while bed.book.next_due_ms().is_some() {
+            bed.run(&[late()]);
+        }
+        assert_eq!((bed.now_ms - reported_ms) / 1000, seconds);
+        assert_eq!(
+            bed.changes(),
+            "1 Unhealthy: does not answer SYNs\n\
+             1 Healthy: nobody answers this node; clients may try"
+        );
+    }
+    // It has passed: all is forgotten.
+    assert!(bed.book.report_failure([1, 1], false, "", bed.now_ms).is_some());
+    bed.run(&vec![passed(); 32]);
+    let reported_ms = bed.now_ms;
+    assert!(bed.book.report_failure([1, 1], false, "", bed.now_ms).is_some());
+    while bed.book.next_due_ms().is_some() {
+        bed.run(&[late()]);
+    }
+    assert_eq!((bed.now_ms - reported_ms) / 1000, 30);
+}
+
+#[test]
+fn who_refuses_stays_out_and_so_does_who_has_a_probe() {
+    let probed = target(1, 1, Some(probe(1, 1)), Health::Healthy);
+    let not_probed = target(1, 1, None, Health::Healthy);
+    for (target, outcome) in [(probed, late()), (not_probed, refused())] {
+        let mut bed = Bed::new();
+        bed.set(&[target]);
+        assert!(bed.book.report_failure([1, 1], false, "", 0).is_some());
+        while bed.now_ms < 1_000_000 {
+            bed.run(std::slice::from_ref(&outcome));
+            assert_eq!(bed.book.targets[&[1, 1]].tracker.health(), Health::Unhealthy);
+        }
+    }
+}
+
+#[test]
+fn what_the_data_path_saw_is_its_own_until_a_probe_says_the_same() {
+    let observed = |bed: &Bed| bed.book.targets[&[1, 1]].announced.is_observed;
+    let mut bed = Bed::new();
+    bed.set(&[target(1, 1, Some(probe(1, 3)), Health::Healthy)]);
+    assert!(bed.book.report_failure([1, 1], true, "", 0).is_some());
+    assert!(observed(&bed));
+    bed.run(&[refused()]);
+    assert!(!observed(&bed));
+    // Its probe that nobody chose says nothing that the data path has not said.
+    let mut bed = Bed::new();
+    bed.set(&[target(1, 1, None, Health::Healthy)]);
+    assert!(bed.book.report_failure([1, 1], true, "", 0).is_some());
+    bed.run(&[refused(), refused()]);
+    assert!(observed(&bed));
+    bed.run(&[passed(), passed()]);
+    assert!(!observed(&bed));
+}
+
+#[test]
+fn a_case_is_about_one_port_of_who_is_watched_and_healthy() {
+    let well = target(1, 1, None, Health::Healthy);
+    let every_port = "10.0.0.1:0".parse().expect("an address");
+    for (name, target, expected) in [
+        ("well", well.clone(), true),
+        ("not watched", Target { is_watched: false, ..well.clone() }, false),
+        ("of every port", Target { address: every_port, ..well }, false),
+        ("starting", target(1, 1, Some(probe(1, 1)), Health::Starting), false),
+        ("known to fail", target(1, 1, Some(probe(1, 1)), Health::Unhealthy), false),
+    ] {
+        let mut bed = Bed::new();
+        bed.set(&[target]);
+        assert_eq!(bed.book.inquiry([1, 1]).is_some(), expected, "{name}");
+    }
+    assert!(Bed::new().book.inquiry([1, 1]).is_none(), "unknown");
 }
 
 #[test]

@@ -44,6 +44,8 @@ fn job(kind: ProbeKind, address: SocketAddr, timeout_ms: u32) -> Job {
         probe: Some(Arc::new(probe)),
         reported: None,
         assumed: Health::Starting,
+        is_watched: true,
+        is_routed: false,
     };
     let mut book = Book::new(1, 1);
     book.set_targets(&[Arc::new(target)], 0);

@@ -1,10 +1,11 @@
 //! The loop with probes that are made of nothing, in virtual time.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
     sync::{
         Mutex,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -12,7 +13,7 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::{
-    health::{target::Target, tracker::Health},
+    health::{passive::Sign, stats::PassiveStats, target::Target, tracker::Health},
     model::{Probe, ProbeKind, ProbePlace},
 };
 
@@ -21,6 +22,8 @@ use crate::{
 struct Fake {
     /// Milliseconds to the answer, and whether it is a success; by number.
     answers: Mutex<HashMap<u64, (u64, bool)>>,
+    /// Those whose failures are refused connections.
+    refusing: Mutex<HashSet<u64>>,
     /// Probes begun, by number.
     begun: Mutex<HashMap<u64, u32>>,
     under_way: AtomicUsize,
@@ -41,6 +44,8 @@ impl Check for Fake {
         assert!(wait_ms != 13, "thirteen is unlucky");
         if passes {
             Outcome::Passed("fine".into())
+        } else if self.refusing.lock().expect("no panic").contains(&number) {
+            Outcome::failed(FailureKind::Refused, "connection refused")
         } else {
             Outcome::failed(FailureKind::Wrong, "not fine")
         }
@@ -55,7 +60,21 @@ impl Drop for Guard<'_> {
     }
 }
 
+/// Backends that send so many packets from one question to the next.
+#[derive(Default)]
+struct Talk {
+    packets: AtomicU64,
+    step: AtomicU64,
+}
+
+impl Witness for Talk {
+    fn packets_from(&self, _backend: u32) -> Option<u64> {
+        Some(self.packets.fetch_add(self.step.load(Relaxed), Relaxed))
+    }
+}
+
 struct Bed {
+    talk: Arc<Talk>,
     fake: Arc<Fake>,
     targets: watch::Sender<Targets>,
     observations: mpsc::Sender<Observation>,
@@ -66,6 +85,7 @@ struct Bed {
 impl Bed {
     fn new(in_flight_max: usize) -> Self {
         let fake = Arc::new(Fake::default());
+        let talk = Arc::new(Talk::default());
         let stats = Arc::new(Stats::default());
         let (targets, targets_receiver) = watch::channel(Targets::default());
         let (observations, observations_receiver) = mpsc::channel(8);
@@ -73,11 +93,12 @@ impl Bed {
         let channels = HealthChannels {
             targets: targets_receiver,
             observations: observations_receiver,
+            witness: Arc::clone(&talk) as Arc<dyn Witness>,
             changes: changes_sender,
             stats: Arc::clone(&stats),
         };
         tokio::spawn(run(Arc::clone(&fake), Settings { seed: 1, in_flight_max }, channels));
-        Self { fake, targets, observations, changes, stats }
+        Self { talk, fake, targets, observations, changes, stats }
     }
 
     fn set(&self, numbers: impl IntoIterator<Item = u64>, assumed: Health) {
@@ -95,11 +116,14 @@ impl Bed {
                 key: [number, 1],
                 generation: 1,
                 display_name: String::new(),
-                address: "10.0.0.1:80".parse().expect("an address"),
+                // Each but the even ones has an address of its own.
+                address: SocketAddr::from(([10, 0, (number >> 9) as u8, (number >> 1) as u8], 80)),
                 instance: String::new(),
                 probe: Some(Arc::clone(&probe)),
                 reported: None,
                 assumed,
+                is_watched: number != UNWATCHED,
+                is_routed: number >= ROUTED,
             })
         };
         self.targets.send_replace(Arc::new(numbers.into_iter().map(target).collect()));
@@ -107,6 +131,11 @@ impl Bed {
 
     fn answer(&self, number: u64, wait_ms: u64, passes: bool) {
         self.fake.answers.lock().expect("no panic").insert(number, (wait_ms, passes));
+    }
+
+    async fn observe(&self, number: u64, sign: Sign) {
+        let observation = Observation { key: [number, 1], backend: 1, sign };
+        self.observations.send(observation).await.expect("health runs");
     }
 
     async fn next(&mut self) -> Change {
@@ -130,32 +159,112 @@ async fn who_does_not_answer_in_time_fails() {
     assert_eq!((stats.passed, stats.failed, stats.changes), (1, 2, 2));
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_report_of_the_data_path_is_told_at_once() {
-    let mut bed = Bed::new(10);
-    bed.set([1], Health::Healthy);
-    sleep(Duration::from_secs(10)).await;
-    let reported_at = Instant::now();
-    bed.answer(1, 1, false);
-    let text = "refused a SYN".to_owned();
-    let failure = Observation::Failure { key: [1, 1], is_refusing: true, text };
-    bed.observations.send(failure).await.expect("health runs");
-    let change = bed.next().await;
-    assert!(reported_at.elapsed() < Duration::from_millis(5));
-    assert_eq!((change.standing.is_refusing, change.cause.as_str()), (true, "refused a SYN"));
+/// Number of a target of which nobody wants to know what the data path sees.
+const UNWATCHED: u64 = 500;
+/// Those from here on are on other machines.
+const ROUTED: u64 = 20_000;
+const HOUR_MS: u64 = 3_600_000;
+
+/// What the data path saw of a healthy backend, and what became of it: how long it took, and the cause.
+struct Seen {
+    number: u64,
+    sign: Sign,
+    /// Milliseconds until it answers this node, and whether it then accepts or refuses.
+    answer: (u64, bool),
+    /// Packets that it sends to its clients meanwhile.
+    packets: u64,
+}
+
+impl Seen {
+    async fn outcome(self) -> (Option<(Duration, String)>, PassiveStats) {
+        self.outcome_within(400).await
+    }
+
+    async fn outcome_within(self, limit_ms: u64) -> (Option<(Duration, String)>, PassiveStats) {
+        let Self { number, sign, answer: (wait_ms, passes), packets } = self;
+        let mut bed = Bed::new(10);
+        bed.set([number], Health::Healthy);
+        sleep(Duration::from_secs(10)).await;
+        bed.answer(number, wait_ms, passes);
+        bed.fake.refusing.lock().expect("no panic").insert(number);
+        bed.talk.step.store(packets, Relaxed);
+        let began = Instant::now();
+        // The data path goes on telling while it lasts.
+        for _ in 0..10 {
+            bed.observe(number, sign).await;
+        }
+        let change = tokio::time::timeout(Duration::from_millis(limit_ms), bed.next()).await;
+        let seen = change.ok().filter(|change| change.standing.is_observed);
+        let stats = bed.stats.passive()[&sign];
+        assert_eq!(stats.observations, 10);
+        (seen.map(|change| (began.elapsed(), change.cause)), stats)
+    }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_doubt_of_the_data_path_is_looked_at_at_once() {
+async fn who_refuses_clients_and_this_node_is_out_at_once() {
+    let seen = Seen { number: 1, sign: Sign::Refused, answer: (1, false), packets: 3 };
+    let (seen, stats) = seen.outcome().await;
+    let (took, cause) = seen.expect("it has failed");
+    assert!(took < Duration::from_millis(5), "{took:?}");
+    assert_eq!(cause, "refused connections, as the data path saw");
+    assert_eq!((stats.failures, stats.dismissed), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_silent_to_clients_and_this_node_is_out_soon() {
+    for (number, window_ms) in [(1, 50), (ROUTED, 300)] {
+        let seen = Seen { number, sign: Sign::Silent, answer: (HOUR_MS, true), packets: 0 };
+        // Its own probe takes longer than that to find out: two of a second each.
+        let (seen, _) = seen.outcome_within(2000).await;
+        let (took, cause) = seen.expect("it has failed");
+        let expected = Duration::from_millis(window_ms)..Duration::from_millis(window_ms + 10);
+        assert!(expected.contains(&took), "{took:?}");
+        assert_eq!(cause, "does not answer SYNs, as the data path saw");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_this_node_does_not_see_comes_to_nothing() {
+    for (name, number, sign, answer, packets) in [
+        ("a refusal that a client provoked", 1, Sign::Refused, (1, true), 0),
+        ("SYNs that cannot be answered", 1, Sign::Silent, (1, true), 0),
+        ("an answer that takes its time", 1, Sign::Silent, (40, true), 0),
+        ("a far backend", ROUTED, Sign::Silent, (250, true), 0),
+        ("a full backlog", 1, Sign::Silent, (HOUR_MS, true), 1),
+    ] {
+        let (seen, stats) = Seen { number, sign, answer, packets }.outcome().await;
+        assert_eq!(seen, None, "{name}");
+        assert_eq!((stats.failures, stats.dismissed), (0, 1), "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_looks_where_nobody_wants_to_know() {
+    let seen = Seen { number: UNWATCHED, sign: Sign::Refused, answer: (1, false), packets: 0 };
+    let (seen, stats) = seen.outcome().await;
+    assert_eq!((seen, stats.failures, stats.dismissed), (None, 0, 0));
     let mut bed = Bed::new(10);
-    bed.set([1], Health::Healthy);
+    bed.set([1], Health::Starting);
+    bed.observe(77, Sign::Refused).await;
+    assert_eq!(bed.next().await.standing.health, Health::Healthy, "what is unknown harms nobody");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_address_fails_in_all_its_services() {
+    let mut bed = Bed::new(10);
+    bed.set([2, 3, 4], Health::Healthy);
     sleep(Duration::from_secs(10)).await;
-    bed.answer(1, 1, false);
-    let doubted_at = Instant::now();
-    bed.observations.send(Observation::Doubt { key: [1, 1] }).await.expect("health runs");
-    assert_eq!(bed.next().await.standing.health, Health::Unhealthy);
-    // One probe at once, the second an eighth of the interval later.
-    assert!(doubted_at.elapsed() < Duration::from_millis(400), "{:?}", doubted_at.elapsed());
+    for number in [2, 3] {
+        bed.answer(number, 1, false);
+        bed.fake.refusing.lock().expect("no panic").insert(number);
+    }
+    bed.observe(2, Sign::Refused).await;
+    let mut changes = bed.changes.recv().await.expect("health runs");
+    changes.sort_by_key(|change| change.key);
+    let keys: Vec<_> = changes.iter().map(|change| change.key[0]).collect();
+    assert_eq!(keys, [2, 3]);
+    assert!(changes.iter().all(|change| change.standing.is_refusing));
 }
 
 #[tokio::test(start_paused = true)]
@@ -200,6 +309,8 @@ async fn who_is_probed_by_a_busy_node_has_not_failed() {
         probe: Some(Arc::new(probe)),
         reported: None,
         assumed: Health::Starting,
+        is_watched: true,
+        is_routed: false,
     };
     let mut book = Book::new(1, 1);
     book.set_targets(&[Arc::new(target)], 0);

@@ -72,6 +72,7 @@ fn every_label_is_understood() {
         ("lb.drain", "1m30s"),
         ("lb.unhealthy_grace", "0"),
         ("lb.panic", "25%"),
+        ("lb.passive", "false"),
         ("lb.slow_start", "500ms"),
         ("lb.datagrams", "answers"),
         ("lb.ring_size", "4093"),
@@ -105,6 +106,7 @@ fn every_label_is_understood() {
     drain_seconds = 90 s (container `web-1`, label `lb.drain`)
     unhealthy_grace_seconds = 0 s (container `web-1`, label `lb.unhealthy_grace`)
     panic_percent = 25 % (container `web-1`, label `lb.panic`)
+    passive = false (container `web-1`, label `lb.passive`)
     slow_start_seconds = 1 s (container `web-1`, label `lb.slow_start`)
     datagrams = answers (container `web-1`, label `lb.datagrams`)
     ring_size = 4093 (container `web-1`, label `lb.ring_size`)
@@ -194,7 +196,7 @@ fn probes_have_the_parts_of_their_kind() {
 }
 
 /// One wrong label each.
-const WRONG: [(&str, &str); 37] = [
+const WRONG: [(&str, &str); 38] = [
     ("lb.frontend", ""),
     ("lb.frontend", "192.0.2.10:80"),
     ("lb.frontend", "tcp://:80"),
@@ -217,6 +219,7 @@ const WRONG: [(&str, &str); 37] = [
     ("lb.drain", "soon"),
     ("lb.drain", "25h"),
     ("lb.panic", "101%"),
+    ("lb.passive", "off"),
     ("lb.datagrams", "both"),
     ("lb.ring_size", "1000"),
     ("lb.share", "a/b"),
@@ -275,6 +278,7 @@ fn what_is_wrong_is_told_exactly() {
     refused lb.drain: the value `soon` is no duration; write it like 30s, 500ms or 1m30s
     refused lb.drain: the value `25h` is more than 86400 s
     refused lb.panic: the value `101%` is no percentage from 0 to 100
+    refused lb.passive: the value `off` is neither true nor false
     refused lb.datagrams: the value `both` is neither records nor answers
     refused lb.ring_size: the value `1000` is no size of a ring; the sizes are 1021, 2039, 4093, 8191, 16381, 32749, 65521, 131071
     refused lb.share: the value `a/b` is no name; write 1 to 64 letters, digits, `-`, `_` or `.`

@@ -43,7 +43,7 @@ pub(super) async fn tell(bed: &Bed, id: u8, health: Health) {
         let target = targets.iter().find(|target| target.address == address(id));
         Arc::clone(target.expect("it is to be probed"))
     };
-    let standing = Standing { health, was_healthy: true, is_refusing: false };
+    let standing = Standing { health, was_healthy: true, is_refusing: false, is_observed: false };
     let (key, generation) = (target.key, target.generation);
     let change = Change { key, generation, standing, cause: "the test says so".to_owned() };
     bed.events.send(Event::Health(vec![change])).await.expect("the runtime runs");

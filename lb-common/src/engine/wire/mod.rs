@@ -28,7 +28,7 @@ pub use ipv6::{
 pub use link::{Link, Network, link};
 pub use transport::{TcpNumbers, parse_transport, tcp_numbers};
 
-use crate::abi::{DropReason, NetU16};
+use crate::abi::{DropReason, NetU16, NetU32};
 
 /// Length of an Ethernet header without tags.
 pub const ETHERNET_HEADER_BYTES: usize = 14;
@@ -131,6 +131,8 @@ pub struct Headers<A> {
     pub protocol: u32,
     /// Flag byte of the TCP header.
     pub tcp_flags: u32,
+    /// Sequence number of the TCP header.
+    pub tcp_sequence: NetU32,
     /// Bytes of the TCP header with options.
     pub tcp_header_bytes: u32,
     /// Type of service or traffic class.
@@ -159,6 +161,7 @@ impl<A: Address> Headers<A> {
         destination_port: NetU16::new(0),
         protocol: 0,
         tcp_flags: 0,
+        tcp_sequence: NetU32::new(0),
         tcp_header_bytes: 0,
         traffic_class: 0,
         hop_limit: 0,

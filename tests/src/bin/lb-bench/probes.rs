@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use lb_agent::{
     health::{
-        self, HealthChannels, Target, Targets,
+        self, HealthChannels, NoWitness, Target, Targets,
         check::{Containers, NoContainers, NodeChecks, Tls},
         stats::{BUCKETS_MS, Histogram, Stats},
         tracker::Health,
@@ -161,6 +161,8 @@ fn targets(case: &Case, options: &ProbesOptions) -> Targets {
             probe: Some(Arc::clone(&probe)),
             reported: None,
             assumed: Health::Healthy,
+            is_watched: true,
+            is_routed: false,
         })
     };
     Arc::new((0..options.targets).map(target).collect())
@@ -176,8 +178,13 @@ async fn probe(
     let (_sender, receiver) = watch::channel(targets);
     let (_observer, observations) = mpsc::channel(1);
     let (changes, mut found) = mpsc::channel(1024);
-    let channels =
-        HealthChannels { targets: receiver, observations, changes, stats: Arc::clone(&stats) };
+    let channels = HealthChannels {
+        targets: receiver,
+        observations,
+        witness: Arc::new(NoWitness),
+        changes,
+        stats: Arc::clone(&stats),
+    };
     tokio::spawn(health::run(checks, health::Settings::default(), channels));
     tokio::spawn(async move { while found.recv().await.is_some() {} });
 

@@ -36,7 +36,8 @@ fn json_of_a_service_has_origins() {
         "bytes_in": 1023,
         "packets_out": 9,
         "bytes_out": 5300000,
-        "flows": 1204
+        "flows": 1204,
+        "refusals": 3
       },
       "connections": 12,
       "settings": [
@@ -145,7 +146,8 @@ fn json_of_a_backend_is_stable() {
         "bytes_in": 1023,
         "packets_out": 9,
         "bytes_out": 5300000,
-        "flows": 1204
+        "flows": 1204,
+        "refusals": 3
       },
       "connections": 12,
       "source": "container `shop-redis-1`, label `aliyun.lb.port_6379`"
