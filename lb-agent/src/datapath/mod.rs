@@ -83,10 +83,7 @@ use crate::{
     model::IpPrefix,
     netlink,
     plan::{Action, Kernel, KernelError, KernelState},
-    sockets::{
-        SocketTables,
-        reaper::{Gone, Reaper},
-    },
+    sockets::reaper::Gone,
 };
 
 /// The programs and maps of this node. Dropping it leaves everything running.
@@ -100,7 +97,6 @@ pub struct Datapath {
     maps_path: PathBuf,
     log: Option<ProgramLog>,
     trace: Option<TraceReader>,
-    observations: Option<Observations>,
     scopes: Scopes,
     sockets: SocketStatus,
     /// The map `CONNECTED`, for the reaper.
@@ -108,6 +104,7 @@ pub struct Datapath {
     /// The map `CONNECTED_DATAGRAMS`, likewise.
     datagrams: Option<HashMap<MapData, u64, u64>>,
     gone: Option<mpsc::Sender<Gone>>,
+    observations: Option<Observations>,
     _locks: [Lock; 2],
 }
 
@@ -155,12 +152,12 @@ impl Datapath {
             maps_path: pins.maps(),
             log: log::take(&mut ebpf),
             trace: Some(TraceReader::take(&mut ebpf)?),
-            observations: Some(Observations::take(&mut ebpf, &pins.maps())?),
             scopes: Scopes::take(&mut ebpf)?,
             sockets,
             connected: Some(connected),
             datagrams: Some(datagrams),
             gone: None,
+            observations: Some(Observations::take(&mut ebpf, &pins.maps())?),
             _locks: locks,
         };
         // An agent that was killed while somebody traced could not switch it off.
@@ -206,36 +203,6 @@ impl Datapath {
     /// most; without any they look at none.
     pub fn set_trace_filters(&mut self, filters: &[Option<TraceFilter>]) -> anyhow::Result<()> {
         self.tables.set_trace_filters(filters).map_err(anyhow::Error::msg)
-    }
-
-    /// How socket calls are balanced.
-    pub fn sockets(&self) -> &SocketStatus {
-        &self.sockets
-    }
-
-    /// Makes the tables of sockets what is wanted.
-    pub fn set_socket_tables(&mut self, wanted: &SocketTables) -> anyhow::Result<()> {
-        self.scopes.set(wanted).map_err(anyhow::Error::msg)
-    }
-
-    /// Ends sockets whose backends this data path takes out; once, and only where socket calls are
-    /// balanced.
-    pub fn take_reaper(&mut self) -> Option<Reaper> {
-        self.sockets.cgroup.as_ref()?;
-        let connected = self.connected.take()?;
-        let (sender, receiver) = mpsc::channel();
-        self.gone = Some(sender);
-        Some(Reaper::new(connected, self.datagrams.take()?, receiver))
-    }
-
-    /// Tells the reaper, if there is one.
-    fn tell_gone(&self, number: u32) {
-        let generation = self.tables.identity(number).generation;
-        if let Some(gone) = &self.gone
-            && gone.send((number, generation)).is_err()
-        {
-            tracing::debug!(number, "nobody ends its sockets; they end by themselves, later");
-        }
     }
 
     /// What the programs would decide on a packet of a client now.

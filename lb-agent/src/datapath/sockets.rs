@@ -10,6 +10,7 @@ use std::{
     fs, io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
+    sync::mpsc,
 };
 
 use anyhow::Context as _;
@@ -17,6 +18,7 @@ use aya::{Ebpf, EbpfLoader};
 use lb_common::abi::program_names;
 
 use super::{
+    Datapath,
     cgroup::{self, Cgroup},
     hooks::load_program,
     options::{CgroupOptions, Options},
@@ -25,6 +27,7 @@ use super::{
     state_dir::remove_if_there,
     sys::{self, AttachType},
 };
+use crate::sockets::{SocketTables, reaper::Reaper};
 
 /// From this version on programs of sockets can say which error their caller gets.
 const SET_RETVAL_SINCE: (u32, u32) = (6, 1);
@@ -169,6 +172,38 @@ impl SocketHooks {
             tracing::debug!(name, %error, "cannot detach at once");
         }
         remove_if_there(&pin).with_context(|| format!("cannot remove the link `{}`", pin.display()))
+    }
+}
+
+impl Datapath {
+    /// How socket calls are balanced.
+    pub fn sockets(&self) -> &SocketStatus {
+        &self.sockets
+    }
+
+    /// Makes the tables of sockets what is wanted.
+    pub fn set_socket_tables(&mut self, wanted: &SocketTables) -> anyhow::Result<()> {
+        self.scopes.set(wanted).map_err(anyhow::Error::msg)
+    }
+
+    /// Ends sockets whose backends this data path takes out; once, and only where socket calls are
+    /// balanced.
+    pub fn take_reaper(&mut self) -> Option<Reaper> {
+        self.sockets.cgroup.as_ref()?;
+        let connected = self.connected.take()?;
+        let (sender, receiver) = mpsc::channel();
+        self.gone = Some(sender);
+        Some(Reaper::new(connected, self.datagrams.take()?, receiver))
+    }
+
+    /// Tells the reaper, if there is one.
+    pub(super) fn tell_gone(&self, number: u32) {
+        let generation = self.tables.identity(number).generation;
+        if let Some(gone) = &self.gone
+            && gone.send((number, generation)).is_err()
+        {
+            tracing::debug!(number, "nobody ends its sockets; they end by themselves, later");
+        }
     }
 }
 

@@ -141,8 +141,8 @@ impl Daemon {
 
         follow_traces(&mut node, kernel, trace_requests, &stop);
 
-        let seen = node.take_observations();
         let registry = start_reaper(&mut node)?;
+        let seen = node.take_observations();
         let fronts = node.fronts().iter().filter_map(|front| front.ifindex).collect();
         let reconciler = Reconciler::adopt(node, settings(&config, journal), started)
             .context("cannot read what the kernel holds")?;

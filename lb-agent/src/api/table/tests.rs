@@ -296,6 +296,11 @@ fn verdict_views() -> Vec<VerdictView> {
         .into()
 }
 
+fn sockets_view() -> SocketsView {
+    let cgroup = Some("/sys/fs/cgroup".to_owned());
+    SocketsView { cgroup, trouble: None, clients: vec!["web".to_owned()] }
+}
+
 fn front_view() -> FrontView {
     FrontView {
         interface: "eth0".to_owned(),
@@ -303,11 +308,6 @@ fn front_view() -> FrontView {
         xdp: "native".to_owned(),
         trouble: None,
     }
-}
-
-fn sockets_view() -> SocketsView {
-    let cgroup = Some("/sys/fs/cgroup".to_owned());
-    SocketsView { cgroup, trouble: None, clients: vec!["web".to_owned()] }
 }
 
 fn provider_views() -> Vec<ProviderView> {
