@@ -352,6 +352,17 @@ impl<A: FamilyMaps> RecordTables<A> for Maps {
     }
 
     #[inline(always)]
+    fn uncount_half_open(&self, tick: u32) {
+        let Some(rate) = HALF_OPEN_RATE.get_ptr_mut(0) else { return };
+        // SAFETY: as above.
+        unsafe {
+            if (*rate).tick == tick {
+                (*rate).count = (*rate).count.saturating_sub(1);
+            }
+        }
+    }
+
+    #[inline(always)]
     fn count_insertion(&self) {
         let epoch = flow_room(A::NUMBER).epoch;
         let Some(inserted) = FLOW_INSERTIONS.get_ptr_mut(A::NUMBER) else { return };

@@ -123,8 +123,7 @@ impl Records {
         };
         let counts = self.flow_insertions.get(&family, 0).context("`FLOW_INSERTIONS`")?;
         let inserted = counts.iter().map(|count| u64::from(count.since(before.epoch))).sum();
-        let cpus = u32::try_from(counts.len()).unwrap_or(u32::MAX);
-        let room = before.after_pass(entries_max, counted, inserted, cpus);
+        let room = before.after_pass(entries_max, counted, inserted, super::online_cpus()?);
         self.flow_room.store(family, &room, 0).context("`FLOW_ROOM` is too short")
     }
 

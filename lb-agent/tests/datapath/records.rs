@@ -247,9 +247,9 @@ sandboxed! {
         const RECORDS: u32 = 4_096;
         let options = Options { records: RECORDS, ..sandbox.options(TcMode::Auto) };
         let mut datapath = Datapath::open(&options).unwrap();
-        let cpus = u32::try_from(aya::util::nr_cpus().unwrap()).unwrap();
+        let online = u32::try_from(aya::util::online_cpus().unwrap().len()).unwrap();
         let rooms = sandbox.array::<FlowRoom>(map_names::FLOW_ROOM);
-        let room = |left: u32, epoch| FlowRoom { epoch, per_cpu: left / cpus };
+        let room = |left: u32, epoch| FlowRoom { epoch, per_cpu: left / online };
         let share = RECORDS / 8 * 7;
         for family in [FAMILY_V4, FAMILY_V6] {
             assert_eq!(rooms.get(&family, 0).unwrap(), room(share, 1));
@@ -269,7 +269,7 @@ sandboxed! {
         }
         let mut insertions =
             sandbox.per_cpu_array::<FlowInsertions>(map_names::FLOW_INSERTIONS);
-        let mut counts = vec![FlowInsertions { epoch: 7, count: 1000 }; cpus as usize];
+        let mut counts = vec![FlowInsertions { epoch: 7, count: 1000 }; aya::util::nr_cpus().unwrap()];
         counts[0] = FlowInsertions { epoch: 1, count: 84 };
         insertions.set(FAMILY_V4, counts.try_into().unwrap(), 0).unwrap();
         datapath.sweep(&|| NOW).unwrap();

@@ -45,15 +45,16 @@ pub struct Limits {
     /// Ticks that a TCP slot is moving before flows of its old owner are recorded: most of them end
     /// in that time.
     pub grace_ticks: u32,
-    /// Half-open records that one CPU makes in a tick before its table counts as full. The table
-    /// turns over in no less than (its size / (CPUs * this)) ticks.
+    /// Half-open records that one CPU makes in a tick, without those whose handshakes are over by
+    /// then, before its table counts as full. The table turns over in no less than
+    /// (its size / (CPUs * this)) ticks.
     pub half_open_per_tick: u32,
     /// Written as 0.
     pub reserved: u32,
 }
 
 impl Limits {
-    /// For tables of default size on `cpus` CPUs.
+    /// For tables of default size on `cpus` CPUs that are online: only these have a share.
     #[must_use]
     pub const fn with_cpus(cpus: u32) -> Self {
         let cpus = if cpus == 0 { 1 } else { cpus };

@@ -123,6 +123,10 @@ pub trait RecordTables<A: Family>: Tables<A> {
     /// Counts another half-open record that this CPU has made in a tick.
     fn count_half_open(&self, tick: u32);
 
+    /// Takes one of them back: its handshake is over. One of an earlier tick is taken for one of this,
+    /// since the table has room for another now.
+    fn uncount_half_open(&self, tick: u32);
+
     /// Counts another record that this CPU has put into `FLOWS_*`.
     fn count_insertion(&self);
 

@@ -100,6 +100,10 @@ fn commit_flow<A: Family, T: RecordTables<A>>(
             if tables.put_flow(flow, flow_record).is_ok() {
                 tables.remove_half_flow(flow);
                 tables.count_insertion();
+                if matches!(flow_change, FlowChange::Promote) {
+                    // What has gone on is no part of a flood: that never does.
+                    tables.uncount_half_open(tick);
+                }
             } else {
                 tables.note_refusal(*ring, tick, true);
                 if matches!(flow_change, FlowChange::Promote) {
