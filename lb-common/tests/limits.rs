@@ -5,9 +5,11 @@ use std::net::Ipv4Addr;
 
 use lb_common::{
     abi::{
-        BackendV4, DEFAULT_HALF_OPEN_RECORDS, DEFAULT_RECORDS, Frontend, FrontendKeyV4, Limits,
+        BACKEND_NONE, BackendV4, CLASS_CLOSED, CLASS_RESET, DEFAULT_HALF_OPEN_RECORDS,
+        DEFAULT_RECORDS, FlowKeyV4, FlowRecord, Frontend, FrontendKeyV4, Limits,
         META_REPLY_DEFAULTS, NetU16, NetU32, PATH_LOCAL, PROTOCOL_ANY, PROTOCOL_TCP,
-        RingDescriptor, SCOPE_FRONT, SLOT_MOVING, Slot, TAKES_NEW, TAKES_OLD,
+        RingDescriptor, SCOPE_FRONT, SLOT_MOVING, SLOT_SETTLED, Slot, TAKES_NEW, TAKES_OLD,
+        ticks_from_seconds,
     },
     engine::{
         Context, front,
@@ -90,6 +92,32 @@ fn connections_to_cur(count: u16, flags: &[u8]) -> u16 {
         .count()
         .try_into()
         .expect("no more than there were")
+}
+
+#[test]
+fn what_anybody_may_have_sent_and_what_is_lost_at_the_end_moves_no_flow() {
+    // From the last packet of a flow of `old` to its next.
+    for (name, class, age_seconds, expected) in [
+        ("a RST with any sequence number, then silence", CLASS_RESET, 7200, OLD),
+        ("a RST, and the time of an open connection", CLASS_RESET, 8500, CUR),
+        ("both FINs, and data sent again", CLASS_CLOSED, 110, OLD),
+        ("both FINs, and nothing for long", CLASS_CLOSED, 130, CUR),
+    ] {
+        let mut tables = tables(Limits::with_cpus(1));
+        tables.slots = vec![Slot::new(1, BACKEND_NONE, SLOT_SETTLED, NOW)];
+        let client = ([198, 51, 100, 7], 40000);
+        let key = FlowKeyV4 {
+            client: Ipv4Addr::from(client.0).into(),
+            vip: Ipv4Addr::from(VIP).into(),
+            client_port: NetU16::new(client.1),
+            vip_port: NetU16::new(80),
+            protocol: PROTOCOL_TCP.into(),
+        };
+        let record = FlowRecord { backend: 2, generation: 5, last_seen_tick: NOW, class };
+        tables.flows.borrow_mut().put(key, record).expect("room");
+        let later = NOW + ticks_from_seconds(age_seconds);
+        assert_eq!(send(&tables, later, client, ACK), expected, "{name}");
+    }
 }
 
 #[test]

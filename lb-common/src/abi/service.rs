@@ -36,9 +36,10 @@ pub struct Limits {
     pub half_open_ticks: u32,
     /// Ticks without a packet after which an established record is dead.
     pub established_ticks: u32,
-    /// Ticks without a packet after which a closing record is dead.
+    /// Ticks without a packet after which a closing record is dead, and that of a closed flow.
     pub closing_ticks: u32,
-    /// Ticks without a packet after which the record of a closed flow is dead.
+    /// Ticks without a packet after which the record of a closed flow's replies is dead, and where
+    /// room is scarce any record of a flow that has ended.
     pub closed_ticks: u32,
     /// Ticks without a packet after which a record of UDP is dead.
     pub datagram_ticks: u32,

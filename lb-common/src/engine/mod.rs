@@ -38,7 +38,7 @@ pub use decide::{
 pub use decision::{Decision, EditKind, FlowChange, Record, ReplyChange, ReplyTable};
 pub use edit::{EditError, Side};
 pub use family::Family;
-pub use record::{commit, is_fresh, is_live};
+pub use record::{commit, is_fresh, is_live, is_spent};
 pub use translate::{ErrorTranslation, Rewrite, Translation};
 pub use ways::{Backend, FragmentWay, Tuple, Way};
 

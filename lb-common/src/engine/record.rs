@@ -4,8 +4,8 @@ use super::{Backend, Decision, Family, FlowChange, Record, RecordTables, ReplyCh
 use crate::{
     abi::{
         CLASS_ANSWERED, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT,
-        CLASS_DATAGRAM, CLASS_ESTABLISHED, CLASS_HALF_OPEN, DropReason, FlowRecord, Limits,
-        TAKES_OLD, TAKES_OLD_DATAGRAMS, is_closing,
+        CLASS_DATAGRAM, CLASS_ESTABLISHED, CLASS_HALF_OPEN, CLASS_LAST_ACK, CLASS_RESET,
+        DropReason, FlowRecord, Limits, TAKES_OLD, TAKES_OLD_DATAGRAMS, is_closing,
     },
     rules::{Rule, is_broken},
 };
@@ -23,7 +23,9 @@ pub fn is_live<A>(
     let keeps = if record.class == CLASS_DATAGRAM { TAKES_OLD_DATAGRAMS } else { TAKES_OLD };
     let is_of_backend =
         record.generation == backend.generation || is_broken(Rule::HitsMatchGeneration);
-    let is_alive = (is_fresh(record.class, record.last_seen_tick, limits, now_tick)
+    // On a moving slot, what is lost at the end and sent again must not go to another backend.
+    let class = if record.class == CLASS_CLOSED { CLASS_CLOSING_BY_BACKEND } else { record.class };
+    let is_alive = (is_fresh(class, record.last_seen_tick, limits, now_tick)
         && backend.state & keeps != 0)
         || is_broken(Rule::HitsAreLive);
     is_of_backend && is_alive
@@ -36,7 +38,8 @@ pub fn is_fresh(class: u32, last_seen_tick: u32, limits: &Limits, now_tick: u32)
     let age_ticks = now_tick.wrapping_sub(last_seen_tick);
     let limit_ticks = match class {
         CLASS_HALF_OPEN | CLASS_ANSWERED => limits.half_open_ticks,
-        CLASS_ESTABLISHED | CLASS_CLOSING_BY_CLIENT => limits.established_ticks,
+        // A RST proves nothing: anybody can send one.
+        CLASS_ESTABLISHED | CLASS_CLOSING_BY_CLIENT | CLASS_RESET => limits.established_ticks,
         CLASS_DATAGRAM => limits.datagram_ticks,
         CLASS_CLOSING_BY_BACKEND => limits.closing_ticks,
         _ => limits.closed_ticks,
@@ -44,6 +47,25 @@ pub fn is_fresh(class: u32, last_seen_tick: u32, limits: &Limits, now_tick: u32)
     // A record may be ahead of us: another CPU has seen the flow since we read the clock, and the agent
     // may have been stopped in between.
     age_ticks <= limit_ticks || age_ticks > u32::MAX / 2
+}
+
+/// Whether a record, though it may be alive, is of a flow that has ended as far as was seen, some time
+/// ago: where room is scarce, others need it more.
+#[must_use]
+pub fn is_spent(class: u32, last_seen_tick: u32, limits: &Limits, now_tick: u32) -> bool {
+    let has_ended = matches!(class, CLASS_CLOSED | CLASS_LAST_ACK | CLASS_RESET);
+    let age_ticks = now_tick.wrapping_sub(last_seen_tick);
+    has_ended && age_ticks > limits.closed_ticks && age_ticks <= u32::MAX / 2
+}
+
+/// Class of a record after a RST of the client, which may be anybody's: it does not prolong what ends
+/// sooner without it.
+#[inline(always)]
+pub(super) const fn reset_from(before: u32) -> u32 {
+    match before {
+        CLASS_CLOSING_BY_BACKEND | CLASS_CLOSED | CLASS_LAST_ACK => before,
+        _ => CLASS_RESET,
+    }
 }
 
 /// Class of a flow's record after a FIN of a side, `CLASS_CLOSING_BY_*`.
