@@ -223,8 +223,9 @@ impl Tables {
         let Records {
             replies_v4, replies_v6, connections: [connections_v4, connections_v6], ..
         } = &mut **records;
-        let is_over = |class: u16, last_seen_tick, now_tick| {
-            is_spent(class.into(), last_seen_tick, &limits, now_tick)
+        // Of replies nobody needs those of closed flows for long.
+        let is_over = |class: u16, last_seen_tick, now_tick, is_crowded| {
+            is_spent(class.into(), last_seen_tick, &limits, now_tick, is_crowded)
         };
         let is_crowded = replies_v4.is_crowded();
         let mut total = replies_v4.sweep(
@@ -232,7 +233,7 @@ impl Tables {
             |_, reply, now_tick| {
                 let generation = backends_v4.load(reply.backend).unwrap_or_default().generation;
                 let is_wanted = reply.generation == generation
-                    && !(is_crowded && is_over(reply.class, reply.last_seen_tick, now_tick));
+                    && !is_over(reply.class, reply.last_seen_tick, now_tick, is_crowded);
                 let verdict =
                     judge_reply(is_wanted, reply.class, reply.last_seen_tick, &limits, now_tick);
                 if verdict == Sweep::Ignore {
@@ -249,7 +250,7 @@ impl Tables {
             |_, reply, now_tick| {
                 let generation = backends_v6.load(reply.backend).unwrap_or_default().generation;
                 let is_wanted = reply.generation == generation
-                    && !(is_crowded && is_over(reply.class, reply.last_seen_tick, now_tick));
+                    && !is_over(reply.class, reply.last_seen_tick, now_tick, is_crowded);
                 let verdict =
                     judge_reply(is_wanted, reply.class, reply.last_seen_tick, &limits, now_tick);
                 if verdict == Sweep::Ignore {
@@ -322,7 +323,7 @@ impl<A: Family<FlowKey: SweptKey>> SweptFamily<'_, A> {
             self.sweeper.clock,
             |key, flow, now_tick| {
                 let limits = &self.sweeper.limits;
-                if is_crowded && is_spent(flow.class, flow.last_seen_tick, limits, now_tick) {
+                if is_crowded && is_spent(flow.class, flow.last_seen_tick, limits, now_tick, true) {
                     return Sweep::Delete;
                 }
                 let slot = self.place(key).map(|place| place.slot);

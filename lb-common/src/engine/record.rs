@@ -23,9 +23,7 @@ pub fn is_live<A>(
     let keeps = if record.class == CLASS_DATAGRAM { TAKES_OLD_DATAGRAMS } else { TAKES_OLD };
     let is_of_backend =
         record.generation == backend.generation || is_broken(Rule::HitsMatchGeneration);
-    // On a moving slot, what is lost at the end and sent again must not go to another backend.
-    let class = if record.class == CLASS_CLOSED { CLASS_CLOSING_BY_BACKEND } else { record.class };
-    let is_alive = (is_fresh(class, record.last_seen_tick, limits, now_tick)
+    let is_alive = (is_fresh(record.class, record.last_seen_tick, limits, now_tick)
         && backend.state & keeps != 0)
         || is_broken(Rule::HitsAreLive);
     is_of_backend && is_alive
@@ -41,19 +39,26 @@ pub fn is_fresh(class: u32, last_seen_tick: u32, limits: &Limits, now_tick: u32)
         // A RST proves nothing: anybody can send one.
         CLASS_ESTABLISHED | CLASS_CLOSING_BY_CLIENT | CLASS_RESET => limits.established_ticks,
         CLASS_DATAGRAM => limits.datagram_ticks,
-        CLASS_CLOSING_BY_BACKEND => limits.closing_ticks,
-        _ => limits.closed_ticks,
+        // What is lost at the end may be sent again for as long.
+        _ => limits.closing_ticks,
     };
     // A record may be ahead of us: another CPU has seen the flow since we read the clock, and the agent
     // may have been stopped in between.
     age_ticks <= limit_ticks || age_ticks > u32::MAX / 2
 }
 
-/// Whether a record, though it may be alive, is of a flow that has ended as far as was seen, some time
-/// ago: where room is scarce, others need it more.
+/// Whether a record, though it may be alive, is of a flow whose sides both ended it some time ago, as
+/// far as was seen; where room is scarce, a RST counts as well.
 #[must_use]
-pub fn is_spent(class: u32, last_seen_tick: u32, limits: &Limits, now_tick: u32) -> bool {
-    let has_ended = matches!(class, CLASS_CLOSED | CLASS_LAST_ACK | CLASS_RESET);
+pub fn is_spent(
+    class: u32,
+    last_seen_tick: u32,
+    limits: &Limits,
+    now_tick: u32,
+    is_scarce: bool,
+) -> bool {
+    let has_ended =
+        matches!(class, CLASS_CLOSED | CLASS_LAST_ACK) || (is_scarce && class == CLASS_RESET);
     let age_ticks = now_tick.wrapping_sub(last_seen_tick);
     has_ended && age_ticks > limits.closed_ticks && age_ticks <= u32::MAX / 2
 }
