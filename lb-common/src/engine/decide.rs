@@ -125,7 +125,9 @@ fn follow_reply<A: Family, P: Packet, T: Tables<A>>(
         Kind::IcmpError => {
             replies::translate_error(packet, tables, context, headers, scope_ifindex, decision);
         }
-        Kind::LaterFragment => fragments::follow(headers, tables, context, decision),
+        Kind::LaterFragment => {
+            fragments::follow(headers, tables, context, Side::Source, decision);
+        }
         _ => {}
     }
 }
@@ -157,7 +159,7 @@ pub fn front_other<A: Family, P: Packet, T: Tables<A>>(
         }
         Kind::IcmpError => front_error(packet, headers, tables, context, decision),
         Kind::LaterFragment => {
-            fragments::follow(headers, tables, context, decision);
+            fragments::follow(headers, tables, context, Side::Destination, decision);
             if decision.verdict as u32 == Verdict::Pass as u32 {
                 decision.drop(DropReason::Fragment, BACKEND_NONE);
             }
