@@ -76,6 +76,10 @@ pub fn front_transport<A: Family, T: Tables<A>>(
         let fault = source_fault(tables, headers);
         if fault as u32 != DropReason::None as u32 {
             decision.drop(fault, BACKEND_NONE);
+        } else if headers.is_syn() && tables.is_local(headers.source) {
+            // From outside nobody comes with an address of ours; and the answer would not come from
+            // the VIP. Only where a connection begins: looking costs.
+            decision.drop(DropReason::SourceImpossible, BACKEND_NONE);
         } else if frontend.is_served() {
             forward(headers, tables, context, &frontend, decision);
         } else {
@@ -326,6 +330,11 @@ fn forward<A: Family, T: Tables<A>>(
         l4_offset: headers.l4_offset,
     });
     if backend.records_replies() || frontend.flags & FRONTEND_RECORDS_REPLIES != 0 {
+        // As for a SYN, where it costs little beside the record.
+        if headers.protocol != PROTOCOL_TCP && tables.is_local(headers.source) {
+            decision.drop(DropReason::SourceImpossible, number);
+            return;
+        }
         let reason = replies::remember(tables, context, headers, &flow, ifindex, &choice, decision);
         if reason as u32 != DropReason::None as u32 {
             reject(headers, frontend.flags, reason, number, decision);
