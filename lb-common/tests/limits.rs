@@ -49,7 +49,6 @@ fn tables(limits: Limits) -> HostTables<NetU32> {
             ifindex: 2 + number,
             generation: 5,
             path: PATH_LOCAL,
-            ..BackendV4::default()
         };
         tables.backends.insert(number, backend);
     }
