@@ -20,7 +20,7 @@ use lb_common::{
         TRACE_FILTERS as FILTERS, TraceEvent, TraceFilter, TraceState, VERDICT_SLOTS,
         VIP_FILTER_WORDS,
     },
-    engine::{Context, Decision, Family, wire::Headers},
+    engine::{Context, Decision, Family, answer::ANSWER_BUCKET_COUNT, wire::Headers},
 };
 
 pub const MAPPED: usize = BPF_F_MMAPABLE as usize;
@@ -161,9 +161,9 @@ pub static HAS_SET_RETVAL: Global<u32> = Global::new(1);
 #[unsafe(no_mangle)]
 pub static ROUTES_ACROSS: Global<u32> = Global::new(0);
 
-/// When this CPU's bucket of answers is full again.
+/// When this CPU's buckets of answers are full again, by `AnswerKind::bucket`.
 #[btf_map]
-pub static ANSWER_BUCKET: PerCpuArray<u64, 1> = PerCpuArray::new();
+pub static ANSWER_BUCKETS: PerCpuArray<u64, { ANSWER_BUCKET_COUNT as usize }> = PerCpuArray::new();
 
 /// A packet's headers and the decision on it.
 #[repr(C, align(8))]

@@ -59,6 +59,14 @@ pub trait FamilyMaps: Family {
     fn mark_reply_default(known: *mut Self::ReplyDefault);
 }
 
+/// A key of a trie whose address is where words of eight bytes may be: the compiler stores it in such,
+/// and the verifier wants them aligned on the stack.
+#[repr(C, align(8))]
+struct AlignedKey<A> {
+    pad: u32,
+    key: Key<A>,
+}
+
 macro_rules! family_maps {
     (
         $family:ty, $parse_into:ident, $scratch:ident, $frontends:ident, $backends:ident, $flows:ident,
@@ -131,7 +139,8 @@ macro_rules! family_maps {
 
             #[inline(always)]
             fn is_local(address: Self) -> bool {
-                $local.get(&Key::new($bits, address)).is_some()
+                let aligned = AlignedKey { pad: 0, key: Key::new($bits, address) };
+                $local.get(&aligned.key).is_some()
             }
 
             #[inline(always)]
@@ -347,6 +356,17 @@ impl<A: FamilyMaps> RecordTables<A> for Maps {
                 (*rate).count += 1;
             } else {
                 *rate = HalfOpenRate { tick, count: 1 };
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn uncount_half_open(&self, tick: u32) {
+        let Some(rate) = HALF_OPEN_RATE.get_ptr_mut(0) else { return };
+        // SAFETY: as above.
+        unsafe {
+            if (*rate).tick == tick {
+                (*rate).count = (*rate).count.saturating_sub(1);
             }
         }
     }

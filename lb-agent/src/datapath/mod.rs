@@ -357,7 +357,7 @@ impl Datapath {
     }
 
     fn set_limits(&self, options: &Options) -> anyhow::Result<()> {
-        let limits = options.times.limits(cpus()?);
+        let limits = options.times.limits(online_cpus()?);
         if self.tables.set_limits(limits) {
             tracing::info!(?limits, "limits of records were changed");
         }
@@ -415,12 +415,13 @@ impl Kernel for Datapath {
     }
 }
 
-/// CPUs that the kernel has per-CPU values for.
-fn cpus() -> anyhow::Result<u32> {
-    let cpus = aya::util::nr_cpus()
+/// CPUs that share the limits of records. The kernel has values for more: for all that may ever come,
+/// of which there are often many times as many in a virtual machine.
+fn online_cpus() -> anyhow::Result<u32> {
+    let cpus = aya::util::online_cpus()
         .map_err(|(path, error)| anyhow::anyhow!("{path}: {error}"))
-        .context("counting the CPUs")?;
-    Ok(u32::try_from(cpus).unwrap_or(u32::MAX))
+        .context("counting the CPUs that are online")?;
+    Ok(u32::try_from(cpus.len()).unwrap_or(u32::MAX))
 }
 
 /// The present tick, as the data path counts them.

@@ -177,7 +177,7 @@ fn write_meta(ebpf: &mut Ebpf, options: &Options) -> anyhow::Result<()> {
     };
     let map = ebpf.map_mut(map_names::META).context("the embedded BPF object has no `META`")?;
     let mut meta = aya::maps::Array::<_, Meta>::try_from(map)?;
-    let limits = options.times.limits(super::cpus()?);
+    let limits = options.times.limits(super::online_cpus()?);
     meta.set(0, Meta { abi_version: ABI_VERSION, flags: 0, hash_seed, limits }, 0)?;
     Ok(())
 }

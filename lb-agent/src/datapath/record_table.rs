@@ -118,6 +118,11 @@ where
         self.entries_max
     }
 
+    /// Whether more than half of the room was taken after the last whole pass.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.counted > u64::from(self.entries_max / 2)
+    }
+
     /// The next call begins with the first entry.
     pub(super) fn rewind(&mut self) {
         (self.cursor, self.counting) = (None, 0);

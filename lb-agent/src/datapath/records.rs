@@ -21,7 +21,7 @@ use lb_common::{
         FlowRoom, Frontend, Limits, Meta, NetAddr6, NetU32, Refusals, ReplyKeyV4, ReplyKeyV6,
         ReplyRecordV4, ReplyRecordV6, RingDescriptor, SCOPE_FRONT, Slot, map_names, ring_number,
     },
-    engine::{Backend, Family, is_fresh, slot_hash},
+    engine::{Backend, Family, is_fresh, is_spent, slot_hash},
     slots::{self, Sweep},
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -123,8 +123,7 @@ impl Records {
         };
         let counts = self.flow_insertions.get(&family, 0).context("`FLOW_INSERTIONS`")?;
         let inserted = counts.iter().map(|count| u64::from(count.since(before.epoch))).sum();
-        let cpus = u32::try_from(counts.len()).unwrap_or(u32::MAX);
-        let room = before.after_pass(entries_max, counted, inserted, cpus);
+        let room = before.after_pass(entries_max, counted, inserted, super::online_cpus()?);
         self.flow_room.store(family, &room, 0).context("`FLOW_ROOM` is too short")
     }
 
@@ -197,13 +196,16 @@ impl Tables {
         };
         let ScanProgress { scan, half_flows_done, flows_done } = progress;
         let [half_done_v4, half_done_v6] = half_flows_done;
-        let mut total = v4.sweep(&mut records.half_flows_v4, half_done_v4, scan)?;
-        total += v6.sweep(&mut records.half_flows_v6, half_done_v6, scan)?;
+        // What was reset before it was open needs no place.
+        let mut total = v4.sweep(&mut records.half_flows_v4, true, half_done_v4, scan)?;
+        total += v6.sweep(&mut records.half_flows_v6, true, half_done_v6, scan)?;
         if *half_done_v4 && *half_done_v6 {
             let was_done = *flows_done;
             let [done_v4, done_v6] = flows_done;
-            total += v4.sweep(&mut records.flows_v4, done_v4, scan)?;
-            total += v6.sweep(&mut records.flows_v6, done_v6, scan)?;
+            let is_crowded = records.flows_v4.is_crowded();
+            total += v4.sweep(&mut records.flows_v4, is_crowded, done_v4, scan)?;
+            let is_crowded = records.flows_v6.is_crowded();
+            total += v6.sweep(&mut records.flows_v6, is_crowded, done_v6, scan)?;
             for (family, (was_done, is_done)) in
                 [FAMILY_V4, FAMILY_V6].into_iter().zip(was_done.into_iter().zip(*flows_done))
             {
@@ -221,13 +223,19 @@ impl Tables {
         let Records {
             replies_v4, replies_v6, connections: [connections_v4, connections_v6], ..
         } = &mut **records;
+        // Of replies nobody needs those of closed flows for long.
+        let is_over = |class: u16, last_seen_tick, now_tick, is_crowded| {
+            is_spent(class.into(), last_seen_tick, &limits, now_tick, is_crowded)
+        };
+        let is_crowded = replies_v4.is_crowded();
         let mut total = replies_v4.sweep(
             clock,
             |_, reply, now_tick| {
                 let generation = backends_v4.load(reply.backend).unwrap_or_default().generation;
-                let is_known = reply.generation == generation;
+                let is_wanted = reply.generation == generation
+                    && !is_over(reply.class, reply.last_seen_tick, now_tick, is_crowded);
                 let verdict =
-                    judge_reply(is_known, reply.class, reply.last_seen_tick, &limits, now_tick);
+                    judge_reply(is_wanted, reply.class, reply.last_seen_tick, &limits, now_tick);
                 if verdict == Sweep::Ignore {
                     connections_v4.note(reply.backend, reply.class);
                 }
@@ -236,13 +244,15 @@ impl Tables {
             |_, _, _| {},
         )?;
         connections_v4.end_call(&total);
+        let is_crowded = replies_v6.is_crowded();
         let pass = replies_v6.sweep(
             clock,
             |_, reply, now_tick| {
                 let generation = backends_v6.load(reply.backend).unwrap_or_default().generation;
-                let is_known = reply.generation == generation;
+                let is_wanted = reply.generation == generation
+                    && !is_over(reply.class, reply.last_seen_tick, now_tick, is_crowded);
                 let verdict =
-                    judge_reply(is_known, reply.class, reply.last_seen_tick, &limits, now_tick);
+                    judge_reply(is_wanted, reply.class, reply.last_seen_tick, &limits, now_tick);
                 if verdict == Sweep::Ignore {
                     connections_v6.note(reply.backend, reply.class);
                 }
@@ -258,13 +268,13 @@ impl Tables {
 
 /// A reply says nothing about slots: it stays as long as its flow may live.
 fn judge_reply(
-    is_known: bool,
+    is_wanted: bool,
     class: u16,
     last_seen_tick: u32,
     limits: &Limits,
     now_tick: u32,
 ) -> Sweep {
-    let is_alive = is_known && is_fresh(u32::from(class), last_seen_tick, limits, now_tick);
+    let is_alive = is_wanted && is_fresh(u32::from(class), last_seen_tick, limits, now_tick);
     if is_alive { Sweep::Ignore } else { Sweep::Delete }
 }
 
@@ -297,10 +307,12 @@ struct Place {
 }
 
 impl<A: Family<FlowKey: SweptKey>> SweptFamily<'_, A> {
-    /// Goes on in one of the family's tables, unless all of it is done.
+    /// Goes on in one of the family's tables, unless all of it is done. From a crowded one flows go
+    /// that have ended, as far as was seen.
     fn sweep(
         &self,
         table: &mut RecordTable<A::FlowKey, FlowRecord>,
+        is_crowded: bool,
         is_done: &mut bool,
         scan: &mut Scan,
     ) -> anyhow::Result<Pass> {
@@ -310,14 +322,12 @@ impl<A: Family<FlowKey: SweptKey>> SweptFamily<'_, A> {
         let pass = table.sweep(
             self.sweeper.clock,
             |key, flow, now_tick| {
+                let limits = &self.sweeper.limits;
+                if is_crowded && is_spent(flow.class, flow.last_seen_tick, limits, now_tick, true) {
+                    return Sweep::Delete;
+                }
                 let slot = self.place(key).map(|place| place.slot);
-                slots::sweep(
-                    flow,
-                    &(self.backend)(flow.backend),
-                    slot,
-                    &self.sweeper.limits,
-                    now_tick,
-                )
+                slots::sweep(flow, &(self.backend)(flow.backend), slot, limits, now_tick)
             },
             |kept, key, flow| self.note(kept, key, flow, scan),
         )?;

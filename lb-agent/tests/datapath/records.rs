@@ -9,10 +9,11 @@ use lb_agent::{
     plan::{Action, Kernel as _, KernelRing, Scan},
 };
 use lb_common::abi::{
-    CLASS_ESTABLISHED, CLASS_HALF_OPEN, ESTABLISHED_SECONDS, FAMILY_V4, FAMILY_V6, FlowInsertions,
-    FlowKeyV4, FlowKeyV6, FlowRecord, FlowRoom, HALF_OPEN_SECONDS, NetU16, PROTOCOL_TCP,
-    ReplyKeyV4, ReplyKeyV6, ReplyRecordV4, ReplyRecordV6, SLOT_MOVING, SLOT_SETTLED, Slot,
-    TAKES_NEW, TAKES_OLD, map_names, ring_number, ticks_from_seconds,
+    CLASS_CLOSED, CLASS_ESTABLISHED, CLASS_HALF_OPEN, CLASS_RESET, CLOSED_SECONDS, CLOSING_SECONDS,
+    ESTABLISHED_SECONDS, FAMILY_V4, FAMILY_V6, FlowInsertions, FlowKeyV4, FlowKeyV6, FlowRecord,
+    FlowRoom, HALF_OPEN_SECONDS, NetU16, PROTOCOL_TCP, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4,
+    ReplyRecordV6, SLOT_MOVING, SLOT_SETTLED, Slot, TAKES_NEW, TAKES_OLD, map_names, ring_number,
+    ticks_from_seconds,
 };
 
 /// A table of flows and one of replies, in one family.
@@ -130,6 +131,10 @@ sandboxed! {
             (6, record(3, 7, NOW, CLASS_ESTABLISHED), false),
             (7, record(4, 7, NOW, CLASS_ESTABLISHED), false),
             (8, record(70_000, 7, NOW, CLASS_ESTABLISHED), false),
+            // Anybody may have sent the RST.
+            (9, record(1, 7, older_than_a_syn, CLASS_RESET), true),
+            (10, record(1, 7, NOW - ticks_from_seconds(CLOSING_SECONDS), CLASS_CLOSED), true),
+            (11, record(1, 7, NOW - ticks_from_seconds(CLOSING_SECONDS) - 3, CLASS_CLOSED), false),
         ];
         let mut tables = tables_v4(sandbox);
         for (port, record, _) in cases {
@@ -147,11 +152,11 @@ sandboxed! {
 
         let report = datapath.sweep(&|| NOW).unwrap();
         let stay: Vec<u16> = cases.iter().filter(|case| case.2).map(|case| case.0).collect();
-        assert_eq!(left_v4(&tables), (stay, vec![1, 2, 3, 4, 5, 6, 100]));
-        assert_eq!((report.flows_seen, report.flows_deleted), (8, 5));
-        assert_eq!((report.replies_seen, report.replies_deleted), (11, 4));
+        assert_eq!(left_v4(&tables), (stay, vec![1, 2, 3, 4, 5, 6, 9, 10, 11, 100]));
+        assert_eq!((report.flows_seen, report.flows_deleted), (11, 6));
+        assert_eq!((report.replies_seen, report.replies_deleted), (14, 4));
         let counters = datapath.counters(&[]).unwrap();
-        assert_eq!((counters.records.flows_v4, counters.records.replies_v4), (3, 7));
+        assert_eq!((counters.records.flows_v4, counters.records.replies_v4), (5, 10));
         assert_eq!(counters.records.limit, 4_096);
 
         let report = datapath.sweep(&|| NOW).unwrap();
@@ -170,7 +175,7 @@ sandboxed! {
             datapath.execute(&Action::SetBackendState { number, state: 0 }).unwrap();
         }
         let report = datapath.sweep(&|| NOW).unwrap();
-        assert_eq!(report.flows_deleted, 3);
+        assert_eq!(report.flows_deleted, 5);
         assert!(!report.scan.unwrap().finding(0, 0).has_other);
     }
 
@@ -243,13 +248,46 @@ sandboxed! {
         }
     }
 
+    fn a_crowded_table_loses_what_seems_to_have_ended(sandbox) {
+        const RECORDS: u32 = 4_096;
+        let options = Options { records: RECORDS, ..sandbox.options(TcMode::Auto) };
+        let mut datapath = Datapath::open(&options).unwrap();
+        let backend = a_backend("10.0.0.1:8080", 7, TAKES_NEW | TAKES_OLD);
+        datapath.execute(&Action::WriteBackend { number: 1, backend }).unwrap();
+        serve(&mut datapath, Slot::new(2, 1, SLOT_MOVING, NOW - 10));
+        let mut tables = tables_v4(sandbox);
+        let ended = NOW - ticks_from_seconds(CLOSED_SECONDS) - 3;
+        let mut insert = |port, class, last_seen_tick| {
+            let record = record(1, 7, last_seen_tick, class);
+            tables.flows.insert(flow_v4(port), record, 0).unwrap();
+            let (key, reply) = reply_v4(port, 1);
+            let class = u16::try_from(class).unwrap();
+            tables.replies.insert(key, ReplyRecordV4 { class, last_seen_tick, ..reply }, 0).unwrap();
+        };
+        insert(1, CLASS_RESET, ended);
+        insert(2, CLASS_RESET, NOW);
+        for port in 3..=2_048 {
+            insert(port, CLASS_ESTABLISHED, ended);
+        }
+        let deleted = |datapath: &mut Datapath| {
+            let report = datapath.sweep(&|| NOW).unwrap();
+            (report.flows_deleted, report.replies_deleted)
+        };
+        // Half full it is not crowded yet, and it has to be counted first.
+        assert_eq!([(); 2].map(|()| deleted(&mut datapath)), [(0, 0); 2]);
+        insert(2_049, CLASS_ESTABLISHED, ended);
+        assert_eq!([(); 3].map(|()| deleted(&mut datapath)), [(0, 0), (1, 1), (0, 0)]);
+        let (flows, replies) = left_v4(&tables);
+        assert_eq!((flows[0], replies[0]), (2, 2));
+    }
+
     fn an_eighth_of_the_room_is_left_to_handshakes(sandbox) {
         const RECORDS: u32 = 4_096;
         let options = Options { records: RECORDS, ..sandbox.options(TcMode::Auto) };
         let mut datapath = Datapath::open(&options).unwrap();
-        let cpus = u32::try_from(aya::util::nr_cpus().unwrap()).unwrap();
+        let online = u32::try_from(aya::util::online_cpus().unwrap().len()).unwrap();
         let rooms = sandbox.array::<FlowRoom>(map_names::FLOW_ROOM);
-        let room = |left: u32, epoch| FlowRoom { epoch, per_cpu: left / cpus };
+        let room = |left: u32, epoch| FlowRoom { epoch, per_cpu: left / online };
         let share = RECORDS / 8 * 7;
         for family in [FAMILY_V4, FAMILY_V6] {
             assert_eq!(rooms.get(&family, 0).unwrap(), room(share, 1));
@@ -269,7 +307,7 @@ sandboxed! {
         }
         let mut insertions =
             sandbox.per_cpu_array::<FlowInsertions>(map_names::FLOW_INSERTIONS);
-        let mut counts = vec![FlowInsertions { epoch: 7, count: 1000 }; cpus as usize];
+        let mut counts = vec![FlowInsertions { epoch: 7, count: 1000 }; aya::util::nr_cpus().unwrap()];
         counts[0] = FlowInsertions { epoch: 1, count: 84 };
         insertions.set(FAMILY_V4, counts.try_into().unwrap(), 0).unwrap();
         datapath.sweep(&|| NOW).unwrap();

@@ -364,7 +364,7 @@ pub struct Refusals {
 }
 
 /// Value of the per-CPU array `HALF_OPEN_RATE`, of one element: records that this CPU has put into
-/// `HALF_FLOWS_*` lately.
+/// `HALF_FLOWS_*` lately, and not moved on from there.
 #[repr(C, align(8))]
 #[derive(
     FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Debug, Default,
@@ -406,6 +406,7 @@ pub struct FlowInsertions {
 impl FlowRoom {
     /// After a pass over a table for `records_max` entries has left `counted` in it. `inserted` is what
     /// all CPUs together have put there in the epoch before, which began no later than the pass.
+    /// `cpus` are online: only these have a share.
     #[must_use]
     pub const fn after_pass(
         self,

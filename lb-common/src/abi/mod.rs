@@ -102,8 +102,9 @@ pub const ESTABLISHED_SECONDS: u32 = 8400;
 /// the client has nothing more to wait for. When the client has, it may wait for its answer as long
 /// as on an established connection.
 pub const CLOSING_SECONDS: u32 = 120;
-/// Seconds without a packet after which a record is dead when both sides have closed, or one has
-/// reset: enough for the last FIN and ACK to be sent again.
+/// Seconds without a packet after which a record of replies is dead when both sides have closed: enough
+/// for the last FIN and ACK to be sent again. Where room is scarce, flows that have ended, by a RST as
+/// well, keep their records no longer than this.
 pub const CLOSED_SECONDS: u32 = 15;
 /// Seconds without a packet after which a record of UDP is dead: the promised 30 and some slack.
 pub const DATAGRAM_SECONDS: u32 = 35;

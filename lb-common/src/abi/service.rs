@@ -36,24 +36,26 @@ pub struct Limits {
     pub half_open_ticks: u32,
     /// Ticks without a packet after which an established record is dead.
     pub established_ticks: u32,
-    /// Ticks without a packet after which a closing record is dead.
+    /// Ticks without a packet after which a closing record is dead, and that of a closed flow.
     pub closing_ticks: u32,
-    /// Ticks without a packet after which the record of a closed flow is dead.
+    /// Ticks without a packet after which the record of a closed flow's replies is dead, and where
+    /// room is scarce any record of a flow that has ended.
     pub closed_ticks: u32,
     /// Ticks without a packet after which a record of UDP is dead.
     pub datagram_ticks: u32,
     /// Ticks that a TCP slot is moving before flows of its old owner are recorded: most of them end
     /// in that time.
     pub grace_ticks: u32,
-    /// Half-open records that one CPU makes in a tick before its table counts as full. The table
-    /// turns over in no less than (its size / (CPUs * this)) ticks.
+    /// Half-open records that one CPU makes in a tick, without those whose handshakes are over by
+    /// then, before its table counts as full. The table turns over in no less than
+    /// (its size / (CPUs * this)) ticks.
     pub half_open_per_tick: u32,
     /// Written as 0.
     pub reserved: u32,
 }
 
 impl Limits {
-    /// For tables of default size on `cpus` CPUs.
+    /// For tables of default size on `cpus` CPUs that are online: only these have a share.
     #[must_use]
     pub const fn with_cpus(cpus: u32) -> Self {
         let cpus = if cpus == 0 { 1 } else { cpus };

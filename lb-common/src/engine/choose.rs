@@ -6,7 +6,7 @@
 
 use super::{
     Backend, Context, Family, FlowChange, Tables, is_live,
-    record::closed_by,
+    record::{closed_by, reset_from},
     wire::{Address, Headers, PROTOCOL_UDP, TCP_ACK, TCP_SYN},
 };
 use crate::{
@@ -316,7 +316,7 @@ const fn is_long(class: u32) -> bool {
 const fn class_after(before: u32, kind: PacketKind) -> u32 {
     match kind {
         PacketKind::Fin => closed_by(before, CLASS_CLOSING_BY_CLIENT),
-        PacketKind::Reset => CLASS_RESET,
+        PacketKind::Reset => reset_from(before),
         // The RST was not the client's, or not in its window.
         PacketKind::Data if before == CLASS_RESET => CLASS_ESTABLISHED,
         _ if is_closing(before) => before,

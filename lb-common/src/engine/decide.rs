@@ -76,6 +76,10 @@ pub fn front_transport<A: Family, T: Tables<A>>(
         let fault = source_fault(tables, headers);
         if fault as u32 != DropReason::None as u32 {
             decision.drop(fault, BACKEND_NONE);
+        } else if headers.is_syn() && tables.is_local(headers.source) {
+            // From outside nobody comes with an address of ours; and the answer would not come from
+            // the VIP. Only where a connection begins: looking costs.
+            decision.drop(DropReason::SourceImpossible, BACKEND_NONE);
         } else if frontend.is_served() {
             forward(headers, tables, context, &frontend, decision);
         } else {
@@ -125,7 +129,9 @@ fn follow_reply<A: Family, P: Packet, T: Tables<A>>(
         Kind::IcmpError => {
             replies::translate_error(packet, tables, context, headers, scope_ifindex, decision);
         }
-        Kind::LaterFragment => fragments::follow(headers, tables, context, decision),
+        Kind::LaterFragment => {
+            fragments::follow(headers, tables, context, Side::Source, decision);
+        }
         _ => {}
     }
 }
@@ -157,7 +163,7 @@ pub fn front_other<A: Family, P: Packet, T: Tables<A>>(
         }
         Kind::IcmpError => front_error(packet, headers, tables, context, decision),
         Kind::LaterFragment => {
-            fragments::follow(headers, tables, context, decision);
+            fragments::follow(headers, tables, context, Side::Destination, decision);
             if decision.verdict as u32 == Verdict::Pass as u32 {
                 decision.drop(DropReason::Fragment, BACKEND_NONE);
             }
@@ -324,6 +330,11 @@ fn forward<A: Family, T: Tables<A>>(
         l4_offset: headers.l4_offset,
     });
     if backend.records_replies() || frontend.flags & FRONTEND_RECORDS_REPLIES != 0 {
+        // As for a SYN, where it costs little beside the record.
+        if headers.protocol != PROTOCOL_TCP && tables.is_local(headers.source) {
+            decision.drop(DropReason::SourceImpossible, number);
+            return;
+        }
         let reason = replies::remember(tables, context, headers, &flow, ifindex, &choice, decision);
         if reason as u32 != DropReason::None as u32 {
             reject(headers, frontend.flags, reason, number, decision);

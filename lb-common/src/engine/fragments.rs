@@ -25,12 +25,14 @@ pub(super) fn remember<A: Family>(
     });
 }
 
-/// Decides on another fragment as on the first; leaves it alone if that was not ours or not seen.
+/// Decides on another fragment as on the first; leaves it alone if that was not ours or not seen, or
+/// went the other way: what a container sends follows replies alone, whatever it looks like.
 #[inline(always)]
 pub(super) fn follow<A: Family, T: Tables<A>>(
     headers: &Headers<A>,
     tables: &T,
     context: &Context,
+    side: Side,
     decision: &mut Decision<A>,
 ) {
     decision.record.fragment = A::fragment_key(headers);
@@ -42,6 +44,9 @@ pub(super) fn follow<A: Family, T: Tables<A>>(
         return;
     }
     let is_reply = way.verdict == Verdict::Reply as u32;
+    if is_reply != (side as u32 == Side::Source as u32) {
+        return;
+    }
     if !is_reply {
         let Some(backend) = tables.backend(way.backend) else { return };
         let is_alive = backend.state & (TAKES_OLD | TAKES_OLD_DATAGRAMS) != 0;

@@ -336,6 +336,14 @@ impl<A: Family + Into<IpAddr>> RecordTables<A> for HostTables<A> {
         self.half_open_rate.set(HalfOpenRate { tick, count: count + 1 });
     }
 
+    fn uncount_half_open(&self, tick: u32) {
+        let rate = self.half_open_rate.get();
+        if rate.tick == tick {
+            let count = rate.count.saturating_sub(1);
+            self.half_open_rate.set(HalfOpenRate { count, ..rate });
+        }
+    }
+
     fn count_insertion(&self) {
         let epoch = self.flow_room.epoch;
         let count = self.flow_insertions.get().since(epoch).saturating_add(1);

@@ -39,7 +39,7 @@ pub use decide::{
 pub use decision::{Decision, EditKind, FlowChange, Record, ReplyChange, ReplyTable};
 pub use edit::{EditError, Side};
 pub use family::Family;
-pub use record::{commit, is_fresh, is_live};
+pub use record::{commit, is_fresh, is_live, is_spent};
 pub use translate::{ErrorTranslation, Rewrite, Translation};
 pub use ways::{Backend, FragmentWay, Tuple, Way};
 
@@ -123,6 +123,10 @@ pub trait RecordTables<A: Family>: Tables<A> {
     fn note_refusal(&self, ring: u32, tick: u32, is_full: bool);
     /// Counts another half-open record that this CPU has made in a tick.
     fn count_half_open(&self, tick: u32);
+
+    /// Takes one of them back: its handshake is over. One of an earlier tick is taken for one of this,
+    /// since the table has room for another now.
+    fn uncount_half_open(&self, tick: u32);
 
     /// Counts another record that this CPU has put into `FLOWS_*`.
     fn count_insertion(&self);

@@ -4,8 +4,8 @@ use super::{Backend, Decision, Family, FlowChange, Record, RecordTables, ReplyCh
 use crate::{
     abi::{
         CLASS_ANSWERED, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT,
-        CLASS_DATAGRAM, CLASS_ESTABLISHED, CLASS_HALF_OPEN, DropReason, FlowRecord, Limits,
-        TAKES_OLD, TAKES_OLD_DATAGRAMS, is_closing,
+        CLASS_DATAGRAM, CLASS_ESTABLISHED, CLASS_HALF_OPEN, CLASS_LAST_ACK, CLASS_RESET,
+        DropReason, FlowRecord, Limits, TAKES_OLD, TAKES_OLD_DATAGRAMS, is_closing,
     },
     rules::{Rule, is_broken},
 };
@@ -36,14 +36,41 @@ pub fn is_fresh(class: u32, last_seen_tick: u32, limits: &Limits, now_tick: u32)
     let age_ticks = now_tick.wrapping_sub(last_seen_tick);
     let limit_ticks = match class {
         CLASS_HALF_OPEN | CLASS_ANSWERED => limits.half_open_ticks,
-        CLASS_ESTABLISHED | CLASS_CLOSING_BY_CLIENT => limits.established_ticks,
+        // A RST proves nothing: anybody can send one.
+        CLASS_ESTABLISHED | CLASS_CLOSING_BY_CLIENT | CLASS_RESET => limits.established_ticks,
         CLASS_DATAGRAM => limits.datagram_ticks,
-        CLASS_CLOSING_BY_BACKEND => limits.closing_ticks,
-        _ => limits.closed_ticks,
+        // What is lost at the end may be sent again for as long.
+        _ => limits.closing_ticks,
     };
     // A record may be ahead of us: another CPU has seen the flow since we read the clock, and the agent
     // may have been stopped in between.
     age_ticks <= limit_ticks || age_ticks > u32::MAX / 2
+}
+
+/// Whether a record, though it may be alive, is of a flow whose sides both ended it some time ago, as
+/// far as was seen; where room is scarce, a RST counts as well.
+#[must_use]
+pub fn is_spent(
+    class: u32,
+    last_seen_tick: u32,
+    limits: &Limits,
+    now_tick: u32,
+    is_scarce: bool,
+) -> bool {
+    let has_ended =
+        matches!(class, CLASS_CLOSED | CLASS_LAST_ACK) || (is_scarce && class == CLASS_RESET);
+    let age_ticks = now_tick.wrapping_sub(last_seen_tick);
+    has_ended && age_ticks > limits.closed_ticks && age_ticks <= u32::MAX / 2
+}
+
+/// Class of a record after a RST of the client, which may be anybody's: it does not prolong what ends
+/// sooner without it.
+#[inline(always)]
+pub(super) const fn reset_from(before: u32) -> u32 {
+    match before {
+        CLASS_CLOSING_BY_BACKEND | CLASS_CLOSED | CLASS_LAST_ACK => before,
+        _ => CLASS_RESET,
+    }
 }
 
 /// Class of a flow's record after a FIN of a side, `CLASS_CLOSING_BY_*`.
@@ -100,6 +127,10 @@ fn commit_flow<A: Family, T: RecordTables<A>>(
             if tables.put_flow(flow, flow_record).is_ok() {
                 tables.remove_half_flow(flow);
                 tables.count_insertion();
+                if matches!(flow_change, FlowChange::Promote) {
+                    // What has gone on is no part of a flood: that never does.
+                    tables.uncount_half_open(tick);
+                }
             } else {
                 tables.note_refusal(*ring, tick, true);
                 if matches!(flow_change, FlowChange::Promote) {

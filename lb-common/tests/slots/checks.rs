@@ -2,9 +2,9 @@
 
 use lb_common::{
     abi::{
-        BACKEND_NONE, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT, CLASS_DATAGRAM,
-        CLASS_ESTABLISHED, CLASS_HALF_OPEN, FlowRecord, RingDescriptor, SLOT_MOVING, SLOT_PLAIN,
-        Slot, TAKES_OLD, TAKES_OLD_DATAGRAMS,
+        BACKEND_NONE, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT,
+        CLASS_DATAGRAM, CLASS_ESTABLISHED, CLASS_HALF_OPEN, CLASS_RESET, FlowRecord,
+        RingDescriptor, SLOT_MOVING, SLOT_PLAIN, Slot, TAKES_OLD, TAKES_OLD_DATAGRAMS,
     },
     engine::{Choice, FlowChange},
 };
@@ -105,10 +105,10 @@ impl<A: Net> Simulation<'_, A> {
         let limits = self.tables.limits;
         let limit = match record.class {
             CLASS_HALF_OPEN => limits.half_open_ticks,
-            CLASS_ESTABLISHED | CLASS_CLOSING_BY_CLIENT => limits.established_ticks,
+            CLASS_ESTABLISHED | CLASS_CLOSING_BY_CLIENT | CLASS_RESET => limits.established_ticks,
             CLASS_DATAGRAM => limits.datagram_ticks,
-            CLASS_CLOSING_BY_BACKEND => limits.closing_ticks,
-            _ => limits.closed_ticks,
+            CLASS_CLOSING_BY_BACKEND | CLASS_CLOSED => limits.closing_ticks,
+            other => unreachable!("class {other}"),
         };
         let keeps = if record.class == CLASS_DATAGRAM { TAKES_OLD_DATAGRAMS } else { TAKES_OLD };
         tick(self.now) - record.last_seen_tick <= limit

@@ -11,11 +11,11 @@ use lb_common::{
 
 use super::{DROP, packet::TcPacket};
 use crate::{
-    maps::{ANSWER_BUCKET, Scratch},
+    maps::{ANSWER_BUCKETS, Scratch},
     tables::FamilyMaps,
 };
 
-/// Answers per CPU: enough for every client that a service has lost, and no weapon.
+/// Answers per CPU and bucket: enough for every client that a service has lost, and no weapon.
 const RATE: Rate = Rate::per_second(10_000, 1_000);
 
 /// Makes the packet its own answer and sends it back the way it came, or says to drop it.
@@ -40,7 +40,7 @@ fn answer_of<A: FamilyMaps>(skb: *mut __sk_buff) -> i32 {
     let Some(answer) = answer::answer(&packet, headers, decision.answer, decision.mtu) else {
         return DROP;
     };
-    if !take_token() || answer::write(&mut packet, &answer).is_err() {
+    if !take_token(decision.answer.bucket()) || answer::write(&mut packet, &answer).is_err() {
         return DROP;
     }
     // SAFETY: the helper only notes where the packet goes once the program has returned.
@@ -48,8 +48,8 @@ fn answer_of<A: FamilyMaps>(skb: *mut __sk_buff) -> i32 {
 }
 
 #[inline(always)]
-fn take_token() -> bool {
-    let Some(bucket) = ANSWER_BUCKET.get_ptr_mut(0) else { return false };
+fn take_token(bucket: u32) -> bool {
+    let Some(bucket) = ANSWER_BUCKETS.get_ptr_mut(bucket) else { return false };
     // SAFETY: the pointer is to this CPU's element; the helper has no preconditions.
     unsafe {
         let Some(next) = RATE.take(*bucket, bpf_ktime_get_ns()) else { return false };

@@ -20,6 +20,7 @@ use lb_common::abi::{
     RingDescriptor, VERDICT_SLOTS, Verdict, map_names, program_names, ring_number, ticks_from_ns,
     verdict_index,
 };
+use lb_common::engine::answer::ANSWER_BUCKET_COUNT;
 
 pub use self::namespace::{EGRESS_IFINDEX, EGRESS_MACS, enter_namespace};
 use super::{
@@ -136,7 +137,7 @@ impl KernelBed {
         for family in [FAMILY_V4, FAMILY_V6] {
             self.set_flow_room(family, world.room(), FlowInsertions::default())?;
         }
-        self.set_per_cpu("ANSWER_BUCKET", 0, 0_u64)?;
+        self.set_answer_buckets(None)?;
         if self.egress_mtu != world.egress_mtu {
             namespace::set_egress_mtu(world.egress_mtu)?;
             self.egress_mtu = world.egress_mtu;
@@ -216,6 +217,14 @@ impl KernelBed {
         let action = known.with_context(|| format!("{name} returned {}", result.return_value))?;
         let (verdict, reason) = self.counted(program)?;
         Ok(Some(Outcome { action, verdict, reason, output }))
+    }
+
+    /// Fills the buckets of answers, and empties one of them for as long as the test may run.
+    pub fn set_answer_buckets(&mut self, exhausted: Option<u32>) -> anyhow::Result<()> {
+        (0..ANSWER_BUCKET_COUNT).try_for_each(|bucket| {
+            let full_at_ns = if exhausted == Some(bucket) { u64::MAX / 2 } else { 0 };
+            self.set_per_cpu("ANSWER_BUCKETS", bucket, full_at_ns)
+        })
     }
 
     /// What the programs counted since the last packet.

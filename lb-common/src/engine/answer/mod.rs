@@ -48,6 +48,23 @@ pub enum AnswerKind {
     TimeExceeded = 5,
 }
 
+/// Buckets that tokens for answers are taken from: a flood of what one kind answers must not use up
+/// those of another, least of all of what path MTU discovery depends on.
+pub const ANSWER_BUCKET_COUNT: u32 = 3;
+
+impl AnswerKind {
+    /// Which bucket its token is from, below [`ANSWER_BUCKET_COUNT`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn bucket(self) -> u32 {
+        match self {
+            Self::EchoReply => 0,
+            Self::TooBig => 1,
+            Self::Reset | Self::PortUnreachable | Self::HostUnreachable | Self::TimeExceeded => 2,
+        }
+    }
+}
+
 /// What a packet must be able to do to become its own answer.
 pub trait Rebuild: Rewrite {
     /// Whether the TCP or UDP checksum of the transport header at `l4_offset` is yet to be finished by

@@ -79,6 +79,13 @@ pub(super) fn inbound(net: &Net) -> Vec<Case> {
             vec![],
         ),
         case(
+            "a container that sends what follows a client's fragment",
+            net.world(),
+            vec![to(&first), passed(Program::TcReply, second.bytes()), to(&second)],
+            vec![],
+            vec![],
+        ),
+        case(
             "XDP leaves later fragments to TC",
             net.world(),
             vec![passed(Program::XdpFront, second.bytes())],

@@ -170,6 +170,46 @@ pub(super) fn senders(net: &Net) -> Vec<Case> {
     .collect()
 }
 
+/// From an address of the node or of its containers, but by a front.
+pub(super) fn from_ourselves(net: &Net) -> Vec<Case> {
+    let local = vec![net.containers, net.own];
+    let world = || World { local: local.clone(), ..net.world() };
+    let recording = || World { local: local.clone(), ..net.recording() };
+    let impossible = |packet: PacketSpec| dropped(packet.bytes(), DropReason::SourceImpossible);
+    let port = |address| SocketAddr::new(address, 40_000);
+    let (container, own) = (port(net.container), port(net.own.0));
+    vec![
+        case(
+            "a SYN from outside with an address of the node or of a container",
+            world(),
+            vec![impossible(tcp(container, net.vip, "S")), impossible(tcp(own, net.vip, "S"))],
+            vec![],
+            vec![],
+        ),
+        case(
+            "XDP drops it as well",
+            world(),
+            vec![Step { program: Program::XdpFront, ..impossible(tcp(own, net.vip, "S")) }],
+            vec![],
+            vec![],
+        ),
+        case(
+            "a datagram from outside with such an address, where replies are recorded",
+            recording(),
+            vec![impossible(udp(container, net.vip)), impossible(udp(own, net.vip))],
+            vec![],
+            vec![],
+        ),
+        case(
+            "without records datagrams are not looked at",
+            world(),
+            vec![delivered(&udp(own, net.vip), net.one)],
+            vec![],
+            vec![],
+        ),
+    ]
+}
+
 /// Told at once, or dropped if the service wants that.
 pub(super) fn told(net: &Net) -> Vec<Case> {
     let no_frontend = tcp(net.client, at(net.vip, 81), "S").bytes();

@@ -212,7 +212,7 @@ pub(super) fn known_flows(net: &Net) -> Vec<Case> {
             net.flow(1, CLASS_HALF_OPEN),
         ),
         checked(
-            "RST of the client ends a record soon",
+            "RST of the client is noted",
             on_one(CLASS_ESTABLISHED),
             tcp(net.client, net.vip, "R"),
             net.one,

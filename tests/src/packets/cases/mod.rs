@@ -49,6 +49,7 @@ pub fn all() -> Vec<Case> {
             inbound::reserve(net),
             hostile::not_ours(net),
             hostile::broken(net),
+            hostile::from_ourselves(net),
             hostile::told(net),
             hostile::refusals(net),
             hostile::senders(net),
