@@ -59,6 +59,14 @@ pub trait FamilyMaps: Family {
     fn mark_reply_default(known: *mut Self::ReplyDefault);
 }
 
+/// A key of `LOCAL_*` at a place where its address is aligned: it may be stored by eight bytes, and the
+/// verifier wants those aligned.
+#[repr(C, align(8))]
+struct LocalKey<A> {
+    before: u32,
+    key: Key<A>,
+}
+
 macro_rules! family_maps {
     (
         $family:ty, $parse_into:ident, $scratch:ident, $frontends:ident, $backends:ident, $flows:ident,
@@ -131,7 +139,8 @@ macro_rules! family_maps {
 
             #[inline(always)]
             fn is_local(address: Self) -> bool {
-                $local.get(&Key::new($bits, address)).is_some()
+                let place = LocalKey { before: 0, key: Key::new($bits, address) };
+                $local.get(&core::hint::black_box(&place).key).is_some()
             }
 
             #[inline(always)]

@@ -19,7 +19,8 @@ use lb_common::{
     abi::{
         BackendIdentity, FAMILY_V4, FAMILY_V6, FlowInsertions, FlowKeyV4, FlowKeyV6, FlowRecord,
         FlowRoom, Frontend, Limits, Meta, NetAddr6, NetU32, Refusals, ReplyKeyV4, ReplyKeyV6,
-        ReplyRecordV4, ReplyRecordV6, RingDescriptor, SCOPE_FRONT, Slot, map_names, ring_number,
+        ReplyRecordV4, ReplyRecordV6, RingDescriptor, SCOPE_FRONT, Slot, map_names, reply_class,
+        ring_number,
     },
     engine::{Backend, Family, is_fresh, slot_hash},
     slots::{self, Sweep},
@@ -264,7 +265,7 @@ fn judge_reply(
     limits: &Limits,
     now_tick: u32,
 ) -> Sweep {
-    let is_alive = is_known && is_fresh(u32::from(class), last_seen_tick, limits, now_tick);
+    let is_alive = is_known && is_fresh(reply_class(class), last_seen_tick, limits, now_tick);
     if is_alive { Sweep::Ignore } else { Sweep::Delete }
 }
 

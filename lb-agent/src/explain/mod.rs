@@ -11,7 +11,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use lb_common::{
     abi::{
-        BACKEND_NONE, DropReason, META_REPLY_DEFAULTS, NetU16, PROTOCOL_TCP, PROTOCOL_UDP, Verdict,
+        BACKEND_NONE, DropReason, META_REPLY_DEFAULTS, NetU16, NetU32, PROTOCOL_TCP, PROTOCOL_UDP,
+        Verdict,
     },
     engine::{
         Context, Decision, EditKind, Family, Tables, Tuple, front_transport, reply_transport,
@@ -92,6 +93,8 @@ fn headers<A: Family>(query: &ExplainQuery, client: A, vip: A) -> Headers<A> {
         destination_port: NetU16::new(destination.1),
         protocol: protocol.into(),
         tcp_flags,
+        tcp_sequence: NetU32::new(1),
+        tcp_acknowledgement: NetU32::new(0),
         tcp_header_bytes: TCP_HEADER_BYTES as u32,
         traffic_class: 0,
         hop_limit: 64,

@@ -21,14 +21,50 @@ pub const CLASS_ANSWERED: u32 = 6;
 /// Record class: the client has sent a RST, if it was the client: data of it says that it was not.
 pub const CLASS_RESET: u32 = 7;
 /// Record class, of replies only: both sides have sent a FIN, and the backend has one acknowledgement
-/// to send yet.
+/// to send yet: that of the client's FIN.
 pub const CLASS_LAST_ACK: u32 = 8;
+/// Record class, of replies only: the client has sent something in mid-stream that had no record, and
+/// the backend nothing since.
+pub const CLASS_RESUMED: u32 = 9;
+/// Record class, of replies only: the client has sent a SYN for a flow that was closing, and the backend
+/// has not accepted it.
+pub const CLASS_REOPENED: u32 = 10;
+
+/// Bits of the class in the `class` of a record of replies. Those above are the low ones of the sequence
+/// number behind the client's FIN, once it has sent one.
+const REPLY_CLASS_BITS: u32 = 4;
+
+/// The `CLASS_*` in the `class` of a record of replies.
+#[inline(always)]
+#[must_use]
+pub const fn reply_class(word: u16) -> u32 {
+    word as u32 & ((1 << REPLY_CLASS_BITS) - 1)
+}
+
+/// The bits of a sequence number, in their place in the `class` of a record of replies.
+#[inline(always)]
+#[must_use]
+pub const fn reply_end(sequence: u32) -> u16 {
+    (sequence << REPLY_CLASS_BITS) as u16
+}
+
+/// The bits of the sequence number in the `class` of a record of replies, in their place.
+#[inline(always)]
+#[must_use]
+pub const fn reply_end_of(word: u16) -> u16 {
+    word >> REPLY_CLASS_BITS << REPLY_CLASS_BITS
+}
 
 /// Whether a record of this class opens no more: some side has sent a FIN or RST.
 #[inline(always)]
 #[must_use]
 pub const fn is_closing(class: u32) -> bool {
-    (class >= CLASS_CLOSING_BY_CLIENT && class <= CLASS_CLOSED) || class >= CLASS_RESET
+    const CLOSING: u32 = (1 << CLASS_CLOSING_BY_CLIENT)
+        | (1 << CLASS_CLOSING_BY_BACKEND)
+        | (1 << CLASS_CLOSED)
+        | (1 << CLASS_RESET)
+        | (1 << CLASS_LAST_ACK);
+    CLOSING >> (class & 31) & 1 != 0
 }
 
 /// Key of the maps `FLOWS_V4` and `HALF_FLOWS_V4`: a flow as its client sends it.
@@ -150,7 +186,7 @@ pub struct ReplyRecordV4 {
     pub vip: NetU32,
     /// The port that the client sent to.
     pub vip_port: NetU16,
-    /// `CLASS_*`.
+    /// [`reply_class`], and above it [`reply_end`] of the client's FIN.
     pub class: u16,
     /// Number of the backend.
     pub backend: u32,
@@ -172,7 +208,7 @@ pub struct ReplyRecordV6 {
     pub vip: NetAddr6,
     /// The port that the client sent to.
     pub vip_port: NetU16,
-    /// `CLASS_*`.
+    /// [`reply_class`], and above it [`reply_end`] of the client's FIN.
     pub class: u16,
     /// Number of the backend.
     pub backend: u32,

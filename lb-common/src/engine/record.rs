@@ -4,8 +4,8 @@ use super::{Backend, Decision, Family, FlowChange, Record, RecordTables, ReplyCh
 use crate::{
     abi::{
         CLASS_ANSWERED, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT,
-        CLASS_DATAGRAM, CLASS_ESTABLISHED, CLASS_HALF_OPEN, DropReason, FlowRecord, Limits,
-        TAKES_OLD, TAKES_OLD_DATAGRAMS, is_closing,
+        CLASS_DATAGRAM, CLASS_ESTABLISHED, CLASS_HALF_OPEN, CLASS_REOPENED, CLASS_RESUMED,
+        DropReason, FlowRecord, Limits, TAKES_OLD, TAKES_OLD_DATAGRAMS, is_closing,
     },
     rules::{Rule, is_broken},
 };
@@ -35,8 +35,8 @@ pub fn is_live<A>(
 pub fn is_fresh(class: u32, last_seen_tick: u32, limits: &Limits, now_tick: u32) -> bool {
     let age_ticks = now_tick.wrapping_sub(last_seen_tick);
     let limit_ticks = match class {
-        CLASS_HALF_OPEN | CLASS_ANSWERED => limits.half_open_ticks,
-        CLASS_ESTABLISHED | CLASS_CLOSING_BY_CLIENT => limits.established_ticks,
+        CLASS_HALF_OPEN | CLASS_ANSWERED | CLASS_REOPENED => limits.half_open_ticks,
+        CLASS_ESTABLISHED | CLASS_CLOSING_BY_CLIENT | CLASS_RESUMED => limits.established_ticks,
         CLASS_DATAGRAM => limits.datagram_ticks,
         CLASS_CLOSING_BY_BACKEND => limits.closing_ticks,
         _ => limits.closed_ticks,

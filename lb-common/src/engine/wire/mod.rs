@@ -28,7 +28,7 @@ pub use ipv6::{
 pub use link::{Link, Network, link};
 pub use transport::{TcpNumbers, parse_transport, tcp_numbers};
 
-use crate::abi::{DropReason, NetU16};
+use crate::abi::{DropReason, NetU16, NetU32};
 
 /// Length of an Ethernet header without tags.
 pub const ETHERNET_HEADER_BYTES: usize = 14;
@@ -131,6 +131,10 @@ pub struct Headers<A> {
     pub protocol: u32,
     /// Flag byte of the TCP header.
     pub tcp_flags: u32,
+    /// Sequence number of the TCP header.
+    pub tcp_sequence: NetU32,
+    /// Acknowledgement number of the TCP header; means nothing without the flag ACK.
+    pub tcp_acknowledgement: NetU32,
     /// Bytes of the TCP header with options.
     pub tcp_header_bytes: u32,
     /// Type of service or traffic class.
@@ -159,6 +163,8 @@ impl<A: Address> Headers<A> {
         destination_port: NetU16::new(0),
         protocol: 0,
         tcp_flags: 0,
+        tcp_sequence: NetU32::new(0),
+        tcp_acknowledgement: NetU32::new(0),
         tcp_header_bytes: 0,
         traffic_class: 0,
         hop_limit: 0,
@@ -242,6 +248,23 @@ impl<A: Address> Headers<A> {
     pub const fn is_bare_ack(&self) -> bool {
         self.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN) == TCP_ACK
             && self.l4_bytes() <= self.tcp_header_bytes
+    }
+
+    /// Refuses a connection: RST and ACK with sequence number 0, which is how a closed port answers a
+    /// SYN (RFC 9293, section 3.10.7.1). A reset in mid-stream has the number that its receiver expects.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_refusal(&self) -> bool {
+        self.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN) == TCP_RST | TCP_ACK
+            && self.tcp_sequence.raw() == 0
+    }
+
+    /// The sequence number behind a FIN: what acknowledges it acknowledges that.
+    #[inline(always)]
+    #[must_use]
+    pub const fn tcp_end(&self) -> u32 {
+        let payload_bytes = self.l4_bytes().saturating_sub(self.tcp_header_bytes);
+        self.tcp_sequence.get().wrapping_add(payload_bytes).wrapping_add(1)
     }
 
     /// Why a packet to a VIP cannot have come from where it says: [`DropReason::Land`],
