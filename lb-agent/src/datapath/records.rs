@@ -50,12 +50,14 @@ pub struct SweepReport {
     pub scan: Option<Scan>,
 }
 
-/// The tables that are swept. Half-open replies are turned over by the data path alone.
+/// The tables that are swept.
 pub(super) struct Records {
     half_flows_v4: RecordTable<FlowKeyV4, FlowRecord>,
     half_flows_v6: RecordTable<FlowKeyV6, FlowRecord>,
     pub(super) flows_v4: RecordTable<FlowKeyV4, FlowRecord>,
     pub(super) flows_v6: RecordTable<FlowKeyV6, FlowRecord>,
+    half_replies_v4: RecordTable<ReplyKeyV4, ReplyRecordV4>,
+    half_replies_v6: RecordTable<ReplyKeyV6, ReplyRecordV6>,
     pub(super) replies_v4: RecordTable<ReplyKeyV4, ReplyRecordV4>,
     pub(super) replies_v6: RecordTable<ReplyKeyV6, ReplyRecordV6>,
     flow_room: MappedArray<FlowRoom>,
@@ -83,6 +85,8 @@ impl Records {
             half_flows_v6: RecordTable::take(ebpf, map_names::HALF_FLOWS_V6)?,
             flows_v4: RecordTable::take(ebpf, map_names::FLOWS_V4)?,
             flows_v6: RecordTable::take(ebpf, map_names::FLOWS_V6)?,
+            half_replies_v4: RecordTable::take(ebpf, map_names::HALF_REPLIES_V4)?,
+            half_replies_v6: RecordTable::take(ebpf, map_names::HALF_REPLIES_V6)?,
             replies_v4: RecordTable::take(ebpf, map_names::REPLIES_V4)?,
             replies_v6: RecordTable::take(ebpf, map_names::REPLIES_V6)?,
             flow_room: mapped(ebpf, map_names::FLOW_ROOM)?,
@@ -220,15 +224,29 @@ impl Tables {
         let Self { records, backends_v4, backends_v6, meta, .. } = self;
         let limits = meta.load(0).unwrap_or_default().limits;
         let Records {
-            replies_v4, replies_v6, connections: [connections_v4, connections_v6], ..
+            half_replies_v4,
+            half_replies_v6,
+            replies_v4,
+            replies_v6,
+            connections: [connections_v4, connections_v6],
+            ..
         } = &mut **records;
-        let mut total = replies_v4.sweep(
+        let judge_v4 = |_: &ReplyKeyV4, reply: &ReplyRecordV4, now_tick| {
+            let generation = backends_v4.load(reply.backend).unwrap_or_default().generation;
+            let is_known = reply.generation == generation;
+            judge_reply(is_known, reply.class, reply.last_seen_tick, &limits, now_tick)
+        };
+        let judge_v6 = |_: &ReplyKeyV6, reply: &ReplyRecordV6, now_tick| {
+            let generation = backends_v6.load(reply.backend).unwrap_or_default().generation;
+            let is_known = reply.generation == generation;
+            judge_reply(is_known, reply.class, reply.last_seen_tick, &limits, now_tick)
+        };
+        let mut total = half_replies_v4.sweep(clock, judge_v4, |_, _, _| {})?;
+        total += half_replies_v6.sweep(clock, judge_v6, |_, _, _| {})?;
+        let pass = replies_v4.sweep(
             clock,
-            |_, reply, now_tick| {
-                let generation = backends_v4.load(reply.backend).unwrap_or_default().generation;
-                let is_known = reply.generation == generation;
-                let verdict =
-                    judge_reply(is_known, reply.class, reply.last_seen_tick, &limits, now_tick);
+            |key, reply, now_tick| {
+                let verdict = judge_v4(key, reply, now_tick);
                 if verdict == Sweep::Ignore {
                     connections_v4.note(reply.backend, reply.class);
                 }
@@ -236,14 +254,12 @@ impl Tables {
             },
             |_, _, _| {},
         )?;
-        connections_v4.end_call(&total);
+        connections_v4.end_call(&pass);
+        total += pass;
         let pass = replies_v6.sweep(
             clock,
-            |_, reply, now_tick| {
-                let generation = backends_v6.load(reply.backend).unwrap_or_default().generation;
-                let is_known = reply.generation == generation;
-                let verdict =
-                    judge_reply(is_known, reply.class, reply.last_seen_tick, &limits, now_tick);
+            |key, reply, now_tick| {
+                let verdict = judge_v6(key, reply, now_tick);
                 if verdict == Sweep::Ignore {
                     connections_v6.note(reply.backend, reply.class);
                 }
