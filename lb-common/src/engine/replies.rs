@@ -236,6 +236,10 @@ fn find<A: Family, T: Tables<A>>(
         & !headers.is_syn_ack()
         & !headers.is_refusal();
     if is_unanswered {
+        // From TIME_WAIT it answers the SYN with an acknowledgement, whoever was there before.
+        if (found.is_ours == 0) & headers.is_bare_ack() {
+            found = Found { is_ours: 1, way };
+        }
         return found;
     }
     found = Found { is_ours: 1, way };

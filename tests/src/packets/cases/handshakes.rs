@@ -23,10 +23,16 @@ pub(super) fn unanswered(net: &Net) -> Vec<Case> {
             vec![
                 delivered(&net.syn(), net.one),
                 pass(&said("P.").payload(100)),
-                pass(&said(".")),
                 pass(&said("F.")),
                 pass(&said("R.")),
             ],
+            vec![],
+            vec![net.reply(CLASS_HALF_OPEN)],
+        ),
+        case(
+            "TIME_WAIT of a direct connection that answers a SYN through us answers that",
+            net.recording(),
+            vec![delivered(&net.syn(), net.one), replied(net, &said(".")), pass(&said("F."))],
             vec![],
             vec![net.reply(CLASS_HALF_OPEN)],
         ),
