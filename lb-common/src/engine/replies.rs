@@ -51,6 +51,7 @@ fn known<A: Family, T: Tables<A>>(tables: &T, key: &A::ReplyKey) -> Known<A> {
 
 /// Remembers how the replies to a packet of the client are translated. On error the packet must be
 /// dropped.
+#[expect(clippy::needless_bitwise_bool, reason = "fewer ways for the verifier to follow")]
 #[inline(always)]
 pub(super) fn remember<A: Family, T: Tables<A>>(
     tables: &T,
@@ -198,6 +199,7 @@ impl<A: Family> Found<A> {
 }
 
 /// Looks for the way of what a backend sends, and for what that changes in its record.
+#[expect(clippy::needless_bitwise_bool, reason = "fewer ways for the verifier to follow")]
 #[inline(always)]
 fn find<A: Family, T: Tables<A>>(
     tables: &T,
