@@ -70,6 +70,7 @@ fn tcp(client: ([u8; 4], u16), flags: u8) -> Vec<u8> {
 fn send(tables: &HostTables<NetU32>, now_tick: u32, client: ([u8; 4], u16), flags: u8) -> [u8; 4] {
     let mut packet = HostPacket(tcp(client, flags));
     let context = Context {
+        now_moment: 0,
         now_tick,
         ingress_ifindex: 1,
         reply_ifindex: 1,

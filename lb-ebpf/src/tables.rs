@@ -59,11 +59,11 @@ pub trait FamilyMaps: Family {
     fn mark_reply_default(known: *mut Self::ReplyDefault);
 }
 
-/// A key of a trie whose address is where words of eight bytes may be: the compiler stores it in such,
-/// and the verifier wants them aligned on the stack.
+/// A key of `LOCAL_*` at a place where its address is aligned: it may be stored by eight bytes, and the
+/// verifier wants those aligned.
 #[repr(C, align(8))]
-struct AlignedKey<A> {
-    pad: u32,
+struct LocalKey<A> {
+    before: u32,
     key: Key<A>,
 }
 
@@ -139,8 +139,8 @@ macro_rules! family_maps {
 
             #[inline(always)]
             fn is_local(address: Self) -> bool {
-                let aligned = AlignedKey { pad: 0, key: Key::new($bits, address) };
-                $local.get(&aligned.key).is_some()
+                let place = LocalKey { before: 0, key: Key::new($bits, address) };
+                $local.get(&core::hint::black_box(&place).key).is_some()
             }
 
             #[inline(always)]

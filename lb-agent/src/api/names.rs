@@ -48,7 +48,7 @@ pub(crate) fn answer(number: u32) -> &'static str {
 
 /// Of a record's `CLASS_*`.
 pub(crate) fn class(number: u32) -> &'static str {
-    const NAMES: [&str; 9] = [
+    const NAMES: [&str; 11] = [
         "half_open",
         "established",
         "closing_by_client",
@@ -58,6 +58,8 @@ pub(crate) fn class(number: u32) -> &'static str {
         "answered",
         "reset",
         "last_ack",
+        "resumed",
+        "reopened",
     ];
     name_of(&NAMES, number)
 }

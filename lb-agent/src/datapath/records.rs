@@ -19,7 +19,8 @@ use lb_common::{
     abi::{
         BackendIdentity, FAMILY_V4, FAMILY_V6, FlowInsertions, FlowKeyV4, FlowKeyV6, FlowRecord,
         FlowRoom, Frontend, Limits, Meta, NetAddr6, NetU32, Refusals, ReplyKeyV4, ReplyKeyV6,
-        ReplyRecordV4, ReplyRecordV6, RingDescriptor, SCOPE_FRONT, Slot, map_names, ring_number,
+        ReplyRecordV4, ReplyRecordV6, RingDescriptor, SCOPE_FRONT, Slot, map_names, reply_class,
+        ring_number,
     },
     engine::{Backend, Family, is_fresh, is_spent, slot_hash},
     slots::{self, Sweep},
@@ -49,12 +50,14 @@ pub struct SweepReport {
     pub scan: Option<Scan>,
 }
 
-/// The tables that are swept. Half-open replies are turned over by the data path alone.
+/// The tables that are swept.
 pub(super) struct Records {
     half_flows_v4: RecordTable<FlowKeyV4, FlowRecord>,
     half_flows_v6: RecordTable<FlowKeyV6, FlowRecord>,
     pub(super) flows_v4: RecordTable<FlowKeyV4, FlowRecord>,
     pub(super) flows_v6: RecordTable<FlowKeyV6, FlowRecord>,
+    half_replies_v4: RecordTable<ReplyKeyV4, ReplyRecordV4>,
+    half_replies_v6: RecordTable<ReplyKeyV6, ReplyRecordV6>,
     pub(super) replies_v4: RecordTable<ReplyKeyV4, ReplyRecordV4>,
     pub(super) replies_v6: RecordTable<ReplyKeyV6, ReplyRecordV6>,
     flow_room: MappedArray<FlowRoom>,
@@ -82,6 +85,8 @@ impl Records {
             half_flows_v6: RecordTable::take(ebpf, map_names::HALF_FLOWS_V6)?,
             flows_v4: RecordTable::take(ebpf, map_names::FLOWS_V4)?,
             flows_v6: RecordTable::take(ebpf, map_names::FLOWS_V6)?,
+            half_replies_v4: RecordTable::take(ebpf, map_names::HALF_REPLIES_V4)?,
+            half_replies_v6: RecordTable::take(ebpf, map_names::HALF_REPLIES_V6)?,
             replies_v4: RecordTable::take(ebpf, map_names::REPLIES_V4)?,
             replies_v6: RecordTable::take(ebpf, map_names::REPLIES_V6)?,
             flow_room: mapped(ebpf, map_names::FLOW_ROOM)?,
@@ -221,21 +226,35 @@ impl Tables {
         let Self { records, backends_v4, backends_v6, meta, .. } = self;
         let limits = meta.load(0).unwrap_or_default().limits;
         let Records {
-            replies_v4, replies_v6, connections: [connections_v4, connections_v6], ..
+            half_replies_v4,
+            half_replies_v6,
+            replies_v4,
+            replies_v6,
+            connections: [connections_v4, connections_v6],
+            ..
         } = &mut **records;
-        // Of replies nobody needs those of closed flows for long.
-        let is_over = |class: u16, last_seen_tick, now_tick, is_crowded| {
-            is_spent(class.into(), last_seen_tick, &limits, now_tick, is_crowded)
+        // Half-open records make room as if it were scarce, as those of flows do.
+        let judge_v4 = |reply: &ReplyRecordV4, now_tick: u32, is_crowded: bool| {
+            let generation = backends_v4.load(reply.backend).unwrap_or_default().generation;
+            let is_known = reply.generation == generation;
+            let (class, tick) = (reply.class, reply.last_seen_tick);
+            judge_reply(is_known, class, tick, &limits, now_tick, is_crowded)
         };
+        let judge_v6 = |reply: &ReplyRecordV6, now_tick: u32, is_crowded: bool| {
+            let generation = backends_v6.load(reply.backend).unwrap_or_default().generation;
+            let is_known = reply.generation == generation;
+            let (class, tick) = (reply.class, reply.last_seen_tick);
+            judge_reply(is_known, class, tick, &limits, now_tick, is_crowded)
+        };
+        let judge_half_v4 = |_: &_, reply: &_, now_tick| judge_v4(reply, now_tick, true);
+        let judge_half_v6 = |_: &_, reply: &_, now_tick| judge_v6(reply, now_tick, true);
+        let mut total = half_replies_v4.sweep(clock, judge_half_v4, |_, _, _| {})?;
+        total += half_replies_v6.sweep(clock, judge_half_v6, |_, _, _| {})?;
         let is_crowded = replies_v4.is_crowded();
-        let mut total = replies_v4.sweep(
+        let pass = replies_v4.sweep(
             clock,
             |_, reply, now_tick| {
-                let generation = backends_v4.load(reply.backend).unwrap_or_default().generation;
-                let is_wanted = reply.generation == generation
-                    && !is_over(reply.class, reply.last_seen_tick, now_tick, is_crowded);
-                let verdict =
-                    judge_reply(is_wanted, reply.class, reply.last_seen_tick, &limits, now_tick);
+                let verdict = judge_v4(reply, now_tick, is_crowded);
                 if verdict == Sweep::Ignore {
                     connections_v4.note(reply.backend, reply.class);
                 }
@@ -243,16 +262,13 @@ impl Tables {
             },
             |_, _, _| {},
         )?;
-        connections_v4.end_call(&total);
+        connections_v4.end_call(&pass);
+        total += pass;
         let is_crowded = replies_v6.is_crowded();
         let pass = replies_v6.sweep(
             clock,
             |_, reply, now_tick| {
-                let generation = backends_v6.load(reply.backend).unwrap_or_default().generation;
-                let is_wanted = reply.generation == generation
-                    && !is_over(reply.class, reply.last_seen_tick, now_tick, is_crowded);
-                let verdict =
-                    judge_reply(is_wanted, reply.class, reply.last_seen_tick, &limits, now_tick);
+                let verdict = judge_v6(reply, now_tick, is_crowded);
                 if verdict == Sweep::Ignore {
                     connections_v6.note(reply.backend, reply.class);
                 }
@@ -268,13 +284,18 @@ impl Tables {
 
 /// A reply says nothing about slots: it stays as long as its flow may live.
 fn judge_reply(
-    is_wanted: bool,
+    is_known: bool,
     class: u16,
     last_seen_tick: u32,
     limits: &Limits,
     now_tick: u32,
+    is_crowded: bool,
 ) -> Sweep {
-    let is_alive = is_wanted && is_fresh(u32::from(class), last_seen_tick, limits, now_tick);
+    // Of replies nobody needs those of closed flows for long.
+    let class = reply_class(class);
+    let is_alive = is_known
+        && is_fresh(class, last_seen_tick, limits, now_tick)
+        && !is_spent(class, last_seen_tick, limits, now_tick, is_crowded);
     if is_alive { Sweep::Ignore } else { Sweep::Delete }
 }
 

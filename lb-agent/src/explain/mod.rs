@@ -94,6 +94,7 @@ fn headers<A: Family>(query: &ExplainQuery, client: A, vip: A) -> Headers<A> {
         protocol: protocol.into(),
         tcp_flags,
         tcp_sequence: NetU32::new(1),
+        tcp_acknowledgement: NetU32::new(0),
         tcp_header_bytes: TCP_HEADER_BYTES as u32,
         traffic_class: 0,
         hop_limit: 64,

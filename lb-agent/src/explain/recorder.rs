@@ -81,7 +81,7 @@ impl<'a, A: Family + Into<IpAddr>, T: Tables<A>> Recorder<'a, A, T> {
         let record = record.map(|record| {
             let way = A::way(record);
             ReplyView {
-                class: Some(names::class(way.class.into()).to_owned()),
+                class: Some(names::class(way.record_class()).to_owned()),
                 age_seconds: Some(self.age(way.last_seen_tick)),
                 ..reply_view(&way)
             }

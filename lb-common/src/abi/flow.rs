@@ -4,33 +4,6 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::net::{NetAddr6, NetU16, NetU32};
 
-/// Record class: the client has sent its SYN only.
-pub const CLASS_HALF_OPEN: u32 = 0;
-/// Record class: the client has sent more than a SYN.
-pub const CLASS_ESTABLISHED: u32 = 1;
-/// Record class: the client has sent a FIN.
-pub const CLASS_CLOSING_BY_CLIENT: u32 = 2;
-/// Record class: the backend has sent a FIN.
-pub const CLASS_CLOSING_BY_BACKEND: u32 = 3;
-/// Record class: both sides have sent a FIN. Of replies: and the backend has acknowledged the client's.
-pub const CLASS_CLOSED: u32 = 4;
-/// Record class: UDP.
-pub const CLASS_DATAGRAM: u32 = 5;
-/// Record class, of replies only: the backend has answered, the client not yet.
-pub const CLASS_ANSWERED: u32 = 6;
-/// Record class: the client has sent a RST, if it was the client: data of it says that it was not.
-pub const CLASS_RESET: u32 = 7;
-/// Record class, of replies only: both sides have sent a FIN, and the backend has one acknowledgement
-/// to send yet.
-pub const CLASS_LAST_ACK: u32 = 8;
-
-/// Whether a record of this class opens no more: some side has sent a FIN or RST.
-#[inline(always)]
-#[must_use]
-pub const fn is_closing(class: u32) -> bool {
-    (class >= CLASS_CLOSING_BY_CLIENT && class <= CLASS_CLOSED) || class >= CLASS_RESET
-}
-
 /// Key of the maps `FLOWS_V4` and `HALF_FLOWS_V4`: a flow as its client sends it.
 #[repr(C, align(8))]
 #[derive(
@@ -150,7 +123,7 @@ pub struct ReplyRecordV4 {
     pub vip: NetU32,
     /// The port that the client sent to.
     pub vip_port: NetU16,
-    /// `CLASS_*`.
+    /// [`super::reply_class`], and above it [`super::reply_end`] of the client's FIN.
     pub class: u16,
     /// Number of the backend.
     pub backend: u32,
@@ -172,7 +145,7 @@ pub struct ReplyRecordV6 {
     pub vip: NetAddr6,
     /// The port that the client sent to.
     pub vip_port: NetU16,
-    /// `CLASS_*`.
+    /// [`super::reply_class`], and above it [`super::reply_end`] of the client's FIN.
     pub class: u16,
     /// Number of the backend.
     pub backend: u32,

@@ -6,6 +6,7 @@
 //! adopts pinned maps of its own version only.
 
 mod backend;
+mod class;
 mod counters;
 mod flow;
 mod frontend;
@@ -20,18 +21,21 @@ pub use backend::{
     BACKEND_NONE, BackendIdentity, BackendV4, BackendV6, PATH_LOCAL, PATH_RECORDS_REPLIES,
     PATH_ROUTED, TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS,
 };
+pub use class::{
+    CLASS_ANSWERED, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT,
+    CLASS_DATAGRAM, CLASS_ESTABLISHED, CLASS_HALF_OPEN, CLASS_LAST_ACK, CLASS_REOPENED,
+    CLASS_RESET, CLASS_RESUMED, is_closing, reply_class, reply_end, reply_end_of,
+};
 pub use counters::{
     BackendCounters, HOOK_COUNT, Hook, OBSERVATION_REFUSED, OBSERVATION_SILENT, OBSERVATIONS_BYTES,
     Observation, VERDICT_SLOTS, moment_from_ns, verdict_index,
 };
 pub use flow::{
-    CLASS_ANSWERED, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT,
-    CLASS_DATAGRAM, CLASS_ESTABLISHED, CLASS_HALF_OPEN, CLASS_LAST_ACK, CLASS_RESET,
     FlowInsertions, FlowKeyV4, FlowKeyV6, FlowRecord, FlowRoom, FragmentKeyV4, FragmentKeyV6,
     FragmentRecordV4, FragmentRecordV6, HalfOpenRate, REPLY_DEFAULT_AMBIGUOUS,
     REPLY_DEFAULT_FOREIGN, REPLY_DEFAULT_OTHER_WAYS, Refusals, ReplyDefaultKeyV4,
     ReplyDefaultKeyV6, ReplyDefaultV4, ReplyDefaultV6, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4,
-    ReplyRecordV6, is_closing,
+    ReplyRecordV6,
 };
 pub use frontend::{
     FRONTEND_BUCKETS, FRONTEND_DROPS, FRONTEND_FLAGS_MASK, FRONTEND_RECORDS_REPLIES, FRONTEND_WAYS,

@@ -329,17 +329,21 @@ fn forward<A: Family, T: Tables<A>>(
         l3_offset: headers.l3_offset,
         l4_offset: headers.l4_offset,
     });
-    if backend.records_replies() || frontend.flags & FRONTEND_RECORDS_REPLIES != 0 {
+    let reason = if backend.records_replies() || frontend.flags & FRONTEND_RECORDS_REPLIES != 0 {
         // As for a SYN, where it costs little beside the record.
         if headers.protocol != PROTOCOL_TCP && tables.is_local(headers.source) {
             decision.drop(DropReason::SourceImpossible, number);
             return;
         }
-        let reason = replies::remember(tables, context, headers, &flow, ifindex, &choice, decision);
-        if reason as u32 != DropReason::None as u32 {
-            reject(headers, frontend.flags, reason, number, decision);
-            return;
-        }
+        replies::remember(tables, context, headers, &flow, ifindex, &choice, decision)
+    } else if headers.is_syn() {
+        replies::meet(tables, context, &flow, ifindex, decision)
+    } else {
+        DropReason::None
+    };
+    if reason as u32 != DropReason::None as u32 {
+        reject(headers, frontend.flags, reason, number, decision);
+        return;
     }
     go_to(&choice, decision);
     decision.opens_flow = u32::from(headers.is_syn());

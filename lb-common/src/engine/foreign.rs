@@ -40,7 +40,7 @@ pub(super) fn follow<A: Family>(
         decision.record.reply_change = ReplyChange::Forget;
         return;
     }
-    let before = u32::from(way.class);
+    let before = way.record_class();
     let class = if headers.is_closing() {
         closed_by(before, CLASS_CLOSING_BY_BACKEND)
     } else if before == CLASS_HALF_OPEN && headers.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_ACK {

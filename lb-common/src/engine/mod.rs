@@ -9,6 +9,7 @@
 pub mod answer;
 pub mod checksum;
 mod choose;
+mod classes;
 mod decide;
 mod decision;
 mod edit;

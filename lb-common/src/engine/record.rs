@@ -4,8 +4,9 @@ use super::{Backend, Decision, Family, FlowChange, Record, RecordTables, ReplyCh
 use crate::{
     abi::{
         CLASS_ANSWERED, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT,
-        CLASS_DATAGRAM, CLASS_ESTABLISHED, CLASS_HALF_OPEN, CLASS_LAST_ACK, CLASS_RESET,
-        DropReason, FlowRecord, Limits, TAKES_OLD, TAKES_OLD_DATAGRAMS, is_closing,
+        CLASS_DATAGRAM, CLASS_ESTABLISHED, CLASS_HALF_OPEN, CLASS_LAST_ACK, CLASS_REOPENED,
+        CLASS_RESET, CLASS_RESUMED, DropReason, FlowRecord, Limits, TAKES_OLD, TAKES_OLD_DATAGRAMS,
+        is_closing,
     },
     rules::{Rule, is_broken},
 };
@@ -35,9 +36,11 @@ pub fn is_live<A>(
 pub fn is_fresh(class: u32, last_seen_tick: u32, limits: &Limits, now_tick: u32) -> bool {
     let age_ticks = now_tick.wrapping_sub(last_seen_tick);
     let limit_ticks = match class {
-        CLASS_HALF_OPEN | CLASS_ANSWERED => limits.half_open_ticks,
+        CLASS_HALF_OPEN | CLASS_ANSWERED | CLASS_REOPENED => limits.half_open_ticks,
         // A RST proves nothing: anybody can send one.
-        CLASS_ESTABLISHED | CLASS_CLOSING_BY_CLIENT | CLASS_RESET => limits.established_ticks,
+        CLASS_ESTABLISHED | CLASS_CLOSING_BY_CLIENT | CLASS_RESUMED | CLASS_RESET => {
+            limits.established_ticks
+        }
         CLASS_DATAGRAM => limits.datagram_ticks,
         // What is lost at the end may be sent again for as long.
         _ => limits.closing_ticks,

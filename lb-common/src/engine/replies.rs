@@ -10,14 +10,15 @@ use super::{
     Choice, Context, Decision, EditKind, ErrorTranslation, Family, FlowChange, Packet, PacketKind,
     ReplyChange, ReplyTable, Side, Tables, Translation, Tuple, Way, afresh,
     choose::packet_kind,
-    foreign, fragments,
+    classes, foreign, fragments,
     record::{closed_by, is_fresh},
     wire::{Address, Fragment, Headers, PROTOCOL_UDP},
 };
 use crate::abi::{
-    BACKEND_NONE, CLASS_ANSWERED, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT,
-    CLASS_DATAGRAM, CLASS_ESTABLISHED, CLASS_HALF_OPEN, CLASS_LAST_ACK, CLASS_RESET, DropReason,
-    FlowRecord, META_REPLY_DEFAULTS, REPLY_DEFAULT_OTHER_WAYS, Verdict, is_closing,
+    BACKEND_NONE, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT, CLASS_DATAGRAM,
+    CLASS_ESTABLISHED, CLASS_HALF_OPEN, CLASS_REOPENED, DropReason, FlowRecord,
+    META_REPLY_DEFAULTS, REPLY_DEFAULT_AMBIGUOUS, REPLY_DEFAULT_OTHER_WAYS, Verdict, is_closing,
+    reply_class, reply_end, reply_end_of,
 };
 
 /// A record of replies and which table it is in.
@@ -50,6 +51,7 @@ fn known<A: Family, T: Tables<A>>(tables: &T, key: &A::ReplyKey) -> Known<A> {
 
 /// Remembers how the replies to a packet of the client are translated. On error the packet must be
 /// dropped.
+#[expect(clippy::needless_bitwise_bool, reason = "fewer ways for the verifier to follow")]
 #[inline(always)]
 pub(super) fn remember<A: Family, T: Tables<A>>(
     tables: &T,
@@ -65,7 +67,7 @@ pub(super) fn remember<A: Family, T: Tables<A>>(
     decision.record.reply = A::reply_key(&answer, ifindex);
     let Known { way, is_present, is_half } = known(tables, &decision.record.reply);
     let is_alive = is_present != 0
-        && is_fresh(way.class.into(), way.last_seen_tick, &tables.limits(), context.now_tick)
+        && is_fresh(way.record_class(), way.last_seen_tick, &tables.limits(), context.now_tick)
         // It may have ended without our seeing it.
         && !(way.is_foreign() && headers.is_syn());
     decision.record.reply_record = A::reply_record(&way);
@@ -77,25 +79,34 @@ pub(super) fn remember<A: Family, T: Tables<A>>(
 
     let record = &mut afresh(decision).record;
     let way = A::way(&record.reply_record);
-    let before = u32::from(way.class);
+    let before = way.record_class();
     let is_alive = record.reply_table as u32 != ReplyTable::None as u32;
     let is_same_vip = way.vip.is_same(flow.server) && way.vip_port == flow.server_port;
+    let kind = packet_kind(afresh(headers));
     // Another flow of this client port has the same backend port, by another VIP or VIP port: their
-    // replies could not be told apart.
-    if is_alive && !is_same_vip && !is_closing(before) {
+    // replies could not be told apart. What may be nobody's SYN yields to the next.
+    let yields =
+        is_closing(before) | (is_waiting(before) & (kind as u32 == PacketKind::Syn as u32));
+    if is_alive && !is_same_vip && !yields {
         return DropReason::TupleCollision;
     }
     let is_known = is_alive
         && is_same_vip
         && way.backend == choice.number
         && way.generation == choice.backend.generation;
-    let kind = packet_kind(afresh(headers));
-    let is_new = !is_known || (is_closing(before) && kind as u32 == PacketKind::Syn as u32);
+    let is_again = is_closing(before) & (kind as u32 == PacketKind::Syn as u32);
+    let is_new = !is_known | is_again;
     record.reply_change = if is_new { ReplyChange::PutHalf } else { ReplyChange::Keep };
+    let class = classes::after_client(if is_known { before } else { classes::NONE }, kind, headers);
     record.reply_record = A::reply_record(&Way {
         vip: flow.server,
         vip_port: flow.server_port,
-        class: class_after_client(before, is_new, kind, headers) as u16,
+        // The rest counts only once the client has sent a FIN.
+        class: if kind as u32 == PacketKind::Fin as u32 {
+            class as u16 | reply_end(headers.tcp_end())
+        } else {
+            way.with_class(class)
+        },
         backend: choice.number,
         generation: choice.backend.generation,
         ifindex: context.reply_ifindex,
@@ -106,7 +117,44 @@ pub(super) fn remember<A: Family, T: Tables<A>>(
     let class = A::way(&record.reply_record).class;
     let is_stale = class != way.class || way.last_seen_tick != context.now_tick;
     if record.reply_change as u32 == ReplyChange::Keep as u32 && is_stale {
-        record.reply_change = touched(u32::from(class), record.reply_table);
+        record.reply_change = touched(reply_class(class), record.reply_table);
+    }
+    DropReason::None
+}
+
+/// A SYN for a flow that needs no record, since it has the default: whether it collides with one of the
+/// same client port that has a record. On error the packet must be dropped.
+#[inline(always)]
+pub(super) fn meet<A: Family, T: Tables<A>>(
+    tables: &T,
+    context: &Context,
+    flow: &Tuple<A>,
+    ifindex: u32,
+    decision: &mut Decision<A>,
+) -> DropReason {
+    let translation = &decision.translation;
+    let answer = Tuple { server: translation.address, server_port: translation.port, ..*flow };
+    let is_ambiguous = context.meta_flags & META_REPLY_DEFAULTS != 0
+        && tables
+            .reply_default(&A::reply_default_key(&answer, ifindex))
+            .is_some_and(|default| A::default_way(&default).class & REPLY_DEFAULT_AMBIGUOUS != 0);
+    if !is_ambiguous {
+        return DropReason::None;
+    }
+    decision.record.reply = A::reply_key(&answer, ifindex);
+    let Known { way, is_present, .. } = known(tables, &decision.record.reply);
+    let is_same_vip = way.vip.is_same(flow.server) && way.vip_port == flow.server_port;
+    let class = way.record_class();
+    // What has ended goes when the backend accepts this one.
+    if is_present == 0 || is_same_vip || way.is_foreign() || is_closing(class) {
+        return DropReason::None;
+    }
+    if is_waiting(class) {
+        decision.record.reply_change = ReplyChange::Forget;
+        return DropReason::None;
+    }
+    if is_fresh(class, way.last_seen_tick, &tables.limits(), context.now_tick) {
+        return DropReason::TupleCollision;
     }
     DropReason::None
 }
@@ -123,31 +171,17 @@ pub(super) const fn touched(class: u32, table: ReplyTable) -> ReplyChange {
     }
 }
 
-/// Class of a record of replies after a packet of the client.
+/// Whether a SYN is all that is known of the flow, so that the backend may not have accepted it.
 #[inline(always)]
-const fn class_after_client<A: Address>(
-    before: u32,
-    is_new: bool,
-    kind: PacketKind,
-    headers: &Headers<A>,
-) -> u32 {
-    match kind {
-        PacketKind::Reset => CLASS_RESET,
-        PacketKind::Fin if is_new => CLASS_CLOSING_BY_CLIENT,
-        PacketKind::Fin => acknowledged_by(closed_by(before, CLASS_CLOSING_BY_CLIENT)),
-        _ if is_new => CLASS_HALF_OPEN,
-        PacketKind::Data if before == CLASS_ANSWERED || before == CLASS_RESET => CLASS_ESTABLISHED,
-        PacketKind::Data if before == CLASS_CLOSED && !headers.is_bare_ack() => CLASS_LAST_ACK,
-        PacketKind::Datagram if before == CLASS_ANSWERED => CLASS_DATAGRAM,
-        _ => before,
-    }
+const fn is_waiting(class: u32) -> bool {
+    ((1 << CLASS_HALF_OPEN | 1 << CLASS_REOPENED) >> (class & 31)) & 1_u32 != 0
 }
 
-/// Class of a record of replies after a FIN: if both sides have sent one now, the backend may have to
-/// acknowledge the client's.
+/// Whether a packet acknowledges the client's FIN, and so all that the client has sent. One in 4096 does
+/// by chance.
 #[inline(always)]
-const fn acknowledged_by(class: u32) -> u32 {
-    if class == CLASS_CLOSED { CLASS_LAST_ACK } else { class }
+fn acknowledges_end<A: Address>(headers: &Headers<A>, way: &Way<A>) -> bool {
+    reply_end(headers.tcp_acknowledgement.get()) == reply_end_of(way.class)
 }
 
 /// How a reply goes.
@@ -165,6 +199,7 @@ impl<A: Family> Found<A> {
 }
 
 /// Looks for the way of what a backend sends, and for what that changes in its record.
+#[expect(clippy::needless_bitwise_bool, reason = "fewer ways for the verifier to follow")]
 #[inline(always)]
 fn find<A: Family, T: Tables<A>>(
     tables: &T,
@@ -188,19 +223,29 @@ fn find<A: Family, T: Tables<A>>(
         foreign::follow(context, headers, &known.way, known.table(), decision);
         return Found::NONE;
     }
+    decision.record.reply_record = A::reply_record(&known.way);
+    decision.record.reply_table = known.table();
     if known.way.is_foreign() || is_stranger(tables, context, headers, &known.way) {
         decision.record.reply_change = ReplyChange::Forget;
         return unrecorded(context, headers, found, decision);
     }
-    // The backend has not accepted the recorded connection: what it says it says to the default's.
-    let is_unanswered = u32::from(known.way.class) == CLASS_HALF_OPEN
-        && headers.protocol != PROTOCOL_UDP
-        && !headers.is_syn_ack();
-    if is_unanswered && found.is_ours != 0 {
+    // The backend has neither accepted nor refused the recorded connection: what it says it says to
+    // another of the same client port, which a SYN from anybody must not take away.
+    let decision = afresh(decision);
+    let way = A::way(&decision.record.reply_record);
+    let is_unanswered = (way.record_class() == CLASS_HALF_OPEN)
+        & (headers.protocol != PROTOCOL_UDP)
+        & !headers.is_syn_ack()
+        & !headers.is_refusal();
+    if is_unanswered {
+        // From TIME_WAIT it answers the SYN with an acknowledgement, whoever was there before.
+        if (found.is_ours == 0) & headers.is_bare_ack() {
+            found = Found { is_ours: 1, way };
+        }
         return found;
     }
-    found = Found { is_ours: 1, way: known.way };
-    note_reply(context, headers, &known, decision);
+    found = Found { is_ours: 1, way };
+    note_reply(context, headers, &way, decision);
     found
 }
 
@@ -348,7 +393,8 @@ pub(super) fn translate_error<A: Family, P: Packet, T: Tables<A>>(
 /// the same address and port who comes by another way. A SYN+ACK is, once the flow is closing. When
 /// both sides have closed and the backend has acknowledged that, another bare acknowledgement is: with
 /// it a socket in `TIME_WAIT` answers a SYN (RFC 9293, section 3.10.7.4), and a client that does not
-/// get it waits in vain. A datagram is, once neither side has sent any for the time of a record.
+/// get it waits in vain. A SYN+ACK also is for a flow whose record is too old, whoever deletes it; a
+/// datagram is, once neither side has sent any for the time of a record.
 #[inline(always)]
 fn is_stranger<A: Family, T: Tables<A>>(
     tables: &T,
@@ -356,14 +402,14 @@ fn is_stranger<A: Family, T: Tables<A>>(
     headers: &Headers<A>,
     way: &Way<A>,
 ) -> bool {
-    let class = u32::from(way.class);
-    if headers.protocol == PROTOCOL_UDP {
+    let class = way.record_class();
+    if headers.is_syn_ack() && is_closing(class) {
+        return true;
+    }
+    if headers.is_syn_ack() || headers.protocol == PROTOCOL_UDP {
         return !is_fresh(class, way.last_seen_tick, &tables.limits(), context.now_tick);
     }
-    if headers.is_syn_ack() {
-        return is_closing(class);
-    }
-    class == CLASS_CLOSED && headers.is_bare_ack()
+    (class == CLASS_CLOSED) & headers.is_bare_ack() & acknowledges_end(headers, way)
 }
 
 /// What a reply changes in its record. The time of a connection is its client's: a backend alone keeps
@@ -372,32 +418,24 @@ fn is_stranger<A: Family, T: Tables<A>>(
 fn note_reply<A: Family>(
     context: &Context,
     headers: &Headers<A>,
-    known: &Known<A>,
+    way: &Way<A>,
     decision: &mut Decision<A>,
 ) {
     if headers.is_reset() {
         decision.record.reply_change = ReplyChange::Forget;
         return;
     }
-    let before = u32::from(known.way.class);
-    let class = if headers.is_closing() {
-        acknowledged_by(closed_by(before, CLASS_CLOSING_BY_BACKEND))
-    } else if before == CLASS_LAST_ACK && headers.is_bare_ack() {
-        CLASS_CLOSED
-    } else if before == CLASS_HALF_OPEN {
-        CLASS_ANSWERED
-    } else {
-        before
-    };
+    let before = way.record_class();
+    let acknowledges_end = acknowledges_end(headers, way);
+    let class = classes::after_backend(before, headers, acknowledges_end);
     let is_datagram = headers.protocol == PROTOCOL_UDP;
-    let last_seen_tick = if is_datagram { context.now_tick } else { known.way.last_seen_tick };
-    if class == before && last_seen_tick == known.way.last_seen_tick {
+    let last_seen_tick = if is_datagram { context.now_tick } else { way.last_seen_tick };
+    if class == before && last_seen_tick == way.last_seen_tick {
         return;
     }
-    decision.record.reply_change =
-        if known.is_half != 0 { ReplyChange::TouchHalf } else { ReplyChange::Touch };
-    decision.record.reply_record =
-        A::reply_record(&Way { class: class as u16, last_seen_tick, ..known.way });
+    decision.record.reply_change = touched(class, decision.record.reply_table);
+    let class = way.with_class(class);
+    decision.record.reply_record = A::reply_record(&Way { class, last_seen_tick, ..*way });
 }
 
 /// The backend ends a connection or its direction: so the record of the way in says, if there is one.

@@ -1,7 +1,7 @@
 //! Flows, backends and ways as the engine sees them, whatever the family.
 
 use super::wire::Address;
-use crate::abi::{NetU16, PATH_LOCAL, PATH_RECORDS_REPLIES};
+use crate::abi::{NetU16, PATH_LOCAL, PATH_RECORDS_REPLIES, reply_class, reply_end_of};
 
 /// A flow: the two ends of what a client sends, or of what a backend answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,7 +42,7 @@ pub struct Way<A> {
     pub vip: A,
     /// The port that the client sent to.
     pub vip_port: NetU16,
-    /// `CLASS_*` of a record, `REPLY_DEFAULT_*` of a default.
+    /// Of a record see [`crate::abi::reply_class`]; of a default `REPLY_DEFAULT_*`.
     pub class: u16,
     /// Number of the backend.
     pub backend: u32,
@@ -108,6 +108,20 @@ impl<A: Address> Way<A> {
         ifindex: 0,
         last_seen_tick: 0,
     };
+
+    /// `CLASS_*` of a record.
+    #[inline(always)]
+    #[must_use]
+    pub const fn record_class(&self) -> u32 {
+        reply_class(self.class)
+    }
+
+    /// The `class` of the same record when it gets another `CLASS_*`.
+    #[inline(always)]
+    #[must_use]
+    pub(super) const fn with_class(&self, class: u32) -> u16 {
+        reply_end_of(self.class) | class as u16
+    }
 
     /// Whether the flow is not ours: its packets stay as they are.
     #[inline(always)]

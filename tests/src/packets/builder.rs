@@ -6,6 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 /// runs arrive on, and source.
 pub(super) const MACS: ([u8; 6], [u8; 6]) = ([0; 6], [2, 0, 0, 0, 0, 2]);
 
+/// Sequence and acknowledgement number of a TCP packet that does not say otherwise.
+pub(super) const NUMBERS: (u32, u32) = (0x0102_0304, 0x0506_0708);
+
 /// Protocol number of the IPv6 fragment header.
 pub(super) const FRAGMENT_HEADER: u8 = 44;
 
@@ -52,6 +55,8 @@ pub struct PacketSpec {
     pub extensions: Vec<(u8, Vec<u8>)>,
     /// What it carries.
     pub body: Body,
+    /// Sequence and acknowledgement number of TCP; the second only with the flag ACK.
+    pub numbers: (u32, u32),
     /// Bytes after the transport header.
     pub payload: Vec<u8>,
     /// Whether UDP has a checksum.
@@ -76,6 +81,7 @@ pub fn packet(
         options: Vec::new(),
         extensions: Vec::new(),
         body,
+        numbers: NUMBERS,
         payload: Vec::new(),
         is_summed: true,
         fragment: None,
@@ -162,6 +168,12 @@ impl PacketSpec {
     #[must_use]
     pub fn tags(self, tags: &[(u16, u16)]) -> Self {
         Self { tags: tags.to_vec(), ..self }
+    }
+
+    /// TCP with this sequence and acknowledgement number.
+    #[must_use]
+    pub fn numbers(self, sequence: u32, acknowledgement: u32) -> Self {
+        Self { numbers: (sequence, acknowledgement), ..self }
     }
 
     /// UDP without checksum.
@@ -296,9 +308,13 @@ impl PacketSpec {
         match &self.body {
             Body::Tcp(flags) => {
                 let flags = flags.chars().map(tcp_flag).sum();
-                let answered = if flags & 0x10 == 0 { [0; 4] } else { [5, 6, 7, 8] };
-                bytes.extend([1, 2, 3, 4]);
-                bytes.extend(answered);
+                let (sequence, acknowledgement) = self.numbers;
+                bytes.extend(sequence.to_be_bytes());
+                bytes.extend(if flags & 0x10 == 0 {
+                    [0; 4]
+                } else {
+                    acknowledgement.to_be_bytes()
+                });
                 bytes.extend([0x50, flags, 0xff, 0xfe, 0, 0, 0, 0]);
                 (bytes, Some(16))
             }

@@ -133,6 +133,8 @@ pub struct Headers<A> {
     pub tcp_flags: u32,
     /// Sequence number of the TCP header.
     pub tcp_sequence: NetU32,
+    /// Acknowledgement number of the TCP header; means nothing without the flag ACK.
+    pub tcp_acknowledgement: NetU32,
     /// Bytes of the TCP header with options.
     pub tcp_header_bytes: u32,
     /// Type of service or traffic class.
@@ -162,6 +164,7 @@ impl<A: Address> Headers<A> {
         protocol: 0,
         tcp_flags: 0,
         tcp_sequence: NetU32::new(0),
+        tcp_acknowledgement: NetU32::new(0),
         tcp_header_bytes: 0,
         traffic_class: 0,
         hop_limit: 0,
@@ -245,6 +248,23 @@ impl<A: Address> Headers<A> {
     pub const fn is_bare_ack(&self) -> bool {
         self.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN) == TCP_ACK
             && self.l4_bytes() <= self.tcp_header_bytes
+    }
+
+    /// Refuses a connection: RST and ACK with sequence number 0, which is how a closed port answers a
+    /// SYN (RFC 9293, section 3.10.7.1). A reset in mid-stream has the number that its receiver expects.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_refusal(&self) -> bool {
+        self.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN) == TCP_RST | TCP_ACK
+            && self.tcp_sequence.raw() == 0
+    }
+
+    /// The sequence number behind a FIN: what acknowledges it acknowledges that.
+    #[inline(always)]
+    #[must_use]
+    pub const fn tcp_end(&self) -> u32 {
+        let payload_bytes = self.l4_bytes().saturating_sub(self.tcp_header_bytes);
+        self.tcp_sequence.get().wrapping_add(payload_bytes).wrapping_add(1)
     }
 
     /// Why a packet to a VIP cannot have come from where it says: [`DropReason::Land`],

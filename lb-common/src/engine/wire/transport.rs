@@ -81,6 +81,7 @@ fn tcp<P: Packet, A: Address>(packet: &P, headers: Headers<A>) -> Headers<A> {
         destination_port: NetU16::from_wire([tcp[2], tcp[3]]),
         tcp_flags: u32::from(tcp[13]),
         tcp_sequence: NetU32::from_wire([tcp[4], tcp[5], tcp[6], tcp[7]]),
+        tcp_acknowledgement: NetU32::from_wire([tcp[8], tcp[9], tcp[10], tcp[11]]),
         tcp_header_bytes: tcp_bytes,
         ..headers
     }

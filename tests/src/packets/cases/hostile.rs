@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use lb_common::{
     abi::{
-        CLASS_CLOSED, CLASS_ESTABLISHED, CLASS_HALF_OPEN, DropReason, FRONTEND_DROPS, TAKES_OLD,
+        CLASS_ANSWERED, CLASS_CLOSED, CLASS_ESTABLISHED, CLASS_HALF_OPEN, DropReason,
+        FRONTEND_DROPS, TAKES_OLD,
     },
     engine::answer::AnswerKind,
 };
@@ -302,6 +303,20 @@ pub(super) fn refusals(net: &Net) -> Vec<Case> {
             vec![answered(net, net.syn().bytes(), AnswerKind::Reset, DropReason::TupleCollision)],
             vec![],
             vec![by_second(CLASS_ESTABLISHED)],
+        ),
+        case(
+            "one client port, two VIPs, one backend: a SYN that nobody answered makes room for another",
+            World { replies: vec![by_second(CLASS_HALF_OPEN)], ..net.recording() },
+            vec![delivered(&net.syn(), net.one)],
+            vec![],
+            vec![net.reply(CLASS_HALF_OPEN)],
+        ),
+        case(
+            "one client port, two VIPs, one backend: an answered one does not",
+            World { replies: vec![by_second(CLASS_ANSWERED)], ..net.recording() },
+            vec![answered(net, net.syn().bytes(), AnswerKind::Reset, DropReason::TupleCollision)],
+            vec![],
+            vec![by_second(CLASS_ANSWERED)],
         ),
         case(
             "one client port, two VIPs, one backend: a closing connection makes room",

@@ -6,6 +6,7 @@ mod endings;
 mod errors;
 mod foreign;
 mod fragments;
+mod handshakes;
 mod headers;
 mod hostile;
 mod inbound;
@@ -16,8 +17,8 @@ use std::net::SocketAddr;
 
 use lb_common::{
     abi::{
-        CLASS_ANSWERED, CLASS_HALF_OPEN, DropReason, PATH_RECORDS_REPLIES, PROTOCOL_TCP, TAKES_NEW,
-        TAKES_OLD, TAKES_OLD_DATAGRAMS, Verdict,
+        CLASS_ANSWERED, CLASS_HALF_OPEN, CLASS_REOPENED, CLASS_RESUMED, DropReason,
+        PATH_RECORDS_REPLIES, PROTOCOL_TCP, TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS, Verdict,
     },
     engine::{
         Family,
@@ -59,6 +60,9 @@ pub fn all() -> Vec<Case> {
             outbound::two_frontends(net),
             endings::endings(net),
             endings::after_the_end(net),
+            endings::last_acknowledgements(net),
+            handshakes::unanswered(net),
+            handshakes::expired(net),
             outbound::routed(net),
             foreign::own(net),
             foreign::own_and_others(net),
@@ -134,7 +138,10 @@ impl Net {
             generation: 5,
             front_ifindex: INGRESS_IFINDEX,
             age_ticks: 0,
-            is_half: class == CLASS_HALF_OPEN || class == CLASS_ANSWERED,
+            is_half: matches!(
+                class,
+                CLASS_HALF_OPEN | CLASS_ANSWERED | CLASS_RESUMED | CLASS_REOPENED
+            ),
         }
     }
 

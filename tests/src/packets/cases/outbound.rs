@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 
 use lb_common::abi::{
-    CLASS_ANSWERED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT, CLASS_ESTABLISHED,
-    CLASS_HALF_OPEN, DropReason, FRONTEND_RECORDS_REPLIES, META_REPLY_DEFAULTS,
-    META_ROUTED_BACKENDS, PROTOCOL_TCP, REPLY_DEFAULT_AMBIGUOUS, Verdict,
+    CLASS_ANSWERED, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT,
+    CLASS_ESTABLISHED, CLASS_HALF_OPEN, CLASS_RESUMED, DropReason, FRONTEND_RECORDS_REPLIES,
+    META_REPLY_DEFAULTS, META_ROUTED_BACKENDS, PROTOCOL_TCP, REPLY_DEFAULT_AMBIGUOUS, Verdict,
 };
+use lb_common::engine::answer::AnswerKind;
 
-use super::{ALIVE, case, delivered, dropped, forwarded, passed};
+use super::{ALIVE, answered, case, delivered, dropped, forwarded, passed};
 use crate::packets::{
     BackendSpec, Case, EGRESS_MACS, INGRESS_IFINDEX, KnownReply, Net, PacketSpec, Program,
     ReplyDefaultSpec, SlotState, Step, World, at, tcp,
@@ -64,11 +65,11 @@ pub(super) fn recorded(net: &Net) -> Vec<Case> {
             vec![net.reply(CLASS_ESTABLISHED)],
         ),
         case(
-            "replies recorded: acknowledgements that nobody answers stay half open",
+            "replies recorded: acknowledgements that nobody answers stay among the half open",
             net.recording(),
             vec![delivered(&ack, net.one), delivered(&ack, net.one)],
             vec![],
-            vec![net.reply(CLASS_HALF_OPEN)],
+            vec![net.reply(CLASS_RESUMED)],
         ),
         case(
             "replies recorded: a RST of the backend ends the record",
@@ -319,6 +320,47 @@ pub(super) fn two_frontends(net: &Net) -> Vec<Case> {
             vec![replied_by(net.second_vip, &net.said_by_one("S."))],
             vec![],
             vec![second(CLASS_ANSWERED)],
+        ),
+        case(
+            "two frontends: the second's lost record comes back with the client's next packet",
+            World {
+                frontend_flags: FRONTEND_RECORDS_REPLIES,
+                ..with_default(net, INGRESS_IFINDEX, REPLY_DEFAULT_AMBIGUOUS)
+            },
+            vec![
+                delivered(&tcp(net.client, net.second_vip, "P.").payload(9), net.one),
+                replied_by(net.second_vip, &net.said_by_one(".")),
+            ],
+            vec![],
+            vec![second(CLASS_ESTABLISHED)],
+        ),
+        case(
+            "two frontends: a SYN to the first is refused while the second has the client's port",
+            ambiguous(CLASS_ESTABLISHED),
+            vec![answered(net, net.syn().bytes(), AnswerKind::Reset, DropReason::TupleCollision)],
+            vec![],
+            vec![second(CLASS_ESTABLISHED)],
+        ),
+        case(
+            "two frontends: nothing else to the first is",
+            ambiguous(CLASS_ESTABLISHED),
+            vec![delivered(&tcp(net.client, net.vip, "."), net.one)],
+            vec![],
+            vec![second(CLASS_ESTABLISHED)],
+        ),
+        case(
+            "two frontends: a SYN to the second that nobody answered yields to the first's",
+            ambiguous(CLASS_HALF_OPEN),
+            vec![delivered(&net.syn(), net.one), replied(net, &net.said_by_one("S."))],
+            vec![],
+            vec![],
+        ),
+        case(
+            "two frontends: what the second's client has closed yields to the first's SYN",
+            ambiguous(CLASS_CLOSED),
+            vec![delivered(&net.syn(), net.one), replied(net, &net.said_by_one("S."))],
+            vec![],
+            vec![],
         ),
     ]
 }

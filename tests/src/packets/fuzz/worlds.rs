@@ -3,12 +3,15 @@
 use std::net::SocketAddr;
 
 use lb_common::abi::{
-    CLASS_ANSWERED, FRONTEND_DROPS, FRONTEND_RECORDS_REPLIES, META_REPLY_DEFAULTS,
+    CLASS_REOPENED, FRONTEND_DROPS, FRONTEND_RECORDS_REPLIES, META_REPLY_DEFAULTS,
     META_ROUTED_BACKENDS, META_ROUTES_REPLIES, PATH_LOCAL, PATH_RECORDS_REPLIES, PATH_ROUTED,
-    PROTOCOL_TCP, PROTOCOL_UDP, REPLY_DEFAULT_AMBIGUOUS, affinity_flags,
+    PROTOCOL_TCP, PROTOCOL_UDP, REPLY_DEFAULT_AMBIGUOUS, affinity_flags, reply_end,
 };
 
-use super::{super::EGRESS_IFINDEX, Random};
+use super::{
+    super::{EGRESS_IFINDEX, builder::NUMBERS},
+    Random,
+};
 use crate::packets::{
     BackendSpec, INGRESS_IFINDEX, KnownFlow, KnownReply, Net, ReplyDefaultSpec, SlotState, World,
     at,
@@ -93,7 +96,7 @@ fn flow(net: &Net, random: &mut Random) -> KnownFlow {
         backend: 1 + random.below(BACKENDS) as u32,
         generation: 5,
         age_ticks: random.of(&AGES),
-        class: random.below(CLASS_ANSWERED as usize + 1) as u32,
+        class: random.below(CLASS_REOPENED as usize + 1) as u32,
         is_half: random.percent(50),
     }
 }
@@ -107,7 +110,8 @@ fn reply(net: &Net, random: &mut Random) -> KnownReply {
         client: flow.client,
         protocol: flow.protocol,
         vip: if is_foreign { net.nobody() } else { flow.vip },
-        class: flow.class,
+        // Now and then all that the client has sent is acknowledged by what packets say.
+        class: flow.class | u32::from(random.of(&[0, reply_end(NUMBERS.1)])),
         backend: flow.backend,
         generation: flow.generation,
         front_ifindex: random.of(&[0, INGRESS_IFINDEX, EGRESS_IFINDEX]),
