@@ -137,6 +137,30 @@ fn weight_0_keeps_connections_and_takes_no_new_ones() -> Result<()> {
 }
 
 #[test]
+fn affinity_leaves_a_backend_of_weight_0_and_returns() -> Result<()> {
+    needs!(namespaces);
+    let cluster = Cluster::start("[defaults]\naffinity = \"client/24,64\"", &[ON, ON])?;
+    let served = cluster.served_by(50)?;
+    ensure!(served.len() == 1, "one client on several backends: {served:?}");
+    let (drained, other) = if served == ["remote-1"] {
+        ([DRAINED, ON], "remote-2")
+    } else {
+        ([ON, DRAINED], "remote-1")
+    };
+    let old = cluster.world.client().slow_streams(vip(80), 30, Duration::from_millis(20))?;
+    cluster.set(&drained)?;
+    ensure!(cluster.served_by(100)? == [other], "new connections to a drained backend");
+    process::sleep(PAUSE)?;
+    cluster.set(&[ON, ON])?;
+    ensure!(cluster.served_by(100)? == served, "the client's backend is another one now");
+    process::sleep(PAUSE)?;
+    let report = old.finish()?;
+    let names: Vec<&String> = report.check()?.by_name.keys().collect();
+    ensure!(names == served.iter().collect::<Vec<_>>(), "streams on {names:?}");
+    Ok(())
+}
+
+#[test]
 fn datagrams_of_a_removed_backend_leave_at_once() -> Result<()> {
     needs!(namespaces);
     let cluster = Cluster::start("", &[ON, ON, ON])?;

@@ -1,6 +1,10 @@
 //! Containers behind a VIP: who answers, what it sees, and the other ways in beside the VIP.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io::{Read as _, Write as _},
+    time::Duration,
+};
 
 use anyhow::{Result, ensure};
 use lb_tests::{
@@ -214,6 +218,27 @@ fn client_ports_come_by_every_way_in_turn() -> Result<()> {
     for way in [world.front(), direct, world.front(), published, world.front()] {
         let report = world.client().fetch(way, 12)?;
         ensure!(report.check()?.ok == 12, "by {way}: {report:?}");
+    }
+    Ok(())
+}
+
+/// Both would be one connection to the container: the second cannot be, and must not harm the first.
+#[test]
+fn one_client_port_by_two_ways_at_once_keeps_the_first() -> Result<()> {
+    needs!(docker);
+    let world = World::docker()?;
+    let web = world.web(1)?.with("--publish 18080:8080").start()?;
+    let agent = world.start_agent(&world.config())?;
+    agent.wait_backends(&["web-1"])?;
+    let others = [(NODE, 18080).into(), (web.address()?, PORT).into()];
+    for (source_port, other) in (42_000..).zip(others) {
+        let mut first = world.client().connect_from(source_port, world.front())?;
+        let second = world.client().connect_from(source_port, other);
+        ensure!(second.is_err(), "{other} answered on another connection's port");
+        first.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
+        let mut answer = String::new();
+        first.read_to_string(&mut answer)?;
+        ensure!(answer.contains("name=web-1"), "{other} took the place of the VIP: `{answer}`");
     }
     Ok(())
 }

@@ -1,6 +1,9 @@
 //! Frontends of many ports: a range, and all of them, over real connections.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, ensure};
 use lb_tests::{
@@ -67,5 +70,47 @@ fn ranges_and_all_ports_lead_to_the_port_that_was_asked_for() -> Result<()> {
         answers_as(vip(65_535), "high")
     })?;
     drop((low, high, agent));
+    Ok(())
+}
+
+#[test]
+fn a_thousand_ports_come_at_once() -> Result<()> {
+    needs!(namespaces);
+    let world = World::plain()?;
+    let remote = RemoteHost::start(world.node(), 1)?;
+    let mut config = AgentConfig::new(FRONT);
+    config.front.push(remote.link.clone());
+    let service = |ports: &[u16]| {
+        let frontends: Vec<String> =
+            ports.iter().map(|port| format!("\"tcp://{VIP}:{port}\"")).collect();
+        format!(
+            "[[service]]\nname = \"web\"\nfrontends = [{}]\n\
+             [[service.backend]]\naddress = \"{}\"\n",
+            frontends.join(", "),
+            remote.address,
+        )
+    };
+    config.extra = service(&[80]);
+    let agent = world.start_agent(&config)?;
+    process::wait_for("the first port", Duration::from_secs(10), || {
+        world.client().fetch_one(vip(80)).map(|_| ())
+    })?;
+    // Every second port, so that they are no range.
+    let ports: Vec<u16> = (0..1000).map(|index| 10_000 + 2 * index).collect();
+    config.extra = service(&ports);
+    let begun = Instant::now();
+    agent.reconfigure(&config)?;
+    process::wait_for("the last port", Duration::from_secs(10), || {
+        world.client().fetch_one(vip(11_998)).map(|_| ())
+    })?;
+    println!("1,000 ports are served after {:?}", begun.elapsed());
+    for port in ports.iter().step_by(40) {
+        world.client().fetch_one(vip(*port))?;
+        ensure!(
+            world.client().fetch_one(vip(port + 1)).is_err(),
+            "port {} is no frontend",
+            port + 1
+        );
+    }
     Ok(())
 }

@@ -56,10 +56,8 @@ const MEANINGS: &[(DropReason, &str, &str)] = &[
     ),
     (
         DropReason::TupleCollision,
-        "Another living flow has the same client address, client port and backend, so replies \
-             could not be told apart.",
-        "A client that uses one source port for two VIPs with one backend; it succeeds with \
-             another port.",
+        "Another living flow has the same client address, client port and backend, so replies could not be told apart.",
+        "A client that uses one source port for two VIPs with one backend; it succeeds with another port. Only recorded flows are seen: while the first connection is one by the port's default, the second is not refused and waits in vain.",
     ),
     (
         DropReason::ForwardingDisabled,
@@ -141,9 +139,8 @@ const MEANINGS: &[(DropReason, &str, &str)] = &[
     ),
     (
         DropReason::SourceImpossible,
-        "No host can have the source address: unspecified, loopback, multicast, broadcast or \
-             reserved.",
-        "A forged packet; filter on the router.",
+        "No host out there can have the source address: unspecified, loopback, multicast, broadcast or reserved; or a SYN, or a datagram whose replies are recorded, came in by a front from an address of this node or of its containers.",
+        "A forged packet; filter on the router. Or a router that sends what a container here has sent to a VIP back to the node: that has never worked, since the reply would not take the same way.",
     ),
     (
         DropReason::SourceIsVip,
