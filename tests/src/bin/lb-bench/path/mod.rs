@@ -49,7 +49,9 @@ pub(crate) fn run(options: &PathOptions) -> Result<()> {
     let container = web.label(&format!("lb.{PORT}.frontend"), &frontends).start()?;
     let mut agent = world.start_agent(&world.config())?;
     agent.wait_backends(&["web-1"])?;
-    let address = container.address()?;
+    // Replies of a container that is served come from its VIP, so the other ways lead to one that is not.
+    let plain = world.docker_client()?.container("plain").start()?;
+    let address = plain.address()?;
     let server = SocketAddr::new(address, PORT);
     let script = figures::write_script(world.directory())?;
 
@@ -73,7 +75,8 @@ pub(crate) fn run(options: &PathOptions) -> Result<()> {
         for row in &mut rows {
             prepare(&world, row.is_nftables, address)?;
             let carries_udp = row.proxy.as_ref().is_none_or(Proxy::carries_udp);
-            let pids = [container.pid().ok(), row.proxy.as_ref().map(Proxy::pid)];
+            let server = if row.target == world.front() { &container } else { &plain };
+            let pids = [server.pid().ok(), row.proxy.as_ref().map(Proxy::pid)];
             let pids: Vec<i32> = pids.into_iter().flatten().collect();
             let figures = figures::take(&world, row.target, options, &script, &pids, carries_udp)
                 .with_context(|| row.name)?;
