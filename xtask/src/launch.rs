@@ -37,6 +37,8 @@ pub(crate) fn demo(options: &Options) -> Result<ExitCode> {
     require_root("the demonstration")?;
     packages::ensure_programs(packages::TESTBED)?;
     let mut demo = prepare("lb-demo")?;
+    // Whom the scene of east-west lets call; it looks for it beside itself.
+    binaries::build_test_program("lb-dial")?;
     let [agent, lbctl, testkit] = demo.paths;
     demo.command.arg("--agent").arg(agent).arg("--lbctl").arg(lbctl).arg("--testkit").arg(testkit);
     start(demo.command.args(&options.arguments))
