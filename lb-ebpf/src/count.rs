@@ -81,7 +81,7 @@ pub fn forwarded<A: Family>(
         counters.packets_out += 1;
         counters.bytes_out += length_bytes as u64;
         observe::note_reply(counters);
-        if observe::is_refusal(headers) {
+        if headers.is_refusal() {
             lb_note_refusal(decision.backend, context.now_moment);
         }
     } else {

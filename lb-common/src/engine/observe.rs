@@ -5,7 +5,6 @@
 //! on a connection that is half closed) or keep silent (by a SYN with a wrong checksum), and an answer
 //! may come in on another CPU. Resets in mid-stream mean nothing here.
 
-use super::wire::{Address, Headers, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
 use crate::abi::BackendCounters;
 
 /// SYNs in a row without an answer that are told: a client sends its second one after a second.
@@ -18,15 +17,6 @@ pub const SILENCE_MIN: u32 = 20;
 pub const PAUSE_MAX: u32 = 2000;
 /// Time between two observations of one backend on one CPU, in moments.
 pub const SPACING: u32 = 8;
-
-/// Whether a packet refuses a connection: RST and ACK with sequence number 0, which is how a closed
-/// port answers a SYN (RFC 9293, section 3.10.7.1). A reset in mid-stream has the number that its
-/// receiver expects.
-#[inline(always)]
-pub fn is_refusal<A: Address>(headers: &Headers<A>) -> bool {
-    let flags = headers.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN);
-    flags == TCP_RST | TCP_ACK && headers.tcp_sequence.raw() == 0
-}
 
 /// A SYN was forwarded. True: it is to be told that the backend is silent.
 #[inline(always)]
@@ -74,7 +64,7 @@ mod tests {
         engine::{
             host::HostPacket,
             testing::{BACKEND, BACKEND6, CLIENT, CLIENT6, ip, tcp},
-            wire::{parse_v4, parse_v6},
+            wire::{Headers, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, parse_v4, parse_v6},
         },
     };
 
@@ -87,7 +77,7 @@ mod tests {
         let v6 = framed(ip(BACKEND6, CLIENT6, 6, &segment));
         let headers_v4: Headers<NetU32> = parse_v4(&v4, 14);
         let headers_v6: Headers<NetAddr6> = parse_v6(&v6, 14);
-        [is_refusal(&headers_v4), is_refusal(&headers_v6)]
+        [headers_v4.is_refusal(), headers_v6.is_refusal()]
     }
 
     #[test]
