@@ -1,6 +1,6 @@
 //! `/metrics` for Prometheus, on an address of its own and nowhere by default.
 
-use std::{fs, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fs, io, net::SocketAddr};
 
 use anyhow::Context as _;
 use axum::{
@@ -14,10 +14,10 @@ use nix::{
     sys::resource::{Resource, UsageWho, getrlimit, getrusage},
     sys::time::TimeValLike as _,
 };
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use super::{Refused, Source, serve};
+use super::{Accept, Refused, Source, serve_all};
 use crate::api::metrics::{self, Process, Told};
 
 /// Connections served at once: Prometheus needs one.
@@ -52,35 +52,17 @@ impl MetricsServer {
 
     /// Serves until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        loop {
-            let accept = async {
-                let permit =
-                    Arc::clone(&permits).acquire_owned().await.map_err(io::Error::other)?;
-                io::Result::Ok((self.listener.accept().await?.0, permit))
-            };
-            let accepted = tokio::select! {
-                () = stop.cancelled() => return,
-                accepted = accept => accepted,
-            };
-            let (stream, permit) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    ::tracing::warn!("cannot accept a connection for metrics: {error}");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
-            let connection = serve(stream, self.router.clone());
-            let stop = stop.clone();
-            tokio::spawn(async move {
-                tokio::select! {
-                    () = connection => {}
-                    () = stop.cancelled() => {}
-                }
-                drop(permit);
-            });
-        }
+        serve_all(&self, stop).await;
+    }
+}
+
+impl Accept for MetricsServer {
+    const WHAT: &'static str = "a connection for metrics";
+    const CONNECTIONS_MAX: usize = CONNECTIONS_MAX;
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<(TcpStream, Router)> {
+        Ok((self.listener.accept().await?.0, self.router.clone()))
     }
 }
 

@@ -109,7 +109,7 @@ impl Bed {
         match stream.read_to_end(&mut answer).await {
             Ok(_) => {}
             // Closed with a part of our request unread.
-            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset),
         }
         String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned()
     }
