@@ -100,9 +100,8 @@ fn explained(tables: &HostTables<NetU32>, vip: &str, packet: PacketWord) -> Stri
     explained_with(tables, &query(vip, packet), 0).lines().join("\n")
 }
 
-#[test]
-fn plain_slot() {
-    let tables = tables(Slot::plain(1), 0);
+/// The port of backend 1 has a default with these flags.
+fn put_reply_default(tables: &HostTables<NetU32>, flags: u16) {
     let key = ReplyDefaultKeyV4 {
         ifindex: 41,
         backend: NetU32::from_wire([10, 0, 0, 1]),
@@ -113,11 +112,17 @@ fn plain_slot() {
     let default = ReplyDefaultV4 {
         vip: NetU32::from_wire(VIP),
         vip_port: NetU16::new(80),
-        flags: 0,
+        flags,
         backend: 1,
         ifindex: 2,
     };
     tables.reply_defaults.borrow_mut().insert(key, default);
+}
+
+#[test]
+fn plain_slot() {
+    let tables = tables(Slot::plain(1), 0);
+    put_reply_default(&tables, 0);
     let query = query("203.0.113.10:80", PacketWord::Syn);
     let explanation = explained_with(&tables, &query, META_REPLY_DEFAULTS);
     assert_snapshot!(explanation.lines().join("\n"), @"
@@ -252,21 +257,7 @@ fn recorded_replies() {
 #[test]
 fn what_a_container_sends() {
     let tables = tables(Slot::plain(1), 0);
-    let key = ReplyDefaultKeyV4 {
-        ifindex: 41,
-        backend: NetU32::from_wire([10, 0, 0, 1]),
-        backend_port: NetU16::new(8080),
-        pad: 0,
-        protocol: PROTOCOL_TCP.into(),
-    };
-    let default = ReplyDefaultV4 {
-        vip: NetU32::from_wire(VIP),
-        vip_port: NetU16::new(80),
-        flags: 0,
-        backend: 1,
-        ifindex: 2,
-    };
-    tables.reply_defaults.borrow_mut().insert(key, default);
+    put_reply_default(&tables, 0);
     let check = |packet| {
         let query = ExplainQuery { is_reply: true, ..query("10.0.0.1:8080", packet) };
         let context = Context { ingress_ifindex: 41, ..context(META_REPLY_DEFAULTS) };
@@ -286,8 +277,7 @@ fn what_a_container_sends() {
     decision: pass; reply record: put_foreign
     note: it is no reply to a client of a virtual address: the packet leaves as the backend's own
     ");
-    let flags = REPLY_DEFAULT_AMBIGUOUS | REPLY_DEFAULT_FOREIGN;
-    tables.reply_defaults.borrow_mut().insert(key, ReplyDefaultV4 { flags, ..default });
+    put_reply_default(&tables, REPLY_DEFAULT_AMBIGUOUS | REPLY_DEFAULT_FOREIGN);
     let key = ReplyKeyV4 {
         ifindex: 41,
         backend: NetU32::from_wire([10, 0, 0, 1]),
