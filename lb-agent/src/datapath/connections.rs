@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, collections::BTreeMap};
 
-use lb_common::abi::{CLASS_CLOSING_BY_CLIENT, CLASS_DATAGRAM, CLASS_ESTABLISHED, reply_class};
+use lb_common::abi::{CLASS_CLOSING_BY_CLIENT, CLASS_DATAGRAM, CLASS_ESTABLISHED};
 
 use super::record_table::Pass;
 
@@ -18,10 +18,8 @@ pub(super) struct Connections {
 impl Connections {
     /// A record of a living flow was seen.
     pub(super) fn note(&self, backend: u32, class: u16) {
-        if matches!(
-            reply_class(class),
-            CLASS_ESTABLISHED | CLASS_CLOSING_BY_CLIENT | CLASS_DATAGRAM
-        ) {
+        if matches!(u32::from(class), CLASS_ESTABLISHED | CLASS_CLOSING_BY_CLIENT | CLASS_DATAGRAM)
+        {
             *self.counting.borrow_mut().entry(backend).or_default() += 1;
         }
     }

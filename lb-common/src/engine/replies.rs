@@ -18,7 +18,7 @@ use crate::abi::{
     BACKEND_NONE, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT, CLASS_DATAGRAM,
     CLASS_ESTABLISHED, CLASS_HALF_OPEN, CLASS_REOPENED, DropReason, FlowRecord,
     META_REPLY_DEFAULTS, REPLY_DEFAULT_AMBIGUOUS, REPLY_DEFAULT_OTHER_WAYS, Verdict, is_closing,
-    reply_class, reply_end, reply_end_of,
+    reply_end,
 };
 
 /// A record of replies and which table it is in.
@@ -98,26 +98,26 @@ pub(super) fn remember<A: Family, T: Tables<A>>(
     let is_new = !is_known | is_again;
     record.reply_change = if is_new { ReplyChange::PutHalf } else { ReplyChange::Keep };
     let class = classes::after_client(if is_known { before } else { classes::NONE }, kind, headers);
+    // By masks: fewer ways for the verifier to follow.
+    let kept = mask(!is_new);
+    let ended = mask(kind as u32 == PacketKind::Fin as u32);
     record.reply_record = A::reply_record(&Way {
         vip: flow.server,
         vip_port: flow.server_port,
-        // The rest counts only once the client has sent a FIN.
-        class: if kind as u32 == PacketKind::Fin as u32 {
-            class as u16 | reply_end(headers.tcp_end())
-        } else {
-            way.with_class(class)
-        },
+        class: class as u16,
         backend: choice.number,
         generation: choice.backend.generation,
         ifindex: context.reply_ifindex,
         last_seen_tick: context.now_tick,
+        client_end: reply_end(headers.tcp_end()) & ended | way.client_end & kept & !ended,
+        backend_end: way.backend_end & kept,
     });
 
     let record = afresh(record);
-    let class = A::way(&record.reply_record).class;
-    let is_stale = class != way.class || way.last_seen_tick != context.now_tick;
+    let class = A::way(&record.reply_record).record_class();
+    let is_stale = class != before || way.last_seen_tick != context.now_tick;
     if record.reply_change as u32 == ReplyChange::Keep as u32 && is_stale {
-        record.reply_change = touched(reply_class(class), record.reply_table);
+        record.reply_change = touched(class, record.reply_table);
     }
     DropReason::None
 }
@@ -171,17 +171,23 @@ pub(super) const fn touched(class: u32, table: ReplyTable) -> ReplyChange {
     }
 }
 
+/// All bits, or none.
+#[inline(always)]
+const fn mask(is_set: bool) -> u16 {
+    0_u16.wrapping_sub(is_set as u16)
+}
+
 /// Whether a SYN is all that is known of the flow, so that the backend may not have accepted it.
 #[inline(always)]
 const fn is_waiting(class: u32) -> bool {
     ((1 << CLASS_HALF_OPEN | 1 << CLASS_REOPENED) >> (class & 31)) & 1_u32 != 0
 }
 
-/// Whether a packet acknowledges the client's FIN, and so all that the client has sent. One in 4096 does
-/// by chance.
+/// Whether a packet acknowledges the client's FIN, and so all that the client has sent. One in 65,536
+/// does by chance.
 #[inline(always)]
 fn acknowledges_end<A: Address>(headers: &Headers<A>, way: &Way<A>) -> bool {
-    reply_end(headers.tcp_acknowledgement.get()) == reply_end_of(way.class)
+    reply_end(headers.tcp_acknowledgement.get()) == way.client_end
 }
 
 /// How a reply goes.
@@ -434,8 +440,11 @@ fn note_reply<A: Family>(
         return;
     }
     decision.record.reply_change = touched(class, decision.record.reply_table);
-    let class = way.with_class(class);
-    decision.record.reply_record = A::reply_record(&Way { class, last_seen_tick, ..*way });
+    let ended = mask(headers.is_closing());
+    let backend_end = reply_end(headers.tcp_end()) & ended | way.backend_end & !ended;
+    let class = class as u16;
+    decision.record.reply_record =
+        A::reply_record(&Way { class, last_seen_tick, backend_end, ..*way });
 }
 
 /// The backend ends a connection or its direction: so the record of the way in says, if there is one.

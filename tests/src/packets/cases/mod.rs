@@ -59,6 +59,7 @@ pub fn all() -> Vec<Case> {
             outbound::defaults(net),
             outbound::two_frontends(net),
             endings::endings(net),
+            endings::crossing(net),
             endings::after_the_end(net),
             endings::last_acknowledgements(net),
             handshakes::unanswered(net),
@@ -142,6 +143,8 @@ impl Net {
                 class,
                 CLASS_HALF_OPEN | CLASS_ANSWERED | CLASS_RESUMED | CLASS_REOPENED
             ),
+            client_end: 0,
+            backend_end: 0,
         }
     }
 
