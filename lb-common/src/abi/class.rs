@@ -27,7 +27,8 @@ pub const CLASS_RESUMED: u32 = 9;
 pub const CLASS_REOPENED: u32 = 10;
 
 /// Bits of the class in the `class` of a record of replies. Those above are the low ones of the sequence
-/// number behind the client's FIN, once it has sent one.
+/// number behind the client's FIN, once it has sent one; of [`CLASS_RESUMED`] the high ones of that of
+/// the client's latest packet.
 const REPLY_CLASS_BITS: u32 = 4;
 
 /// The `CLASS_*` in the `class` of a record of replies.
@@ -49,6 +50,23 @@ pub const fn reply_end(sequence: u32) -> u16 {
 #[must_use]
 pub const fn reply_end_of(word: u16) -> u16 {
     word >> REPLY_CLASS_BITS << REPLY_CLASS_BITS
+}
+
+/// The high bits of a sequence number, in the place of [`reply_end`].
+#[inline(always)]
+#[must_use]
+pub const fn reply_place(sequence: u32) -> u16 {
+    reply_end_of((sequence >> 16) as u16)
+}
+
+/// Whether an acknowledgement is about what is around the [`reply_place`] in the `class` of a record of
+/// replies: less than 1 to 2 MiB before or behind it.
+#[inline(always)]
+#[must_use]
+pub const fn is_near_reply_place(word: u16, acknowledgement: u32) -> bool {
+    const STEP: u16 = 1 << REPLY_CLASS_BITS;
+    let distance = reply_place(acknowledgement).wrapping_sub(reply_end_of(word));
+    distance.wrapping_add(STEP) <= 2 * STEP
 }
 
 /// Whether a record of this class opens no more: some side has sent a FIN or RST.
