@@ -245,18 +245,18 @@ impl Tables {
             ..
         } = &mut **records;
         // Half-open records make room as if it were scarce, as those of flows do.
+        let class_v4 = |it: &ReplyRecordV4| reply_class(it.class, it.client_end, it.backend_end);
+        let class_v6 = |it: &ReplyRecordV6| reply_class(it.class, it.client_end, it.backend_end);
         let judge_v4 = |reply: &ReplyRecordV4, now_tick: u32, is_crowded: bool| {
             let generation = backends_v4.load(reply.backend).unwrap_or_default().generation;
             let is_known = reply.generation == generation;
-            let class = reply_class(reply.class, reply.client_end, reply.backend_end);
-            let tick = reply.last_seen_tick;
+            let (class, tick) = (class_v4(reply), reply.last_seen_tick);
             judge_reply(is_known, class, tick, &limits, now_tick, is_crowded)
         };
         let judge_v6 = |reply: &ReplyRecordV6, now_tick: u32, is_crowded: bool| {
             let generation = backends_v6.load(reply.backend).unwrap_or_default().generation;
             let is_known = reply.generation == generation;
-            let class = reply_class(reply.class, reply.client_end, reply.backend_end);
-            let tick = reply.last_seen_tick;
+            let (class, tick) = (class_v6(reply), reply.last_seen_tick);
             judge_reply(is_known, class, tick, &limits, now_tick, is_crowded)
         };
         let judge_half_v4 = |_: &_, reply: &_, now_tick| judge_v4(reply, now_tick, true);
@@ -269,7 +269,7 @@ impl Tables {
             |_, reply, now_tick| {
                 let verdict = judge_v4(reply, now_tick, is_crowded);
                 if verdict == Sweep::Ignore {
-                    connections_v4.note(reply.backend, reply.class);
+                    connections_v4.note(reply.backend, class_v4(reply));
                 }
                 verdict
             },
@@ -283,7 +283,7 @@ impl Tables {
             |_, reply, now_tick| {
                 let verdict = judge_v6(reply, now_tick, is_crowded);
                 if verdict == Sweep::Ignore {
-                    connections_v6.note(reply.backend, reply.class);
+                    connections_v6.note(reply.backend, class_v6(reply));
                 }
                 verdict
             },

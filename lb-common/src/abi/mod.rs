@@ -24,7 +24,8 @@ pub use backend::{
 pub use class::{
     CLASS_ANSWERED, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT,
     CLASS_DATAGRAM, CLASS_ESTABLISHED, CLASS_HALF_OPEN, CLASS_LAST_ACK, CLASS_REOPENED,
-    CLASS_RESET, CLASS_RESUMED, is_closing, reply_class, reply_end,
+    CLASS_RESET, CLASS_RESUMED, is_closing, is_near_reply_place, reply_class, reply_end,
+    reply_place, reply_place_of,
 };
 pub use counters::{
     BackendCounters, HOOK_COUNT, Hook, OBSERVATION_REFUSED, OBSERVATION_SILENT, OBSERVATIONS_BYTES,

@@ -12,7 +12,7 @@ use super::{
 use crate::packets::{Case, KnownReply, Net, PacketSpec, World, tcp};
 
 /// Sequence number behind a FIN of the client that has the builder's number and no data.
-const END: u32 = 0x0102_0305;
+const END: u32 = 0x0002_0305;
 
 /// A record of a flow in which the client has sent its FIN.
 fn ended(net: &Net, class: u32) -> KnownReply {

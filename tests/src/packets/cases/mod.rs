@@ -10,6 +10,7 @@ mod handshakes;
 mod headers;
 mod hostile;
 mod inbound;
+mod midstream;
 mod outbound;
 mod ports;
 
@@ -64,6 +65,9 @@ pub fn all() -> Vec<Case> {
             endings::last_acknowledgements(net),
             handshakes::unanswered(net),
             handshakes::expired(net),
+            midstream::direct(net),
+            midstream::of_two_frontends(net),
+            midstream::proven(net),
             outbound::routed(net),
             foreign::own(net),
             foreign::own_and_others(net),
