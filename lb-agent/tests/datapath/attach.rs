@@ -280,8 +280,7 @@ sandboxed! {
         assert_eq!(xdp_interfaces(sandbox), [(ifindex("front0"), XdpInterface::sending(after))]);
     }
 
-    fn devices_that_hide_tags_are_known(sandbox) {
-        let _nothing_is_opened = sandbox;
+    fn devices_that_hide_tags_are_known(_sandbox) {
         let check = |features: &[&str], expected| {
             run("ethtool", &[&["-K", "front0"], features].concat());
             assert_eq!(strips_tags("front0").unwrap(), expected, "{features:?}");
