@@ -130,7 +130,7 @@ fn follow_reply<A: Family, P: Packet, T: Tables<A>>(
             replies::translate_error(packet, tables, context, headers, scope_ifindex, decision);
         }
         Kind::LaterFragment => {
-            fragments::follow(headers, tables, context, Side::Source, decision);
+            fragments::follow(headers, tables, context, Side::Source, scope_ifindex, decision);
         }
         _ => {}
     }
@@ -163,7 +163,7 @@ pub fn front_other<A: Family, P: Packet, T: Tables<A>>(
         }
         Kind::IcmpError => front_error(packet, headers, tables, context, decision),
         Kind::LaterFragment => {
-            fragments::follow(headers, tables, context, Side::Destination, decision);
+            fragments::follow(headers, tables, context, Side::Destination, 0, decision);
             if decision.verdict as u32 == Verdict::Pass as u32 {
                 decision.drop(DropReason::Fragment, BACKEND_NONE);
             }
@@ -193,13 +193,7 @@ fn front_error<A: Family, P: Packet, T: Tables<A>>(
         decision.drop(DropReason::NoFrontend, BACKEND_NONE);
         return;
     }
-    let flow = Tuple {
-        client: quoted.destination,
-        server: quoted.source,
-        client_port: quoted.destination_port,
-        server_port: quoted.source_port,
-        protocol: quoted.protocol,
-    };
+    let flow = quoted.tuple().reversed();
     let choice = choice(tables, context, &frontend, &flow, PacketKind::Aside, decision);
     let backend = &choice.backend;
     if choice.number == BACKEND_NONE {
@@ -298,13 +292,7 @@ fn forward<A: Family, T: Tables<A>>(
     frontend: &Frontend,
     decision: &mut Decision<A>,
 ) {
-    let flow = Tuple {
-        client: headers.source,
-        server: headers.destination,
-        client_port: headers.source_port,
-        server_port: headers.destination_port,
-        protocol: headers.protocol,
-    };
+    let flow = headers.tuple();
     let kind = packet_kind(headers);
     decision.choice = choice(tables, context, frontend, &flow, kind, decision);
     let decision = afresh(decision);
@@ -352,6 +340,6 @@ fn forward<A: Family, T: Tables<A>>(
     decision.record.is_refused = choice.is_refused;
     decision.record.flow_record = choice.record(context.now_tick);
     if headers.fragment as u32 == Fragment::First as u32 {
-        fragments::remember(headers, context, backend.generation, decision);
+        fragments::remember(headers, context, backend.generation, 0, decision);
     }
 }
