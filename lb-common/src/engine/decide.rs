@@ -7,7 +7,7 @@ use super::{
     choose,
     choose::packet_kind,
     fragments, replies,
-    wire::{Fragment, Headers, Kind, PROTOCOL_TCP},
+    wire::{Address, Fragment, Headers, Kind, PROTOCOL_TCP, PROTOCOL_UDP},
 };
 use crate::abi::{
     BACKEND_NONE, DropReason, FRONTEND_DROPS, FRONTEND_RECORDS_REPLIES, Frontend,
@@ -76,9 +76,9 @@ pub fn front_transport<A: Family, T: Tables<A>>(
         let fault = source_fault(tables, headers);
         if fault as u32 != DropReason::None as u32 {
             decision.drop(fault, BACKEND_NONE);
-        } else if headers.is_syn() && tables.is_local(headers.source) {
+        } else if opens(headers) && tables.is_local(headers.source) {
             // From outside nobody comes with an address of ours; and the answer would not come from
-            // the VIP. Only where a connection begins: looking costs.
+            // the VIP. Only where something may begin: looking costs.
             decision.drop(DropReason::SourceImpossible, BACKEND_NONE);
         } else if frontend.is_served() {
             forward(headers, tables, context, &frontend, decision);
@@ -88,6 +88,12 @@ pub fn front_transport<A: Family, T: Tables<A>>(
     } else if context.meta_flags & META_ROUTED_BACKENDS != 0 {
         replies::translate(tables, context, headers, 0, decision);
     }
+}
+
+/// Whether a packet may be the first of its flow.
+#[inline(always)]
+const fn opens<A: Address>(headers: &Headers<A>) -> bool {
+    headers.is_syn() || headers.protocol == PROTOCOL_UDP
 }
 
 /// The part of [`reply`] for packets with ports.
@@ -318,11 +324,6 @@ fn forward<A: Family, T: Tables<A>>(
         l4_offset: headers.l4_offset,
     });
     let reason = if backend.records_replies() || frontend.flags & FRONTEND_RECORDS_REPLIES != 0 {
-        // As for a SYN, where it costs little beside the record.
-        if headers.protocol != PROTOCOL_TCP && tables.is_local(headers.source) {
-            decision.drop(DropReason::SourceImpossible, number);
-            return;
-        }
         replies::remember(tables, context, headers, &flow, ifindex, &choice, decision)
     } else if headers.is_syn() {
         replies::meet(tables, context, &flow, ifindex, decision)

@@ -193,9 +193,9 @@ pub(super) fn from_ourselves(net: &Net) -> Vec<Case> {
             vec![],
         ),
         case(
-            "XDP drops it as well",
+            "a datagram from outside with such an address",
             world(),
-            vec![Step { program: Program::XdpFront, ..impossible(tcp(own, net.vip, "S")) }],
+            vec![impossible(udp(container, net.vip)), impossible(udp(own, net.vip))],
             vec![],
             vec![],
         ),
@@ -207,9 +207,11 @@ pub(super) fn from_ourselves(net: &Net) -> Vec<Case> {
             vec![],
         ),
         case(
-            "without records datagrams are not looked at",
+            "XDP drops them as well",
             world(),
-            vec![delivered(&udp(own, net.vip), net.one)],
+            [tcp(own, net.vip, "S"), udp(container, net.vip)]
+                .map(|packet| Step { program: Program::XdpFront, ..impossible(packet) })
+                .into(),
             vec![],
             vec![],
         ),
