@@ -25,7 +25,8 @@ pub use backend::{
 pub use class::{
     CLASS_ANSWERED, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT,
     CLASS_DATAGRAM, CLASS_ESTABLISHED, CLASS_HALF_OPEN, CLASS_LAST_ACK, CLASS_REOPENED,
-    CLASS_RESET, CLASS_RESUMED, is_closing, reply_class, reply_end, reply_end_of,
+    CLASS_RESET, CLASS_RESUMED, is_closing, is_near_reply_place, reply_class, reply_end,
+    reply_place, reply_place_of,
 };
 pub use counters::{
     BackendCounters, HOOK_COUNT, Hook, OBSERVATION_REFUSED, OBSERVATION_SILENT, OBSERVATIONS_BYTES,
@@ -67,7 +68,7 @@ pub use trace::{
 pub use xdp::XdpInterface;
 
 /// Version of everything in this module. Maps pinned under another version are not adopted.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// Services that the tables have room for; service numbers are `0..MAX_SERVICES`.
 pub const MAX_SERVICES: u32 = 4096;

@@ -171,6 +171,8 @@ macro_rules! keys_and_values {
                 generation: record.generation,
                 ifindex: record.ifindex,
                 last_seen_tick: record.last_seen_tick,
+                client_end: record.client_end,
+                backend_end: record.backend_end,
             }
         }
 
@@ -184,6 +186,8 @@ macro_rules! keys_and_values {
                 generation: 0,
                 ifindex: default.ifindex,
                 last_seen_tick: 0,
+                client_end: 0,
+                backend_end: 0,
             }
         }
 
@@ -285,6 +289,9 @@ impl Family for NetU32 {
             generation: way.generation,
             ifindex: way.ifindex,
             last_seen_tick: way.last_seen_tick,
+            client_end: way.client_end,
+            backend_end: way.backend_end,
+            reserved: 0,
         }
     }
 
@@ -367,7 +374,8 @@ impl Family for NetAddr6 {
             generation: way.generation,
             ifindex: way.ifindex,
             last_seen_tick: way.last_seen_tick,
-            reserved: 0,
+            client_end: way.client_end,
+            backend_end: way.backend_end,
         }
     }
 

@@ -375,6 +375,8 @@ pub(crate) fn record(ebpf: &mut Ebpf, service: Service, flows: u32) -> Result<()
             generation: 1,
             ifindex: EGRESS_IFINDEX,
             last_seen_tick: now_tick,
+            client_end: 0,
+            backend_end: 0,
         };
         let key = NetU32::reply_key(&reply, service.scope_ifindex());
         table.insert(key, NetU32::reply_record(&way), 0)?;
