@@ -269,6 +269,11 @@ pub struct FragmentKeyV4 {
     pub id: u32,
     /// IP protocol number.
     pub protocol: u32,
+    /// Of what a container sends its host-side veth: networks may have the same addresses. Else 0: the
+    /// fragments of a packet may come in on several front interfaces.
+    pub ifindex: u32,
+    /// Written as 0.
+    pub reserved: u32,
 }
 
 /// Key of the map `FRAGMENTS_V6`: a packet that travels in fragments.
@@ -285,6 +290,10 @@ pub struct FragmentKeyV6 {
     pub id: u32,
     /// That of the fragment header: later fragments do not tell what they are part of.
     pub protocol: u32,
+    /// As in [`FragmentKeyV4`].
+    pub ifindex: u32,
+    /// Written as 0.
+    pub reserved: u32,
 }
 
 /// Value of the map `FRAGMENTS_V4`: what was decided on the fragment with the ports, which those that
@@ -431,8 +440,8 @@ const _: () = assert!(size_of::<ReplyDefaultKeyV4>() == 16);
 const _: () = assert!(size_of::<ReplyDefaultKeyV6>() == 32);
 const _: () = assert!(size_of::<ReplyDefaultV4>() == 16);
 const _: () = assert!(size_of::<ReplyDefaultV6>() == 32);
-const _: () = assert!(size_of::<FragmentKeyV4>() == 16);
-const _: () = assert!(size_of::<FragmentKeyV6>() == 40);
+const _: () = assert!(size_of::<FragmentKeyV4>() == 24);
+const _: () = assert!(size_of::<FragmentKeyV6>() == 48);
 const _: () = assert!(size_of::<FragmentRecordV4>() == 24);
 const _: () = assert!(size_of::<FragmentRecordV6>() == 40);
 const _: () = assert!(size_of::<Refusals>() == 8);

@@ -313,13 +313,7 @@ pub(super) fn translate<A: Family, T: Tables<A>>(
     scope_ifindex: u32,
     decision: &mut Decision<A>,
 ) {
-    let answer = Tuple {
-        client: headers.destination,
-        server: headers.source,
-        client_port: headers.destination_port,
-        server_port: headers.source_port,
-        protocol: headers.protocol,
-    };
+    let answer = headers.tuple().reversed();
     // A container that opens a connection answers nobody, whatever ports it uses; what follows may
     // look otherwise.
     let default = by_default(tables, context, &answer, scope_ifindex);
@@ -357,7 +351,7 @@ pub(super) fn translate<A: Family, T: Tables<A>>(
         end_flow(tables, headers, decision);
     }
     if headers.fragment as u32 == Fragment::First as u32 {
-        fragments::remember(headers, context, 0, decision);
+        fragments::remember(headers, context, 0, scope_ifindex, decision);
     }
 }
 
@@ -376,13 +370,7 @@ pub(super) fn translate_error<A: Family, P: Packet, T: Tables<A>>(
     if quoted.reason as u32 != DropReason::None as u32 {
         return;
     }
-    let answer = Tuple {
-        client: quoted.source,
-        server: quoted.destination,
-        client_port: quoted.source_port,
-        server_port: quoted.destination_port,
-        protocol: quoted.protocol,
-    };
+    let answer = quoted.tuple();
     let mut found = by_default(tables, context, &answer, scope_ifindex);
     if found.is_ours == 0 || found.way.class != 0 {
         decision.record.reply = A::reply_key(&answer, scope_ifindex);
@@ -463,13 +451,9 @@ fn note_reply<A: Family>(
 #[inline(always)]
 fn end_flow<A: Family, T: Tables<A>>(tables: &T, headers: &Headers<A>, decision: &mut Decision<A>) {
     let Decision { translation, record, backend, .. } = decision;
-    record.flow = A::flow_key(&Tuple {
-        client: headers.destination,
-        server: translation.address,
-        client_port: headers.destination_port,
-        server_port: translation.port,
-        protocol: headers.protocol,
-    });
+    let answer = headers.tuple().reversed();
+    let (server, server_port) = (translation.address, translation.port);
+    record.flow = A::flow_key(&Tuple { server, server_port, ..answer });
     let mut known = FlowRecord::default();
     let mut touch = FlowChange::Touch;
     if let Some(found) = tables.flow(&record.flow) {

@@ -18,6 +18,29 @@ pub struct Tuple<A> {
     pub protocol: u32,
 }
 
+impl<A: Copy> Tuple<A> {
+    /// Between these ends.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(client: (A, NetU16), server: (A, NetU16), protocol: u32) -> Self {
+        Self {
+            client: client.0,
+            server: server.0,
+            client_port: client.1,
+            server_port: server.1,
+            protocol,
+        }
+    }
+
+    /// The same with each end in the other's place.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reversed(self) -> Self {
+        let client = (self.server, self.server_port);
+        Self::new(client, (self.client, self.client_port), self.protocol)
+    }
+}
+
 /// A backend as the engine sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Backend<A> {
