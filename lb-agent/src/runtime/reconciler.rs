@@ -374,7 +374,7 @@ impl<N: Node> Reconciler<N> {
         let refused = applied.failures.iter().filter(|(_, error)| error.cause != INTERRUPTED);
         self.progress.executed(applied.done, refused.count());
         let is_further =
-            is_interrupted || self.note_failures(applied.failures, is_interrupted, now_ms);
+            self.note_failures(applied.failures, is_interrupted, now_ms) || is_interrupted;
         self.set_socket_tables();
         self.finish_round(planned, applied.done > 0 || is_further, now);
         self.write_history(now_ms);
@@ -396,7 +396,9 @@ impl<N: Node> Reconciler<N> {
         now_ms: u64,
     ) -> bool {
         let mut is_further = false;
-        let mut lasting = Vec::new();
+        // What an interrupted plan did not come to fails as it did before.
+        let mut lasting = if is_interrupted { self.failures.clone() } else { Vec::new() };
+        let kept = lasting.len();
         for (action, error) in failures {
             if is_interrupted && error.cause == INTERRUPTED {
                 continue;
@@ -413,7 +415,10 @@ impl<N: Node> Reconciler<N> {
                 tracing::warn!("{error}");
             } else {
                 let object = view::Names(&self.snapshot).of_action(&action, &self.mirror);
-                lasting.push(view::refused_by_kernel(object, &error));
+                let failure = view::refused_by_kernel(object, &error);
+                if !lasting[..kept].contains(&failure) {
+                    lasting.push(failure);
+                }
             }
         }
         self.report(lasting);

@@ -55,6 +55,8 @@ pub(super) struct NodeState {
     /// Called before each action.
     pub(super) refuse: Option<Refuse>,
     pub(super) is_unreadable: bool,
+    /// The tables are not looked through after each action, which takes long where there are many.
+    pub(super) is_trusted: bool,
     pub(super) sweeps: usize,
     pub(super) looks: usize,
     /// Slots of rings that have a record of another backend than their `cur`.
@@ -85,7 +87,9 @@ impl Kernel for FakeNode {
         }
         node.log.push(action.clone());
         node.kernel.execute(action)?;
-        check_consistent(&node.kernel, action);
+        if !node.is_trusted {
+            check_consistent(&node.kernel, action);
+        }
         Ok(())
     }
 }
