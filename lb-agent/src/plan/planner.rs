@@ -128,6 +128,7 @@ impl Planner {
         let referenced = self.look_at_rings(kernel);
         let mut draft = Draft::new(kernel, sight);
         let wanted = self.services(&mut draft, snapshot);
+        draft.led.reserve(wanted.iter().map(|it| it.service.backends.len()).sum());
         for service in &wanted {
             self.service(&mut draft, service);
         }
@@ -313,7 +314,7 @@ impl Planner {
             draft.backends_wanted.insert(number);
             draft.set_state(number, state);
             draft.is_routed_wanted |= backend.path == BackendPath::Routed;
-            draft.lead(wanted.number, number, backend);
+            draft.lead(wanted.number, (number, Some(held)), backend);
             if held.state != state {
                 draft.push(Action::SetBackendState { number, state });
             }
@@ -328,7 +329,7 @@ impl Planner {
         }
         let number = self.new_backend_number(draft, wanted.service)?;
         draft.set_state(number, state);
-        draft.lead(wanted.number, number, backend);
+        draft.lead(wanted.number, (number, None), backend);
         draft.is_routed_wanted |= backend.path == BackendPath::Routed;
         let content = KernelBackend {
             instance_hash: hash,

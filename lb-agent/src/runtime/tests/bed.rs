@@ -62,6 +62,8 @@ pub(super) struct NodeState {
     /// Slots of rings that have a record of another backend than their `cur`.
     pub(super) others: BTreeSet<(u32, u32)>,
     pub(super) refused_ticks: BTreeMap<u32, u32>,
+    /// What it heard of veths, and what was done with them.
+    pub(super) heard: Vec<String>,
     /// What was set last.
     pub(super) socket_tables: SocketTables,
 }
@@ -84,6 +86,9 @@ impl Kernel for FakeNode {
                 cause: "the fake refuses".to_owned(),
                 is_absent: false,
             });
+        }
+        if let Action::AttachReply { ifindex } = action {
+            node.heard.push(format!("attaches {ifindex}"));
         }
         node.log.push(action.clone());
         node.kernel.execute(action)?;
@@ -156,6 +161,17 @@ impl Node for FakeNode {
 
     fn front_ifindex(&self) -> u32 {
         0
+    }
+
+    fn expect_replies(&mut self, interfaces: &BTreeSet<u32>) {
+        self.lock().heard.push(format!("expects {interfaces:?}"));
+    }
+
+    fn expect_no_more(&mut self) {
+        let mut node = self.lock();
+        if node.heard.last().is_some_and(|it| it != "expects no more") {
+            node.heard.push("expects no more".to_owned());
+        }
     }
 
     fn look_at_interfaces(&mut self) {

@@ -427,3 +427,16 @@ async fn what_failed_before_an_interruption_is_left_out_as_after_any_other() {
     bed.wait(10 * SECOND).await;
     assert_eq!(bed.served(1), addresses(&[1, 5]));
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_node_hears_of_veths_before_the_plan_that_needs_them() {
+    let bed = running().await;
+    bed.node().heard.clear();
+    let mut claims = docker_claims().to_vec();
+    claims.push(container(1, 5));
+    bed.claims("docker", &claims).await;
+    bed.settle().await;
+    assert_eq!(bed.served(1), addresses(&[1, 2, 5]));
+    // Not of those that have the program.
+    assert_eq!(bed.node().heard, ["expects {5}", "attaches 5", "expects no more"]);
+}
