@@ -61,7 +61,7 @@ pub(super) const RESYNC: Duration = Duration::from_mins(1);
 const ROUNDS_MAX: u32 = 16;
 
 /// Cause of what is not tried after an interruption.
-const INTERRUPTED: &str = "interrupted by a death";
+const INTERRUPTED: &str = "interrupted by a death or a failure";
 
 /// Time for which counters that were read answer further questions: one reading is a call into the
 /// kernel per backend.

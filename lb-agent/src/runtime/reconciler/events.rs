@@ -17,10 +17,10 @@ impl<N: Node> Reconciler<N> {
     pub(in crate::runtime) fn take(&mut self, event: Event) {
         match event {
             Event::Provider(ProviderEvent::Claims { provider, claims }) => {
-                self.expect_replies(&claims);
-                self.is_dirty |= self.ledger.set_claims(provider, claims);
                 // Containers come with networks.
                 self.local.set_stale();
+                self.expect_replies(&claims);
+                self.is_dirty |= self.ledger.set_claims(provider, claims);
             }
             Event::Provider(ProviderEvent::Gone { provider, instance }) => {
                 self.bury(provider, &instance);
@@ -67,6 +67,8 @@ impl<N: Node> Reconciler<N> {
         let held = &self.mirror.reply_interfaces;
         let expected: BTreeSet<u32> = links.filter(|ifindex| !held.contains(ifindex)).collect();
         if !expected.is_empty() {
+            // The kernel answers no question about addresses meanwhile.
+            self.is_dirty |= self.local.look(&self.node);
             self.node.expect_replies(&expected);
         }
     }
