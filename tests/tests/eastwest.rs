@@ -68,12 +68,7 @@ fn check(
 
 /// Waits until the agent knows a container as a caller.
 fn wait_known(agent: &Agent, name: &str) -> Result<()> {
-    process::wait_for(&format!("{name} as a caller"), Duration::from_secs(10), || {
-        let status = agent.json("status")?;
-        let clients = status["sockets"]["clients"].as_array().cloned().unwrap_or_default();
-        ensure!(clients.iter().any(|it| it == name), "{}", status["sockets"]);
-        Ok(())
-    })
+    agent.wait_caller(name)
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod cgroup;
 mod clsact;
 mod connections;
 mod counters;
+mod early;
 mod extents;
 mod frontends;
 mod fronts;
@@ -323,6 +324,16 @@ impl Datapath {
     /// Puts the reply program on a host-side veth; idempotent.
     pub fn attach_reply(&mut self, ifindex: u32) -> Result<(), KernelError> {
         self.execute(&Action::AttachReply { ifindex })
+    }
+
+    /// Begins to put the reply program on these veths, for which a plan will ask.
+    pub fn expect_replies(&mut self, interfaces: &BTreeSet<u32>) {
+        self.hooks.expect(interfaces);
+    }
+
+    /// Gives back what was begun and not asked for.
+    pub fn expect_no_more(&mut self) {
+        self.hooks.expect_no_more();
     }
 
     /// Takes the reply program off; idempotent, also when the interface is gone.

@@ -42,6 +42,14 @@ impl Node for Datapath {
         Self::refused_tick(self, ring)
     }
 
+    fn expect_replies(&mut self, interfaces: &BTreeSet<u32>) {
+        Self::expect_replies(self, interfaces);
+    }
+
+    fn expect_no_more(&mut self) {
+        Self::expect_no_more(self);
+    }
+
     fn local(&self) -> Result<BTreeSet<IpPrefix>, NodeError> {
         Self::read_local(self)
             .map_err(|error| NodeError(format!("the node's addresses cannot be listed: {error}")))
