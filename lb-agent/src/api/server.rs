@@ -3,6 +3,7 @@
 //!
 //! Access is decided by the socket file alone (see `socket`). Counters are read when somebody asks.
 
+mod callers;
 mod metrics;
 mod tracing;
 
@@ -50,15 +51,12 @@ use super::{
     socket::ApiSocket,
     steer::{self, SteerAnswer, SteerError, SteerRequest},
     trace::TRACE_SECONDS_MAX,
-    types::{
-        BackendList, DropList, ErrorBody, ServiceDetail, ServiceList, StatusView, View, VipList,
-        paths,
-    },
+    types::{BackendList, DropList, ErrorBody, ServiceDetail, ServiceList, View, VipList, paths},
 };
 
 pub use self::metrics::MetricsServer;
 pub use super::socket::SocketError;
-use crate::{journal::Journal, runtime::TraceRequest};
+use crate::{journal::Journal, names::Activity, runtime::TraceRequest};
 
 /// Connections served at once; more wait in the socket's queue.
 const CONNECTIONS_MAX: usize = 32;
@@ -129,6 +127,8 @@ pub struct Source {
     pub orders: mpsc::Sender<SteerCall>,
     /// What has happened.
     pub journal: Arc<Journal>,
+    /// Who asks for names.
+    pub names: Arc<Activity>,
     /// When the agent started.
     pub started: Instant,
 }
@@ -242,7 +242,8 @@ fn router(source: Source) -> Router {
         .route(paths::SERVICES, get(services))
         .route(paths::SERVICE, get(service))
         .route(paths::BACKENDS, get(backends))
-        .route(paths::STATUS, get(status))
+        .route(paths::STATUS, get(callers::status))
+        .route(paths::CALLERS, get(callers::callers))
         .route(paths::DROPS, get(drops))
         .route(paths::TRACE, get(tracing::trace))
         .route(paths::EXPLAIN, get(explain))
@@ -308,12 +309,6 @@ async fn backends(
     }
     let backends = view.backends.iter().filter(|backend| backend.service.0 == name);
     Ok(Json(BackendList { backends: backends.cloned().collect() }))
-}
-
-async fn status(State(source): State<Source>) -> Result<Json<StatusView>, Refused> {
-    let mut status = source.fresh_view().await?.status.clone();
-    status.uptime_seconds = source.started.elapsed().as_secs();
-    Ok(Json(status))
 }
 
 async fn drops(State(source): State<Source>) -> Result<Json<DropList>, Refused> {

@@ -26,6 +26,7 @@ use super::{
         VerdictView, VipView,
     },
 };
+use crate::doctor::Report;
 
 /// `lbctl vip list`.
 #[must_use]
@@ -80,6 +81,13 @@ pub fn services(services: &[ServiceView]) -> String {
         "SOURCE",
     ];
     render(headers, &[2, 3, 5, 6, 7, 8], rows)
+}
+
+/// `lbctl doctor`.
+#[must_use]
+pub fn report(report: &Report) -> String {
+    let text = report.to_string();
+    text.lines().fold(String::new(), |out, line| out + &printable(line) + "\n")
 }
 
 /// `lbctl service show`: every value with its origin.

@@ -52,6 +52,8 @@ pub struct SocketStatus {
     pub cgroup: Option<PathBuf>,
     /// Why they are not, or not all of them, although they should be.
     pub trouble: Option<String>,
+    /// Whether the host leads containers to networks that they are not on.
+    pub routes_across: bool,
 }
 
 /// The pinned links.
@@ -85,14 +87,17 @@ impl SocketHooks {
         let hooks = Self::at(&pins.sockets());
         let Some(wanted) = &options.cgroup else {
             let trouble = hooks.detach_all().err().map(|error| format!("{error:#}"));
-            return SocketStatus { cgroup: None, trouble };
+            return SocketStatus { trouble, ..SocketStatus::default() };
         };
         match hooks.attach(ebpf, pins, wanted) {
             Ok(cgroup) => {
                 let trouble = cgroup.trouble();
-                SocketStatus { cgroup: Some(cgroup.path), trouble }
+                let routes_across = wanted.routes_across;
+                SocketStatus { cgroup: Some(cgroup.path), trouble, routes_across }
             }
-            Err(error) => SocketStatus { cgroup: None, trouble: Some(format!("{error:#}")) },
+            Err(error) => {
+                SocketStatus { trouble: Some(format!("{error:#}")), ..SocketStatus::default() }
+            }
         }
     }
 

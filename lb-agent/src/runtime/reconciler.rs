@@ -33,7 +33,7 @@ use super::{
     view,
 };
 use crate::{
-    api::types::RefusalView,
+    api::types::{CallerList, RefusalView},
     arbiter::Granted,
     config::Balancer,
     health::HealthView,
@@ -96,6 +96,8 @@ pub struct Reconciler<N> {
     balancers: Vec<Balancer>,
     /// Who calls from this node; `None`: not known yet.
     clients: Option<Clients>,
+    /// The same, for people.
+    callers: Arc<CallerList>,
     /// What the kernel holds, to our knowledge.
     mirror: KernelState,
     /// What is granted to whom, and the same with all that follows from health, time and orders.
@@ -158,6 +160,7 @@ impl<N: Node> Reconciler<N> {
             history: History::new(settings.journal),
             balancers: settings.balancers,
             clients: None,
+            callers: Arc::default(),
             node,
             mirror,
             granted: Granted::default(),

@@ -4,6 +4,7 @@
 //! follows what the tables are to hold ([`wanted`]). Owns as well the end of sockets whose backend is
 //! gone ([`reaper`]). Which backend a call gets is decided in the kernel, by [`lb_common::socket`].
 
+pub mod reach;
 pub mod reaper;
 mod registry;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use siphasher::sip::SipHasher24;
 
 pub use self::registry::{Known, Registry};
 use crate::{
+    api::types::{CallerList, CallerView},
     model::{BackendPath, Policy, Preference, Snapshot},
     plan::{self, KernelState},
 };
@@ -63,6 +65,28 @@ pub struct ContainerClient {
     pub networks: BTreeMap<String, BTreeSet<std::net::IpAddr>>,
 }
 
+impl Clients {
+    /// For people.
+    #[must_use]
+    pub fn view(&self) -> CallerList {
+        let caller = |container: &ContainerClient| CallerView {
+            name: container.name.clone(),
+            pid: container.pid,
+            is_known: container.cookie != 0,
+            is_node: container.cookie != 0 && container.cookie == self.node,
+            networks: container.networks.clone(),
+        };
+        let mut callers: Vec<_> = self.containers.values().map(caller).collect();
+        callers.sort_by(|one, other| one.name.cmp(&other.name));
+        CallerList {
+            is_node_known: self.node != 0,
+            is_complete: !self.is_partial,
+            callers,
+            unreached: Vec::new(),
+        }
+    }
+}
+
 /// A network in the tables: the hash of its name. The key is fixed, so that a restarted agent finds
 /// what it wrote.
 #[must_use]
@@ -97,22 +121,22 @@ fn client_entries(clients: &Clients) -> BTreeMap<u64, Client> {
         let names = names.entry(container.cookie).or_default();
         names.extend(container.networks.keys().map(String::as_str));
     }
-    let mut entries: BTreeMap<u64, Client> = names
-        .into_iter()
-        .map(|(cookie, names)| {
-            let mut client = Client { kind: CLIENT_CONTAINER, ..Client::default() };
-            let hashes = names.into_iter().map(network_hash);
-            for (place, hash) in client.networks.iter_mut().zip(hashes) {
-                *place = hash;
-            }
-            (cookie, client)
-        })
-        .collect();
+    let mut entries: BTreeMap<u64, Client> =
+        names.into_iter().map(|(cookie, names)| (cookie, client_on(names))).collect();
     if clients.node != 0 {
         // Containers on the host's network are the node to everybody.
         entries.insert(clients.node, Client { kind: CLIENT_NODE, ..Client::default() });
     }
     entries
+}
+
+/// A container on these networks.
+fn client_on<'a>(names: impl IntoIterator<Item = &'a str>) -> Client {
+    let mut client = Client { kind: CLIENT_CONTAINER, ..Client::default() };
+    for (place, hash) in client.networks.iter_mut().zip(names.into_iter().map(network_hash)) {
+        *place = hash;
+    }
+    client
 }
 
 fn scopes(snapshot: &Snapshot, kernel: &KernelState) -> BTreeMap<u32, ServiceScope> {

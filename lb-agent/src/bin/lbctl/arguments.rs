@@ -17,8 +17,8 @@ use lb_agent::api::{
     name = "lbctl",
     version,
     infer_subcommands = true,
-    after_help = "Exit codes: 0 done, 1 the agent could not answer, 2 wrong usage, 3 no agent \
-                  there, 4 no permission to use its socket."
+    after_help = "Exit codes: 0 done, 1 the agent could not answer, or the doctor found an error, \
+                  2 wrong usage, 3 no agent there, 4 no permission to use its socket."
 )]
 pub(crate) struct Cli {
     /// The agent's socket.
@@ -77,6 +77,15 @@ pub(crate) enum Command {
     },
     /// The agent itself: providers, front interfaces, drops, what it could not grant and why.
     Status,
+    /// What is wrong with this node, or may surprise; works without the agent as far as it can.
+    Doctor {
+        /// The agent's configuration [default: /etc/lb/lb.toml if it exists].
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// The same as `-o json`.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Subcommand)]

@@ -2,8 +2,8 @@
 //!
 //! Talks to the agent's socket only; needs no privileges beyond it and knows nothing of the kernel.
 //!
-//! Exit codes: 0 done (also when the reader of the output went away), 1 the agent could not answer, or
-//! what was ordered is not in force yet, 2 wrong usage, 3 no agent there, 4 no permission to use its
+//! Exit codes: 0 done (also when the reader of the output went away), 1 the agent could not answer, what
+//! was ordered is not in force yet, or the doctor found an error, 2 wrong usage, 3 no agent there, 4 no permission to use its
 //! socket.
 
 mod arguments;
@@ -11,6 +11,7 @@ mod arguments;
 use std::{
     io::{self, Write as _},
     ops::ControlFlow,
+    path::Path,
     process::ExitCode,
 };
 
@@ -24,7 +25,10 @@ use lb_agent::api::{
     trace::{TraceLine, TraceQuery},
     types::{BackendList, DropList, ServiceDetail, ServiceList, StatusView, VipList, paths},
 };
-use lb_agent::model::{Protocol, ServiceName};
+use lb_agent::{
+    doctor::{Level, examine, gather::gather},
+    model::{Protocol, ServiceName},
+};
 use serde::Serialize;
 
 use self::arguments::{
@@ -51,10 +55,17 @@ fn main() -> ExitCode {
             Err(error) => fail(&error.to_string(), exit_code(&error)),
         };
     }
+    if let Command::Doctor { config, json } = &cli.command {
+        return runtime.block_on(doctor(&cli, config.as_deref(), *json));
+    }
     let (text, code) = match runtime.block_on(answer(&cli)) {
         Ok(answer) => answer,
         Err(error) => return fail(&error.to_string(), exit_code(&error)),
     };
+    show(&text, code)
+}
+
+fn show(text: &str, code: ExitCode) -> ExitCode {
     match io::stdout().lock().write_all(text.as_bytes()) {
         // The reader has seen enough: `lbctl backend list | head`.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -62,6 +73,16 @@ fn main() -> ExitCode {
         }
         _ => code,
     }
+}
+
+/// Looks at the node; the code says whether something is broken.
+async fn doctor(cli: &Cli, config: Option<&Path>, is_json: bool) -> ExitCode {
+    let facts = gather(env!("CARGO_PKG_VERSION"), &cli.socket, config).await;
+    let report = examine(&facts);
+    let output = if is_json { Output::Json } else { cli.output };
+    let is_broken = report.worst() == Level::Error;
+    let code = if is_broken { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+    show(&print(output, &report, table::report), code)
 }
 
 async fn answer(cli: &Cli) -> Result<(String, ExitCode), ClientError> {
@@ -101,7 +122,7 @@ async fn shown(cli: &Cli, client: &Client) -> Result<String, ClientError> {
             Ok(print(cli.output, &list, table))
         }
         // Printed as it comes, or when it was given.
-        Command::Trace(_) | Command::Backend { .. } => Ok(String::new()),
+        Command::Trace(_) | Command::Backend { .. } | Command::Doctor { .. } => Ok(String::new()),
         Command::Event { .. } => {
             let list: EventList = client.get(EVENTS_PATH).await?;
             Ok(print(cli.output, &list, |list| table::events(&list.events)))

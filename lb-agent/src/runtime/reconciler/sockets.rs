@@ -1,5 +1,7 @@
 //! The tables of socket calls, which follow from what was planned.
 
+use std::sync::Arc;
+
 use super::{Node, Reconciler};
 use crate::{
     api::types::SocketsView,
@@ -19,6 +21,7 @@ impl<N: Node> Reconciler<N> {
     /// Takes over who calls from this node.
     pub(super) fn set_clients(&mut self, clients: Clients) {
         self.is_dirty |= self.clients.as_ref() != Some(&clients);
+        self.callers = Arc::new(clients.view());
         self.clients = Some(clients);
     }
 
