@@ -18,7 +18,7 @@ use super::{
     steer::SteerAnswer,
 };
 use super::{
-    explain::Explanation,
+    explain::{CallExplanation, Explanation},
     trace::TraceLine,
     types::{
         BackendCountersView, BackendView, DropReasonView, DropView, FrontView, ProviderState,
@@ -81,6 +81,12 @@ pub fn services(services: &[ServiceView]) -> String {
         "SOURCE",
     ];
     render(headers, &[2, 3, 5, 6, 7, 8], rows)
+}
+
+/// `lbctl explain --from`.
+#[must_use]
+pub fn call_explanation(explanation: &CallExplanation) -> String {
+    explanation.lines().iter().map(|line| printable(line) + "\n").collect()
 }
 
 /// `lbctl doctor`.

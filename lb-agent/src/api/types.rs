@@ -41,6 +41,8 @@ pub mod paths {
     pub const CALLERS: &str = "/v1/callers";
     /// [`crate::api::explain::Explanation`] of a [`crate::api::explain::ExplainQuery`].
     pub const EXPLAIN: &str = "/v1/explain";
+    /// [`crate::api::explain::CallExplanation`] of a [`crate::api::explain::CallQuery`].
+    pub const EXPLAIN_CALL: &str = "/v1/explain_call";
     /// A stream of [`crate::api::trace::TraceLine`]; [`crate::api::trace::TraceQuery`] narrows it.
     pub const TRACE: &str = "/v1/trace";
 }

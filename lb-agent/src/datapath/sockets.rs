@@ -7,6 +7,7 @@
 //! that the application asked for.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
@@ -188,7 +189,11 @@ impl Datapath {
 
     /// Makes the tables of sockets what is wanted.
     pub fn set_socket_tables(&mut self, wanted: &SocketTables) -> anyhow::Result<()> {
-        self.scopes.set(wanted).map_err(anyhow::Error::msg)
+        self.scopes.set(wanted).map_err(anyhow::Error::msg)?;
+        let nobody = BTreeSet::new();
+        let is_on = self.sockets.cgroup.is_some() && self.refuses_unseen;
+        let unseen = if is_on { &wanted.unseen } else { &nobody };
+        self.unseen.set(unseen).context("routes for senders that no hook sees")
     }
 
     /// Ends sockets whose backends this data path takes out; once, and only where socket calls are

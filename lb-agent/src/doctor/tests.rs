@@ -219,7 +219,7 @@ fn whose_calls_are_not_seen_is_said() {
     facts.processes.raw = vec![sockets(""), sockets("client")];
     assert_snapshot!(troubles(&facts), @r#"
     warning  outside     5 of 120 processes are not in the cgroup `/lb`: `bash`, `sshd`
-                         why: their calls to a virtual address are not translated: they are packets, which are balanced only where they pass a front interface
+                         why: their calls to a virtual address are not translated: they are packets, which are told that they do not arrive (`refuses_unseen` in [cgroup])
                          do:  leave `path` in [cgroup] out, which means all processes, or start them in that cgroup
     warning  runtimes    1 network namespace of no container that Docker tells of: `conmon (pid 99 in libpod-1.scope)`
                          why: whoever calls from there counts as a container on no network: it sees services that are visible to `containers` or `all`, and may be led to backends that it cannot reach; its sockets are not ended when a backend goes

@@ -465,6 +465,7 @@ fn datapath_options(config: &Config) -> anyhow::Result<datapath::Options> {
     let cgroup = config.cgroup.enabled.then(|| datapath::CgroupOptions {
         path: config.cgroup.path.clone(),
         routes_across: config.cgroup.routes_across,
+        refuses_unseen: config.cgroup.refuses_unseen,
     });
     Ok(datapath::Options { fronts: fronts.collect(), cgroup, ..uninstall_options(config) })
 }

@@ -10,10 +10,11 @@ use super::{
 };
 use crate::{
     api::{
-        explain::{ExplainQuery, Explanation},
+        explain::{CallExplanation, CallQuery, ExplainQuery, Explanation},
         types::{BackendCountersView, DropView, FrontView, RecordsView, SocketsView, VerdictView},
     },
     datapath::{Datapath, FrontStatus, SocketStatus, TraceReader, Way, now_tick},
+    explain::Caller,
     model::IpPrefix,
     plan::{KernelState, Scan},
     sockets::SocketTables,
@@ -115,6 +116,14 @@ impl Node for Datapath {
 
     fn explain(&mut self, query: &ExplainQuery) -> Result<Explanation, NodeError> {
         Self::explain(self, query).map_err(|error| NodeError(format!("{error:#}")))
+    }
+
+    fn explain_call(
+        &mut self,
+        query: &CallQuery,
+        caller: &Caller,
+    ) -> Result<CallExplanation, NodeError> {
+        Self::explain_call(self, query, caller).map_err(|error| NodeError(format!("{error:#}")))
     }
 
     fn set_trace_filters(&mut self, filters: &[Option<TraceFilter>]) -> Result<(), NodeError> {

@@ -13,6 +13,7 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet},
     hash::Hasher as _,
+    net::IpAddr,
 };
 
 use lb_common::abi::{
@@ -24,7 +25,7 @@ use siphasher::sip::SipHasher24;
 pub use self::registry::{Known, Registry};
 use crate::{
     api::types::{CallerList, CallerView},
-    model::{BackendPath, Policy, Preference, Snapshot},
+    model::{BackendPath, IpPrefix, Policy, Preference, Snapshot},
     plan::{self, KernelState},
 };
 
@@ -37,6 +38,8 @@ pub struct SocketTables {
     pub scopes: BTreeMap<u32, ServiceScope>,
     /// By number of the backend: its network.
     pub networks: BTreeMap<u32, u64>,
+    /// Virtual addresses whose packets from this node, of which no call has told, do not arrive.
+    pub unseen: BTreeSet<IpAddr>,
     /// Clients and networks that are not named here stay as they are.
     pub is_partial: bool,
 }
@@ -62,7 +65,7 @@ pub struct ContainerClient {
     /// Cookie of its namespace, which other containers may share.
     pub cookie: u64,
     /// Its networks and the addresses that it has there.
-    pub networks: BTreeMap<String, BTreeSet<std::net::IpAddr>>,
+    pub networks: BTreeMap<String, BTreeSet<IpAddr>>,
 }
 
 impl Clients {
@@ -111,7 +114,27 @@ pub fn wanted(
         clients: client_entries(clients),
         scopes: scopes(snapshot, kernel),
         networks: backend_networks(snapshot, kernel, clients),
+        unseen: BTreeSet::new(),
     }
+}
+
+/// Virtual addresses to which packets without a call lead nowhere: those whose services all are for
+/// this node's clients, since the calls of the others go wherever the address leads. `local`: addresses
+/// of the node and of its containers stay what they are.
+#[must_use]
+pub fn unseen(snapshot: &Snapshot, local: &BTreeSet<IpPrefix>) -> BTreeSet<IpAddr> {
+    let (mut vips, mut others) = (BTreeSet::new(), BTreeSet::new());
+    for service in snapshot.services.values() {
+        let is_for_us = scope(&service.policy).flags != 0;
+        let set = if is_for_us { &mut vips } else { &mut others };
+        set.extend(service.frontends.iter().map(|frontend| frontend.vip));
+    }
+    let is_somebodys = |vip: &IpAddr| {
+        vip.is_loopback()
+            || local.iter().any(|prefix| IpPrefix::of(*vip, prefix.length()) == *prefix)
+    };
+    vips.retain(|vip| !others.contains(vip) && !is_somebodys(vip));
+    vips
 }
 
 /// Containers that share a namespace are on the same networks, of which Docker names those of one.

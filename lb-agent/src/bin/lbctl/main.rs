@@ -10,16 +10,17 @@ mod arguments;
 
 use std::{
     io::{self, Write as _},
+    net::SocketAddr,
     ops::ControlFlow,
     path::Path,
     process::ExitCode,
 };
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 use lb_agent::api::{
     client::{Client, ClientError},
     events::{CONFLICTS_PATH, ConflictList, EVENTS_PATH, EventList, WAIT_SECONDS_MAX},
-    explain::{Explanation, PacketWord},
+    explain::{CallExplanation, Explanation, PacketWord},
     steer::{self, Order, SteerAnswer, SteerRequest},
     table,
     trace::{TraceLine, TraceQuery},
@@ -27,14 +28,14 @@ use lb_agent::api::{
 };
 use lb_agent::{
     doctor::{Level, examine, gather::gather},
-    model::{Protocol, ServiceName},
+    model::ServiceName,
 };
 use serde::Serialize;
 
 use self::arguments::{
     BackendCommand, BackendListArguments, Cli, Command, DropCommand, EventCommand,
-    ExplainArguments, List, Output, PacketArgument, ProtocolArgument, ServiceCommand,
-    TraceArguments, Whom,
+    ExplainArguments, Explained, List, Output, PacketArgument, ServiceCommand, TraceArguments,
+    Whom,
 };
 
 fn main() -> ExitCode {
@@ -135,10 +136,18 @@ async fn shown(cli: &Cli, client: &Client) -> Result<String, ClientError> {
             let list: DropList = client.get(paths::DROPS).await?;
             Ok(print(cli.output, &list, |list| table::drops(&list.drops, *all)))
         }
-        Command::Explain(arguments) => {
-            let explanation: Explanation = client.get(&explain_path(arguments)).await?;
-            Ok(print(cli.output, &explanation, table::explanation))
-        }
+        Command::Explain(arguments) => match what_to_explain(arguments) {
+            Explained::Packet(from, vip) => {
+                let path = explain_path(arguments, from, vip);
+                let explanation: Explanation = client.get(&path).await?;
+                Ok(print(cli.output, &explanation, table::explanation))
+            }
+            Explained::Call(from, vip) => {
+                let path = explain_call_path(arguments, from, vip);
+                let explanation: CallExplanation = client.get(&path).await?;
+                Ok(print(cli.output, &explanation, table::call_explanation))
+            }
+        },
         Command::Status => {
             let status: StatusView = client.get(paths::STATUS).await?;
             Ok(print(cli.output, &status, table::status))
@@ -146,7 +155,19 @@ async fn shown(cli: &Cli, client: &Client) -> Result<String, ClientError> {
     }
 }
 
-fn explain_path(arguments: &ExplainArguments) -> String {
+/// Addresses that are none are wrong usage.
+fn what_to_explain(arguments: &ExplainArguments) -> Explained {
+    let usage = |error| Cli::command().error(ErrorKind::ValueValidation, error).exit();
+    arguments.what().unwrap_or_else(usage)
+}
+
+fn explain_call_path(arguments: &ExplainArguments, from: String, vip: SocketAddr) -> String {
+    let protocol = arguments.protocol.protocol().to_string();
+    let pairs = [("from", from), ("vip", vip.to_string()), ("protocol", protocol)];
+    with_query(paths::EXPLAIN_CALL, &pairs)
+}
+
+fn explain_path(arguments: &ExplainArguments, client: SocketAddr, vip: SocketAddr) -> String {
     let packet = match arguments.kind {
         None if arguments.reply => PacketWord::Data,
         None | Some(PacketArgument::Syn) => PacketWord::Syn,
@@ -155,14 +176,10 @@ fn explain_path(arguments: &ExplainArguments) -> String {
         Some(PacketArgument::Fin) => PacketWord::Fin,
         Some(PacketArgument::Rst) => PacketWord::Rst,
     };
-    let protocol = match arguments.protocol {
-        ProtocolArgument::Tcp => Protocol::Tcp,
-        ProtocolArgument::Udp => Protocol::Udp,
-    };
     let pairs = [
-        ("client", arguments.client.to_string()),
-        ("vip", arguments.vip.to_string()),
-        ("protocol", protocol.to_string()),
+        ("client", client.to_string()),
+        ("vip", vip.to_string()),
+        ("protocol", arguments.protocol.protocol().to_string()),
         ("packet", packet.name().to_owned()),
         ("is_reply", arguments.reply.to_string()),
     ];
@@ -286,8 +303,6 @@ fn fail(message: &str, code: u8) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::{
         arguments::{Weight, parse_weight},
         *,

@@ -7,7 +7,7 @@ use super::{
 
 /// What becomes of packets that no call has announced.
 const AS_PACKETS: &str = "their calls to a virtual address are not translated: they are packets, which \
-                          are balanced only where they pass a front interface";
+                          are told that they do not arrive (`refuses_unseen` in [cgroup])";
 
 /// Whether socket calls are to be balanced at all.
 fn is_wanted(facts: &Facts) -> bool {
