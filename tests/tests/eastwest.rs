@@ -234,7 +234,7 @@ fn connected_datagrams_are_told_and_others_move_at_once() -> Result<()> {
     let target = scene.target();
     // One after the other on the same socket, about as long as it takes to kill.
     let mut command = callers.in_container(client, "sh")?;
-    let dial = callers.dial_path().display();
+    let dial = callers.dial_path()?.display();
     let script = format!(
         "for i in 1 2 3 4 5 6; do {dial} udp-again {target} 20000 & done; wait; \
          {dial} udp-unconnected {target} 5"
@@ -286,7 +286,7 @@ fn an_agent_comes_and_goes_and_calls_go_on() -> Result<()> {
     calls()?;
     let held = callers.hold(&world, Some(&client), target, 200, 4)?;
     let mut load = callers.in_container(&client, "sh")?;
-    let dial = callers.dial_path().display();
+    let dial = callers.dial_path()?.display();
     let script = format!("while test -e $0; do {dial} tcp {target} 20; done");
     let flag = world.directory().join("load");
     std::fs::write(&flag, [])?;

@@ -22,7 +22,7 @@ const EHOSTUNREACH: i32 = 113;
 fn unseen(scene: &Scene, network: &str, target: SocketAddr) -> Result<(String, Duration)> {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "nsenter", &format!("--net={network}")]);
-    command.arg(scene.callers.dial_path()).args(["tcp", &target.to_string(), "1"]);
+    command.arg(scene.callers.dial_path()?).args(["tcp", &target.to_string(), "1"]);
     let begun = Instant::now();
     Ok((process::run(&mut command)?, begun.elapsed()))
 }
@@ -163,7 +163,7 @@ fn a_stranger_with_a_containers_address_is_not_that_container() -> Result<()> {
         "ip link add one type veth peer name two && ip addr add {}/24 dev one && ip link set one up \
          && ip link set two up && ip route add default dev one && exec {} tcp {} 1",
         client.address()?,
-        callers.dial_path().display(),
+        callers.dial_path()?.display(),
         vip(80)
     );
     let mut stranger = callers.on_node(&world, "unshare");
