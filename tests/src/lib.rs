@@ -14,6 +14,7 @@ pub mod compose;
 pub mod container;
 pub mod datagrams;
 pub mod docker;
+pub mod eastwest;
 pub mod exposition;
 pub mod names;
 pub mod namespace;

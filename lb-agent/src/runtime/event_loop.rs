@@ -159,6 +159,9 @@ impl<N: Node> Runtime<N> {
                 let result = self.reconciler.node_mut().explain(&query);
                 answer.send(result.map_err(|error| error.to_string())).ok();
             }
+            Request::ExplainCall(query, answer) => {
+                answer.send(self.reconciler.explain_call(&query)).ok();
+            }
             Request::Trace(filters, answer) => {
                 let result = self.reconciler.node_mut().set_trace_filters(&filters);
                 answer.send(result.map_err(|error| error.to_string())).ok();

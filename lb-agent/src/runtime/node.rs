@@ -6,9 +6,10 @@ use lb_common::abi::TraceFilter;
 
 use crate::{
     api::{
-        explain::{ExplainQuery, Explanation},
+        explain::{CallExplanation, CallQuery, ExplainQuery, Explanation},
         types::{BackendCountersView, DropView, FrontView, RecordsView, SocketsView, VerdictView},
     },
+    explain::Caller,
     model::IpPrefix,
     plan::{Kernel, KernelState, Scan},
     sockets::SocketTables,
@@ -58,6 +59,13 @@ pub trait Node: Kernel + Send {
 
     /// What the data path would decide on a packet now.
     fn explain(&mut self, query: &ExplainQuery) -> Result<Explanation, NodeError>;
+
+    /// What the data path would decide on a socket call now.
+    fn explain_call(
+        &mut self,
+        query: &CallQuery,
+        caller: &Caller,
+    ) -> Result<CallExplanation, NodeError>;
 
     /// Tells the data path of which packets to tell; without any filter it looks at none.
     fn set_trace_filters(&mut self, filters: &[Option<TraceFilter>]) -> Result<(), NodeError>;

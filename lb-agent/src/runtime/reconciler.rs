@@ -33,7 +33,7 @@ use super::{
     view,
 };
 use crate::{
-    api::types::RefusalView,
+    api::types::{CallerList, RefusalView},
     arbiter::Granted,
     config::Balancer,
     health::HealthView,
@@ -96,6 +96,8 @@ pub struct Reconciler<N> {
     /// Who calls from this node; `None`: not known yet.
     clients: Option<Clients>,
     are_clients_stale: bool,
+    /// The same, for people.
+    callers: Arc<CallerList>,
     /// What the kernel holds, to our knowledge.
     mirror: KernelState,
     /// What is granted to whom, and the same with all that follows from health, time and orders.
@@ -159,6 +161,7 @@ impl<N: Node> Reconciler<N> {
             balancers: settings.balancers,
             clients: None,
             are_clients_stale: false,
+            callers: Arc::default(),
             node,
             mirror,
             granted: Granted::default(),

@@ -15,9 +15,9 @@ use super::{
 use crate::{
     api::events::ConflictView,
     api::types::{
-        BackendCountersView, BackendCountsView, BackendView, FrontView, PassiveView, ReconcileView,
-        RefusalView, RefusedBy, RepliesView, ServiceView, ServingState, SocketsView, StatusView,
-        View, VipFrontendView, VipView,
+        BackendCountersView, BackendCountsView, BackendView, CallerList, FrontView, NamesView,
+        PassiveView, ReconcileView, RefusalView, RefusedBy, RepliesView, ServiceView, ServingState,
+        SocketsView, StatusView, View, VipFrontendView, VipView,
     },
     config::Balancer,
     health::{HealthView, Sign},
@@ -41,6 +41,7 @@ pub(super) struct Parts<'a> {
     pub(super) connections: Arc<HashMap<NameHash, u64>>,
     pub(super) fronts: Vec<FrontView>,
     pub(super) sockets: SocketsView,
+    pub(super) callers: Arc<CallerList>,
     pub(super) refusals: Vec<RefusalView>,
     pub(super) reconcile: ReconcileView,
     pub(super) steering: &'a Orders,
@@ -49,7 +50,7 @@ pub(super) struct Parts<'a> {
     pub(super) now_ms: u64,
 }
 
-/// The view of all parts. The uptime is the server's to say.
+/// The view of all parts. The uptime and who asks for names are the server's to say.
 pub(super) fn build(parts: &Parts<'_>) -> View {
     let sources = Sources::of_all(parts.ledger);
     let numbers = Numbers::of(parts.kernel);
@@ -72,6 +73,7 @@ pub(super) fn build(parts: &Parts<'_>) -> View {
             providers: parts.ledger.views(),
             fronts: parts.fronts.clone(),
             sockets: parts.sockets.clone(),
+            names: NamesView::default(),
             records: parts.counters.records,
             tables: pressure::tables(parts.kernel, parts.counters),
             drops: parts.counters.drops.clone(),
@@ -82,6 +84,7 @@ pub(super) fn build(parts: &Parts<'_>) -> View {
             probes: parts.health.stats().view(),
         },
         conflicts: parts.conflicts.clone(),
+        callers: Arc::clone(&parts.callers),
         services,
     }
 }

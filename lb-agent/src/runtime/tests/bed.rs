@@ -21,7 +21,7 @@ use super::super::{
 };
 use crate::{
     api::{
-        explain::{ExplainQuery, Explanation},
+        explain::{CallExplanation, CallQuery, ExplainQuery, Explanation},
         server::{Request, SteerCall},
         steer::{Order, SteerAnswer, SteerError, SteerRequest},
         types::{BackendCountersView, FrontView, SocketsView, View},
@@ -190,6 +190,14 @@ impl Node for FakeNode {
 
     fn sockets(&mut self) -> SocketsView {
         SocketsView::default()
+    }
+
+    fn explain_call(
+        &mut self,
+        _query: &CallQuery,
+        _caller: &crate::explain::Caller,
+    ) -> Result<CallExplanation, NodeError> {
+        Err(NodeError("not this node".to_owned()))
     }
 
     fn explain(&mut self, _query: &ExplainQuery) -> Result<Explanation, NodeError> {
