@@ -94,12 +94,15 @@ pub(super) fn fronts(facts: &Facts) -> Vec<Finding> {
             );
             continue;
         }
-        let why = match (front.xdp.as_str(), facts.interfaces.get(name)) {
-            ("off", Some(found)) if !found.is_physical => {
-                " (a virtual link, on which TC is the faster way)"
+        let why = match (&front.without_xdp, facts.interfaces.get(name)) {
+            (Some(why), _) => format!(" ({why})"),
+            (None, Some(found)) if front.xdp == "off" && !found.is_physical => {
+                " (a virtual link, on which TC is the faster way)".to_owned()
             }
-            ("off", _) => " (its driver has none, or the config says so)",
-            _ => "",
+            (None, _) if front.xdp == "off" => {
+                " (its driver has none, or the config says so)".to_owned()
+            }
+            (None, _) => String::new(),
         };
         let what = format!("`{name}`: TC by {}, XDP {}{why}", front.tc, front.xdp);
         findings.push(Finding::ok(check, what));
