@@ -21,6 +21,7 @@ mod log;
 mod mapped;
 mod object;
 mod observe;
+mod offloads;
 mod options;
 mod pins;
 mod prerequisites;
@@ -72,6 +73,7 @@ pub use self::{
     log::ProgramLog,
     object::embedded,
     observe::{Observations, Observer},
+    offloads::strips_tags,
     options::{CgroupOptions, FrontInterface, Options, RecordTimes, TcMode, XdpMode},
     records::SweepReport,
     sockets::SocketStatus,

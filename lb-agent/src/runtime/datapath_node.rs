@@ -150,6 +150,7 @@ fn front_view(front: &FrontStatus) -> FrontView {
         interface: front.name.clone(),
         tc: way(front.tc, "-"),
         xdp: way(front.xdp, "off"),
+        without_xdp: front.without_xdp.clone(),
         trouble: (!front.troubles.is_empty()).then(|| front.troubles.join("; ")),
     }
 }
