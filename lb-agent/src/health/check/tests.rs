@@ -349,7 +349,7 @@ impl RunInContainer for Commands {
         timeout: Duration,
     ) -> BoxFuture<'a, Result<Exited, RunError>> {
         Box::pin(async move {
-            assert_eq!((instance, timeout), ("id@1", Duration::from_millis(PATIENT_MS.into())));
+            assert_eq!((instance, timeout), ("id1@1", Duration::from_millis(PATIENT_MS.into())));
             match argv[0].as_str() {
                 "late" => Err(RunError::Late),
                 "refused" => Err(RunError::Refused("no such program".to_owned())),
