@@ -6,11 +6,20 @@ use crate::{
     sockets::{self, Clients},
 };
 
+/// Who calls from this node.
+#[derive(Debug, Default)]
+pub(super) struct Callers {
+    /// `None`: not known yet.
+    known: Option<Clients>,
+    /// The tables do not say so yet.
+    pub(super) is_changed: bool,
+}
+
 impl<N: Node> Reconciler<N> {
     /// How socket calls are balanced, and for whom.
     pub(super) fn sockets_view(&mut self) -> SocketsView {
         let mut view = self.node.sockets();
-        let containers = self.clients.iter().flat_map(|clients| clients.containers.values());
+        let containers = self.callers.known.iter().flat_map(|clients| clients.containers.values());
         view.clients = containers.map(|container| container.name.clone()).collect();
         view.clients.sort();
         view
@@ -18,15 +27,15 @@ impl<N: Node> Reconciler<N> {
 
     /// Takes over who calls from this node.
     pub(super) fn set_clients(&mut self, clients: Clients) {
-        self.are_clients_stale |= self.clients.as_ref() != Some(&clients);
-        self.clients = Some(clients);
+        self.callers.is_changed |= self.callers.known.as_ref() != Some(&clients);
+        self.callers.known = Some(clients);
     }
 
     /// Who sees what, by the numbers that the plan has given. Of a service whose numbers are new the
     /// sockets are left alone until here.
     pub(super) fn set_socket_tables(&mut self) {
-        self.are_clients_stale = false;
-        let wanted = sockets::wanted(&self.snapshot, &self.mirror, self.clients.as_ref());
+        self.callers.is_changed = false;
+        let wanted = sockets::wanted(&self.snapshot, &self.mirror, self.callers.known.as_ref());
         if let Err(error) = self.node.set_socket_tables(&wanted) {
             tracing::warn!("the tables of socket calls: {error}");
         }
