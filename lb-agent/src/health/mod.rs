@@ -12,6 +12,8 @@
 
 pub mod book;
 pub mod check;
+#[cfg(test)]
+mod fixtures;
 mod inquiry;
 mod outcome;
 pub mod panic;

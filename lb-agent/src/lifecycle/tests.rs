@@ -1,12 +1,7 @@
 //! What time makes of states and weights.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
-
 use super::*;
-use crate::model::{BackendPath, Origin, ReplyFacts, Service, Setting};
+use crate::model::{Origin, Setting, fixtures};
 
 fn policy(drain: u32, grace: u32, slow_start: u32) -> Policy {
     let seconds = |seconds| Setting::new(seconds, Origin::Default);
@@ -23,27 +18,8 @@ fn name() -> ServiceName {
 }
 
 fn snapshot(state: BackendState, policy: &Policy) -> Snapshot {
-    let backend = Backend {
-        place: "1".to_owned(),
-        instance: "a".to_owned(),
-        display_name: "web-1".to_owned(),
-        address: "10.0.0.1:80".parse().expect("an address"),
-        weight: 100,
-        path: BackendPath::Routed,
-        state,
-        started_at_ms: 0,
-        reported: None,
-        asked_to_end: None,
-        replies: ReplyFacts::default(),
-    };
-    let service = Service {
-        name: name(),
-        frontends: BTreeSet::new(),
-        backends: vec![backend],
-        policy: Arc::new(policy.clone()),
-        exclusive: BTreeSet::new(),
-    };
-    Snapshot { services: BTreeMap::from([(name(), service.into())]), ..Snapshot::default() }
+    let backends = [fixtures::backend(1, "a", state)];
+    fixtures::snapshot([fixtures::service("web", &backends, policy.clone())])
 }
 
 /// `SECOND STATE -> STATE WEIGHT, next at SECOND` for each step; `!` after a state: in panic.

@@ -2,6 +2,8 @@
 //! display and order.
 
 mod claim;
+#[cfg(test)]
+pub(crate) mod fixtures;
 mod origin;
 mod policy;
 mod ports;

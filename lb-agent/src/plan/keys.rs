@@ -113,9 +113,9 @@ mod tests {
             for _ in 0..2 {
                 assert_eq!(*keys.of(&latest), ServiceKeys::new(&latest));
             }
-            let mut changed = (*latest).clone();
-            change(&mut changed);
-            latest = Arc::new(changed);
+            let mut next = (*latest).clone();
+            change(&mut next);
+            latest = Arc::new(next);
         }
         let Backend { place, .. } = &latest.backends[0];
         assert_eq!(place, "10");

@@ -33,6 +33,27 @@ impl Draft<'_> {
         }
     }
 
+    /// Puts frontends that are not in the tables as they should be. Flows of all are recorded but those of
+    /// the first one of each ring.
+    pub(super) fn put_frontends(&mut self, first_of: impl Fn(u32) -> Option<FrontendAddress>) {
+        let kernel = self.kernel;
+        let mut puts = Vec::new();
+        for (frontend, service) in &self.frontends_wanted {
+            let records_replies = first_of(ring_of(*service, frontend)) != Some(*frontend);
+            let flags = self.frontend_flags.get(frontend).copied().unwrap_or(0);
+            if kernel.frontends.get(frontend) != Some(service)
+                || kernel.recorded_frontends.contains(frontend) != records_replies
+                || kernel.frontend_flags.get(frontend).copied().unwrap_or(0) != flags
+            {
+                let (frontend, service) = (*frontend, *service);
+                puts.push(Action::PutFrontend { frontend, service, records_replies, flags });
+            }
+        }
+        for action in puts {
+            self.push(action);
+        }
+    }
+
     /// Says what the tables are to say of a frontend. Affinity is part of the hash that leads flows to
     /// their slots: with another one, flows that nothing records would find other backends. So a
     /// frontend keeps the one that it was made with.

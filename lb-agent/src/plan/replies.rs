@@ -199,7 +199,7 @@ impl Planner {
         self.look_at_ports(draft, &mut ports, may_have_defaults);
         let defaults = self.reply_defaults(draft, &ports);
         records(draft, &ports, &defaults);
-        put_frontends(draft, &ports);
+        draft.put_frontends(|ring| ports.fronts.get(&ring).and_then(|fronts| fronts.first));
     }
 
     fn look_at_ports(&self, draft: &Draft<'_>, ports: &mut Ports, may_have_defaults: bool) {
@@ -439,26 +439,6 @@ fn has_defaults(led: &Led, ports: &Ports, defaults: &HashMap<ReplyPort, ReplyDef
         }
     }
     has_any
-}
-
-fn put_frontends(draft: &mut Draft<'_>, ports: &Ports) {
-    let kernel = draft.kernel;
-    let mut puts = Vec::new();
-    for (frontend, service) in &draft.frontends_wanted {
-        let first = ports.fronts.get(&ring_of(*service, frontend)).and_then(|it| it.first);
-        let records_replies = first != Some(*frontend);
-        let flags = draft.frontend_flags.get(frontend).copied().unwrap_or(0);
-        if kernel.frontends.get(frontend) != Some(service)
-            || kernel.recorded_frontends.contains(frontend) != records_replies
-            || kernel.frontend_flags.get(frontend).copied().unwrap_or(0) != flags
-        {
-            let (frontend, service) = (*frontend, *service);
-            puts.push(Action::PutFrontend { frontend, service, records_replies, flags });
-        }
-    }
-    for action in puts {
-        draft.push(action);
-    }
 }
 
 /// Whether flows of a frontend need no record. Where clients come without us, too, all of ours do.

@@ -33,7 +33,7 @@ use super::{
     view,
 };
 use crate::{
-    api::types::{CallerList, RefusalView},
+    api::types::RefusalView,
     arbiter::Granted,
     config::Balancer,
     health::HealthView,
@@ -41,7 +41,6 @@ use crate::{
     lifecycle::Lifecycle,
     model::{Refusal, ServiceName, Snapshot},
     plan::{self, Action, KernelError, KernelState, Planner, Scan, Sight},
-    sockets::Clients,
     steering::Store,
 };
 
@@ -93,11 +92,7 @@ pub struct Reconciler<N> {
     steering: Orders,
     history: History,
     balancers: Vec<Balancer>,
-    /// Who calls from this node; `None`: not known yet.
-    clients: Option<Clients>,
-    are_clients_stale: bool,
-    /// The same, for people.
-    callers: Arc<CallerList>,
+    callers: sockets::Callers,
     /// What the kernel holds, to our knowledge.
     mirror: KernelState,
     /// What is granted to whom, and the same with all that follows from health, time and orders.
@@ -159,9 +154,7 @@ impl<N: Node> Reconciler<N> {
             steering: Orders::load(settings.store),
             history: History::new(settings.journal),
             balancers: settings.balancers,
-            clients: None,
-            are_clients_stale: false,
-            callers: Arc::default(),
+            callers: sockets::Callers::default(),
             node,
             mirror,
             granted: Granted::default(),
@@ -240,7 +233,7 @@ impl<N: Node> Reconciler<N> {
             self.reconcile(inbox, now);
             return true;
         }
-        if self.are_clients_stale {
+        if self.callers.is_changed {
             self.set_socket_tables();
             return true;
         }

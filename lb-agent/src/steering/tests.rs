@@ -1,46 +1,27 @@
 //! Orders, and the file that keeps them.
 
-use std::{collections::BTreeMap, fs, sync::Arc};
+use std::{fs, sync::Arc};
 
 use insta::assert_snapshot;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{BackendPath, Policy, ReplyFacts, Service};
+use crate::model::{Policy, fixtures};
 
 fn name(service: &str) -> ServiceName {
     ServiceName(service.to_owned())
 }
 
 fn backend(number: u8, state: BackendState) -> Backend {
-    Backend {
-        place: number.to_string(),
-        instance: format!("c{number}"),
-        display_name: format!("web-{number}"),
-        address: ([10, 0, 0, number], 80).into(),
-        weight: 100,
-        path: BackendPath::Routed,
-        state,
-        started_at_ms: 0,
-        reported: None,
-        asked_to_end: None,
-        replies: ReplyFacts::default(),
-    }
+    fixtures::backend(number, &format!("c{number}"), state)
 }
 
 /// Two services with the same two containers, the second of which is asked to end.
 fn snapshot() -> Snapshot {
     let mut backends = [backend(1, BackendState::Healthy), backend(2, BackendState::Draining)];
     backends[1].asked_to_end = Some(1);
-    let service = |service: &str| Service {
-        name: name(service),
-        frontends: BTreeSet::new(),
-        backends: backends.to_vec(),
-        policy: Arc::new(Policy::default()),
-        exclusive: BTreeSet::new(),
-    };
-    let services: BTreeMap<_, _> = ["a", "b"].map(|it| (name(it), service(it).into())).into();
-    Snapshot { services, ..Snapshot::default() }
+    let service = |name| fixtures::service(name, &backends, Policy::default());
+    fixtures::snapshot(["a", "b"].map(service))
 }
 
 fn give(steering: &mut Steering, backend: &str, service: Option<&str>, order: Order) -> String {

@@ -4,35 +4,16 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    health::outcome::FailureKind,
-    model::{HttpProbe, ProbePlace},
+    health::{fixtures, outcome::FailureKind},
+    model::HttpProbe,
 };
 
 fn probe(rise: u16, fall: u16) -> Probe {
-    Probe {
-        kind: ProbeKind::Tcp { port: None },
-        interval_ms: 2000,
-        timeout_ms: 1000,
-        initial_delay_ms: 0,
-        rise,
-        fall,
-        place: ProbePlace::Auto,
-    }
+    Probe { rise, fall, ..fixtures::probe() }
 }
 
 fn target(number: u64, generation: u64, probe: Option<Probe>, assumed: Health) -> Target {
-    Target {
-        key: [number, 1],
-        generation,
-        display_name: format!("web: `web-{number}`"),
-        address: "10.0.0.1:80".parse().expect("an address"),
-        instance: format!("id{number}@1"),
-        probe: probe.map(Arc::new),
-        reported: None,
-        assumed,
-        is_watched: true,
-        is_routed: false,
-    }
+    Target { generation, ..fixtures::target(number, probe.map(Arc::new), assumed) }
 }
 
 fn passed() -> Outcome {

@@ -16,8 +16,8 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::{
-    health::{book::Book, run::probe, target::Target, tracker::Health},
-    model::{Probe, ProbePlace},
+    health::{fixtures, run::probe},
+    model::Probe,
 };
 
 /// Long enough for a busy machine; no test waits for it.
@@ -26,30 +26,7 @@ const PATIENT_MS: u32 = 20_000;
 const SHORT_MS: u32 = 300;
 
 fn job(kind: ProbeKind, address: SocketAddr, timeout_ms: u32) -> Job {
-    let probe = Probe {
-        kind,
-        interval_ms: 2000,
-        timeout_ms,
-        initial_delay_ms: 0,
-        rise: 1,
-        fall: 1,
-        place: ProbePlace::Auto,
-    };
-    let target = Target {
-        key: [1, 1],
-        generation: 1,
-        display_name: "a server".to_owned(),
-        address,
-        instance: "id@1".to_owned(),
-        probe: Some(Arc::new(probe)),
-        reported: None,
-        assumed: Health::Starting,
-        is_watched: true,
-        is_routed: false,
-    };
-    let mut book = Book::new(1, 1);
-    book.set_targets(&[Arc::new(target)], 0);
-    book.next_job(0).expect("a backend that starts is due at once")
+    fixtures::job(Probe { kind, timeout_ms, ..fixtures::probe() }, address)
 }
 
 async fn run_with(
@@ -372,7 +349,7 @@ impl RunInContainer for Commands {
         timeout: Duration,
     ) -> BoxFuture<'a, Result<Exited, RunError>> {
         Box::pin(async move {
-            assert_eq!((instance, timeout), ("id@1", Duration::from_millis(PATIENT_MS.into())));
+            assert_eq!((instance, timeout), ("id1@1", Duration::from_millis(PATIENT_MS.into())));
             match argv[0].as_str() {
                 "late" => Err(RunError::Late),
                 "refused" => Err(RunError::Refused("no such program".to_owned())),

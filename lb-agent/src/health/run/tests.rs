@@ -13,8 +13,8 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::{
-    health::{passive::Sign, stats::PassiveStats, target::Target, tracker::Health},
-    model::{Probe, ProbeKind, ProbePlace},
+    health::{fixtures, passive::Sign, stats::PassiveStats, target::Target, tracker::Health},
+    model::Probe,
 };
 
 /// Answers after a while, as it is told to.
@@ -102,28 +102,15 @@ impl Bed {
     }
 
     fn set(&self, numbers: impl IntoIterator<Item = u64>, assumed: Health) {
-        let probe = Arc::new(Probe {
-            kind: ProbeKind::Tcp { port: None },
-            interval_ms: 2000,
-            timeout_ms: 1000,
-            initial_delay_ms: 0,
-            rise: 1,
-            fall: 2,
-            place: ProbePlace::Auto,
-        });
+        let probe = Arc::new(Probe { fall: 2, ..fixtures::probe() });
         let target = |number| {
             Arc::new(Target {
-                key: [number, 1],
-                generation: 1,
-                display_name: String::new(),
                 // Each but the even ones has an address of its own.
                 address: SocketAddr::from(([10, 0, (number >> 9) as u8, (number >> 1) as u8], 80)),
                 instance: String::new(),
-                probe: Some(Arc::clone(&probe)),
-                reported: None,
-                assumed,
                 is_watched: number != UNWATCHED,
                 is_routed: number >= ROUTED,
+                ..fixtures::target(number, Some(Arc::clone(&probe)), assumed)
             })
         };
         self.targets.send_replace(Arc::new(numbers.into_iter().map(target).collect()));
@@ -291,30 +278,8 @@ impl Check for Hog {
 
 #[tokio::test]
 async fn who_is_probed_by_a_busy_node_has_not_failed() {
-    let probe = Probe {
-        kind: ProbeKind::Tcp { port: None },
-        interval_ms: 1000,
-        timeout_ms: 50,
-        initial_delay_ms: 0,
-        rise: 1,
-        fall: 1,
-        place: ProbePlace::Auto,
-    };
-    let target = Target {
-        key: [1, 1],
-        generation: 1,
-        display_name: String::new(),
-        address: "10.0.0.1:80".parse().expect("an address"),
-        instance: String::new(),
-        probe: Some(Arc::new(probe)),
-        reported: None,
-        assumed: Health::Starting,
-        is_watched: true,
-        is_routed: false,
-    };
-    let mut book = Book::new(1, 1);
-    book.set_targets(&[Arc::new(target)], 0);
-    let job = book.next_job(0).expect("it is due");
+    let probe = Probe { timeout_ms: 50, ..fixtures::probe() };
+    let job = fixtures::job(probe, ([10, 0, 0, 1], 80).into());
     let outcome = super::probe(Arc::new(Hog), job).await.outcome;
     assert_eq!(outcome, Outcome::Inconclusive("the node is too busy to probe in time".to_owned()));
 }

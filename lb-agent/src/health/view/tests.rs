@@ -6,43 +6,18 @@ use lb_common::abi::{TAKES_NEW, TAKES_OLD};
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{BackendPath, Origin, Policy, ProbeKind, Setting};
+use crate::model::{
+    Origin, Policy, ProbeKind, Setting,
+    fixtures::{self, backend},
+};
 
 fn policy() -> Policy {
     let probe = Setting::new(Some(ProbeKind::Tcp { port: None }), Origin::Default);
     Policy { probe, ..Policy::default() }
 }
 
-fn backend(number: u8, instance: &str, state: BackendState) -> Backend {
-    Backend {
-        place: number.to_string(),
-        instance: instance.to_owned(),
-        display_name: format!("web-{number}"),
-        address: format!("10.0.0.{number}:80").parse().expect("an address"),
-        weight: 100,
-        path: BackendPath::Routed,
-        state,
-        started_at_ms: 0,
-        reported: None,
-        asked_to_end: None,
-        replies: crate::model::ReplyFacts::default(),
-    }
-}
-
 fn name() -> ServiceName {
     ServiceName("web".to_owned())
-}
-
-fn snapshot(backends: &[Backend], policy: Policy) -> Snapshot {
-    let service = Service {
-        name: name(),
-        frontends: BTreeSet::new(),
-        backends: backends.to_vec(),
-        policy: Arc::new(policy),
-        exclusive: BTreeSet::new(),
-    };
-    let services = BTreeMap::from([(name(), service.into())]);
-    Snapshot { services, ..Snapshot::default() }
 }
 
 /// Applies, and returns the states of the snapshot and those that are shown.
@@ -56,7 +31,7 @@ fn apply_with(
     held: Option<u8>,
     policy: Policy,
 ) -> String {
-    let mut snapshot = snapshot(backends, policy);
+    let mut snapshot = fixtures::snapshot([fixtures::service("web", backends, policy)]);
     view.apply_to(&mut snapshot, |_| held);
     let service = &snapshot.services[&name()];
     let states = service.backends.iter().map(|backend| {
@@ -225,13 +200,8 @@ fn service_of(number: u8, backends: &[(u8, bool, BackendState)], is_probed: bool
             all.push(backend);
         }
     }
-    Arc::new(Service {
-        name: ServiceName(format!("s{number}")),
-        frontends: BTreeSet::new(),
-        backends: all,
-        policy: Arc::new(if is_probed { policy() } else { Policy::default() }),
-        exclusive: BTreeSet::new(),
-    })
+    let policy = if is_probed { policy() } else { Policy::default() };
+    Arc::new(fixtures::service(&format!("s{number}"), &all, policy))
 }
 
 proptest! {

@@ -67,7 +67,7 @@ impl<N: Node> Reconciler<N> {
             connections: self.connections.counted(),
             fronts: self.node.fronts(),
             sockets,
-            callers: Arc::clone(&self.callers),
+            callers: Arc::clone(&self.callers.list),
             refusals,
             reconcile,
             steering: &self.steering,

@@ -9,7 +9,7 @@ use super::{Node, Reconciler};
 use crate::{
     api::{
         explain::{CallExplanation, CallQuery},
-        types::SocketsView,
+        types::{CallerList, SocketsView},
     },
     explain::Caller,
     sockets::{self, Clients},
@@ -18,11 +18,22 @@ use crate::{
 /// Characters of a container's id that are enough to mean it.
 const ID_MIN: usize = 12;
 
+/// Who calls from this node.
+#[derive(Debug, Default)]
+pub(super) struct Callers {
+    /// `None`: not known yet.
+    known: Option<Clients>,
+    /// The same, for people.
+    pub(super) list: Arc<CallerList>,
+    /// The tables do not say so yet.
+    pub(super) is_changed: bool,
+}
+
 impl<N: Node> Reconciler<N> {
     /// How socket calls are balanced, and for whom.
     pub(super) fn sockets_view(&mut self) -> SocketsView {
         let mut view = self.node.sockets();
-        let containers = self.clients.iter().flat_map(|clients| clients.containers.values());
+        let containers = self.callers.known.iter().flat_map(|clients| clients.containers.values());
         view.clients = containers.map(|container| container.name.clone()).collect();
         view.clients.sort();
         view
@@ -30,16 +41,17 @@ impl<N: Node> Reconciler<N> {
 
     /// Takes over who calls from this node.
     pub(super) fn set_clients(&mut self, clients: Clients) {
-        self.are_clients_stale |= self.clients.as_ref() != Some(&clients);
-        self.callers = Arc::new(clients.view());
-        self.clients = Some(clients);
+        self.callers.is_changed |= self.callers.known.as_ref() != Some(&clients);
+        self.callers.list = Arc::new(clients.view());
+        self.callers.known = Some(clients);
     }
 
     /// Who sees what, by the numbers that the plan has given. Of a service whose numbers are new the
     /// sockets are left alone until here.
     pub(super) fn set_socket_tables(&mut self) {
-        self.are_clients_stale = false;
-        let mut wanted = sockets::wanted(&self.snapshot, &self.mirror, self.clients.as_ref());
+        self.callers.is_changed = false;
+        let known = self.callers.known.as_ref();
+        let mut wanted = sockets::wanted(&self.snapshot, &self.mirror, known);
         // Without the node's own addresses nothing is kept from anybody.
         if let Some(local) = self.local.prefixes() {
             wanted.unseen = sockets::unseen(&self.snapshot, &local);
@@ -55,7 +67,7 @@ impl<N: Node> Reconciler<N> {
         query: &CallQuery,
     ) -> Result<CallExplanation, String> {
         let nobody = Clients::default();
-        let clients = self.clients.as_ref().unwrap_or(&nobody);
+        let clients = self.callers.known.as_ref().unwrap_or(&nobody);
         let cookie = if query.from == CallQuery::NODE {
             clients.node
         } else {
