@@ -13,8 +13,9 @@ use lb_common::{
     },
     engine::{
         Context, front,
-        host::{HostPacket, HostTables, run},
+        host::{HostPacket, HostTables, RecordTable, run},
     },
+    slots::{Moment, SlotTimes, advance},
 };
 
 const VIP: [u8; 4] = [10, 0, 0, 1];
@@ -117,6 +118,41 @@ fn what_anybody_may_have_sent_and_what_is_lost_at_the_end_moves_no_flow() {
         tables.flows.borrow_mut().put(key, record).expect("room");
         let later = NOW + ticks_from_seconds(age_seconds);
         assert_eq!(send(&tables, later, client, ACK), expected, "{name}");
+    }
+}
+
+/// A slot that waits for a replacement: its connections are recorded, or `cur` keeps them as its default.
+#[test]
+fn a_connection_that_began_in_a_flood_outlives_the_replacement_of_a_gone_backend() {
+    const REPLACEMENT: [u8; 4] = [172, 17, 0, 4];
+    let limits = Limits { half_open_per_tick: 16, ..Limits::with_cpus(1) };
+    for (name, strangers, expected) in [("quiet", 0_u32, REPLACEMENT), ("a flood", 80, CUR)] {
+        let mut tables = tables(limits);
+        tables.half_flows = RecordTable::evicting(64).into();
+        let replacement =
+            BackendV4 { address: Ipv4Addr::from(REPLACEMENT).into(), ..tables.backends[&1] };
+        tables.backends.insert(3, replacement);
+        let held = Slot::new(1, BACKEND_NONE, SLOT_MOVING, NOW);
+        tables.slots = vec![held];
+        let client = ([198, 51, 100, 7], 40000);
+        assert_eq!(send(&tables, NOW + 1, client, SYN), CUR, "{name}");
+        for number in 0..strangers {
+            let stranger = ([198, 18, 0, number as u8], 40000);
+            send(&tables, NOW + 1, stranger, SYN);
+        }
+        assert_eq!(send(&tables, NOW + 1, client, ACK), CUR, "{name}");
+
+        let refused_tick = tables.refusals.borrow().get(&0).map_or(0, |it| it.refused_tick);
+        let times = SlotTimes::tcp(&limits, ticks_from_seconds(60));
+        let moment = Moment { now_tick: NOW + 5, refused_tick, times };
+        tables.slots = vec![advance(held, 3, &moment, |_| false, None)];
+        assert_eq!(send(&tables, NOW + 6, client, ACK), CUR, "{name}: its backend lives");
+        // And those that come then.
+        let new = ([198, 51, 100, 7], 40001);
+        assert_eq!(send(&tables, NOW + 6, new, SYN), REPLACEMENT, "{name}");
+        // What has no record belongs to the default.
+        let unknown = ([198, 51, 100, 7], 40002);
+        assert_eq!(send(&tables, NOW + 6, unknown, ACK), expected, "{name}");
     }
 }
 

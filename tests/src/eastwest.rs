@@ -69,7 +69,7 @@ impl Scene {
 
     /// Waits until the agent knows a container as a caller.
     pub fn wait_known(&self, name: &str) -> Result<()> {
-        wait_known(&self.agent, name)
+        self.agent.wait_caller(name)
     }
 
     /// Calls of one kind, from the node or from a container.
@@ -107,16 +107,6 @@ impl Scene {
         ensure!(calls == [Called::Failed(errno)], "{way} to {target}: {calls:?}");
         Ok(())
     }
-}
-
-/// Waits until the agent knows a container as a caller.
-pub fn wait_known(agent: &Agent, name: &str) -> Result<()> {
-    process::wait_for(&format!("{name} as a caller"), Duration::from_secs(10), || {
-        let status = agent.json("status")?;
-        let clients = status["sockets"]["clients"].as_array().cloned().unwrap_or_default();
-        ensure!(clients.iter().any(|it| it == name), "{}", status["sockets"]);
-        Ok(())
-    })
 }
 
 /// All were answered, and show the address that was asked for. Returns how many each backend had.

@@ -15,6 +15,7 @@ pub mod container;
 pub mod datagrams;
 pub mod docker;
 pub mod eastwest;
+pub mod exposition;
 pub mod names;
 pub mod namespace;
 pub mod packets;

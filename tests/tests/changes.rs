@@ -136,6 +136,28 @@ fn weight_0_keeps_connections_and_takes_no_new_ones() -> Result<()> {
     Ok(())
 }
 
+/// The largest ring takes its time to be written.
+#[test]
+fn drains_refuse_no_connection() -> Result<()> {
+    needs!(namespaces);
+    let settings = "[defaults]\nring_size = 131071";
+    let cluster = Cluster::start(settings, &[ON, ON])?;
+    let client = cluster.world.client();
+    let loads = [vip(80), vip6(80)].map(|front| client.requests(front, 400));
+    for round in 0..10 {
+        let drained = if round % 2 == 0 { [DRAINED, ON] } else { [ON, DRAINED] };
+        cluster.set(&drained)?;
+        cluster.set(&[ON, ON])?;
+    }
+    for load in loads {
+        let summary = load?.finish()?.check()?.clone();
+        println!("{} ok, p99 {} ms", summary.ok, summary.p99_ms);
+    }
+    let drops = cluster.agent.json("status")?["drops"].to_string();
+    ensure!(!drops.contains("no_backend"), "{drops}");
+    Ok(())
+}
+
 #[test]
 fn affinity_leaves_a_backend_of_weight_0_and_returns() -> Result<()> {
     needs!(namespaces);

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use lb_tests::{
     Container, World,
     callers::{Called, Callers},
-    eastwest::{Scene, shares, wait_known},
+    eastwest::{Scene, shares},
     needs, process,
     world::{BALANCER, BALANCER6, vip, vip6},
 };
@@ -96,7 +96,7 @@ fn both_families_are_balanced() -> Result<()> {
     config.cgroup = Some(callers.cgroup().to_owned());
     let agent = world.start_agent(&config)?;
     agent.wait_backends(&["web-1", "web-2"])?;
-    wait_known(&agent, "client")?;
+    agent.wait_caller("client")?;
     let target = vip6(80);
     for way in ["tcp", "tcp-nonblocking", "tcp-fastopen", "tcp-bound", "udp"] {
         let count = if way == "tcp-bound" { 1 } else { 20 };
@@ -171,8 +171,8 @@ fn a_service_is_there_for_whom_it_names() -> Result<()> {
     config.cgroup = Some(callers.cgroup().to_owned());
     let agent = world.start_agent(&config)?;
     agent.wait_backends(&["local", "outer", "private", "shared"])?;
-    wait_known(&agent, "inside")?;
-    wait_known(&agent, "outside")?;
+    agent.wait_caller("inside")?;
+    agent.wait_caller("outside")?;
     let check_port = |from: Option<&Container>, port: u16, expected: Option<&str>| -> Result<()> {
         let calls = callers.dial(&world, from, "tcp", vip(port), 1)?;
         match (&calls[0], expected) {

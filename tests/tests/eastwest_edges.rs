@@ -17,7 +17,7 @@ use lb_common::socket::cookie_told;
 use lb_tests::{
     World,
     callers::{Called, Callers},
-    eastwest::{Scene, shares, wait_known},
+    eastwest::{Scene, shares},
     needs,
     packets::object_bytes,
     process,
@@ -126,7 +126,7 @@ fn a_vip_that_is_somebodys_address_takes_nothing_else() -> Result<()> {
     let backends: Vec<_> =
         backends.iter().filter(|name| !refusals.contains(*name)).map(String::as_str).collect();
     agent.wait_backends(&backends).with_context(|| refusals.clone())?;
-    wait_known(&agent, "client")?;
+    agent.wait_caller("client")?;
     let ports = world.node().run("ip route show proto 108")?;
     ensure!(ports.is_empty(), "no route to what is somebody's: {ports}");
     for (number, address) in somebodys.into_iter().enumerate() {
@@ -164,7 +164,7 @@ fn a_stranger_with_a_containers_address_is_not_that_container() -> Result<()> {
     config.cgroup = Some(callers.cgroup().to_owned());
     let agent = world.start_agent(&config)?;
     agent.wait_backends(&["web"])?;
-    wait_known(&agent, "client")?;
+    agent.wait_caller("client")?;
     let calls = callers.dial(&world, Some(&client), "tcp", vip(80), 2)?;
     shares(&calls, vip(80))?;
     // Another network with the same subnet, and the same address in it.

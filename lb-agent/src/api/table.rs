@@ -311,7 +311,14 @@ fn fronts(fronts: &[FrontView]) -> String {
             front.trouble.clone().unwrap_or_default(),
         ]
     });
-    render_unless_empty(["FRONT", "TC", "XDP", "TROUBLE"], &[], rows)
+    let mut text = render_unless_empty(["FRONT", "TC", "XDP", "TROUBLE"], &[], rows);
+    for front in fronts {
+        if let Some(reason) = &front.without_xdp {
+            text += &printable(&format!("{} runs without XDP: {reason}", front.interface));
+            text.push('\n');
+        }
+    }
+    text
 }
 
 fn tables(tables: &[TableView]) -> String {

@@ -9,6 +9,7 @@ mod cgroup;
 mod clsact;
 mod connections;
 mod counters;
+mod early;
 mod explain;
 mod extents;
 mod frontends;
@@ -21,6 +22,7 @@ mod log;
 mod mapped;
 mod object;
 mod observe;
+mod offloads;
 mod options;
 mod pins;
 mod prerequisites;
@@ -69,6 +71,7 @@ pub use self::{
     log::ProgramLog,
     object::embedded,
     observe::{Observations, Observer},
+    offloads::strips_tags,
     options::{CgroupOptions, FrontInterface, Options, RecordTimes, TcMode, XdpMode},
     records::SweepReport,
     sockets::SocketStatus,
@@ -279,6 +282,16 @@ impl Datapath {
     /// Puts the reply program on a host-side veth; idempotent.
     pub fn attach_reply(&mut self, ifindex: u32) -> Result<(), KernelError> {
         self.execute(&Action::AttachReply { ifindex })
+    }
+
+    /// Begins to put the reply program on these veths, for which a plan will ask.
+    pub fn expect_replies(&mut self, interfaces: &BTreeSet<u32>) {
+        self.hooks.expect(interfaces);
+    }
+
+    /// Gives back what was begun and not asked for.
+    pub fn expect_no_more(&mut self) {
+        self.hooks.expect_no_more();
     }
 
     /// Takes the reply program off; idempotent, also when the interface is gone.

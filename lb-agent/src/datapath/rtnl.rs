@@ -33,7 +33,9 @@ const TCA_BPF_NAME: u16 = 7;
 const TCA_BPF_FLAGS: u16 = 8;
 const TCA_BPF_ID: u16 = 11;
 const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
+const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
+const IFLA_MASTER: u16 = 10;
 const IFLA_TXQLEN: u16 = 13;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
@@ -92,6 +94,10 @@ pub(super) struct Interface {
     pub(super) is_physical: bool,
     /// Of a VLAN interface the index of the one that it is on.
     pub(super) vlan_parent: Option<u32>,
+    /// Its Ethernet address.
+    pub(super) address: Option<[u8; 6]>,
+    /// Index of the bond or bridge that it is a port of.
+    pub(super) master: Option<u32>,
 }
 
 /// A netlink socket in one network namespace.
@@ -256,6 +262,8 @@ impl Rtnl {
                 index: number_at(header, 4),
                 name: attribute(attributes, IFLA_IFNAME).map(string).unwrap_or_default(),
                 is_physical: device_type == ARPHRD_ETHER && kind.is_none(),
+                address: attribute(attributes, IFLA_ADDRESS).and_then(|it| it.try_into().ok()),
+                master: attribute(attributes, IFLA_MASTER).map(|it| number_at(it, 0)),
                 vlan_parent: parent.filter(|_| is_vlan).map(|parent| number_at(parent, 0)),
             });
         }

@@ -72,6 +72,7 @@ fn running() -> Running {
         interface: "eth0".to_owned(),
         tc: "tcx".to_owned(),
         xdp: "off".to_owned(),
+        without_xdp: None,
         trouble: None,
     });
     status.sockets =

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use lb_common::abi::{MAX_BACKENDS, MAX_SERVICES};
+use lb_common::abi::{MAX_BACKENDS, MAX_SERVICES, TAKES_NEW};
 
 use super::{
     Action, KernelBackend, KernelState, Plan,
@@ -32,6 +32,9 @@ enum Phase {
     TrustReplyDefaults,
     Admit,
     PublishRings,
+    /// Who merely takes no new flows any more goes on doing so until its ring leads none there: the data
+    /// path would refuse them.
+    RefuseNew,
     PutVips,
     PutFrontends,
     ClearRings,
@@ -131,7 +134,11 @@ impl<'a> Draft<'a> {
         match action {
             Action::SetBackendState { number, state } => {
                 let held = self.kernel.backends.get(number).map_or(0, |backend| backend.state);
-                if *state & !held == 0 { Phase::Restrict } else { Phase::Admit }
+                match (held & !*state, *state & !held) {
+                    (TAKES_NEW, 0) => Phase::RefuseNew,
+                    (_, 0) => Phase::Restrict,
+                    _ => Phase::Admit,
+                }
             }
             Action::SetFlags { flags } if *flags & !self.kernel.flags == 0 => Phase::LowerFlags,
             Action::SetFlags { .. } => Phase::RaiseFlags,

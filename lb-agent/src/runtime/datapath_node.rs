@@ -43,6 +43,14 @@ impl Node for Datapath {
         Self::refused_tick(self, ring)
     }
 
+    fn expect_replies(&mut self, interfaces: &BTreeSet<u32>) {
+        Self::expect_replies(self, interfaces);
+    }
+
+    fn expect_no_more(&mut self) {
+        Self::expect_no_more(self);
+    }
+
     fn local(&self) -> Result<BTreeSet<IpPrefix>, NodeError> {
         Self::read_local(self)
             .map_err(|error| NodeError(format!("the node's addresses cannot be listed: {error}")))
@@ -151,6 +159,7 @@ fn front_view(front: &FrontStatus) -> FrontView {
         interface: front.name.clone(),
         tc: way(front.tc, "-"),
         xdp: way(front.xdp, "off"),
+        without_xdp: front.without_xdp.clone(),
         trouble: (!front.troubles.is_empty()).then(|| front.troubles.join("; ")),
     }
 }

@@ -30,6 +30,12 @@ pub trait Node: Kernel + Send {
     /// The tick in which a flow of a ring was last left without a record; 0: never.
     fn refused_tick(&self, ring: u32) -> u32;
 
+    /// Hears for which veths the next plan is likely to ask, to begin what takes time.
+    fn expect_replies(&mut self, interfaces: &BTreeSet<u32>);
+
+    /// What was expected and not asked for will not be.
+    fn expect_no_more(&mut self);
+
     /// Addresses of the node and subnets of its containers.
     fn local(&self) -> Result<BTreeSet<IpPrefix>, NodeError>;
 

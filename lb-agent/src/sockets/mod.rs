@@ -26,7 +26,7 @@ pub use self::registry::{Known, Registry};
 use crate::{
     api::types::{CallerList, CallerView},
     model::{BackendPath, IpPrefix, Policy, Preference, Snapshot},
-    plan::{self, KernelState},
+    plan::{self, HashIndex, KernelBackend, KernelState},
 };
 
 /// What the tables of socket calls hold.
@@ -163,16 +163,13 @@ fn client_on<'a>(names: impl IntoIterator<Item = &'a str>) -> Client {
 }
 
 fn scopes(snapshot: &Snapshot, kernel: &KernelState) -> BTreeMap<u32, ServiceScope> {
-    let numbers: BTreeMap<_, _> = kernel.services.iter().map(|(it, hash)| (*hash, *it)).collect();
-    snapshot
-        .services
-        .values()
-        .filter_map(|service| {
-            let number = numbers.get(&plan::service_hash(&service.name))?;
-            Some((*number, scope(&service.policy)))
-        })
-        .filter(|(_, scope)| scope.flags != 0)
-        .collect()
+    let numbers: HashIndex<u32> = kernel.services.iter().map(|(it, hash)| (*hash, *it)).collect();
+    let seen = snapshot.services.values().filter_map(|service| {
+        // Most are for clients from outside.
+        let scope = Some(scope(&service.policy)).filter(|scope| scope.flags != 0)?;
+        Some((*numbers.get(&plan::service_hash(&service.name))?, scope))
+    });
+    seen.collect()
 }
 
 /// Who may see a service of this policy.
@@ -203,8 +200,12 @@ fn backend_networks(
     kernel: &KernelState,
     clients: &Clients,
 ) -> BTreeMap<u32, u64> {
-    let mut by_instance: BTreeMap<_, Vec<u32>> = BTreeMap::new();
-    for (number, backend) in &kernel.backends {
+    if clients.containers.is_empty() {
+        return BTreeMap::new();
+    }
+    let mut by_instance: HashIndex<Vec<u32>> = HashIndex::default();
+    let is_local = |it: &KernelBackend| matches!(it.path, BackendPath::Local { .. });
+    for (number, backend) in kernel.backends.iter().filter(|(_, it)| is_local(it)) {
         by_instance.entry(backend.instance_hash).or_default().push(*number);
     }
     let mut networks = BTreeMap::new();

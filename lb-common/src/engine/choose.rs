@@ -340,11 +340,14 @@ fn moving<A: Family, T: Tables<A>>(
     let number = slot.old();
     let state = tables.backend(number).map_or(0, |old| old.state);
     if kind as u32 == PacketKind::Syn as u32 {
+        let yields = number == BACKEND_NONE || state & TAKES_NEW != 0;
+        let is_refused = u32::from(yields && is_pressed::<A, T>(tables, context, limits, ring));
         // Unrecorded, the flow belongs to `old`: while there is no room, that is where it goes.
-        if state & TAKES_NEW != 0 && is_pressed::<A, T>(tables, context, limits, ring) {
-            return Pick { is_refused: 1, ..chosen(number, change) };
+        if is_refused != 0 && number != BACKEND_NONE {
+            return Pick { is_refused, ..chosen(number, change) };
         }
-        let pick = by_cur(slot, kind, change);
+        // Without `old` it belongs to nobody: its record may not last, so the agent settles the slot.
+        let pick = Pick { is_refused, ..by_cur(slot, kind, change) };
         return if is_broken(Rule::NewFlowsAreRecorded) { pick } else { recorded(pick, kind) };
     }
     let owns = state & wanted_state(kind) != 0

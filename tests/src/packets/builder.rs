@@ -6,8 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 /// runs arrive on, and source.
 pub(super) const MACS: ([u8; 6], [u8; 6]) = ([0; 6], [2, 0, 0, 0, 0, 2]);
 
-/// Sequence and acknowledgement number of a TCP packet that does not say otherwise.
-pub(super) const NUMBERS: (u32, u32) = (0x0102_0304, 0x0506_0708);
+/// Sequence and acknowledgement number of a TCP packet that does not say otherwise: what one side sends
+/// is near what the other acknowledges, and both are near 0.
+pub(super) const NUMBERS: (u32, u32) = (0x0002_0304, 0x0003_0708);
 
 /// Protocol number of the IPv6 fragment header.
 pub(super) const FRAGMENT_HEADER: u8 = 44;

@@ -80,6 +80,8 @@ pub struct FrontView {
     pub tc: String,
     /// How the XDP program is attached: `native`, `generic`, `off`.
     pub xdp: String,
+    /// Why XDP does not run although it might; `None` also where the configuration forbids it.
+    pub without_xdp: Option<String>,
     /// What is wrong with it and what to do.
     pub trouble: Option<String>,
 }

@@ -1,6 +1,7 @@
 //! What happens to a node, step by step, as an operator would read it.
 
 use insta::assert_snapshot;
+use lb_common::abi::TAKES_NEW;
 
 use super::{Node, backend, frontend, service, snapshot};
 use crate::{
@@ -75,6 +76,37 @@ fn death_comes_first_and_numbers_rest() {
     veth 1: attached
     veth 2: attached
     ");
+}
+
+/// Between any two actions of a plan clients come: a SYN whose slot is still of a backend that takes no
+/// more new flows would be refused.
+#[track_caller]
+fn check_nobody_is_refused(node: &mut Node, snapshot: &Snapshot) {
+    let plan = node.planner.plan(&node.kernel, snapshot, &node.sight());
+    assert!(!plan.actions.is_empty());
+    for action in &plan.actions {
+        node.kernel.execute(action).unwrap();
+        let takes_new =
+            |number| node.kernel.backends.get(number).is_some_and(|it| it.state & TAKES_NEW != 0);
+        let refused = node.owners().iter().filter(|number| !takes_new(number)).count();
+        assert_eq!(refused, 0, "slots after `{action}`");
+    }
+}
+
+#[test]
+fn who_takes_no_more_new_flows_refuses_none() {
+    use BackendState::{Draining, Healthy};
+    let first = |state, weight| {
+        web(vec![Backend { weight, state, ..backend("1", 1, 1) }, backend("2", 2, 2)])
+    };
+    let mut node = Node::new(POOL);
+    node.step(&two());
+    for (state, weight) in [(Draining, 100), (Healthy, 0)] {
+        check_nobody_is_refused(&mut node, &first(state, weight));
+        node.now_ms += 2000;
+        check_nobody_is_refused(&mut node, &two());
+        node.now_ms += 2000;
+    }
 }
 
 #[test]
@@ -194,8 +226,8 @@ fn states_and_weights_change_in_place() {
     node.settle(&two());
     let mut second = Backend { state: BackendState::Draining, ..backend("2", 2, 2) };
     assert_snapshot!(node.step(&web(vec![backend("1", 1, 1), second.clone()])), @"
-    backend 2: takes old
     ring 0: publish 1021 slots at 1021, epoch 2: 1 x 1021; 511 moving
+    backend 2: takes old
     again at 8472160 ms
     ");
     second.state = BackendState::Healthy;
@@ -207,8 +239,8 @@ fn states_and_weights_change_in_place() {
     ");
     second.weight = 0;
     assert_snapshot!(node.step(&web(vec![backend("1", 1, 1), second])), @"
-    backend 2: takes old
     ring 0: publish 1021 slots at 3063, epoch 4: 1 x 1021; 511 moving
+    backend 2: takes old
     again at 8472160 ms
     ");
 }

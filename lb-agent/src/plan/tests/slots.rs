@@ -48,8 +48,8 @@ fn a_drained_backend_keeps_its_flows_until_they_are_over() {
     node.rest(&tcp(Healthy), 60_000);
     let draining = tcp(Draining);
     assert_snapshot!(step(&mut node, &draining), @"
-    backend 1: takes old
     ring 0: publish 1021 slots at 1021, epoch 2: 2 x 1021; 510 moving
+    backend 1: takes old
     again at 8522160 ms
     ");
     let moved: Vec<Slot> = node.kernel.rings[&0].slots.clone();
@@ -126,9 +126,9 @@ fn the_owner_of_the_unrecorded_stays_whoever_takes_new_flows() {
     // Back where it was: settled, and not plain, since the flows of the others are recorded.
     node.now_ms += 1_000;
     assert_snapshot!(step(&mut node, &all([Healthy, Draining, Draining])), @"
-    backend 3: takes old
     backend 1: takes new and old
     ring 0: publish 1021 slots at 1021, epoch 4: 1 x 1021; 1021 settled
+    backend 3: takes old
     ");
 }
 

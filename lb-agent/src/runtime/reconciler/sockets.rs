@@ -30,7 +30,7 @@ impl<N: Node> Reconciler<N> {
 
     /// Takes over who calls from this node.
     pub(super) fn set_clients(&mut self, clients: Clients) {
-        self.is_dirty |= self.clients.as_ref() != Some(&clients);
+        self.are_clients_stale |= self.clients.as_ref() != Some(&clients);
         self.callers = Arc::new(clients.view());
         self.clients = Some(clients);
     }
@@ -38,6 +38,7 @@ impl<N: Node> Reconciler<N> {
     /// Who sees what, by the numbers that the plan has given. Of a service whose numbers are new the
     /// sockets are left alone until here.
     pub(super) fn set_socket_tables(&mut self) {
+        self.are_clients_stale = false;
         let mut wanted = sockets::wanted(&self.snapshot, &self.mirror, self.clients.as_ref());
         // Without the node's own addresses nothing is kept from anybody.
         if let Some(local) = self.local.prefixes() {

@@ -55,11 +55,15 @@ pub(super) struct NodeState {
     /// Called before each action.
     pub(super) refuse: Option<Refuse>,
     pub(super) is_unreadable: bool,
+    /// The tables are not looked through after each action, which takes long where there are many.
+    pub(super) is_trusted: bool,
     pub(super) sweeps: usize,
     pub(super) looks: usize,
     /// Slots of rings that have a record of another backend than their `cur`.
     pub(super) others: BTreeSet<(u32, u32)>,
     pub(super) refused_ticks: BTreeMap<u32, u32>,
+    /// What it heard of veths, and what was done with them.
+    pub(super) heard: Vec<String>,
     /// What was set last.
     pub(super) socket_tables: SocketTables,
 }
@@ -83,9 +87,14 @@ impl Kernel for FakeNode {
                 is_absent: false,
             });
         }
+        if let Action::AttachReply { ifindex } = action {
+            node.heard.push(format!("attaches {ifindex}"));
+        }
         node.log.push(action.clone());
         node.kernel.execute(action)?;
-        check_consistent(&node.kernel, action);
+        if !node.is_trusted {
+            check_consistent(&node.kernel, action);
+        }
         Ok(())
     }
 }
@@ -152,6 +161,17 @@ impl Node for FakeNode {
 
     fn front_ifindex(&self) -> u32 {
         0
+    }
+
+    fn expect_replies(&mut self, interfaces: &BTreeSet<u32>) {
+        self.lock().heard.push(format!("expects {interfaces:?}"));
+    }
+
+    fn expect_no_more(&mut self) {
+        let mut node = self.lock();
+        if node.heard.last().is_some_and(|it| it != "expects no more") {
+            node.heard.push("expects no more".to_owned());
+        }
     }
 
     fn look_at_interfaces(&mut self) {

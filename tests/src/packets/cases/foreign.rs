@@ -23,7 +23,7 @@ const OPENED: u16 = REPLY_DEFAULT_AMBIGUOUS | REPLY_DEFAULT_OTHER_WAYS;
 
 impl Net {
     /// A record of a flow of backend 1 with the client that is not ours.
-    fn foreign(&self, class: u32) -> KnownReply {
+    pub(super) fn foreign(&self, class: u32) -> KnownReply {
         KnownReply {
             vip: self.nobody(),
             backend: 0,

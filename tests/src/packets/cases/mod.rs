@@ -10,6 +10,7 @@ mod handshakes;
 mod headers;
 mod hostile;
 mod inbound;
+mod midstream;
 mod outbound;
 mod ports;
 
@@ -59,10 +60,14 @@ pub fn all() -> Vec<Case> {
             outbound::defaults(net),
             outbound::two_frontends(net),
             endings::endings(net),
+            endings::crossing(net),
             endings::after_the_end(net),
             endings::last_acknowledgements(net),
             handshakes::unanswered(net),
             handshakes::expired(net),
+            midstream::direct(net),
+            midstream::of_two_frontends(net),
+            midstream::proven(net),
             outbound::routed(net),
             foreign::own(net),
             foreign::own_and_others(net),
@@ -142,6 +147,8 @@ impl Net {
                 class,
                 CLASS_HALF_OPEN | CLASS_ANSWERED | CLASS_RESUMED | CLASS_REOPENED
             ),
+            client_end: 0,
+            backend_end: 0,
         }
     }
 
