@@ -157,6 +157,15 @@ pub static HAS_COARSE_CLOCK: Global<u32> = Global::new(1);
 #[unsafe(no_mangle)]
 pub static HAS_SET_RETVAL: Global<u32> = Global::new(1);
 
+/// A call to this address, and the port below, is the agent's, which wants to know the cookie of the
+/// caller's namespace; 0: nobody asks. As above.
+#[unsafe(no_mangle)]
+pub static COOKIE_ADDRESS: Global<u32> = Global::new(0);
+
+/// See [`COOKIE_ADDRESS`].
+#[unsafe(no_mangle)]
+pub static COOKIE_PORT: Global<u32> = Global::new(0);
+
 /// Whether the host leads containers to networks that they are not on.
 #[unsafe(no_mangle)]
 pub static ROUTES_ACROSS: Global<u32> = Global::new(0);

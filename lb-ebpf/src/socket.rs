@@ -11,6 +11,7 @@
 //! kernels preempted, so they keep everything on their stack and count by atomic additions.
 
 mod address;
+mod destination;
 mod storage;
 mod tell;
 
@@ -22,15 +23,18 @@ use aya_ebpf::{
 };
 use lb_common::{
     abi::{
-        Client, FAMILY_V4, FAMILY_V6, META_TRACES, Meta, NetAddr6, NetU16, NetU32, PROTOCOL_TCP,
-        PROTOCOL_UDP, ServiceScope, SocketPeer, Verdict,
+        Client, FAMILY_V4, FAMILY_V6, Frontend, META_TRACES, Meta, NetAddr6, NetU16, NetU32,
+        PROTOCOL_TCP, PROTOCOL_UDP, ServiceScope, SocketPeer, Verdict,
     },
-    socket::{Call, Decision, SocketTables, decide, socket_hash},
+    socket::{Call, Decision, SocketTables, decide, socket_hash, tell_cookie},
 };
 
 use crate::{
     count,
-    maps::{BACKEND_NETWORKS, CLIENTS, HAS_SET_RETVAL, ROUTES_ACROSS, SERVICE_SCOPES},
+    maps::{
+        BACKEND_NETWORKS, CLIENTS, COOKIE_ADDRESS, COOKIE_PORT, HAS_SET_RETVAL, ROUTES_ACROSS,
+        SERVICE_SCOPES,
+    },
     socket::address::SocketFamily,
     tables::Maps,
 };
@@ -42,7 +46,12 @@ const REFUSE: i32 = 0;
 /// A socket of multipath TCP, which is TCP to its peer.
 const PROTOCOL_MPTCP: u32 = 262;
 
-impl<A: crate::tables::FamilyMaps> SocketTables<A> for Maps {
+impl<A: SocketFamily> SocketTables<A> for Maps {
+    #[inline(always)]
+    fn destination(&self, key: &A::FrontendKey) -> Frontend {
+        A::look_up(key)
+    }
+
     #[inline(always)]
     fn client(&self, cookie: u64) -> Option<&Client> {
         // SAFETY: only the agent writes; elements of a hash map are swapped.
@@ -63,7 +72,25 @@ impl<A: crate::tables::FamilyMaps> SocketTables<A> for Maps {
 /// `connect` with an IPv4 address.
 #[cgroup_sock_addr(connect4)]
 pub fn lb_connect4(ctx: SockAddrContext) -> i32 {
-    connect::<NetU32>(&ctx, address::v4(&ctx), false)
+    let asked = address::v4(&ctx);
+    if COOKIE_ADDRESS.load() != 0 && asked.raw() == COOKIE_ADDRESS.load() {
+        tell_cookie_to(&ctx);
+    }
+    connect::<NetU32>(&ctx, asked, false)
+}
+
+/// Tells the agent in which namespace it is, by the address that it is connected to. No VIP is told:
+/// all addresses of this kind are loopback addresses, which are none.
+#[inline(always)]
+fn tell_cookie_to(ctx: &SockAddrContext) {
+    if u32::from(address::port(ctx).raw()) != COOKIE_PORT.load() {
+        return;
+    }
+    // SAFETY: the context is a socket's.
+    let cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    if let Some((address, port)) = tell_cookie(cookie) {
+        NetU32::write(ctx, NetU32::new(address), NetU16::new(port), false);
+    }
 }
 
 /// `connect` with an IPv6 address, which may be one of IPv4 in disguise.
@@ -142,7 +169,7 @@ fn connect<A: SocketFamily>(ctx: &SockAddrContext, asked: A, is_v6: bool) -> i32
             GO_ON
         }
     };
-    finish(meta, &call, &decision, action)
+    finish(ctx, meta, &call, &decision, action)
 }
 
 /// A datagram to an address.
@@ -174,7 +201,7 @@ fn send<A: SocketFamily>(ctx: &SockAddrContext, asked: A, is_v6: bool) -> i32 {
     if decision.is_new == 0 && decision.verdict as u32 != Verdict::Drop as u32 {
         return action;
     }
-    finish(meta, &call, &decision, action)
+    finish(ctx, meta, &call, &decision, action)
 }
 
 /// `ENOMEM`.
@@ -219,6 +246,7 @@ fn refuse(errno: i32) -> i32 {
 /// Counts, and tells whoever traces.
 #[inline(always)]
 fn finish<A: SocketFamily>(
+    ctx: &SockAddrContext,
     meta: &Meta,
     call: &Call<A>,
     decision: &Decision<A>,
@@ -226,7 +254,7 @@ fn finish<A: SocketFamily>(
 ) -> i32 {
     tell::count(decision);
     if meta.flags & META_TRACES != 0 {
-        tell::tell(call, decision);
+        tell::tell(ctx, call, decision);
     }
     action
 }

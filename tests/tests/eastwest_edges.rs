@@ -1,17 +1,26 @@
 //! East-west at its edges: who is not seen, whose address it is, what cannot be had.
 
 use std::{
+    fs::File,
     net::SocketAddr,
     process::Command,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
+use aya::{
+    EbpfLoader,
+    programs::{CgroupAttachMode, CgroupSockAddr},
+};
+use lb_agent::netlink::Cookies;
+use lb_common::socket::cookie_told;
 use lb_tests::{
     World,
-    callers::Callers,
+    callers::{Called, Callers},
     eastwest::{Scene, shares},
-    needs, process,
+    needs,
+    packets::object_bytes,
+    process,
     world::{BALANCER, vip},
 };
 
@@ -194,9 +203,38 @@ fn a_cgroup_that_cannot_be_written_can_be_attached_to() -> Result<()> {
         let calls = callers.dial(&world, None, "tcp", vip(80), 2)?;
         shares(&calls, vip(80))?;
         let calls = callers.dial(&world, None, "tcp", vip(81), 1)?;
-        ensure!(calls == [lb_tests::callers::Called::Failed(ECONNREFUSED)], "{calls:?}");
+        ensure!(calls == [Called::Failed(ECONNREFUSED)], "{calls:?}");
         Ok(())
     })();
     unmount()?;
     result
+}
+
+#[test]
+fn a_kernel_that_tells_no_cookies_is_asked_by_a_call() -> Result<()> {
+    needs!(docker);
+    let scene = Scene::new()?;
+    // What the kernel says, here where it does.
+    let tell = || Ok::<_, anyhow::Error>(Cookies::default().of(None)?);
+    let known = scene.client.enter(tell)??;
+    // The program as an agent of an old kernel loads it.
+    let question = Cookies::by_question().question().context("no question")?;
+    let (address, port) = (question.ip().to_bits().to_be(), u32::from(question.port().to_be()));
+    let object = object_bytes()?;
+    let mut loader = EbpfLoader::new();
+    loader.override_global("COOKIE_ADDRESS", &address, true);
+    loader.override_global("COOKIE_PORT", &port, true);
+    let mut ebpf = loader.load(&object)?;
+    let program: &mut CgroupSockAddr =
+        ebpf.program_mut("lb_connect4").context("no program")?.try_into()?;
+    program.load()?;
+    let before = scene.dial(Some(&scene.client), "peer", question.into(), 1)?;
+    program.attach(File::open(scene.callers.cgroup())?, CgroupAttachMode::Single)?;
+    let after = scene.dial(Some(&scene.client), "peer", question.into(), 1)?;
+    let told = |calls: &[Called]| match calls {
+        [Called::Answered { peer: SocketAddr::V4(peer), .. }] => cookie_told(*peer),
+        _ => None,
+    };
+    assert_eq!((told(&before), told(&after)), (None, Some(known)), "{before:?} {after:?}");
+    Ok(())
 }

@@ -7,7 +7,7 @@ use lb_common::abi::program_names;
 use lb_tests::{needs, packets::object_bytes, skip};
 
 /// For all programs together, those that tell traces and those of sockets among them.
-const BUDGET: u32 = 600_000;
+const BUDGET: u32 = 500_000;
 
 #[test]
 fn verified_instructions_are_within_budget() -> Result<()> {

@@ -1,6 +1,6 @@
 //! What the data path needs to know from the configuration.
 
-use std::path::PathBuf;
+use std::{net::SocketAddrV4, path::PathBuf};
 
 use anyhow::ensure;
 use lb_common::abi::{
@@ -75,6 +75,8 @@ pub struct CgroupOptions {
     pub routes_across: bool,
     /// Packets to a virtual address that no call has announced are told that they do not arrive.
     pub refuses_unseen: bool,
+    /// A call to this address is answered by the cookie of the caller's namespace.
+    pub cookie_question: Option<SocketAddrV4>,
 }
 
 /// Everything that [`super::Datapath::open`] and [`super::uninstall`] need. The default is what an

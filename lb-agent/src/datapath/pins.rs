@@ -159,8 +159,9 @@ fn create_directory(path: &Path) -> anyhow::Result<()> {
 }
 
 fn load(object: &[u8], options: &Options, maps: &Path) -> anyhow::Result<Ebpf> {
+    let constants = sockets::Constants::of(options);
     let mut loader = EbpfLoader::new();
-    sockets::set_constants(&mut loader, options);
+    sockets::set_constants(&mut loader, options, &constants);
     for &name in map_names::ALL {
         loader.map_pin_path(name, maps.join(name));
         if let Some(entries) = object::configured_entries(name, options) {

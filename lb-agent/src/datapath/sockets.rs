@@ -64,7 +64,31 @@ pub(super) struct SocketHooks {
 }
 
 /// What the programs are told when they are loaded.
-pub(super) fn set_constants(loader: &mut EbpfLoader<'_>, options: &Options) {
+#[derive(Debug, Default)]
+pub(super) struct Constants {
+    cookie_address: u32,
+    cookie_port: u32,
+}
+
+impl Constants {
+    pub(super) fn of(options: &Options) -> Self {
+        let question = options.cgroup.as_ref().and_then(|cgroup| cgroup.cookie_question);
+        question.map_or_else(Self::default, |question| Self {
+            // As the kernel has them in a call.
+            cookie_address: question.ip().to_bits().to_be(),
+            cookie_port: question.port().to_be().into(),
+        })
+    }
+}
+
+/// Tells them.
+pub(super) fn set_constants<'a>(
+    loader: &mut EbpfLoader<'a>,
+    options: &Options,
+    constants: &'a Constants,
+) {
+    loader.override_global("COOKIE_ADDRESS", &constants.cookie_address, false);
+    loader.override_global("COOKIE_PORT", &constants.cookie_port, false);
     static YES: u32 = 1;
     static NO: u32 = 0;
     let value = |is: bool| if is { &YES } else { &NO };

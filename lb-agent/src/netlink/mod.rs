@@ -24,7 +24,7 @@ mod sockets;
 pub use container::{
     ContainerNetwork, ContainerWay, NetworkError, NetworkRefusal, container_network,
 };
-pub use cookie::namespace_cookie;
+pub use cookie::Cookies;
 pub use local::local_prefixes;
 pub use namespace::Namespace;
 pub use node::{default_route_interfaces, forwarding_enabled, link_index, link_name};

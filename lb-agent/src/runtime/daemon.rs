@@ -32,7 +32,9 @@ use crate::{
     config::{self, Config, LabelsConfig},
     datapath::{self, Datapath},
     journal::Journal,
-    labels, names, netlink, plan,
+    labels, names,
+    netlink::{self, Cookies},
+    plan,
     provider::{ProviderEvent, docker, file},
     sockets::{Clients, Registry},
     steering::Store,
@@ -47,7 +49,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs the agent until it is told to stop. `config_path` is watched, and read again after SIGHUP.
 pub fn run(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<()> {
-    let options = datapath_options(&config)?;
+    let cookies = Cookies::of_this_kernel();
+    let options = datapath_options(&config, cookies)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -58,7 +61,7 @@ pub fn run(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<()> {
         if let Some(log) = node.take_log() {
             tokio::spawn(log.follow());
         }
-        Box::pin(Daemon::start(node, config, config_path)).await?.run().await
+        Box::pin(Daemon::start(node, config, config_path, cookies)).await?.run().await
     });
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
@@ -114,6 +117,7 @@ impl Daemon {
         mut node: Datapath,
         config: Config,
         config_path: Option<PathBuf>,
+        cookies: Cookies,
     ) -> anyhow::Result<Self> {
         let started = Instant::now();
         let stop = CancellationToken::new();
@@ -164,7 +168,7 @@ impl Daemon {
             tokio::spawn(metrics.run(stop.clone()));
         }
         names::start(&config.names, &view, &names, &stop);
-        follow_callers(&config, registry, &events, &stop)?;
+        follow_callers(&config, registry, cookies, &events, &stop)?;
         let mut daemon = Self {
             config,
             config_path,
@@ -373,6 +377,7 @@ fn start_reaper(node: &mut Datapath) -> anyhow::Result<Option<Registry>> {
 fn follow_callers(
     config: &Config,
     registry: Option<Registry>,
+    cookies: Cookies,
     events: &mpsc::Sender<Event>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
@@ -382,10 +387,10 @@ fn follow_callers(
     if docker.enabled {
         let resync = Duration::from_secs(docker.resync_seconds.into());
         let settings = docker::Settings::new(&docker.endpoint, resync)?;
-        let follow = docker::clients::run(settings, sender);
+        let follow = docker::clients::run(settings, cookies, sender);
         tokio::spawn(stop.clone().run_until_cancelled_owned(follow));
     } else {
-        let node = docker::clients::node_cookie();
+        let node = docker::clients::node_cookie(cookies);
         tokio::spawn(async move { sender.send(Clients { node, ..Clients::default() }).await });
     }
     tokio::spawn(async move {
@@ -445,7 +450,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
 }
 
 /// What the data path needs to know, with the front interfaces resolved.
-fn datapath_options(config: &Config) -> anyhow::Result<datapath::Options> {
+fn datapath_options(config: &Config, cookies: Cookies) -> anyhow::Result<datapath::Options> {
     let names = if config.front.is_empty() {
         netlink::default_route_interfaces().context("cannot read the routing table")?
     } else {
@@ -466,6 +471,7 @@ fn datapath_options(config: &Config) -> anyhow::Result<datapath::Options> {
         path: config.cgroup.path.clone(),
         routes_across: config.cgroup.routes_across,
         refuses_unseen: config.cgroup.refuses_unseen,
+        cookie_question: cookies.question(),
     });
     Ok(datapath::Options { fronts: fronts.collect(), cgroup, ..uninstall_options(config) })
 }

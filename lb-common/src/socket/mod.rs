@@ -6,6 +6,7 @@
 //! deciding changes nothing, time does not pass and no helper is called; what the socket is to
 //! remember is in the [`Decision`].
 
+mod cookie;
 #[cfg(any(feature = "std", test))]
 pub mod host;
 mod peers;
@@ -13,9 +14,12 @@ mod peers;
 mod tests;
 mod trace;
 
+#[cfg(any(feature = "std", test))]
+pub use self::cookie::cookie_told;
 pub use self::{
+    cookie::tell_cookie,
     peers::{find, place_for, translate_back},
-    trace::describe,
+    trace::{Told, describe},
 };
 use crate::{
     abi::{
@@ -44,6 +48,13 @@ pub const UNREACHABLE: i32 = 113;
 
 /// What the maps say beside the tables of packets.
 pub trait SocketTables<A: Family>: Tables<A> {
+    /// Looks up a destination, as [`Tables::frontend`] does. Where a program is verified, by a function
+    /// that is verified by itself: else all ways through the look-up would be followed to the end of
+    /// the call, each anew.
+    #[inline(always)]
+    fn destination(&self, key: &A::FrontendKey) -> Frontend {
+        self.frontend(key)
+    }
     /// Looks up `CLIENTS`; `None`: a namespace that nobody told us of.
     fn client(&self, cookie: u64) -> Option<&Client>;
     /// Looks up `SERVICE_SCOPES`.
@@ -145,7 +156,7 @@ pub fn decide<A: Family, T: SocketTables<A>>(
         return Decision::PASS;
     }
     let key = A::frontend_key(call.vip, call.port, call.protocol as u8, SCOPE_FRONT);
-    let frontend = tables.frontend(&key);
+    let frontend = tables.destination(&key);
     if !frontend.is_vip() {
         return Decision::PASS;
     }

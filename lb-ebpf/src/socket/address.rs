@@ -4,8 +4,12 @@
 //! of a whole word.
 
 use aya_ebpf::programs::SockAddrContext;
-use lb_common::abi::{NetAddr6, NetU16, NetU32};
+use lb_common::abi::{Frontend, FrontendKeyV4, FrontendKeyV6, NetAddr6, NetU16, NetU32};
 
+use super::{
+    destination,
+    tell::{lb_socket_tell_v4, lb_socket_tell_v6},
+};
 use crate::tables::FamilyMaps;
 
 /// The third word of an IPv4 address in IPv6 clothes; the first two are zero.
@@ -20,11 +24,25 @@ macro_rules! load {
 
 /// An address that a context can hold.
 pub trait SocketFamily: FamilyMaps {
+    /// Looks up a destination.
+    fn look_up(key: &Self::FrontendKey) -> Frontend;
+    /// Tells of a call to an address; `word` is the rest of it, see [`super::tell`].
+    fn tell(ctx: &SockAddrContext, vip: Self, address: Self, word: u64);
     /// Writes address and port into the context; `is_v6`: the context is one of IPv6.
     fn write(ctx: &SockAddrContext, address: Self, port: NetU16, is_v6: bool);
 }
 
 impl SocketFamily for NetU32 {
+    #[inline(always)]
+    fn look_up(key: &FrontendKeyV4) -> Frontend {
+        destination::v4(key)
+    }
+
+    #[inline(always)]
+    fn tell(ctx: &SockAddrContext, vip: Self, address: Self, word: u64) {
+        lb_socket_tell_v4(ctx.sock_addr, vip.raw(), address.raw(), word);
+    }
+
     #[inline(always)]
     fn write(ctx: &SockAddrContext, address: Self, port: NetU16, is_v6: bool) {
         if is_v6 {
@@ -38,6 +56,17 @@ impl SocketFamily for NetU32 {
 }
 
 impl SocketFamily for NetAddr6 {
+    #[inline(always)]
+    fn look_up(key: &FrontendKeyV6) -> Frontend {
+        destination::v6(key)
+    }
+
+    #[inline(always)]
+    fn tell(ctx: &SockAddrContext, vip: Self, _address: Self, word: u64) {
+        let [first, second] = destination::halves(vip);
+        lb_socket_tell_v6(ctx.sock_addr, first, second, word);
+    }
+
     #[inline(always)]
     fn write(ctx: &SockAddrContext, address: Self, port: NetU16, _is_v6: bool) {
         write_v6(ctx, address.raw());

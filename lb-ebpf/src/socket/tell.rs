@@ -2,14 +2,22 @@
 
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::bpf_sock_addr,
+    helpers::{bpf_get_netns_cookie, bpf_ktime_get_ns},
+    programs::SockAddrContext,
+};
 use lb_common::{
-    abi::{BACKEND_NONE, DropReason, Hook, TRACE_FILTERS as FILTERS, VERDICT_SLOTS, ticks_from_ns},
+    abi::{
+        BACKEND_NONE, DROP_REASON_SLOTS, DropReason, Hook, MAX_BACKENDS, NetAddr6, NetU16, NetU32,
+        TRACE_FILTERS as FILTERS, VERDICT_SLOTS, ticks_from_ns,
+    },
     engine::trace,
-    socket::{Call, Decision, describe},
+    socket::{Call, Decision, Told, describe},
 };
 
-use super::address::SocketFamily;
+use super::address::{self, SocketFamily};
 use crate::maps::{BACKEND_COUNTERS, DROPS, TRACE, TRACE_FILTERS, VERDICTS};
 
 /// Counts a decision.
@@ -39,15 +47,72 @@ fn add_one(place: *mut u64) {
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(place, 1) };
 }
 
-/// Tells of a decision. Calls are rarer than packets, and the buffer bounds what waits in it. The event
-/// is made where it is read: of one on the stack LLVM merges stores, which the verifier refuses there.
+/// Tells of a decision that was carried out: what the port became, and the address of IPv6, for which
+/// a function takes too few words, is in the context.
 #[inline(always)]
-pub fn tell<A: SocketFamily>(call: &Call<A>, decision: &Decision<A>) {
+pub fn tell<A: SocketFamily>(ctx: &SockAddrContext, call: &Call<A>, decision: &Decision<A>) {
+    let word = u64::from(call.port.raw())
+        | u64::from(decision.backend) << BACKEND_SHIFT
+        | (decision.verdict as u64) << VERDICT_SHIFT
+        | (decision.reason as u64) << REASON_SHIFT
+        | u64::from(call.protocol) << PROTOCOL_SHIFT;
+    A::tell(ctx, call.vip, decision.address, word);
+}
+
+const BACKEND_SHIFT: u32 = 16;
+const VERDICT_SHIFT: u32 = 36;
+const REASON_SHIFT: u32 = 40;
+const PROTOCOL_SHIFT: u32 = 48;
+
+/// Tells of a call to an IPv4 address, from the words of [`tell`]. A function that the kernel verifies
+/// by itself: its filters would be followed anew for each way on which a call is decided.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_socket_tell_v4(
+    ctx: *mut bpf_sock_addr,
+    vip: u32,
+    address: u32,
+    word: u64,
+) -> i32 {
+    let ctx = SockAddrContext::new(ctx);
+    publish(&ctx, NetU32::from_raw(vip), NetU32::from_raw(address), word)
+}
+
+/// [`lb_socket_tell_v4`] for IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_socket_tell_v6(
+    ctx: *mut bpf_sock_addr,
+    first: u64,
+    second: u64,
+    word: u64,
+) -> i32 {
+    let ctx = SockAddrContext::new(ctx);
+    let vip = [(first >> 32) as u32, first as u32, (second >> 32) as u32, second as u32];
+    publish(&ctx, NetAddr6::from_raw(vip), address::v6(&ctx), word)
+}
+
+/// Calls are rarer than packets, and the buffer bounds what waits in it. The event is made where it is
+/// read: of one on the stack LLVM merges stores, which the verifier refuses there.
+#[inline(always)]
+fn publish<A: SocketFamily>(ctx: &SockAddrContext, vip: A, address: A, word: u64) -> i32 {
+    let told = Told {
+        // SAFETY: the context is a socket's.
+        client: unsafe { bpf_get_netns_cookie(ctx.as_ptr()) },
+        vip,
+        vip_port: NetU16::from_raw(word as u16),
+        protocol: (word >> PROTOCOL_SHIFT) as u32 & 0xff,
+        verdict: (word >> VERDICT_SHIFT) as u32 & 0xf,
+        reason: (word >> REASON_SHIFT) as u32 & 0xff,
+        backend: (word >> BACKEND_SHIFT) as u32 & 0xf_ffff,
+        address,
+        port: address::port(ctx),
+    };
     // Full: one who traces sees fewer events than there were.
-    let Some(mut place) = TRACE.reserve(0) else { return };
+    let Some(mut place) = TRACE.reserve(0) else { return 0 };
     // SAFETY: `describe` writes all of it before anything is read; the helper has no preconditions.
     let (event, now_ns) = unsafe { (&mut *place.as_mut_ptr(), bpf_ktime_get_ns()) };
-    describe(now_ns, call, decision, event);
+    describe(now_ns, &told, event);
     // Read again from memory that the verifier does not follow: all ways through the program meet.
     let event = core::hint::black_box(event);
     let now_tick = ticks_from_ns(now_ns);
@@ -64,4 +129,7 @@ pub fn tell<A: SocketFamily>(call: &Call<A>, decision: &Decision<A>) {
     } else {
         place.discard(0);
     }
+    0
 }
+
+const _: () = assert!(MAX_BACKENDS <= 0xf_ffff && VERDICT_SLOTS <= 16 && DROP_REASON_SLOTS <= 256);

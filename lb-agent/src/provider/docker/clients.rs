@@ -20,7 +20,7 @@ use super::{
     state::CONTAINERS_MAX,
 };
 use crate::{
-    netlink::{self, Process},
+    netlink::{Cookies, Process},
     sockets::{Clients, ContainerClient},
 };
 
@@ -43,10 +43,10 @@ struct Seen {
 }
 
 /// Follows Docker for ever, through restarts and absences of the daemon. Ends when nobody listens.
-pub async fn run(settings: Settings, clients: mpsc::Sender<Clients>) {
-    let node = node_cookie();
+pub async fn run(settings: Settings, cookies: Cookies, clients: mpsc::Sender<Clients>) {
+    let node = node_cookie(cookies);
     let api = Api::new(settings.socket_path.clone());
-    let mut watcher = Watcher { api, node, seen: BTreeMap::new(), told: None, clients };
+    let mut watcher = Watcher { api, cookies, node, seen: BTreeMap::new(), told: None, clients };
     while !watcher.clients.is_closed() {
         if let Err(error) = watcher.follow(settings.resync).await {
             tracing::debug!("clients: {error}");
@@ -57,8 +57,8 @@ pub async fn run(settings: Settings, clients: mpsc::Sender<Clients>) {
 }
 
 /// The node's own namespace; 0: not known, and its calls are taken for those of a container.
-pub fn node_cookie() -> u64 {
-    netlink::namespace_cookie(None).unwrap_or_else(|error| {
+pub fn node_cookie(cookies: Cookies) -> u64 {
+    cookies.of(None).unwrap_or_else(|error| {
         tracing::warn!(
             "cannot tell the node's own sockets from its containers': {error}; services that are \
              visible to `node` only are visible to nobody here"
@@ -69,6 +69,7 @@ pub fn node_cookie() -> u64 {
 
 struct Watcher {
     api: Api,
+    cookies: Cookies,
     node: u64,
     /// By container id.
     seen: BTreeMap<String, Seen>,
@@ -127,9 +128,8 @@ impl Watcher {
         let Some(inspected) = self.api.inspect(id).await? else { return Ok(None) };
         let Ok(process) = Process::open(inspected.pid) else { return Ok(None) };
         let process = Arc::new(process);
-        let inside = Arc::clone(&process);
-        let asked =
-            tokio::task::spawn_blocking(move || netlink::namespace_cookie(Some(&inside))).await;
+        let (inside, cookies) = (Arc::clone(&process), self.cookies);
+        let asked = tokio::task::spawn_blocking(move || cookies.of(Some(&inside))).await;
         match asked {
             Ok(Ok(cookie)) => Ok(Some(Seen { process, cookie })),
             Ok(Err(_)) if !process.is_alive() => Ok(None),

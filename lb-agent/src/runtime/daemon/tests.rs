@@ -88,7 +88,7 @@ fn mode_of_an_interface_goes_before_the_general_one() {
     let mut config = Config { front: vec!["a".to_owned(), "b".to_owned()], ..Config::default() };
     config.xdp.interfaces.insert("b".to_owned(), XdpMode::Native);
     config.xdp.mode = XdpMode::Off;
-    let options = datapath_options(&config).expect("interfaces are named");
+    let options = datapath_options(&config, Cookies::default()).expect("interfaces are named");
     let modes: Vec<_> = options.fronts.iter().map(|front| front.xdp).collect();
     assert_eq!(modes, [XdpMode::Off, XdpMode::Native]);
 }

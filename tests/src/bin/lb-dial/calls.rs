@@ -32,6 +32,8 @@ pub(crate) enum Way {
     UdpMappedUnconnected,
     /// One connected socket for all calls.
     UdpAgain,
+    /// A connected socket that sends nothing, and whom it shows as its peer.
+    Peer,
     /// An address that is cut off.
     Short,
 }
@@ -49,6 +51,7 @@ impl Way {
             "udp-mapped" => Self::UdpMapped,
             "udp-mapped-unconnected" => Self::UdpMappedUnconnected,
             "udp-again" => Self::UdpAgain,
+            "peer" => Self::Peer,
             "short" => Self::Short,
             _ => return None,
         })
@@ -79,6 +82,7 @@ impl Caller {
             Way::UdpUnconnected => self.unconnected(target),
             Way::UdpMappedUnconnected => self.unconnected(mapped(target)),
             Way::UdpAgain => self.again(target),
+            Way::Peer => peer(target),
             Way::Short => short(),
         }
     }
@@ -212,6 +216,16 @@ fn bound(target: SocketAddr) -> io::Result<String> {
     bind(socket.as_raw_fd(), &SockaddrStorage::from(any))?;
     connect(socket.as_raw_fd(), &SockaddrStorage::from(target))?;
     ask(stream_of(socket), true)
+}
+
+fn peer(target: SocketAddr) -> io::Result<String> {
+    let socket = udp_socket(target)?;
+    socket.connect(target)?;
+    Ok(line(
+        format!("name=- client={target}").as_bytes(),
+        socket.peer_addr()?,
+        socket.local_addr()?,
+    ))
 }
 
 /// What the kernel says to an address of four bytes; it is not a program's to answer.

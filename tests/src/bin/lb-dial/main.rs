@@ -15,7 +15,7 @@ const USAGE: &str = "\
 usage: lb-dial WAY ADDRESS:PORT [COUNT]
        lb-dial hold ADDRESS:PORT COUNT SECONDS
 ways:  tcp tcp-nonblocking tcp-fastopen tcp-bound tcp-mapped udp udp-unconnected udp-mapped
-       udp-mapped-unconnected udp-again short";
+       udp-mapped-unconnected udp-again peer short";
 
 fn main() -> ExitCode {
     match run() {
