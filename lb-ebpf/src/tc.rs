@@ -125,6 +125,12 @@ fn settle<A: FamilyMaps>(skb: *mut __sk_buff, hook: Hook, scratch: &mut Scratch<
     log::decision(skb, hook, decision);
     match decision.verdict {
         Verdict::Pass => {
+            if decision.has_doubt() {
+                decision.settle_doubt(TcPacket::new(skb).is_of_connection());
+                if decision.verdict as u32 != Verdict::Pass as u32 {
+                    return FORWARD;
+                }
+            }
             // What a reply shows may be that its record is somebody else's, or that it is no reply.
             if let Err(reason) = commit(&Maps, decision) {
                 fail::<A>(hook as u32, reason);

@@ -67,6 +67,20 @@ impl TcPacket {
         unsafe { (*self.skb).gso_size }
     }
 
+    /// Whether a connection has sent it that lives. What a container sends keeps its socket on the way
+    /// through its veth; what answers in place of a connection that is over has none, or one in another
+    /// state.
+    #[inline(always)]
+    pub fn is_of_connection(&self) -> bool {
+        /// `TCP_TIME_WAIT`, `TCP_CLOSE`, `TCP_LISTEN`.
+        const OTHERS: u32 = 1 << 6 | 1 << 7 | 1 << 10;
+        // SAFETY: as above; a socket is one as long as the program runs.
+        unsafe {
+            let socket = (*self.skb).__bindgen_anon_2.sk;
+            !socket.is_null() && (1 << ((*socket).state & 31)) & OTHERS == 0
+        }
+    }
+
     /// The MTU of an interface; 0: unknown, since the kernel is older than 5.12.
     #[inline(always)]
     pub fn mtu_of(&self, ifindex: u32) -> u32 {
