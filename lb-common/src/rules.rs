@@ -67,6 +67,8 @@ rules! {
     ScanBeginsAfterPublication;
     /// A record whose frontend is absent stays as long as its flow may live.
     AbsentFrontendsKeepRecords;
+    /// A record that the data path has written anew since a scan judged it stays.
+    RewrittenRecordsStay;
     /// Due timers of a slot run before it gets another `cur`.
     TimersRunFirst;
     /// A TCP backend that is unhealthy keeps its flows.

@@ -117,7 +117,7 @@ pub static DROPS: PerCpuArray<u64, { DROP_REASON_SLOTS as usize }> = PerCpuArray
 #[btf_map]
 pub static VERDICTS: PerCpuArray<u64, VERDICTS_LEN> = PerCpuArray::new();
 #[btf_map]
-pub static XDP_EGRESS: Array<u64, { MAX_XDP_IFINDEX as usize }, MAPPED> = Array::new();
+pub static XDP_INTERFACES: Array<u64, { MAX_XDP_IFINDEX as usize }, MAPPED> = Array::new();
 
 #[btf_map]
 pub static TRACE: RingBuf<TraceEvent, { TRACE_BYTES as usize }> = RingBuf::new();

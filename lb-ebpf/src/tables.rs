@@ -150,6 +150,9 @@ macro_rules! family_maps {
                     (&raw mut (*known).last_seen_tick).write_volatile(record.last_seen_tick);
                     (&raw mut (*known).class).write_volatile(record.class);
                     (&raw mut (*known).ifindex).write_volatile(record.ifindex);
+                    // The other side may have set its own on another CPU since we read the record.
+                    set_end(&raw mut (*known).client_end, record.client_end);
+                    set_end(&raw mut (*known).backend_end, record.backend_end);
                 }
             }
 
@@ -433,6 +436,20 @@ impl<A: FamilyMaps> RecordTables<A> for Maps {
 #[inline(always)]
 fn flow_room(family: u32) -> FlowRoom {
     FLOW_ROOM.get(family).copied().unwrap_or_default()
+}
+
+/// Stores the end of a side in place, unless it is none that we know of.
+///
+/// # Safety
+///
+/// `known` is a field of an element of a map.
+#[inline(always)]
+unsafe fn set_end(known: *mut u16, end: u16) {
+    // SAFETY: the caller's. Without a branch: fewer ways for the verifier to follow.
+    unsafe {
+        let kept = known.read_volatile() & 0_u16.wrapping_sub((end == 0) as u16);
+        known.write_volatile(end | kept);
+    }
 }
 
 /// Stores time and class in place. Volatile, so that each is one store of its own width.

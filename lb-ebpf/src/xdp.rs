@@ -3,7 +3,8 @@
 //!
 //! Everything else goes on to TC untouched, also what only TC can do right: local delivery, next
 //! hops whose neighbour is unknown, packets beyond the MTU, interfaces that XDP must not send to,
-//! answers, ICMP errors, VLANs, and packets whose checksum the sender left to a device.
+//! answers, ICMP errors, VLANs, and packets whose checksum the sender left to a device. Frames for
+//! another machine, for a group, or for another address of this one pass, and TC judges them.
 
 use aya_ebpf::{
     bindings::{
@@ -15,7 +16,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use lb_common::{
-    abi::{DropReason, Hook, NetAddr6, NetU32, Verdict},
+    abi::{DropReason, Hook, NetAddr6, NetU32, Verdict, XdpInterface},
     engine::{
         Context, Decision, EditError, Packet, Rewrite, Side, checksum,
         checksum::Change,
@@ -32,7 +33,7 @@ use crate::{
     count, fib,
     fib::{FibAddress, NextHop},
     log,
-    maps::{Scratch, XDP_EGRESS},
+    maps::{Scratch, XDP_INTERFACES},
     tables::{FamilyMaps, Maps},
     trace,
     trace::Traced,
@@ -108,6 +109,9 @@ fn parse_headers<A: FamilyMaps>(
         return 1;
     }
     let ingress_ifindex = packet.ingress_ifindex();
+    if !packet.is_for(interface(ingress_ifindex)) {
+        return 1;
+    }
     scratch.context = count::context(meta, ingress_ifindex, ingress_ifindex);
     A::parse_into(&packet, l3_offset, &mut scratch.headers);
     u32::from(!scratch.headers.is_transport())
@@ -171,8 +175,7 @@ fn forward<A: FamilyMaps + FibAddress>(
         return Ok(XDP_PASS);
     };
     let is_same = ifindex == context.ingress_ifindex;
-    let egress = XDP_EGRESS.get(ifindex).copied().unwrap_or(0);
-    if !is_same && egress == 0 {
+    if !is_same && !interface(ifindex).may_send() {
         return Ok(XDP_PASS);
     }
     commit(&Maps, decision)?;
@@ -185,6 +188,12 @@ fn forward<A: FamilyMaps + FibAddress>(
     }
     // SAFETY: the helper only notes where the packet goes once the program has returned.
     Ok(unsafe { bpf_redirect(ifindex, 0) } as u32)
+}
+
+/// What the agent says of an interface.
+#[inline(always)]
+fn interface(ifindex: u32) -> XdpInterface {
+    XDP_INTERFACES.get(ifindex).map_or(XdpInterface::NONE, |raw| XdpInterface::from_raw(*raw))
 }
 
 /// A frame.
@@ -209,6 +218,13 @@ impl XdpPacket {
     fn pointer<const N: usize>(&self, offset: usize) -> Option<*mut [u8; N]> {
         let (data, end) = self.bounds();
         window::pointer(data, end, offset)
+    }
+
+    /// Whether the frame is for this interface. A switch floods frames of unknown receivers, and a
+    /// promiscuous interface takes them; forwarded, they would arrive twice.
+    #[inline(always)]
+    fn is_for(&self, interface: XdpInterface) -> bool {
+        self.window::<6>(0).is_some_and(|destination| interface.receives(*destination))
     }
 
     /// Whether the checksum of TCP or UDP may be `CHECKSUM_PARTIAL`: a sender on this machine leaves

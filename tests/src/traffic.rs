@@ -202,6 +202,12 @@ impl Namespace {
         Ok(server)
     }
 
+    /// Connections from here on come from these ports.
+    pub fn choose_ports(&self, first: u16, last: u16) -> Result<()> {
+        let words = format!("net.ipv4.ip_local_port_range={first} {last}");
+        process::run(self.command("sysctl").args(["-qw", &words])).map(|_| ())
+    }
+
     /// Bytes up and down, summed at the far end.
     pub fn bulk(&self, target: SocketAddr, bytes: u64) -> Result<Report> {
         run_command(self.testkit(&format!("bulk --target {target} --bytes {bytes}"))?)

@@ -139,7 +139,7 @@ const MEANINGS: &[(DropReason, &str, &str)] = &[
     ),
     (
         DropReason::SourceImpossible,
-        "No host out there can have the source address: unspecified, loopback, multicast, broadcast or reserved; or a SYN, or a datagram whose replies are recorded, came in by a front from an address of this node or of its containers.",
+        "No host out there can have the source address: unspecified, loopback, multicast, broadcast or reserved; or a SYN or a datagram came in by a front from an address of this node or of its containers.",
         "A forged packet; filter on the router. Or a router that sends what a container here has sent to a VIP back to the node: that has never worked, since the reply would not take the same way.",
     ),
     (

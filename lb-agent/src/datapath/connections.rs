@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, collections::BTreeMap};
 
-use lb_common::abi::{CLASS_CLOSING_BY_CLIENT, CLASS_DATAGRAM, CLASS_ESTABLISHED, reply_class};
+use lb_common::abi::{CLASS_CLOSING_BY_CLIENT, CLASS_DATAGRAM, CLASS_ESTABLISHED};
 
 use super::record_table::Pass;
 
@@ -17,11 +17,8 @@ pub(super) struct Connections {
 
 impl Connections {
     /// A record of a living flow was seen.
-    pub(super) fn note(&self, backend: u32, class: u16) {
-        if matches!(
-            reply_class(class),
-            CLASS_ESTABLISHED | CLASS_CLOSING_BY_CLIENT | CLASS_DATAGRAM
-        ) {
+    pub(super) fn note(&self, backend: u32, class: u32) {
+        if matches!(class, CLASS_ESTABLISHED | CLASS_CLOSING_BY_CLIENT | CLASS_DATAGRAM) {
             *self.counting.borrow_mut().entry(backend).or_default() += 1;
         }
     }
@@ -50,7 +47,7 @@ mod tests {
         let mut connections = Connections::default();
         let call = |connections: &mut Connections, classes: &[u32], is_whole| {
             for class in classes {
-                connections.note(7, *class as u16);
+                connections.note(7, *class);
             }
             connections.end_call(&Pass { is_whole, ..Pass::default() });
             connections.counted().and_then(|counted| counted.get(&7).copied())

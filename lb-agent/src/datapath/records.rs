@@ -62,6 +62,8 @@ pub(super) struct Records {
     pub(super) replies_v6: RecordTable<ReplyKeyV6, ReplyRecordV6>,
     flow_room: MappedArray<FlowRoom>,
     flow_insertions: PerCpuArray<MapData, FlowInsertions>,
+    /// Records put into a family's table in this epoch before the scan that is under way.
+    inserted_before: [u64; 2],
     /// `None`: the next call begins one.
     progress: Option<ScanProgress>,
     /// Connections whose replies are recorded: IPv4, IPv6.
@@ -91,6 +93,7 @@ impl Records {
             replies_v6: RecordTable::take(ebpf, map_names::REPLIES_V6)?,
             flow_room: mapped(ebpf, map_names::FLOW_ROOM)?,
             flow_insertions: PerCpuArray::try_from(take(ebpf, map_names::FLOW_INSERTIONS)?)?,
+            inserted_before: [0; 2],
             progress: None,
             connections: Default::default(),
         };
@@ -126,22 +129,30 @@ impl Records {
         } else {
             (self.flows_v6.counted(), self.flows_v6.entries_max())
         };
-        let counts = self.flow_insertions.get(&family, 0).context("`FLOW_INSERTIONS`")?;
-        let inserted = counts.iter().map(|count| u64::from(count.since(before.epoch))).sum();
+        // The scan has counted what was there before it.
+        let inserted = self.inserted(family)?.saturating_sub(self.inserted_before[family as usize]);
         let room = before.after_pass(entries_max, counted, inserted, super::online_cpus()?);
         self.flow_room.store(family, &room, 0).context("`FLOW_ROOM` is too short")
     }
 
-    fn begin(&mut self, now_tick: u32) -> ScanProgress {
+    /// Records that all CPUs have put into a family's table in this epoch.
+    fn inserted(&self, family: u32) -> anyhow::Result<u64> {
+        let epoch = self.room(family).epoch;
+        let counts = self.flow_insertions.get(&family, 0).context("`FLOW_INSERTIONS`")?;
+        Ok(counts.iter().map(|count| u64::from(count.since(epoch))).sum())
+    }
+
+    fn begin(&mut self, now_tick: u32) -> anyhow::Result<ScanProgress> {
+        self.inserted_before = [self.inserted(FAMILY_V4)?, self.inserted(FAMILY_V6)?];
         self.half_flows_v4.rewind();
         self.half_flows_v6.rewind();
         self.flows_v4.rewind();
         self.flows_v6.rewind();
-        ScanProgress {
+        Ok(ScanProgress {
             scan: Scan::begin(now_tick),
             half_flows_done: [false; 2],
             flows_done: [false; 2],
-        }
+        })
     }
 }
 
@@ -152,7 +163,7 @@ impl Tables {
         // After an error some entries have not been seen: the scan begins anew.
         let mut progress = match self.records.progress.take() {
             Some(progress) => progress,
-            None => self.records.begin(clock()),
+            None => self.records.begin(clock())?,
         };
         let flows = self.sweep_flows(&mut progress, clock)?;
         let replies = self.sweep_replies(clock)?;
@@ -234,16 +245,18 @@ impl Tables {
             ..
         } = &mut **records;
         // Half-open records make room as if it were scarce, as those of flows do.
+        let class_v4 = |it: &ReplyRecordV4| reply_class(it.class, it.client_end, it.backend_end);
+        let class_v6 = |it: &ReplyRecordV6| reply_class(it.class, it.client_end, it.backend_end);
         let judge_v4 = |reply: &ReplyRecordV4, now_tick: u32, is_crowded: bool| {
             let generation = backends_v4.load(reply.backend).unwrap_or_default().generation;
             let is_known = reply.generation == generation;
-            let (class, tick) = (reply.class, reply.last_seen_tick);
+            let (class, tick) = (class_v4(reply), reply.last_seen_tick);
             judge_reply(is_known, class, tick, &limits, now_tick, is_crowded)
         };
         let judge_v6 = |reply: &ReplyRecordV6, now_tick: u32, is_crowded: bool| {
             let generation = backends_v6.load(reply.backend).unwrap_or_default().generation;
             let is_known = reply.generation == generation;
-            let (class, tick) = (reply.class, reply.last_seen_tick);
+            let (class, tick) = (class_v6(reply), reply.last_seen_tick);
             judge_reply(is_known, class, tick, &limits, now_tick, is_crowded)
         };
         let judge_half_v4 = |_: &_, reply: &_, now_tick| judge_v4(reply, now_tick, true);
@@ -256,7 +269,7 @@ impl Tables {
             |_, reply, now_tick| {
                 let verdict = judge_v4(reply, now_tick, is_crowded);
                 if verdict == Sweep::Ignore {
-                    connections_v4.note(reply.backend, reply.class);
+                    connections_v4.note(reply.backend, class_v4(reply));
                 }
                 verdict
             },
@@ -270,7 +283,7 @@ impl Tables {
             |_, reply, now_tick| {
                 let verdict = judge_v6(reply, now_tick, is_crowded);
                 if verdict == Sweep::Ignore {
-                    connections_v6.note(reply.backend, reply.class);
+                    connections_v6.note(reply.backend, class_v6(reply));
                 }
                 verdict
             },
@@ -285,14 +298,13 @@ impl Tables {
 /// A reply says nothing about slots: it stays as long as its flow may live.
 fn judge_reply(
     is_known: bool,
-    class: u16,
+    class: u32,
     last_seen_tick: u32,
     limits: &Limits,
     now_tick: u32,
     is_crowded: bool,
 ) -> Sweep {
     // Of replies nobody needs those of closed flows for long.
-    let class = reply_class(class);
     let is_alive = is_known
         && is_fresh(class, last_seen_tick, limits, now_tick)
         && !is_spent(class, last_seen_tick, limits, now_tick, is_crowded);

@@ -33,7 +33,9 @@ const TCA_BPF_NAME: u16 = 7;
 const TCA_BPF_FLAGS: u16 = 8;
 const TCA_BPF_ID: u16 = 11;
 const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
+const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
+const IFLA_MASTER: u16 = 10;
 const IFLA_TXQLEN: u16 = 13;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
@@ -92,6 +94,10 @@ pub(super) struct Interface {
     pub(super) is_physical: bool,
     /// Of a VLAN interface the index of the one that it is on.
     pub(super) vlan_parent: Option<u32>,
+    /// Its Ethernet address.
+    pub(super) address: Option<[u8; 6]>,
+    /// Index of the bond or bridge that it is a port of.
+    pub(super) master: Option<u32>,
 }
 
 /// A netlink socket in one network namespace.
@@ -101,8 +107,10 @@ pub(super) struct Rtnl {
     sequence: u32,
 }
 
-struct Message {
-    kind: u16,
+/// A message of the kernel.
+pub(super) struct Message {
+    /// `RTM_*`.
+    pub(super) kind: u16,
     payload: Vec<u8>,
 }
 
@@ -254,13 +262,16 @@ impl Rtnl {
                 index: number_at(header, 4),
                 name: attribute(attributes, IFLA_IFNAME).map(string).unwrap_or_default(),
                 is_physical: device_type == ARPHRD_ETHER && kind.is_none(),
+                address: attribute(attributes, IFLA_ADDRESS).and_then(|it| it.try_into().ok()),
+                master: attribute(attributes, IFLA_MASTER).map(|it| number_at(it, 0)),
                 vlan_parent: parent.filter(|_| is_vlan).map(|parent| number_at(parent, 0)),
             });
         }
         Ok(interfaces)
     }
 
-    fn request(
+    /// Sends a request; what is answered, without the acknowledgement.
+    pub(super) fn request(
         &mut self,
         kind: u16,
         flags: libc::c_int,
@@ -310,7 +321,7 @@ impl Rtnl {
 
 impl Message {
     /// The fixed part and the attributes behind it.
-    fn split(&self, header_length: usize) -> Result<(&[u8], &[u8]), RtnlError> {
+    pub(super) fn split(&self, header_length: usize) -> Result<(&[u8], &[u8]), RtnlError> {
         self.payload.split_at_checked(header_length).ok_or_else(|| {
             io::Error::other(format!("rtnetlink message {} is cut off", self.kind)).into()
         })
@@ -364,7 +375,8 @@ fn emit(attributes: &[DefaultNla]) -> Vec<u8> {
     bytes
 }
 
-fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
+/// One attribute of many.
+pub(super) fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
     NlasIterator::new(attributes)
         .map_while(Result::ok)
         .find(|attribute| attribute.kind() == kind)

@@ -4,7 +4,7 @@
 //! change. What is not true of a number in the array `BACKEND_IDENTITIES` or `SERVICES` is not true
 //! at all: these are written last when a number is taken, and first when it is given back.
 
-use std::{mem::offset_of, net::IpAddr, os::fd::AsFd as _};
+use std::{collections::BTreeMap, mem::offset_of, net::IpAddr, os::fd::AsFd as _};
 
 use anyhow::Context as _;
 use aya::{
@@ -15,7 +15,7 @@ use lb_common::abi::{
     BACKEND_NONE, BackendCounters, BackendIdentity, BackendV4, BackendV6, Limits, MAX_BACKENDS,
     MAX_SERVICES, META_ROUTES_REPLIES, META_TRACES, Meta, NetU16, PATH_LOCAL, PATH_RECORDS_REPLIES,
     PATH_ROUTED, PROTOCOL_TCP, PROTOCOL_UDP, RINGS_PER_SERVICE, Refusals, RingDescriptor,
-    ServiceIdentity, TraceFilter, map_names,
+    ServiceIdentity, TraceFilter, XdpInterface, map_names,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -55,7 +55,7 @@ pub(super) struct Tables {
     pub(super) backend_counters: PerCpuArray<MapData, BackendCounters>,
     pub(super) drops: PerCpuArray<MapData, u64>,
     pub(super) verdicts: PerCpuArray<MapData, u64>,
-    pub(super) xdp_egress: MappedArray<u64>,
+    pub(super) xdp_interfaces: MappedArray<u64>,
     pub(super) refusals: MappedArray<Refusals>,
     pub(super) records: Box<Records>,
     pub(super) replies: Replies,
@@ -80,7 +80,7 @@ impl Tables {
             backend_counters: PerCpuArray::try_from(take(ebpf, map_names::BACKEND_COUNTERS)?)?,
             drops: PerCpuArray::try_from(take(ebpf, map_names::DROPS)?)?,
             verdicts: PerCpuArray::try_from(take(ebpf, map_names::VERDICTS)?)?,
-            xdp_egress: mapped(ebpf, map_names::XDP_EGRESS)?,
+            xdp_interfaces: mapped(ebpf, map_names::XDP_INTERFACES)?,
             refusals: mapped(ebpf, map_names::REFUSALS)?,
             records: Box::new(Records::take(ebpf)?),
             replies: Replies::take(ebpf)?,
@@ -251,16 +251,13 @@ impl Tables {
             .ok_or_else(|| no_ring(ring))
     }
 
-    /// XDP may redirect to these interfaces, and to no other.
-    pub(super) fn set_xdp_egress(&self, interfaces: &[u32]) {
-        for ifindex in 0..self.xdp_egress.entries() {
-            let value = u64::from(interfaces.contains(&ifindex));
-            if self.xdp_egress.load(ifindex) != Some(value) {
-                self.xdp_egress.store(ifindex, &value, 0);
+    /// XDP forwards between these interfaces, and leaves all others alone.
+    pub(super) fn set_xdp_interfaces(&self, interfaces: &BTreeMap<u32, XdpInterface>) {
+        for ifindex in 0..self.xdp_interfaces.entries() {
+            let value = interfaces.get(&ifindex).copied().unwrap_or_default().raw();
+            if self.xdp_interfaces.load(ifindex) != Some(value) {
+                self.xdp_interfaces.store(ifindex, &value, 0);
             }
-        }
-        for ifindex in interfaces.iter().filter(|&&index| index >= self.xdp_egress.entries()) {
-            tracing::warn!(ifindex, "XDP cannot redirect to an interface of so great an index");
         }
     }
 

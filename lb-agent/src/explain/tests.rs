@@ -228,6 +228,7 @@ fn recorded_replies() {
         generation: 5,
         ifindex: 2,
         last_seen_tick: NOW - 100,
+        ..ReplyRecordV4::default()
     };
     assert_snapshot!(explained(&tables, "203.0.113.10:80", PacketWord::Syn), @"
     tcp syn 192.0.2.7:40000 > 203.0.113.10:80

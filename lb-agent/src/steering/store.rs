@@ -43,6 +43,13 @@ struct Kept {
     order: SteeringView,
 }
 
+/// A text on one line, without control characters and not too long.
+fn fit_to_show(text: &str) -> String {
+    const CHARS_MAX: usize = 500;
+    let shown = text.chars().take(CHARS_MAX);
+    shown.map(|char| if char.is_control() { char::REPLACEMENT_CHARACTER } else { char }).collect()
+}
+
 impl Store {
     /// In this directory, which is there.
     pub fn at(directory: &Path) -> Self {
@@ -71,7 +78,9 @@ impl Store {
         if text.len() as u64 > BYTES_MAX {
             return Err(failed(&format!("it is longer than {BYTES_MAX} bytes")));
         }
-        let content: Content = serde_json::from_slice(&text).map_err(|error| failed(&error))?;
+        // It quotes the file, which may hold anything.
+        let content: Content = serde_json::from_slice(&text)
+            .map_err(|error| failed(&fit_to_show(&error.to_string())))?;
         if content.version != VERSION {
             return Err(failed(&format!("it has version {}, not {VERSION}", content.version)));
         }

@@ -1,11 +1,13 @@
 //! Programs on interfaces: exactly one per hook, whatever happened before.
 
+use std::time::{Duration, Instant};
+
 use aya::programs::Xdp;
 use lb_agent::{
-    datapath::{Datapath, FrontInterface, Options, TcMode, Way, XdpMode},
+    datapath::{Datapath, FrontInterface, Options, TcMode, Way, XdpMode, strips_tags},
     plan::KernelError,
 };
-use lb_common::abi::map_names;
+use lb_common::abi::{XdpInterface, map_names};
 
 use crate::{
     sandbox::{Sandbox, add_veth, clsact_count, delete, filters, ifindex, run, tcx_programs, tree},
@@ -19,6 +21,20 @@ fn check_one_attachment(interface: &str, way: Way) {
     let present = (tcx, clsact_count(interface));
     let expected = if way == Way::Tcx { (1, 0) } else { (0, 1) };
     assert_eq!(present, expected, "(TCX, clsact) on {interface}: {}", filters(interface));
+}
+
+/// What XDP knows of.
+fn xdp_interfaces(sandbox: &Sandbox) -> Vec<(u32, XdpInterface)> {
+    let array = sandbox.array::<u64>(map_names::XDP_INTERFACES);
+    let all = (0..array.len()).map(|it| (it, XdpInterface::from_raw(array.get(&it, 0).unwrap())));
+    all.filter(|(_, interface)| *interface != XdpInterface::NONE).collect()
+}
+
+fn address(interface: &str) -> [u8; 6] {
+    let shown = run("ip", &["-oneline", "link", "show", "dev", interface]);
+    let mut words = shown.split(' ').skip_while(|word| *word != "link/ether").skip(1);
+    let bytes = words.next().unwrap().split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap());
+    bytes.collect::<Vec<u8>>().try_into().unwrap()
 }
 
 fn xdp_options(sandbox: &Sandbox, xdp: XdpMode) -> Options {
@@ -51,6 +67,41 @@ sandboxed! {
             assert_eq!(old_link, link, "the link is the same");
             assert_ne!(old_program, program, "its program is the new agent's");
         }
+    }
+
+    fn what_is_expected_is_attached_once(sandbox) {
+        let mut datapath = sandbox.open(TcMode::Auto);
+        let expected = [ifindex("cont0")].into();
+        datapath.expect_replies(&expected);
+        datapath.expect_replies(&expected);
+        datapath.attach_reply(ifindex("cont0")).unwrap();
+        check_one_attachment("cont0", Way::Tcx);
+        datapath.expect_replies(&expected);
+        datapath.expect_no_more();
+        drop(datapath);
+        check_one_attachment("cont0", Way::Tcx);
+        // Nor by the next one, that finds it attached.
+        let mut datapath = sandbox.open(TcMode::Auto);
+        datapath.expect_replies(&expected);
+        datapath.attach_reply(ifindex("cont0")).unwrap();
+        check_one_attachment("cont0", Way::Tcx);
+    }
+
+    fn what_nobody_asks_for_is_taken_off_again(sandbox) {
+        let mut datapath = sandbox.open(TcMode::Auto);
+        datapath.expect_replies(&[ifindex("cont0"), 1_000_000].into());
+        datapath.expect_no_more();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !tcx_programs("cont0").is_empty() {
+            assert!(Instant::now() < deadline, "{}", filters("cont0"));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // It may be asked for later all the same.
+        datapath.attach_reply(ifindex("cont0")).unwrap();
+        check_one_attachment("cont0", Way::Tcx);
+        datapath.expect_replies(&[1_000_000].into());
+        let error = datapath.attach_reply(1_000_000).unwrap_err();
+        assert!(error.is_absent, "{error}");
     }
 
     fn clsact_filters_get_the_new_program_in_place(sandbox) {
@@ -230,12 +281,6 @@ sandboxed! {
     }
 
     fn xdp_follows_its_mode(sandbox) {
-        let egress = |sandbox: &Sandbox| {
-            let array = sandbox.array::<u64>(map_names::XDP_EGRESS);
-            let set = (0..array.len()).filter(|index| array.get(index, 0).unwrap() != 0);
-            set.collect::<Vec<u32>>()
-        };
-        let front = ifindex("front0");
         let cases = [
             (XdpMode::Auto, None, "a veth is virtual"),
             (XdpMode::Generic, Some(Way::XdpGeneric), "from off"),
@@ -257,9 +302,43 @@ sandboxed! {
             };
             assert!(shown.contains(expected), "{case}: {shown}");
             assert_eq!(shown.contains("prog/xdp"), way.is_some(), "{case}: {shown}");
-            let expected: &[u32] = if way.is_some() { &[front] } else { &[] };
-            assert_eq!(egress(sandbox), expected, "{case}");
+            let front = (ifindex("front0"), XdpInterface::sending(address("front0")));
+            assert_eq!(xdp_interfaces(sandbox), way.map(|_| front).into_iter().collect::<Vec<_>>());
         }
+    }
+
+    fn xdp_follows_the_address_of_its_interface(sandbox) {
+        let mut datapath = Datapath::open(&xdp_options(sandbox, XdpMode::Native)).unwrap();
+        let before = address("front0");
+        run("ip", &["link", "set", "front0", "address", "02:00:00:00:00:77"]);
+        datapath.ensure_fronts();
+        let after = [2, 0, 0, 0, 0, 0x77];
+        assert_ne!(before, after);
+        assert_eq!(xdp_interfaces(sandbox), [(ifindex("front0"), XdpInterface::sending(after))]);
+    }
+
+    fn devices_that_hide_tags_are_known(_sandbox) {
+        let check = |features: &[&str], expected| {
+            run("ethtool", &[&["-K", "front0"], features].concat());
+            assert_eq!(strips_tags("front0").unwrap(), expected, "{features:?}");
+        };
+        check(&["rx-vlan-hw-parse", "off", "rx-vlan-stag-hw-parse", "off"], false);
+        check(&["rxvlan", "on"], true);
+        check(&["rxvlan", "off", "rx-vlan-stag-hw-parse", "on"], true);
+        assert!(!strips_tags("lo").unwrap());
+    }
+
+    fn xdp_does_not_serve_an_interface_of_so_great_an_index(sandbox) {
+        run("ip", &["link", "add", "name", "far0", "index", "5000", "type", "veth"]);
+        let fronts = vec![FrontInterface { name: "far0".to_owned(), xdp: XdpMode::Native }];
+        let options = Options { fronts, ..sandbox.options(TcMode::Auto) };
+        let datapath = Datapath::open(&options).unwrap();
+        let front = &datapath.fronts()[0];
+        assert_eq!((front.tc, front.xdp), (Some(Way::Tcx), None));
+        assert_eq!(
+            front.troubles,
+            ["front interface `far0`: XDP: its index is 5000, and XDP serves interfaces below 4096"],
+        );
     }
 
     fn xdp_of_another_is_a_trouble_and_tc_serves(sandbox) {

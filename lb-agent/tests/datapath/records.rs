@@ -1,6 +1,9 @@
 //! Records in the real maps: what the sweep deletes, what the scan finds.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    cell::{Cell, RefCell},
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use crate::{sandbox::Sandbox, sandboxed, tables::a_backend};
 use lb_agent::{
@@ -305,16 +308,26 @@ sandboxed! {
             let record = record(1, 7, NOW, CLASS_ESTABLISHED);
             tables.flows.insert(flow_v4(port), record, 0).unwrap();
         }
-        let mut insertions =
-            sandbox.per_cpu_array::<FlowInsertions>(map_names::FLOW_INSERTIONS);
-        let mut counts = vec![FlowInsertions { epoch: 7, count: 1000 }; aya::util::nr_cpus().unwrap()];
-        counts[0] = FlowInsertions { epoch: 1, count: 84 };
-        insertions.set(FAMILY_V4, counts.try_into().unwrap(), 0).unwrap();
-        datapath.sweep(&|| NOW).unwrap();
+        let insertions =
+            RefCell::new(sandbox.per_cpu_array::<FlowInsertions>(map_names::FLOW_INSERTIONS));
+        let insert = |count| {
+            let other_epoch = FlowInsertions { epoch: 7, count: 1000 };
+            let mut counts = vec![other_epoch; aya::util::nr_cpus().unwrap()];
+            counts[0] = FlowInsertions { epoch: 1, count };
+            insertions.borrow_mut().set(FAMILY_V4, counts.try_into().unwrap(), 0).unwrap();
+        };
+        // What was inserted before the pass began is counted by it; 84 come while it goes on: the
+        // clock is asked when it begins, and again in between.
+        let inserted = Cell::new(3_000);
+        let clock = || {
+            insert(inserted.replace(3_084));
+            NOW
+        };
+        datapath.sweep(&clock).unwrap();
         assert_eq!(rooms.get(&FAMILY_V4, 0).unwrap(), room(share - 3_000 - 84, 2));
         assert_eq!(rooms.get(&FAMILY_V6, 0).unwrap(), room(share, 2));
 
-        // What was put there in the epoch before is counted now; more than its share is no room.
+        // More than its share is no room.
         for port in 3_000..4_000 {
             let record = record(1, 7, NOW, CLASS_ESTABLISHED);
             tables.flows.insert(flow_v4(port), record, 0).unwrap();

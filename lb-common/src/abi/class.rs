@@ -26,37 +26,50 @@ pub const CLASS_RESUMED: u32 = 9;
 /// has not accepted it.
 pub const CLASS_REOPENED: u32 = 10;
 
-/// Bits of the class in the `class` of a record of replies. Those above are the low ones of the sequence
-/// number behind the client's FIN, once it has sent one; of [`CLASS_RESUMED`] the high ones of that of
-/// the client's latest packet.
+/// Bits of the class in the `class` of a record of replies. Those above are, of [`CLASS_RESUMED`], the
+/// high ones of the sequence number of the client's latest packet.
 const REPLY_CLASS_BITS: u32 = 4;
 
-/// The `CLASS_*` in the `class` of a record of replies.
-#[inline(always)]
-#[must_use]
-pub const fn reply_class(word: u16) -> u32 {
-    word as u32 & ((1 << REPLY_CLASS_BITS) - 1)
-}
-
-/// The bits of a sequence number, in their place in the `class` of a record of replies.
+/// The low bits of the sequence number behind a FIN, in a record of replies. Never 0: that is 1, which
+/// the side's next number would be, and it has none.
 #[inline(always)]
 #[must_use]
 pub const fn reply_end(sequence: u32) -> u16 {
-    (sequence << REPLY_CLASS_BITS) as u16
+    let low = sequence as u16;
+    low + (low == 0) as u16
 }
 
-/// The bits of the sequence number in the `class` of a record of replies, in their place.
+/// 1 if any bit is set.
+#[inline(always)]
+const fn any_bit(word: u16) -> u32 {
+    0_u32.wrapping_sub(word as u32) >> 31
+}
+
+/// The `CLASS_*` of a record of replies. Both sides may end at once, on two CPUs, each from the class
+/// before, and the last one stays in the record; so the two ends, each written by its own side, say
+/// whether there was another.
 #[inline(always)]
 #[must_use]
-pub const fn reply_end_of(word: u16) -> u16 {
+pub const fn reply_class(class: u16, client_end: u16, backend_end: u16) -> u32 {
+    const HALF_CLOSED: u32 = (1 << CLASS_CLOSING_BY_CLIENT) | (1 << CLASS_CLOSING_BY_BACKEND);
+    let class = class as u32 & ((1 << REPLY_CLASS_BITS) - 1);
+    // By arithmetic: fewer ways for the kernel's verifier to follow.
+    let is_crossed = HALF_CLOSED >> (class & 31) & any_bit(client_end) & any_bit(backend_end);
+    class ^ (class ^ CLASS_LAST_ACK) & 0_u32.wrapping_sub(is_crossed & 1)
+}
+
+/// The bits above the class in the `class` of a record of replies.
+#[inline(always)]
+#[must_use]
+pub const fn reply_place_of(word: u16) -> u16 {
     word >> REPLY_CLASS_BITS << REPLY_CLASS_BITS
 }
 
-/// The high bits of a sequence number, in the place of [`reply_end`].
+/// The high bits of a sequence number, in their place in the `class` of a record of replies.
 #[inline(always)]
 #[must_use]
 pub const fn reply_place(sequence: u32) -> u16 {
-    reply_end_of((sequence >> 16) as u16)
+    reply_place_of((sequence >> 16) as u16)
 }
 
 /// Whether an acknowledgement is about what is around the [`reply_place`] in the `class` of a record of
@@ -65,7 +78,7 @@ pub const fn reply_place(sequence: u32) -> u16 {
 #[must_use]
 pub const fn is_near_reply_place(word: u16, acknowledgement: u32) -> bool {
     const STEP: u16 = 1 << REPLY_CLASS_BITS;
-    let distance = reply_place(acknowledgement).wrapping_sub(reply_end_of(word));
+    let distance = reply_place(acknowledgement).wrapping_sub(reply_place_of(word));
     distance.wrapping_add(STEP) <= 2 * STEP
 }
 

@@ -123,7 +123,7 @@ pub struct ReplyRecordV4 {
     pub vip: NetU32,
     /// The port that the client sent to.
     pub vip_port: NetU16,
-    /// [`super::reply_class`], and above it [`super::reply_end`] of the client's FIN.
+    /// `CLASS_*`; what it is once both ends are known says [`super::reply_class`].
     pub class: u16,
     /// Number of the backend.
     pub backend: u32,
@@ -133,6 +133,12 @@ pub struct ReplyRecordV4 {
     pub ifindex: u32,
     /// Tick of the last packet from the client.
     pub last_seen_tick: u32,
+    /// [`super::reply_end`] of the client's FIN; 0: it has sent none. Only packets of the client set it.
+    pub client_end: u16,
+    /// The same of the backend's.
+    pub backend_end: u16,
+    /// Written as 0.
+    pub reserved: u32,
 }
 
 /// Value of the maps `REPLIES_V6` and `HALF_REPLIES_V6`: what a reply is translated to.
@@ -145,7 +151,7 @@ pub struct ReplyRecordV6 {
     pub vip: NetAddr6,
     /// The port that the client sent to.
     pub vip_port: NetU16,
-    /// [`super::reply_class`], and above it [`super::reply_end`] of the client's FIN.
+    /// `CLASS_*`; what it is once both ends are known says [`super::reply_class`].
     pub class: u16,
     /// Number of the backend.
     pub backend: u32,
@@ -155,8 +161,10 @@ pub struct ReplyRecordV6 {
     pub ifindex: u32,
     /// Tick of the last packet from the client.
     pub last_seen_tick: u32,
-    /// Written as 0.
-    pub reserved: u32,
+    /// [`super::reply_end`] of the client's FIN; 0: it has sent none. Only packets of the client set it.
+    pub client_end: u16,
+    /// The same of the backend's.
+    pub backend_end: u16,
 }
 
 /// [`ReplyDefaultV4`] flag: clients come by another frontend, too, whose flows are recorded; records
@@ -261,6 +269,11 @@ pub struct FragmentKeyV4 {
     pub id: u32,
     /// IP protocol number.
     pub protocol: u32,
+    /// Of what a container sends its host-side veth: networks may have the same addresses. Else 0: the
+    /// fragments of a packet may come in on several front interfaces.
+    pub ifindex: u32,
+    /// Written as 0.
+    pub reserved: u32,
 }
 
 /// Key of the map `FRAGMENTS_V6`: a packet that travels in fragments.
@@ -277,6 +290,10 @@ pub struct FragmentKeyV6 {
     pub id: u32,
     /// That of the fragment header: later fragments do not tell what they are part of.
     pub protocol: u32,
+    /// As in [`FragmentKeyV4`].
+    pub ifindex: u32,
+    /// Written as 0.
+    pub reserved: u32,
 }
 
 /// Value of the map `FRAGMENTS_V4`: what was decided on the fragment with the ports, which those that
@@ -378,8 +395,7 @@ pub struct FlowInsertions {
 
 impl FlowRoom {
     /// After a pass over a table for `records_max` entries has left `counted` in it. `inserted` is what
-    /// all CPUs together have put there in the epoch before, which began no later than the pass.
-    /// `cpus` are online: only these have a share.
+    /// all CPUs together have put there since the pass began: it may be behind it. `cpus` are online: only these have a share.
     #[must_use]
     pub const fn after_pass(
         self,
@@ -389,7 +405,6 @@ impl FlowRoom {
         cpus: u32,
     ) -> Self {
         let share = (records_max - records_max / 8) as u64;
-        // What was inserted while the pass went on may be behind it.
         let room = share.saturating_sub(counted.saturating_add(inserted));
         let cpus = if cpus == 0 { 1 } else { cpus };
         let epoch = self.epoch.wrapping_add(1);
@@ -419,14 +434,14 @@ const _: () = assert!(size_of::<FlowKeyV6>() == 40);
 const _: () = assert!(size_of::<FlowRecord>() == 16);
 const _: () = assert!(size_of::<ReplyKeyV4>() == 24);
 const _: () = assert!(size_of::<ReplyKeyV6>() == 48);
-const _: () = assert!(size_of::<ReplyRecordV4>() == 24);
+const _: () = assert!(size_of::<ReplyRecordV4>() == 32);
 const _: () = assert!(size_of::<ReplyRecordV6>() == 40);
 const _: () = assert!(size_of::<ReplyDefaultKeyV4>() == 16);
 const _: () = assert!(size_of::<ReplyDefaultKeyV6>() == 32);
 const _: () = assert!(size_of::<ReplyDefaultV4>() == 16);
 const _: () = assert!(size_of::<ReplyDefaultV6>() == 32);
-const _: () = assert!(size_of::<FragmentKeyV4>() == 16);
-const _: () = assert!(size_of::<FragmentKeyV6>() == 40);
+const _: () = assert!(size_of::<FragmentKeyV4>() == 24);
+const _: () = assert!(size_of::<FragmentKeyV6>() == 48);
 const _: () = assert!(size_of::<FragmentRecordV4>() == 24);
 const _: () = assert!(size_of::<FragmentRecordV6>() == 40);
 const _: () = assert!(size_of::<Refusals>() == 8);

@@ -16,6 +16,7 @@ mod ring;
 mod service;
 mod socket;
 mod trace;
+mod xdp;
 
 pub use backend::{
     BACKEND_NONE, BackendIdentity, BackendV4, BackendV6, PATH_LOCAL, PATH_RECORDS_REPLIES,
@@ -25,7 +26,7 @@ pub use class::{
     CLASS_ANSWERED, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT,
     CLASS_DATAGRAM, CLASS_ESTABLISHED, CLASS_HALF_OPEN, CLASS_LAST_ACK, CLASS_REOPENED,
     CLASS_RESET, CLASS_RESUMED, is_closing, is_near_reply_place, reply_class, reply_end,
-    reply_end_of, reply_place,
+    reply_place, reply_place_of,
 };
 pub use counters::{
     BackendCounters, HOOK_COUNT, Hook, OBSERVATION_REFUSED, OBSERVATION_SILENT, OBSERVATIONS_BYTES,
@@ -64,9 +65,10 @@ pub use trace::{
     TRACE_ANY_REASON, TRACE_BYTES, TRACE_EDIT_DESTINATION, TRACE_EDIT_NONE, TRACE_EDIT_SOURCE,
     TRACE_FILTERS, TraceEvent, TraceFilter, TraceState,
 };
+pub use xdp::XdpInterface;
 
 /// Version of everything in this module. Maps pinned under another version are not adopted.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 7;
 
 /// Services that the tables have room for; service numbers are `0..MAX_SERVICES`.
 pub const MAX_SERVICES: u32 = 4096;
@@ -80,7 +82,7 @@ pub const DEFAULT_RECORDS: u32 = 128 * 1024;
 pub const DEFAULT_HALF_OPEN_RECORDS: u32 = 64 * 1024;
 /// Addresses and subnets of the node per address family.
 pub const MAX_LOCAL: u32 = 4096;
-/// Interfaces that XDP may redirect to: interface indexes below this one.
+/// Interfaces that XDP knows: interface indexes below this one.
 pub const MAX_XDP_IFINDEX: u32 = 4096;
 
 /// Nanoseconds in a tick, the unit of time in maps: a power of two, so that a shift converts.
@@ -198,8 +200,8 @@ pub mod map_names {
     pub const DROPS: &str = "DROPS";
     /// `PerCpuArray<u64>`; indexed by [`super::verdict_index`].
     pub const VERDICTS: &str = "VERDICTS";
-    /// `Array<u64>`, mapped; indexed by interface index: 1 where XDP may redirect to.
-    pub const XDP_EGRESS: &str = "XDP_EGRESS";
+    /// `Array<u64>` of [`super::XdpInterface`], mapped; indexed by interface index.
+    pub const XDP_INTERFACES: &str = "XDP_INTERFACES";
     /// Ring buffer of [`super::TraceEvent`].
     pub const TRACE: &str = "TRACE";
     /// `Array<TraceFilter>`, mapped.
@@ -259,7 +261,7 @@ pub mod map_names {
         OBSERVATIONS,
         DROPS,
         VERDICTS,
-        XDP_EGRESS,
+        XDP_INTERFACES,
         TRACE,
         TRACE_FILTERS,
         TRACE_STATE,

@@ -7,7 +7,7 @@ use super::{
     choose,
     choose::packet_kind,
     fragments, replies,
-    wire::{Fragment, Headers, Kind, PROTOCOL_TCP},
+    wire::{Address, Fragment, Headers, Kind, PROTOCOL_TCP, PROTOCOL_UDP},
 };
 use crate::abi::{
     BACKEND_NONE, DropReason, FRONTEND_DROPS, FRONTEND_RECORDS_REPLIES, Frontend,
@@ -76,9 +76,9 @@ pub fn front_transport<A: Family, T: Tables<A>>(
         let fault = source_fault(tables, headers);
         if fault as u32 != DropReason::None as u32 {
             decision.drop(fault, BACKEND_NONE);
-        } else if headers.is_syn() && tables.is_local(headers.source) {
+        } else if opens(headers) && tables.is_local(headers.source) {
             // From outside nobody comes with an address of ours; and the answer would not come from
-            // the VIP. Only where a connection begins: looking costs.
+            // the VIP. Only where something may begin: looking costs.
             decision.drop(DropReason::SourceImpossible, BACKEND_NONE);
         } else if frontend.is_served() {
             forward(headers, tables, context, &frontend, decision);
@@ -88,6 +88,12 @@ pub fn front_transport<A: Family, T: Tables<A>>(
     } else if context.meta_flags & META_ROUTED_BACKENDS != 0 {
         replies::translate(tables, context, headers, 0, decision);
     }
+}
+
+/// Whether a packet may be the first of its flow.
+#[inline(always)]
+const fn opens<A: Address>(headers: &Headers<A>) -> bool {
+    headers.is_syn() || headers.protocol == PROTOCOL_UDP
 }
 
 /// The part of [`reply`] for packets with ports.
@@ -130,7 +136,7 @@ fn follow_reply<A: Family, P: Packet, T: Tables<A>>(
             replies::translate_error(packet, tables, context, headers, scope_ifindex, decision);
         }
         Kind::LaterFragment => {
-            fragments::follow(headers, tables, context, Side::Source, decision);
+            fragments::follow(headers, tables, context, Side::Source, scope_ifindex, decision);
         }
         _ => {}
     }
@@ -163,7 +169,7 @@ pub fn front_other<A: Family, P: Packet, T: Tables<A>>(
         }
         Kind::IcmpError => front_error(packet, headers, tables, context, decision),
         Kind::LaterFragment => {
-            fragments::follow(headers, tables, context, Side::Destination, decision);
+            fragments::follow(headers, tables, context, Side::Destination, 0, decision);
             if decision.verdict as u32 == Verdict::Pass as u32 {
                 decision.drop(DropReason::Fragment, BACKEND_NONE);
             }
@@ -193,13 +199,7 @@ fn front_error<A: Family, P: Packet, T: Tables<A>>(
         decision.drop(DropReason::NoFrontend, BACKEND_NONE);
         return;
     }
-    let flow = Tuple {
-        client: quoted.destination,
-        server: quoted.source,
-        client_port: quoted.destination_port,
-        server_port: quoted.source_port,
-        protocol: quoted.protocol,
-    };
+    let flow = quoted.tuple().reversed();
     let choice = choice(tables, context, &frontend, &flow, PacketKind::Aside, decision);
     let backend = &choice.backend;
     if choice.number == BACKEND_NONE {
@@ -298,13 +298,7 @@ fn forward<A: Family, T: Tables<A>>(
     frontend: &Frontend,
     decision: &mut Decision<A>,
 ) {
-    let flow = Tuple {
-        client: headers.source,
-        server: headers.destination,
-        client_port: headers.source_port,
-        server_port: headers.destination_port,
-        protocol: headers.protocol,
-    };
+    let flow = headers.tuple();
     let kind = packet_kind(headers);
     decision.choice = choice(tables, context, frontend, &flow, kind, decision);
     let decision = afresh(decision);
@@ -330,11 +324,6 @@ fn forward<A: Family, T: Tables<A>>(
         l4_offset: headers.l4_offset,
     });
     let reason = if backend.records_replies() || frontend.flags & FRONTEND_RECORDS_REPLIES != 0 {
-        // As for a SYN, where it costs little beside the record.
-        if headers.protocol != PROTOCOL_TCP && tables.is_local(headers.source) {
-            decision.drop(DropReason::SourceImpossible, number);
-            return;
-        }
         replies::remember(tables, context, headers, &flow, ifindex, &choice, decision)
     } else if headers.is_syn() {
         replies::meet(tables, context, &flow, ifindex, decision)
@@ -352,6 +341,6 @@ fn forward<A: Family, T: Tables<A>>(
     decision.record.is_refused = choice.is_refused;
     decision.record.flow_record = choice.record(context.now_tick);
     if headers.fragment as u32 == Fragment::First as u32 {
-        fragments::remember(headers, context, backend.generation, decision);
+        fragments::remember(headers, context, backend.generation, 0, decision);
     }
 }

@@ -81,8 +81,9 @@ pub trait Family: Address + Eq + Hash + 'static {
     /// Notes in a default that there are records of foreign flows.
     #[cfg(any(feature = "std", test))]
     fn mark_foreign(default: &mut Self::ReplyDefault);
-    /// A packet that travels in fragments, from any of them.
-    fn fragment_key(headers: &Headers<Self>) -> Self::FragmentKey;
+    /// A packet that travels in fragments, from any of them; `ifindex` is the veth of the container that
+    /// sends it, else 0.
+    fn fragment_key(headers: &Headers<Self>, ifindex: u32) -> Self::FragmentKey;
     /// What was decided on a first fragment, for the table.
     fn fragment_record(way: &FragmentWay<Self>) -> Self::FragmentRecord;
     /// What was decided on a first fragment.
@@ -136,13 +137,8 @@ macro_rules! keys_and_values {
 
         #[inline(always)]
         fn tuple(flow: &$flow) -> Tuple<Self> {
-            Tuple {
-                client: flow.client,
-                server: flow.vip,
-                client_port: flow.client_port,
-                server_port: flow.vip_port,
-                protocol: flow.protocol,
-            }
+            let client = (flow.client, flow.client_port);
+            Tuple::new(client, (flow.vip, flow.vip_port), flow.protocol)
         }
 
         #[inline(always)]
@@ -160,13 +156,8 @@ macro_rules! keys_and_values {
 
         #[inline(always)]
         fn default_key_of(reply: &$reply) -> $default_key {
-            let answer = Tuple {
-                client: reply.client,
-                server: reply.backend,
-                client_port: reply.client_port,
-                server_port: reply.backend_port,
-                protocol: reply.protocol,
-            };
+            let client = (reply.client, reply.client_port);
+            let answer = Tuple::new(client, (reply.backend, reply.backend_port), reply.protocol);
             Self::reply_default_key(&answer, reply.ifindex)
         }
 
@@ -180,6 +171,8 @@ macro_rules! keys_and_values {
                 generation: record.generation,
                 ifindex: record.ifindex,
                 last_seen_tick: record.last_seen_tick,
+                client_end: record.client_end,
+                backend_end: record.backend_end,
             }
         }
 
@@ -193,6 +186,8 @@ macro_rules! keys_and_values {
                 generation: 0,
                 ifindex: default.ifindex,
                 last_seen_tick: 0,
+                client_end: 0,
+                backend_end: 0,
             }
         }
 
@@ -202,12 +197,14 @@ macro_rules! keys_and_values {
         }
 
         #[inline(always)]
-        fn fragment_key(headers: &Headers<Self>) -> $fragment_key {
+        fn fragment_key(headers: &Headers<Self>, ifindex: u32) -> $fragment_key {
             $fragment_key {
                 source: headers.source,
                 destination: headers.destination,
                 id: headers.fragment_id,
                 protocol: headers.fragment_protocol(),
+                ifindex,
+                reserved: 0,
             }
         }
 
@@ -292,6 +289,9 @@ impl Family for NetU32 {
             generation: way.generation,
             ifindex: way.ifindex,
             last_seen_tick: way.last_seen_tick,
+            client_end: way.client_end,
+            backend_end: way.backend_end,
+            reserved: 0,
         }
     }
 
@@ -374,7 +374,8 @@ impl Family for NetAddr6 {
             generation: way.generation,
             ifindex: way.ifindex,
             last_seen_tick: way.last_seen_tick,
-            reserved: 0,
+            client_end: way.client_end,
+            backend_end: way.backend_end,
         }
     }
 

@@ -5,16 +5,18 @@ use crate::abi::{
     DropReason, FRAGMENT_SECONDS, TAKES_OLD, TAKES_OLD_DATAGRAMS, Verdict, ticks_from_seconds,
 };
 
-/// Remembers what was decided on a first fragment.
+/// Remembers what was decided on a first fragment; `scope_ifindex` is the veth of the container that
+/// sends it, else 0.
 #[inline(always)]
 pub(super) fn remember<A: Family>(
     headers: &Headers<A>,
     context: &Context,
     generation: u32,
+    scope_ifindex: u32,
     decision: &mut Decision<A>,
 ) {
     decision.record.has_fragments = 1;
-    decision.record.fragment = A::fragment_key(headers);
+    decision.record.fragment = A::fragment_key(headers, scope_ifindex);
     decision.record.fragment_record = A::fragment_record(&FragmentWay {
         address: decision.translation.address,
         backend: decision.backend,
@@ -33,9 +35,10 @@ pub(super) fn follow<A: Family, T: Tables<A>>(
     tables: &T,
     context: &Context,
     side: Side,
+    scope_ifindex: u32,
     decision: &mut Decision<A>,
 ) {
-    decision.record.fragment = A::fragment_key(headers);
+    decision.record.fragment = A::fragment_key(headers, scope_ifindex);
     let Some(record) = tables.fragment(&decision.record.fragment) else { return };
     let way = A::fragment_way(&record);
     let age_ticks = context.now_tick.wrapping_sub(way.seen_tick);

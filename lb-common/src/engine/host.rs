@@ -431,8 +431,16 @@ fn touch_flow(known: &mut FlowRecord, record: &FlowRecord) {
 }
 
 fn touch_reply<A: Family>(known: &mut A::ReplyRecord, record: &A::ReplyRecord) {
-    let Way { class, ifindex, last_seen_tick, .. } = A::way(record);
-    *known = A::reply_record(&Way { class, ifindex, last_seen_tick, ..A::way(known) });
+    let Way { class, ifindex, last_seen_tick, client_end, backend_end, .. } = A::way(record);
+    let before = A::way(known);
+    *known = A::reply_record(&Way {
+        class,
+        ifindex,
+        last_seen_tick,
+        client_end: if client_end == 0 { before.client_end } else { client_end },
+        backend_end: if backend_end == 0 { before.backend_end } else { backend_end },
+        ..before
+    });
 }
 
 /// How a hook decides on what a family's parser has found.

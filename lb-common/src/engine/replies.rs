@@ -18,7 +18,7 @@ use crate::abi::{
     BACKEND_NONE, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT, CLASS_DATAGRAM,
     CLASS_ESTABLISHED, CLASS_HALF_OPEN, CLASS_REOPENED, CLASS_RESUMED, DropReason, FlowRecord,
     META_REPLY_DEFAULTS, REPLY_DEFAULT_AMBIGUOUS, REPLY_DEFAULT_OTHER_WAYS, Verdict, is_closing,
-    is_near_reply_place, reply_class, reply_end, reply_end_of, reply_place,
+    is_near_reply_place, reply_end, reply_place, reply_place_of,
 };
 
 /// A record of replies and which table it is in.
@@ -51,7 +51,6 @@ fn known<A: Family, T: Tables<A>>(tables: &T, key: &A::ReplyKey) -> Known<A> {
 
 /// Remembers how the replies to a packet of the client are translated. On error the packet must be
 /// dropped.
-#[expect(clippy::needless_bitwise_bool, reason = "fewer ways for the verifier to follow")]
 #[inline(always)]
 pub(super) fn remember<A: Family, T: Tables<A>>(
     tables: &T,
@@ -98,28 +97,28 @@ pub(super) fn remember<A: Family, T: Tables<A>>(
     let is_new = !is_known | is_again;
     record.reply_change = if is_new { ReplyChange::PutHalf } else { ReplyChange::Keep };
     let class = classes::after_client(if is_known { before } else { classes::NONE }, kind, headers);
+    // By masks: fewer ways for the verifier to follow.
+    let kept = mask(!is_new);
+    let ended = mask(kind as u32 == PacketKind::Fin as u32);
     record.reply_record = A::reply_record(&Way {
         vip: flow.server,
         vip_port: flow.server_port,
-        // The rest counts only once the client has sent a FIN, or without a record before.
-        class: if kind as u32 == PacketKind::Fin as u32 {
-            class as u16 | reply_end(headers.tcp_end())
-        } else if class == CLASS_RESUMED {
-            class as u16 | reply_place(headers.tcp_sequence.get())
-        } else {
-            way.with_class(class)
-        },
+        class: class as u16
+            | reply_place(headers.tcp_sequence.get()) & mask(class == CLASS_RESUMED),
         backend: choice.number,
         generation: choice.backend.generation,
         ifindex: context.reply_ifindex,
         last_seen_tick: context.now_tick,
+        client_end: reply_end(headers.tcp_end()) & ended | way.client_end & kept & !ended,
+        backend_end: way.backend_end & kept,
     });
 
     let record = afresh(record);
-    let class = A::way(&record.reply_record).class;
-    let is_stale = class != way.class || way.last_seen_tick != context.now_tick;
+    let now = A::way(&record.reply_record);
+    let is_stale = now.class != reply_place_of(way.class) | before as u16
+        || way.last_seen_tick != context.now_tick;
     if record.reply_change as u32 == ReplyChange::Keep as u32 && is_stale {
-        record.reply_change = touched(reply_class(class), record.reply_table);
+        record.reply_change = touched(now.record_class(), record.reply_table);
     }
     DropReason::None
 }
@@ -173,6 +172,12 @@ pub(super) const fn touched(class: u32, table: ReplyTable) -> ReplyChange {
     }
 }
 
+/// All bits, or none.
+#[inline(always)]
+const fn mask(is_set: bool) -> u16 {
+    0_u16.wrapping_sub(is_set as u16)
+}
+
 /// Whether the backend has said nothing to what is known of the flow, which may be nobody's.
 #[inline(always)]
 const fn is_waiting(class: u32) -> bool {
@@ -180,16 +185,15 @@ const fn is_waiting(class: u32) -> bool {
     (WAITING >> (class & 31)) & 1 != 0
 }
 
-/// Whether a packet acknowledges the client's FIN, and so all that the client has sent. One in 4096 does
-/// by chance.
+/// Whether a packet acknowledges the client's FIN, and so all that the client has sent. One in 65,536
+/// does by chance.
 #[inline(always)]
 fn acknowledges_end<A: Address>(headers: &Headers<A>, way: &Way<A>) -> bool {
-    reply_end(headers.tcp_acknowledgement.get()) == reply_end_of(way.class)
+    reply_end(headers.tcp_acknowledgement.get()) == way.client_end
 }
 
 /// Whether a record is of something in mid-stream that what the backend says does not fit: then it may
 /// be of anybody, who does not know the sequence numbers of the connection that the backend has.
-#[expect(clippy::needless_bitwise_bool, reason = "fewer ways for the verifier to follow")]
 #[inline(always)]
 fn is_unproven<A: Address>(headers: &Headers<A>, way: &Way<A>) -> bool {
     (way.record_class() == CLASS_RESUMED)
@@ -313,13 +317,7 @@ pub(super) fn translate<A: Family, T: Tables<A>>(
     scope_ifindex: u32,
     decision: &mut Decision<A>,
 ) {
-    let answer = Tuple {
-        client: headers.destination,
-        server: headers.source,
-        client_port: headers.destination_port,
-        server_port: headers.source_port,
-        protocol: headers.protocol,
-    };
+    let answer = headers.tuple().reversed();
     // A container that opens a connection answers nobody, whatever ports it uses; what follows may
     // look otherwise.
     let default = by_default(tables, context, &answer, scope_ifindex);
@@ -357,7 +355,7 @@ pub(super) fn translate<A: Family, T: Tables<A>>(
         end_flow(tables, headers, decision);
     }
     if headers.fragment as u32 == Fragment::First as u32 {
-        fragments::remember(headers, context, 0, decision);
+        fragments::remember(headers, context, 0, scope_ifindex, decision);
     }
     if found.is_ours == PERHAPS {
         decision.doubt();
@@ -379,13 +377,7 @@ pub(super) fn translate_error<A: Family, P: Packet, T: Tables<A>>(
     if quoted.reason as u32 != DropReason::None as u32 {
         return;
     }
-    let answer = Tuple {
-        client: quoted.source,
-        server: quoted.destination,
-        client_port: quoted.source_port,
-        server_port: quoted.destination_port,
-        protocol: quoted.protocol,
-    };
+    let answer = quoted.tuple();
     let mut found = by_default(tables, context, &answer, scope_ifindex);
     if found.is_ours == 0 || found.way.class != 0 {
         decision.record.reply = A::reply_key(&answer, scope_ifindex);
@@ -454,8 +446,11 @@ fn note_reply<A: Family>(
         return;
     }
     decision.record.reply_change = touched(class, decision.record.reply_table);
-    let class = way.with_class(class);
-    decision.record.reply_record = A::reply_record(&Way { class, last_seen_tick, ..*way });
+    let ended = mask(headers.is_closing());
+    let backend_end = reply_end(headers.tcp_end()) & ended | way.backend_end & !ended;
+    let class = class as u16;
+    decision.record.reply_record =
+        A::reply_record(&Way { class, last_seen_tick, backend_end, ..*way });
 }
 
 /// The backend ends a connection or its direction: so the record of the way in says, if there is one.
@@ -463,13 +458,9 @@ fn note_reply<A: Family>(
 #[inline(always)]
 fn end_flow<A: Family, T: Tables<A>>(tables: &T, headers: &Headers<A>, decision: &mut Decision<A>) {
     let Decision { translation, record, backend, .. } = decision;
-    record.flow = A::flow_key(&Tuple {
-        client: headers.destination,
-        server: translation.address,
-        client_port: headers.destination_port,
-        server_port: translation.port,
-        protocol: headers.protocol,
-    });
+    let answer = headers.tuple().reversed();
+    let (server, server_port) = (translation.address, translation.port);
+    record.flow = A::flow_key(&Tuple { server, server_port, ..answer });
     let mut known = FlowRecord::default();
     let mut touch = FlowChange::Touch;
     if let Some(found) = tables.flow(&record.flow) {

@@ -1,7 +1,7 @@
 //! Flows, backends and ways as the engine sees them, whatever the family.
 
 use super::wire::Address;
-use crate::abi::{NetU16, PATH_LOCAL, PATH_RECORDS_REPLIES, reply_class, reply_end_of};
+use crate::abi::{NetU16, PATH_LOCAL, PATH_RECORDS_REPLIES, reply_class};
 
 /// A flow: the two ends of what a client sends, or of what a backend answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,6 +16,29 @@ pub struct Tuple<A> {
     pub server_port: NetU16,
     /// IP protocol number.
     pub protocol: u32,
+}
+
+impl<A: Copy> Tuple<A> {
+    /// Between these ends.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(client: (A, NetU16), server: (A, NetU16), protocol: u32) -> Self {
+        Self {
+            client: client.0,
+            server: server.0,
+            client_port: client.1,
+            server_port: server.1,
+            protocol,
+        }
+    }
+
+    /// The same with each end in the other's place.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reversed(self) -> Self {
+        let client = (self.server, self.server_port);
+        Self::new(client, (self.client, self.client_port), self.protocol)
+    }
 }
 
 /// A backend as the engine sees it.
@@ -42,7 +65,7 @@ pub struct Way<A> {
     pub vip: A,
     /// The port that the client sent to.
     pub vip_port: NetU16,
-    /// Of a record see [`crate::abi::reply_class`]; of a default `REPLY_DEFAULT_*`.
+    /// Of a record `CLASS_*`, see [`Way::record_class`]; of a default `REPLY_DEFAULT_*`.
     pub class: u16,
     /// Number of the backend.
     pub backend: u32,
@@ -52,6 +75,10 @@ pub struct Way<A> {
     pub ifindex: u32,
     /// Tick of the last packet from the client, in a record.
     pub last_seen_tick: u32,
+    /// [`crate::abi::reply_end`] of the client's FIN, in a record; 0: none.
+    pub client_end: u16,
+    /// The same of the backend's.
+    pub backend_end: u16,
 }
 
 /// What was decided on the first fragment of a packet.
@@ -107,20 +134,15 @@ impl<A: Address> Way<A> {
         generation: 0,
         ifindex: 0,
         last_seen_tick: 0,
+        client_end: 0,
+        backend_end: 0,
     };
 
     /// `CLASS_*` of a record.
     #[inline(always)]
     #[must_use]
     pub const fn record_class(&self) -> u32 {
-        reply_class(self.class)
-    }
-
-    /// The `class` of the same record when it gets another `CLASS_*`.
-    #[inline(always)]
-    #[must_use]
-    pub(super) const fn with_class(&self, class: u32) -> u16 {
-        reply_end_of(self.class) | class as u16
+        reply_class(self.class, self.client_end, self.backend_end)
     }
 
     /// Whether the flow is not ours: its packets stay as they are.

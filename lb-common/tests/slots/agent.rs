@@ -72,6 +72,8 @@ struct Scan {
     others: HashSet<(u32, u32)>,
     /// The ring whose frontend is not there while the scan goes on.
     absent: Option<u32>,
+    /// Hashes of flows whose established records are to be deleted: read, and not looked at since.
+    doomed: HashSet<u32>,
 }
 
 pub(crate) fn tick(now: u64) -> u32 {
@@ -260,8 +262,14 @@ impl Agent {
     pub(crate) fn begin_scan<A: Net>(&mut self, now: u64, tables: &HostTables<A>) {
         // Now and then somebody takes a frontend away and puts it back.
         let absent = RINGS.into_iter().find(|ring| now % 10 == u64::from(*ring));
-        let mut scan = Scan { begun_tick: tick(now), others: HashSet::new(), absent };
+        let mut scan = Scan { begun_tick: tick(now), absent, ..Scan::default() };
         sweep_table(now, tables, &mut tables.half_flows.borrow_mut(), &mut scan);
+        let mut read = scan.clone();
+        let mut flows = tables.flows.borrow().clone();
+        let before: HashSet<u32> = flows.iter().map(|(key, _)| hash_of::<A>(key)).collect();
+        sweep_table(now, tables, &mut flows, &mut read);
+        let kept = flows.iter().map(|(key, _)| hash_of::<A>(key)).collect();
+        scan.doomed = before.difference(&kept).copied().collect();
         self.scan = Some(scan);
     }
 
@@ -301,7 +309,10 @@ fn sweep_table<A: Net>(
         let is_absent = scan.absent == Some(ring);
         let slot = (!is_absent).then_some(slot);
         let backend = backend(tables, record.backend);
+        let is_doomed =
+            scan.doomed.contains(&hash_of::<A>(&key)) && is_broken(Rule::RewrittenRecordsStay);
         match sweep(&record, &backend, slot, &tables.limits, tick(now)) {
+            _ if is_doomed => records.remove(&key),
             Sweep::Delete => records.remove(&key),
             Sweep::Keep if is_absent => {
                 scan.others.extend((0..SLOTS).map(|index| (ring, index)));

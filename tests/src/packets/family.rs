@@ -96,6 +96,8 @@ pub trait BedFamily:
             generation: reply.generation,
             ifindex: reply.front_ifindex,
             last_seen_tick: now_tick.wrapping_sub(reply.age_ticks),
+            client_end: reply.client_end,
+            backend_end: reply.backend_end,
         });
         Some((Self::reply_key(&ends, reply.ifindex), record))
     }

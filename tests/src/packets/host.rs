@@ -63,9 +63,7 @@ impl HostBed {
     pub fn send(&mut self, program: Program, input: &[u8], now_tick: u32) -> Outcome {
         let mut packet = HostPacket(input.to_vec());
         let link = link(&packet, 0);
-        let is_front = program == Program::TcFront;
-        if is_front && !input.starts_with(&MACS.0) {
-            // TC alone sees whose frame it is.
+        if program != Program::TcReply && !input.starts_with(&MACS.0) {
             return Outcome::untouched(input);
         }
         if program == Program::XdpFront && link.tags != 0 {

@@ -17,14 +17,15 @@ use aya::{
 use lb_common::abi::{
     DROP_REASON_SLOTS, DropReason, FAMILY_V4, FAMILY_V6, FlowInsertions, FlowRoom, HOOK_COUNT,
     HalfOpenRate, Hook, Meta, NetAddr6, NetU32, PROTOCOL_TCP, PROTOCOL_UDP, Refusals,
-    RingDescriptor, VERDICT_SLOTS, Verdict, map_names, program_names, ring_number, ticks_from_ns,
-    verdict_index,
+    RingDescriptor, VERDICT_SLOTS, Verdict, XdpInterface, map_names, program_names, ring_number,
+    ticks_from_ns, verdict_index,
 };
 use lb_common::engine::answer::ANSWER_BUCKET_COUNT;
 
 pub use self::namespace::{EGRESS_IFINDEX, EGRESS_MACS, enter_namespace};
 use super::{
-    Action, HALF_OPEN_MAX, HASH_SEED, Outcome, Program, RING_SIZE, World,
+    Action, HALF_OPEN_MAX, HASH_SEED, INGRESS_IFINDEX, Outcome, Program, RING_SIZE, World,
+    builder::MACS,
     family::{BedFamily, Dump},
     frontends::{Written, publish_world},
 };
@@ -131,8 +132,11 @@ impl KernelBed {
         }
         self.fill_family::<NetU32>(world, now_tick)?;
         self.fill_family::<NetAddr6>(world, now_tick)?;
-        let may_send = u64::from(world.xdp_may_send);
-        self.array(map_names::XDP_EGRESS)?.set(EGRESS_IFINDEX, may_send, 0)?;
+        let mut interfaces = self.array(map_names::XDP_INTERFACES)?;
+        interfaces.set(INGRESS_IFINDEX, XdpInterface::receiving(MACS.0).raw(), 0)?;
+        let egress = XdpInterface::sending(EGRESS_MACS.1);
+        let egress = if world.xdp_may_send { egress } else { XdpInterface::NONE };
+        interfaces.set(EGRESS_IFINDEX, egress.raw(), 0)?;
         self.set_per_cpu(map_names::HALF_OPEN_RATE, 0, HalfOpenRate::default())?;
         for family in [FAMILY_V4, FAMILY_V6] {
             self.set_flow_room(family, world.room(), FlowInsertions::default())?;

@@ -178,6 +178,10 @@ pub struct KnownReply {
     pub age_ticks: u32,
     /// Whether it is among the half open.
     pub is_half: bool,
+    /// `reply_end` of the client's FIN, or 0.
+    pub client_end: u16,
+    /// The same of the backend's.
+    pub backend_end: u16,
 }
 
 impl World {

@@ -298,7 +298,7 @@ fn verdict_views() -> Vec<VerdictView> {
 
 fn sockets_view() -> SocketsView {
     let cgroup = Some("/sys/fs/cgroup".to_owned());
-    SocketsView { cgroup, trouble: None, clients: vec!["web".to_owned()] }
+    SocketsView { cgroup, clients: vec!["web".to_owned()], ..SocketsView::default() }
 }
 
 fn front_view() -> FrontView {
@@ -306,7 +306,17 @@ fn front_view() -> FrontView {
         interface: "eth0".to_owned(),
         tc: "tcx".to_owned(),
         xdp: "native".to_owned(),
+        without_xdp: None,
         trouble: None,
+    }
+}
+
+fn front_without_xdp() -> FrontView {
+    FrontView {
+        interface: "eth1".to_owned(),
+        xdp: "off".to_owned(),
+        without_xdp: Some("the driver has none".to_owned()),
+        ..front_view()
     }
 }
 
@@ -329,7 +339,7 @@ fn status_says_what_is_wrong() {
         abi_version: 1,
         uptime_seconds: 93_784,
         providers: provider_views(),
-        fronts: vec![front_view()],
+        fronts: vec![front_view(), front_without_xdp()],
         sockets: sockets_view(),
         records: Some(RecordsView { flows_v4: 17, limit: 131_072, ..RecordsView::default() }),
         tables: table_views(),
@@ -364,6 +374,8 @@ fn status_says_what_is_wrong() {
 
     FRONT  TC   XDP     TROUBLE
     eth0   tcx  native
+    eth1   tcx  off
+    eth1 runs without XDP: the driver has none
 
     TABLE          USED  LIMIT  FULL  TROUBLE
     services          2   4096    0%

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     abi::{DropReason, NetAddr6, NetU16, NetU32},
     engine::{
-        Packet,
+        Packet, Tuple,
         words::{v4_at, v6_at},
     },
 };
@@ -57,6 +57,14 @@ impl<A: Address> Embedded<A> {
         l4_offset: 0,
         l4_bytes: 0,
     };
+
+    /// The flow of a packet that a client has sent; of one that a backend has sent, reversed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn tuple(&self) -> Tuple<A> {
+        let source = (self.source, self.source_port);
+        Tuple::new(source, (self.destination, self.destination_port), self.protocol)
+    }
 
     #[inline(always)]
     const fn refused(self, reason: DropReason) -> Self {

@@ -28,6 +28,7 @@ pub use ipv6::{
 pub use link::{Link, Network, link};
 pub use transport::{TcpNumbers, parse_transport, tcp_numbers};
 
+use super::ways::Tuple;
 use crate::abi::{DropReason, NetU16, NetU32};
 
 /// Length of an Ethernet header without tags.
@@ -214,6 +215,14 @@ impl<A: Address> Headers<A> {
     #[must_use]
     pub const fn is_transport(&self) -> bool {
         matches!(self.kind, Kind::Tcp | Kind::Udp)
+    }
+
+    /// The flow of a packet that a client sends; of one that a backend sends, reversed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn tuple(&self) -> Tuple<A> {
+        let source = (self.source, self.source_port);
+        Tuple::new(source, (self.destination, self.destination_port), self.protocol)
     }
 
     /// A first SYN: opens a connection, unlike the SYN+ACK of a simultaneous open.

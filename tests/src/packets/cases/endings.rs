@@ -16,7 +16,12 @@ const END: u32 = 0x0002_0305;
 
 /// A record of a flow in which the client has sent its FIN.
 fn ended(net: &Net, class: u32) -> KnownReply {
-    net.reply(class | u32::from(reply_end(END)))
+    KnownReply { client_end: reply_end(END), ..net.reply(class) }
+}
+
+/// A record of a flow in which the backend, too, has sent its FIN, with this number.
+fn ended_both(net: &Net, class: u32, fin: u32) -> KnownReply {
+    KnownReply { backend_end: reply_end(fin + 1), ..ended(net, class) }
 }
 
 /// The same, so long ago.
@@ -45,16 +50,16 @@ pub(super) fn endings(net: &Net) -> Vec<Case> {
                 replies: vec![ended(net, CLASS_CLOSING_BY_CLIENT)],
                 ..net.recording()
             },
-            vec![replied(net, &net.said_by_one("F."))],
+            vec![replied(net, &net.said_by_one("F.").numbers(7, END - 1))],
             vec![net.flow(1, CLASS_CLOSED)],
-            vec![ended(net, CLASS_LAST_ACK)],
+            vec![ended_both(net, CLASS_LAST_ACK, 7)],
         ),
         case(
             "FIN of the backend that acknowledges that of the client leaves nothing to acknowledge",
             world(net, CLASS_CLOSING_BY_CLIENT, 0),
             vec![replied(net, &net.said_by_one("F.").numbers(7, END))],
             vec![],
-            vec![ended(net, CLASS_CLOSED)],
+            vec![ended_both(net, CLASS_CLOSED, 7)],
         ),
         case(
             "FIN of the client after that of the backend: the last acknowledgement comes from the VIP",
@@ -69,6 +74,36 @@ pub(super) fn endings(net: &Net) -> Vec<Case> {
             vec![replied(net, &acknowledged(net, 0)), pass(&acknowledged(net, 0))],
             vec![],
             vec![],
+        ),
+    ]
+}
+
+/// Both sides close at once, each on a CPU that does not see the other's FIN: of the classes the last one
+/// stays, of the ends both.
+pub(super) fn crossing(net: &Net) -> Vec<Case> {
+    let crossed = |class| World { replies: vec![ended_both(net, class, 7)], ..net.recording() };
+    let last = replied(net, &acknowledged(net, 0));
+    vec![
+        case(
+            "FINs that cross, the client's class last: TIME_WAIT may answer a direct SYN",
+            crossed(CLASS_CLOSING_BY_CLIENT),
+            vec![last.clone(), pass(&acknowledged(net, 0))],
+            vec![],
+            vec![],
+        ),
+        case(
+            "FINs that cross, the backend's class last: TIME_WAIT may answer a direct SYN",
+            crossed(CLASS_CLOSING_BY_BACKEND),
+            vec![last, pass(&acknowledged(net, 0))],
+            vec![],
+            vec![],
+        ),
+        case(
+            "FINs that cross: the client acknowledges first and writes no class",
+            crossed(CLASS_CLOSING_BY_CLIENT),
+            vec![delivered(&tcp(net.client, net.vip, "."), net.one)],
+            vec![],
+            vec![ended_both(net, CLASS_CLOSING_BY_CLIENT, 7)],
         ),
     ]
 }

@@ -168,6 +168,7 @@ pub(super) fn outbound(net: &Net) -> Vec<Case> {
     let answer = udp(net.one, net.client).payload(1992);
     let far = udp(net.three, net.client).payload(1992);
     let own = PacketSpec { source: at(net.one, 99), ..answer.clone() };
+    let [first, second, _] = parts(&far, 9);
     vec![
         case(
             "fragments of an answer come from the VIP",
@@ -182,6 +183,17 @@ pub(super) fn outbound(net: &Net) -> Vec<Case> {
             parts(&own, 9).iter().map(|it| passed(Program::TcReply, it.bytes())).collect(),
             vec![],
             vec![record],
+        ),
+        case(
+            "a container that sends what follows another machine's fragment",
+            routed.clone(),
+            vec![
+                replied(Program::TcFront, &first),
+                passed(Program::TcReply, second.bytes()),
+                replied(Program::TcFront, &second),
+            ],
+            vec![],
+            vec![remote],
         ),
         case(
             "fragments of an answer from another machine",

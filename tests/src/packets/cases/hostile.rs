@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use lb_common::{
     abi::{
         CLASS_ANSWERED, CLASS_CLOSED, CLASS_ESTABLISHED, CLASS_HALF_OPEN, DropReason,
-        FRONTEND_DROPS, TAKES_OLD,
+        FRONTEND_DROPS, META_ROUTED_BACKENDS, TAKES_OLD,
     },
     engine::answer::AnswerKind,
 };
@@ -32,14 +32,18 @@ pub(super) fn not_ours(net: &Net) -> Vec<Case> {
         vec![],
         vec![],
     );
-    let foreign = net.syn().macs(([2, 0, 0, 0, 0, 99], [2, 0, 0, 0, 0, 2]));
-    let other_machine = case(
-        "a frame for another machine passes",
-        net.world(),
-        vec![passed(Program::TcFront, foreign.bytes())],
-        vec![],
-        vec![],
-    );
+    // Which both programs forward when it is for this one.
+    let to = |mac| net.syn().payload(11).macs((mac, [2, 0, 0, 0, 0, 2])).bytes();
+    let routed = || World { ring: Some(3), flags: META_ROUTED_BACKENDS, ..net.recording() };
+    let others = [
+        ("a frame for another machine passes", to([2, 0, 0, 0, 0, 99])),
+        ("a frame for every machine passes", to([0xff; 6])),
+        ("a frame for a group of machines passes", to([1, 0, 0x5e, 0, 0, 1])),
+    ]
+    .map(|(name, input)| {
+        let steps = [Program::TcFront, Program::XdpFront].map(|it| passed(it, input.clone()));
+        case(name, routed(), steps.into(), vec![], vec![])
+    });
     let discovery = icmp(net.client.ip(), net.vip.ip(), (135, 0), 0).payload(24);
     let discovered = case(
         "neighbour discovery of a VIP is the node's own",
@@ -68,7 +72,8 @@ pub(super) fn not_ours(net: &Net) -> Vec<Case> {
         ];
         case(name, net.world(), steps, vec![], vec![])
     })
-    .chain([too_short, other_machine])
+    .chain([too_short])
+    .chain(others)
     .chain(net.is_v6().then_some(discovered))
     .collect()
 }
@@ -188,9 +193,9 @@ pub(super) fn from_ourselves(net: &Net) -> Vec<Case> {
             vec![],
         ),
         case(
-            "XDP drops it as well",
+            "a datagram from outside with such an address",
             world(),
-            vec![Step { program: Program::XdpFront, ..impossible(tcp(own, net.vip, "S")) }],
+            vec![impossible(udp(container, net.vip)), impossible(udp(own, net.vip))],
             vec![],
             vec![],
         ),
@@ -202,9 +207,11 @@ pub(super) fn from_ourselves(net: &Net) -> Vec<Case> {
             vec![],
         ),
         case(
-            "without records datagrams are not looked at",
+            "XDP drops them as well",
             world(),
-            vec![delivered(&udp(own, net.vip), net.one)],
+            [tcp(own, net.vip, "S"), udp(container, net.vip)]
+                .map(|packet| Step { program: Program::XdpFront, ..impossible(packet) })
+                .into(),
             vec![],
             vec![],
         ),

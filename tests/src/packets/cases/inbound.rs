@@ -3,7 +3,8 @@
 use lb_common::{
     abi::{
         CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT, CLASS_ESTABLISHED,
-        CLASS_HALF_OPEN, CLASS_RESET, DropReason, TAKES_OLD,
+        CLASS_HALF_OPEN, CLASS_RESET, DropReason, ESTABLISHED_SECONDS, TAKES_OLD,
+        ticks_from_seconds,
     },
     engine::answer::AnswerKind,
 };
@@ -288,8 +289,14 @@ pub(super) fn dead_records(net: &Net) -> Vec<Case> {
     ]
 }
 
+/// `tcp_keepalive_time`, what the timer wheel rounds it up by at 1,000 Hz, and nine probes 75 s apart.
+const KEEPALIVE_SECONDS: u32 = 7200 + 262 + 9 * 75;
+
 pub(super) fn settled(net: &Net) -> Vec<Case> {
     let settled = |flows| World { slots: SlotState::Settled, flows, ..net.world() };
+    let aged = |age_ticks| KnownFlow { age_ticks, ..net.flow(2, CLASS_ESTABLISHED) };
+    // Ages are compared by tens.
+    let too_old = aged(ticks_from_seconds(ESTABLISHED_SECONDS).next_multiple_of(10) + 10);
     vec![
         case(
             "settled: nothing is recorded",
@@ -303,6 +310,20 @@ pub(super) fn settled(net: &Net) -> Vec<Case> {
             settled(vec![net.flow(2, CLASS_ESTABLISHED)]),
             vec![delivered(&net.ack(), net.two)],
             vec![net.flow(2, CLASS_ESTABLISHED)],
+            vec![],
+        ),
+        case(
+            "settled: a keep-alive after two hours, the slack of its timer and nine lost probes",
+            settled(vec![aged(ticks_from_seconds(KEEPALIVE_SECONDS))]),
+            vec![delivered(&net.ack(), net.two)],
+            vec![net.flow(2, CLASS_ESTABLISHED)],
+            vec![],
+        ),
+        case(
+            "settled: a record that is older than that is none",
+            settled(vec![too_old]),
+            vec![delivered(&net.ack(), net.one)],
+            vec![too_old],
             vec![],
         ),
         case(

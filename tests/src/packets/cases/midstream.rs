@@ -128,13 +128,8 @@ pub(super) fn proven(net: &Net) -> Vec<Case> {
     let resumed = |name, sequence, acknowledged, is_answer: bool| {
         let data = tcp(net.client, net.vip, "P.").payload(9).numbers(sequence, 1);
         let answer = net.said_by_one("P.").payload(9).numbers(1, acknowledged);
-        let (step, class) = if is_answer {
-            (replied(net, &answer), CLASS_ESTABLISHED)
-        } else {
-            (pass(&answer), CLASS_RESUMED)
-        };
-        let after = KnownReply { is_half: !is_answer, class, ..net.resumed(sequence) };
-        let after = KnownReply { class: class | u32::from(reply_place(sequence)), ..after };
+        let step = if is_answer { replied(net, &answer) } else { pass(&answer) };
+        let after = if is_answer { net.reply(CLASS_ESTABLISHED) } else { net.resumed(sequence) };
         case(name, net.recording(), vec![delivered(&data, net.one), step], vec![], vec![after])
     };
     vec![

@@ -60,6 +60,7 @@ pub fn all() -> Vec<Case> {
             outbound::defaults(net),
             outbound::two_frontends(net),
             endings::endings(net),
+            endings::crossing(net),
             endings::after_the_end(net),
             endings::last_acknowledgements(net),
             handshakes::unanswered(net),
@@ -146,6 +147,8 @@ impl Net {
                 class,
                 CLASS_HALF_OPEN | CLASS_ANSWERED | CLASS_RESUMED | CLASS_REOPENED
             ),
+            client_end: 0,
+            backend_end: 0,
         }
     }
 

@@ -6,6 +6,7 @@ use lb_common::abi::{
     CLASS_ANSWERED, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT,
     CLASS_ESTABLISHED, CLASS_HALF_OPEN, CLASS_RESUMED, DropReason, FRONTEND_RECORDS_REPLIES,
     META_REPLY_DEFAULTS, META_ROUTED_BACKENDS, PROTOCOL_TCP, REPLY_DEFAULT_AMBIGUOUS, Verdict,
+    reply_end,
 };
 use lb_common::engine::answer::AnswerKind;
 
@@ -150,9 +151,9 @@ pub(super) fn replies(net: &Net) -> Vec<Case> {
         case(
             "FIN of the backend makes both records closing",
             open(),
-            vec![replied(net, &net.said_by_one("F."))],
+            vec![replied(net, &net.said_by_one("F.").numbers(7, 8))],
             vec![net.flow(1, CLASS_CLOSING_BY_BACKEND)],
-            vec![net.reply(CLASS_CLOSING_BY_BACKEND)],
+            vec![KnownReply { backend_end: reply_end(8), ..net.reply(CLASS_CLOSING_BY_BACKEND) }],
         ),
         case(
             "RST of the backend ends both records",

@@ -110,13 +110,15 @@ fn reply(net: &Net, random: &mut Random) -> KnownReply {
         client: flow.client,
         protocol: flow.protocol,
         vip: if is_foreign { net.nobody() } else { flow.vip },
-        // Now and then all that the client has sent is acknowledged by what packets say.
-        class: flow.class | u32::from(random.of(&[0, reply_end(NUMBERS.1)])),
+        class: flow.class,
         backend: flow.backend,
         generation: flow.generation,
         front_ifindex: random.of(&[0, INGRESS_IFINDEX, EGRESS_IFINDEX]),
         age_ticks: flow.age_ticks,
         is_half: flow.is_half,
+        // Now and then all that the client has sent is acknowledged by what packets say.
+        client_end: random.of(&[0, reply_end(NUMBERS.1)]),
+        backend_end: random.of(&[0, 0, reply_end(NUMBERS.0)]),
     }
 }
 

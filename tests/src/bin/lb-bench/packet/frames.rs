@@ -8,6 +8,8 @@ use etherparse::PacketBuilder;
 const PORTS_PER_CLIENT: u32 = 1 << 14;
 const PORT_MIN: u16 = 1024;
 const HOP_LIMIT: u8 = 64;
+/// Address of the loopback device.
+pub(crate) const RECEIVER: [u8; 6] = [0; 6];
 
 /// The client of flow 0.
 pub(crate) fn client(is_v6: bool) -> SocketAddr {
@@ -40,7 +42,7 @@ pub(crate) enum Payload {
 
 /// A frame for the loopback device, as test runs arrive there: 64 bytes, of IPv6 84.
 pub(crate) fn frame(source: SocketAddr, destination: SocketAddr, payload: Payload) -> Vec<u8> {
-    let link = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 2], [0; 6]);
+    let link = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 2], RECEIVER);
     let network = match (source.ip(), destination.ip()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => link.ipv4(from.octets(), to.octets(), HOP_LIMIT),
         (IpAddr::V6(from), IpAddr::V6(to)) => link.ipv6(from.octets(), to.octets(), HOP_LIMIT),

@@ -18,14 +18,15 @@ use lb_common::{
         FRONTEND_WORDS_V6, FlowRecord, FrontendKeyV4, FrontendKeyV6, NetAddr6, NetU16, NetU32,
         PATH_LOCAL, PATH_RECORDS_REPLIES, PATH_ROUTED, PROTOCOL_TCP, PROTOCOL_UDP, ReplyDefaultV4,
         ReplyDefaultV6, RingDescriptor, SCOPE_FRONT, SLOT_MOVING, SLOT_SETTLED, Slot, TAKES_NEW,
-        TAKES_OLD, TAKES_OLD_DATAGRAMS, VIP_FILTER_WORDS, map_names, ring_number, ticks_from_ns,
+        TAKES_OLD, TAKES_OLD_DATAGRAMS, VIP_FILTER_WORDS, XdpInterface, map_names, ring_number,
+        ticks_from_ns,
     },
     engine::{Family, Tuple, Way},
     frontends::{Editor, FrontendKey, FrontendMaps as _, HostMaps},
 };
-use lb_tests::packets::EGRESS_IFINDEX;
+use lb_tests::packets::{EGRESS_IFINDEX, EGRESS_MACS};
 
-use super::frames::client_of;
+use super::frames::{RECEIVER, client_of};
 
 const SERVICES: u32 = 4096;
 const BACKENDS: u32 = 10_000;
@@ -224,7 +225,9 @@ bench_family!(
 
 /// Fills the tables of both families.
 pub(crate) fn fill(ebpf: &mut Ebpf) -> Result<()> {
-    array::<u64>(ebpf, map_names::XDP_EGRESS)?.set(EGRESS_IFINDEX, 1, 0)?;
+    let mut interfaces = array(ebpf, map_names::XDP_INTERFACES)?;
+    interfaces.set(LOOPBACK_IFINDEX, XdpInterface::receiving(RECEIVER).raw(), 0)?;
+    interfaces.set(EGRESS_IFINDEX, XdpInterface::sending(EGRESS_MACS.1).raw(), 0)?;
     let now_tick = now_tick()?;
     let mut slots = array(ebpf, map_names::RING_SLOTS)?;
     for service in MEASURED {
@@ -372,6 +375,8 @@ pub(crate) fn record(ebpf: &mut Ebpf, service: Service, flows: u32) -> Result<()
             generation: 1,
             ifindex: EGRESS_IFINDEX,
             last_seen_tick: now_tick,
+            client_end: 0,
+            backend_end: 0,
         };
         let key = NetU32::reply_key(&reply, service.scope_ifindex());
         table.insert(key, NetU32::reply_record(&way), 0)?;
