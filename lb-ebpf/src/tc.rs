@@ -20,7 +20,7 @@ use lb_common::{
     abi::{DropReason, Hook, NetAddr6, NetU32, Verdict},
     engine::{
         commit, may_concern_front,
-        wire::{Link, Network, link},
+        wire::{HEADER_BYTES_MAX, Link, Network, USUAL_HEADER_BYTES, link},
     },
 };
 
@@ -47,7 +47,7 @@ pub fn lb_tc_front(ctx: TcContext) -> i32 {
     let packet = TcPacket::new(ctx.skb.skb);
     // A switch floods frames of unknown receivers, and a promiscuous interface takes them: they are
     // another machine's. What a container sends is for the bridge, never for its veth.
-    if !packet.make_headers_readable() || !packet.is_for_this_machine() {
+    if !packet.is_for_this_machine() {
         return PASS;
     }
     start(&packet, Hook::TcFront)
@@ -56,16 +56,18 @@ pub fn lb_tc_front(ctx: TcContext) -> i32 {
 /// Packets that containers send.
 #[classifier]
 pub fn lb_tc_reply(ctx: TcContext) -> i32 {
-    let packet = TcPacket::new(ctx.skb.skb);
-    if !packet.make_headers_readable() {
-        return PASS;
-    }
-    start(&packet, Hook::TcReply)
+    start(&TcPacket::new(ctx.skb.skb), Hook::TcReply)
 }
 
 #[inline(always)]
 fn start(packet: &TcPacket, hook: Hook) -> i32 {
+    if !packet.make_readable(USUAL_HEADER_BYTES) {
+        return PASS;
+    }
     let link = link(packet, packet.tags_beside());
+    if link.tags != 0 && !packet.make_readable(HEADER_BYTES_MAX as u32) {
+        return PASS;
+    }
     match link.network {
         Network::V4 => run::<NetU32>(packet, hook, &link),
         Network::V6 => run::<NetAddr6>(packet, hook, &link),
@@ -91,6 +93,12 @@ fn run<A: Stages>(packet: &TcPacket, hook: Hook, link: &Link) -> i32 {
     let is_traced = trace::is_on(meta.flags);
     scratch.tags = tags;
     let mut action = A::with_ports(skb, link.l3_offset as u32, hook as u32);
+    if action == OTHER && packet.lacks(HEADER_BYTES_MAX as u32) {
+        if !packet.make_readable(HEADER_BYTES_MAX as u32) {
+            return PASS;
+        }
+        action = A::with_ports(skb, link.l3_offset as u32, hook as u32);
+    }
     if action == OTHER {
         match hook {
             Hook::TcReply => A::reply_other(skb),
@@ -117,6 +125,12 @@ fn settle<A: FamilyMaps>(skb: *mut __sk_buff, hook: Hook, scratch: &mut Scratch<
     log::decision(skb, hook, decision);
     match decision.verdict {
         Verdict::Pass => {
+            if decision.has_doubt() {
+                decision.settle_doubt(TcPacket::new(skb).is_of_connection());
+                if decision.verdict as u32 != Verdict::Pass as u32 {
+                    return FORWARD;
+                }
+            }
             // What a reply shows may be that its record is somebody else's, or that it is no reply.
             if let Err(reason) = commit(&Maps, decision) {
                 fail::<A>(hook as u32, reason);

@@ -250,6 +250,27 @@ fn one_client_port_by_two_ways_at_once_keeps_the_first() -> Result<()> {
     Ok(())
 }
 
+/// The same the other way about.
+#[test]
+fn one_client_port_by_the_vip_as_well_keeps_a_direct_connection() -> Result<()> {
+    needs!(docker);
+    let world = World::docker()?;
+    let web = world.web(1)?.with("--publish 18080:8080").start()?;
+    let agent = world.start_agent(&world.config())?;
+    agent.wait_backends(&["web-1"])?;
+    let others = [(NODE, 18080).into(), (web.address()?, PORT).into()];
+    for (source_port, other) in (42_100..).zip(others) {
+        let mut first = world.client().connect_from(source_port, other)?;
+        let second = world.client().connect_from(source_port, world.front());
+        ensure!(second.is_err(), "the VIP answered on the port of a connection to {other}");
+        first.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
+        let mut answer = String::new();
+        first.read_to_string(&mut answer)?;
+        ensure!(answer.contains("name=web-1"), "the VIP took the place of {other}: `{answer}`");
+    }
+    Ok(())
+}
+
 #[test]
 fn forward_policy_drop_and_dockers_rules_do_not_matter() -> Result<()> {
     needs!(docker);

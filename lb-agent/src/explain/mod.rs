@@ -59,6 +59,9 @@ pub fn explain<A: Family + Into<IpAddr>, T: Tables<A>>(
     let mut decision = Decision::pass();
     if query.is_reply && context.ingress_ifindex != 0 {
         reply_transport(&headers, &recorder, context, &mut decision);
+        if decision.has_doubt() {
+            decision.settle_doubt(false);
+        }
     } else {
         front_transport(&headers, &recorder, context, &mut decision);
     }

@@ -229,6 +229,31 @@ impl<A: Family> Decision<A> {
         }
     }
 
+    /// Leaves a reply alone for now that is ready to be translated: see [`Self::has_doubt`].
+    #[inline(always)]
+    pub(super) fn doubt(&mut self) {
+        self.verdict = Verdict::Pass;
+    }
+
+    /// Whether it depends on who has sent the packet: as an answer to a SYN that came through us it is
+    /// translated, and as that of a connection which has been there before it stays as it is. The two
+    /// look the same.
+    #[inline(always)]
+    #[must_use]
+    pub fn has_doubt(&self) -> bool {
+        self.verdict as u32 == Verdict::Pass as u32 && self.edit as u32 != EditKind::None as u32
+    }
+
+    /// Ends a doubt.
+    #[inline(always)]
+    pub fn settle_doubt(&mut self, is_of_connection: bool) {
+        if is_of_connection {
+            self.reset();
+        } else {
+            self.verdict = Verdict::Reply;
+        }
+    }
+
     /// Translates the flow's other end.
     #[inline(always)]
     pub(super) fn translate(&mut self, translation: Translation<A>) {

@@ -465,6 +465,9 @@ where
     let headers = A::parse(packet, link.l3_offset);
     let mut decision = Decision::pass();
     decide(packet, &headers, tables, context, &mut decision);
+    if decision.has_doubt() {
+        decision.settle_doubt(false);
+    }
     if let Err(reason) = commit(tables, &decision) {
         let backend = decision.backend;
         decision.drop(reason, backend);

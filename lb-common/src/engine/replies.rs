@@ -204,11 +204,14 @@ fn is_unproven<A: Address>(headers: &Headers<A>, way: &Way<A>) -> bool {
 /// How a reply goes.
 #[derive(Clone, Copy)]
 pub(super) struct Found<A> {
-    /// Not 0: it is translated.
+    /// Not 0: it is translated; [`PERHAPS`]: depending on who sends it.
     pub(super) is_ours: u32,
     /// To what.
     pub(super) way: Way<A>,
 }
+
+/// As [`Found::is_ours`]: unless a connection sends it that was there before.
+const PERHAPS: u32 = 2;
 
 impl<A: Family> Found<A> {
     /// It stays as it is.
@@ -255,9 +258,10 @@ fn find<A: Family, T: Tables<A>>(
         & !headers.is_syn_ack()
         & !headers.is_refusal();
     if is_unanswered {
-        // From TIME_WAIT it answers the SYN with an acknowledgement, whoever was there before.
+        // From TIME_WAIT it answers the SYN with an acknowledgement, whoever was there before. So does
+        // a connection that lives; if that reached who sent the SYN, a RST would end it.
         if (found.is_ours == 0) & headers.is_bare_ack() {
-            found = Found { is_ours: 1, way };
+            found = Found { is_ours: PERHAPS, way };
         }
         return found;
     }
@@ -352,6 +356,9 @@ pub(super) fn translate<A: Family, T: Tables<A>>(
     }
     if headers.fragment as u32 == Fragment::First as u32 {
         fragments::remember(headers, context, 0, scope_ifindex, decision);
+    }
+    if found.is_ours == PERHAPS {
+        decision.doubt();
     }
 }
 

@@ -14,9 +14,7 @@ use lb_common::engine::{
     answer::Rebuild,
     checksum::{self, Change},
     translate::{TCP_CHECKSUM_OFFSET, UDP_CHECKSUM_OFFSET},
-    wire::{
-        ETHERNET_HEADER_BYTES, HEADER_BYTES_MAX, PROTOCOL_TCP, TCP_HEADER_BYTES, UDP_HEADER_BYTES,
-    },
+    wire::{ETHERNET_HEADER_BYTES, PROTOCOL_TCP, TCP_HEADER_BYTES, UDP_HEADER_BYTES},
 };
 
 use crate::{maps::HAS_CHECK_MTU, window};
@@ -69,6 +67,20 @@ impl TcPacket {
         unsafe { (*self.skb).gso_size }
     }
 
+    /// Whether a connection has sent it that lives. What a container sends keeps its socket on the way
+    /// through its veth; what answers in place of a connection that is over has none, or one in another
+    /// state.
+    #[inline(always)]
+    pub fn is_of_connection(&self) -> bool {
+        /// `TCP_TIME_WAIT`, `TCP_CLOSE`, `TCP_LISTEN`.
+        const OTHERS: u32 = 1 << 6 | 1 << 7 | 1 << 10;
+        // SAFETY: as above; a socket is one as long as the program runs.
+        unsafe {
+            let socket = (*self.skb).__bindgen_anon_2.sk;
+            !socket.is_null() && (1 << ((*socket).state & 31)) & OTHERS == 0
+        }
+    }
+
     /// The MTU of an interface; 0: unknown, since the kernel is older than 5.12.
     #[inline(always)]
     pub fn mtu_of(&self, ifindex: u32) -> u32 {
@@ -96,15 +108,24 @@ impl TcPacket {
         Ok(())
     }
 
-    /// Drivers may leave headers in fragments; they are pulled into the linear part when needed.
+    /// Pulls so many bytes into the linear part, or all that there are. Senders of this machine and
+    /// drivers leave all but the headers in pages.
     #[inline(always)]
-    pub fn make_headers_readable(&self) -> bool {
-        let length = self.length_bytes() as u32;
-        let wanted =
-            if length < HEADER_BYTES_MAX as u32 { length } else { HEADER_BYTES_MAX as u32 };
-        let (data, end) = self.bounds();
+    pub fn make_readable(&self, bytes: u32) -> bool {
         // SAFETY: the helper takes the program's own context.
-        (end - data) as u32 >= wanted || unsafe { bpf_skb_pull_data(self.skb, wanted) } == 0
+        !self.lacks(bytes)
+            || unsafe {
+                bpf_skb_pull_data(self.skb, self.length_bytes().min(bytes as usize) as u32)
+            } == 0
+    }
+
+    /// Whether some of the first bytes are not in the linear part.
+    #[inline(always)]
+    pub fn lacks(&self, bytes: u32) -> bool {
+        let length = self.length_bytes() as u32;
+        let wanted = if length < bytes { length } else { bytes };
+        let (data, end) = self.bounds();
+        ((end - data) as u32) < wanted
     }
 
     #[inline(always)]

@@ -46,9 +46,11 @@ pub const UDP_HEADER_BYTES: usize = 8;
 /// Length of the part of an ICMP message that all types have.
 pub const ICMP_HEADER_BYTES: usize = 8;
 
-/// Bytes that must be readable for a packet without IPv6 extension headers and embedded packet: most.
-pub const USUAL_HEADER_BYTES_MAX: usize =
-    ETHERNET_HEADER_BYTES + 2 * VLAN_TAG_BYTES + 60 + TCP_HEADER_BYTES;
+/// Bytes that must be readable to tell most packets: TCP over IPv4, or an IPv6 header, without tags. A
+/// sender of this machine has no more than its headers at hand, and each byte more would be copied.
+pub const USUAL_HEADER_BYTES: u32 =
+    (ETHERNET_HEADER_BYTES + IPV4_HEADER_BYTES + TCP_HEADER_BYTES) as u32;
+const _: () = assert!(USUAL_HEADER_BYTES as usize >= ETHERNET_HEADER_BYTES + IPV6_HEADER_BYTES);
 /// Bytes that must be readable for any packet that is understood.
 pub const HEADER_BYTES_MAX: usize = ETHERNET_HEADER_BYTES
     + 2 * VLAN_TAG_BYTES
