@@ -11,6 +11,7 @@ pub mod arbiter;
 pub mod config;
 #[cfg(feature = "agent")]
 pub mod datapath;
+pub mod doctor;
 #[cfg(feature = "agent")]
 pub mod explain;
 #[cfg(feature = "agent")]

@@ -267,6 +267,16 @@ impl Agent {
         Ok(names)
     }
 
+    /// Waits until the agent knows a container as a caller.
+    pub fn wait_caller(&self, name: &str) -> Result<()> {
+        process::wait_for(&format!("{name} as a caller"), Duration::from_secs(10), || {
+            let status = self.json("status")?;
+            let clients = status["sockets"]["clients"].as_array().cloned().unwrap_or_default();
+            ensure!(clients.iter().any(|it| it == name), "{}", status["sockets"]);
+            Ok(())
+        })
+    }
+
     /// Messages of what was asked for and not granted.
     pub fn refusals(&self) -> Result<Vec<String>> {
         let status = self.json("status")?;

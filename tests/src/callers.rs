@@ -26,7 +26,8 @@ pub struct Callers {
     leaf: PathBuf,
     /// Set where the name is ours to remove; a Docker fixture removes its own.
     owned: Option<String>,
-    dial: PathBuf,
+    /// Where `lb-dial` was built, if it was.
+    dial: Option<PathBuf>,
 }
 
 /// What one call came to.
@@ -59,7 +60,6 @@ impl Callers {
         fs::create_dir_all(&leaf).with_context(|| leaf.display().to_string())?;
         let own = std::env::current_exe()?;
         let dial = own.ancestors().map(|path| path.join("lb-dial")).find(|path| path.is_file());
-        let dial = dial.context("lb-dial is not built: `cargo build -p lb-tests --bins`")?;
         Ok(Self { cgroup, leaf, owned, dial })
     }
 
@@ -125,13 +125,13 @@ impl Callers {
     }
 
     /// The dialer, for scripts.
-    #[must_use]
-    pub fn dial_path(&self) -> &Path {
-        &self.dial
+    pub fn dial_path(&self) -> Result<&Path> {
+        let path = self.dial.as_deref();
+        path.context("lb-dial is not built: `cargo build -p lb-tests --bins`")
     }
 
     fn dialer(&self, world: &World, from: Option<&Container>) -> Result<Command> {
-        let dial = self.dial.display().to_string();
+        let dial = self.dial_path()?.display().to_string();
         match from {
             None => Ok(self.on_node(world, &dial)),
             Some(container) => self.in_container(container, &dial),

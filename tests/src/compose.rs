@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -72,6 +73,22 @@ impl Docker {
         }
         let command = r#"CMD ["/usr/bin/redis-server","--protected-mode","no","--save",""]"#;
         self.import(&directory, image, &["EXPOSE 6379".to_owned(), command.to_owned()])
+    }
+
+    /// Makes an image with a shell and Debian's `curl`. Its `apk` installs nothing: all is there.
+    pub fn import_curl(&self, image: &str) -> Result<()> {
+        let directory = Directory::new()?;
+        let root = directory.join("image");
+        for applet in ["sh", "sleep", "seq"] {
+            put(&root, Path::new("/bin/busybox"), Path::new("bin").join(applet))?;
+        }
+        fs::write(root.join("bin/apk"), "#!/bin/sh\n")?;
+        fs::set_permissions(root.join("bin/apk"), fs::Permissions::from_mode(0o755))?;
+        put(&root, Path::new("/usr/bin/curl"), "usr/bin/curl")?;
+        for library in libraries("/usr/bin/curl")? {
+            put(&root, &library, library.strip_prefix("/")?)?;
+        }
+        self.import(&directory, image, &[])
     }
 
     fn import(&self, directory: &Directory, image: &str, changes: &[String]) -> Result<()> {

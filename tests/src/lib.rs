@@ -14,6 +14,8 @@ pub mod compose;
 pub mod container;
 pub mod datagrams;
 pub mod docker;
+pub mod eastwest;
+pub mod exposition;
 pub mod names;
 pub mod namespace;
 pub mod packets;

@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use lb_tests::{
     Agent, World,
+    callers::Callers,
     compose::Compose,
     needs, process, skip,
     world::{FRONT, NODE, VIP, vip},
@@ -100,6 +101,54 @@ fn a_rest_client_that_resolves_the_name_is_answered_by_both_servers() -> Result<
     Ok(())
 }
 
+/// The client of the file, in a container beside the servers: it asks the agent for the name, as its
+/// `dns` says, instead of linking to a router.
+#[test]
+fn a_rest_client_beside_the_servers_is_answered_by_both() -> Result<()> {
+    /// Of the file, as it stands there.
+    const COMMAND: &str =
+        "apk update; apk add curl; while true; do curl --head restserver.local; sleep 1; done";
+    const ASK: &str = "for _ in $(seq 60); do curl --silent --fail restserver.local; done";
+    const IMAGE: &str = "registry.aliyuncs.com/acs-sample/alpine:3.3";
+    needs!(docker);
+    if let Some(why) = lacking(&["docker-compose", "curl"]) {
+        skip!("{why}");
+    }
+    let mut world = World::docker()?;
+    let callers = Callers::of(&mut world)?;
+    let docker = world.docker_client()?;
+    docker.import_server("nginx", &[80])?;
+    docker.import_curl(IMAGE)?;
+    let compose = Compose::new(docker.clone(), "rest.yml", "internal-loadbalance");
+    let mut config = world.config();
+    config.keys = "routing_pool = \"203.0.113.64/26\"".to_owned();
+    config.extra = "[names]\nlisten = [\"0.0.0.0:53\"]\n".to_owned();
+    config.cgroup = Some(callers.cgroup().to_owned());
+    let agent = world.start_agent(&config)?;
+    compose.run("up --detach --scale restserver=2 restserver")?;
+    let address = process::wait_for("the name", SOON, || address_of(&agent, "restserver.local"))?;
+    let servers = wait_answers(&world, address, 2)?;
+
+    let template = "{{range .IPAM.Config}}{{.Gateway}}{{end}}";
+    let mut inspect = docker.command();
+    let gateway =
+        process::run(inspect.args(["network", "inspect", "--format", template, "bridge"]))?;
+    let mut run = docker.command();
+    run.args(["run", "--detach", "--name", "restclient", "--dns", gateway.trim(), IMAGE]);
+    process::run(run.args(["sh", "-c", COMMAND]))?;
+    process::wait_for("answers to the client of the file", SOON, || {
+        let log = docker.run("logs restclient")?;
+        ensure!(log.matches("HTTP/1.1 200 OK").count() >= 3, "{log}");
+        Ok(())
+    })?;
+    let mut ask = docker.command();
+    let answers = process::run(ask.args(["exec", "restclient", "sh", "-c", ASK]))?;
+    let names = answers.split_whitespace().filter_map(|word| word.strip_prefix("name="));
+    assert_eq!(names.clone().count(), 60, "{answers}");
+    assert_eq!(names.map(str::to_owned).collect::<BTreeSet<_>>(), servers);
+    Ok(())
+}
+
 #[test]
 fn registered_servers_are_served_as_their_file_stands() -> Result<()> {
     needs!(docker);
@@ -147,8 +196,6 @@ fn count(mut command: Command, host: IpAddr, times: u32) -> Result<std::process:
     Ok(command.spawn()?)
 }
 
-/// From the node and from its containers the VIP itself is not asked here: what they send does not
-/// come in by a front interface.
 #[test]
 fn redis_is_reached_by_every_way_at_once() -> Result<()> {
     const TIMES: u32 = 200;
@@ -156,11 +203,13 @@ fn redis_is_reached_by_every_way_at_once() -> Result<()> {
     if let Some(why) = lacking(&["docker-compose", "redis-cli"]) {
         skip!("{why}");
     }
-    let world = World::docker()?;
+    let mut world = World::docker()?;
+    let callers = Callers::of(&mut world)?;
     let docker = world.docker_client()?;
     docker.import_redis("redis")?;
     let compose = Compose::new(docker.clone(), "redis.yml", "redis-demo");
     let mut config = world.config();
+    config.cgroup = Some(callers.cgroup().to_owned());
     config.balancers = vec![("slb_redis_app".to_owned(), VIP.to_string())];
     let agent = world.start_agent(&config)?;
     compose.run("up --detach")?;
@@ -170,24 +219,27 @@ fn redis_is_reached_by_every_way_at_once() -> Result<()> {
         Ok(())
     })?;
     docker.run("run --detach --name sibling --network redis-demo_default redis")?;
+    agent.wait_caller("sibling")?;
     let template = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
     let mut inspect = docker.command();
     let address = process::run(inspect.args(["inspect", "--format", template, &name]))?;
     let address: IpAddr = address.trim().parse()?;
 
     let outside = || world.client().command("redis-cli");
-    let host = || world.node().command("redis-cli");
+    let host = || callers.on_node(&world, "redis-cli");
     let sibling = || {
         let mut command = docker.command();
         command.args(["exec", "sibling", "/usr/bin/redis-cli"]);
         command
     };
-    let ways: [(&str, Command, IpAddr); 7] = [
+    let ways: [(&str, Command, IpAddr); 9] = [
         ("outside, VIP", outside(), VIP),
         ("outside, published port", outside(), NODE),
         ("outside, address", outside(), address),
+        ("host, VIP", host(), VIP),
         ("host, published port", host(), NODE),
         ("host, address", host(), address),
+        ("sibling, VIP", sibling(), VIP),
         ("sibling, published port", sibling(), NODE),
         ("sibling, address", sibling(), address),
     ];

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use lb_tests::{World, container::PORT, needs, process, world::BALANCER};
+use lb_tests::{World, container::PORT, exposition, needs, process, world::BALANCER};
 
 /// Where the agent serves them, in the node's namespace.
 const LISTEN: &str = "127.0.0.1:9432";
@@ -101,6 +101,7 @@ fn metrics_tell_of_traffic_connections_and_probes() -> Result<()> {
     ensure!(value(&text, "lb_reconcile_lag_seconds_count", &[])? >= 1, "lags");
     ensure!(value(&text, "process_resident_memory_bytes", &[])? > 1_000_000, "memory");
     ensure!(value(&text, "lb_service_panic", &["shop/fixed"])? == 0, "panic");
+    exposition::check(&text)?;
     check_documented(&text);
     agent.set_quiet();
     Ok(())

@@ -28,6 +28,7 @@ pub(crate) const TESTBED: &[Need] = &[
     Need { program: "docker-compose", package: "docker-compose" },
     // The server is in there, too, and nothing that would be started.
     Need { program: "redis-cli", package: "redis-tools" },
+    Need { program: "dig", package: "bind9-dnsutils" },
     Need { program: "nsenter", package: "util-linux" },
     Need { program: "unshare", package: "util-linux" },
     Need { program: "setpriv", package: "util-linux" },

@@ -27,6 +27,36 @@ pub struct ExplainQuery {
     pub is_reply: bool,
 }
 
+/// A socket call to explain.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CallQuery {
+    /// Name of a container of this node, or [`CallQuery::NODE`].
+    pub from: String,
+    /// The address in the call.
+    pub vip: SocketAddr,
+    /// By which protocol.
+    pub protocol: Protocol,
+}
+
+impl CallQuery {
+    /// The node's own processes.
+    pub const NODE: &'static str = "node";
+}
+
+/// What becomes of a socket call, at the moment of the question.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CallExplanation {
+    /// The call.
+    pub question: CallQuery,
+    /// What was looked up, in order, and found.
+    pub steps: Vec<Step>,
+    /// What was decided.
+    pub outcome: Outcome,
+    /// What else to know.
+    pub notes: Vec<String>,
+}
+
 /// What is sent by TCP.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -146,6 +176,33 @@ pub enum Step {
         /// Which of the backends of its number it is.
         generation: u32,
     },
+    /// Who calls.
+    Caller {
+        /// Its name.
+        name: String,
+        /// `node`, `container`, `unknown` (a container of which no network is known).
+        kind: String,
+        /// The networks that it is on.
+        networks: Vec<String>,
+    },
+    /// Who sees the service.
+    Scope {
+        /// `node`, `containers`, `network:NAME`.
+        visible: Vec<String>,
+        /// Whether a backend on this node is preferred.
+        prefers_node: bool,
+        /// Whether the caller is one of them.
+        is_seen: bool,
+    },
+    /// The network of a backend.
+    Network {
+        /// Whose.
+        backend: BackendName,
+        /// Its name; `None`: it is reached by the routing table.
+        network: Option<String>,
+        /// Whether the caller reaches it.
+        is_reached: bool,
+    },
     /// A record by which replies are translated.
     ReplyRecord {
         /// `replies`, `half_replies`.
@@ -228,30 +285,12 @@ impl BackendName {
 impl Explanation {
     /// Every backend in it, to be given its name.
     pub fn backends_mut(&mut self) -> impl Iterator<Item = &mut BackendName> {
-        let steps = self.steps.iter_mut().flat_map(|step| {
-            let (first, second) = match step {
-                Step::Slot { cur, old, .. } => (Some(cur), old.as_mut()),
-                Step::FlowRecord { record, .. } => {
-                    (record.as_mut().map(|record| &mut record.backend), None)
-                }
-                Step::ReplyRecord { record: reply, .. } | Step::ReplyDefault { default: reply } => {
-                    (reply.as_mut().map(|reply| &mut reply.backend), None)
-                }
-                Step::Backend { backend, .. } => (Some(backend), None),
-                _ => (None, None),
-            };
-            first.into_iter().chain(second)
-        });
-        steps.chain(self.outcome.backend.as_mut())
+        backends_in(&mut self.steps, &mut self.outcome)
     }
 
     /// Says what the service is called.
     pub fn name_service(&mut self, name: &str) {
-        for step in &mut self.steps {
-            if let Step::Frontend { service, number: Some(_), .. } = step {
-                *service = Some(name.to_owned());
-            }
-        }
+        name_service_in(&mut self.steps, name);
     }
 
     /// Lines for people; names are not escaped.
@@ -261,14 +300,72 @@ impl Explanation {
         let packet = if *protocol == Protocol::Tcp { packet.name() } else { "datagram" };
         let (from, to) = if *is_reply { (vip, client) } else { (client, vip) };
         let mut lines = vec![format!("{protocol} {packet} {from} > {to}")];
-        lines.extend(self.steps.iter().map(|step| {
-            let (what, found) = step.words();
-            format!("  {what:<13} {found}")
-        }));
-        lines.push(self.outcome.line());
-        lines.extend(self.notes.iter().map(|note| format!("note: {note}")));
+        lines.extend(lines_of(&self.steps, &self.outcome, &self.notes));
         lines
     }
+}
+
+impl CallExplanation {
+    /// Every backend in it, to be given its name.
+    pub fn backends_mut(&mut self) -> impl Iterator<Item = &mut BackendName> {
+        backends_in(&mut self.steps, &mut self.outcome)
+    }
+
+    /// Says what the service is called.
+    pub fn name_service(&mut self, name: &str) {
+        name_service_in(&mut self.steps, name);
+    }
+
+    /// Lines for people; names are not escaped.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let CallQuery { from, vip, protocol } = &self.question;
+        let mut lines = vec![format!("{protocol} call of {from} to {vip}")];
+        lines.extend(lines_of(&self.steps, &self.outcome, &self.notes));
+        lines
+    }
+}
+
+fn backends_in<'a>(
+    steps: &'a mut [Step],
+    outcome: &'a mut Outcome,
+) -> impl Iterator<Item = &'a mut BackendName> {
+    let steps = steps.iter_mut().flat_map(|step| {
+        let (first, second) = match step {
+            Step::Slot { cur, old, .. } => (Some(cur), old.as_mut()),
+            Step::FlowRecord { record, .. } => {
+                (record.as_mut().map(|record| &mut record.backend), None)
+            }
+            Step::ReplyRecord { record: reply, .. } | Step::ReplyDefault { default: reply } => {
+                (reply.as_mut().map(|reply| &mut reply.backend), None)
+            }
+            Step::Backend { backend, .. } | Step::Network { backend, .. } => (Some(backend), None),
+            _ => (None, None),
+        };
+        first.into_iter().chain(second)
+    });
+    steps.chain(outcome.backend.as_mut())
+}
+
+fn name_service_in(steps: &mut [Step], name: &str) {
+    for step in steps {
+        if let Step::Frontend { service, number: Some(_), .. } = step {
+            *service = Some(name.to_owned());
+        }
+    }
+}
+
+fn lines_of(steps: &[Step], outcome: &Outcome, notes: &[String]) -> Vec<String> {
+    let mut lines: Vec<String> = steps
+        .iter()
+        .map(|step| {
+            let (what, found) = step.words();
+            format!("  {what:<13} {found}")
+        })
+        .collect();
+    lines.push(outcome.line());
+    lines.extend(notes.iter().map(|note| format!("note: {note}")));
+    lines
 }
 
 impl Outcome {
@@ -334,6 +431,25 @@ impl Step {
                     "{backend} at {address}, {path}{behind}, takes {takes}; generation {generation}"
                 );
                 ("backend".to_owned(), found)
+            }
+            Self::Caller { name, kind, networks } => {
+                let on = if networks.is_empty() {
+                    String::new()
+                } else {
+                    format!(", on {}", networks.join(", "))
+                };
+                ("caller".to_owned(), format!("{name}: {kind}{on}"))
+            }
+            Self::Scope { visible, prefers_node, is_seen } => {
+                let seen =
+                    if *is_seen { "the caller sees it" } else { "the caller does not see it" };
+                let prefers = if *prefers_node { ", prefers the node" } else { "" };
+                ("scope".to_owned(), format!("{}{prefers}: {seen}", visible.join(",")))
+            }
+            Self::Network { backend, network, is_reached } => {
+                let network = network.as_deref().unwrap_or("the routing table");
+                let reached = if *is_reached { "reached" } else { "not reached" };
+                ("network".to_owned(), format!("{backend} by {network}: {reached}"))
             }
             Self::ReplyRecord { table, record: reply } => {
                 (table.clone(), reply.as_ref().map_or_else(none, ReplyView::words))

@@ -3,6 +3,8 @@
 //!
 //! Access is decided by the socket file alone (see `socket`). Counters are read when somebody asks.
 
+mod callers;
+mod explain;
 mod metrics;
 mod tracing;
 
@@ -43,22 +45,18 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::tracing::BackendNames;
 use super::{
     events::{CONFLICTS_PATH, ConflictList, EVENTS_PATH, EventList, WAIT_SECONDS_MAX},
-    explain::{ExplainQuery, Explanation, are_of_one_family},
+    explain::{CallExplanation, CallQuery, ExplainQuery, Explanation},
     socket::ApiSocket,
     steer::{self, SteerAnswer, SteerError, SteerRequest},
     trace::TRACE_SECONDS_MAX,
-    types::{
-        BackendList, DropList, ErrorBody, ServiceDetail, ServiceList, StatusView, View, VipList,
-        paths,
-    },
+    types::{BackendList, DropList, ErrorBody, ServiceDetail, ServiceList, View, VipList, paths},
 };
 
 pub use self::metrics::MetricsServer;
 pub use super::socket::SocketError;
-use crate::{journal::Journal, runtime::TraceRequest};
+use crate::{journal::Journal, names::Activity, runtime::TraceRequest};
 
 /// Connections served at once; more wait in the socket's queue.
 const CONNECTIONS_MAX: usize = 32;
@@ -85,6 +83,8 @@ pub enum Request {
     View(oneshot::Sender<Arc<View>>),
     /// What would be decided on a packet.
     Explain(ExplainQuery, oneshot::Sender<Result<Explanation, String>>),
+    /// What would be decided on a socket call.
+    ExplainCall(CallQuery, oneshot::Sender<Result<CallExplanation, String>>),
     /// Which packets the programs tell of.
     Trace(Vec<Option<TraceFilter>>, oneshot::Sender<Result<(), String>>),
 }
@@ -129,6 +129,8 @@ pub struct Source {
     pub orders: mpsc::Sender<SteerCall>,
     /// What has happened.
     pub journal: Arc<Journal>,
+    /// Who asks for names.
+    pub names: Arc<Activity>,
     /// When the agent started.
     pub started: Instant,
 }
@@ -242,10 +244,12 @@ fn router(source: Source) -> Router {
         .route(paths::SERVICES, get(services))
         .route(paths::SERVICE, get(service))
         .route(paths::BACKENDS, get(backends))
-        .route(paths::STATUS, get(status))
+        .route(paths::STATUS, get(callers::status))
+        .route(paths::CALLERS, get(callers::callers))
         .route(paths::DROPS, get(drops))
         .route(paths::TRACE, get(tracing::trace))
-        .route(paths::EXPLAIN, get(explain))
+        .route(paths::EXPLAIN, get(explain::packet))
+        .route(paths::EXPLAIN_CALL, get(explain::call))
         .route(CONFLICTS_PATH, get(conflicts))
         .route(EVENTS_PATH, get(events))
         .route(steer::PATH, post(order).layer(DefaultBodyLimit::max(steer::BODY_BYTES_MAX)))
@@ -310,55 +314,8 @@ async fn backends(
     Ok(Json(BackendList { backends: backends.cloned().collect() }))
 }
 
-async fn status(State(source): State<Source>) -> Result<Json<StatusView>, Refused> {
-    let mut status = source.fresh_view().await?.status.clone();
-    status.uptime_seconds = source.started.elapsed().as_secs();
-    Ok(Json(status))
-}
-
 async fn drops(State(source): State<Source>) -> Result<Json<DropList>, Refused> {
     Ok(Json(DropList::new(&source.fresh_view().await?.status.drops)))
-}
-
-async fn explain(
-    State(source): State<Source>,
-    query: Result<Query<ExplainQuery>, QueryRejection>,
-) -> Result<Json<Explanation>, Refused> {
-    let Query(query) =
-        query.map_err(|error| Refused(StatusCode::BAD_REQUEST, error.body_text()))?;
-    if !are_of_one_family(&query) {
-        let message = "client and VIP are of different address families".to_owned();
-        return Err(Refused(StatusCode::BAD_REQUEST, message));
-    }
-    let (answer, explained) = oneshot::channel();
-    let ask = async {
-        source.kernel.send(Request::Explain(query.clone(), answer)).await.map_err(|_| busy())?;
-        explained.await.map_err(|_| busy())
-    };
-    let explained = timeout(COUNTERS_TIMEOUT, ask).await.map_err(|_| busy())??;
-    let mut explanation =
-        explained.map_err(|error| Refused(StatusCode::SERVICE_UNAVAILABLE, error))?;
-    let mut names = BackendNames::new(source.view.clone());
-    for backend in explanation.backends_mut() {
-        *backend = names.get(backend.number);
-    }
-    if let Some(service) = service_at(&source.view.borrow(), &query) {
-        explanation.name_service(&service);
-    }
-    Ok(Json(explanation))
-}
-
-/// The service that has the frontend, the narrowest if there are several.
-fn service_at(view: &View, query: &ExplainQuery) -> Option<String> {
-    let vips = view.vips.iter().filter(|vip| vip.vip == query.vip.ip());
-    let port = query.vip.port();
-    let covering = vips.flat_map(|vip| &vip.frontends).filter(|frontend| {
-        let ports = frontend.ports.first()..=frontend.ports.last();
-        frontend.protocol == query.protocol && ports.contains(&port)
-    });
-    let narrowest = covering
-        .min_by_key(|frontend| frontend.ports.last().wrapping_sub(frontend.ports.first()))?;
-    Some(narrowest.service.0.clone())
 }
 
 async fn conflicts(State(source): State<Source>) -> Result<Json<ConflictList>, Refused> {

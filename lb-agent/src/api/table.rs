@@ -18,7 +18,7 @@ use super::{
     steer::SteerAnswer,
 };
 use super::{
-    explain::Explanation,
+    explain::{CallExplanation, Explanation},
     trace::TraceLine,
     types::{
         BackendCountersView, BackendView, DropReasonView, DropView, FrontView, ProviderState,
@@ -26,6 +26,7 @@ use super::{
         VerdictView, VipView,
     },
 };
+use crate::doctor::Report;
 
 /// `lbctl vip list`.
 #[must_use]
@@ -80,6 +81,19 @@ pub fn services(services: &[ServiceView]) -> String {
         "SOURCE",
     ];
     render(headers, &[2, 3, 5, 6, 7, 8], rows)
+}
+
+/// `lbctl explain --from`.
+#[must_use]
+pub fn call_explanation(explanation: &CallExplanation) -> String {
+    explanation.lines().iter().map(|line| printable(line) + "\n").collect()
+}
+
+/// `lbctl doctor`.
+#[must_use]
+pub fn report(report: &Report) -> String {
+    let text = report.to_string();
+    text.lines().fold(String::new(), |out, line| out + &printable(line) + "\n")
 }
 
 /// `lbctl service show`: every value with its origin.

@@ -3,6 +3,7 @@
 //! Fields may be added within a version of the API; a field never changes its meaning or its type.
 //! Owns no behaviour beyond the arithmetic of shares and states.
 
+mod callers;
 mod status;
 
 use std::{
@@ -17,7 +18,7 @@ use crate::model::{
     BackendPath, BackendState, FrontendAddress, Origin, Policy, Ports, Protocol, ServiceName,
 };
 
-pub use self::status::*;
+pub use self::{callers::*, status::*};
 
 /// Where the socket is unless the configuration says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/lb-agent/api.sock";
@@ -36,8 +37,12 @@ pub mod paths {
     pub const DROPS: &str = "/v1/drops";
     /// [`super::StatusView`].
     pub const STATUS: &str = "/v1/status";
+    /// [`super::CallerList`].
+    pub const CALLERS: &str = "/v1/callers";
     /// [`crate::api::explain::Explanation`] of a [`crate::api::explain::ExplainQuery`].
     pub const EXPLAIN: &str = "/v1/explain";
+    /// [`crate::api::explain::CallExplanation`] of a [`crate::api::explain::CallQuery`].
+    pub const EXPLAIN_CALL: &str = "/v1/explain_call";
     /// A stream of [`crate::api::trace::TraceLine`]; [`crate::api::trace::TraceQuery`] narrows it.
     pub const TRACE: &str = "/v1/trace";
 }
@@ -58,6 +63,9 @@ pub struct View {
     /// Who wants what another has.
     #[serde(default)]
     pub conflicts: Vec<super::events::ConflictView>,
+    /// Who calls from this node.
+    #[serde(default)]
+    pub callers: Arc<CallerList>,
 }
 
 /// Answer of [`paths::VIPS`].

@@ -5,7 +5,7 @@
 //! anybody's way, the services depend on their own claims only, and those whose claims have not
 //! changed stay; everything else is arbitrated anew.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, mem, sync::Arc};
 
 use super::{Incumbents, Limits, arbitrate};
 use crate::model::{Claim, FrontendAddress, Refusal, Service, ServiceName, Snapshot};
@@ -52,9 +52,20 @@ impl Granted {
             || touched.len() > TOUCHED_MAX
             || !self.replace(touched, || arbitrate(claims(Some(touched)), &incumbents))
         {
+            let before = mem::take(&mut self.snapshot);
             (self.snapshot, self.refusals) = arbitrate(claims(None), &incumbents);
+            self.share(&before);
         }
         self.incumbents = Some(incumbents);
+    }
+
+    /// Services that are as they were are the same as before, for those who remember them.
+    fn share(&mut self, before: &Snapshot) {
+        for (name, service) in &mut self.snapshot.services {
+            if let Some(known) = before.services.get(name).filter(|known| *known == service) {
+                *service = Arc::clone(known);
+            }
+        }
     }
 
     /// Whether nothing was refused, and no address chosen.

@@ -34,6 +34,7 @@ impl Checker<'_> {
             enabled: cgroup.enabled.unwrap_or(defaults.enabled),
             path,
             routes_across: cgroup.routes_across.unwrap_or(defaults.routes_across),
+            refuses_unseen: cgroup.refuses_unseen.unwrap_or(defaults.refuses_unseen),
         }
     }
 

@@ -145,6 +145,8 @@ pub struct CgroupConfig {
     pub path: Option<PathBuf>,
     /// The host leads containers to networks that they are not on.
     pub routes_across: bool,
+    /// Packets to a virtual address that no call has announced are told that they do not arrive.
+    pub refuses_unseen: bool,
 }
 
 /// `[names]`: the DNS responder.
@@ -333,7 +335,7 @@ impl Default for Config {
 
 impl Default for CgroupConfig {
     fn default() -> Self {
-        Self { enabled: true, path: None, routes_across: false }
+        Self { enabled: true, path: None, routes_across: false, refuses_unseen: true }
     }
 }
 

@@ -68,6 +68,7 @@ pub(super) struct Cgroup {
     pub(super) enabled: Option<bool>,
     pub(super) path: Option<Spanned<String>>,
     pub(super) routes_across: Option<bool>,
+    pub(super) refuses_unseen: Option<bool>,
 }
 
 #[derive(Deserialize, Default)]

@@ -4,7 +4,7 @@
 //! passes in between; XDP alone cannot run in two modes at once, and there TC takes over.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::Path,
@@ -19,6 +19,7 @@ use lb_common::abi::Hook;
 
 use super::{
     clsact::{Clsact, Ownership},
+    early::EarlyLinks,
     hook::{AttachError, HOOKS, LinkName, Way, display_interface, interface_name, program_name},
     links::LinkDir,
     options::TcMode,
@@ -57,6 +58,7 @@ pub(super) struct Hooks {
     tc_way: Option<Way>,
     /// By hook and interface.
     attached: [BTreeMap<u32, Way>; HOOKS.len()],
+    early: EarlyLinks,
 }
 
 impl Hooks {
@@ -82,6 +84,7 @@ impl Hooks {
             tc_mode,
             tc_way: None,
             attached: Default::default(),
+            early: EarlyLinks::default(),
         })
     }
 
@@ -172,6 +175,29 @@ impl Hooks {
         self.attach_tc_by(hook, ifindex, way)
     }
 
+    /// Begins to put the reply program where it will be asked for. Only where a link of TCX is to be made
+    /// that is not there: two of them would both translate.
+    pub(super) fn expect(&mut self, interfaces: &BTreeSet<u32>) {
+        if self.tc_mode == TcMode::Clsact
+            || (self.tc_mode == TcMode::Auto && self.tc_way != Some(Way::Tcx))
+        {
+            return;
+        }
+        let program = self.programs.get(Hook::TcReply);
+        for ifindex in interfaces {
+            let pin = self.links.pin(&self.link(Hook::TcReply, *ifindex, Way::Tcx));
+            let is_attached = self.attached[Hook::TcReply as usize].contains_key(ifindex);
+            if !is_attached && !pin.exists() {
+                self.early.begin(*ifindex, || program.try_clone_to_owned());
+            }
+        }
+    }
+
+    /// Gives back what was begun and not asked for.
+    pub(super) fn expect_no_more(&mut self) {
+        self.early.give_back();
+    }
+
     fn attach_tc_by_trying(&mut self, hook: Hook, ifindex: u32) -> Result<(), AttachError> {
         let way = match self.attach_tc_by(hook, ifindex, Way::Tcx) {
             Ok(()) => Way::Tcx,
@@ -189,7 +215,8 @@ impl Hooks {
     fn attach_tc_by(&mut self, hook: Hook, ifindex: u32, way: Way) -> Result<(), AttachError> {
         let program = self.programs.get(hook);
         if way == Way::Tcx {
-            self.links.attach(&self.link(hook, ifindex, way), program)?;
+            let made = if hook == Hook::TcReply { self.early.take(ifindex) } else { None };
+            self.links.attach(&self.link(hook, ifindex, way), program, made)?;
             self.note(hook, ifindex, Some(way));
             self.clsact.detach(hook, ifindex)
         } else {
@@ -205,7 +232,7 @@ impl Hooks {
         self.links.detach(&self.link(Hook::Xdp, ifindex, other))?;
         self.note(Hook::Xdp, ifindex, None);
         let program = self.programs.get(Hook::Xdp);
-        self.links.attach(&self.link(Hook::Xdp, ifindex, way), program)?;
+        self.links.attach(&self.link(Hook::Xdp, ifindex, way), program, None)?;
         self.note(Hook::Xdp, ifindex, Some(way));
         Ok(())
     }

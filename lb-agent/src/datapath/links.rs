@@ -6,7 +6,7 @@
 
 use std::{
     fs, io,
-    os::fd::{AsFd as _, BorrowedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -28,11 +28,13 @@ impl LinkDir {
         Self { path: path.to_path_buf() }
     }
 
-    /// Gives a link the program, atomically where there is one and else by making it.
+    /// Gives a link the program, atomically where there is one and else by making it, or by taking the
+    /// one that was made already.
     pub(super) fn attach(
         &self,
         link: &LinkName,
         program: BorrowedFd<'_>,
+        made: Option<OwnedFd>,
     ) -> Result<(), AttachError> {
         if self.replace(link, program)? {
             return Ok(());
@@ -43,8 +45,11 @@ impl LinkDir {
             Way::XdpGeneric => (AttachType::Xdp, sys::FLAG_XDP_GENERIC),
             Way::Clsact => return Err(AttachError::Unsupported("clsact has no links".to_owned())),
         };
-        let fd = sys::link_create(program, link.ifindex, attach_type, flags)
-            .map_err(|error| explain(link, &error))?;
+        let fd = match made {
+            Some(fd) => fd,
+            None => sys::link_create(program, link.ifindex, attach_type, flags)
+                .map_err(|error| explain(link, &error))?,
+        };
         let pin = self.pin(link);
         sys::pin(fd.as_fd(), &pin).map_err(|error| {
             AttachError::Refused(format!("cannot pin the link at `{}`: {error}", pin.display()))

@@ -12,14 +12,15 @@ use aya::{
 };
 use lb_common::{
     abi::{
-        BackendV4, BackendV6, FlowInsertions, FlowRecord, Frontend, FrontendKeyV4, FrontendKeyV6,
-        HalfOpenRate, Limits, MAX_BACKENDS, NetAddr6, NetU32, Refusals, RingDescriptor, Slot,
-        map_names,
+        BackendV4, BackendV6, Client, FlowInsertions, FlowRecord, Frontend, FrontendKeyV4,
+        FrontendKeyV6, HalfOpenRate, Limits, MAX_BACKENDS, NetAddr6, NetU32, Refusals,
+        RingDescriptor, ServiceScope, Slot, map_names,
     },
     engine::{Backend, Family},
 };
 
 use super::tables::{Tables, is_absent};
+use crate::sockets::SocketTables;
 
 /// A family and where its tables are.
 pub(super) trait LiveFamily:
@@ -77,6 +78,7 @@ impl LiveFamily for NetAddr6 {
 /// The tables of a family.
 pub(super) struct LiveTables<'a, A: LiveFamily> {
     tables: &'a Tables,
+    sockets: &'a SocketTables,
     flows: HashMap<MapData, A::FlowKey, FlowRecord>,
     half_flows: HashMap<MapData, A::FlowKey, FlowRecord>,
     replies: HashMap<MapData, A::ReplyKey, A::ReplyRecord>,
@@ -91,10 +93,15 @@ pub(super) struct LiveTables<'a, A: LiveFamily> {
 
 impl<'a, A: LiveFamily> LiveTables<'a, A> {
     /// Opens the tables that are pinned there.
-    pub(super) fn open(tables: &'a Tables, maps: &Path) -> anyhow::Result<Self> {
+    pub(super) fn open(
+        tables: &'a Tables,
+        sockets: &'a SocketTables,
+        maps: &Path,
+    ) -> anyhow::Result<Self> {
         let [flows, half_flows, replies, half_replies, reply_defaults, local] = A::MAPS;
         Ok(Self {
             tables,
+            sockets,
             flows: HashMap::try_from(Map::HashMap(open(maps, flows)?))?,
             half_flows: HashMap::try_from(Map::LruHashMap(open(maps, half_flows)?))?,
             replies: HashMap::try_from(Map::HashMap(open(maps, replies)?))?,
@@ -219,5 +226,19 @@ impl<A: LiveFamily> lb_common::engine::Tables<A> for LiveTables<'_, A> {
     /// Fragments are not explained.
     fn fragment(&self, _key: &A::FragmentKey) -> Option<A::FragmentRecord> {
         None
+    }
+}
+
+impl<A: LiveFamily> lb_common::socket::SocketTables<A> for LiveTables<'_, A> {
+    fn client(&self, cookie: u64) -> Option<&Client> {
+        self.sockets.clients.get(&cookie)
+    }
+
+    fn scope(&self, service: u32) -> Option<&ServiceScope> {
+        self.sockets.scopes.get(&service)
+    }
+
+    fn network(&self, backend: u32) -> u64 {
+        self.sockets.networks.get(&backend).copied().unwrap_or(0)
     }
 }

@@ -9,6 +9,8 @@ mod cgroup;
 mod clsact;
 mod connections;
 mod counters;
+mod early;
+mod explain;
 mod extents;
 mod frontends;
 mod fronts;
@@ -36,10 +38,10 @@ mod sys;
 mod tables;
 mod trace;
 mod uninstall;
+mod unseen;
 
 use std::{
     collections::BTreeSet,
-    net::IpAddr,
     os::fd::{AsFd as _, OwnedFd},
     path::PathBuf,
     sync::mpsc,
@@ -47,22 +49,19 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use aya::maps::{HashMap, MapData};
-use lb_common::{
-    abi::{Hook, META_ROUTES_REPLIES, NetAddr6, NetU32, TraceFilter, map_names, ticks_from_ns},
-    engine,
-};
+use lb_common::abi::{Hook, META_ROUTES_REPLIES, TraceFilter, map_names, ticks_from_ns};
 
 use self::{
     clsact::Ownership,
     fronts::Fronts,
     hook::{AttachError, display_interface},
     hooks::Hooks,
-    live::{LiveFamily, LiveTables},
     pins::PinDir,
     scopes::Scopes,
     sockets::SocketHooks,
     state_dir::{Lock, StateDir},
     tables::Tables,
+    unseen::Unseen,
 };
 pub use self::{
     counters::{Counters, RecordCounts},
@@ -80,8 +79,6 @@ pub use self::{
     uninstall::{Report, uninstall},
 };
 use crate::{
-    api::explain::{ExplainQuery, Explanation},
-    explain::explain,
     model::IpPrefix,
     netlink,
     plan::{Action, Kernel, KernelError, KernelState},
@@ -100,6 +97,9 @@ pub struct Datapath {
     log: Option<ProgramLog>,
     trace: Option<TraceReader>,
     scopes: Scopes,
+    unseen: Unseen,
+    /// Whether senders that no hook sees are told that they do not arrive.
+    refuses_unseen: bool,
     sockets: SocketStatus,
     /// The map `CONNECTED`, for the reaper.
     connected: Option<OwnedFd>,
@@ -155,6 +155,8 @@ impl Datapath {
             log: log::take(&mut ebpf),
             trace: Some(TraceReader::take(&mut ebpf)?),
             scopes: Scopes::take(&mut ebpf)?,
+            unseen: Unseen::default(),
+            refuses_unseen: options.cgroup.as_ref().is_some_and(|it| it.refuses_unseen),
             sockets,
             connected: Some(connected),
             datagrams: Some(datagrams),
@@ -207,50 +209,6 @@ impl Datapath {
         self.tables.set_trace_filters(filters).map_err(anyhow::Error::msg)
     }
 
-    /// What the programs would decide on a packet of a client now.
-    pub fn explain(&self, query: &ExplainQuery) -> anyhow::Result<Explanation> {
-        let meta = self.tables.meta();
-        let ingress_ifindex = self.front_statuses.iter().find_map(|front| front.ifindex);
-        let ingress_ifindex = ingress_ifindex.unwrap_or(0);
-        let context = engine::Context {
-            now_tick: now_tick(),
-            now_moment: 0,
-            ingress_ifindex,
-            reply_ifindex: ingress_ifindex,
-            hash_seed: meta.hash_seed,
-            meta_flags: meta.flags,
-        };
-        match (query.client.ip(), query.vip.ip()) {
-            (IpAddr::V4(client), IpAddr::V4(vip)) => {
-                self.explain_of::<NetU32>(query, client.into(), vip.into(), &context)
-            }
-            (IpAddr::V6(client), IpAddr::V6(vip)) => {
-                self.explain_of::<NetAddr6>(query, client.into(), vip.into(), &context)
-            }
-            _ => bail!("client and VIP are of different address families"),
-        }
-    }
-
-    fn explain_of<A: LiveFamily + Into<IpAddr>>(
-        &self,
-        query: &ExplainQuery,
-        client: A,
-        vip: A,
-        context: &engine::Context,
-    ) -> anyhow::Result<Explanation> {
-        let tables = LiveTables::<A>::open(&self.tables, &self.maps_path)?;
-        let mut context = *context;
-        if query.is_reply {
-            let backend = tables.backend_at(vip, query.vip.port()).with_context(|| {
-                format!("no backend has the address {}: see `lbctl backend list`", query.vip)
-            })?;
-            context.ingress_ifindex = backend.ifindex;
-        }
-        let explanation = explain(query, client, vip, &tables, &context);
-        tables.check()?;
-        Ok(explanation)
-    }
-
     /// Whether maps of an earlier agent were adopted.
     pub fn has_adopted(&self) -> bool {
         self.has_adopted
@@ -265,6 +223,7 @@ impl Datapath {
     /// programs. Also forgets interfaces that are gone. For a timer, and for link events.
     pub fn ensure_fronts(&mut self) -> &[FrontStatus] {
         self.attach_fronts(false);
+        self.unseen.set_stale();
         if let Err(error) = self.hooks.prune() {
             tracing::warn!("remains of deleted interfaces stay: {error:#}");
         }
@@ -323,6 +282,16 @@ impl Datapath {
     /// Puts the reply program on a host-side veth; idempotent.
     pub fn attach_reply(&mut self, ifindex: u32) -> Result<(), KernelError> {
         self.execute(&Action::AttachReply { ifindex })
+    }
+
+    /// Begins to put the reply program on these veths, for which a plan will ask.
+    pub fn expect_replies(&mut self, interfaces: &BTreeSet<u32>) {
+        self.hooks.expect(interfaces);
+    }
+
+    /// Gives back what was begun and not asked for.
+    pub fn expect_no_more(&mut self) {
+        self.hooks.expect_no_more();
     }
 
     /// Takes the reply program off; idempotent, also when the interface is gone.

@@ -73,6 +73,8 @@ pub struct CgroupOptions {
     pub path: Option<PathBuf>,
     /// The host leads containers to networks that they are not on.
     pub routes_across: bool,
+    /// Packets to a virtual address that no call has announced are told that they do not arrive.
+    pub refuses_unseen: bool,
 }
 
 /// Everything that [`super::Datapath::open`] and [`super::uninstall`] need. The default is what an

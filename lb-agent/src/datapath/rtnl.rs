@@ -107,8 +107,10 @@ pub(super) struct Rtnl {
     sequence: u32,
 }
 
-struct Message {
-    kind: u16,
+/// A message of the kernel.
+pub(super) struct Message {
+    /// `RTM_*`.
+    pub(super) kind: u16,
     payload: Vec<u8>,
 }
 
@@ -268,7 +270,8 @@ impl Rtnl {
         Ok(interfaces)
     }
 
-    fn request(
+    /// Sends a request; what is answered, without the acknowledgement.
+    pub(super) fn request(
         &mut self,
         kind: u16,
         flags: libc::c_int,
@@ -318,7 +321,7 @@ impl Rtnl {
 
 impl Message {
     /// The fixed part and the attributes behind it.
-    fn split(&self, header_length: usize) -> Result<(&[u8], &[u8]), RtnlError> {
+    pub(super) fn split(&self, header_length: usize) -> Result<(&[u8], &[u8]), RtnlError> {
         self.payload.split_at_checked(header_length).ok_or_else(|| {
             io::Error::other(format!("rtnetlink message {} is cut off", self.kind)).into()
         })
@@ -372,7 +375,8 @@ fn emit(attributes: &[DefaultNla]) -> Vec<u8> {
     bytes
 }
 
-fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
+/// One attribute of many.
+pub(super) fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
     NlasIterator::new(attributes)
         .map_while(Result::ok)
         .find(|attribute| attribute.kind() == kind)

@@ -52,6 +52,11 @@ impl Scopes {
         Ok(held)
     }
 
+    /// What was found and written.
+    pub(super) fn held(&self) -> &SocketTables {
+        &self.held
+    }
+
     /// Makes the tables what is wanted, as far as possible; the first refusal is told.
     pub(super) fn set(&mut self, wanted: &SocketTables) -> Result<(), Refusal> {
         let mut result = Ok(());

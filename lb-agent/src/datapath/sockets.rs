@@ -7,6 +7,7 @@
 //! that the application asked for.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
@@ -52,6 +53,8 @@ pub struct SocketStatus {
     pub cgroup: Option<PathBuf>,
     /// Why they are not, or not all of them, although they should be.
     pub trouble: Option<String>,
+    /// Whether the host leads containers to networks that they are not on.
+    pub routes_across: bool,
 }
 
 /// The pinned links.
@@ -85,14 +88,17 @@ impl SocketHooks {
         let hooks = Self::at(&pins.sockets());
         let Some(wanted) = &options.cgroup else {
             let trouble = hooks.detach_all().err().map(|error| format!("{error:#}"));
-            return SocketStatus { cgroup: None, trouble };
+            return SocketStatus { trouble, ..SocketStatus::default() };
         };
         match hooks.attach(ebpf, pins, wanted) {
             Ok(cgroup) => {
                 let trouble = cgroup.trouble();
-                SocketStatus { cgroup: Some(cgroup.path), trouble }
+                let routes_across = wanted.routes_across;
+                SocketStatus { cgroup: Some(cgroup.path), trouble, routes_across }
             }
-            Err(error) => SocketStatus { cgroup: None, trouble: Some(format!("{error:#}")) },
+            Err(error) => {
+                SocketStatus { trouble: Some(format!("{error:#}")), ..SocketStatus::default() }
+            }
         }
     }
 
@@ -183,7 +189,11 @@ impl Datapath {
 
     /// Makes the tables of sockets what is wanted.
     pub fn set_socket_tables(&mut self, wanted: &SocketTables) -> anyhow::Result<()> {
-        self.scopes.set(wanted).map_err(anyhow::Error::msg)
+        self.scopes.set(wanted).map_err(anyhow::Error::msg)?;
+        let nobody = BTreeSet::new();
+        let is_on = self.sockets.cgroup.is_some() && self.refuses_unseen;
+        let unseen = if is_on { &wanted.unseen } else { &nobody };
+        self.unseen.set(unseen).context("routes for senders that no hook sees")
     }
 
     /// Ends sockets whose backends this data path takes out; once, and only where socket calls are

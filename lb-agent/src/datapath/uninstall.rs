@@ -15,9 +15,10 @@ use super::{
     options::Options,
     pins::{PinDir, remove_directory},
     prerequisites::check_host,
+    rtnl::{Rtnl, RtnlError},
     sockets::SocketHooks,
     state_dir::{StateDir, lock_pins, remove_if_there},
-    sys,
+    sys, unseen,
 };
 
 /// What was removed, and what was left and why.
@@ -78,6 +79,7 @@ pub fn uninstall(options: &Options, dry_run: bool) -> anyhow::Result<Report> {
     remove_links(&LinkDir::at(&pins.links()), netns_cookie, &mut report);
     remove_filters(&mut clsact, &mut report);
     remove_sockets(&SocketHooks::at(&pins.sockets()), &mut report);
+    remove_routes(&mut report);
     remove_pins(&pins, &mut report);
     // An open directory would keep the bpffs busy.
     drop(pin_lock);
@@ -128,6 +130,23 @@ fn remove_filters(clsact: &mut Clsact, report: &mut Report) {
             // Gone with the last filter by now, or without one from the beginning.
             _ => report.step(what, || clsact.remove_qdisc(ifindex)),
         }
+    }
+}
+
+/// Those of the calling thread's network namespace, as filters.
+fn remove_routes(report: &mut Report) {
+    let found = Rtnl::open().map_err(Into::into).and_then(|mut rtnl| {
+        let routes = unseen::list(&mut rtnl)?;
+        Ok::<_, RtnlError>((rtnl, routes))
+    });
+    match found {
+        Ok((mut rtnl, routes)) => {
+            for vip in routes {
+                let what = format!("route to {vip} for senders that no hook sees");
+                report.step(what, || unseen::delete(&mut rtnl, vip));
+            }
+        }
+        Err(error) => report.left.push(format!("routes: they cannot be listed: {error}")),
     }
 }
 

@@ -1,8 +1,11 @@
-//! What the data path would decide on a packet, step by step.
+//! What the data path would decide on a packet or a socket call, step by step.
 //!
 //! The steps are not told beside the decision: the engine itself decides, on tables that write down
 //! what it asks of them. Pure; where the tables are is `datapath`'s to know. Changes nothing.
 
+mod call;
+#[cfg(test)]
+mod call_tests;
 mod recorder;
 #[cfg(test)]
 mod tests;
@@ -23,6 +26,7 @@ use lb_common::{
     },
 };
 
+pub use self::call::{Caller, explain_call};
 use self::recorder::Recorder;
 use crate::{
     api::{

@@ -9,13 +9,13 @@ use lb_common::{
     abi::{
         BACKEND_NONE, FRONTEND_DROPS, FRONTEND_RECORDS_REPLIES, FlowRecord, Frontend,
         FrontendState, Limits, NetU16, REPLY_DEFAULT_AMBIGUOUS, REPLY_DEFAULT_FOREIGN,
-        REPLY_DEFAULT_OTHER_WAYS, Refusals, RingDescriptor, SLOT_MOVING, SLOT_PLAIN, Slot,
-        affinity_prefix_bits,
+        REPLY_DEFAULT_OTHER_WAYS, Refusals, RingDescriptor, SLOT_MOVING, SLOT_PLAIN, ServiceScope,
+        Slot, affinity_prefix_bits,
     },
     engine::{Backend, Context, Family, Tables, Tuple, Way, is_live, slot_hash},
 };
 
-use super::{seconds, takes};
+use super::{call::CallNotes, seconds, takes};
 use crate::api::{
     explain::{FlowRecordView, ReplyView, Step},
     names,
@@ -29,6 +29,9 @@ pub(super) struct Recorder<'a, A, T> {
     flow: Tuple<A>,
     flags: Cell<u32>,
     ring: Cell<RingDescriptor>,
+    /// Of a socket call.
+    call: Option<CallNotes<'a>>,
+    scope: Cell<Option<ServiceScope>>,
     steps: RefCell<Vec<Step>>,
 }
 
@@ -40,8 +43,37 @@ impl<'a, A: Family + Into<IpAddr>, T: Tables<A>> Recorder<'a, A, T> {
             flow,
             flags: Cell::new(0),
             ring: Cell::new(RingDescriptor::NONE),
+            call: None,
+            scope: Cell::new(None),
             steps: RefCell::default(),
         }
+    }
+
+    /// For a socket call, which `flow` is not: nothing is known of its source.
+    pub(super) fn of_call(
+        tables: &'a T,
+        context: &'a Context,
+        flow: Tuple<A>,
+        call: CallNotes<'a>,
+    ) -> Self {
+        Self { call: Some(call), ..Self::new(tables, context, flow) }
+    }
+
+    pub(super) fn tables(&self) -> &'a T {
+        self.tables
+    }
+
+    pub(super) fn call(&self) -> Option<&CallNotes<'a>> {
+        self.call.as_ref()
+    }
+
+    /// The scope that was asked for last.
+    pub(super) fn scope_asked(&self) -> Option<ServiceScope> {
+        self.scope.get()
+    }
+
+    pub(super) fn keep_scope(&self, scope: Option<ServiceScope>) {
+        self.scope.set(scope);
     }
 
     pub(super) fn into_steps(self) -> Vec<Step> {
@@ -53,7 +85,7 @@ impl<'a, A: Family + Into<IpAddr>, T: Tables<A>> Recorder<'a, A, T> {
     }
 
     /// Notes a step, unless the same was just found.
-    fn note(&self, step: Step) {
+    pub(super) fn note(&self, step: Step) {
         let mut steps = self.steps.borrow_mut();
         if !steps.contains(&step) {
             steps.push(step);
@@ -161,11 +193,16 @@ impl<A: Family + Into<IpAddr>, T: Tables<A>> Tables<A> for Recorder<'_, A, T> {
 
     fn ring(&self, ring: u32) -> Option<RingDescriptor> {
         let flags = self.flags.get();
-        let of = match affinity_prefix_bits(flags) {
-            Some(bits) => format!("the client's address, {bits} bits"),
-            None => "the flow".to_owned(),
+        let (seed, bits) = (self.context.hash_seed, affinity_prefix_bits(flags));
+        let (of, hash) = match (&self.call, bits) {
+            (Some(call), bits) => call.hash(seed, bits.is_some()),
+            (None, Some(bits)) => {
+                let of = format!("the client's address, {bits} bits");
+                (of, slot_hash(seed, flags, &self.flow))
+            }
+            (None, None) => ("the flow".to_owned(), slot_hash(seed, flags, &self.flow)),
         };
-        self.note(Step::Hash { of, hash: slot_hash(self.context.hash_seed, flags, &self.flow) });
+        self.note(Step::Hash { of, hash });
         let descriptor = self.tables.ring(ring)?;
         self.ring.set(descriptor);
         self.note(Step::Ring { ring, slots: descriptor.size(), epoch: descriptor.epoch() });

@@ -8,7 +8,7 @@ use std::{
     borrow::Cow,
     cell::OnceCell,
     collections::{
-        BTreeMap, HashMap,
+        BTreeMap, HashMap, HashSet,
         hash_map::Entry::{Occupied, Vacant},
     },
     sync::Arc,
@@ -26,7 +26,7 @@ use crate::{
     api::types::ProbeView,
     arbiter,
     model::{Backend, BackendState, InitialState, Probe, Service, ServiceName, Snapshot},
-    plan::{KernelState, instance_hash},
+    plan::{HashIndex, KernelState, instance_hash},
 };
 
 /// All targets, as the prober is told them.
@@ -35,7 +35,8 @@ pub type Targets = Arc<Vec<Arc<Target>>>;
 /// What is known of the backends of the snapshot.
 #[derive(Debug, Default)]
 pub struct HealthView {
-    entries: HashMap<TargetKey, Entry>,
+    entries: HashIndex<Entry>,
+    services: HashMap<ServiceName, Judged>,
     targets: watch::Sender<Targets>,
     stats: Arc<Stats>,
     panics: BTreeMap<ServiceName, PanicState>,
@@ -49,6 +50,23 @@ struct Entry {
     standing: Standing,
     /// What its latest change of health was caused by.
     cause: Option<String>,
+    /// As it was when it was judged last.
+    service: Arc<Service>,
+}
+
+/// What became of a service. As long as it comes as it did, and nothing new is known of its backends,
+/// it becomes the same again.
+#[derive(Debug)]
+struct Judged {
+    /// As it came.
+    before: Arc<Service>,
+    /// With the states of its backends.
+    after: Arc<Service>,
+    panic: Option<PanicState>,
+    /// Its backends that are followed.
+    keys: Vec<TargetKey>,
+    /// Something new is known.
+    is_stale: bool,
     /// The latest snapshot that had it.
     round: u64,
 }
@@ -78,8 +96,7 @@ impl HealthView {
     }
 
     /// What the probes of a backend came to, for people.
-    pub fn probe_view(&self, service: &ServiceName, backend: &Backend) -> Option<ProbeView> {
-        let key = instance_hash(service, backend);
+    pub fn probe_view(&self, key: TargetKey) -> Option<ProbeView> {
         self.entries.get(&key)?.target.probe.as_ref()?;
         let stats = self.stats.of(key).unwrap_or_default();
         let counted = stats.passed + stats.failed;
@@ -106,8 +123,14 @@ impl HealthView {
                 log(&entry.target, change);
                 entry.cause = Some(change.cause.clone());
             }
-            is_changed |= entry.standing != change.standing;
-            entry.standing = change.standing;
+            if entry.standing != change.standing {
+                is_changed = true;
+                entry.standing = change.standing;
+                let judged = self.services.get_mut(&entry.service.name);
+                if let Some(judged) = judged {
+                    judged.is_stale = true;
+                }
+            }
         }
         is_changed
     }
@@ -124,54 +147,97 @@ impl HealthView {
     fn apply_to(&mut self, snapshot: &mut Snapshot, adopted: impl Fn(TargetKey) -> Option<u8>) {
         self.round += 1;
         let mut is_changed = false;
-        let mut targets = Vec::with_capacity(self.entries.len());
-        let mut panics = BTreeMap::new();
         for service in snapshot.services.values_mut() {
-            let probe = service.policy.probe().map(Arc::new);
-            let mut standings = Vec::with_capacity(service.backends.len());
-            for backend in &service.backends {
-                // Who is taken out by an operator is left alone.
-                if backend.state == BackendState::Disabled {
-                    standings.push(None);
-                    continue;
+            let judged = self.services.get_mut(&service.name);
+            match judged.filter(|it| !it.is_stale && Arc::ptr_eq(&it.before, service)) {
+                Some(judged) => {
+                    judged.round = self.round;
+                    *service = Arc::clone(&judged.after);
                 }
-                let (entry, is_new) = self.follow(service, backend, probe.as_ref(), &adopted);
-                targets.push(Arc::clone(&entry.target));
-                standings.push(Some(entry.standing));
-                is_changed |= is_new;
-            }
-            if let Some(state) = judge(service, &standings) {
-                panics.insert(service.name.clone(), state);
+                None => is_changed |= self.judge(service, &adopted),
             }
         }
-        let round = self.round;
-        let known = self.entries.len();
-        self.entries.retain(|_, entry| entry.round == round);
-        if is_changed || known != self.entries.len() {
-            self.targets.send_replace(Arc::new(targets));
+        let (round, entries) = (self.round, &mut self.entries);
+        self.services.retain(|_, judged| {
+            let is_there = judged.round == round;
+            if !is_there {
+                is_changed |= !judged.keys.is_empty();
+                judged.keys.iter().for_each(|key| drop(entries.remove(key)));
+            }
+            is_there
+        });
+        if is_changed {
+            self.send_targets(snapshot);
         }
-        self.tell_panics(panics);
+        let panics = self.services.iter().filter_map(|(name, it)| Some((name.clone(), it.panic?)));
+        self.tell_panics(panics.collect());
+    }
+
+    /// Gives the backends of a service their states. True: others are to be followed than before.
+    fn judge(
+        &mut self,
+        service: &mut Arc<Service>,
+        adopted: impl Fn(TargetKey) -> Option<u8>,
+    ) -> bool {
+        let before = Arc::clone(service);
+        let probe = service.policy.probe().map(Arc::new);
+        let known = self.services.remove(&service.name).map(|it| it.keys).unwrap_or_default();
+        let mut is_changed = false;
+        let mut keys = Vec::with_capacity(service.backends.len());
+        let mut standings = Vec::with_capacity(service.backends.len());
+        for backend in &before.backends {
+            // Who is taken out by an operator is left alone.
+            if backend.state == BackendState::Disabled {
+                standings.push(None);
+                continue;
+            }
+            let (entry, is_new) = self.follow(&before, backend, probe.as_ref(), &adopted);
+            keys.push(entry.target.key);
+            standings.push(Some(entry.standing));
+            is_changed |= is_new;
+        }
+        if known != keys {
+            is_changed = true;
+            let there: HashSet<&TargetKey> = keys.iter().collect();
+            for gone in known.iter().filter(|key| !there.contains(key)) {
+                self.entries.remove(gone);
+            }
+        }
+        let panic = judge(service, &standings);
+        let after = Arc::clone(service);
+        let judged = Judged { before, after, panic, keys, is_stale: false, round: self.round };
+        self.services.insert(service.name.clone(), judged);
+        is_changed
+    }
+
+    fn send_targets(&self, snapshot: &Snapshot) {
+        let judged = snapshot.services.keys().filter_map(|name| self.services.get(name));
+        let entries = judged.flat_map(|it| &it.keys).filter_map(|key| self.entries.get(key));
+        let targets = entries.map(|entry| Arc::clone(&entry.target)).collect();
+        self.targets.send_replace(Arc::new(targets));
     }
 
     /// The entry of a backend, and whether health has to be told of it.
     fn follow(
         &mut self,
-        service: &Service,
+        service: &Arc<Service>,
         backend: &Backend,
         probe: Option<&Arc<Probe>>,
         adopted: impl Fn(TargetKey) -> Option<u8>,
     ) -> (&Entry, bool) {
         let key = instance_hash(&service.name, backend);
-        let (entry, is_new) = match self.entries.entry(key) {
-            Occupied(entry) if entry.get().target.is_of(&service.policy, backend, probe) => {
-                (entry.into_mut(), false)
-            }
+        match self.entries.entry(key) {
             Occupied(entry) => {
                 let entry = entry.into_mut();
-                let generation = entry.target.generation;
-                let health = entry.standing.health;
-                entry.target = Arc::new(Target::new(service, backend, probe, generation, health));
-                (entry, true)
+                entry.service = Arc::clone(service);
+                let is_same = entry.target.is_of(&service.policy, backend, probe);
+                if !is_same {
+                    let generation = entry.target.generation;
+                    let health = entry.standing.health;
+                    let target = Target::new(service, backend, probe, generation, health);
+                    entry.target = Arc::new(target);
+                }
+                (entry, !is_same)
             }
             Vacant(entry) => {
                 let generation = self.next_generation;
@@ -180,11 +246,10 @@ impl HealthView {
                 let target = Target::new(service, backend, probe, generation, assumed);
                 let target = Arc::new(target);
                 let standing = Standing::assumed(target.assumed);
-                (entry.insert(Entry { target, standing, cause: None, round: 0 }), true)
+                let service = Arc::clone(service);
+                (entry.insert(Entry { target, standing, cause: None, service }), true)
             }
-        };
-        entry.round = self.round;
-        (entry, is_new)
+        }
     }
 
     /// The state to show for a backend. In panic the snapshot says that it takes new flows, which is
@@ -199,8 +264,7 @@ impl HealthView {
 
     /// What was found that keeps a backend from being healthy, for people: what its latest change was
     /// caused by; of one that has not changed since it is known, what its latest probe came to.
-    pub fn found(&self, service: &ServiceName, backend: &Backend) -> Option<Cow<'static, str>> {
-        let key = instance_hash(service, backend);
+    pub fn found(&self, key: TargetKey) -> Option<Cow<'static, str>> {
         let entry = self.entries.get(&key)?;
         if entry.standing.health == Health::Healthy {
             return None;

@@ -15,13 +15,17 @@ use hickory_server::{
 };
 use tokio::sync::watch;
 
-use super::table::{Answer, Names, Question};
+use super::{
+    activity::Activity,
+    table::{Answer, Names, Question},
+};
 use crate::api::types::View;
 
 /// What answers questions.
 #[derive(Debug, Clone)]
 pub(super) struct Handler {
     pub(super) view: watch::Receiver<Arc<View>>,
+    pub(super) activity: Arc<Activity>,
     pub(super) ttl_seconds: u32,
     pub(super) has_compose_names: bool,
     /// Who is asked for names that are not ours.
@@ -50,6 +54,7 @@ impl RequestHandler for Handler {
         request: &Request,
         mut response_handle: R,
     ) -> ResponseInfo {
+        self.activity.note_asker(request.src().ip());
         let reply = self.reply(request).await;
         let mut header = Header::response_from_request(request.header());
         header.set_response_code(reply.code);

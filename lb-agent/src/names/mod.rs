@@ -4,6 +4,7 @@
 //! answers for names of services and for nothing else: whatever else is asked is refused, so that
 //! whoever asks goes on to its next server, unless the configuration names servers to ask instead.
 
+mod activity;
 mod handler;
 mod table;
 #[cfg(test)]
@@ -25,7 +26,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::handler::Handler;
-pub use self::table::{Answer, Names, Question};
+pub use self::{
+    activity::Activity,
+    table::{Answer, Names, Question},
+};
 use crate::{api::types::View, config::NamesConfig};
 
 /// Time that a client may be idle on a connection.
@@ -34,11 +38,17 @@ const TCP_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(2);
 
 /// Answers on every address of the configuration until `stop`.
-pub fn start(config: &NamesConfig, view: &watch::Receiver<Arc<View>>, stop: &CancellationToken) {
+pub fn start(
+    config: &NamesConfig,
+    view: &watch::Receiver<Arc<View>>,
+    activity: &Arc<Activity>,
+    stop: &CancellationToken,
+) {
     let forward = (!config.forward.is_empty()).then(|| Arc::new(resolver(&config.forward)));
     for &address in &config.listen {
         let handler = Handler {
             view: view.clone(),
+            activity: Arc::clone(activity),
             ttl_seconds: config.ttl_seconds,
             has_compose_names: config.compose,
             forward: forward.clone(),
@@ -65,21 +75,26 @@ fn resolver(servers: &[SocketAddr]) -> TokioResolver {
 }
 
 async fn serve(address: SocketAddr, handler: Handler) {
+    let activity = Arc::clone(&handler.activity);
     let mut has_warned = false;
+    activity.note_server(address, Some("not yet".to_owned()));
     let (datagrams, connections) = loop {
         match listen(address).await {
             Ok(sockets) => break sockets,
-            Err(error) if !has_warned => {
-                has_warned = true;
-                tracing::warn!(
-                    "names: cannot listen on {address}: {error}; it is tried again every \
-                     {RETRY:?}; the key is `listen` in [names] of the config"
-                );
+            Err(error) => {
+                activity.note_server(address, Some(error.to_string()));
+                if !has_warned {
+                    has_warned = true;
+                    tracing::warn!(
+                        "names: cannot listen on {address}: {error}; it is tried again every \
+                         {RETRY:?}; the key is `listen` in [names] of the config"
+                    );
+                }
             }
-            Err(_) => {}
         }
         sleep(RETRY).await;
     };
+    activity.note_server(address, None);
     tracing::info!("names of services are answered on {address}");
     let mut server = ServerFuture::new(handler);
     server.register_socket(datagrams);

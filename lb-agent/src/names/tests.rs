@@ -153,7 +153,7 @@ async fn serve(forward: Vec<SocketAddr>) -> (SocketAddr, watch::Sender<Arc<View>
     drop(probe);
     let (sender, receiver) = watch::channel(Arc::new(view()));
     let config = NamesConfig { listen: vec![address], forward, ..NamesConfig::default() };
-    start(&config, &receiver, &CancellationToken::new());
+    start(&config, &receiver, &Arc::default(), &CancellationToken::new());
     (address, sender)
 }
 

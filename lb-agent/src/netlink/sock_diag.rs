@@ -1,13 +1,15 @@
-//! Ends sockets whose other end is gone, by `SOCK_DESTROY` in their own namespace.
+//! `NETLINK_SOCK_DIAG`: lists the sockets of a network namespace, and ends those whose other end is gone.
 //!
-//! Which sockets these are is not guessed from addresses: with each socket of TCP the kernel hands out
+//! Which sockets are ended is not guessed from addresses: with each socket of TCP the kernel hands out
 //! what our programs have stored in it, and with each of UDP its cookie, which they have written down.
 //! So only sockets that we have led there are ended. The application gets an error from its next call,
 //! as from a reset.
 
 use std::{
     io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsRawFd as _, BorrowedFd, OwnedFd},
+    time::Duration,
 };
 
 use nix::{
@@ -17,7 +19,7 @@ use nix::{
             AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt,
             socket, sockopt,
         },
-        time::TimeVal,
+        time::{TimeVal, TimeValLike as _},
     },
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -49,10 +51,11 @@ const TYPE_MASK: u16 = 0x3fff;
 /// that are connected count as established.
 const STATES: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8;
 
-/// Longest wait for the kernel.
-const TIMEOUT_SECONDS: i64 = 5;
+/// Longest wait for the kernel when sockets are ended.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// The kernel never sends more than 32 KiB in one datagram of a dump.
 const BUFFER_BYTES: usize = 64 * 1024;
-/// Most sockets of one namespace, family and protocol that are looked at.
+/// Most sockets of one namespace, family and protocol that are looked at when some are to be ended.
 const SOCKETS_MAX: usize = 4_000_000;
 
 #[repr(C)]
@@ -68,12 +71,12 @@ struct Header {
 /// `struct inet_diag_sockid`: passed back as it came.
 #[repr(C)]
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Default)]
-struct SocketId([u32; 12]);
+pub(super) struct SocketId([u32; 12]);
 
 /// `struct inet_diag_req_v2`.
 #[repr(C)]
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Default)]
-struct Request {
+pub(super) struct Request {
     family: u8,
     protocol: u8,
     extensions: u8,
@@ -82,16 +85,45 @@ struct Request {
     id: SocketId,
 }
 
+impl Request {
+    /// Sockets of a family and protocol that are in one of these states, as bits.
+    pub(super) fn new(family: libc::c_int, protocol: libc::c_int, states: u32) -> Self {
+        let byte = |number: libc::c_int| u8::try_from(number).unwrap_or_default();
+        Self { family: byte(family), protocol: byte(protocol), states, ..Self::default() }
+    }
+}
+
 /// `struct inet_diag_msg`.
 #[repr(C)]
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Default)]
-struct Answer {
+pub(super) struct Answer {
     family: u8,
     state: u8,
     timer: u8,
     retransmissions: u8,
     id: SocketId,
     rest: [u32; 5],
+}
+
+impl Answer {
+    /// Where the socket is: the first port and the first address of its id.
+    pub(super) fn local(&self) -> SocketAddr {
+        let bytes = self.id.as_bytes();
+        let port = u16::from_be_bytes([bytes[0], bytes[1]]);
+        let mut address = [0; 16];
+        address.copy_from_slice(&bytes[4..20]);
+        let ip = if libc::c_int::from(self.family) == libc::AF_INET {
+            IpAddr::V4(Ipv4Addr::new(address[0], address[1], address[2], address[3]))
+        } else {
+            IpAddr::V6(Ipv6Addr::from(address)).to_canonical()
+        };
+        SocketAddr::new(ip, port)
+    }
+
+    fn cookie(&self) -> u64 {
+        let [.., low, high] = self.id.0;
+        u64::from(high) << 32 | u64::from(low)
+    }
 }
 
 /// The head of an attribute.
@@ -125,9 +157,10 @@ pub fn end_sockets(
     storage: BorrowedFd<'_>,
     is_over: &dyn Fn(Found<'_>) -> bool,
 ) -> io::Result<usize> {
+    let open = || DiagSocket::open(TIMEOUT);
     let socket = match process {
-        Some(process) => Namespace::of(process)?.run(DiagSocket::open)?,
-        None => DiagSocket::open()?,
+        Some(process) => Namespace::of(process)?.run(open)?,
+        None => open()?,
     };
     let mut ended = 0;
     for family in [libc::AF_INET, libc::AF_INET6] {
@@ -138,17 +171,20 @@ pub fn end_sockets(
     Ok(ended)
 }
 
-struct DiagSocket(OwnedFd);
+/// A socket that asks the kernel about those of its namespace.
+pub(super) struct DiagSocket(OwnedFd);
 
 impl DiagSocket {
-    fn open() -> io::Result<Self> {
+    /// In the namespace of the calling thread. The kernel answers in microseconds, or in `timeout`.
+    pub(super) fn open(timeout: Duration) -> io::Result<Self> {
         let descriptor = socket(
             AddressFamily::Netlink,
             SockType::Raw,
             SockFlag::SOCK_CLOEXEC,
             SockProtocol::NetlinkSockDiag,
         )?;
-        setsockopt(&descriptor, sockopt::ReceiveTimeout, &TimeVal::new(TIMEOUT_SECONDS, 0))?;
+        let timeout = TimeVal::milliseconds(timeout.as_millis().try_into().unwrap_or(i64::MAX));
+        setsockopt(&descriptor, sockopt::ReceiveTimeout, &timeout)?;
         Ok(Self(descriptor))
     }
 
@@ -159,19 +195,21 @@ impl DiagSocket {
         storage: BorrowedFd<'_>,
         is_over: &dyn Fn(Found<'_>) -> bool,
     ) -> io::Result<usize> {
-        let byte = |number: libc::c_int| u8::try_from(number).unwrap_or_default();
-        let request = Request {
-            family: byte(family),
-            protocol: byte(protocol),
-            states: STATES,
-            ..Request::default()
-        };
-        let found = match self.find(request, storage, is_over) {
-            Ok(found) => found,
+        let request = Request::new(family, protocol, STATES);
+        let map = attribute(REQUEST_MAP, storage.as_raw_fd().cast_unsigned().as_bytes());
+        let attributes = attribute(REQUEST_STORAGES | NESTED, &map);
+        let mut found = Vec::new();
+        let dumped = self.dump(request, &attributes, SOCKETS_MAX, &mut |answer, attributes| {
+            if is_over(Found { cookie: answer.cookie(), stored: stored(attributes) }) {
+                found.push(answer.id);
+            }
+        });
+        match dumped {
+            Ok(_) => {}
             // A kernel without this family or protocol.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(0),
             Err(error) => return Err(error),
-        };
+        }
         let mut ended = 0;
         for id in found {
             match self.destroy(Request { id, ..request }) {
@@ -184,16 +222,16 @@ impl DiagSocket {
         Ok(ended)
     }
 
-    fn find(
+    /// Hands every socket that is asked for to `visit`, with the attributes that came with it. Returns
+    /// how many there were; more than `sockets_max` are an error.
+    pub(super) fn dump(
         &self,
         request: Request,
-        storage: BorrowedFd<'_>,
-        is_over: &dyn Fn(Found<'_>) -> bool,
-    ) -> io::Result<Vec<SocketId>> {
-        let map = attribute(REQUEST_MAP, storage.as_raw_fd().cast_unsigned().as_bytes());
-        let attributes = attribute(REQUEST_STORAGES | NESTED, &map);
-        self.send(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, request, &attributes)?;
-        let mut found = Vec::new();
+        attributes: &[u8],
+        sockets_max: usize,
+        visit: &mut dyn FnMut(&Answer, &[u8]),
+    ) -> io::Result<usize> {
+        self.send(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, request, attributes)?;
         let mut seen = 0;
         let mut buffer = vec![0; BUFFER_BYTES];
         loop {
@@ -201,23 +239,19 @@ impl DiagSocket {
             let mut rest = &buffer[..length];
             while let Some((header, body)) = take_message(&mut rest)? {
                 match header.kind {
-                    NLMSG_DONE => return outcome(body).map(|()| found),
+                    NLMSG_DONE => return outcome(body).map(|()| seen),
                     NLMSG_ERROR => outcome(body)?,
+                    SOCK_DIAG_BY_FAMILY if seen >= sockets_max => {
+                        return Err(io::Error::other(format!("more than {sockets_max} sockets")));
+                    }
                     SOCK_DIAG_BY_FAMILY => {
                         seen += 1;
-                        let (answer, attributes) =
-                            Answer::read_from_prefix(body).map_err(|_| malformed())?;
-                        let [low, high] = [answer.id.0[10], answer.id.0[11]];
-                        let cookie = u64::from(high) << 32 | u64::from(low);
-                        if is_over(Found { cookie, stored: stored(attributes) }) {
-                            found.push(answer.id);
-                        }
+                        let (answer, attributes) = Answer::read_from_prefix(body)
+                            .map_err(|_| malformed("a socket that is cut off"))?;
+                        visit(&answer, attributes);
                     }
                     _ => {}
                 }
-            }
-            if seen > SOCKETS_MAX {
-                return Err(io::Error::other("the kernel's list of sockets does not end"));
             }
         }
     }
@@ -229,7 +263,7 @@ impl DiagSocket {
         let mut rest = &buffer[..length];
         match take_message(&mut rest)? {
             Some((Header { kind: NLMSG_ERROR, .. }, body)) => outcome(body),
-            _ => Err(malformed()),
+            _ => Err(malformed("no acknowledgement")),
         }
     }
 
@@ -247,9 +281,7 @@ impl DiagSocket {
             match recv(self.0.as_raw_fd(), buffer, MsgFlags::MSG_TRUNC) {
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
-                Ok(length) if length > buffer.len() => {
-                    return Err(io::Error::other("the kernel's answer is too long"));
-                }
+                Ok(length) if length > buffer.len() => return Err(malformed("too long")),
                 Ok(length) => return Ok(length),
             }
         }
@@ -268,7 +300,8 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
 fn take_message<'a>(rest: &mut &'a [u8]) -> io::Result<Option<(Header, &'a [u8])>> {
     let Ok((header, _)) = Header::read_from_prefix(rest) else { return Ok(None) };
     let length = header.length as usize;
-    let body = rest.get(HEADER_BYTES..length).ok_or_else(malformed)?;
+    let body =
+        rest.get(HEADER_BYTES..length).ok_or_else(|| malformed("a message of a wrong length"))?;
     *rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     Ok(Some((header, body)))
 }
@@ -276,7 +309,8 @@ fn take_message<'a>(rest: &mut &'a [u8]) -> io::Result<Option<(Header, &'a [u8])
 /// The number that an error and the end of a dump begin with.
 fn outcome(body: &[u8]) -> io::Result<()> {
     match i32::read_from_prefix(body) {
-        Ok((0, _)) | Err(_) => Ok(()),
+        Ok((0, _)) => Ok(()),
+        Err(_) => Err(malformed("an error without number")),
         Ok((code, _)) => Err(io::Error::from_raw_os_error(code.saturating_neg())),
     }
 }
@@ -301,8 +335,8 @@ fn stored(attributes: &[u8]) -> Option<&[u8]> {
     find_attribute(storage, MAP_VALUE)
 }
 
-fn malformed() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "malformed answer of sock_diag")
+fn malformed(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("malformed answer of sock_diag: {what}"))
 }
 
 #[cfg(test)]
@@ -335,5 +369,35 @@ mod tests {
         assert!(take_message(&mut beyond.as_bytes()).is_err());
         let short = message(3);
         assert!(take_message(&mut short.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn an_end_says_how_it_went() {
+        assert!(outcome(&0_i32.to_ne_bytes()).is_ok());
+        let error = outcome(&(-libc::ENOENT).to_ne_bytes()).expect_err("it says so");
+        assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
+        assert_eq!(outcome(&[0; 3]).expect_err("cut off").kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn a_socket_tells_where_it_is() {
+        let mut id = [0; 12];
+        id[0] = u32::from_ne_bytes([0x1f, 0x90, 0xff, 0xff]);
+        id[1] = u32::from_ne_bytes([10, 0, 0, 7]);
+        let family = |family: libc::c_int| u8::try_from(family).expect("a small number");
+        let mut answer = Answer { family: family(libc::AF_INET), ..Answer::default() };
+        answer.id = SocketId(id);
+        assert_eq!(answer.local().to_string(), "10.0.0.7:8080");
+        answer.family = family(libc::AF_INET6);
+        assert_eq!(answer.local().to_string(), "[a00:7::]:8080");
+        // One that is bound to all addresses of both families.
+        (id[1], id[2], id[3], id[4]) =
+            (0, 0, 0xffff_u32.to_be(), u32::from_ne_bytes([10, 0, 0, 7]));
+        answer.id = SocketId(id);
+        assert_eq!(answer.local().to_string(), "10.0.0.7:8080");
+        id[10] = 2;
+        id[11] = 1;
+        answer.id = SocketId(id);
+        assert_eq!(answer.cookie(), 0x1_0000_0002);
     }
 }

@@ -50,10 +50,11 @@ impl NameHasher {
 }
 
 /// A map by hashes, which need no further hashing.
-pub(super) type HashIndex<T> = HashMap<NameHash, T, BuildHasherDefault<FirstWord>>;
+pub type HashIndex<T> = HashMap<NameHash, T, BuildHasherDefault<FirstWord>>;
 
-#[derive(Default)]
-pub(super) struct FirstWord(u64);
+/// Takes a hash for what it is.
+#[derive(Clone, Default, Debug)]
+pub struct FirstWord(u64);
 
 impl Hasher for FirstWord {
     fn write(&mut self, bytes: &[u8]) {

@@ -20,6 +20,7 @@ mod display;
 mod draft;
 mod extents;
 mod hash;
+mod keys;
 mod numbers;
 mod planner;
 mod policy;
@@ -38,7 +39,8 @@ use std::net::IpAddr;
 use lb_common::abi::{self, FAMILY_V4, FAMILY_V6};
 
 pub use apply::{Applied, Outcome, apply, reconcile};
-pub use hash::{NameHash, instance_hash, place_hash, service_hash};
+pub use hash::{HashIndex, NameHash, instance_hash, place_hash, service_hash};
+pub use keys::{BackendKeys, ServiceKeys};
 pub use planner::{Planner, Settings};
 pub use sight::{Scan, Sight, Times};
 pub use state::{

@@ -1,6 +1,9 @@
 //! What is to be there: numbers for services and backends, rings, frontends.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use lb_common::abi::{self, MAX_BACKENDS, MAX_SERVICES, RingDescriptor};
 
@@ -8,10 +11,11 @@ use super::{
     Action, KernelBackend, KernelError, KernelRing, KernelState, Plan,
     draft::Draft,
     extents::Extents,
-    hash::{instance_hash, place_hash, service_hash},
+    hash::NameHash,
+    keys::{BackendKeys, Keys, ServiceKeys},
     numbers::{Clocks, NumberSet, Turn, next_generation},
     replies::ReplyClocks,
-    ring::{NewRing, Pool, RingMember, choose_sizes, desired_owners, is_coarse},
+    ring::{NewRing, Pool, RingMember, choose_sizes, desired_owners, warn_if_coarse},
     ring_of,
     sight::{Sight, Times},
     slots::{Circumstances, Watch},
@@ -44,6 +48,7 @@ impl Default for Settings {
 #[derive(Debug)]
 pub struct Planner {
     settings: Settings,
+    keys: Keys,
     extents: Extents,
     service_turn: Turn,
     backend_turn: Turn,
@@ -77,6 +82,7 @@ impl RingMemo {
 /// A service that is to be there.
 pub(super) struct Wanted<'a> {
     pub(super) service: &'a Service,
+    keys: Arc<ServiceKeys>,
     pub(super) number: u32,
     is_new: bool,
     /// Its rings with their sizes.
@@ -88,6 +94,7 @@ impl Planner {
     pub fn new(settings: Settings) -> Self {
         Self {
             settings,
+            keys: Keys::default(),
             extents: Extents::new(settings.ring_slots, settings.quarantine_ms),
             service_turn: Turn::new(0..=MAX_SERVICES - 1),
             backend_turn: Turn::new(1..=MAX_BACKENDS),
@@ -121,6 +128,7 @@ impl Planner {
         let referenced = self.look_at_rings(kernel);
         let mut draft = Draft::new(kernel, sight);
         let wanted = self.services(&mut draft, snapshot);
+        draft.led.reserve(wanted.iter().map(|it| it.service.backends.len()).sum());
         for service in &wanted {
             self.service(&mut draft, service);
         }
@@ -178,10 +186,12 @@ impl Planner {
 
     /// Gives every service its number, and its rings their sizes.
     fn services<'a>(&mut self, draft: &mut Draft<'_>, snapshot: &'a Snapshot) -> Vec<Wanted<'a>> {
+        self.keys.retain(snapshot);
         let mut wanted = Vec::new();
         let mut new_rings = Vec::new();
         for service in snapshot.services.values() {
-            let held = draft.services_by_hash.get(&service_hash(&service.name)).copied();
+            let keys = self.keys.of(service);
+            let held = draft.services_by_hash.get(&keys.service).copied();
             let taken = &draft.services_taken;
             let number = held.or_else(|| self.service_turn.next(|number| taken[number as usize]));
             let Some(number) = number else {
@@ -203,7 +213,7 @@ impl Planner {
                     .filter(is_missing)
                     .map(|_| NewRing { asked: service.ring_size(), members }),
             );
-            wanted.push((service, number, held.is_none(), rings));
+            wanted.push((service, keys, number, held.is_none(), rings));
         }
         let held = draft.kernel.rings.values();
         let sizes = held.map(|ring| u32::try_from(ring.slots.len()).unwrap_or(u32::MAX));
@@ -215,7 +225,7 @@ impl Planner {
         let mut sizes = choose_sizes(&new_rings, pool).into_iter();
         wanted
             .into_iter()
-            .map(|(service, number, is_new, rings)| {
+            .map(|(service, keys, number, is_new, rings)| {
                 let rings = rings.into_iter().filter_map(|ring| {
                     let held = draft.kernel.rings.get(&ring);
                     let held = held.and_then(|ring| u32::try_from(ring.slots.len()).ok());
@@ -225,7 +235,7 @@ impl Planner {
                     }
                     Some((ring, size?))
                 });
-                Wanted { service, number, is_new, rings: rings.collect() }
+                Wanted { service, keys, number, is_new, rings: rings.collect() }
             })
             .collect()
     }
@@ -247,7 +257,7 @@ impl Planner {
         }
         draft.services_wanted[wanted.number as usize] = true;
         if wanted.is_new {
-            let name_hash = service_hash(&wanted.service.name);
+            let name_hash = wanted.keys.service;
             draft.push(Action::WriteService { number: wanted.number, name_hash });
         }
         let members = self.backends(draft, wanted);
@@ -263,21 +273,22 @@ impl Planner {
 
     /// Gives every backend its number. Returns the ring members, each with whether it is IPv4.
     fn backends(&mut self, draft: &mut Draft<'_>, wanted: &Wanted<'_>) -> Vec<(bool, RingMember)> {
-        let service = wanted.service;
+        let mut keys = wanted.keys.backends.iter();
         let mut members = Vec::new();
-        for place in service.backends.chunk_by(|left, right| left.place == right.place) {
+        for place in wanted.service.backends.chunk_by(|left, right| left.place == right.place) {
             // One of each family.
-            let mut newest: [Option<(&Backend, u32)>; 2] = [None; 2];
-            for backend in place {
-                let Some(number) = self.backend(draft, wanted, backend) else { continue };
+            let mut newest: [Option<(&Backend, BackendKeys, u32)>; 2] = [None; 2];
+            for (backend, keys) in place.iter().zip(&mut keys) {
+                let number = self.backend(draft, wanted, backend, keys.instance);
+                let Some(number) = number else { continue };
                 let newest = &mut newest[usize::from(backend.address.is_ipv6())];
-                let is_newer = newest.is_none_or(|(other, _)| age(backend) > age(other));
+                let is_newer = newest.is_none_or(|(other, ..)| age(backend) > age(other));
                 if backend.state.takes_new() && backend.weight > 0 && is_newer {
-                    *newest = Some((backend, number));
+                    *newest = Some((backend, *keys, number));
                 }
             }
-            for (backend, number) in newest.into_iter().flatten() {
-                let place = place_hash(&service.name, &backend.place);
+            for (backend, keys, number) in newest.into_iter().flatten() {
+                let BackendKeys { place, .. } = keys;
                 let member = RingMember { place, number, weight: backend.weight };
                 members.push((backend.address.is_ipv4(), member));
             }
@@ -291,8 +302,8 @@ impl Planner {
         draft: &mut Draft<'_>,
         wanted: &Wanted<'_>,
         backend: &Backend,
+        hash: NameHash,
     ) -> Option<u32> {
-        let hash = instance_hash(&wanted.service.name, backend);
         let is_reachable = self.is_reachable(draft, wanted.service, backend);
         let state = state_bits(backend);
         let held = draft.backends_by_hash.get(&hash).copied().filter(|(_, held)| {
@@ -303,7 +314,7 @@ impl Planner {
             draft.backends_wanted.insert(number);
             draft.set_state(number, state);
             draft.is_routed_wanted |= backend.path == BackendPath::Routed;
-            draft.lead(wanted.number, number, backend);
+            draft.lead(wanted.number, (number, Some(held)), backend);
             if held.state != state {
                 draft.push(Action::SetBackendState { number, state });
             }
@@ -318,7 +329,7 @@ impl Planner {
         }
         let number = self.new_backend_number(draft, wanted.service)?;
         draft.set_state(number, state);
-        draft.lead(wanted.number, number, backend);
+        draft.lead(wanted.number, (number, None), backend);
         draft.is_routed_wanted |= backend.path == BackendPath::Routed;
         let content = KernelBackend {
             instance_hash: hash,
@@ -470,24 +481,4 @@ fn is_ring_v4(ring: u32) -> bool {
 
 fn backend_object(service: &Service, backend: &Backend) -> String {
     format!("backend `{}` of service `{}`", backend.display_name, service.name)
-}
-
-/// A ring keeps its size as long as the service lives; the operator should know what that costs.
-fn warn_if_coarse(draft: &mut Draft<'_>, service: &Service, size: u32, members: usize) {
-    let object = || format!("service `{}`", service.name);
-    if is_coarse(size, members) {
-        let message = format!(
-            "its ring of {size} slots has {members} backends, less than 100 slots for each: shares \
-             are coarse, and more connections move when backends come and go. A ring keeps its size \
-             as long as the service exists; set `ring_size`, or make the service anew"
-        );
-        draft.refuse(object(), message);
-    }
-    if let Some(asked) = service.ring_size().filter(|asked| *asked != size) {
-        let message = format!(
-            "`ring_size` asks for {asked} slots, and its ring has {size}: a ring keeps its size as long \
-             as the service exists, so the new size counts when the service is made anew"
-        );
-        draft.refuse(object(), message);
-    }
 }

@@ -35,15 +35,20 @@
 //! it takes longer, and nothing breaks.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     net::SocketAddr,
 };
 
 use lb_common::abi::{BACKEND_NONE, MAX_LOCAL, TICK_NS, ring_number};
 
 use super::{
-    Action, KernelBackend, ReplyDefault, ReplyPort, draft::Draft, numbers::Clocks,
-    planner::Planner, protocol_number, ring_of, sight::Times, trouble::Subject,
+    Action, KernelBackend, ReplyDefault, ReplyPort,
+    draft::Draft,
+    numbers::{Clocks, NumberSet},
+    planner::Planner,
+    protocol_number, ring_of,
+    sight::Times,
+    trouble::Subject,
 };
 use crate::model::{
     Backend, BackendPath, BackendState, FrontendAddress, Protocol, ReplyFacts, WaysIn,
@@ -59,6 +64,8 @@ pub(super) struct Led {
     facts: ReplyFacts,
     /// It has flows, or may get some.
     has_flows: bool,
+    /// Whether its flows are recorded; `None`: the kernel does not hold it yet.
+    is_recorded: Option<bool>,
 }
 
 /// How long ports have been as they are.
@@ -136,10 +143,16 @@ struct Ports {
 
 impl Draft<'_> {
     /// Says that clients will be led to a backend.
-    pub(super) fn lead(&mut self, service: u32, number: u32, backend: &Backend) {
+    pub(super) fn lead(
+        &mut self,
+        service: u32,
+        (number, held): (u32, Option<&KernelBackend>),
+        backend: &Backend,
+    ) {
         self.led.push(Led {
             service,
             number,
+            is_recorded: held.map(|held| held.records_replies),
             address: backend.address,
             path: backend.path,
             facts: backend.replies,
@@ -373,8 +386,8 @@ fn records(draft: &mut Draft<'_>, ports: &Ports, defaults: &HashMap<ReplyPort, R
     let mut changed = Vec::new();
     for led in &draft.led {
         let records_replies = !has_defaults(led, ports, defaults);
-        match draft.kernel.backends.get(&led.number) {
-            Some(held) if held.records_replies != records_replies => {
+        match led.is_recorded {
+            Some(is_recorded) if is_recorded != records_replies => {
                 changed.push(Action::SetRecordsReplies { number: led.number, records_replies });
             }
             Some(_) => {}
@@ -385,7 +398,10 @@ fn records(draft: &mut Draft<'_>, ports: &Ports, defaults: &HashMap<ReplyPort, R
     }
     // Nobody wants these, but they may have flows until their state is stored, or as long as what they
     // belong to is protected.
-    let led: HashSet<u32> = draft.led.iter().map(|led| led.number).collect();
+    let mut led = NumberSet::new();
+    for one in &draft.led {
+        led.insert(one.number);
+    }
     for (number, held) in &draft.kernel.backends {
         let needs_records = |(port, ring): (ReplyPort, u32)| {
             let first = ports.fronts.get(&ring).and_then(|fronts| fronts.first);
@@ -393,7 +409,7 @@ fn records(draft: &mut Draft<'_>, ports: &Ports, defaults: &HashMap<ReplyPort, R
             first.is_some_and(|first| !is_default_for(default, &first))
                 || default.is_some_and(|default| default.has_other_ways)
         };
-        let is_trusted = held.state != 0 && !held.records_replies && !led.contains(number);
+        let is_trusted = held.state != 0 && !held.records_replies && !led.contains(*number);
         if is_trusted && ports_of(held.service, held.path, held.address).any(needs_records) {
             changed.push(Action::SetRecordsReplies { number: *number, records_replies: true });
         }

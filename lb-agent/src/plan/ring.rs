@@ -2,8 +2,11 @@
 
 use lb_common::abi::{BACKEND_NONE, RING_SIZES};
 
-use super::hash::NameHash;
-use crate::maglev::{self, SLOTS_PER_MEMBER_MIN};
+use super::{draft::Draft, hash::NameHash};
+use crate::{
+    maglev::{self, SLOTS_PER_MEMBER_MIN},
+    model::Service,
+};
 
 /// Slots per backend that a new ring gets while there is plenty of room.
 const SLOTS_PER_MEMBER_GOAL: u32 = 1000;
@@ -85,8 +88,28 @@ impl Pool {
 }
 
 /// Whether a ring is too small for its members.
-pub(super) fn is_coarse(size: u32, members: usize) -> bool {
+fn is_coarse(size: u32, members: usize) -> bool {
     members as u64 * u64::from(SLOTS_PER_MEMBER_MIN) > u64::from(size)
+}
+
+/// A ring keeps its size as long as the service lives; the operator should know what that costs.
+pub(super) fn warn_if_coarse(draft: &mut Draft<'_>, service: &Service, size: u32, members: usize) {
+    let object = || format!("service `{}`", service.name);
+    if is_coarse(size, members) {
+        let message = format!(
+            "its ring of {size} slots has {members} backends, less than 100 slots for each: shares \
+             are coarse, and more connections move when backends come and go. A ring keeps its size \
+             as long as the service exists; set `ring_size`, or make the service anew"
+        );
+        draft.refuse(object(), message);
+    }
+    if let Some(asked) = service.ring_size().filter(|asked| *asked != size) {
+        let message = format!(
+            "`ring_size` asks for {asked} slots, and its ring has {size}: a ring keeps its size as long \
+             as the service exists, so the new size counts when the service is made anew"
+        );
+        draft.refuse(object(), message);
+    }
 }
 
 /// Backend number per slot; all none when no member takes new flows.

@@ -121,7 +121,7 @@ impl Daemon {
         let (kernel, requests) = mpsc::channel(REQUESTS_MAX);
         let (traces, trace_requests) = mpsc::channel(REQUESTS_MAX);
         let (orders, orders_receiver) = mpsc::channel(REQUESTS_MAX);
-        let journal = Arc::new(Journal::default());
+        let (journal, names) = (Arc::new(Journal::default()), Arc::default());
         let (view_sender, view) = watch::channel(Arc::default());
         // Before anything is changed: two agents must not share a socket.
         let source = Source {
@@ -130,6 +130,7 @@ impl Daemon {
             traces,
             orders,
             journal: Arc::clone(&journal),
+            names: Arc::clone(&names),
             started,
         };
         let api = &config.api;
@@ -162,7 +163,8 @@ impl Daemon {
         if let Some(metrics) = metrics {
             tokio::spawn(metrics.run(stop.clone()));
         }
-        serve_callers(&config, registry, &view, &events, &stop)?;
+        names::start(&config.names, &view, &names, &stop);
+        follow_callers(&config, registry, &events, &stop)?;
         let mut daemon = Self {
             config,
             config_path,
@@ -367,16 +369,13 @@ fn start_reaper(node: &mut Datapath) -> anyhow::Result<Option<Registry>> {
     Ok(Some(registry))
 }
 
-/// Answers names, and follows the containers of this node as those who call; without Docker, the node
-/// is all there is.
-fn serve_callers(
+/// Follows the containers of this node as those who call; without Docker, the node is all there is.
+fn follow_callers(
     config: &Config,
     registry: Option<Registry>,
-    view: &watch::Receiver<Arc<View>>,
     events: &mpsc::Sender<Event>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    names::start(&config.names, view, stop);
     let Some(registry) = registry else { return Ok(()) };
     let (docker, events) = (&config.docker, events.clone());
     let (sender, mut receiver) = mpsc::channel(1);
@@ -386,7 +385,7 @@ fn serve_callers(
         let follow = docker::clients::run(settings, sender);
         tokio::spawn(stop.clone().run_until_cancelled_owned(follow));
     } else {
-        let node = netlink::namespace_cookie(None).context("SO_NETNS_COOKIE")?;
+        let node = docker::clients::node_cookie();
         tokio::spawn(async move { sender.send(Clients { node, ..Clients::default() }).await });
     }
     tokio::spawn(async move {
@@ -466,6 +465,7 @@ fn datapath_options(config: &Config) -> anyhow::Result<datapath::Options> {
     let cgroup = config.cgroup.enabled.then(|| datapath::CgroupOptions {
         path: config.cgroup.path.clone(),
         routes_across: config.cgroup.routes_across,
+        refuses_unseen: config.cgroup.refuses_unseen,
     });
     Ok(datapath::Options { fronts: fronts.collect(), cgroup, ..uninstall_options(config) })
 }

@@ -10,10 +10,11 @@ use super::{
 };
 use crate::{
     api::{
-        explain::{ExplainQuery, Explanation},
+        explain::{CallExplanation, CallQuery, ExplainQuery, Explanation},
         types::{BackendCountersView, DropView, FrontView, RecordsView, SocketsView, VerdictView},
     },
     datapath::{Datapath, FrontStatus, SocketStatus, TraceReader, Way, now_tick},
+    explain::Caller,
     model::IpPrefix,
     plan::{KernelState, Scan},
     sockets::SocketTables,
@@ -40,6 +41,14 @@ impl Node for Datapath {
 
     fn refused_tick(&self, ring: u32) -> u32 {
         Self::refused_tick(self, ring)
+    }
+
+    fn expect_replies(&mut self, interfaces: &BTreeSet<u32>) {
+        Self::expect_replies(self, interfaces);
+    }
+
+    fn expect_no_more(&mut self) {
+        Self::expect_no_more(self);
     }
 
     fn local(&self) -> Result<BTreeSet<IpPrefix>, NodeError> {
@@ -108,13 +117,21 @@ impl Node for Datapath {
     }
 
     fn sockets(&mut self) -> SocketsView {
-        let SocketStatus { cgroup, trouble } = Self::sockets(self).clone();
+        let SocketStatus { cgroup, trouble, routes_across } = Self::sockets(self).clone();
         let cgroup = cgroup.map(|path| path.display().to_string());
-        SocketsView { cgroup, trouble, clients: Vec::new() }
+        SocketsView { cgroup, trouble, routes_across, clients: Vec::new() }
     }
 
     fn explain(&mut self, query: &ExplainQuery) -> Result<Explanation, NodeError> {
         Self::explain(self, query).map_err(|error| NodeError(format!("{error:#}")))
+    }
+
+    fn explain_call(
+        &mut self,
+        query: &CallQuery,
+        caller: &Caller,
+    ) -> Result<CallExplanation, NodeError> {
+        Self::explain_call(self, query, caller).map_err(|error| NodeError(format!("{error:#}")))
     }
 
     fn set_trace_filters(&mut self, filters: &[Option<TraceFilter>]) -> Result<(), NodeError> {

@@ -34,9 +34,11 @@ pub struct RuntimeChannels {
     pub view: watch::Sender<Arc<View>>,
 }
 
-/// Time after which a change is in the view of those who do not ask for a fresh one. A view is of all
-/// backends, and nobody should wait for the kernel while it is made.
+/// Time without a further change after which the view of those who do not ask for a fresh one is made
+/// anew. It is of all backends, and nobody should wait for the kernel meanwhile: changes come together.
 const PUBLISH_DELAY: Duration = Duration::from_millis(250);
+/// The same, when there is no such time.
+const PUBLISH_DELAY_MAX: Duration = Duration::from_secs(1);
 
 /// The loop.
 #[derive(Debug)]
@@ -47,8 +49,8 @@ pub struct Runtime<N> {
     orders: mpsc::Receiver<SteerCall>,
     view: watch::Sender<Arc<View>>,
     taken: Vec<Pending>,
-    /// When the view is to be made anew.
-    publish_at: Option<Instant>,
+    /// When the view is to be made anew, and when that is at the latest.
+    publish_at: Option<(Instant, Instant)>,
 }
 
 /// An order that is to be answered.
@@ -92,9 +94,9 @@ impl<N: Node> Runtime<N> {
                 self.reconciler.take(event);
             }
             if self.reconciler.step(&mut self.inbox, now) {
-                self.publish_at.get_or_insert(now + PUBLISH_DELAY);
+                self.put_publication_off(now);
             }
-            if self.publish_at.is_some_and(|at| at <= now) && !self.reconciler.is_dirty(now) {
+            if self.publish_at.is_some_and(|(at, _)| at <= now) && !self.reconciler.is_dirty(now) {
                 self.publish();
             }
             self.answer_orders(Instant::now());
@@ -106,7 +108,8 @@ impl<N: Node> Runtime<N> {
             return now;
         }
         let orders_from = Some(self.reconciler.orders_wait_until()).filter(|from| *from > now);
-        let others = self.publish_at.into_iter().chain(orders_from);
+        let publish_at = self.publish_at.map(|(at, _)| at);
+        let others = publish_at.into_iter().chain(orders_from);
         others.fold(self.reconciler.deadline(), Instant::min)
     }
 
@@ -133,6 +136,11 @@ impl<N: Node> Runtime<N> {
         }
     }
 
+    fn put_publication_off(&mut self, now: Instant) {
+        let latest = self.publish_at.map_or(now + PUBLISH_DELAY_MAX, |(_, latest)| latest);
+        self.publish_at = Some((latest.min(now + PUBLISH_DELAY), latest));
+    }
+
     fn publish(&mut self) {
         self.publish_at = None;
         self.view.send_replace(Arc::new(self.reconciler.view(Instant::now())));
@@ -150,6 +158,9 @@ impl<N: Node> Runtime<N> {
             Request::Explain(query, answer) => {
                 let result = self.reconciler.node_mut().explain(&query);
                 answer.send(result.map_err(|error| error.to_string())).ok();
+            }
+            Request::ExplainCall(query, answer) => {
+                answer.send(self.reconciler.explain_call(&query)).ok();
             }
             Request::Trace(filters, answer) => {
                 let result = self.reconciler.node_mut().set_trace_filters(&filters);

@@ -82,19 +82,23 @@ impl History {
 
     /// Services that are not what they were. In panic what is shown of a backend is not in the service.
     fn changed(&mut self, present: &Present<'_>) -> BTreeSet<ServiceName> {
-        let mut before = mem::take(&mut self.services);
+        let services = &present.snapshot.services;
         let mut changed = BTreeSet::new();
-        for (name, service) in &present.snapshot.services {
+        for (name, service) in services {
             let is_panic = present.health.panics().contains_key(name);
-            let is_same = before.remove(name).is_some_and(|(known, was_panic)| {
-                Arc::ptr_eq(&known, service) && !is_panic && !was_panic
+            let known = self.services.get(name);
+            let is_same = known.is_some_and(|(known, was_panic)| {
+                Arc::ptr_eq(known, service) && !is_panic && !was_panic
             });
             if !is_same {
                 changed.insert(name.clone());
+                self.services.insert(name.clone(), (Arc::clone(service), is_panic));
             }
-            self.services.insert(name.clone(), (Arc::clone(service), is_panic));
         }
-        changed.extend(before.into_keys());
+        if self.services.len() > services.len() {
+            let gone = self.services.extract_if(.., |name, _| !services.contains_key(name));
+            changed.extend(gone.map(|(name, _)| name));
+        }
         changed
     }
 

@@ -1,13 +1,14 @@
-//! Events in the order in which they came, with one exception: deaths may be looked for ahead.
+//! Events in the order in which they came, with one exception: deaths and failures may be looked for
+//! ahead.
 
 use std::collections::VecDeque;
 
 use tokio::sync::mpsc;
 
 use super::Event;
-use crate::provider::ProviderEvent;
+use crate::{health::tracker::Health, provider::ProviderEvent};
 
-/// Events taken from the channel while looking for deaths. Beyond that the channel fills up and the
+/// Events taken from the channel while looking for those. Beyond that the channel fills up and the
 /// providers wait.
 const STASH_MAX: usize = 1024;
 
@@ -36,17 +37,28 @@ impl Inbox {
         self.stash.pop_front().or_else(|| self.channel.try_recv().ok())
     }
 
-    /// Whether a death came in while something else was being done. The events stay.
-    pub(super) fn has_death(&mut self) -> bool {
+    /// Whether somebody died, or turned out to fail, while something else was being done. The events
+    /// stay.
+    pub(super) fn has_bad_news(&mut self) -> bool {
         while self.stash.len() < STASH_MAX {
             let Ok(event) = self.channel.try_recv() else { break };
-            let is_death = matches!(event, Event::Provider(ProviderEvent::Gone { .. }));
+            let is_bad = is_bad(&event);
             self.stash.push_back(event);
-            if is_death {
+            if is_bad {
                 return true;
             }
         }
         false
+    }
+}
+
+fn is_bad(event: &Event) -> bool {
+    match event {
+        Event::Provider(event) => matches!(event, ProviderEvent::Gone { .. }),
+        Event::Health(changes) => {
+            changes.iter().any(|change| change.standing.health == Health::Unhealthy)
+        }
+        Event::Clients(_) | Event::Restarting(_) | Event::Balancers(_) => false,
     }
 }
 
@@ -66,11 +78,11 @@ mod tests {
     async fn looking_ahead_keeps_the_order() {
         let (sender, receiver) = mpsc::channel(16);
         let mut inbox = Inbox::new(receiver);
-        assert!(!inbox.has_death());
+        assert!(!inbox.has_bad_news());
         for event in [status(), gone("a"), gone("b"), status()] {
             sender.send(event).await.expect("room");
         }
-        assert!(inbox.has_death());
+        assert!(inbox.has_bad_news());
         drop(sender);
         let mut events = Vec::new();
         while let Some(event) = inbox.next().await {

@@ -119,27 +119,30 @@ impl Ledger {
         claims.filter_map(|claim| Some((&claim.service, claim.backend.as_ref()?)))
     }
 
-    /// Claims in force: all that was told, without the dead. The service of a dead backend keeps
-    /// its frontend until the provider takes it away.
-    pub(super) fn claims(&self) -> impl Iterator<Item = (&'static str, Claim)> {
-        self.claims_of(|_| true)
-    }
-
-    /// Those of some services.
-    pub(super) fn claims_of(
+    /// Claims in force, with their backends: all that was told, without the dead. The service of a dead
+    /// backend keeps its frontend until the provider takes it away.
+    pub(super) fn in_force(
         &self,
-        is_asked: impl Fn(&ServiceName) -> bool + Copy,
-    ) -> impl Iterator<Item = (&'static str, Claim)> {
-        self.providers.iter().flat_map(move |(name, entry)| {
+    ) -> impl Iterator<Item = (&'static str, &Claim, Option<&Backend>)> {
+        self.providers.iter().flat_map(|(name, entry)| {
             let claims = entry.claims.iter().flat_map(|claims| &claims.claims);
-            claims.filter(move |claim| is_asked(&claim.service)).map(|claim| {
-                let mut claim = claim.clone();
-                claim.backend = claim.backend.filter(|backend| {
+            claims.map(|claim| {
+                let is_there = |backend: &&Backend| {
                     backend.instance.is_empty() || !entry.gone.contains(&backend.instance)
-                });
-                (*name, claim)
+                };
+                (*name, claim, claim.backend.as_ref().filter(is_there))
             })
         })
+    }
+
+    /// Claims in force of some services.
+    pub(super) fn claims_of(
+        &self,
+        is_asked: impl Fn(&ServiceName) -> bool,
+    ) -> impl Iterator<Item = Claim> {
+        self.in_force()
+            .filter(move |(_, claim, _)| is_asked(&claim.service))
+            .map(|(_, claim, backend)| Claim { backend: backend.cloned(), ..claim.clone() })
     }
 
     /// What the providers themselves refused.

@@ -6,9 +6,10 @@ use lb_common::abi::TraceFilter;
 
 use crate::{
     api::{
-        explain::{ExplainQuery, Explanation},
+        explain::{CallExplanation, CallQuery, ExplainQuery, Explanation},
         types::{BackendCountersView, DropView, FrontView, RecordsView, SocketsView, VerdictView},
     },
+    explain::Caller,
     model::IpPrefix,
     plan::{Kernel, KernelState, Scan},
     sockets::SocketTables,
@@ -28,6 +29,12 @@ pub trait Node: Kernel + Send {
 
     /// The tick in which a flow of a ring was last left without a record; 0: never.
     fn refused_tick(&self, ring: u32) -> u32;
+
+    /// Hears for which veths the next plan is likely to ask, to begin what takes time.
+    fn expect_replies(&mut self, interfaces: &BTreeSet<u32>);
+
+    /// What was expected and not asked for will not be.
+    fn expect_no_more(&mut self);
 
     /// Addresses of the node and subnets of its containers.
     fn local(&self) -> Result<BTreeSet<IpPrefix>, NodeError>;
@@ -52,6 +59,13 @@ pub trait Node: Kernel + Send {
 
     /// What the data path would decide on a packet now.
     fn explain(&mut self, query: &ExplainQuery) -> Result<Explanation, NodeError>;
+
+    /// What the data path would decide on a socket call now.
+    fn explain_call(
+        &mut self,
+        query: &CallQuery,
+        caller: &Caller,
+    ) -> Result<CallExplanation, NodeError>;
 
     /// Tells the data path of which packets to tell; without any filter it looks at none.
     fn set_trace_filters(&mut self, filters: &[Option<TraceFilter>]) -> Result<(), NodeError>;

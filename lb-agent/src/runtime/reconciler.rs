@@ -5,6 +5,7 @@
 //! change behind our back is found and repaired. A plan may be dropped between any two actions,
 //! as it is when the agent is killed: the next one starts from what is there.
 
+mod events;
 mod granting;
 mod interruptible;
 mod report;
@@ -17,7 +18,6 @@ use tokio::time::Instant;
 
 use self::interruptible::Interruptible;
 use super::{
-    Event,
     backoff::Backoff,
     connections::Connections,
     history::History,
@@ -33,7 +33,7 @@ use super::{
     view,
 };
 use crate::{
-    api::types::RefusalView,
+    api::types::{CallerList, RefusalView},
     arbiter::Granted,
     config::Balancer,
     health::HealthView,
@@ -41,7 +41,6 @@ use crate::{
     lifecycle::Lifecycle,
     model::{Refusal, ServiceName, Snapshot},
     plan::{self, Action, KernelError, KernelState, Planner, Scan, Sight},
-    provider::ProviderEvent,
     sockets::Clients,
     steering::Store,
 };
@@ -62,7 +61,7 @@ pub(super) const RESYNC: Duration = Duration::from_mins(1);
 const ROUNDS_MAX: u32 = 16;
 
 /// Cause of what is not tried after an interruption.
-const INTERRUPTED: &str = "interrupted by a death";
+const INTERRUPTED: &str = "interrupted by a death or a failure";
 
 /// Time for which counters that were read answer further questions: one reading is a call into the
 /// kernel per backend.
@@ -96,6 +95,9 @@ pub struct Reconciler<N> {
     balancers: Vec<Balancer>,
     /// Who calls from this node; `None`: not known yet.
     clients: Option<Clients>,
+    are_clients_stale: bool,
+    /// The same, for people.
+    callers: Arc<CallerList>,
     /// What the kernel holds, to our knowledge.
     mirror: KernelState,
     /// What is granted to whom, and the same with all that follows from health, time and orders.
@@ -158,6 +160,8 @@ impl<N: Node> Reconciler<N> {
             history: History::new(settings.journal),
             balancers: settings.balancers,
             clients: None,
+            are_clients_stale: false,
+            callers: Arc::default(),
             node,
             mirror,
             granted: Granted::default(),
@@ -186,71 +190,6 @@ impl<N: Node> Reconciler<N> {
             next_resync: now + RESYNC,
             counters_age_out: now,
         })
-    }
-
-    /// Takes an event. Only a death touches the kernel here: it cannot wait for a plan.
-    pub(super) fn take(&mut self, event: Event) {
-        match event {
-            Event::Provider(ProviderEvent::Claims { provider, claims }) => {
-                self.is_dirty |= self.ledger.set_claims(provider, claims);
-                // Containers come with networks.
-                self.local.set_stale();
-            }
-            Event::Provider(ProviderEvent::Gone { provider, instance }) => {
-                self.bury(provider, &instance);
-                self.is_dirty = true;
-            }
-            Event::Provider(ProviderEvent::Status { provider, trouble }) => {
-                if self.ledger.set_trouble(provider, trouble.clone()) {
-                    self.is_view_stale = true;
-                    // For the journal; nothing else follows from it.
-                    self.is_dirty = true;
-                    if let Some(trouble) = trouble {
-                        tracing::warn!("{provider}: {trouble}");
-                    } else {
-                        tracing::info!("{provider}: all is well");
-                    }
-                }
-            }
-            Event::Health(changes) => self.is_dirty |= self.health.take(&changes),
-            Event::Clients(clients) => self.set_clients(clients),
-            Event::Restarting(provider) => {
-                self.ledger.set_restarting(provider);
-                self.is_view_stale = true;
-            }
-            Event::Balancers(balancers) => {
-                self.balancers = balancers;
-                self.is_view_stale = true;
-            }
-        }
-        if self.is_dirty {
-            self.progress.told(Instant::now());
-        }
-    }
-
-    /// One store per backend: no new flow goes there from now on. The plan follows.
-    fn bury(&mut self, provider: &'static str, instance: &str) {
-        self.history.has_died(instance);
-        for (service, backend) in self.ledger.set_gone(provider, instance) {
-            let hash = plan::instance_hash(&service, &backend);
-            let is_it = |held: &plan::KernelBackend| held.instance_hash == hash && held.state != 0;
-            let held = self.mirror.backends.iter().filter(|(_, held)| is_it(held));
-            let numbers: Vec<u32> = held.map(|(number, _)| *number).collect();
-            for number in numbers {
-                let action = Action::SetBackendState { number, state: 0 };
-                match self.node.execute(&action) {
-                    Ok(()) => {
-                        self.progress.executed(1, 0);
-                        self.mirror.absorb(action);
-                        tracing::info!("{service}: `{}` is gone", backend.display_name);
-                    }
-                    Err(error) => tracing::error!(
-                        "{service}: `{}` is gone and could not be taken out at once: {error}",
-                        backend.display_name
-                    ),
-                }
-            }
-        }
     }
 
     /// The node, for what is no part of a plan.
@@ -297,11 +236,15 @@ impl<N: Node> Reconciler<N> {
             self.is_dirty = true;
         }
         let is_view_stale = mem::take(&mut self.is_view_stale);
-        if !self.is_dirty(now) {
-            return is_view_stale;
+        if self.is_dirty(now) {
+            self.reconcile(inbox, now);
+            return true;
         }
-        self.reconcile(inbox, now);
-        true
+        if self.are_clients_stale {
+            self.set_socket_tables();
+            return true;
+        }
+        is_view_stale
     }
 
     /// Sweeps the recorded flows, and sees whether slots have waited for what it shows.
@@ -374,7 +317,10 @@ impl<N: Node> Reconciler<N> {
         let refused = applied.failures.iter().filter(|(_, error)| error.cause != INTERRUPTED);
         self.progress.executed(applied.done, refused.count());
         let is_further =
-            is_interrupted || self.note_failures(applied.failures, is_interrupted, now_ms);
+            self.note_failures(applied.failures, is_interrupted, now_ms) || is_interrupted;
+        if !is_interrupted {
+            self.node.expect_no_more();
+        }
         self.set_socket_tables();
         self.finish_round(planned, applied.done > 0 || is_further, now);
         self.write_history(now_ms);
@@ -396,7 +342,9 @@ impl<N: Node> Reconciler<N> {
         now_ms: u64,
     ) -> bool {
         let mut is_further = false;
-        let mut lasting = Vec::new();
+        // What an interrupted plan did not come to fails as it did before.
+        let mut lasting = if is_interrupted { self.failures.clone() } else { Vec::new() };
+        let kept = lasting.len();
         for (action, error) in failures {
             if is_interrupted && error.cause == INTERRUPTED {
                 continue;
@@ -413,7 +361,10 @@ impl<N: Node> Reconciler<N> {
                 tracing::warn!("{error}");
             } else {
                 let object = view::Names(&self.snapshot).of_action(&action, &self.mirror);
-                lasting.push(view::refused_by_kernel(object, &error));
+                let failure = view::refused_by_kernel(object, &error);
+                if !lasting[..kept].contains(&failure) {
+                    lasting.push(failure);
+                }
             }
         }
         self.report(lasting);
@@ -441,6 +392,8 @@ impl<N: Node> Reconciler<N> {
     }
 
     fn read_mirror(&mut self, now: Instant) -> bool {
+        // By far the largest part, and no plan is made without the other: there is room for one.
+        self.mirror.rings.clear();
         match self.node.read_state() {
             Ok(state) => {
                 self.mirror = state;

@@ -15,18 +15,18 @@ use super::{
 use crate::{
     api::events::ConflictView,
     api::types::{
-        BackendCountersView, BackendCountsView, BackendView, FrontView, PassiveView, ReconcileView,
-        RefusalView, RefusedBy, RepliesView, ServiceView, ServingState, SocketsView, StatusView,
-        View, VipFrontendView, VipView,
+        BackendCountersView, BackendCountsView, BackendView, CallerList, FrontView, NamesView,
+        PassiveView, ReconcileView, RefusalView, RefusedBy, RepliesView, ServiceView, ServingState,
+        SocketsView, StatusView, View, VipFrontendView, VipView,
     },
     config::Balancer,
     health::{HealthView, Sign},
     lifecycle::Lifecycle,
     model::{
-        Backend, BackendPath, Origin, Policy, Protocol, Refusal, Service, ServiceName, Snapshot,
+        Backend, BackendPath, Claim, Policy, Protocol, Refusal, Service, ServiceName, Snapshot,
         WaysIn,
     },
-    plan::{self, Action, KernelBackend, KernelState, NameHash, ReplyPort},
+    plan::{self, Action, HashIndex, KernelBackend, KernelState, NameHash, ReplyPort},
 };
 
 /// Everything that a view is made of.
@@ -41,6 +41,7 @@ pub(super) struct Parts<'a> {
     pub(super) connections: Arc<HashMap<NameHash, u64>>,
     pub(super) fronts: Vec<FrontView>,
     pub(super) sockets: SocketsView,
+    pub(super) callers: Arc<CallerList>,
     pub(super) refusals: Vec<RefusalView>,
     pub(super) reconcile: ReconcileView,
     pub(super) steering: &'a Orders,
@@ -49,16 +50,17 @@ pub(super) struct Parts<'a> {
     pub(super) now_ms: u64,
 }
 
-/// The view of all parts. The uptime is the server's to say.
+/// The view of all parts. The uptime and who asks for names are the server's to say.
 pub(super) fn build(parts: &Parts<'_>) -> View {
-    let sources = Sources::of(parts.ledger);
+    let sources = Sources::of_all(parts.ledger);
     let numbers = Numbers::of(parts.kernel);
     let (mut services, mut backends) = (Vec::new(), Vec::new());
     for service in parts.snapshot.services.values() {
         let members = backends.len();
-        let view = |backend| backend_view(service, backend, parts, &numbers, &sources);
+        let sources = sources.of(&service.name);
+        let view = |backend| backend_view(service, backend, parts, &numbers, sources);
         backends.extend(service.backends.iter().map(view));
-        services.push(service_view(service, &backends[members..], parts, &numbers, &sources));
+        services.push(service_view(service, &backends[members..], parts, &numbers, sources));
     }
     View {
         vips: vip_views(parts, &services),
@@ -71,6 +73,7 @@ pub(super) fn build(parts: &Parts<'_>) -> View {
             providers: parts.ledger.views(),
             fronts: parts.fronts.clone(),
             sockets: parts.sockets.clone(),
+            names: NamesView::default(),
             records: parts.counters.records,
             tables: pressure::tables(parts.kernel, parts.counters),
             drops: parts.counters.drops.clone(),
@@ -81,6 +84,7 @@ pub(super) fn build(parts: &Parts<'_>) -> View {
             probes: parts.health.stats().view(),
         },
         conflicts: parts.conflicts.clone(),
+        callers: Arc::clone(&parts.callers),
         services,
     }
 }
@@ -109,7 +113,7 @@ fn service_view(
     members: &[BackendView],
     parts: &Parts<'_>,
     numbers: &Numbers,
-    sources: &Sources,
+    sources: Option<&SourcesOf<'_>>,
 ) -> ServiceView {
     let mut backends = BackendCountsView::default();
     let mut counters = BackendCountersView::default();
@@ -132,7 +136,7 @@ fn service_view(
         ring_size: number.and_then(|number| parts.shares.ring_size(*number)),
         backends,
         state: if is_panic { ServingState::Panic } else { backends.serving() },
-        source: sources.of_service(&service.name),
+        source: sources.map(SourcesOf::providers).unwrap_or_default(),
         counters,
         connections,
     }
@@ -143,7 +147,7 @@ fn backend_view(
     backend: &Backend,
     parts: &Parts<'_>,
     numbers: &Numbers,
-    sources: &Sources,
+    sources: Option<&SourcesOf<'_>>,
 ) -> BackendView {
     let key = plan::instance_hash(&service.name, backend);
     let number = numbers.backends.get(&key).copied();
@@ -153,7 +157,9 @@ fn backend_view(
         _ => 0.0,
     };
     let counters = number.and_then(|number| parts.counters.backends.get(&number));
-    let found = parts.health.found(&service.name, backend);
+    let found = parts.health.found(key);
+    let claim = sources.and_then(|sources| sources.claim(backend));
+    let weight = claim.and_then(|claim| claim.wishes.weight.as_ref());
     let (orders, lifecycle) = (parts.steering, parts.lifecycle);
     let connections = match (number, held) {
         (Some(number), Some(held)) if held.records_replies => {
@@ -170,7 +176,7 @@ fn backend_view(
         address: backend.address,
         path: backend.path,
         weight: backend.weight,
-        weight_origin: sources.of_weight(&service.name, backend),
+        weight_origin: weight.map(|weight| weight.origin.clone()).unwrap_or_default(),
         state: parts.health.shown_state(&service.name, backend),
         state_reason: reason(
             service,
@@ -181,12 +187,12 @@ fn backend_view(
             Some(parts.now_ms),
         ),
         steering: parts.steering.of(&service.name, backend).cloned(),
-        probe: parts.health.probe_view(&service.name, backend),
+        probe: parts.health.probe_view(key),
         share_percent: (share * 1000.0).round() / 1000.0,
         replies: held.map(|held| replies_view(held, backend, parts.kernel)),
         counters: counters.copied().unwrap_or_default(),
         connections,
-        source: sources.of_backend(&service.name, backend),
+        source: claim.map(|claim| claim.source.clone()).unwrap_or_default(),
     }
 }
 
@@ -256,14 +262,14 @@ fn idle(vip: IpAddr) -> VipView {
 
 /// Numbers in the kernel by what they stand for.
 struct Numbers {
-    services: HashMap<NameHash, u32>,
-    backends: HashMap<NameHash, u32>,
+    services: HashIndex<u32>,
+    backends: HashIndex<u32>,
 }
 
 impl Numbers {
     fn of(kernel: &KernelState) -> Self {
         let services = kernel.services.iter().map(|(number, hash)| (*hash, *number)).collect();
-        let mut backends: HashMap<NameHash, (u8, u32)> = HashMap::new();
+        let mut backends: HashIndex<(u8, u32)> = HashIndex::default();
         for (number, held) in &kernel.backends {
             // Of several numbers of one instance, the one that takes most is the one in use.
             let best = backends.entry(held.instance_hash).or_default();
@@ -274,44 +280,43 @@ impl Numbers {
     }
 }
 
-/// What asked for services and backends.
-struct Sources {
-    services: HashMap<ServiceName, BTreeSet<&'static str>>,
-    /// Each with the origin of its weight.
-    backends: HashMap<(ServiceName, String, String), (String, Origin)>,
+/// What asked for services.
+struct Sources<'a>(HashMap<&'a ServiceName, SourcesOf<'a>>);
+
+/// What asked for a service and its backends.
+#[derive(Default)]
+struct SourcesOf<'a> {
+    providers: BTreeSet<&'static str>,
+    /// By place and instance; of several, the first.
+    backends: HashMap<(&'a str, &'a str), &'a Claim>,
 }
 
-impl Sources {
-    fn of(ledger: &Ledger) -> Self {
-        let mut sources = Self { services: HashMap::new(), backends: HashMap::new() };
-        for (provider, claim) in ledger.claims() {
-            sources.services.entry(claim.service.clone()).or_default().insert(provider);
-            if let Some(backend) = claim.backend {
-                let key = (claim.service, backend.place, backend.instance);
-                let weight = claim.wishes.weight.as_ref();
-                let weight = weight.map(|weight| weight.origin.clone()).unwrap_or_default();
-                sources.backends.entry(key).or_insert((claim.source, weight));
+impl<'a> Sources<'a> {
+    fn of_all(ledger: &'a Ledger) -> Self {
+        let mut sources = Self(HashMap::new());
+        for (provider, claim, backend) in ledger.in_force() {
+            let sources = sources.0.entry(&claim.service).or_default();
+            sources.providers.insert(provider);
+            if let Some(backend) = backend {
+                let key = (backend.place.as_str(), backend.instance.as_str());
+                sources.backends.entry(key).or_insert(claim);
             }
         }
         sources
     }
 
-    fn of_service(&self, name: &ServiceName) -> String {
-        let providers = self.services.get(name).into_iter().flatten().copied();
-        providers.collect::<Vec<_>>().join(",")
+    fn of(&self, service: &ServiceName) -> Option<&SourcesOf<'a>> {
+        self.0.get(service)
+    }
+}
+
+impl SourcesOf<'_> {
+    fn providers(&self) -> String {
+        self.providers.iter().copied().collect::<Vec<_>>().join(",")
     }
 
-    fn of_backend(&self, service: &ServiceName, backend: &Backend) -> String {
-        self.find(service, backend).map(|(source, _)| source.clone()).unwrap_or_default()
-    }
-
-    fn of_weight(&self, service: &ServiceName, backend: &Backend) -> Origin {
-        self.find(service, backend).map(|(_, weight)| weight.clone()).unwrap_or_default()
-    }
-
-    fn find(&self, service: &ServiceName, backend: &Backend) -> Option<&(String, Origin)> {
-        let key = (service.clone(), backend.place.clone(), backend.instance.clone());
-        self.backends.get(&key)
+    fn claim(&self, backend: &Backend) -> Option<&Claim> {
+        self.backends.get(&(backend.place.as_str(), backend.instance.as_str())).copied()
     }
 }
 

@@ -4,6 +4,7 @@
 //! follows what the tables are to hold ([`wanted`]). Owns as well the end of sockets whose backend is
 //! gone ([`reaper`]). Which backend a call gets is decided in the kernel, by [`lb_common::socket`].
 
+pub mod reach;
 pub mod reaper;
 mod registry;
 #[cfg(test)]
@@ -12,6 +13,7 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet},
     hash::Hasher as _,
+    net::IpAddr,
 };
 
 use lb_common::abi::{
@@ -22,8 +24,9 @@ use siphasher::sip::SipHasher24;
 
 pub use self::registry::{Known, Registry};
 use crate::{
-    model::{BackendPath, Policy, Preference, Snapshot},
-    plan::{self, KernelState},
+    api::types::{CallerList, CallerView},
+    model::{BackendPath, IpPrefix, Policy, Preference, Snapshot},
+    plan::{self, HashIndex, KernelBackend, KernelState},
 };
 
 /// What the tables of socket calls hold.
@@ -35,6 +38,8 @@ pub struct SocketTables {
     pub scopes: BTreeMap<u32, ServiceScope>,
     /// By number of the backend: its network.
     pub networks: BTreeMap<u32, u64>,
+    /// Virtual addresses whose packets from this node, of which no call has told, do not arrive.
+    pub unseen: BTreeSet<IpAddr>,
     /// Clients and networks that are not named here stay as they are.
     pub is_partial: bool,
 }
@@ -60,7 +65,29 @@ pub struct ContainerClient {
     /// Cookie of its namespace, which other containers may share.
     pub cookie: u64,
     /// Its networks and the addresses that it has there.
-    pub networks: BTreeMap<String, BTreeSet<std::net::IpAddr>>,
+    pub networks: BTreeMap<String, BTreeSet<IpAddr>>,
+}
+
+impl Clients {
+    /// For people.
+    #[must_use]
+    pub fn view(&self) -> CallerList {
+        let caller = |container: &ContainerClient| CallerView {
+            name: container.name.clone(),
+            pid: container.pid,
+            is_known: container.cookie != 0,
+            is_node: container.cookie != 0 && container.cookie == self.node,
+            networks: container.networks.clone(),
+        };
+        let mut callers: Vec<_> = self.containers.values().map(caller).collect();
+        callers.sort_by(|one, other| one.name.cmp(&other.name));
+        CallerList {
+            is_node_known: self.node != 0,
+            is_complete: !self.is_partial,
+            callers,
+            unreached: Vec::new(),
+        }
+    }
 }
 
 /// A network in the tables: the hash of its name. The key is fixed, so that a restarted agent finds
@@ -87,7 +114,27 @@ pub fn wanted(
         clients: client_entries(clients),
         scopes: scopes(snapshot, kernel),
         networks: backend_networks(snapshot, kernel, clients),
+        unseen: BTreeSet::new(),
     }
+}
+
+/// Virtual addresses to which packets without a call lead nowhere: those whose services all are for
+/// this node's clients, since the calls of the others go wherever the address leads. `local`: addresses
+/// of the node and of its containers stay what they are.
+#[must_use]
+pub fn unseen(snapshot: &Snapshot, local: &BTreeSet<IpPrefix>) -> BTreeSet<IpAddr> {
+    let (mut vips, mut others) = (BTreeSet::new(), BTreeSet::new());
+    for service in snapshot.services.values() {
+        let is_for_us = scope(&service.policy).flags != 0;
+        let set = if is_for_us { &mut vips } else { &mut others };
+        set.extend(service.frontends.iter().map(|frontend| frontend.vip));
+    }
+    let is_somebodys = |vip: &IpAddr| {
+        vip.is_loopback()
+            || local.iter().any(|prefix| IpPrefix::of(*vip, prefix.length()) == *prefix)
+    };
+    vips.retain(|vip| !others.contains(vip) && !is_somebodys(vip));
+    vips
 }
 
 /// Containers that share a namespace are on the same networks, of which Docker names those of one.
@@ -97,17 +144,8 @@ fn client_entries(clients: &Clients) -> BTreeMap<u64, Client> {
         let names = names.entry(container.cookie).or_default();
         names.extend(container.networks.keys().map(String::as_str));
     }
-    let mut entries: BTreeMap<u64, Client> = names
-        .into_iter()
-        .map(|(cookie, names)| {
-            let mut client = Client { kind: CLIENT_CONTAINER, ..Client::default() };
-            let hashes = names.into_iter().map(network_hash);
-            for (place, hash) in client.networks.iter_mut().zip(hashes) {
-                *place = hash;
-            }
-            (cookie, client)
-        })
-        .collect();
+    let mut entries: BTreeMap<u64, Client> =
+        names.into_iter().map(|(cookie, names)| (cookie, client_on(names))).collect();
     if clients.node != 0 {
         // Containers on the host's network are the node to everybody.
         entries.insert(clients.node, Client { kind: CLIENT_NODE, ..Client::default() });
@@ -115,17 +153,23 @@ fn client_entries(clients: &Clients) -> BTreeMap<u64, Client> {
     entries
 }
 
+/// A container on these networks.
+fn client_on<'a>(names: impl IntoIterator<Item = &'a str>) -> Client {
+    let mut client = Client { kind: CLIENT_CONTAINER, ..Client::default() };
+    for (place, hash) in client.networks.iter_mut().zip(names.into_iter().map(network_hash)) {
+        *place = hash;
+    }
+    client
+}
+
 fn scopes(snapshot: &Snapshot, kernel: &KernelState) -> BTreeMap<u32, ServiceScope> {
-    let numbers: BTreeMap<_, _> = kernel.services.iter().map(|(it, hash)| (*hash, *it)).collect();
-    snapshot
-        .services
-        .values()
-        .filter_map(|service| {
-            let number = numbers.get(&plan::service_hash(&service.name))?;
-            Some((*number, scope(&service.policy)))
-        })
-        .filter(|(_, scope)| scope.flags != 0)
-        .collect()
+    let numbers: HashIndex<u32> = kernel.services.iter().map(|(it, hash)| (*hash, *it)).collect();
+    let seen = snapshot.services.values().filter_map(|service| {
+        // Most are for clients from outside.
+        let scope = Some(scope(&service.policy)).filter(|scope| scope.flags != 0)?;
+        Some((*numbers.get(&plan::service_hash(&service.name))?, scope))
+    });
+    seen.collect()
 }
 
 /// Who may see a service of this policy.
@@ -156,8 +200,12 @@ fn backend_networks(
     kernel: &KernelState,
     clients: &Clients,
 ) -> BTreeMap<u32, u64> {
-    let mut by_instance: BTreeMap<_, Vec<u32>> = BTreeMap::new();
-    for (number, backend) in &kernel.backends {
+    if clients.containers.is_empty() {
+        return BTreeMap::new();
+    }
+    let mut by_instance: HashIndex<Vec<u32>> = HashIndex::default();
+    let is_local = |it: &KernelBackend| matches!(it.path, BackendPath::Local { .. });
+    for (number, backend) in kernel.backends.iter().filter(|(_, it)| is_local(it)) {
         by_instance.entry(backend.instance_hash).or_default().push(*number);
     }
     let mut networks = BTreeMap::new();

@@ -11,17 +11,18 @@ use lb_common::abi::{
     VISIBLE_TO_NODE,
 };
 
-use super::{Clients, ContainerClient, Registry, network_hash, scope, wanted};
+use super::{Clients, ContainerClient, Registry, network_hash, scope, unseen, wanted};
 use crate::{
     grammar,
     model::{
-        Backend, BackendPath, BackendState, Origin, Policy, Preference, ReplyFacts, Service,
-        ServiceName, Setting, Snapshot, Visibility,
+        Backend, BackendPath, BackendState, FrontendAddress, IpPrefix, Origin, Policy, Ports,
+        Preference, Protocol, ReplyFacts, Service, ServiceName, Setting, Snapshot, Visibility,
     },
     plan::{self, KernelBackend, KernelState},
 };
 
 const ID: &str = "1234";
+const VIP: &str = "203.0.113.10";
 
 fn container(cookie: u64, networks: &[(&str, &str)]) -> ContainerClient {
     let networks = networks.iter().map(|(name, address)| {
@@ -87,7 +88,11 @@ fn world(backends: Vec<Backend>, policy: Policy) -> (Snapshot, KernelState) {
     }
     let service = Service {
         name: name.clone(),
-        frontends: BTreeSet::new(),
+        frontends: BTreeSet::from([FrontendAddress {
+            vip: VIP.parse().expect(VIP),
+            protocol: Protocol::Tcp,
+            ports: Ports::one(80).expect("a port"),
+        }]),
         backends,
         policy: Arc::new(policy),
         exclusive: BTreeSet::new(),
@@ -161,6 +166,23 @@ fn scopes_say_who_sees_a_service() {
     check("node", node, VISIBLE_TO_NODE | PREFERS_NODE, &[]);
     check("containers", any, VISIBLE_TO_CONTAINERS, &[]);
     check("network:b,node,network:a", any, VISIBLE_TO_NODE | VISIBLE_TO_NETWORKS, &["a", "b"]);
+}
+
+#[test]
+fn packets_without_a_call_lead_nowhere_unless_the_address_is_somebodys() {
+    let check = |visible: &str, local: &[(&str, u8)], expected: &[&str]| {
+        let (snapshot, _) = world(Vec::new(), policy(visible, Preference::Any));
+        let local = local.iter().map(|(it, bits)| IpPrefix::of(it.parse().expect(it), *bits));
+        let vips: Vec<String> =
+            unseen(&snapshot, &local.collect()).iter().map(ToString::to_string).collect();
+        assert_eq!(vips, expected, "{visible}");
+    };
+    check("all", &[("172.18.0.0", 16), ("fd00::", 64)], &[VIP]);
+    check("network:a", &[], &[VIP]);
+    // Where its calls are left alone, so are packets.
+    check("none", &[], &[]);
+    check("all", &[(VIP, 32)], &[]);
+    check("all", &[(VIP, 24)], &[]);
 }
 
 #[test]

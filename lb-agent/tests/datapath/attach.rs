@@ -1,5 +1,7 @@
 //! Programs on interfaces: exactly one per hook, whatever happened before.
 
+use std::time::{Duration, Instant};
+
 use aya::programs::Xdp;
 use lb_agent::{
     datapath::{Datapath, FrontInterface, Options, TcMode, Way, XdpMode, strips_tags},
@@ -65,6 +67,41 @@ sandboxed! {
             assert_eq!(old_link, link, "the link is the same");
             assert_ne!(old_program, program, "its program is the new agent's");
         }
+    }
+
+    fn what_is_expected_is_attached_once(sandbox) {
+        let mut datapath = sandbox.open(TcMode::Auto);
+        let expected = [ifindex("cont0")].into();
+        datapath.expect_replies(&expected);
+        datapath.expect_replies(&expected);
+        datapath.attach_reply(ifindex("cont0")).unwrap();
+        check_one_attachment("cont0", Way::Tcx);
+        datapath.expect_replies(&expected);
+        datapath.expect_no_more();
+        drop(datapath);
+        check_one_attachment("cont0", Way::Tcx);
+        // Nor by the next one, that finds it attached.
+        let mut datapath = sandbox.open(TcMode::Auto);
+        datapath.expect_replies(&expected);
+        datapath.attach_reply(ifindex("cont0")).unwrap();
+        check_one_attachment("cont0", Way::Tcx);
+    }
+
+    fn what_nobody_asks_for_is_taken_off_again(sandbox) {
+        let mut datapath = sandbox.open(TcMode::Auto);
+        datapath.expect_replies(&[ifindex("cont0"), 1_000_000].into());
+        datapath.expect_no_more();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !tcx_programs("cont0").is_empty() {
+            assert!(Instant::now() < deadline, "{}", filters("cont0"));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // It may be asked for later all the same.
+        datapath.attach_reply(ifindex("cont0")).unwrap();
+        check_one_attachment("cont0", Way::Tcx);
+        datapath.expect_replies(&[1_000_000].into());
+        let error = datapath.attach_reply(1_000_000).unwrap_err();
+        assert!(error.is_absent, "{error}");
     }
 
     fn clsact_filters_get_the_new_program_in_place(sandbox) {

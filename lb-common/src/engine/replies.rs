@@ -51,7 +51,6 @@ fn known<A: Family, T: Tables<A>>(tables: &T, key: &A::ReplyKey) -> Known<A> {
 
 /// Remembers how the replies to a packet of the client are translated. On error the packet must be
 /// dropped.
-#[expect(clippy::needless_bitwise_bool, reason = "fewer ways for the verifier to follow")]
 #[inline(always)]
 pub(super) fn remember<A: Family, T: Tables<A>>(
     tables: &T,
@@ -195,7 +194,6 @@ fn acknowledges_end<A: Address>(headers: &Headers<A>, way: &Way<A>) -> bool {
 
 /// Whether a record is of something in mid-stream that what the backend says does not fit: then it may
 /// be of anybody, who does not know the sequence numbers of the connection that the backend has.
-#[expect(clippy::needless_bitwise_bool, reason = "fewer ways for the verifier to follow")]
 #[inline(always)]
 fn is_unproven<A: Address>(headers: &Headers<A>, way: &Way<A>) -> bool {
     (way.record_class() == CLASS_RESUMED)

@@ -280,7 +280,8 @@ fn refused<A: Family>(frontend: &Frontend, reason: DropReason, errno: i32) -> De
 /// Whether a service is there for a client. A namespace that nobody told us of is a container's of
 /// which no network is known.
 #[inline(always)]
-fn sees(scope: &ServiceScope, client: Option<&Client>) -> bool {
+#[must_use]
+pub fn sees(scope: &ServiceScope, client: Option<&Client>) -> bool {
     let Some(client) = client else { return scope.flags & VISIBLE_TO_CONTAINERS != 0 };
     if client.kind == CLIENT_NODE {
         return scope.flags & VISIBLE_TO_NODE != 0;
@@ -305,7 +306,8 @@ fn shares_network(scope: &ServiceScope, client: &Client) -> bool {
 /// Whether what a client sends arrives. Docker keeps its networks apart by dropping what goes from
 /// one to the other; the node itself is on all of them.
 #[inline(always)]
-fn reaches(network: u64, client: Option<&Client>, routes_across: u32) -> bool {
+#[must_use]
+pub fn reaches(network: u64, client: Option<&Client>, routes_across: u32) -> bool {
     let Some(client) = client else { return true };
     network == 0 || client.kind == CLIENT_NODE || routes_across != 0 || is_on(client, network)
 }

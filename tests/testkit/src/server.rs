@@ -2,6 +2,7 @@
 //! that port of UDP.
 //!
 //! - `GET /`, and the paths that checks of others ask for: `name=… client=IP:PORT local=IP:PORT`, as the server sees them
+//! - `HEAD /`: that it is there
 //! - `GET /bytes/N`: N bytes of [`Pattern`] with seed N
 //! - `POST /sink`: counts, sums and checks a body of that pattern
 //! - `STREAM`: see the module `streams`
@@ -113,6 +114,7 @@ fn serve(stream: &TcpStream, name: &str) -> io::Result<()> {
             let (client, local) = (plain(stream.peer_addr()?), plain(stream.local_addr()?));
             respond(stream, "200 OK", &format!("name={name} client={client} local={local}\n"))
         }
+        (Some("HEAD"), Some("/")) => respond(stream, "200 OK", ""),
         (Some("GET"), Some(path)) => match path.strip_prefix("/bytes/").map(str::parse) {
             Some(Ok(length)) => send_bytes(stream, length),
             _ => respond(stream, "404 Not Found", "no such path\n"),

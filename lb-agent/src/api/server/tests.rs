@@ -10,7 +10,7 @@ use super::*;
 use crate::{
     api::{
         client::{Client, ClientError},
-        types::{BackendCountsView, ServiceView, ServingState},
+        types::{BackendCountsView, ServiceView, ServingState, StatusView},
     },
     model::ServiceName,
 };
@@ -84,6 +84,7 @@ impl Bed {
             traces,
             orders,
             journal: Arc::clone(&journal),
+            names: Arc::default(),
             started: Instant::now(),
         };
         let path = directory.path().join("api.sock");

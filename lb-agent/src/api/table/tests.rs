@@ -298,7 +298,7 @@ fn verdict_views() -> Vec<VerdictView> {
 
 fn sockets_view() -> SocketsView {
     let cgroup = Some("/sys/fs/cgroup".to_owned());
-    SocketsView { cgroup, trouble: None, clients: vec!["web".to_owned()] }
+    SocketsView { cgroup, clients: vec!["web".to_owned()], ..SocketsView::default() }
 }
 
 fn front_view() -> FrontView {

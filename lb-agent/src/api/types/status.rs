@@ -3,7 +3,7 @@
 use lb_common::abi::DropReason;
 use serde::{Deserialize, Serialize};
 
-use super::{super::reasons, DropList};
+use super::{super::reasons, DropList, NamesView};
 
 /// The agent itself.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -21,6 +21,9 @@ pub struct StatusView {
     /// Socket calls of the node and its containers.
     #[serde(default)]
     pub sockets: SocketsView,
+    /// The responder of names.
+    #[serde(default)]
+    pub names: NamesView,
     /// Recorded flows; `None` when they were not counted yet.
     pub records: Option<RecordsView>,
     /// How full the tables are.
@@ -90,6 +93,9 @@ pub struct SocketsView {
     pub cgroup: Option<String>,
     /// What is wrong with it and what to do.
     pub trouble: Option<String>,
+    /// Whether the host leads containers to networks that they are not on.
+    #[serde(default)]
+    pub routes_across: bool,
     /// Containers whose networks are known, by name.
     pub clients: Vec<String>,
 }
@@ -98,7 +104,7 @@ impl SocketsView {
     /// A line for people; nothing, where socket calls are nobody's business.
     #[must_use]
     pub fn summary(&self) -> Option<String> {
-        let Self { cgroup, trouble, clients } = self;
+        let Self { cgroup, trouble, clients, .. } = self;
         let trouble = trouble.as_ref().map_or_else(String::new, |trouble| format!("; {trouble}"));
         let whose = match cgroup {
             Some(cgroup) => format!("below {cgroup}, containers known {}", clients.len()),

@@ -6,9 +6,12 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use lb_agent::api::{
-    trace::{Prefix, TRACE_SECONDS},
-    types::DEFAULT_SOCKET,
+use lb_agent::{
+    api::{
+        trace::{Prefix, TRACE_SECONDS},
+        types::DEFAULT_SOCKET,
+    },
+    model::Protocol,
 };
 
 /// Shows what the lb agent on this node does.
@@ -17,8 +20,8 @@ use lb_agent::api::{
     name = "lbctl",
     version,
     infer_subcommands = true,
-    after_help = "Exit codes: 0 done, 1 the agent could not answer, 2 wrong usage, 3 no agent \
-                  there, 4 no permission to use its socket."
+    after_help = "Exit codes: 0 done, 1 the agent could not answer, or the doctor found an error, \
+                  2 wrong usage, 3 no agent there, 4 no permission to use its socket."
 )]
 pub(crate) struct Cli {
     /// The agent's socket.
@@ -77,6 +80,15 @@ pub(crate) enum Command {
     },
     /// The agent itself: providers, front interfaces, drops, what it could not grant and why.
     Status,
+    /// What is wrong with this node, or may surprise; works without the agent as far as it can.
+    Doctor {
+        /// The agent's configuration [default: /etc/lb/lb.toml if it exists].
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// The same as `-o json`.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -195,12 +207,13 @@ pub(crate) struct TraceArguments {
 
 #[derive(Args)]
 pub(crate) struct ExplainArguments {
-    /// The client; without a port, 40000 stands for any.
-    #[arg(value_name = "CLIENT[:PORT]", value_parser = client_address)]
-    pub(crate) client: SocketAddr,
-    /// Where it sends to; with `--reply`, the backend that sends to it.
-    #[arg(value_name = "VIP:PORT")]
-    pub(crate) vip: SocketAddr,
+    /// The client, and where it sends to; with `--reply`, the backend that sends to it. Without a
+    /// port of the client, 40000 stands for any.
+    #[arg(value_names = ["CLIENT[:PORT]", "VIP:PORT"], num_args = 2, required_unless_present = "from", conflicts_with = "from")]
+    pub(crate) packet: Vec<String>,
+    /// A socket call instead of a packet: who calls, a container of this node or `node`, and where.
+    #[arg(long, value_names = ["CONTAINER|node", "VIP:PORT"], num_args = 2, conflicts_with_all = ["reply", "kind"])]
+    pub(crate) from: Vec<String>,
     /// Of the other direction: what a backend sends, at its own address, to the client.
     #[arg(long)]
     pub(crate) reply: bool,
@@ -220,6 +233,15 @@ pub(crate) enum ProtocolArgument {
     Udp,
 }
 
+impl ProtocolArgument {
+    pub(crate) fn protocol(self) -> Protocol {
+        match self {
+            Self::Tcp => Protocol::Tcp,
+            Self::Udp => Protocol::Udp,
+        }
+    }
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum PacketArgument {
     /// The first packet of a connection.
@@ -232,6 +254,27 @@ pub(crate) enum PacketArgument {
     Fin,
     /// The end of the connection.
     Rst,
+}
+
+/// What to explain.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Explained {
+    /// A packet of a client, and where it goes.
+    Packet(SocketAddr, SocketAddr),
+    /// A socket call of somebody, and where to.
+    Call(String, SocketAddr),
+}
+
+impl ExplainArguments {
+    pub(crate) fn what(&self) -> Result<Explained, String> {
+        let address =
+            |text: &String| text.parse().map_err(|_| format!("`{text}` is no address with a port"));
+        match (self.packet.as_slice(), self.from.as_slice()) {
+            ([client, vip], _) => Ok(Explained::Packet(client_address(client)?, address(vip)?)),
+            (_, [from, vip]) => Ok(Explained::Call(from.clone(), address(vip)?)),
+            _ => Err("expected CLIENT[:PORT] VIP:PORT, or --from NAME VIP:PORT".to_owned()),
+        }
+    }
 }
 
 /// Of a client whose port nobody knows.

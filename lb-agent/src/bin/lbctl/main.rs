@@ -2,35 +2,40 @@
 //!
 //! Talks to the agent's socket only; needs no privileges beyond it and knows nothing of the kernel.
 //!
-//! Exit codes: 0 done (also when the reader of the output went away), 1 the agent could not answer, or
-//! what was ordered is not in force yet, 2 wrong usage, 3 no agent there, 4 no permission to use its
+//! Exit codes: 0 done (also when the reader of the output went away), 1 the agent could not answer, what
+//! was ordered is not in force yet, or the doctor found an error, 2 wrong usage, 3 no agent there, 4 no permission to use its
 //! socket.
 
 mod arguments;
 
 use std::{
     io::{self, Write as _},
+    net::SocketAddr,
     ops::ControlFlow,
+    path::Path,
     process::ExitCode,
 };
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 use lb_agent::api::{
     client::{Client, ClientError},
     events::{CONFLICTS_PATH, ConflictList, EVENTS_PATH, EventList, WAIT_SECONDS_MAX},
-    explain::{Explanation, PacketWord},
+    explain::{CallExplanation, Explanation, PacketWord},
     steer::{self, Order, SteerAnswer, SteerRequest},
     table,
     trace::{TraceLine, TraceQuery},
     types::{BackendList, DropList, ServiceDetail, ServiceList, StatusView, VipList, paths},
 };
-use lb_agent::model::{Protocol, ServiceName};
+use lb_agent::{
+    doctor::{Level, examine, gather::gather},
+    model::ServiceName,
+};
 use serde::Serialize;
 
 use self::arguments::{
     BackendCommand, BackendListArguments, Cli, Command, DropCommand, EventCommand,
-    ExplainArguments, List, Output, PacketArgument, ProtocolArgument, ServiceCommand,
-    TraceArguments, Whom,
+    ExplainArguments, Explained, List, Output, PacketArgument, ServiceCommand, TraceArguments,
+    Whom,
 };
 
 fn main() -> ExitCode {
@@ -51,10 +56,17 @@ fn main() -> ExitCode {
             Err(error) => fail(&error.to_string(), exit_code(&error)),
         };
     }
+    if let Command::Doctor { config, json } = &cli.command {
+        return runtime.block_on(doctor(&cli, config.as_deref(), *json));
+    }
     let (text, code) = match runtime.block_on(answer(&cli)) {
         Ok(answer) => answer,
         Err(error) => return fail(&error.to_string(), exit_code(&error)),
     };
+    show(&text, code)
+}
+
+fn show(text: &str, code: ExitCode) -> ExitCode {
     match io::stdout().lock().write_all(text.as_bytes()) {
         // The reader has seen enough: `lbctl backend list | head`.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -62,6 +74,16 @@ fn main() -> ExitCode {
         }
         _ => code,
     }
+}
+
+/// Looks at the node; the code says whether something is broken.
+async fn doctor(cli: &Cli, config: Option<&Path>, is_json: bool) -> ExitCode {
+    let facts = gather(env!("CARGO_PKG_VERSION"), &cli.socket, config).await;
+    let report = examine(&facts);
+    let output = if is_json { Output::Json } else { cli.output };
+    let is_broken = report.worst() == Level::Error;
+    let code = if is_broken { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+    show(&print(output, &report, table::report), code)
 }
 
 async fn answer(cli: &Cli) -> Result<(String, ExitCode), ClientError> {
@@ -101,7 +123,7 @@ async fn shown(cli: &Cli, client: &Client) -> Result<String, ClientError> {
             Ok(print(cli.output, &list, table))
         }
         // Printed as it comes, or when it was given.
-        Command::Trace(_) | Command::Backend { .. } => Ok(String::new()),
+        Command::Trace(_) | Command::Backend { .. } | Command::Doctor { .. } => Ok(String::new()),
         Command::Event { .. } => {
             let list: EventList = client.get(EVENTS_PATH).await?;
             Ok(print(cli.output, &list, |list| table::events(&list.events)))
@@ -114,10 +136,18 @@ async fn shown(cli: &Cli, client: &Client) -> Result<String, ClientError> {
             let list: DropList = client.get(paths::DROPS).await?;
             Ok(print(cli.output, &list, |list| table::drops(&list.drops, *all)))
         }
-        Command::Explain(arguments) => {
-            let explanation: Explanation = client.get(&explain_path(arguments)).await?;
-            Ok(print(cli.output, &explanation, table::explanation))
-        }
+        Command::Explain(arguments) => match what_to_explain(arguments) {
+            Explained::Packet(from, vip) => {
+                let path = explain_path(arguments, from, vip);
+                let explanation: Explanation = client.get(&path).await?;
+                Ok(print(cli.output, &explanation, table::explanation))
+            }
+            Explained::Call(from, vip) => {
+                let path = explain_call_path(arguments, from, vip);
+                let explanation: CallExplanation = client.get(&path).await?;
+                Ok(print(cli.output, &explanation, table::call_explanation))
+            }
+        },
         Command::Status => {
             let status: StatusView = client.get(paths::STATUS).await?;
             Ok(print(cli.output, &status, table::status))
@@ -125,7 +155,19 @@ async fn shown(cli: &Cli, client: &Client) -> Result<String, ClientError> {
     }
 }
 
-fn explain_path(arguments: &ExplainArguments) -> String {
+/// Addresses that are none are wrong usage.
+fn what_to_explain(arguments: &ExplainArguments) -> Explained {
+    let usage = |error| Cli::command().error(ErrorKind::ValueValidation, error).exit();
+    arguments.what().unwrap_or_else(usage)
+}
+
+fn explain_call_path(arguments: &ExplainArguments, from: String, vip: SocketAddr) -> String {
+    let protocol = arguments.protocol.protocol().to_string();
+    let pairs = [("from", from), ("vip", vip.to_string()), ("protocol", protocol)];
+    with_query(paths::EXPLAIN_CALL, &pairs)
+}
+
+fn explain_path(arguments: &ExplainArguments, client: SocketAddr, vip: SocketAddr) -> String {
     let packet = match arguments.kind {
         None if arguments.reply => PacketWord::Data,
         None | Some(PacketArgument::Syn) => PacketWord::Syn,
@@ -134,14 +176,10 @@ fn explain_path(arguments: &ExplainArguments) -> String {
         Some(PacketArgument::Fin) => PacketWord::Fin,
         Some(PacketArgument::Rst) => PacketWord::Rst,
     };
-    let protocol = match arguments.protocol {
-        ProtocolArgument::Tcp => Protocol::Tcp,
-        ProtocolArgument::Udp => Protocol::Udp,
-    };
     let pairs = [
-        ("client", arguments.client.to_string()),
-        ("vip", arguments.vip.to_string()),
-        ("protocol", protocol.to_string()),
+        ("client", client.to_string()),
+        ("vip", vip.to_string()),
+        ("protocol", arguments.protocol.protocol().to_string()),
         ("packet", packet.name().to_owned()),
         ("is_reply", arguments.reply.to_string()),
     ];
@@ -265,8 +303,6 @@ fn fail(message: &str, code: u8) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::{
         arguments::{Weight, parse_weight},
         *,

@@ -160,12 +160,13 @@ fn the_example_file_is_understood() {
 
 #[test]
 fn socket_calls_and_names_are_checked() {
-    let text = "[cgroup]\npath = '/sys/fs/cgroup/x'\nroutes_across = true\n[names]\n\
+    let text = "[cgroup]\npath = '/sys/fs/cgroup/x'\nroutes_across = true\nrefuses_unseen = false\n[names]\n\
                 listen = ['172.17.0.1:53', '[::1]:53']\nttl_seconds = 0\nforward = ['9.9.9.9:53']\n\
                 compose = true";
     let config = Config::parse(text, "lb.toml").expect("in order");
     assert_eq!(config.cgroup.path.as_deref(), Some("/sys/fs/cgroup/x".as_ref()));
     assert!(config.cgroup.enabled && config.cgroup.routes_across);
+    assert!(!config.cgroup.refuses_unseen);
     let names = &config.names;
     assert_eq!((names.listen.len(), names.forward.len(), names.ttl_seconds), (2, 1, 0));
     assert!(names.compose);

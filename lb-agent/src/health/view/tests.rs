@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use lb_common::abi::{TAKES_NEW, TAKES_OLD};
+use proptest::prelude::*;
 
 use super::*;
 use crate::model::{BackendPath, Origin, Policy, ProbeKind, Setting};
@@ -179,4 +180,101 @@ fn panic_uses_who_fails_and_shows_it() {
     assert_eq!(apply(&mut view, &backends, None), "unhealthy! draining unhealthy");
     let state = view.panics()[&name()];
     assert_eq!((state.healthy, state.drafted, state.judged), (0, 1, 1));
+}
+
+/// What happens to a service between two looks.
+#[derive(Clone, Debug)]
+enum Happening {
+    /// It has these backends, by number and instance, in these states.
+    Comes(u8, Vec<(u8, bool, BackendState)>, bool),
+    Goes(u8),
+    /// Health finds something out about a backend.
+    Finds(u8, u8, bool, Health, bool),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    let state = prop_oneof![
+        6 => Just(BackendState::Healthy),
+        1 => Just(BackendState::Draining),
+        1 => Just(BackendState::Disabled),
+    ];
+    let backends = prop::collection::vec((1_u8..6, any::<bool>(), state), 0..5);
+    let health =
+        prop_oneof![Just(Health::Starting), Just(Health::Healthy), Just(Health::Unhealthy)];
+    prop_oneof![
+        2 => (0_u8..3, backends, any::<bool>()).prop_map(|(it, all, is_probed)| {
+            Happening::Comes(it, all, is_probed)
+        }),
+        1 => (0_u8..3).prop_map(Happening::Goes),
+        4 => (0_u8..3, 1_u8..6, any::<bool>(), health, any::<bool>())
+            .prop_map(|(it, number, is_second, health, is_refusing)| {
+                Happening::Finds(it, number, is_second, health, is_refusing)
+            }),
+    ]
+}
+
+fn instance(is_second: bool) -> &'static str {
+    if is_second { "b" } else { "a" }
+}
+
+fn service_of(number: u8, backends: &[(u8, bool, BackendState)], is_probed: bool) -> Arc<Service> {
+    let mut all: Vec<Backend> = Vec::new();
+    for (number, is_second, state) in backends {
+        let backend = backend(*number, instance(*is_second), *state);
+        if !all.iter().any(|it| (&it.place, &it.instance) == (&backend.place, &backend.instance)) {
+            all.push(backend);
+        }
+    }
+    Arc::new(Service {
+        name: ServiceName(format!("s{number}")),
+        frontends: BTreeSet::new(),
+        backends: all,
+        policy: Arc::new(if is_probed { policy() } else { Policy::default() }),
+        exclusive: BTreeSet::new(),
+    })
+}
+
+proptest! {
+    /// What is remembered of services that are as they were changes nothing.
+    #[test]
+    fn it_is_as_if_all_were_judged_each_time(
+        happenings in prop::collection::vec(happening(), 1..40),
+    ) {
+        let (mut view, mut forgetful) = (HealthView::default(), HealthView::default());
+        let mut services: BTreeMap<ServiceName, Arc<Service>> = BTreeMap::new();
+        for happening in happenings {
+            match happening {
+                Happening::Comes(number, backends, is_probed) => {
+                    let service = service_of(number, &backends, is_probed);
+                    services.insert(service.name.clone(), service);
+                }
+                Happening::Goes(number) => {
+                    services.remove(&ServiceName(format!("s{number}")));
+                }
+                Happening::Finds(service, number, is_second, health, is_refusing) => {
+                    let name = ServiceName(format!("s{service}"));
+                    let backend = backend(number, instance(is_second), BackendState::Healthy);
+                    let key = instance_hash(&name, &backend);
+                    let Some(entry) = view.entries.get(&key) else { continue };
+                    let generation = entry.target.generation;
+                    let standing =
+                        Standing { health, was_healthy: true, is_refusing, is_observed: false };
+                    let change = Change { key, generation, standing, cause: String::new() };
+                    let is_changed = view.take(std::slice::from_ref(&change));
+                    prop_assert_eq!(forgetful.take(&[change]), is_changed);
+                }
+            }
+            let before = Snapshot { services: services.clone(), ..Snapshot::default() };
+            let (mut one, mut other) = (before.clone(), before);
+            view.apply_to(&mut one, |_| None);
+            forgetful.services.values_mut().for_each(|it| it.is_stale = true);
+            forgetful.apply_to(&mut other, |_| None);
+            prop_assert_eq!(one, other);
+            prop_assert_eq!(view.panics(), forgetful.panics());
+            let targets = |view: &HealthView| Arc::clone(&view.targets().borrow());
+            prop_assert_eq!(targets(&view), targets(&forgetful));
+            let keys = |view: &HealthView| view.entries.keys().copied().collect::<BTreeSet<_>>();
+            prop_assert_eq!(keys(&view), keys(&forgetful));
+        }
+    }
 }

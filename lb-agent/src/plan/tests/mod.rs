@@ -31,7 +31,7 @@ fn frontend(port: u16) -> FrontendAddress {
 }
 
 /// A healthy container; its address and its veth follow from `host`.
-fn backend(place: &str, instance: u64, host: u8) -> Backend {
+pub(super) fn backend(place: &str, instance: u64, host: u8) -> Backend {
     Backend {
         place: place.to_owned(),
         instance: format!("c{instance}"),
@@ -47,7 +47,7 @@ fn backend(place: &str, instance: u64, host: u8) -> Backend {
     }
 }
 
-fn service(name: &str, ports: &[u16], mut backends: Vec<Backend>) -> Service {
+pub(super) fn service(name: &str, ports: &[u16], mut backends: Vec<Backend>) -> Service {
     backends
         .sort_by(|left, right| (&left.place, &left.instance).cmp(&(&right.place, &right.instance)));
     Service {

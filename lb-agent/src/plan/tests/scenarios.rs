@@ -97,7 +97,7 @@ fn check_nobody_is_refused(node: &mut Node, snapshot: &Snapshot) {
 fn who_takes_no_more_new_flows_refuses_none() {
     use BackendState::{Draining, Healthy};
     let first = |state, weight| {
-        web(vec![Backend { state, weight, ..backend("1", 1, 1) }, backend("2", 2, 2)])
+        web(vec![Backend { weight, state, ..backend("1", 1, 1) }, backend("2", 2, 2)])
     };
     let mut node = Node::new(POOL);
     node.step(&two());

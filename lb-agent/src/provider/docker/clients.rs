@@ -44,13 +44,7 @@ struct Seen {
 
 /// Follows Docker for ever, through restarts and absences of the daemon. Ends when nobody listens.
 pub async fn run(settings: Settings, clients: mpsc::Sender<Clients>) {
-    let node = match netlink::namespace_cookie(None) {
-        Ok(node) => node,
-        Err(error) => {
-            tracing::warn!("cannot tell the node's own sockets from its containers': {error}");
-            0
-        }
-    };
+    let node = node_cookie();
     let api = Api::new(settings.socket_path.clone());
     let mut watcher = Watcher { api, node, seen: BTreeMap::new(), told: None, clients };
     while !watcher.clients.is_closed() {
@@ -60,6 +54,17 @@ pub async fn run(settings: Settings, clients: mpsc::Sender<Clients>) {
         watcher.tell_at_least_the_node().await;
         sleep(RETRY).await;
     }
+}
+
+/// The node's own namespace; 0: not known, and its calls are taken for those of a container.
+pub fn node_cookie() -> u64 {
+    netlink::namespace_cookie(None).unwrap_or_else(|error| {
+        tracing::warn!(
+            "cannot tell the node's own sockets from its containers': {error}; services that are \
+             visible to `node` only are visible to nobody here"
+        );
+        0
+    })
 }
 
 struct Watcher {

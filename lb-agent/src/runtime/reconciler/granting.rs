@@ -10,7 +10,7 @@ impl<N: Node> Reconciler<N> {
         let ledger = &self.ledger;
         self.granted.update(&touched, incumbents(&self.mirror), |services| {
             let is_asked = |name: &ServiceName| services.is_none_or(|them| them.contains(name));
-            ledger.claims_of(is_asked).map(|(_, claim)| claim).collect()
+            ledger.claims_of(is_asked).collect()
         });
         self.snapshot = self.granted.snapshot().clone();
     }

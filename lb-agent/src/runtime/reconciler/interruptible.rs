@@ -1,4 +1,4 @@
-//! A node that stops executing a plan when somebody has died. Decides nothing else.
+//! A node that stops executing a plan when somebody has died or fails. Decides nothing else.
 
 use super::{super::inbox::Inbox, INTERRUPTED};
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     runtime::Node,
 };
 
-/// The node, until somebody dies: from then on it does nothing, so that the death comes first.
+/// The node, until somebody dies or fails: from then on it does nothing, so that this comes first.
 pub(super) struct Interruptible<'a, N> {
     pub(super) node: &'a mut N,
     pub(super) inbox: &'a mut Inbox,
@@ -16,8 +16,8 @@ pub(super) struct Interruptible<'a, N> {
 
 impl<N: Node> Kernel for Interruptible<'_, N> {
     fn execute(&mut self, action: &Action) -> Result<(), KernelError> {
-        // At least one action per plan, so that a storm of deaths cannot stop everything else.
-        self.is_over = self.is_over || (self.executed > 0 && self.inbox.has_death());
+        // At least one action per plan, so that a storm of those cannot stop everything else.
+        self.is_over = self.is_over || (self.executed > 0 && self.inbox.has_bad_news());
         if self.is_over {
             let action = "go on".to_owned();
             return Err(KernelError { action, cause: INTERRUPTED.to_owned(), is_absent: false });

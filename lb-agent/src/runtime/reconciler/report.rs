@@ -1,5 +1,7 @@
 //! What the reconciler tells: the view of this moment, and what has changed since the one before.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
 use super::{COUNTERS_AGE_MAX, Node, Reconciler, view};
@@ -65,6 +67,7 @@ impl<N: Node> Reconciler<N> {
             connections: self.connections.counted(),
             fronts: self.node.fronts(),
             sockets,
+            callers: Arc::clone(&self.callers),
             refusals,
             reconcile,
             steering: &self.steering,

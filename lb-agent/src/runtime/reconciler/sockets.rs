@@ -1,10 +1,22 @@
 //! The tables of socket calls, which follow from what was planned.
 
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    sync::Arc,
+};
+
 use super::{Node, Reconciler};
 use crate::{
-    api::types::SocketsView,
+    api::{
+        explain::{CallExplanation, CallQuery},
+        types::SocketsView,
+    },
+    explain::Caller,
     sockets::{self, Clients},
 };
+
+/// Characters of a container's id that are enough to mean it.
+const ID_MIN: usize = 12;
 
 impl<N: Node> Reconciler<N> {
     /// How socket calls are balanced, and for whom.
@@ -18,16 +30,62 @@ impl<N: Node> Reconciler<N> {
 
     /// Takes over who calls from this node.
     pub(super) fn set_clients(&mut self, clients: Clients) {
-        self.is_dirty |= self.clients.as_ref() != Some(&clients);
+        self.are_clients_stale |= self.clients.as_ref() != Some(&clients);
+        self.callers = Arc::new(clients.view());
         self.clients = Some(clients);
     }
 
     /// Who sees what, by the numbers that the plan has given. Of a service whose numbers are new the
     /// sockets are left alone until here.
     pub(super) fn set_socket_tables(&mut self) {
-        let wanted = sockets::wanted(&self.snapshot, &self.mirror, self.clients.as_ref());
+        self.are_clients_stale = false;
+        let mut wanted = sockets::wanted(&self.snapshot, &self.mirror, self.clients.as_ref());
+        // Without the node's own addresses nothing is kept from anybody.
+        if let Some(local) = self.local.prefixes() {
+            wanted.unseen = sockets::unseen(&self.snapshot, &local);
+        }
         if let Err(error) = self.node.set_socket_tables(&wanted) {
             tracing::warn!("the tables of socket calls: {error}");
         }
+    }
+
+    /// What would become of a call; of a container that is not known, only who it is not.
+    pub(in crate::runtime) fn explain_call(
+        &mut self,
+        query: &CallQuery,
+    ) -> Result<CallExplanation, String> {
+        let nobody = Clients::default();
+        let clients = self.clients.as_ref().unwrap_or(&nobody);
+        let cookie = if query.from == CallQuery::NODE {
+            clients.node
+        } else {
+            let mut named = clients.containers.iter().filter(|(id, container)| {
+                container.name == query.from
+                    || (query.from.len() >= ID_MIN && id.starts_with(&query.from))
+            });
+            let (_, container) = named.next().ok_or_else(|| {
+                format!(
+                    "no container `{}` runs on this node; `{}` stands for the node's own processes",
+                    query.from,
+                    CallQuery::NODE
+                )
+            })?;
+            container.cookie
+        };
+        let view = self.node.sockets();
+        if view.cgroup.is_none() {
+            let why = view.trouble.unwrap_or_else(|| "`enabled` in [cgroup] is false".to_owned());
+            return Err(format!("socket calls are not balanced: {why}"));
+        }
+        let names = clients.containers.values().flat_map(|container| container.networks.keys());
+        let caller = Caller {
+            name: query.from.clone(),
+            cookie,
+            // One of many; which is nobody's to choose.
+            hash: RandomState::new().hash_one(cookie) as u32,
+            routes_across: view.routes_across,
+            networks: names.map(|name| (sockets::network_hash(name), name.clone())).collect(),
+        };
+        self.node.explain_call(query, &caller).map_err(|error| error.to_string())
     }
 }

@@ -15,7 +15,7 @@ use crate::{
         tracker::Health::{self, Healthy, Unhealthy},
     },
     model::{Claim, Origin, ProbeKind, Setting, Wishes},
-    plan::KernelState,
+    plan::{Action, KernelState},
     runtime::Event,
 };
 
@@ -81,6 +81,36 @@ async fn unhealthy_gets_nothing_new_and_keeps_what_it_has() {
     assert!(shown.contains("unhealthy (the test says so, 299 s left)"), "{shown}");
     tell(&bed, 1, Healthy).await;
     assert_eq!(bed.served(1), addresses(&[1, 2]));
+}
+
+/// Whose news come while a plan is executed does not wait for its end, which may be far when all
+/// services are new; and among what is to be done nobody gets anything new before he gets nothing.
+#[tokio::test(start_paused = true)]
+async fn a_failure_interrupts_a_plan_and_comes_first() {
+    let bed = with_two_healthy().await;
+    bed.take_log();
+    let target = {
+        let targets = bed.targets.borrow();
+        Arc::clone(targets.iter().find(|it| it.address == address(1)).expect("it is probed"))
+    };
+    let (key, generation) = (target.key, target.generation);
+    let standing =
+        Standing { health: Unhealthy, was_healthy: true, is_refusing: false, is_observed: false };
+    let change = Change { key, generation, standing, cause: "the test says so".to_owned() };
+    let (events, mut news) = (bed.events.clone(), Some(Event::Health(vec![change])));
+    bed.refuse(move |_| {
+        if let Some(news) = news.take() {
+            events.try_send(news).expect("room");
+        }
+        false
+    });
+    bed.claims("docker", &[probed(1), probed(2), container(2, 3), container(3, 4)]).await;
+    bed.settle().await;
+    let log = bed.take_log();
+    let failed = Action::SetBackendState { number: 1, state: TAKES_OLD };
+    assert_eq!(log.iter().position(|action| *action == failed), Some(1), "{log:#?}");
+    assert_eq!(bed.served(1), addresses(&[2]));
+    assert_eq!((bed.served(2), bed.served(3)), (addresses(&[3]), addresses(&[4])));
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,9 +5,16 @@ mod faults;
 mod health;
 mod lifecycle;
 mod partial;
+mod scale;
 mod steering;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bed::{Bed, address, addresses, container, entry, served};
 use insta::assert_snapshot;
@@ -218,13 +225,13 @@ async fn veth_that_cannot_be_attached_keeps_only_its_backend_out() {
 #[tokio::test(start_paused = true)]
 async fn refused_ring_spoils_its_service_only_and_is_tried_again() {
     let bed = Bed::new(KernelState::default());
-    let attempts = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
-    let counter = std::sync::Arc::clone(&attempts);
+    let attempts = Arc::new(AtomicU32::new(0));
+    let counter = Arc::clone(&attempts);
     let mut refused_ring = None;
     bed.refuse(move |action| match action {
         // The first ring that comes, for good.
         Action::PublishRing { ring, .. } if *refused_ring.get_or_insert(*ring) == *ring => {
-            counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            counter.fetch_add(1, Ordering::Relaxed);
             true
         }
         _ => false,
@@ -236,7 +243,7 @@ async fn refused_ring_spoils_its_service_only_and_is_tried_again() {
     assert_eq!(served.iter().filter(|addresses| addresses.is_empty()).count(), 1, "{served:?}");
     bed.wait(60 * SECOND).await;
     // After 1, 2, 4, 8, 16 and 32 seconds more, or so; not at every tick.
-    let attempts = attempts.load(std::sync::atomic::Ordering::Relaxed);
+    let attempts = attempts.load(Ordering::Relaxed);
     assert!((5..=8).contains(&attempts), "{attempts} attempts");
     assert_eq!(bed.view().await.status.reconcile.failed_actions, 1);
     bed.refuse(|_| false);
@@ -387,4 +394,49 @@ async fn view_shows_what_is_served() {
     compose/shop/s2:80  shop-s2-3      10.0.0.3:80       100  100.0%  healthy  recorded (other ways in are not known)      -      0  0B   0B
     file/s3             10.0.0.100:80  10.0.0.100:80     100  100.0%  healthy  recorded (other ways in are not known)      -      0  0B   0B
     ");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_failed_before_an_interruption_is_left_out_as_after_any_other() {
+    let bed = running().await;
+    let events = bed.events.clone();
+    let tried = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&tried);
+    bed.refuse(move |action| {
+        let is_it = matches!(
+            action,
+            Action::WriteBackend { backend, .. } if backend.address == address(5)
+        );
+        if is_it && counted.fetch_add(1, Ordering::Relaxed) == 0 {
+            // Somebody dies meanwhile, so the rest of the plan waits.
+            let (provider, instance) = ("docker", "c2".to_owned());
+            events.try_send(ProviderEvent::Gone { provider, instance }.into()).expect("room");
+        }
+        is_it
+    });
+    let mut claims = docker_claims().to_vec();
+    claims.push(container(1, 5));
+    bed.claims("docker", &claims).await;
+    bed.settle().await;
+    assert_eq!(bed.served(1), addresses(&[1]));
+    assert_eq!(tried.load(Ordering::Relaxed), 1, "at once, again and again");
+    let view = bed.view().await;
+    let refusals = &view.status.refusals;
+    assert!(refusals.iter().any(|it| it.object.contains("shop-s1-5")), "{refusals:?}");
+    bed.refuse(|_| false);
+    bed.wait(10 * SECOND).await;
+    assert_eq!(bed.served(1), addresses(&[1, 5]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_node_hears_of_veths_before_the_plan_that_needs_them() {
+    let bed = running().await;
+    bed.node().heard.clear();
+    let mut claims = docker_claims().to_vec();
+    claims.push(container(1, 5));
+    bed.claims("docker", &claims).await;
+    bed.settle().await;
+    assert_eq!(bed.served(1), addresses(&[1, 2, 5]));
+    // Not of those that have the program.
+    assert_eq!(bed.node().heard, ["expects {5}", "attaches 5", "expects no more"]);
 }

@@ -27,6 +27,9 @@ enum What {
     Control(control::ControlOptions),
     /// Processor time of ten thousand probes.
     Probes(probes::ProbesOptions),
+    /// What `path` measures in a container: what a call costs.
+    #[command(hide = true)]
+    ConnectCost(path::CostOptions),
     /// What `probes` probes.
     #[command(hide = true)]
     ProbeServer,
@@ -37,6 +40,7 @@ fn main() -> anyhow::Result<()> {
         What::Packet(options) => packet::run(&options),
         What::Path(options) => path::run(&options),
         What::Control(options) => control::run(&options),
+        What::ConnectCost(options) => path::cost(&options),
         What::Probes(options) => probes::run(&options),
         What::ProbeServer => probes::serve(),
     }

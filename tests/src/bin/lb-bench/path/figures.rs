@@ -4,11 +4,12 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use lb_tests::{World, datagrams};
+use lb_tests::{Namespace, binaries, datagrams, traffic};
 
 use super::PathOptions;
 
@@ -69,33 +70,45 @@ pub(crate) fn write_script(directory: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Who calls.
+pub(crate) struct Client<'a> {
+    /// A program in its place.
+    pub(crate) command: &'a dyn Fn(&str) -> Result<Command>,
+    /// Where it sends datagrams from, if it is to.
+    pub(crate) datagrams: Option<&'a Namespace>,
+}
+
 /// Measures one way once. `pids` are the processes that carry it, beside the client.
 pub(crate) fn take(
-    world: &World,
+    client: &Client<'_>,
     target: SocketAddr,
     options: &PathOptions,
     script: &Path,
     pids: &[i32],
-    carries_udp: bool,
 ) -> Result<Figures> {
-    let bulk = world.client().bulk(target, options.bytes)?;
+    let testkit = binaries::testkit()?;
+    let mut bulk = (client.command)(&testkit.display().to_string())?;
+    let bytes = options.bytes.to_string();
+    bulk.args(["bulk", "--target", &target.to_string(), "--bytes", &bytes]);
+    let bulk = traffic::run_command(bulk)?;
     bulk.check()?;
     let rate = |direction: &str| {
         let summary = bulk.summaries.iter().find(|summary| summary.direction == direction);
         summary.map_or(f64::NAN, |summary| summary.gbit_per_second)
     };
-    let run = |connection| requests(world, target, options.seconds, script, connection);
+    let run = |connection| requests(client, target, options.seconds, script, connection);
     let [connections, ..] = run("close")?;
     let before_us = cpu_us(pids)?;
     let [requests, p50_us, p99_us, worst_us] = run("keep-alive")?;
     let spent_us = cpu_us(pids)? - before_us;
-    let datagrams = if carries_udp {
-        let time = Duration::from_secs(options.seconds.into());
-        let rate = datagrams::rate(world.client(), target, time)?;
-        ensure!(rate.returned > 100 * rate.lost, "{target}: {rate:?}");
-        rate.per_second
-    } else {
-        f64::NAN
+    let datagrams = match client.datagrams {
+        Some(namespace) => {
+            let time = Duration::from_secs(options.seconds.into());
+            let rate = datagrams::rate(namespace, target, time)?;
+            ensure!(rate.returned > 100 * rate.lost, "{target}: {rate:?}");
+            rate.per_second
+        }
+        None => f64::NAN,
     };
     Ok(Figures {
         datagrams,
@@ -112,15 +125,13 @@ pub(crate) fn take(
 
 /// Requests per second, and the time that half, 99 % and 99.9 % of them take, by wrk.
 fn requests(
-    world: &World,
+    client: &Client<'_>,
     target: SocketAddr,
     seconds: u32,
     script: &Path,
     connection: &str,
 ) -> Result<[f64; 4]> {
-    let output = world
-        .client()
-        .command("wrk")
+    let output = (client.command)("wrk")?
         .args(["-t1", "-c16", &format!("-d{seconds}s"), "-s"])
         .arg(script)
         .args(["-H", &format!("Connection: {connection}"), &format!("http://{target}/")])

@@ -4,6 +4,7 @@
 //! The same container serves all rows, so that only the way to it differs. Docker's own rules are
 //! taken out of the node's namespace first: plain routing shall be plain.
 
+mod eastwest;
 mod figures;
 mod proxies;
 
@@ -13,7 +14,11 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use lb_tests::{World, container::PORT, world::BALANCER};
 
-use self::{figures::Figures, proxies::Proxy};
+pub(crate) use self::eastwest::{CostOptions, cost};
+use self::{
+    figures::{Client, Figures},
+    proxies::Proxy,
+};
 
 /// Options of `bench path`.
 #[derive(Args)]
@@ -27,6 +32,9 @@ pub(crate) struct PathOptions {
     /// Seconds of one connection test.
     #[arg(long, default_value_t = 2)]
     seconds: u32,
+    /// Only calls from container to container.
+    #[arg(long)]
+    east_west: bool,
 }
 
 /// Address that nftables translates.
@@ -42,7 +50,20 @@ struct Row {
     figures: Vec<Figures>,
 }
 
+impl Row {
+    fn new(name: &'static str, target: SocketAddr) -> Self {
+        Self { name, target, is_nftables: false, proxy: None, figures: Vec::new() }
+    }
+}
+
 pub(crate) fn run(options: &PathOptions) -> Result<()> {
+    if !options.east_west {
+        north_south(options)?;
+    }
+    eastwest::run(options)
+}
+
+fn north_south(options: &PathOptions) -> Result<()> {
     let world = World::docker()?;
     let web = world.docker_client()?.container("web-1").compose("shop", "web", 1);
     let frontends = format!("tcp://{BALANCER}:80,udp://{BALANCER}:80");
@@ -55,8 +76,7 @@ pub(crate) fn run(options: &PathOptions) -> Result<()> {
     let server = SocketAddr::new(address, PORT);
     let script = figures::write_script(world.directory())?;
 
-    let row =
-        |name, target| Row { name, target, is_nftables: false, proxy: None, figures: Vec::new() };
+    let row = Row::new;
     let dnat = SocketAddr::new(IpAddr::V4(DNAT_VIP), 80);
     let mut rows =
         vec![row("plain routing", server), Row { is_nftables: true, ..row("nftables DNAT", dnat) }];
@@ -78,7 +98,10 @@ pub(crate) fn run(options: &PathOptions) -> Result<()> {
             let server = if row.target == world.front() { &container } else { &plain };
             let pids = [server.pid().ok(), row.proxy.as_ref().map(Proxy::pid)];
             let pids: Vec<i32> = pids.into_iter().flatten().collect();
-            let figures = figures::take(&world, row.target, options, &script, &pids, carries_udp)
+            let command = |program: &str| Ok(world.client().command(program));
+            let datagrams = carries_udp.then(|| world.client());
+            let client = Client { command: &command, datagrams };
+            let figures = figures::take(&client, row.target, options, &script, &pids)
                 .with_context(|| row.name)?;
             // The first round only warms up.
             if round > 0 {
@@ -86,6 +109,7 @@ pub(crate) fn run(options: &PathOptions) -> Result<()> {
             }
         }
     }
+    println!("clients outside call a container: ratios to plain routing");
     print(&rows, options);
     agent.set_quiet();
     Ok(())
@@ -110,16 +134,16 @@ fn prepare(world: &World, is_nftables: bool, container: IpAddr) -> Result<()> {
 
 fn print(rows: &[Row], options: &PathOptions) {
     println!(
-        "medians of {} interleaved rounds, in brackets the ratio to plain routing",
+        "medians of {} interleaved rounds, in brackets the ratio to the first row",
         options.rounds
     );
-    print!("{:<14}", "way");
+    print!("{:<16}", "way");
     for column in figures::COLUMNS {
         print!(" {:>17}", column.name);
     }
     println!();
     for row in rows {
-        print!("{:<14}", row.name);
+        print!("{:<16}", row.name);
         for column in figures::COLUMNS {
             let base = figures::median(&rows[0].figures, column.value);
             let value = figures::median(&row.figures, column.value);

@@ -1,0 +1,112 @@
+//! Routes by which whoever sends packets to a virtual address without a call that we see is told so
+//! at once: raw sockets, processes outside of the cgroup, containers of other runtimes.
+//!
+//! The route says `unreachable`, so a process of the node gets an error, and what the node forwards
+//! for a container is answered by ICMP. Clients' packets are taken before anything is routed, and so
+//! is what a seen call has translated. Ours carry a protocol of their own, by which they are found
+//! again after a crash, and the lowest preference, so that every other route to the same address counts
+//! before them.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use netlink_packet_core::DefaultNla;
+
+use super::rtnl::{Rtnl, RtnlError, attribute};
+
+const ROUTE_HEADER_LENGTH: usize = 12;
+/// "l"; nobody else's in `rtnetlink.h` or `/etc/iproute2/rt_protos`.
+const PROTOCOL: u8 = 0x6c;
+/// "lb" in ASCII, and far behind what people and daemons use.
+const PREFERENCE: u32 = 0x6c62_0000;
+const MAIN_TABLE: u8 = 254;
+const UNREACHABLE: u8 = 7;
+const RTA_DST: u16 = 1;
+const RTA_PRIORITY: u16 = 6;
+
+/// The routes of the calling thread's network namespace.
+#[derive(Debug, Default)]
+pub(super) struct Unseen {
+    /// What was wanted when they were last looked at, unless they may have changed since.
+    settled: Option<BTreeSet<IpAddr>>,
+}
+
+impl Unseen {
+    /// Makes the routes what is wanted, as far as possible; the first refusal is told.
+    pub(super) fn set(&mut self, wanted: &BTreeSet<IpAddr>) -> Result<(), RtnlError> {
+        if self.settled.as_ref() == Some(wanted) {
+            return Ok(());
+        }
+        // What is refused now is tried again when somebody looks again.
+        self.settled = Some(wanted.clone());
+        let mut rtnl = Rtnl::open()?;
+        let held = list(&mut rtnl)?;
+        let mut result = Ok(());
+        for vip in held.difference(wanted) {
+            result = result.and(delete(&mut rtnl, *vip));
+        }
+        for vip in wanted.difference(&held) {
+            result = result.and(add(&mut rtnl, *vip));
+        }
+        result
+    }
+
+    /// Somebody may have changed them.
+    pub(super) fn set_stale(&mut self) {
+        self.settled = None;
+    }
+}
+
+/// Addresses with a route of ours.
+pub(super) fn list(rtnl: &mut Rtnl) -> Result<BTreeSet<IpAddr>, RtnlError> {
+    let mut ours = BTreeSet::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let mut header = [0; ROUTE_HEADER_LENGTH];
+        header[0] = family.to_le_bytes()[0];
+        let messages = rtnl.request(libc::RTM_GETROUTE, libc::NLM_F_DUMP, &header, &[])?;
+        for message in messages.iter().filter(|message| message.kind == libc::RTM_NEWROUTE) {
+            let (header, attributes) = message.split(ROUTE_HEADER_LENGTH)?;
+            let is_ours = header[5] == PROTOCOL && header[7] == UNREACHABLE;
+            let address = attribute(attributes, RTA_DST).filter(|_| is_ours);
+            ours.extend(address.and_then(|bytes| match *bytes {
+                [a, b, c, d] => Some(IpAddr::V4(Ipv4Addr::new(a, b, c, d))),
+                _ => <[u8; 16]>::try_from(bytes).ok().map(|bytes| Ipv6Addr::from(bytes).into()),
+            }));
+        }
+    }
+    Ok(ours)
+}
+
+fn add(rtnl: &mut Rtnl, vip: IpAddr) -> Result<(), RtnlError> {
+    let flags = libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+    match change(rtnl, libc::RTM_NEWROUTE, flags, vip) {
+        Err(error) if error.errno() == Some(libc::EEXIST) => Ok(()),
+        result => result,
+    }
+}
+
+/// Takes a route of ours away; one that is not there is as good.
+pub(super) fn delete(rtnl: &mut Rtnl, vip: IpAddr) -> Result<(), RtnlError> {
+    match change(rtnl, libc::RTM_DELROUTE, libc::NLM_F_ACK, vip) {
+        Err(error) if error.errno() == Some(libc::ESRCH) => Ok(()),
+        result => result,
+    }
+}
+
+fn change(rtnl: &mut Rtnl, kind: u16, flags: libc::c_int, vip: IpAddr) -> Result<(), RtnlError> {
+    let (family, bytes) = match vip {
+        IpAddr::V4(vip) => (libc::AF_INET, vip.octets().to_vec()),
+        IpAddr::V6(vip) => (libc::AF_INET6, vip.octets().to_vec()),
+    };
+    let mut header = [0; ROUTE_HEADER_LENGTH];
+    header[0] = family.to_le_bytes()[0];
+    header[1] = if vip.is_ipv4() { 32 } else { 128 };
+    (header[4], header[5], header[7]) = (MAIN_TABLE, PROTOCOL, UNREACHABLE);
+    let attributes = [
+        DefaultNla::new(RTA_DST, bytes),
+        DefaultNla::new(RTA_PRIORITY, PREFERENCE.to_ne_bytes().to_vec()),
+    ];
+    rtnl.request(kind, flags, &header, &attributes).map(drop)
+}

@@ -1,0 +1,202 @@
+//! East-west at its edges: who is not seen, whose address it is, what cannot be had.
+
+use std::{
+    net::SocketAddr,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use lb_tests::{
+    World,
+    callers::Callers,
+    eastwest::{Scene, shares},
+    needs, process,
+    world::{BALANCER, vip},
+};
+
+const ECONNREFUSED: i32 = 111;
+const EHOSTUNREACH: i32 = 113;
+
+/// `lb-dial` that no hook sees: in the cgroup of this test. What it says, and how long that took.
+fn unseen(scene: &Scene, network: &str, target: SocketAddr) -> Result<(String, Duration)> {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "nsenter", &format!("--net={network}")]);
+    command.arg(scene.callers.dial_path()?).args(["tcp", &target.to_string(), "1"]);
+    let begun = Instant::now();
+    Ok((process::run(&mut command)?, begun.elapsed()))
+}
+
+#[test]
+fn senders_that_no_hook_sees_are_told_at_once() -> Result<()> {
+    needs!(docker);
+    let world = World::docker()?;
+    let docker = world.docker_client()?;
+    let outer = docker.container("outer").label("lb.visible", "none");
+    outer.balanced("tcp://outer:80").start()?;
+    let scene = Scene::with(world, |config| {
+        config.balancers.push(("outer".to_owned(), "203.0.113.20".to_owned()));
+    })?;
+    scene.agent.wait_backends(&["outer", "web-1", "web-2"])?;
+    let networks = [
+        scene.world.node().path().display().to_string(),
+        format!("/proc/{}/ns/net", scene.client.pid()?),
+    ];
+    process::wait_for("the route", Duration::from_secs(5), || {
+        let routes = scene.world.node().run("ip route show proto 108")?;
+        ensure!(routes.contains(&format!("unreachable {}", vip(80).ip())), "{routes}");
+        // Whose calls are left alone, theirs are packets as before.
+        ensure!(!routes.contains("203.0.113.20"), "{routes}");
+        Ok(())
+    })?;
+    for network in &networks {
+        let (said, took) = unseen(&scene, network, scene.target())?;
+        ensure!(said.starts_with(&format!("errno={EHOSTUNREACH} ")), "{network}: {said}");
+        ensure!(took < Duration::from_secs(2), "{network}: it took {took:?}");
+    }
+    // Who is seen, and clients from outside, do not notice.
+    scene.served(None, "tcp", scene.target(), 10)?;
+    scene.served(Some(&scene.client), "tcp", scene.target(), 10)?;
+    scene.world.client().fetch(scene.target(), 20)?.check()?;
+    let dry = process::run(&mut scene.agent.command("uninstall --dry-run"))?;
+    ensure!(dry.contains(&format!("route to {}", vip(80).ip())), "{dry}");
+    Ok(())
+}
+
+#[test]
+fn a_call_is_explained_as_it_is_decided() -> Result<()> {
+    needs!(docker);
+    let world = World::docker()?;
+    let docker = world.docker_client()?;
+    docker.run("network create other")?;
+    let stranger = docker.container("stranger").with("--network other").start()?;
+    let scene = Scene::with(world, |_| {})?;
+    scene.wait_known("stranger")?;
+    let explain = |from: &str, at: SocketAddr| -> Result<String> {
+        scene.agent.lbctl(&format!("explain --from {from} {at}"))
+    };
+    for from in ["client", "node"] {
+        let said = explain(from, scene.target())?;
+        ensure!(said.contains("decision: deliver to ") && said.contains("(web-"), "{said}");
+    }
+    let said = explain("client", scene.target())?;
+    ensure!(said.contains("client: container, on bridge") && said.contains("by bridge"), "{said}");
+    let said = explain("stranger", scene.target())?;
+    ensure!(said.contains("drop EHOSTUNREACH, other_network"), "{said}");
+    scene.refused(Some(&stranger), "tcp", scene.target(), EHOSTUNREACH)?;
+    let said = explain("client", vip(81))?;
+    ensure!(said.contains("drop ECONNREFUSED, no_frontend"), "{said}");
+    let error = explain("nobody", scene.target()).err().context("nobody is explained")?;
+    ensure!(format!("{error:#}").contains("no container `nobody` runs on this node"), "{error:#}");
+    Ok(())
+}
+
+#[test]
+fn a_vip_that_is_somebodys_address_takes_nothing_else() -> Result<()> {
+    needs!(docker);
+    let mut world = World::docker()?;
+    let callers = Callers::of(&mut world)?;
+    let docker = world.docker_client()?;
+    let holder = docker.container("holder").start()?;
+    let client = docker.container("client").start()?;
+    let node = world.node().run("ip -4 -o addr show")?;
+    let node = node.lines().filter(|line| !line.contains(" lo ") && !line.contains("docker0"));
+    let node = node.filter_map(|line| line.split_whitespace().nth(3)?.split('/').next());
+    let node: std::net::IpAddr = node.last().context("no address")?.parse()?;
+    let mut config = world.config();
+    config.cgroup = Some(callers.cgroup().to_owned());
+    let somebodys = [holder.address()?, node];
+    for (number, address) in somebodys.iter().enumerate() {
+        config.balancers.push((format!("odd-{number}"), address.to_string()));
+        let web = docker.container(&format!("web-{number}"));
+        web.balanced(&format!("tcp://odd-{number}:81")).start()?;
+    }
+    let agent = world.start_agent(&config)?;
+    let refusals = agent.refusals()?.join("\n");
+    let backends: Vec<String> = (0..2).map(|number| format!("web-{number}")).collect();
+    let backends: Vec<_> =
+        backends.iter().filter(|name| !refusals.contains(*name)).map(String::as_str).collect();
+    agent.wait_backends(&backends).with_context(|| refusals.clone())?;
+    agent.wait_caller("client")?;
+    let ports = world.node().run("ip route show proto 108")?;
+    ensure!(ports.is_empty(), "no route to what is somebody's: {ports}");
+    for (number, address) in somebodys.into_iter().enumerate() {
+        let name = format!("web-{number}");
+        if backends.contains(&name.as_str()) {
+            let at = SocketAddr::new(address, 81);
+            let calls = callers.dial(&world, Some(&client), "tcp", at, 2)?;
+            ensure!(shares(&calls, at)?.contains_key(&name), "{calls:?}");
+        }
+    }
+    // The container's and the node's own ports are theirs as before.
+    let own = SocketAddr::new(holder.address()?, 8080);
+    for from in [None, Some(&client)] {
+        let calls = callers.dial(&world, from, "tcp", own, 1)?;
+        ensure!(shares(&calls, own)?.contains_key("holder"), "{calls:?}");
+    }
+    let doctor = agent.lbctl_command("doctor").output()?;
+    let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    ensure!(doctor.contains("is the address of container `holder`"), "{doctor}");
+    Ok(())
+}
+
+#[test]
+fn a_stranger_with_a_containers_address_is_not_that_container() -> Result<()> {
+    needs!(docker);
+    let mut world = World::docker()?;
+    let callers = Callers::of(&mut world)?;
+    let docker = world.docker_client()?;
+    docker.run("network create --subnet 172.31.7.0/24 shop")?;
+    let on_shop = |name: &str| docker.container(name).with("--network shop");
+    let web = on_shop("web").label("lb.visible", "network:shop");
+    web.balanced(&format!("tcp://{BALANCER}:80")).start()?;
+    let client = on_shop("client").start()?;
+    let mut config = world.config();
+    config.cgroup = Some(callers.cgroup().to_owned());
+    let agent = world.start_agent(&config)?;
+    agent.wait_backends(&["web"])?;
+    agent.wait_caller("client")?;
+    let calls = callers.dial(&world, Some(&client), "tcp", vip(80), 2)?;
+    shares(&calls, vip(80))?;
+    // Another network with the same subnet, and the same address in it.
+    let script = format!(
+        "ip link add one type veth peer name two && ip addr add {}/24 dev one && ip link set one up \
+         && ip link set two up && ip route add default dev one && exec {} tcp {} 1",
+        client.address()?,
+        callers.dial_path()?.display(),
+        vip(80)
+    );
+    let mut stranger = callers.on_node(&world, "unshare");
+    let said = process::run(stranger.args(["--net", "sh", "-c", &script]))?;
+    ensure!(said.starts_with(&format!("errno={EHOSTUNREACH} ")), "{said}");
+    agent.wait_drops("not_visible", 1)
+}
+
+#[test]
+fn a_cgroup_that_cannot_be_written_can_be_attached_to() -> Result<()> {
+    needs!(docker);
+    let mut world = World::docker()?;
+    let callers = Callers::of(&mut world)?;
+    let place = world.directory().join("read-only");
+    std::fs::create_dir(&place)?;
+    let at = place.display().to_string();
+    process::run(Command::new("mount").arg("--bind").arg(callers.cgroup()).arg(&at))?;
+    let unmount = || process::run(Command::new("umount").arg(&at));
+    let result = (|| -> Result<()> {
+        process::run(Command::new("mount").args(["-o", "remount,bind,ro", &at]))?;
+        let web = lb_tests::eastwest::web(&world, 1)?.start()?;
+        let mut config = world.config();
+        config.cgroup = Some(place.clone());
+        let agent = world.start_agent(&config)?;
+        agent.wait_backends(&[web.name()])?;
+        let status = agent.json("status")?;
+        ensure!(status["sockets"]["trouble"].is_null(), "{}", status["sockets"]);
+        let calls = callers.dial(&world, None, "tcp", vip(80), 2)?;
+        shares(&calls, vip(80))?;
+        let calls = callers.dial(&world, None, "tcp", vip(81), 1)?;
+        ensure!(calls == [lb_tests::callers::Called::Failed(ECONNREFUSED)], "{calls:?}");
+        Ok(())
+    })();
+    unmount()?;
+    result
+}
