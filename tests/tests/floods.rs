@@ -191,6 +191,42 @@ fn syn_flood_on_a_service_whose_replies_are_recorded() -> Result<()> {
     check(&agent, world.client(), vip(80), &[Segment::Syn], || Ok(()))
 }
 
+/// Two services have one port of one container: the replies of the later one are recorded, and every
+/// SYN to it has to be told apart from those to the first.
+#[test]
+fn syn_flood_on_the_second_of_two_services_on_a_port() -> Result<()> {
+    needs!(docker);
+    let world = World::docker()?;
+    world.node().ip(&format!("route add default via {CLIENT}"))?;
+    let docker = world.docker_client()?;
+    let _first = docker
+        .container("one")
+        .compose("shop", "one", 1)
+        .balanced(&format!("tcp://{BALANCER}:80"))
+        .start()?;
+    let mut config = world.config();
+    config.extra = SETTINGS.to_owned();
+    let agent = world.start_agent(&config)?;
+    agent.wait_backends(&["one"])?;
+    let _second = docker
+        .container("two")
+        .compose("shop", "two", 1)
+        .balanced(&format!("tcp://{BALANCER}:81"))
+        .with("--network container:one")
+        .serving(8081)
+        .without_hostname()
+        .start()?;
+    agent.wait_backends(&["one", "two"])?;
+    let row = agent.rows("backend")?.into_iter().find(|row| row["display_name"] == "two");
+    let replies = row.context("no such backend")?["replies"].clone();
+    ensure!(replies["by"] == "recorded", "{replies}");
+    // Few: a client port that one service has is lost to the other, and ports follow each other.
+    let first = world.client().slow_streams(vip(80), 5, Duration::from_millis(50))?;
+    check(&agent, world.client(), vip(81), &[Segment::Syn], || Ok(()))?;
+    first.finish()?.check().context("connections of the first service")?;
+    Ok(())
+}
+
 #[test]
 fn ack_and_syn_ack_floods_on_plain_slots_and_while_they_move() -> Result<()> {
     needs!(namespaces);

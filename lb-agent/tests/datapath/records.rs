@@ -12,11 +12,11 @@ use lb_agent::{
     plan::{Action, Kernel as _, KernelRing, Scan},
 };
 use lb_common::abi::{
-    CLASS_CLOSED, CLASS_ESTABLISHED, CLASS_HALF_OPEN, CLASS_RESET, CLOSED_SECONDS, CLOSING_SECONDS,
-    ESTABLISHED_SECONDS, FAMILY_V4, FAMILY_V6, FlowInsertions, FlowKeyV4, FlowKeyV6, FlowRecord,
-    FlowRoom, HALF_OPEN_SECONDS, NetU16, PROTOCOL_TCP, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4,
-    ReplyRecordV6, SLOT_MOVING, SLOT_SETTLED, Slot, TAKES_NEW, TAKES_OLD, map_names, ring_number,
-    ticks_from_seconds,
+    CLASS_ANSWERED, CLASS_CLOSED, CLASS_ESTABLISHED, CLASS_HALF_OPEN, CLASS_RESET, CLASS_RESUMED,
+    CLOSED_SECONDS, CLOSING_SECONDS, ESTABLISHED_SECONDS, FAMILY_V4, FAMILY_V6, FlowInsertions,
+    FlowKeyV4, FlowKeyV6, FlowRecord, FlowRoom, HALF_OPEN_SECONDS, NetU16, PROTOCOL_TCP,
+    ReplyKeyV4, ReplyKeyV6, ReplyRecordV4, ReplyRecordV6, SLOT_MOVING, SLOT_SETTLED, Slot,
+    TAKES_NEW, TAKES_OLD, map_names, ring_number, ticks_from_seconds,
 };
 
 /// A table of flows and one of replies, in one family.
@@ -180,6 +180,45 @@ sandboxed! {
         let report = datapath.sweep(&|| NOW).unwrap();
         assert_eq!(report.flows_deleted, 5);
         assert!(!report.scan.unwrap().finding(0, 0).has_other);
+    }
+
+    fn half_open_replies_are_swept_as_if_room_were_scarce(sandbox) {
+        let mut datapath = sandbox.open(TcMode::Auto);
+        let backend = a_backend("10.0.0.1:8080", 7, TAKES_NEW | TAKES_OLD);
+        datapath.execute(&Action::WriteBackend { number: 1, backend }).unwrap();
+        let syn = ticks_from_seconds(HALF_OPEN_SECONDS);
+        let closed = ticks_from_seconds(CLOSED_SECONDS);
+        // Class, backend, generation, age, whether it stays.
+        let cases = [
+            (CLASS_HALF_OPEN, 1, 7, 0, true),
+            (CLASS_HALF_OPEN, 1, 7, syn, true),
+            (CLASS_HALF_OPEN, 1, 7, syn + 3, false),
+            (CLASS_ANSWERED, 1, 7, syn, true),
+            (CLASS_ANSWERED, 1, 7, syn + 3, false),
+            // What came in mid-stream is a connection.
+            (CLASS_RESUMED, 1, 7, syn + 3, true),
+            // A SYN and a RST: else a flood of both would stay for hours.
+            (CLASS_RESET, 1, 7, closed, true),
+            (CLASS_RESET, 1, 7, closed + 3, false),
+            (CLASS_HALF_OPEN, 1, 6, 0, false),
+            // Of a foreign flow.
+            (CLASS_HALF_OPEN, 0, 0, syn, true),
+            (CLASS_HALF_OPEN, 0, 0, syn + 3, false),
+        ];
+        let mut table = sandbox.lru_hash_map(map_names::HALF_REPLIES_V4);
+        for (port, (class, backend, generation, age_ticks, _)) in (1..).zip(cases) {
+            let (key, reply) = reply_v4(port, backend);
+            let (class, last_seen_tick) = (u16::try_from(class).unwrap(), NOW - age_ticks);
+            let reply = ReplyRecordV4 { generation, class, last_seen_tick, ..reply };
+            table.insert(key, reply, 0).unwrap();
+        }
+        let report = datapath.sweep(&|| NOW).unwrap();
+        let mut left: Vec<u16> =
+            table.keys().map(|key: Result<ReplyKeyV4, _>| key.unwrap().client_port.get()).collect();
+        left.sort_unstable();
+        let stay = (1..).zip(cases).filter(|(_, case)| case.4).map(|(port, _)| port);
+        assert_eq!(left, stay.collect::<Vec<u16>>());
+        assert_eq!((report.replies_seen, report.replies_deleted), (11, 5));
     }
 
     fn scan_finds_the_slots_that_need_their_records(sandbox) {

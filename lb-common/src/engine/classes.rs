@@ -40,11 +40,16 @@ enum Event {
     LastAck,
 }
 
-/// The class after a packet of the client.
+/// The class after a packet of the client. Whatever that is, it proves no connection by itself: anybody
+/// may have sent it.
 const fn by_client(before: u32, event: Event) -> u32 {
     match event {
-        Event::Reset => reset_from(before),
-        Event::Fin if before == NONE => CLASS_CLOSING_BY_CLIENT,
+        Event::Reset => match before {
+            NONE => CLASS_HALF_OPEN,
+            CLASS_HALF_OPEN | CLASS_RESUMED => before,
+            _ => reset_from(before),
+        },
+        Event::Fin if matches!(before, NONE | CLASS_HALF_OPEN | CLASS_RESUMED) => CLASS_RESUMED,
         Event::Fin => unacknowledged(closed_by(before, CLASS_CLOSING_BY_CLIENT)),
         Event::Syn if before != NONE && is_closing(before) => CLASS_REOPENED,
         Event::BareAck | Event::Data => match before {

@@ -2,7 +2,7 @@
 
 use lb_common::abi::{
     CLASS_ANSWERED, CLASS_CLOSED, CLASS_ESTABLISHED, CLASS_HALF_OPEN, CLASS_REOPENED,
-    REPLY_DEFAULT_AMBIGUOUS,
+    CLASS_RESUMED, REPLY_DEFAULT_AMBIGUOUS, reply_end,
 };
 
 use super::{
@@ -10,6 +10,53 @@ use super::{
     outbound::{pass, replied, with_default},
 };
 use crate::packets::{Case, INGRESS_IFINDEX, KnownReply, Net, World, tcp};
+
+/// An acknowledgement number that has nothing to do with what the clients of the cases send.
+const FAR: u32 = 0x9000_0000;
+
+/// What anybody may have sent in the name of a client who is connected without us: it takes nothing of
+/// what the backend says there.
+pub(super) fn forged(net: &Net) -> Vec<Case> {
+    let sent = |flags| delivered(&tcp(net.client, net.vip, flags).numbers(0, 8), net.one);
+    let direct = pass(&net.said_by_one("P.").numbers(7, FAR).payload(9));
+    let answered = replied(net, &net.said_by_one(".").numbers(7, 1));
+    let ending = |class| KnownReply { client_end: reply_end(1), ..net.reply(class) };
+    [
+        (
+            "a forged RST takes no direct connection",
+            vec![sent("R"), direct.clone()],
+            net.reply(CLASS_HALF_OPEN),
+        ),
+        (
+            "nor do a SYN and a RST",
+            vec![sent("S"), sent("R"), direct.clone()],
+            net.reply(CLASS_HALF_OPEN),
+        ),
+        (
+            "a forged FIN takes no direct connection",
+            vec![sent("F."), direct.clone()],
+            ending(CLASS_RESUMED),
+        ),
+        (
+            "nor do a SYN and a FIN",
+            vec![sent("S"), sent("F."), direct.clone()],
+            ending(CLASS_RESUMED),
+        ),
+        (
+            "nor do data and a FIN",
+            vec![sent("."), sent("F."), direct.clone()],
+            net.reply(CLASS_RESUMED),
+        ),
+        ("nor do data and a RST", vec![sent("."), sent("R"), direct], net.reply(CLASS_RESUMED)),
+        (
+            "a FIN of a connection whose record was lost is acknowledged",
+            vec![sent("F."), answered],
+            ending(CLASS_ESTABLISHED),
+        ),
+    ]
+    .map(|(name, steps, left)| case(name, net.recording(), steps, vec![], vec![left]))
+    .into()
+}
 
 /// Records of connections that the backend has not accepted, and those of connections that were lost.
 pub(super) fn unanswered(net: &Net) -> Vec<Case> {

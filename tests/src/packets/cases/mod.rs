@@ -63,6 +63,7 @@ pub fn all() -> Vec<Case> {
             endings::crossing(net),
             endings::after_the_end(net),
             endings::last_acknowledgements(net),
+            handshakes::forged(net),
             handshakes::unanswered(net),
             handshakes::expired(net),
             midstream::direct(net),
