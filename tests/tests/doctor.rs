@@ -13,7 +13,7 @@ fn check(report: &Value, name: &str) -> Result<(String, String)> {
     let of: Vec<_> = findings.iter().filter(|finding| finding["check"] == name).collect();
     let rank = |level: &str| ["ok", "warning", "error"].iter().position(|it| *it == level);
     let level = of.iter().filter_map(|finding| finding["level"].as_str()).max_by_key(|it| rank(it));
-    let text = of.iter().map(|finding| finding.to_string()).collect::<Vec<_>>().join("\n");
+    let text = of.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     Ok((level.with_context(|| format!("no check `{name}`: {report}"))?.to_owned(), text))
 }
 
@@ -47,7 +47,8 @@ fn the_doctor_sees_what_is_wrong_with_a_node() -> Result<()> {
         process::wait_for(&format!("check {name}"), Duration::from_secs(10), || {
             let (found, text) = check(&doctor(&agent)?.0, name)?;
             ensure!(found == level, "{name}: {text}");
-            words.iter().try_for_each(|word| Ok(ensure!(text.contains(word), "{word}: {text}")))
+            ensure!(words.iter().all(|word| text.contains(word)), "{words:?}: {text}");
+            Ok(())
         })
     };
     expect("agent", "ok", &["lb-agent"])?;

@@ -110,8 +110,8 @@ fn a_vip_that_is_somebodys_address_takes_nothing_else() -> Result<()> {
     let client = docker.container("client").start()?;
     let node = world.node().run("ip -4 -o addr show")?;
     let node = node.lines().filter(|line| !line.contains(" lo ") && !line.contains("docker0"));
-    let node = node.filter_map(|line| line.split_whitespace().nth(3)?.split('/').next());
-    let node: std::net::IpAddr = node.last().context("no address")?.parse()?;
+    let mut node = node.filter_map(|line| line.split_whitespace().nth(3)?.split('/').next());
+    let node: std::net::IpAddr = node.next_back().context("no address")?.parse()?;
     let mut config = world.config();
     config.cgroup = Some(callers.cgroup().to_owned());
     let somebodys = [holder.address()?, node];

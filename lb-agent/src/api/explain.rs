@@ -441,10 +441,7 @@ impl Step {
                 ("caller".to_owned(), format!("{name}: {kind}{on}"))
             }
             Self::Scope { visible, prefers_node, is_seen } => {
-                let seen =
-                    if *is_seen { "the caller sees it" } else { "the caller does not see it" };
-                let prefers = if *prefers_node { ", prefers the node" } else { "" };
-                ("scope".to_owned(), format!("{}{prefers}: {seen}", visible.join(",")))
+                ("scope".to_owned(), scope_words(visible, *prefers_node, *is_seen))
             }
             Self::Network { backend, network, is_reached } => {
                 let network = network.as_deref().unwrap_or("the routing table");
@@ -459,6 +456,12 @@ impl Step {
             }
         }
     }
+}
+
+fn scope_words(visible: &[String], prefers_node: bool, is_seen: bool) -> String {
+    let seen = if is_seen { "the caller sees it" } else { "the caller does not see it" };
+    let prefers = if prefers_node { ", prefers the node" } else { "" };
+    format!("{}{prefers}: {seen}", visible.join(","))
 }
 
 fn none() -> String {

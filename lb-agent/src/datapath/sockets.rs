@@ -87,10 +87,10 @@ pub(super) fn set_constants<'a>(
     options: &Options,
     constants: &'a Constants,
 ) {
-    loader.override_global("COOKIE_ADDRESS", &constants.cookie_address, false);
-    loader.override_global("COOKIE_PORT", &constants.cookie_port, false);
     static YES: u32 = 1;
     static NO: u32 = 0;
+    loader.override_global("COOKIE_ADDRESS", &constants.cookie_address, false);
+    loader.override_global("COOKIE_PORT", &constants.cookie_port, false);
     let value = |is: bool| if is { &YES } else { &NO };
     let routes_across = options.cgroup.as_ref().is_some_and(|cgroup| cgroup.routes_across);
     loader.override_global("ROUTES_ACROSS", value(routes_across), false);

@@ -137,12 +137,9 @@ impl Daemon {
             names: Arc::clone(&names),
             started,
         };
-        let api = &config.api;
-        let server = Server::bind(&api.socket, Some(&api.group), source.clone()).await?;
-        let metrics = match config.metrics.listen {
-            Some(address) => Some(MetricsServer::bind(address, source).await?),
-            None => None,
-        };
+        let (socket, group) = (&config.api.socket, &config.api.group);
+        let server = Server::bind(socket, Some(group), source.clone()).await?;
+        let metrics = bind_metrics(&config, source).await?;
 
         follow_traces(&mut node, kernel, trace_requests, &stop);
 
@@ -329,6 +326,14 @@ impl Daemon {
         let text = status_line(&self.view.borrow_and_update());
         notify(&[NotifyState::Status(&text)]);
     }
+}
+
+/// Where metrics are served, if they are.
+async fn bind_metrics(config: &Config, source: Source) -> anyhow::Result<Option<MetricsServer>> {
+    Ok(match config.metrics.listen {
+        Some(address) => Some(MetricsServer::bind(address, source).await?),
+        None => None,
+    })
 }
 
 /// Tells of packets whoever asks for them.

@@ -257,11 +257,10 @@ pub(super) fn names(facts: &Facts) -> Vec<Finding> {
     let (asks, asks_not): (Vec<_>, Vec<_>) =
         running.callers.callers.iter().partition(|caller| has_asked(caller));
     let silent: Vec<&str> = asks_not.iter().map(|caller| caller.name.as_str()).collect();
-    let mut what =
-        format!("{} asked so far", count_of(asks.len(), "container has", "containers have"));
-    if !silent.is_empty() {
-        what += &format!("; not yet: {}", some_of(&silent));
-    }
+    let asked = count_of(asks.len(), "container has", "containers have");
+    let not_yet =
+        if silent.is_empty() { String::new() } else { format!("; not yet: {}", some_of(&silent)) };
+    let what = format!("{asked} asked so far{not_yet}");
     findings.push(if asks.is_empty() && !silent.is_empty() {
         Finding::warning(check, what)
             .because("names of services resolve only where the agent is asked for them")
