@@ -108,7 +108,9 @@ fn a_rest_client_beside_the_servers_is_answered_by_both() -> Result<()> {
     /// Of the file, as it stands there.
     const COMMAND: &str =
         "apk update; apk add curl; while true; do curl --head restserver.local; sleep 1; done";
-    const ASK: &str = "for _ in $(seq 60); do curl --silent --fail restserver.local; done";
+    const ASK: &str = "for _ in $(seq 60); do
+        curl --silent --show-error --fail --max-time 5 restserver.local || exit 1
+    done";
     const IMAGE: &str = "registry.aliyuncs.com/acs-sample/alpine:3.3";
     needs!(docker);
     if let Some(why) = lacking(&["docker-compose", "curl"]) {
