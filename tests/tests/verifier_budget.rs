@@ -6,8 +6,10 @@ use aya::{Ebpf, programs::Program};
 use lb_common::abi::program_names;
 use lb_tests::{needs, packets::object_bytes, skip};
 
-/// For all programs together, those that tell traces and those of sockets among them.
-const BUDGET: u32 = 500_000;
+/// For all programs together, those that tell traces and those of sockets among them. The same sources
+/// make code that differs by a tenth from one directory to another, in whose name the compiler orders
+/// what it merges: hence the room.
+const BUDGET: u32 = 600_000;
 
 #[test]
 fn verified_instructions_are_within_budget() -> Result<()> {
