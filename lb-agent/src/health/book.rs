@@ -369,9 +369,10 @@ impl Entry {
         if standing == self.announced {
             return None;
         }
+        let has_fallen = self.announced.health == Health::Healthy && health == Health::Unhealthy;
         self.announced = standing;
         let Target { key, generation, .. } = *self.target;
-        Some(Change { key, generation, standing, cause: cause.to_owned() })
+        Some(Change { key, generation, standing, has_fallen, cause: cause.to_owned() })
     }
 }
 

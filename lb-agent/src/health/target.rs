@@ -58,6 +58,8 @@ pub struct Change {
     pub generation: u64,
     /// The standing.
     pub standing: Standing,
+    /// It was healthy until now, and is not: connections go where nobody answers.
+    pub has_fallen: bool,
     /// What caused it.
     pub cause: String,
 }

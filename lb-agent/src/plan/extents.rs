@@ -19,7 +19,7 @@ pub(super) struct Extent {
 }
 
 impl Extent {
-    fn of(ring: &KernelRing) -> Self {
+    pub(super) fn of(ring: &KernelRing) -> Self {
         Self { start: ring.start, size: u32::try_from(ring.slots.len()).unwrap_or(u32::MAX) }
     }
 
@@ -78,6 +78,11 @@ impl Extents {
     /// An extent is going to be filled: whether or not this succeeds, it is used from now on.
     pub(super) fn mark_used(&mut self, extent: Extent) {
         self.used.insert(extent);
+    }
+
+    /// It has not been filled after all, and nobody was told of it: it need not rest.
+    pub(super) fn mark_unused(&mut self, extent: Extent) {
+        self.used.remove(&extent);
     }
 
     /// When the next resting extent becomes free.
@@ -189,6 +194,16 @@ mod tests {
         assert_eq!(take(&mut extents, 1), None);
         extents.observe(&rings(&[]), true, 2010);
         assert_eq!(take(&mut extents, 1), Some(0));
+    }
+
+    #[test]
+    fn what_was_not_tried_does_not_rest() {
+        let mut extents = Extents::new(100, 2000);
+        extents.observe(&rings(&[]), true, 0);
+        assert_eq!(take(&mut extents, 100), Some(0));
+        extents.mark_unused(Extent { start: 0, size: 100 });
+        extents.observe(&rings(&[]), true, 10);
+        assert_eq!(take(&mut extents, 100), Some(0));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use lb_common::abi::{self, MAX_BACKENDS, MAX_SERVICES, RingDescriptor};
 use super::{
     Action, KernelBackend, KernelError, KernelRing, KernelState, Plan,
     draft::Draft,
-    extents::Extents,
+    extents::{Extent, Extents},
     hash::NameHash,
     keys::{BackendKeys, Keys, ServiceKeys},
     numbers::{Clocks, NumberSet, Turn, next_generation},
@@ -157,6 +157,13 @@ impl Planner {
     /// Hears that the kernel refused an action, so that the next plan can do without it.
     pub fn note_failure(&mut self, action: &Action, error: &KernelError, now_ms: u64) {
         self.troubles.note(action, error, now_ms);
+    }
+
+    /// Hears that an action of the plan was not tried.
+    pub fn note_interrupted(&mut self, action: &Action) {
+        if let Action::PublishRing { content, .. } = action {
+            self.extents.mark_unused(Extent::of(content));
+        }
     }
 
     /// The backend numbers that any ring refers to.

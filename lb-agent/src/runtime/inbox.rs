@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use tokio::sync::mpsc;
 
 use super::Event;
-use crate::{health::tracker::Health, provider::ProviderEvent};
+use crate::provider::ProviderEvent;
 
 /// Events taken from the channel while looking for those. Beyond that the channel fills up and the
 /// providers wait.
@@ -55,9 +55,7 @@ impl Inbox {
 fn is_bad(event: &Event) -> bool {
     match event {
         Event::Provider(event) => matches!(event, ProviderEvent::Gone { .. }),
-        Event::Health(changes) => {
-            changes.iter().any(|change| change.standing.health == Health::Unhealthy)
-        }
+        Event::Health(changes) => changes.iter().any(|change| change.has_fallen),
         Event::Clients(_) | Event::Restarting(_) | Event::Balancers(_) => false,
     }
 }

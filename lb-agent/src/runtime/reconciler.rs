@@ -59,6 +59,10 @@ pub(super) const RESYNC: Duration = Duration::from_mins(1);
 /// refuses something else each time.
 const ROUNDS_MAX: u32 = 16;
 
+/// Actions of a plan after an interrupted one that are done whoever fails meanwhile, so that a storm of
+/// failures cannot stop everything else.
+const CERTAIN_ACTIONS: usize = 64;
+
 /// Cause of what is not tried after an interruption.
 const INTERRUPTED: &str = "interrupted by a death or a failure";
 
@@ -114,6 +118,8 @@ pub struct Reconciler<N> {
     progress: Progress,
     rounds_in_a_row: u32,
     /// Something changed since the latest plan.
+    /// Of the next plan, before bad news interrupt it.
+    certain_actions: usize,
     is_dirty: bool,
     is_mirror_stale: bool,
     is_view_stale: bool,
@@ -171,6 +177,7 @@ impl<N: Node> Reconciler<N> {
             backoff: Backoff::default(),
             progress: Progress::default(),
             connections: Connections::default(),
+            certain_actions: 1,
             is_dirty: true,
             is_mirror_stale: false,
             is_view_stale: false,
@@ -304,20 +311,26 @@ impl<N: Node> Reconciler<N> {
 
         let actions = self.protected(plan.actions);
         let planned = actions.len();
-        let mut kernel = Interruptible { node: &mut self.node, inbox, executed: 0, is_over: false };
+        let certain = self.certain_actions;
+        let mut kernel =
+            Interruptible { node: &mut self.node, inbox, executed: 0, certain, is_over: false };
         let applied = plan::apply(actions, &mut kernel, &mut self.mirror);
         let is_interrupted = kernel.is_over;
         let refused = applied.failures.iter().filter(|(_, error)| error.cause != INTERRUPTED);
         self.progress.executed(applied.done, refused.count());
-        let is_further =
-            self.note_failures(applied.failures, is_interrupted, now_ms) || is_interrupted;
+        let is_further = self.note_failures(applied.failures, is_interrupted, now_ms);
         if !is_interrupted {
             self.node.expect_no_more();
         }
         self.set_socket_tables();
-        self.finish_round(planned, applied.done > 0 || is_further, now);
+        if is_interrupted {
+            self.certain_actions = CERTAIN_ACTIONS;
+            self.is_dirty = true;
+        } else {
+            self.certain_actions = 1;
+            self.finish_round(planned, applied.done > 0 || is_further, now);
+        }
         self.write_history(now_ms);
-        self.is_dirty |= is_interrupted;
 
         let duration = started.elapsed();
         self.progress.ended(now, duration, !self.is_dirty);
@@ -340,6 +353,7 @@ impl<N: Node> Reconciler<N> {
         let kept = lasting.len();
         for (action, error) in failures {
             if is_interrupted && error.cause == INTERRUPTED {
+                self.planner.note_interrupted(&action);
                 continue;
             }
             self.planner.note_failure(&action, &error, now_ms);

@@ -16,7 +16,8 @@ use lb_common::{
         BackendV4, BackendV6, DropReason, FAMILY_V4, FAMILY_V6, Frontend, FrontendKeyV4,
         FrontendKeyV6, Hook, Limits, NetAddr6, NetU16, NetU32, PATH_LOCAL, PATH_RECORDS_REPLIES,
         PATH_ROUTED, PROTOCOL_ANY, PROTOCOL_TCP, RingDescriptor, SCOPE_FRONT, Slot, TAKES_NEW,
-        TAKES_OLD, TRACE_ANY_REASON, TraceEvent, TraceFilter, Verdict, program_names, ring_number,
+        TAKES_OLD, TRACE_ANY_REASON, TraceEvent, TraceFilter, Verdict, XdpInterface, map_names,
+        program_names, ring_number,
     },
     engine::{
         Context, Family, front,
@@ -27,6 +28,8 @@ use lb_common::{
 };
 
 use crate::{sandbox::Sandbox, sandboxed};
+
+const LOOPBACK_IFINDEX: u32 = 1;
 
 const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10);
@@ -211,6 +214,9 @@ impl<'a> Bed<'a> {
     fn new(sandbox: &'a Sandbox) -> Self {
         let mut datapath = sandbox.open(TcMode::Auto);
         fill(&mut datapath);
+        // Programs run for tests see the loopback device, whose address is zero.
+        let mut interfaces = sandbox.array::<u64>(map_names::XDP_INTERFACES);
+        interfaces.set(LOOPBACK_IFINDEX, XdpInterface::receiving([0; 6]).raw(), 0).unwrap();
         let reader = datapath.take_trace().expect("there is one");
         Self { sandbox, datapath, reader }
     }

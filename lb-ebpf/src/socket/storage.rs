@@ -45,6 +45,10 @@ pub fn forget_peer(ctx: &SockAddrContext) {
     if !place.is_null() {
         // SAFETY: as above; without its seal it counts as nothing.
         unsafe { (&raw mut (*place).seal).write_volatile(0) };
+        // Else it would be ended with a backend that it has left.
+        // SAFETY: the context is a socket's.
+        let socket = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+        let _ = CONNECTED_DATAGRAMS.remove(&socket);
     }
 }
 

@@ -45,7 +45,13 @@ fn tell(view: &mut HealthView, backend: &Backend, health: Health) -> bool {
     let key = instance_hash(&name(), backend);
     let generation = view.entries[&key].target.generation;
     let standing = Standing { health, was_healthy: true, is_refusing: false, is_observed: false };
-    view.take(&[Change { key, generation, standing, cause: "a test".to_owned() }])
+    view.take(&[Change {
+        key,
+        generation,
+        standing,
+        has_fallen: false,
+        cause: "a test".to_owned(),
+    }])
 }
 
 #[test]
@@ -104,7 +110,7 @@ fn health_is_told_of_changes_only_and_a_recreated_backend_begins_anew() {
     assert_ne!(targets.borrow_and_update()[0].generation, generation);
     let key = instance_hash(&name(), &first);
     let standing = Standing::assumed(Health::Healthy);
-    let late = Change { key, generation, standing, cause: "late".to_owned() };
+    let late = Change { key, generation, standing, has_fallen: false, cause: "late".to_owned() };
     assert!(!view.take(&[late]), "a change of its former self");
 }
 
@@ -229,7 +235,7 @@ proptest! {
                     let generation = entry.target.generation;
                     let standing =
                         Standing { health, was_healthy: true, is_refusing, is_observed: false };
-                    let change = Change { key, generation, standing, cause: String::new() };
+                    let change = Change { key, generation, standing, has_fallen: false, cause: String::new() };
                     let is_changed = view.take(std::slice::from_ref(&change));
                     prop_assert_eq!(forgetful.take(&[change]), is_changed);
                 }

@@ -46,7 +46,8 @@ struct Seen {
 pub async fn run(settings: Settings, cookies: Cookies, clients: mpsc::Sender<Clients>) {
     let node = node_cookie(cookies);
     let api = Api::new(settings.socket_path.clone());
-    let mut watcher = Watcher { api, cookies, node, seen: BTreeMap::new(), told: None, clients };
+    let (seen, failing) = (BTreeMap::new(), BTreeSet::new());
+    let mut watcher = Watcher { api, cookies, node, seen, failing, told: None, clients };
     while !watcher.clients.is_closed() {
         if let Err(error) = watcher.follow(settings.resync).await {
             tracing::debug!("clients: {error}");
@@ -73,6 +74,8 @@ struct Watcher {
     node: u64,
     /// By container id.
     seen: BTreeMap<String, Seen>,
+    /// Ids of those that could not be looked at, as was said.
+    failing: BTreeSet<String>,
     told: Option<Clients>,
     clients: mpsc::Sender<Clients>,
 }
@@ -107,13 +110,25 @@ impl Watcher {
         self.api.prepare().await?;
         let listed = self.api.clients().await?;
         let ids: BTreeSet<&str> = listed.iter().map(|it| it.id.as_str()).collect();
+        self.failing.retain(|id| ids.contains(id.as_str()));
         self.seen.retain(|id, seen| ids.contains(id.as_str()) && seen.process.is_alive());
         let mut clients = Clients { node: self.node, ..Clients::default() };
         for Listed { id, name, networks } in listed.into_iter().take(CONTAINERS_MAX) {
-            if !self.seen.contains_key(&id)
-                && let Some(seen) = self.examine(&id).await?
-            {
-                self.seen.insert(id.clone(), seen);
+            if !self.seen.contains_key(&id) {
+                match self.examine(&id).await {
+                    Ok(Some(seen)) => {
+                        self.failing.remove(&id);
+                        self.seen.insert(id.clone(), seen);
+                    }
+                    Ok(None) => {}
+                    // Left out until it can be looked at; the others are known all the same.
+                    Err(error) => {
+                        clients.is_partial = true;
+                        if self.failing.insert(id.clone()) {
+                            tracing::warn!("{name}: cannot be looked at as a caller: {error}");
+                        }
+                    }
+                }
             }
             let Some(Seen { process, cookie }) = self.seen.get(&id) else { continue };
             let client = ContainerClient { name, pid: process.pid(), cookie: *cookie, networks };

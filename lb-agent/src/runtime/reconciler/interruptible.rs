@@ -11,13 +11,14 @@ pub(super) struct Interruptible<'a, N> {
     pub(super) node: &'a mut N,
     pub(super) inbox: &'a mut Inbox,
     pub(super) executed: usize,
+    /// Actions that it does all the same.
+    pub(super) certain: usize,
     pub(super) is_over: bool,
 }
 
 impl<N: Node> Kernel for Interruptible<'_, N> {
     fn execute(&mut self, action: &Action) -> Result<(), KernelError> {
-        // At least one action per plan, so that a storm of those cannot stop everything else.
-        self.is_over = self.is_over || (self.executed > 0 && self.inbox.has_bad_news());
+        self.is_over = self.is_over || (self.executed >= self.certain && self.inbox.has_bad_news());
         if self.is_over {
             let action = "go on".to_owned();
             return Err(KernelError { action, cause: INTERRUPTED.to_owned(), is_absent: false });
