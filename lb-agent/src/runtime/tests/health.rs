@@ -45,7 +45,7 @@ pub(super) async fn tell(bed: &Bed, id: u8, health: Health) {
     };
     let standing = Standing { health, was_healthy: true, is_refusing: false, is_observed: false };
     let (key, generation) = (target.key, target.generation);
-    let has_fallen = standing.health == Health::Unhealthy;
+    let has_fallen = standing.health == Unhealthy;
     let change =
         Change { key, generation, standing, has_fallen, cause: "the test says so".to_owned() };
     bed.events.send(Event::Health(vec![change])).await.expect("the runtime runs");
@@ -98,7 +98,7 @@ async fn a_failure_interrupts_a_plan_and_comes_first() {
     let (key, generation) = (target.key, target.generation);
     let standing =
         Standing { health: Unhealthy, was_healthy: true, is_refusing: false, is_observed: false };
-    let has_fallen = standing.health == Health::Unhealthy;
+    let has_fallen = standing.health == Unhealthy;
     let change =
         Change { key, generation, standing, has_fallen, cause: "the test says so".to_owned() };
     let (events, mut news) = (bed.events.clone(), Some(Event::Health(vec![change])));
