@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     io::{Read as _, Write as _},
+    net::SocketAddr,
     time::Duration,
 };
 
@@ -229,7 +230,23 @@ fn client_ports_come_by_every_way_in_turn() -> Result<()> {
     Ok(())
 }
 
-/// Both would be one connection to the container: the second cannot be, and must not harm the first.
+/// From one port of the client by two ways at once. Both would be one connection to the container: the
+/// second cannot be, and must not harm the first.
+fn check_first_stays(
+    world: &World,
+    source_port: u16,
+    [first, second]: [SocketAddr; 2],
+) -> Result<()> {
+    let mut stream = world.client().connect_from(source_port, first)?;
+    let other = world.client().connect_from(source_port, second);
+    ensure!(other.is_err(), "{second} answered on the port of a connection to {first}");
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    ensure!(answer.contains("name=web-1"), "{second} took the place of {first}: `{answer}`");
+    Ok(())
+}
+
 #[test]
 fn one_client_port_by_two_ways_at_once_keeps_the_first() -> Result<()> {
     needs!(docker);
@@ -237,36 +254,11 @@ fn one_client_port_by_two_ways_at_once_keeps_the_first() -> Result<()> {
     let web = world.web(1)?.with("--publish 18080:8080").start()?;
     let agent = world.start_agent(&world.config())?;
     agent.wait_backends(&["web-1"])?;
-    let others = [(NODE, 18080).into(), (web.address()?, PORT).into()];
-    for (source_port, other) in (42_000..).zip(others) {
-        let mut first = world.client().connect_from(source_port, world.front())?;
-        let second = world.client().connect_from(source_port, other);
-        ensure!(second.is_err(), "{other} answered on another connection's port");
-        first.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
-        let mut answer = String::new();
-        first.read_to_string(&mut answer)?;
-        ensure!(answer.contains("name=web-1"), "{other} took the place of the VIP: `{answer}`");
-    }
-    Ok(())
-}
-
-/// The same the other way about.
-#[test]
-fn one_client_port_by_the_vip_as_well_keeps_a_direct_connection() -> Result<()> {
-    needs!(docker);
-    let world = World::docker()?;
-    let web = world.web(1)?.with("--publish 18080:8080").start()?;
-    let agent = world.start_agent(&world.config())?;
-    agent.wait_backends(&["web-1"])?;
-    let others = [(NODE, 18080).into(), (web.address()?, PORT).into()];
-    for (source_port, other) in (42_100..).zip(others) {
-        let mut first = world.client().connect_from(source_port, other)?;
-        let second = world.client().connect_from(source_port, world.front());
-        ensure!(second.is_err(), "the VIP answered on the port of a connection to {other}");
-        first.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
-        let mut answer = String::new();
-        first.read_to_string(&mut answer)?;
-        ensure!(answer.contains("name=web-1"), "the VIP took the place of {other}: `{answer}`");
+    let (vip, published) = (world.front(), (NODE, 18080).into());
+    let direct = (web.address()?, PORT).into();
+    let ways = [[vip, published], [vip, direct], [published, vip], [direct, vip]];
+    for (source_port, ways) in (42_000..).zip(ways) {
+        check_first_stays(&world, source_port, ways)?;
     }
     Ok(())
 }

@@ -123,7 +123,8 @@ pub struct ReplyRecordV4 {
     pub vip: NetU32,
     /// The port that the client sent to.
     pub vip_port: NetU16,
-    /// `CLASS_*`; what it is once both ends are known says [`super::reply_class`].
+    /// `CLASS_*`, by [`super::reply_class`] with the two ends; of `CLASS_RESUMED` above it
+    /// [`super::reply_place`] of the client's latest packet.
     pub class: u16,
     /// Number of the backend.
     pub backend: u32,
@@ -151,7 +152,8 @@ pub struct ReplyRecordV6 {
     pub vip: NetAddr6,
     /// The port that the client sent to.
     pub vip_port: NetU16,
-    /// `CLASS_*`; what it is once both ends are known says [`super::reply_class`].
+    /// `CLASS_*`, by [`super::reply_class`] with the two ends; of `CLASS_RESUMED` above it
+    /// [`super::reply_place`] of the client's latest packet.
     pub class: u16,
     /// Number of the backend.
     pub backend: u32,
@@ -395,7 +397,8 @@ pub struct FlowInsertions {
 
 impl FlowRoom {
     /// After a pass over a table for `records_max` entries has left `counted` in it. `inserted` is what
-    /// all CPUs together have put there since the pass began: it may be behind it. `cpus` are online: only these have a share.
+    /// all CPUs together have put there since the pass began: it may be behind it. `cpus` are online:
+    /// only these have a share.
     #[must_use]
     pub const fn after_pass(
         self,
