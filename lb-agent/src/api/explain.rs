@@ -44,18 +44,8 @@ impl CallQuery {
     pub const NODE: &'static str = "node";
 }
 
-/// What becomes of a socket call, at the moment of the question.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct CallExplanation {
-    /// The call.
-    pub question: CallQuery,
-    /// What was looked up, in order, and found.
-    pub steps: Vec<Step>,
-    /// What was decided.
-    pub outcome: Outcome,
-    /// What else to know.
-    pub notes: Vec<String>,
-}
+/// What becomes of a socket call.
+pub type CallExplanation = Explained<CallQuery>;
 
 /// What is sent by TCP.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -88,11 +78,20 @@ impl PacketWord {
     }
 }
 
-/// How the data path decides on a packet, at the moment of the question.
+/// How the data path decides on a packet.
+pub type Explanation = Explained<ExplainQuery>;
+
+/// What can be explained.
+pub trait Question {
+    /// Itself in a line for people.
+    fn line(&self) -> String;
+}
+
+/// How the programs decide on what is asked for, at the moment of the question.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Explanation {
-    /// The packet.
-    pub question: ExplainQuery,
+pub struct Explained<Q> {
+    /// The packet or call.
+    pub question: Q,
     /// What was looked up, in order, and found.
     pub steps: Vec<Step>,
     /// What was decided.
@@ -282,90 +281,65 @@ impl BackendName {
     }
 }
 
-impl Explanation {
-    /// Every backend in it, to be given its name.
-    pub fn backends_mut(&mut self) -> impl Iterator<Item = &mut BackendName> {
-        backends_in(&mut self.steps, &mut self.outcome)
-    }
-
-    /// Says what the service is called.
-    pub fn name_service(&mut self, name: &str) {
-        name_service_in(&mut self.steps, name);
-    }
-
-    /// Lines for people; names are not escaped.
-    #[must_use]
-    pub fn lines(&self) -> Vec<String> {
-        let ExplainQuery { client, vip, protocol, packet, is_reply } = &self.question;
+impl Question for ExplainQuery {
+    fn line(&self) -> String {
+        let Self { client, vip, protocol, packet, is_reply } = self;
         let packet = if *protocol == Protocol::Tcp { packet.name() } else { "datagram" };
         let (from, to) = if *is_reply { (vip, client) } else { (client, vip) };
-        let mut lines = vec![format!("{protocol} {packet} {from} > {to}")];
-        lines.extend(lines_of(&self.steps, &self.outcome, &self.notes));
-        lines
+        format!("{protocol} {packet} {from} > {to}")
     }
 }
 
-impl CallExplanation {
+impl Question for CallQuery {
+    fn line(&self) -> String {
+        let Self { from, vip, protocol } = self;
+        format!("{protocol} call of {from} to {vip}")
+    }
+}
+
+impl<Q: Question> Explained<Q> {
     /// Every backend in it, to be given its name.
     pub fn backends_mut(&mut self) -> impl Iterator<Item = &mut BackendName> {
-        backends_in(&mut self.steps, &mut self.outcome)
+        let steps = self.steps.iter_mut().flat_map(|step| {
+            let (first, second) = match step {
+                Step::Slot { cur, old, .. } => (Some(cur), old.as_mut()),
+                Step::FlowRecord { record, .. } => {
+                    (record.as_mut().map(|record| &mut record.backend), None)
+                }
+                Step::ReplyRecord { record: reply, .. } | Step::ReplyDefault { default: reply } => {
+                    (reply.as_mut().map(|reply| &mut reply.backend), None)
+                }
+                Step::Backend { backend, .. } | Step::Network { backend, .. } => {
+                    (Some(backend), None)
+                }
+                _ => (None, None),
+            };
+            first.into_iter().chain(second)
+        });
+        steps.chain(self.outcome.backend.as_mut())
     }
 
     /// Says what the service is called.
     pub fn name_service(&mut self, name: &str) {
-        name_service_in(&mut self.steps, name);
+        for step in &mut self.steps {
+            if let Step::Frontend { service, number: Some(_), .. } = step {
+                *service = Some(name.to_owned());
+            }
+        }
     }
 
     /// Lines for people; names are not escaped.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
-        let CallQuery { from, vip, protocol } = &self.question;
-        let mut lines = vec![format!("{protocol} call of {from} to {vip}")];
-        lines.extend(lines_of(&self.steps, &self.outcome, &self.notes));
-        lines
-    }
-}
-
-fn backends_in<'a>(
-    steps: &'a mut [Step],
-    outcome: &'a mut Outcome,
-) -> impl Iterator<Item = &'a mut BackendName> {
-    let steps = steps.iter_mut().flat_map(|step| {
-        let (first, second) = match step {
-            Step::Slot { cur, old, .. } => (Some(cur), old.as_mut()),
-            Step::FlowRecord { record, .. } => {
-                (record.as_mut().map(|record| &mut record.backend), None)
-            }
-            Step::ReplyRecord { record: reply, .. } | Step::ReplyDefault { default: reply } => {
-                (reply.as_mut().map(|reply| &mut reply.backend), None)
-            }
-            Step::Backend { backend, .. } | Step::Network { backend, .. } => (Some(backend), None),
-            _ => (None, None),
-        };
-        first.into_iter().chain(second)
-    });
-    steps.chain(outcome.backend.as_mut())
-}
-
-fn name_service_in(steps: &mut [Step], name: &str) {
-    for step in steps {
-        if let Step::Frontend { service, number: Some(_), .. } = step {
-            *service = Some(name.to_owned());
-        }
-    }
-}
-
-fn lines_of(steps: &[Step], outcome: &Outcome, notes: &[String]) -> Vec<String> {
-    let mut lines: Vec<String> = steps
-        .iter()
-        .map(|step| {
+        let mut lines = vec![self.question.line()];
+        lines.extend(self.steps.iter().map(|step| {
             let (what, found) = step.words();
             format!("  {what:<13} {found}")
-        })
-        .collect();
-    lines.push(outcome.line());
-    lines.extend(notes.iter().map(|note| format!("note: {note}")));
-    lines
+        }));
+        lines.push(self.outcome.line());
+        lines.extend(self.notes.iter().map(|note| format!("note: {note}")));
+        lines
+    }
 }
 
 impl Outcome {

@@ -18,7 +18,7 @@ use super::{
     steer::SteerAnswer,
 };
 use super::{
-    explain::{CallExplanation, Explanation},
+    explain::{Explained, Question},
     trace::TraceLine,
     types::{
         BackendCountersView, BackendView, DropReasonView, DropView, FrontView, ProviderState,
@@ -81,12 +81,6 @@ pub fn services(services: &[ServiceView]) -> String {
         "SOURCE",
     ];
     render(headers, &[2, 3, 5, 6, 7, 8], rows)
-}
-
-/// `lbctl explain --from`.
-#[must_use]
-pub fn call_explanation(explanation: &CallExplanation) -> String {
-    explanation.lines().iter().map(|line| printable(line) + "\n").collect()
 }
 
 /// `lbctl doctor`.
@@ -281,7 +275,7 @@ pub fn trace_line(line: &TraceLine) -> String {
 
 /// `lbctl explain`.
 #[must_use]
-pub fn explanation(explanation: &Explanation) -> String {
+pub fn explanation<Q: Question>(explanation: &Explained<Q>) -> String {
     explanation.lines().iter().map(|line| printable(line) + "\n").collect()
 }
 

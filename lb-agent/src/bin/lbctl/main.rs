@@ -145,7 +145,7 @@ async fn shown(cli: &Cli, client: &Client) -> Result<String, ClientError> {
             Explained::Call(from, vip) => {
                 let path = explain_call_path(arguments, from, vip);
                 let explanation: CallExplanation = client.get(&path).await?;
-                Ok(print(cli.output, &explanation, table::call_explanation))
+                Ok(print(cli.output, &explanation, table::explanation))
             }
         },
         Command::Status => {
