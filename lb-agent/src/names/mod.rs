@@ -6,6 +6,8 @@
 
 mod activity;
 mod handler;
+#[cfg(test)]
+mod hostile_tests;
 mod table;
 #[cfg(test)]
 mod tests;
