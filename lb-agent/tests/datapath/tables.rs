@@ -280,7 +280,6 @@ sandboxed! {
             }
             sum
         };
-        let at_first = mapped_kb();
         let vips: Vec<IpAddr> = (0..2000_u32)
             .map(|last| if last % 2 == 0 {
                 Ipv4Addr::from(0xc000_0200 + last).into()
@@ -292,13 +291,17 @@ sandboxed! {
             datapath.execute(&Action::PutVip { vip: *vip }).unwrap();
         }
         // They are all over tables of 4 and 8 MiB.
-        let used = mapped_kb() - at_first;
+        let used = mapped_kb();
         assert!(used > 5_000, "{used} kB");
         let held = datapath.read_state().unwrap();
         assert_eq!(held.vips, vips.into_iter().collect());
-        let kept = mapped_kb();
-        assert!(kept < 4_000, "{kept} kB, {at_first} kB at first");
-        assert_eq!(datapath.read_state().unwrap(), held);
+        // Other tests of this process have maps, too, and not for long.
+        let kept = || {
+            assert_eq!(datapath.read_state().unwrap(), held);
+            mapped_kb()
+        };
+        let kept = std::iter::repeat_with(kept).take(100).min();
+        assert!(kept < Some(4_000), "{kept:?} kB of {used} kB");
     }
 
     fn a_thousand_ports_of_one_vip_are_published_at_once(sandbox) {
