@@ -47,7 +47,7 @@ proptest! {
         dropped in any::<bool>(),
     ) {
         let client = client.map(|address| Prefix { address, bits: 7 });
-        let query = TraceQuery { client, backend, port, dropped, ..TraceQuery::default() };
+        let query = TraceQuery { client, port, backend, dropped, ..TraceQuery::default() };
         let pairs: serde_json::Map<_, _> = query
             .pairs()
             .into_iter()

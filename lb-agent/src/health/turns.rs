@@ -86,7 +86,8 @@ mod tests {
     fn everybody_gets_a_turn_and_an_end_costs_little() {
         const ALL: u64 = 10_000;
         let party = Party::of("web").expect("a container");
-        for is_target in [|_: u64| true, |target: u64| target % 3 == 0, |target: u64| target > 9000]
+        for is_target in
+            [|_: u64| true, |target: u64| target.is_multiple_of(3), |target: u64| target > 9000]
         {
             let mut turns = Turns::default();
             let mut under_way: VecDeque<u64> = VecDeque::new();

@@ -173,7 +173,8 @@ mod tests {
             let mut other = slots.clone();
             if let Some(last) = other.last_mut() {
                 *last = Slot::plain(7);
-                prop_assert!(packed != other && packed != Slots::from(other));
+                let other_packed: Slots = other.iter().copied().collect();
+                prop_assert!(packed != other && packed != other_packed);
             }
             let mut different: Vec<u64> = slots.iter().map(|slot| slot.raw()).collect();
             different.sort_unstable();

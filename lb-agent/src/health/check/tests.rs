@@ -215,6 +215,7 @@ async fn answers_of_endless_pieces_are_bounded_in_number_and_bytes() {
     const TOO_MANY: &str = "wrong: more than 16 interim answers (1xx), and no other";
     let ok = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
     let interim = b"HTTP/1.1 100 Continue\r\n\r\n";
+    let long_head = format!("HTTP/1.1 103 Early\r\nX: {}\r\n\r\n", "x".repeat(50_000)).into_bytes();
     let answered = |times: usize| [&interim.repeat(times)[..], ok.as_bytes()].concat();
     let text = Some("all is well");
     let cases: [(&str, SocketAddr, Option<&str>, &str); 7] = [
@@ -224,8 +225,7 @@ async fn answers_of_endless_pieces_are_bounded_in_number_and_bytes() {
         ("one more", answering(answered(17)).await, None, TOO_MANY),
         (
             "few interim answers with long heads",
-            endless("", [&b"HTTP/1.1 103 Early\r\nX: "[..], &[b'x'; 50_000], b"\r\n\r\n"].concat())
-                .await,
+            endless("", long_head).await,
             None,
             "wrong: no proper HTTP answer: connection error: it goes on after 524288 bytes",
         ),
