@@ -3,6 +3,7 @@
 //!
 //! Access is decided by the socket file alone (see `socket`). Counters are read when somebody asks.
 
+mod advice;
 mod callers;
 mod explain;
 mod metrics;
