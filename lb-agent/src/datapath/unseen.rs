@@ -15,11 +15,11 @@ use std::{
 use netlink_packet_core::DefaultNla;
 
 use super::rtnl::{Rtnl, RtnlError, attribute};
-use crate::model::UNSEEN_ROUTE_METRIC;
 
 const ROUTE_HEADER_LENGTH: usize = 12;
 /// "l"; nobody else's in `rtnetlink.h` or `/etc/iproute2/rt_protos`.
 const PROTOCOL: u8 = 0x6c;
+const PREFERENCE: u32 = crate::model::UNSEEN_ROUTE_METRIC;
 const MAIN_TABLE: u8 = 254;
 const UNREACHABLE: u8 = 7;
 const RTA_DST: u16 = 1;
@@ -105,7 +105,7 @@ fn change(rtnl: &mut Rtnl, kind: u16, flags: libc::c_int, vip: IpAddr) -> Result
     (header[4], header[5], header[7]) = (MAIN_TABLE, PROTOCOL, UNREACHABLE);
     let attributes = [
         DefaultNla::new(RTA_DST, bytes),
-        DefaultNla::new(RTA_PRIORITY, UNSEEN_ROUTE_METRIC.to_ne_bytes().to_vec()),
+        DefaultNla::new(RTA_PRIORITY, PREFERENCE.to_ne_bytes().to_vec()),
     ];
     rtnl.request(kind, flags, &header, &attributes).map(drop)
 }

@@ -268,8 +268,8 @@ fn whose_calls_are_not_seen_is_said() {
     warning  callers     cannot be told apart: `odd`
                          why: they see what every container sees, whatever networks they are on
                          do:  `journalctl -u lb-agent` says why
-    warning  networks    on none of the backends' networks: `compose/shop/web:80 from a, b`
-                         why: their calls are refused with EHOSTUNREACH (`other_network`)
+    warning  networks    no backend is reached: `compose/shop/web:80 from a, b`
+                         why: they are on none of the backends' networks, or Docker lets the containers there not talk to one another (`icc=false`): their calls are refused with EHOSTUNREACH (`other_network`)
                          do:  `docker network connect` them, or narrow `lb.visible` so that it is meant; `routes_across` in [cgroup] where the host's firewall lets them through
     0 ok, 6 warnings, 0 errors
     "#);
