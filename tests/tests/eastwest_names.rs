@@ -26,7 +26,7 @@ fn gateway(world: &World, network: &str) -> Result<Ipv4Addr> {
 
 fn scene(world: World) -> Result<Scene> {
     Scene::with(world, |config| {
-        config.extra = "[names]\nlisten = ['0.0.0.0:53', '[::]:53']\ncompose = true\n".to_owned();
+        config.extra.push_str("[names]\nlisten = ['0.0.0.0:53', '[::]:53']\ncompose = true\n");
     })
 }
 
