@@ -26,6 +26,7 @@ mod offloads;
 mod options;
 mod pins;
 mod prerequisites;
+mod programs;
 mod read;
 mod record_table;
 mod records;
@@ -73,6 +74,7 @@ pub use self::{
     observe::{Observations, Observer},
     offloads::strips_tags,
     options::{CgroupOptions, FrontInterface, Options, RecordTimes, TcMode, XdpMode},
+    programs::{AttachedProgram, attached_programs},
     records::SweepReport,
     sockets::SocketStatus,
     trace::TraceReader,

@@ -386,12 +386,12 @@ pub(super) fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
         })
 }
 
-fn string(value: &[u8]) -> String {
+pub(super) fn string(value: &[u8]) -> String {
     let length = value.iter().position(|&byte| byte == 0).unwrap_or(value.len());
     String::from_utf8_lossy(&value[..length]).into_owned()
 }
 
-fn number_at(bytes: &[u8], position: usize) -> u32 {
+pub(super) fn number_at(bytes: &[u8], position: usize) -> u32 {
     bytes
         .get(position..position + 4)
         .and_then(|bytes| bytes.try_into().ok())

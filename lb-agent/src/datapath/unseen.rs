@@ -19,10 +19,7 @@ use super::rtnl::{Rtnl, RtnlError, attribute};
 const ROUTE_HEADER_LENGTH: usize = 12;
 /// "l"; nobody else's in `rtnetlink.h` or `/etc/iproute2/rt_protos`.
 const PROTOCOL: u8 = 0x6c;
-/// "lb" in ASCII behind a byte that routing daemons take for the administrative distance: 255 is that of
-/// a route that is never used, so that one to the same address which they learn is not kept from the
-/// kernel by ours.
-const PREFERENCE: u32 = 0xff6c_6200;
+const PREFERENCE: u32 = crate::model::UNSEEN_ROUTE_METRIC;
 const MAIN_TABLE: u8 = 254;
 const UNREACHABLE: u8 = 7;
 const RTA_DST: u16 = 1;

@@ -164,7 +164,7 @@ impl Daemon {
         if let Some(metrics) = metrics {
             tokio::spawn(metrics.run(stop.clone()));
         }
-        names::start(&config.names, &view, &names, &stop);
+        names::start(&config.names, &view, &names, &stop)?;
         follow_callers(&config, registry, cookies, &events, &stop)?;
         let mut daemon = Self {
             config,

@@ -66,3 +66,28 @@ pub struct NameServerView {
     /// Why it does not listen there.
     pub trouble: Option<String>,
 }
+
+/// Answer of [`super::paths::PROGRAMS`].
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ProgramList {
+    /// Programs of XDP and TC in the node's network namespace, those of an interface in the order in
+    /// which they run.
+    pub programs: Vec<ProgramView>,
+    /// Why they cannot be listed.
+    pub trouble: Option<String>,
+}
+
+/// A program on an interface.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ProgramView {
+    /// The interface.
+    pub interface: String,
+    /// `xdp`, `tcx ingress`, `tcx egress`, `tc ingress`, `tc egress`.
+    pub hook: String,
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub id: u32,
+    /// Whether it is one of ours.
+    pub is_ours: bool,
+}

@@ -76,9 +76,14 @@ impl<N: Node> Reconciler<N> {
                     || (query.from.len() >= ID_MIN && id.starts_with(&query.from))
             });
             let (_, container) = named.next().ok_or_else(|| {
+                let known = clients.containers.values().map(|it| it.name.as_str());
+                let known: std::collections::BTreeSet<&str> = known.collect();
+                let known: Vec<&str> = known.into_iter().take(5).collect();
                 format!(
-                    "no container `{}` runs on this node; `{}` stands for the node's own processes",
+                    "no container `{}` runs on this node, where there are {}; `{}` stands for the \
+                     node's own processes",
                     query.from,
+                    if known.is_empty() { "none".to_owned() } else { known.join(", ") + ", …" },
                     CallQuery::NODE
                 )
             })?;

@@ -23,7 +23,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Names, Question, start};
+use super::super::{Names, Question, start};
 use crate::{
     api::types::View,
     config::NamesConfig,
@@ -94,7 +94,7 @@ fn any_datagram_and_any_stream_is_answered_or_dropped() {
         drop(probe);
         let (sender, receiver) = watch::channel(Arc::<View>::default());
         let config = NamesConfig { listen: vec![server], ..NamesConfig::default() };
-        start(&config, &receiver, &Arc::default(), &CancellationToken::new());
+        start(&config, &receiver, &Arc::default(), &CancellationToken::new()).expect("a thread");
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket");
         socket.connect(server).await.expect("any address");
         (socket, server, sender)
