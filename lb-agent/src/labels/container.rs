@@ -378,7 +378,7 @@ fn claim(
 ) -> Claim {
     let port = ask.container_port;
     let share = wishes.share.as_ref().and_then(|share| share.value.clone());
-    let mut backend = backend(facts, name, replica, address, port, ask.frontend.protocol);
+    let mut backend = backend(facts, name, replica, address, port);
     backend.weight = wishes.weight.as_ref().map_or(WEIGHT, |weight| weight.value);
     // Where services meet, places that were different must stay so.
     let service = match (&share, ask.service) {
@@ -417,9 +417,10 @@ fn backend(
     replica: &Replica,
     address: LocalAddress,
     port: u16,
-    protocol: Protocol,
 ) -> Backend {
-    let is_published = facts.ports.contains(&ContainerPort { port, protocol, is_published: true });
+    // A service may have frontends of both protocols, and a backend is told to be one thing for both:
+    // a port that is published for one of them is not ours alone.
+    let is_published = facts.ports.iter().any(|it| it.port == port && it.is_published);
     Backend {
         place: replica.place.clone(),
         // A container that was stopped and started again is another instance: its flows are gone.

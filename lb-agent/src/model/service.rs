@@ -92,6 +92,7 @@ impl BackendState {
 }
 
 /// How clients reach a backend's port: whether what it sends from there is for us to translate.
+/// What stands later is more open, or less known.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
 )]

@@ -14,8 +14,9 @@ use proptest::prelude::*;
 
 use super::{ContainerFacts, ContainerPort, LocalAddress, Reader, wants_balancing};
 use crate::{
+    arbiter::{Incumbents, arbitrate},
     config::{Balancer, Config, LabelsConfig},
-    model::{Claims, Policy, Protocol},
+    model::{Claims, Policy, Protocol, WaysIn},
 };
 
 const LB: (&str, &str) = ("aliyun.lb.port_6379", "tcp://slb_redis_app:6379");
@@ -43,7 +44,7 @@ fn container(name: &str, image: &str, labels: &[(&str, &str)]) -> ContainerFacts
         started_at_ms: 2000,
         address: Ipv4Addr::new(172, 17, 0, 2).into(),
         ifindex: 7,
-        ways_in: crate::model::WaysIn::OnlyOurs,
+        ways_in: WaysIn::OnlyOurs,
         second: None,
     }
 }
@@ -174,7 +175,7 @@ fn the_address_is_of_the_family_of_the_vip() {
     let labels = [LB, ("aliyun.lb.port_53", "udp://slb_six:53")];
     let four = container("redis-1", "redis", &labels);
     let address = "fd00::3".parse().unwrap();
-    let ways_in = crate::model::WaysIn::Direct;
+    let ways_in = WaysIn::Direct;
     let second = Some(LocalAddress { address, ifindex: 9, ways_in });
     assert_snapshot!(check(&ContainerFacts { second, ..four.clone() }), @"
     udp://[2001:db8::10]:53 -> [fd00::3]:53 Local { ifindex: 9 }
@@ -372,4 +373,40 @@ fn other_labels_without_a_frontend_change_nothing() {
     refused: container `demo-web-1` aliyun.prob.url: there is no such label; did you mean `aliyun.probe.url`?
     refused: container `demo-web-1` lb.wieght: there is no such label; did you mean `lb.weight`?
     ");
+}
+
+#[test]
+fn a_port_that_is_published_for_one_protocol_is_not_ours_alone_for_the_other() {
+    let config = "
+        [[balancer]]
+        name = 'one'
+        vip = '192.0.2.10'
+        [[balancer]]
+        name = 'two'
+        vip = '192.0.2.11'
+    ";
+    let reader = Reader::new(&Config::parse(config, "lb.toml").unwrap().labels);
+    let check = |frontends: &str, protocol: Option<Protocol>, expected| {
+        let mut facts = composed("dns", "dns", &[("lb.8080.frontend", frontends)], &[], &[]);
+        facts.ways_in = WaysIn::OnlyOurs;
+        facts.ports.extend(protocol.map(|protocol| ContainerPort {
+            port: 8080,
+            protocol,
+            is_published: true,
+        }));
+        let claims = reader.claims(&facts).claims;
+        assert_eq!(claims.len(), 2);
+        let (snapshot, refusals) = arbitrate(claims, &Incumbents::new());
+        assert_eq!(refusals, [], "{frontends}");
+        let backends = snapshot.services.values().flat_map(|service| &service.backends);
+        let ways_in: Vec<WaysIn> = backends.map(|backend| backend.replies.ways_in).collect();
+        assert_eq!(ways_in, [expected], "{frontends}");
+    };
+    for frontends in
+        ["udp://one:55,tcp://two:56", "tcp://one:55,udp://two:56", "tcp://one:53,udp://one:53"]
+    {
+        check(frontends, Some(Protocol::Tcp), WaysIn::Published);
+        check(frontends, Some(Protocol::Udp), WaysIn::Published);
+        check(frontends, None, WaysIn::OnlyOurs);
+    }
 }
