@@ -384,7 +384,10 @@ fn claim(
     let service = match (&share, ask.service) {
         (Some(share), _) => {
             backend.place = replica.identity(port);
-            ServiceName(format!("share/{share}@{}", shared_at(&ask.frontend, ask.pooled.as_ref())))
+            match &ask.pooled {
+                Some(pooled) => ServiceName::shared(share, &pooled.name),
+                None => ServiceName::shared(share, &ask.frontend),
+            }
         }
         (None, Some(service)) => {
             backend.place = replica.identity(port);
@@ -400,14 +403,6 @@ fn claim(
         wishes: Arc::clone(wishes),
         since_ms: facts.created_at_ms,
         source: format!("{object}, {}", ask.source),
-    }
-}
-
-/// The frontend for a service's name, before its address is known.
-fn shared_at(frontend: &FrontendAddress, pooled: Option<&PooledName>) -> String {
-    match pooled {
-        Some(pooled) => pooled.name.clone(),
-        None => frontend.to_string(),
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{aliyun::LabelError, container::ContainerPort, known, lb::command, shown};
+use super::{aliyun::LabelError, container::ContainerPort, known, shown};
 use crate::{
     grammar,
     model::{HttpProbe, InitialState, Origin, ProbeKind, Protocol, Setting, Wishes},
@@ -203,7 +203,7 @@ impl Reader<'_> {
             "CHECK_HTTPS" => self.request(name, "CHECK_HTTPS_METHOD").map(ProbeKind::Https),
             "CHECK_TCP" => Some(ProbeKind::Tcp { port: None }),
             "CHECK_CMD" | "CHECK_SCRIPT" => {
-                let argv = self.value(name, |text| command(&substituted(text, port)));
+                let argv = self.value(name, |text| grammar::command(&substituted(text, port)));
                 argv.map(|argv| ProbeKind::Command { argv: argv.value })
             }
             _ => {

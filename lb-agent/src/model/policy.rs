@@ -206,6 +206,16 @@ impl Wishes {
         }
     }
 
+    /// The same without what only a container can be asked for.
+    #[must_use]
+    pub fn without_container(&self) -> Self {
+        let mut wishes = self.clone();
+        wishes.probe =
+            wishes.probe.filter(|it| !it.value.as_ref().is_some_and(ProbeKind::is_inside));
+        wishes.probe_place = wishes.probe_place.filter(|it| it.value != ProbePlace::Container);
+        wishes
+    }
+
     /// Takes from another schema what is not wished here. A probe and its times are one thing to
     /// those who wrote them: where there is a probe already, the other's times mean nothing.
     pub fn or_schema(&mut self, lower: &Self) {

@@ -81,7 +81,7 @@ fn every_label_is_understood() {
         ("lb.probe", "https"),
         ("lb.probe.port", "8443"),
         ("lb.probe.path", "/health?deep=1"),
-        ("lb.probe.method", "HEAD"),
+        ("lb.probe.method", "OPTIONS"),
         ("lb.probe.host", "shop.example"),
         ("lb.probe.status", "200,204,300-302"),
         ("lb.probe.body", "all is \"well\""),
@@ -111,7 +111,7 @@ fn every_label_is_understood() {
     datagrams = answers (container `web-1`, label `lb.datagrams`)
     ring_size = 4093 (container `web-1`, label `lb.ring_size`)
     share = blue-green (container `web-1`, label `lb.share`)
-    probe = https port 8443 HEAD /health?deep=1, host shop.example, server name shop.internal, status 200,204,300-302, body with "all is \"well\"", certificate verified (container `web-1`, label `lb.probe`)
+    probe = https port 8443 OPTIONS /health?deep=1, host shop.example, server name shop.internal, status 200,204,300-302, body with "all is \"well\"", certificate verified (container `web-1`, label `lb.probe`)
     probe_interval_ms = 5 s (container `web-1`, label `lb.probe.interval`)
     probe_timeout_ms = 750 ms (container `web-1`, label `lb.probe.timeout`)
     probe_initial_delay_ms = 1500 ms (container `web-1`, label `lb.probe.delay`)
@@ -303,7 +303,7 @@ fn what_is_wrong_is_told_exactly() {
     refused lb.probe.body: the value `` is not 1 to 1024 characters long
     refused lb.probe: `lb.probe.server_name` goes with probes of the kind https; the probe is http
     refused lb.probe: `lb.probe.command` goes with probes of the kind command; the probe is http
-    refused lb.probe.command: the value `[1, 2]` is no list of words; write it like ["redis-cli", "ping"]
+    refused lb.probe.command: the value `[1, 2]` is no list of 1 to 64 words; write it like ["redis-cli", "ping"]
     refused lb.frontend: the value `http` of `lb.port` is no port; ports are 1 to 65535
     "#);
 }
