@@ -27,7 +27,7 @@ use std::{
 use lb_common::abi;
 
 pub use granted::Granted;
-pub use policy::yield_to_exclusive;
+pub use policy::{yield_to_exclusive, yields};
 
 use crate::{
     maglev::MEMBERS_MAX,

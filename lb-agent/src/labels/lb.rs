@@ -229,27 +229,38 @@ impl<'a> Reader<'a> {
             command: self.part("probe.command", grammar::command),
         };
         let Some((key, _)) = self.find("probe") else {
-            if parts != ProbeParts::default() {
-                self.errors.push(LabelError {
-                    key: format!("{PREFIX}probe"),
-                    message: "is missing, and other labels say how to probe; add it with one of \
-                              tcp, http, https, command, docker"
-                        .to_owned(),
-                });
+            if parts == ProbeParts::default() && self.errors.len() == known_errors {
+                return None;
             }
-            return None;
+            let key = format!("{PREFIX}probe");
+            self.errors.push(LabelError {
+                key: key.clone(),
+                message: "is missing, and other labels say how to probe; add it with one of tcp, \
+                          http, https, command, docker"
+                    .to_owned(),
+            });
+            return Some(Wishes::stand_in(self.object, &key));
         };
-        let word = self.value("probe", ProbeWord::parse)?;
+        let instead = Wishes::stand_in(self.object, key);
+        let Some(word) = self.value("probe", ProbeWord::parse) else { return Some(instead) };
+        if word.value == ProbeWord::None {
+            // Whatever the others say: nobody is to look.
+            if let Err((part, message)) = parts.assemble(word.value) {
+                let message = format!("`{PREFIX}probe.{part}` {message}");
+                self.errors.push(LabelError { key: shown(key), message });
+            }
+            return Some(Setting::new(None, word.origin));
+        }
         if self.errors.len() > known_errors {
             // A probe other than the one that was meant may find sick what is well.
-            return None;
+            return Some(instead);
         }
         match parts.assemble(word.value) {
             Ok(kind) => Some(Setting::new(kind, word.origin)),
             Err((part, message)) => {
                 let message = format!("`{PREFIX}probe.{part}` {message}");
                 self.errors.push(LabelError { key: shown(key), message });
-                None
+                Some(instead)
             }
         }
     }

@@ -191,6 +191,14 @@ pub struct Service {
 }
 
 impl Service {
+    /// Whether a backend wants the new flows for itself.
+    #[must_use]
+    pub fn is_exclusive(&self, backend: &Backend) -> bool {
+        // Hardly any service has such backends; their names are made for those that do.
+        !self.exclusive.is_empty()
+            && self.exclusive.contains(&(backend.place.clone(), backend.instance.clone()))
+    }
+
     /// Ring slots asked for; `None`: chosen when the service is made.
     #[must_use]
     pub fn ring_size(&self) -> Option<u32> {

@@ -48,11 +48,19 @@ pub fn unknown<'a>(keys: impl Iterator<Item = &'a String>) -> impl Iterator<Item
     keys.filter(|key| key.starts_with("aliyun.") && !known::is_aliyun(key))
 }
 
-/// Those of them that look like one of theirs. Others may come from a version that we do not know.
+/// Those of them that look like one of theirs, or are among those that we read. Others may come from a
+/// version that we do not know.
 pub fn misspelt<'a>(unknown: impl Iterator<Item = &'a String>) -> impl Iterator<Item = LabelError> {
     unknown.filter_map(|key| {
-        let nearest = known::nearest_aliyun(key)?;
-        let message = format!("there is no such label; did you mean `{}`?", shown(&nearest));
+        let message = match known::nearest_aliyun(key) {
+            Some(nearest) => {
+                format!("there is no such label; did you mean `{}`?", shown(&nearest))
+            }
+            None if known::is_read(key) => {
+                "there is no such label; docs/labels.md has all that are read".to_owned()
+            }
+            None => return None,
+        };
         Some(LabelError { key: shown(key), message })
     })
 }
@@ -93,9 +101,13 @@ impl Reader<'_> {
                 );
                 self.refuse(&cmd, message);
             }
-            return self.value(&url, |text| probe_url(text).map(Some));
+            let probe = self.value(&url, |text| probe_url(text).map(Some));
+            return Some(probe.unwrap_or_else(|| Wishes::stand_in(self.object, &url)));
         }
-        self.value(&cmd, |text| Ok(Some(ProbeKind::Command { argv: grammar::command(text)? })))
+        self.labels.get(&cmd)?;
+        let probe =
+            self.value(&cmd, |text| Ok(Some(ProbeKind::Command { argv: grammar::command(text)? })));
+        Some(probe.unwrap_or_else(|| Wishes::stand_in(self.object, &cmd)))
     }
 
     /// Parallelism that is no number is 1, as in the original, and told all the same.
