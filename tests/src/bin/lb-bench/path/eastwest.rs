@@ -35,13 +35,13 @@ pub(super) fn run(options: &PathOptions) -> Result<()> {
     scene.agent.lbctl("backend disable web-2")?;
     scene.agent.wait_backends(&["web-1"])?;
 
-    let served = SocketAddr::new(scene.webs[0].address()?, PORT);
+    let backend = SocketAddr::new(scene.webs[0].address()?, PORT);
     // The second row says how far the machine's noise reaches; the third, what the programs at the
     // interface of a backend cost those who do not call the VIP.
     let mut rows = vec![
         Row::new("direct", server),
         Row::new("direct again", server),
-        Row::new("direct, a backend", served),
+        Row::new("direct, a backend", backend),
         Row::new("VIP", scene.target()),
     ];
     match Proxy::start(proxies::ALL[0], world, server) {
@@ -55,7 +55,7 @@ pub(super) fn run(options: &PathOptions) -> Result<()> {
     let client = Client { command: &command, datagrams: None };
     for round in 0..=options.rounds {
         for row in in_turn(&mut rows, round) {
-            let is_backend = [scene.target(), served].contains(&row.target);
+            let is_backend = [scene.target(), backend].contains(&row.target);
             let server = if is_backend { &scene.webs[0] } else { &plain };
             let pids = [server.pid().ok(), row.proxy.as_ref().map(Proxy::pid)];
             let pids: Vec<i32> = pids.into_iter().flatten().collect();
