@@ -10,8 +10,8 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use lb_common::abi::Hook;
 
 use self::cells::{
-    bytes, connections, dash, duration, frontends, healthy_of_all, or_dash, replies, state,
-    timestamp, weight_origin,
+    bytes, connections, dash, duration, exclusive, frontends, healthy_of_all, or_dash, replies,
+    state, timestamp, weight_origin,
 };
 use super::{
     events::{ConflictView, EventView},
@@ -116,11 +116,12 @@ pub fn service(detail: &ServiceDetail) -> String {
             state(backend),
             backend.weight.to_string(),
             weight_origin(backend),
+            exclusive(backend),
             backend.source.clone(),
         ]
     });
     let settings = render(["SETTING", "VALUE", "ORIGIN"], &[], settings);
-    let headers = ["BACKEND", "ADDRESS", "STATE", "WEIGHT", "ORIGIN", "ASKED FOR BY"];
+    let headers = ["BACKEND", "ADDRESS", "STATE", "WEIGHT", "ORIGIN", "EXCLUSIVE", "ASKED FOR BY"];
     let members = render_unless_empty(headers, &[3], members);
     let sections = [head, settings, members].into_iter().filter(|section| !section.is_empty());
     sections.collect::<Vec<_>>().join("\n")

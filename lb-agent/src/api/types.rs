@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{
     BackendPath, BackendState, FrontendAddress, Origin, Policy, Ports, Protocol, ServiceName,
+    Setting,
 };
 
 pub use self::{callers::*, status::*};
@@ -242,6 +243,12 @@ pub struct BackendView {
     /// Where the weight that was asked for comes from.
     #[serde(default)]
     pub weight_origin: Origin,
+    /// Whether it wants all new flows for itself while it takes any, and who said so.
+    #[serde(default)]
+    pub exclusive: Setting<bool>,
+    /// Such a one takes the new flows that this one would get.
+    #[serde(default)]
+    pub yields: bool,
     /// Whether it takes flows.
     pub state: BackendState,
     /// Why it is in this state, where that is not what its probes found.

@@ -28,12 +28,12 @@ use std::{
 use lb_common::abi;
 
 pub use granted::Granted;
-pub use policy::yield_to_exclusive;
+pub use policy::{yield_to_exclusive, yields};
 
 use crate::{
     maglev::MEMBERS_MAX,
     model::{
-        Backend, Claim, Conflict, Datagrams, FrontendAddress, Policy, Refusal, Service,
+        Backend, Claim, Conflict, Datagrams, FrontendAddress, Policy, Refusal, ReplyFacts, Service,
         ServiceName, Snapshot,
     },
     plan::{NameHash, service_hash},
@@ -276,8 +276,12 @@ fn join(mut claims: Vec<Claim>, refusals: &mut BTreeSet<Refusal>) -> BTreeMap<Se
             Entry::Vacant(entry) => {
                 entry.insert((backend, claim.source));
             }
-            // The same backend at another frontend.
-            Entry::Occupied(entry) if entry.get().0 == backend => {}
+            // The same backend at another frontend. If one claim knows of another way to it, there
+            // is one.
+            Entry::Occupied(mut entry) if is_same(&entry.get().0, &backend) => {
+                let known = &mut entry.get_mut().0.replies.ways_in;
+                *known = backend.replies.ways_in.max(*known);
+            }
             Entry::Occupied(entry) => {
                 let (first, first_source) = entry.get();
                 let message = format!(
@@ -308,6 +312,13 @@ impl Joined {
             self.service.policy = Arc::new(policy);
         }
     }
+}
+
+/// Whether two claims describe one backend, however much each knows of the ways to it.
+fn is_same(known: &Backend, other: &Backend) -> bool {
+    let ways_in = known.replies.ways_in;
+    let replies = ReplyFacts { ways_in, ..other.replies };
+    *known == Backend { replies, ..other.clone() }
 }
 
 /// An order in which no two different claims are equal.

@@ -51,17 +51,27 @@ fn refusal(service: &ServiceName, disagreement: &Disagreement) -> Refusal {
 /// it is known who is healthy, and before any that fail have to serve in a panic: they are no better
 /// than others that fail.
 pub fn yield_to_exclusive(service: &mut Arc<Service>) {
-    let Service { backends, exclusive, .. } = &**service;
-    let is_exclusive =
-        |backend: &Backend| exclusive.contains(&(backend.place.clone(), backend.instance.clone()));
-    let serves = |backend: &Backend| backend.state.takes_new() && backend.weight > 0;
-    if exclusive.is_empty() || !backends.iter().any(|it| serves(it) && is_exclusive(it)) {
+    if !has_exclusive(service) {
         return;
     }
-    let others = backends.iter().enumerate().filter(|(_, backend)| !is_exclusive(backend));
+    let others = service.backends.iter().enumerate();
+    let others = others.filter(|(_, backend)| !service.is_exclusive(backend));
     let others: Vec<usize> = others.map(|(index, _)| index).collect();
     let service = Arc::make_mut(service);
     for index in others {
         service.backends[index].weight = 0;
     }
+}
+
+/// Whether a backend takes no new flows because others of its service want all of them, in a service in
+/// which that was seen to.
+pub fn yields(service: &Service, backend: &Backend) -> bool {
+    backend.weight == 0 && !service.is_exclusive(backend) && has_exclusive(service)
+}
+
+/// Whether some exclusive backend takes new flows.
+fn has_exclusive(service: &Service) -> bool {
+    let serves = |backend: &Backend| backend.state.takes_new() && backend.weight > 0;
+    !service.exclusive.is_empty()
+        && service.backends.iter().any(|it| serves(it) && service.is_exclusive(it))
 }

@@ -11,7 +11,7 @@ use super::{Incumbents, Limits, arbitrate, arbitrate_within};
 use crate::{
     model::{
         Backend, BackendPath, BackendState, Claim, FrontendAddress, Ports, Protocol, Refusal,
-        ServiceName, Setting, Snapshot, Wishes,
+        ServiceName, Setting, Snapshot, WaysIn, Wishes,
     },
     plan::service_hash,
 };
@@ -212,6 +212,27 @@ fn contradictions_within_a_service_are_told() {
     a at tcp://192.0.2.10:80: 1-1
     refused: container `twin`: container `twin` describes the backend `1` of the service `a` as 10.0.0.99:80, and container `a-1` as 10.0.0.2:80; the latter counts. Give the two different names
     ");
+}
+
+#[test]
+fn a_way_in_that_one_claim_knows_of_is_there() {
+    let knows = |port, ways_in| {
+        let mut claim = claim("web", port, "1", 10);
+        claim.backend.as_mut().unwrap().replies.ways_in = ways_in;
+        claim
+    };
+    for (first, second) in [
+        (WaysIn::OnlyOurs, WaysIn::Published),
+        (WaysIn::Published, WaysIn::OnlyOurs),
+        (WaysIn::Published, WaysIn::Published),
+    ] {
+        let claims = vec![knows(80, first), knows(443, second)];
+        let (snapshot, refusals) = arbitrate(claims, &Incumbents::new());
+        assert_eq!(refusals, []);
+        let mut backends = snapshot.services.values().flat_map(|service| &service.backends);
+        assert_eq!(backends.next().unwrap().replies.ways_in, WaysIn::Published);
+        assert_eq!(backends.next(), None);
+    }
 }
 
 #[test]

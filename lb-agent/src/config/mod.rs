@@ -10,6 +10,7 @@ mod labels;
 mod owners;
 mod policy;
 mod raw;
+mod services;
 #[cfg(test)]
 mod tests;
 mod times;
@@ -251,6 +252,8 @@ pub struct StaticBackend {
     pub address: SocketAddr,
     /// Share of new flows relative to the others, where one was written.
     pub weight: Option<u16>,
+    /// Whether the others take no new flows while this one does, where that was written.
+    pub exclusive: Option<bool>,
 }
 
 /// `[[registrator]]`: where a service that Registrator would name so is reached.

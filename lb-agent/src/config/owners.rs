@@ -10,22 +10,57 @@ use std::{
 
 use lb_common::abi;
 
+use super::Registration;
 use crate::model::{FrontendAddress, Ports, Protocol};
 
 /// The frontends of the services that were looked at so far.
 #[derive(Default)]
-pub(super) struct Owners {
-    lines: BTreeMap<FrontendAddress, usize>,
+pub(super) struct Owners<'a> {
+    lines: BTreeMap<FrontendAddress, (usize, Option<String>)>,
+    /// Frontends of containers that are named by Registrator.
+    registrations: BTreeMap<(IpAddr, Protocol), Vec<&'a Registration>>,
     ranges: BTreeMap<(IpAddr, Protocol), BTreeSet<Ports>>,
     /// Lists of ranges by family.
     lists: [u32; 2],
 }
 
-impl Owners {
+impl<'a> Owners<'a> {
+    /// Nobody has anything but these.
+    pub(super) fn beside(registrations: &'a [Registration]) -> Self {
+        let mut owners = Self::default();
+        for one in registrations {
+            let FrontendAddress { vip, protocol, .. } = one.frontend;
+            owners.registrations.entry((vip, protocol)).or_default().push(one);
+        }
+        owners
+    }
+
     /// Gives a frontend to the service of a line. The error says why it cannot have it, or what
-    /// would not fit into the tables.
-    pub(super) fn claim(&mut self, frontend: FrontendAddress, line: usize) -> Result<(), String> {
-        if let Some(owner) = self.lines.insert(frontend, line) {
+    /// would not fit into the tables. Services that share it by one name are one there.
+    pub(super) fn claim(
+        &mut self,
+        frontend: FrontendAddress,
+        line: usize,
+        share: Option<&str>,
+    ) -> Result<(), String> {
+        let registered = self.registrations.get(&(frontend.vip, frontend.protocol));
+        let mut registered = registered.into_iter().flatten();
+        if let Some(other) = registered.find(|it| it.frontend.ports.overlap(frontend.ports)) {
+            return Err(format!(
+                "{frontend} has ports in common with {} of the [[registrator]] `{}`, whose containers \
+                 would never get anything; a frontend has one service, so choose another",
+                other.frontend,
+                other.name.escape_debug()
+            ));
+        }
+        if let Some((owner, known)) = self.lines.get(&frontend)
+            && share.is_some()
+            && *owner != line
+            && known.as_deref() == share
+        {
+            return Ok(());
+        }
+        if let Some((owner, _)) = self.lines.insert(frontend, (line, share.map(str::to_owned))) {
             return Err(format!(
                 "{frontend} is already a frontend of the service of line {owner}; a frontend has \
                  one service"
@@ -52,7 +87,7 @@ impl Owners {
         }
         let crossed = ranges.iter().find_map(|other| {
             let other = FrontendAddress { ports: *other, ..frontend };
-            let owner = *self.lines.get(&other)?;
+            let owner = self.lines.get(&other)?.0;
             (owner != line && cross(ports, other.ports)).then_some((other, owner))
         });
         ranges.insert(ports);

@@ -7,16 +7,23 @@ use toml::Spanned;
 use super::{raw, validate::Checker};
 use crate::{
     grammar::{self, ProbeParts, ProbeWord},
-    model::{Origin, Setting, Wishes},
+    model::{Origin, ProbePlace, Setting, Wishes},
 };
 
 const DAY_SECONDS: u32 = 24 * 3600;
-/// Longest text that an answer is searched for.
-const BODY_CHARS_MAX: usize = 1024;
+
+/// Where keys of a policy stand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Place {
+    /// In `[defaults]`, for containers and addresses alike.
+    Defaults,
+    /// In a `[[service]]`, whose backends are addresses.
+    Service,
+}
 
 impl Checker<'_> {
     /// What these keys wish. `object` is where they stand, for people.
-    pub(super) fn policy(&mut self, policy: raw::Policy, object: &str) -> Wishes {
+    pub(super) fn policy(&mut self, policy: raw::Policy, object: &str, place: Place) -> Wishes {
         let number = |this: &mut Self, value, key: &str, allowed| {
             let value: Spanned<i64> = value?;
             let value = this.number(Some(value), key, allowed, 0);
@@ -60,9 +67,24 @@ impl Checker<'_> {
             let span = probe.span();
             let probe = probe.into_inner();
             self.probe_times(&probe, object, &mut wishes);
-            self.probe_kind(probe, span, object, &mut wishes);
+            self.probe_place(probe.place.clone(), object, place, &mut wishes);
+            self.probe_kind(probe, span, object, place, &mut wishes);
         }
         wishes
+    }
+
+    /// What a service expects to be there, and whom it shares its frontends with.
+    pub(super) fn expected(&mut self, keys: raw::Expected, object: &str, wishes: &mut Wishes) {
+        let mut count = |value: Option<Spanned<i64>>, key: &str, allowed| {
+            let value = self.number(Some(value?), key, allowed, 0);
+            Some(Setting::new(Some(value), Origin::config(object, key)))
+        };
+        wishes.scale = count(keys.scale, "scale", grammar::SCALE);
+        wishes.rolling_updates =
+            count(keys.rolling_updates, "rolling_updates", grammar::ROLLING_UPDATES);
+        wishes.share =
+            self.value(keys.share, object, "share", |text| grammar::share(text).map(Some));
+        wishes.depends = self.value(keys.depends, object, "depends", grammar::depends);
     }
 
     fn probe_times(&mut self, probe: &raw::Probe, object: &str, wishes: &mut Wishes) {
@@ -78,9 +100,25 @@ impl Checker<'_> {
             number(&probe.initial_delay_ms, "initial_delay_ms", grammar::PROBE_DELAY_MS);
         wishes.probe_rise = number(&probe.rise, "rise", 1..=1000);
         wishes.probe_fall = number(&probe.fall, "fall", 1..=1000);
-        wishes.probe_place = self.value(probe.place.clone(), object, "probe.place", grammar::place);
         wishes.probe_initial =
             self.value(probe.initial.clone(), object, "probe.initial", grammar::initial_state);
+    }
+
+    fn probe_place(
+        &mut self,
+        text: Option<Spanned<String>>,
+        object: &str,
+        place: Place,
+        wishes: &mut Wishes,
+    ) {
+        let Some(span) = text.as_ref().map(Spanned::span) else { return };
+        let wished = self.value(text, object, "probe.place", grammar::place);
+        let is_inside = wished.as_ref().is_some_and(|it| it.value == ProbePlace::Container);
+        if is_inside && place == Place::Service {
+            let message = "an address has no inside to be probed from; use node or auto";
+            self.problem(span, message.to_owned());
+        }
+        wishes.probe_place = wished;
     }
 
     fn probe_kind(
@@ -88,8 +126,10 @@ impl Checker<'_> {
         probe: raw::Probe,
         span: std::ops::Range<usize>,
         object: &str,
+        place: Place,
         wishes: &mut Wishes,
     ) {
+        let is_command = probe.command.is_some();
         let parts = ProbeParts {
             port: probe
                 .port
@@ -99,27 +139,33 @@ impl Checker<'_> {
             method: self.text(probe.method, grammar::token),
             host: self.text(probe.host, grammar::token),
             status: self.text(probe.status, grammar::statuses),
-            body: self.text(probe.body, |text| match text.chars().count() {
-                1..=BODY_CHARS_MAX => Ok(text.to_owned()),
-                _ => Err(format!("is not 1 to {BODY_CHARS_MAX} characters long")),
-            }),
+            body: self.text(probe.body, grammar::body),
             server_name: self.text(probe.server_name, grammar::token),
             verify: probe.verify,
-            command: None,
+            command: self.command(probe.command),
         };
         let Some(kind) = probe.kind else {
             if parts != ProbeParts::default() {
-                let message = "the key `kind` is missing here; say what the probe does: tcp, http \
-                               or https";
-                self.problem(span, message.to_owned());
+                let kinds = match place {
+                    Place::Defaults => "tcp, http, https, command or docker",
+                    Place::Service => "tcp, http or https",
+                };
+                let message =
+                    format!("the key `kind` is missing here; say what the probe does: {kinds}");
+                self.problem(span, message);
             }
             return;
         };
         let kind_span = kind.span();
         let Some(word) = self.text(Some(kind), ProbeWord::parse) else { return };
-        if matches!(word, ProbeWord::Command | ProbeWord::Docker) {
+        let is_inside = matches!(word, ProbeWord::Command | ProbeWord::Docker);
+        if is_inside && place == Place::Service {
             let message = "a probe of this kind needs a container; use tcp, http, https or none";
             self.problem(kind_span, message.to_owned());
+            return;
+        }
+        if is_command && parts.command.is_none() {
+            // That is told already.
             return;
         }
         match parts.assemble(word) {
@@ -128,6 +174,16 @@ impl Checker<'_> {
             }
             Err((part, message)) => self.problem(span, format!("`{part}` {message}")),
         }
+    }
+
+    fn command(&mut self, command: Option<Spanned<raw::Command>>) -> Option<Vec<String>> {
+        let command = command?;
+        let parsed = match command.get_ref() {
+            raw::Command::Line(line) => grammar::command(line),
+            raw::Command::Words(words) => grammar::words(words.clone()),
+        };
+        let span = command.span();
+        self.accept(parsed.map_err(|what| format!("the command {what}")), span)
     }
 
     /// A value that is written the same way in labels.

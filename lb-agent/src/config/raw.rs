@@ -154,6 +154,10 @@ macro_rules! with_policy {
             pub(super) name: Spanned<String>,
             pub(super) frontends: Spanned<Vec<Spanned<String>>>,
             $($key: Option<$type>,)*
+            share: Option<Spanned<String>>,
+            scale: Option<Spanned<i64>>,
+            rolling_updates: Option<Spanned<i64>>,
+            depends: Option<Spanned<String>>,
             #[serde(default)]
             pub(super) backend: Vec<Backend>,
         }
@@ -162,6 +166,16 @@ macro_rules! with_policy {
             /// The keys of its policy, which are gone from it afterwards.
             pub(super) fn take_policy(&mut self) -> Policy {
                 Policy { $($key: self.$key.take(),)* }
+            }
+
+            /// What makes sense of a single service only, likewise.
+            pub(super) fn take_expected(&mut self) -> Expected {
+                Expected {
+                    share: self.share.take(),
+                    scale: self.scale.take(),
+                    rolling_updates: self.rolling_updates.take(),
+                    depends: self.depends.take(),
+                }
             }
         }
     };
@@ -182,6 +196,14 @@ with_policy! {
     probe: Spanned<Probe>,
 }
 
+/// Keys of a service that `[defaults]` has not.
+pub(super) struct Expected {
+    pub(super) share: Option<Spanned<String>>,
+    pub(super) scale: Option<Spanned<i64>>,
+    pub(super) rolling_updates: Option<Spanned<i64>>,
+    pub(super) depends: Option<Spanned<String>>,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a table with the key `kind`")]
 pub(super) struct Probe {
@@ -194,6 +216,7 @@ pub(super) struct Probe {
     pub(super) body: Option<Spanned<String>>,
     pub(super) server_name: Option<Spanned<String>>,
     pub(super) verify: Option<bool>,
+    pub(super) command: Option<Spanned<Command>>,
     pub(super) interval_ms: Option<Spanned<i64>>,
     pub(super) timeout_ms: Option<Spanned<i64>>,
     pub(super) initial_delay_ms: Option<Spanned<i64>>,
@@ -204,8 +227,16 @@ pub(super) struct Probe {
 }
 
 #[derive(Deserialize)]
+#[serde(untagged, expecting = "a line for the shell, or a list of words")]
+pub(super) enum Command {
+    Line(String),
+    Words(Vec<String>),
+}
+
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Backend {
     pub(super) address: Spanned<String>,
     pub(super) weight: Option<Spanned<i64>>,
+    pub(super) exclusive: Option<bool>,
 }

@@ -2,12 +2,12 @@
 
 mod policies;
 
-use std::{fmt::Write as _, net::SocketAddr, path::PathBuf};
+use std::{fmt::Write as _, path::PathBuf};
 
 use insta::assert_snapshot;
 use proptest::prelude::*;
 
-use super::{Balancer, Config, StaticService, TcMode, TimesConfig, XdpMode};
+use super::{Balancer, Config, StaticBackend, StaticService, TcMode, TimesConfig, XdpMode};
 
 const FULL: &str = r#"
 front = ["eth0", "bond0.100"]
@@ -70,11 +70,15 @@ slow_start_seconds = 40
 datagrams = "answers"
 visible = "node,network:back"
 prefer = "node"
+share = "shop"
+scale = 2
+rolling_updates = 1
+depends = "db,cache"
 [service.probe]
 kind = "https"
 port = 8443
 path = "/health"
-method = "HEAD"
+method = "OPTIONS"
 host = "web.example"
 status = "200-299,404"
 body = "well"
@@ -91,6 +95,7 @@ address = "10.0.0.1:8080"
 [[service.backend]]
 address = "10.0.0.2:8080"
 weight = 0
+exclusive = true
 "#;
 
 #[test]
@@ -130,12 +135,14 @@ fn every_key_is_understood() {
     let ring_size = web.wishes.ring_size.as_ref().map(|size| size.value);
     assert_eq!((web.name.as_str(), ring_size, web.line), ("web", Some(Some(4093)), 50));
     assert_eq!(web.frontends[0].to_string(), "tcp://192.0.2.10:80");
-    let backends: Vec<(SocketAddr, Option<u16>)> =
-        web.backends.iter().map(|backend| (backend.address, backend.weight)).collect();
-    assert_eq!(
-        backends,
-        [("10.0.0.1:8080".parse().unwrap(), None), ("10.0.0.2:8080".parse().unwrap(), Some(0))]
-    );
+    let backend = |address: &str, weight, exclusive| StaticBackend {
+        address: address.parse().unwrap(),
+        weight,
+        exclusive,
+    };
+    let expected =
+        [backend("10.0.0.1:8080", None, None), backend("10.0.0.2:8080", Some(0), Some(true))];
+    assert_eq!(web.backends, expected);
 }
 
 #[test]
@@ -197,7 +204,7 @@ fn unknown_keys_and_wrong_types_are_refused_with_their_place() {
     lb.toml:1:1: wanted exactly 1 element, found 0 elements
     lb.toml:2:11: invalid type: string "yes", expected a boolean
     lb.toml:1:1: the key `vip` is missing here; add it
-    lb.toml:4:11: unknown key `backends`; known keys here: `name`, `frontends`, `affinity`, `unreachable`, `drain_seconds`, `unhealthy_grace_seconds`, `panic_percent`, `passive`, `slow_start_seconds`, `datagrams`, `visible`, `prefer`, `ring_size`, `probe`, `backend`
+    lb.toml:4:11: unknown key `backends`; known keys here: `name`, `frontends`, `affinity`, `unreachable`, `drain_seconds`, `unhealthy_grace_seconds`, `panic_percent`, `passive`, `slow_start_seconds`, `datagrams`, `visible`, `prefer`, `ring_size`, `probe`, `share`, `scale`, `rolling_updates`, `depends`, `backend`
     lb.toml:1:9: string values must be quoted, expected literal string
     lb.toml:2:1: missing comma between array elements, expected `,`
     lb.toml:2:1: the key `front` stands here a second time; keep one

@@ -4,6 +4,12 @@ use std::ops::RangeInclusive;
 
 use crate::model::{HttpProbe, ProbeKind};
 
+/// Longest command, and most words of it.
+const COMMAND_BYTES_MAX: usize = 4096;
+const COMMAND_WORDS_MAX: usize = 64;
+/// Longest text that an answer is searched for.
+const BODY_CHARS_MAX: usize = 1024;
+
 /// Kinds of probes, as they are written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ProbeWord {
@@ -86,6 +92,11 @@ impl ProbeParts {
                     .to_lowercase(),
             ));
         }
+        if self.body.is_some() && self.method.as_deref() == Some("HEAD") {
+            let message =
+                "is looked for in the answer, and that of HEAD has none; use another method";
+            return Err(("body", message.to_owned()));
+        }
         Ok(match word {
             ProbeWord::None => None,
             ProbeWord::Tcp => Some(ProbeKind::Tcp { port: self.port }),
@@ -113,4 +124,37 @@ impl ProbeParts {
             verify_certificate: self.verify.unwrap_or(default.verify_certificate),
         }
     }
+}
+
+/// Text that an answer is searched for.
+pub fn body(text: &str) -> Result<String, String> {
+    match text.chars().count() {
+        1..=BODY_CHARS_MAX => Ok(text.to_owned()),
+        _ => Err(format!("is not 1 to {BODY_CHARS_MAX} characters long")),
+    }
+}
+
+/// `["redis-cli", "ping"]` as it stands; anything else by the container's shell.
+pub fn command(text: &str) -> Result<Vec<String>, String> {
+    if text.is_empty() || text.len() > COMMAND_BYTES_MAX || text.contains('\0') {
+        return Err(format!("is no command of 1 to {COMMAND_BYTES_MAX} bytes"));
+    }
+    if !text.starts_with('[') {
+        return Ok(["/bin/sh", "-c", text].map(str::to_owned).into());
+    }
+    serde_json::from_str::<Vec<String>>(text).map_err(|_| not_words()).and_then(words)
+}
+
+/// A command word by word.
+pub fn words(words: Vec<String>) -> Result<Vec<String>, String> {
+    let bytes: usize = words.iter().map(String::len).sum();
+    let is_command = (1..=COMMAND_WORDS_MAX).contains(&words.len())
+        && !words[0].is_empty()
+        && bytes <= COMMAND_BYTES_MAX
+        && !words.iter().any(|word| word.contains('\0'));
+    if is_command { Ok(words) } else { Err(not_words()) }
+}
+
+fn not_words() -> String {
+    format!("is no list of 1 to {COMMAND_WORDS_MAX} words; write it like [\"redis-cli\", \"ping\"]")
 }

@@ -31,6 +31,15 @@ pub const PROBE_TIMEOUT_MS: RangeInclusive<u32> = 50..=60_000;
 /// Time before the first probe.
 pub const PROBE_DELAY_MS: RangeInclusive<u32> = 0..=24 * 3600 * 1000;
 
+/// Replicas that are expected.
+pub const SCALE: RangeInclusive<u32> = 0..=65_536;
+/// Replicas that are replaced at a time.
+pub const ROLLING_UPDATES: RangeInclusive<u32> = 1..=65_536;
+/// Names in `depends`.
+const DEPENDS_MAX: usize = 64;
+/// Longest name of a service there.
+const SERVICE_CHARS_MAX: usize = 128;
+
 /// A port in decimal digits without sign, spaces or leading zeros: one port has one spelling.
 pub fn port(text: &str) -> Parsed<u16> {
     let is_plain = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
@@ -264,6 +273,18 @@ pub fn share(text: &str) -> Parsed<String> {
     } else {
         Err(format!("is no name; write 1 to {NAME_CHARS_MAX} letters, digits, `-`, `_` or `.`"))
     }
+}
+
+/// `db,cache`: services that are expected.
+pub fn depends(text: &str) -> Parsed<Vec<String>> {
+    let names: Vec<&str> = text.split(',').map(str::trim).take(DEPENDS_MAX + 1).collect();
+    let is_name = |name: &&str| {
+        (1..=SERVICE_CHARS_MAX).contains(&name.chars().count()) && !name.contains(char::is_control)
+    };
+    if names.len() > DEPENDS_MAX || !names.iter().all(is_name) {
+        return Err(format!("is no list of 1 to {DEPENDS_MAX} services; write it like db,cache"));
+    }
+    Ok(names.into_iter().map(str::to_owned).collect())
 }
 
 /// `200`, `200-399`, `200,204,301-303`.

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use super::tracker::Health;
 use crate::{
-    model::{Backend, BackendPath, Policy, Probe, ProbeKind, ReportedHealth, Service},
+    model::{Backend, BackendPath, Probe, ProbeKind, ReportedHealth, Service, only_port},
     plan::{NameHash, instance_hash},
 };
 
@@ -20,7 +20,7 @@ pub struct Target {
     pub generation: u64,
     /// What it is called in messages.
     pub display_name: String,
-    /// Where traffic goes.
+    /// Where traffic goes. A backend of all ports that only one leads to has that; port 0: several do.
     pub address: SocketAddr,
     /// [`Backend::instance`]: by it a container is found. Empty: not a container.
     pub instance: String,
@@ -78,7 +78,7 @@ impl Target {
             key: instance_hash(name, backend),
             generation,
             display_name: format!("{name}: `{}`", backend.display_name),
-            address: backend.address,
+            address: address(service, backend),
             instance: backend.instance.clone(),
             probe: probe.map(Arc::clone),
             reported: backend.reported,
@@ -89,16 +89,25 @@ impl Target {
     }
 
     /// Whether this is still what there is to know of its backend.
-    pub fn is_of(&self, policy: &Policy, backend: &Backend, probe: Option<&Arc<Probe>>) -> bool {
+    pub fn is_of(&self, service: &Service, backend: &Backend, probe: Option<&Arc<Probe>>) -> bool {
         self.probe.as_ref() == probe
             && self.reported == backend.reported
-            && self.is_watched == policy.passive.value
+            && self.is_watched == service.policy.passive.value
+            && self.address == address(service, backend)
     }
 
     /// Whether its health is what its provider reports.
     pub fn is_reported(&self) -> bool {
         matches!(self.probe.as_deref(), Some(Probe { kind: ProbeKind::Docker, .. }))
     }
+}
+
+fn address(service: &Service, backend: &Backend) -> SocketAddr {
+    let mut address = backend.address;
+    if address.port() == 0 {
+        address.set_port(only_port(&service.frontends, address.ip()).unwrap_or(0));
+    }
+    address
 }
 
 impl Standing {

@@ -230,7 +230,7 @@ impl HealthView {
             Occupied(entry) => {
                 let entry = entry.into_mut();
                 entry.service = Arc::clone(service);
-                let is_same = entry.target.is_of(&service.policy, backend, probe);
+                let is_same = entry.target.is_of(service, backend, probe);
                 if !is_same {
                     let generation = entry.target.generation;
                     let health = entry.standing.health;

@@ -54,6 +54,8 @@ pub struct BackendSeen {
     pub state: BackendState,
     /// Its weight; `None`: it grows by itself, and is no news.
     pub weight: Option<u16>,
+    /// It gives way to one that wants all new connections.
+    pub yields: bool,
 }
 
 /// Remembers the latest moment.
@@ -158,12 +160,13 @@ fn backends(
         why: None,
     };
     for (subject, seen) in &now.backends {
-        let BackendSeen { address, state, weight, .. } = seen;
+        let BackendSeen { address, state, weight, yields, .. } = seen;
         let Some(known) = before.backends.get(subject) else {
             let what = format!("came at {address}, {state}");
             drafts.push(of(subject, seen, what).because(why(subject)));
             continue;
         };
+        let was_yielding = known.yields;
         if known.address != *address {
             drafts.push(of(subject, seen, format!("moved from {} to {address}", known.address)));
         }
@@ -174,7 +177,12 @@ fn backends(
         if let (Some(known), Some(weight)) = (known.weight, weight)
             && known != *weight
         {
-            drafts.push(of(subject, seen, format!("weight {known} -> {weight}")));
+            let reason = match (was_yielding, *yields) {
+                (_, true) => Some("yields to an exclusive one".to_owned()),
+                (true, false) => Some("no exclusive one takes new connections".to_owned()),
+                (false, false) => None,
+            };
+            drafts.push(of(subject, seen, format!("weight {known} -> {weight}")).because(reason));
         }
     }
     for (subject, seen) in &before.backends {

@@ -25,7 +25,7 @@ fn subject(number: u16) -> Subject {
 fn seen(number: u16, state: BackendState, weight: Option<u16>) -> BackendSeen {
     let [high, low] = number.to_be_bytes();
     let address = ([10, 0, high, low], 80).into();
-    BackendSeen { name: format!("web-{number}"), address, state, weight }
+    BackendSeen { name: format!("web-{number}"), address, state, weight, yields: false }
 }
 
 fn frontend(port: u16) -> FrontendAddress {
@@ -198,4 +198,22 @@ proptest::proptest! {
         }
         proptest::prop_assert_eq!(chronicle.compare(second, &web(), |_| None), []);
     }
+}
+
+#[test]
+fn who_yields_is_told_why() {
+    use BackendState::Healthy;
+    let mut chronicle = Chronicle::default();
+    let mut compare = |weight, yields| {
+        let seen = BackendSeen { yields, ..seen(1, Healthy, Some(weight)) };
+        let now = Seen { backends: [(subject(1), seen)].into(), ..Seen::default() };
+        told(&chronicle.compare(now, &web(), |_| None))
+    };
+    let shown = [compare(30, false), compare(0, true), compare(30, false), compare(20, false)];
+    assert_snapshot!(shown.concat(), @"
+    web web-1: came at 10.0.0.1:80, healthy (-)
+    web web-1: weight 30 -> 0 (yields to an exclusive one)
+    web web-1: weight 0 -> 30 (no exclusive one takes new connections)
+    web web-1: weight 30 -> 20 (-)
+    ");
 }

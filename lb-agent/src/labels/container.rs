@@ -4,8 +4,10 @@
 //! service and slot), never the container's id or address: so a replacement inherits its ring slots.
 
 mod refusals;
+mod wishes;
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -29,11 +31,15 @@ use crate::{
     },
 };
 use refusals::{REFUSALS_MAX, Refusals};
+use wishes::ServiceAt;
 
 /// Frontends of one container; Docker itself sets no limit to labels.
 const FRONTENDS_MAX: usize = 256;
 /// Frontends that are looked at, granted or not: each costs time, and a label has room for many.
 const ASKS_MAX: usize = 1024;
+
+/// Ways in which a container asks that are told when it cannot be served at all.
+const ASKED_BY_MAX: usize = 16;
 
 /// Weight of a container that wishes none.
 const WEIGHT: u16 = 100;
@@ -81,6 +87,16 @@ pub struct LocalAddress {
 }
 
 impl ContainerFacts {
+    /// Its labels, and below them those of its Swarm service.
+    fn all_labels(&self) -> Cow<'_, BTreeMap<String, String>> {
+        if self.service_labels.is_empty() {
+            return Cow::Borrowed(&self.labels);
+        }
+        let mut all = self.service_labels.clone();
+        all.extend(self.labels.iter().map(|(key, value)| (key.clone(), value.clone())));
+        Cow::Owned(all)
+    }
+
     /// Its address of the VIP's family; an error says that it has none.
     fn address_for(&self, vip: IpAddr) -> Result<LocalAddress, String> {
         let first =
@@ -182,18 +198,23 @@ impl Reader {
             || (self.looks_at_all() && self.is_registered(facts))
     }
 
+    /// The labels and variables by which a container asks for a frontend, as many as are told; `None`: it
+    /// does so by its image. Also of one whose address is not known.
+    pub fn asked_by(&self, facts: &ContainerFacts) -> Vec<Option<String>> {
+        let labels = facts.all_labels();
+        let asking = labels.keys().filter(|key| asks_for_frontend(key));
+        let asking = asking.map(|key| Some(shown(key)));
+        let metadata = registrator::Metadata::read(&facts.environment, &labels);
+        let registered = self.registered(facts, &metadata).map(|(key, _)| key);
+        let keys: BTreeSet<_> = asking.chain(registered).take(ASKED_BY_MAX).collect();
+        keys.into_iter().collect()
+    }
+
     /// What a container asks for, and which of its labels are refused.
     pub fn claims(&self, facts: &ContainerFacts) -> Claims {
         let name = facts.name.trim_start_matches('/');
         let object = format!("container `{}`", shown(name));
-        let merged;
-        let labels = if facts.service_labels.is_empty() {
-            &facts.labels
-        } else {
-            let service = facts.service_labels.iter().chain(&facts.labels);
-            merged = service.map(|(key, value)| (key.clone(), value.clone())).collect();
-            &merged
-        };
+        let labels = &*facts.all_labels();
         let mut refusals = Refusals::new(&object);
         let (own, errors, left_out) = LbLabels::read(labels.iter(), REFUSALS_MAX);
         refusals.extend(errors);
@@ -218,13 +239,14 @@ impl Reader {
             );
             return Claims { refusals: refusals.told(), ..Claims::default() };
         };
-        let metadata = registrator::Metadata::read(&facts.environment, labels);
+        let schemas = wishes::read(own, labels, &facts.environment, &object, &mut refusals);
         if asks.iter().any(|(_, ask)| ask.service.is_some()) {
-            refusals.extend(metadata.misspelt(REFUSALS_MAX));
+            refusals.extend(schemas.registrator.misspelt(REFUSALS_MAX));
         }
-        let (theirs, errors) = aliyun::policy::wishes(labels, &object);
-        refusals.extend(errors);
-        let mut by_port: BTreeMap<(u16, bool), Arc<Wishes>> = BTreeMap::new();
+        let is_tcp = |ask: &&Ask| ask.frontend.protocol == Protocol::Tcp;
+        let tcp = asks.iter().map(|(_, ask)| ask).filter(is_tcp);
+        let tcp: BTreeSet<u16> = tcp.map(|ask| ask.container_port).collect();
+        let mut by_service: BTreeMap<ServiceAt, Arc<Wishes>> = BTreeMap::new();
         let mut claims = Vec::new();
         for (key, ask) in asks {
             let address = match facts.address_for(ask.frontend.vip) {
@@ -234,20 +256,14 @@ impl Reader {
                     continue;
                 }
             };
-            let port = ask.container_port;
-            let is_registered = ask.service.is_some();
-            let wishes = by_port.entry((port, is_registered)).or_insert_with(|| {
-                let (mut wishes, errors) = own.wishes(port, &object);
-                refusals.extend(errors);
-                wishes.or_schema(&theirs);
-                if is_registered {
-                    let (checks, errors) = metadata.wishes(port, &object);
-                    refusals.extend(errors);
-                    wishes.or_schema(&checks);
-                }
-                wishes.or(&self.defaults);
-                Arc::new(wishes)
-            });
+            let service = ServiceAt {
+                port: ask.container_port,
+                has_tcp: tcp.contains(&ask.container_port),
+                is_registered: ask.service.is_some(),
+            };
+            let wishes = by_service
+                .entry(service)
+                .or_insert_with(|| Arc::new(self.wishes(&schemas, service, &mut refusals)));
             claims.push(claim(facts, name, &replica, ask, address, wishes, &object));
         }
         Claims { claims, refusals: refusals.told(), ..Claims::default() }
@@ -268,7 +284,10 @@ impl Reader {
         let names =
             aliyun::routing::parse(labels, self.routing_pool).map(|label| label.map(ask_of_name));
         let metadata = registrator::Metadata::read(&facts.environment, labels);
-        let registered = self.registered(facts, &metadata).map(Ok);
+        let registered = self.registered(facts, &metadata).map(|(key, ask)| {
+            let name = || format!("{}{}_NAME", registrator::PREFIX, ask.container_port);
+            Ok((key.unwrap_or_else(name), ask))
+        });
         let mut asks = Vec::new();
         for (count, ask) in lb.chain(ports).chain(names).chain(registered).enumerate() {
             if asks.len() == FRONTENDS_MAX || count == ASKS_MAX {
@@ -314,7 +333,8 @@ impl Reader {
     }
 
     fn is_registered(&self, facts: &ContainerFacts) -> bool {
-        let metadata = registrator::Metadata::read(&facts.environment, &facts.labels);
+        let labels = facts.all_labels();
+        let metadata = registrator::Metadata::read(&facts.environment, &labels);
         self.registered(facts, &metadata).next().is_some()
     }
 
@@ -323,7 +343,7 @@ impl Reader {
         &'a self,
         facts: &'a ContainerFacts,
         metadata: &'a registrator::Metadata<'a>,
-    ) -> impl Iterator<Item = (String, Ask)> + 'a {
+    ) -> impl Iterator<Item = (Option<String>, Ask)> + 'a {
         let image = image_base_name(&facts.image);
         let ports = (!self.registrations.is_empty()).then(|| metadata.ports(&facts.ports, image));
         ports.into_iter().flatten().flat_map(|port| {
@@ -339,7 +359,7 @@ impl Reader {
                     service: Some(format!("registrator/{}", name_part(&port.name))),
                     source: port.source.clone(),
                 };
-                (format!("{}{}_NAME", registrator::PREFIX, port.port), ask)
+                (port.key.clone(), ask)
             })
         })
     }
@@ -378,13 +398,16 @@ fn claim(
 ) -> Claim {
     let port = ask.container_port;
     let share = wishes.share.as_ref().and_then(|share| share.value.clone());
-    let mut backend = backend(facts, name, replica, address, port, ask.frontend.protocol);
+    let mut backend = backend(facts, name, replica, address, port);
     backend.weight = wishes.weight.as_ref().map_or(WEIGHT, |weight| weight.value);
     // Where services meet, places that were different must stay so.
     let service = match (&share, ask.service) {
         (Some(share), _) => {
             backend.place = replica.identity(port);
-            ServiceName(format!("share/{share}@{}", shared_at(&ask.frontend, ask.pooled.as_ref())))
+            match &ask.pooled {
+                Some(pooled) => ServiceName::shared(share, &pooled.name),
+                None => ServiceName::shared(share, &ask.frontend),
+            }
         }
         (None, Some(service)) => {
             backend.place = replica.identity(port);
@@ -403,23 +426,16 @@ fn claim(
     }
 }
 
-/// The frontend for a service's name, before its address is known.
-fn shared_at(frontend: &FrontendAddress, pooled: Option<&PooledName>) -> String {
-    match pooled {
-        Some(pooled) => pooled.name.clone(),
-        None => frontend.to_string(),
-    }
-}
-
 fn backend(
     facts: &ContainerFacts,
     name: &str,
     replica: &Replica,
     address: LocalAddress,
     port: u16,
-    protocol: Protocol,
 ) -> Backend {
-    let is_published = facts.ports.contains(&ContainerPort { port, protocol, is_published: true });
+    // A service may have frontends of both protocols, and a backend is told to be one thing for both:
+    // a port that is published for one of them is not ours alone.
+    let is_published = facts.ports.iter().any(|it| it.port == port && it.is_published);
     Backend {
         place: replica.place.clone(),
         // A container that was stopped and started again is another instance: its flows are gone.

@@ -156,16 +156,48 @@ pub(super) fn is_aliyun(key: &str) -> bool {
     ALIYUN.iter().any(|known| matches(known.pattern, key))
 }
 
+/// What begins like this is read here; the rest of theirs may have labels that we do not know.
+const READ: [&str; 3] = ["aliyun.lb.", "aliyun.routing.", "aliyun.probe."];
+
+/// Whether the label is one of those that we read, were it only known.
+pub(super) fn is_read(key: &str) -> bool {
+    READ.iter().any(|prefix| key.starts_with(prefix))
+}
+
 /// The `aliyun.` label that was probably meant, with the port or name that was written.
 pub(super) fn nearest_aliyun(key: &str) -> Option<String> {
+    nearest_spelling(key).or_else(|| begun(key))
+}
+
+/// The only known name that goes on where this one ends: `aliyun.probe.timeout`, `aliyun.lb.port`.
+fn begun(key: &str) -> Option<String> {
+    let begins = |known: &&Known| {
+        known.is_used
+            && known.pattern.strip_prefix(key).is_some_and(|it| it.starts_with(['_', '.']))
+    };
+    let mut found = ALIYUN.iter().filter(begins);
+    let first = found.next().filter(|_| is_read(key))?;
+    found.next().is_none().then(|| first.pattern.to_owned())
+}
+
+fn nearest_spelling(key: &str) -> Option<String> {
     let digits = key.bytes().rev().take_while(u8::is_ascii_digit).count();
     let (stem, number) = key.split_at(key.len() - digits);
     if number.is_empty() {
+        if let Some((stem, _)) = key.rsplit_once('_')
+            && let Some(stem) = nearest(&format!("{stem}_"), port_stems())
+        {
+            return Some(format!("{stem}$PORT"));
+        }
         let plain = ALIYUN.iter().map(|known| known.pattern).filter(|it| !it.contains("$PORT"));
         return nearest(key, plain).map(str::to_owned);
     }
-    let stems = ALIYUN.iter().filter_map(|known| known.pattern.strip_suffix("$PORT"));
-    nearest(stem, stems).map(|stem| format!("{stem}{number}"))
+    nearest(stem, port_stems()).map(|stem| format!("{stem}{number}"))
+}
+
+/// What comes before the port.
+fn port_stems() -> impl Iterator<Item = &'static str> {
+    ALIYUN.iter().filter_map(|known| known.pattern.strip_suffix("$PORT"))
 }
 
 /// `$NAME` is one or more characters, and so is `$PORT`, which others check.
@@ -241,6 +273,13 @@ mod tests {
         check("aliyun.probe.timeout_second", Some("aliyun.probe.timeout_seconds"));
         check("aliyun.Scale", Some("aliyun.scale"));
         check("aliyun.rolling_update", Some("aliyun.rolling_updates"));
+        check("aliyun.probe.timeout", Some("aliyun.probe.timeout_seconds"));
+        check("aliyun.probe.initial_delay", Some("aliyun.probe.initial_delay_seconds"));
+        check("aliyun.lb.port", Some("aliyun.lb.port_$PORT"));
+        check("aliyun.routing.port", Some("aliyun.routing.port_$PORT"));
+        check("aliyun.lb.prot_http", Some("aliyun.lb.port_$PORT"));
+        check("aliyun.lb", None);
+        check("aliyun.probe.interval_seconds", None);
         check("aliyun.something.else.entirely", None);
         check(&format!("aliyun.{}", "x".repeat(100_000)), None);
     }

@@ -21,11 +21,6 @@ pub const PREFIX: &str = "lb.";
 
 /// Frontends in one label.
 const FRONTENDS_MAX: usize = 64;
-/// Longest command, and most words of it.
-const COMMAND_BYTES_MAX: usize = 4096;
-const COMMAND_WORDS_MAX: usize = 64;
-/// Longest text that an answer is searched for.
-const BODY_CHARS_MAX: usize = 1024;
 const DAY_SECONDS: u32 = 24 * 3600;
 
 /// The labels of one container, sorted out.
@@ -172,9 +167,10 @@ impl<'a> LbLabels<'a> {
             probe_fall: reader.value("probe.fall", count),
             probe_place: reader.value("probe.place", grammar::place),
             probe_initial: reader.value("probe.initial", grammar::initial_state),
-            scale: reader.value("scale", |text| grammar::number(text, 0..=65_536).map(Some)),
-            rolling_updates: reader
-                .value("rolling_updates", |text| grammar::number(text, 1..=65_536).map(Some)),
+            scale: reader.value("scale", |text| grammar::number(text, grammar::SCALE).map(Some)),
+            rolling_updates: reader.value("rolling_updates", |text| {
+                grammar::number(text, grammar::ROLLING_UPDATES).map(Some)
+            }),
             depends: None,
         };
         (wishes, reader.errors)
@@ -227,33 +223,44 @@ impl<'a> Reader<'a> {
             method: self.part("probe.method", grammar::token),
             host: self.part("probe.host", grammar::token),
             status: self.part("probe.status", grammar::statuses),
-            body: self.part("probe.body", body),
+            body: self.part("probe.body", grammar::body),
             server_name: self.part("probe.server_name", grammar::token),
             verify: self.part("probe.verify", grammar::flag),
-            command: self.part("probe.command", command),
+            command: self.part("probe.command", grammar::command),
         };
         let Some((key, _)) = self.find("probe") else {
-            if parts != ProbeParts::default() {
-                self.errors.push(LabelError {
-                    key: format!("{PREFIX}probe"),
-                    message: "is missing, and other labels say how to probe; add it with one of \
-                              tcp, http, https, command, docker"
-                        .to_owned(),
-                });
+            if parts == ProbeParts::default() && self.errors.len() == known_errors {
+                return None;
             }
-            return None;
+            let key = format!("{PREFIX}probe");
+            self.errors.push(LabelError {
+                key: key.clone(),
+                message: "is missing, and other labels say how to probe; add it with one of tcp, \
+                          http, https, command, docker"
+                    .to_owned(),
+            });
+            return Some(Wishes::stand_in(self.object, &key));
         };
-        let word = self.value("probe", ProbeWord::parse)?;
+        let instead = Wishes::stand_in(self.object, key);
+        let Some(word) = self.value("probe", ProbeWord::parse) else { return Some(instead) };
+        if word.value == ProbeWord::None {
+            // Whatever the others say: nobody is to look.
+            if let Err((part, message)) = parts.assemble(word.value) {
+                let message = format!("`{PREFIX}probe.{part}` {message}");
+                self.errors.push(LabelError { key: shown(key), message });
+            }
+            return Some(Setting::new(None, word.origin));
+        }
         if self.errors.len() > known_errors {
             // A probe other than the one that was meant may find sick what is well.
-            return None;
+            return Some(instead);
         }
         match parts.assemble(word.value) {
             Ok(kind) => Some(Setting::new(kind, word.origin)),
             Err((part, message)) => {
                 let message = format!("`{PREFIX}probe.{part}` {message}");
                 self.errors.push(LabelError { key: shown(key), message });
-                None
+                Some(instead)
             }
         }
     }
@@ -332,29 +339,6 @@ fn shown_message(message: &str) -> String {
 
 fn in_range(seconds: u32, max: u32) -> Result<u32, String> {
     if seconds <= max { Ok(seconds) } else { Err(format!("is more than {max} s")) }
-}
-
-fn body(text: &str) -> Result<String, String> {
-    match text.chars().count() {
-        1..=BODY_CHARS_MAX => Ok(text.to_owned()),
-        _ => Err(format!("is not 1 to {BODY_CHARS_MAX} characters long")),
-    }
-}
-
-/// `["redis-cli", "ping"]` as it stands; anything else by the container's shell.
-pub(super) fn command(text: &str) -> Result<Vec<String>, String> {
-    if text.is_empty() || text.len() > COMMAND_BYTES_MAX || text.contains('\0') {
-        return Err(format!("is no command of 1 to {COMMAND_BYTES_MAX} bytes"));
-    }
-    if !text.starts_with('[') {
-        return Ok(["/bin/sh", "-c", text].map(str::to_owned).into());
-    }
-    match serde_json::from_str::<Vec<String>>(text) {
-        Ok(argv) if (1..=COMMAND_WORDS_MAX).contains(&argv.len()) && !argv[0].is_empty() => {
-            Ok(argv)
-        }
-        _ => Err("is no list of words; write it like [\"redis-cli\", \"ping\"]".to_owned()),
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{aliyun::LabelError, container::ContainerPort, known, lb::command, shown};
+use super::{aliyun::LabelError, container::ContainerPort, known, shown};
 use crate::{
     grammar,
     model::{HttpProbe, InitialState, Origin, ProbeKind, Protocol, Setting, Wishes},
@@ -16,7 +16,7 @@ use crate::{
 pub const PREFIX: &str = "SERVICE_";
 
 /// Time between checks when nobody says otherwise, as in the original.
-const INTERVAL_MS: u32 = 10_000;
+pub(super) const INTERVAL_MS: u32 = 10_000;
 /// Longest name of a service.
 const NAME_CHARS_MAX: usize = 128;
 /// Kinds of checks in the order in which the original looks for them.
@@ -53,7 +53,9 @@ pub struct NamedPort {
     pub port: u16,
     /// `None` when only a variable names the port.
     pub protocol: Option<Protocol>,
-    /// The variable, label or image that names it, for people.
+    /// The variable or label that names it, safe to show; `None`: its image does.
+    pub key: Option<String>,
+    /// The same, for people.
     pub source: String,
 }
 
@@ -103,27 +105,32 @@ impl<'a> Metadata<'a> {
         all.extend(others.map(|port| (port, None)));
         let ports = all.into_iter().filter(|(port, _)| self.find(*port, "IGNORE").is_none());
         ports.filter_map(move |(port, protocol)| {
-            let (name, source) = self.name(port, is_group, image)?;
+            let (name, value) = self.name(port, is_group, image)?;
             let is_name = name.chars().count() <= NAME_CHARS_MAX;
-            is_name.then_some(NamedPort { name, port, protocol, source })
+            let key = value.map(|value| shown(value.key));
+            let source = match (value, &key) {
+                (Some(Value { is_label: true, .. }), Some(key)) => format!("label `{key}`"),
+                (Some(_), Some(key)) => format!("variable `{key}`"),
+                _ => "its image".to_owned(),
+            };
+            is_name.then_some(NamedPort { name, port, protocol, key, source })
         })
     }
 
-    fn name(&self, port: u16, is_group: bool, image: Option<&str>) -> Option<(String, String)> {
-        let source = |value: &Value<'_>| {
-            let kind = if value.is_label { "label" } else { "variable" };
-            format!("{kind} `{}`", shown(value.key))
-        };
-        let own = self.values.get(&(Some(port), "NAME")).filter(|value| !value.text.is_empty());
-        if let Some(value) = own {
-            return Some((value.text.to_owned(), source(value)));
+    /// The name of a port, and what says so; an image if nothing does.
+    fn name(
+        &self,
+        port: u16,
+        is_group: bool,
+        image: Option<&str>,
+    ) -> Option<(String, Option<&Value<'a>>)> {
+        let given = |port| self.values.get(&(port, "NAME")).filter(|it| !it.text.is_empty());
+        if let Some(value) = given(Some(port)) {
+            return Some((value.text.to_owned(), Some(value)));
         }
-        let generic = self.values.get(&(None, "NAME")).filter(|value| !value.text.is_empty());
-        let (name, source) = match generic {
-            Some(value) => (value.text, source(value)),
-            None => (image?, "its image".to_owned()),
-        };
-        Some((if is_group { format!("{name}-{port}") } else { name.to_owned() }, source))
+        let generic = given(None);
+        let name = generic.map(|value| value.text).or(image)?;
+        Some((if is_group { format!("{name}-{port}") } else { name.to_owned() }, generic))
     }
 
     /// What is wished for the service at a port. `object` names the container.
@@ -131,9 +138,7 @@ impl<'a> Metadata<'a> {
         let mut reader = Reader { metadata: self, port, object, errors: Vec::new() };
         let mut wishes = Wishes::default();
         if let Some(probe) = reader.probe() {
-            let interval = reader.value("CHECK_INTERVAL", grammar::probe_interval_ms);
-            wishes.probe_interval_ms =
-                interval.or_else(|| Some(Setting::new(INTERVAL_MS, probe.origin.clone())));
+            wishes.probe_interval_ms = reader.value("CHECK_INTERVAL", grammar::probe_interval_ms);
             wishes.probe_timeout_ms = reader.value("CHECK_TIMEOUT", grammar::probe_timeout_ms);
             wishes.probe_initial = reader.value("CHECK_INITIAL_STATUS", initial_status);
             wishes.unhealthy_grace_seconds =
@@ -203,7 +208,7 @@ impl Reader<'_> {
             "CHECK_HTTPS" => self.request(name, "CHECK_HTTPS_METHOD").map(ProbeKind::Https),
             "CHECK_TCP" => Some(ProbeKind::Tcp { port: None }),
             "CHECK_CMD" | "CHECK_SCRIPT" => {
-                let argv = self.value(name, |text| command(&substituted(text, port)));
+                let argv = self.value(name, |text| grammar::command(&substituted(text, port)));
                 argv.map(|argv| ProbeKind::Command { argv: argv.value })
             }
             _ => {
@@ -213,7 +218,10 @@ impl Reader<'_> {
                 None
             }
         };
-        Some(Setting::new(Some(kind?), self.origin(&value)))
+        Some(match kind {
+            Some(kind) => Setting::new(Some(kind), self.origin(&value)),
+            None => Wishes::stand_in(self.object, value.key),
+        })
     }
 
     fn request(&mut self, name: &'static str, method: &'static str) -> Option<HttpProbe> {

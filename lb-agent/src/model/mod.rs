@@ -20,7 +20,7 @@ pub use ports::Ports;
 pub use probe::{HttpProbe, Probe, ProbeKind, ProbePlace, ReportedHealth};
 pub use service::{
     Backend, BackendPath, BackendState, FrontendAddress, IpPrefix, Protocol, ReplyFacts, Service,
-    ServiceName, Snapshot, WaysIn,
+    ServiceName, Snapshot, WaysIn, only_port,
 };
 pub use visibility::{Preference, Visibility};
 

@@ -20,8 +20,12 @@ pub enum Origin {
     /// Nobody said anything.
     #[default]
     Default,
+    /// Registrator has it so when nobody says anything.
+    Registrator,
     /// A key of the configuration.
     Config(Arc<Written>),
+    /// Something was asked for that is not understood, and this stands in for it.
+    Instead(Arc<Written>),
     /// A variable of a container's environment.
     Environment(Arc<Written>),
     /// A label of a container or of its service.
@@ -53,23 +57,31 @@ impl Origin {
         Self::Label(Arc::new(Written { object: object.into(), key: key.into() }))
     }
 
+    /// What stands in for a label or variable of a container.
+    pub fn instead(object: impl Into<String>, key: impl Into<String>) -> Self {
+        Self::Instead(Arc::new(Written { object: object.into(), key: key.into() }))
+    }
+
     /// What was written, and where; nothing for a default.
     #[must_use]
     pub fn written(&self) -> Option<&Written> {
         match self {
-            Self::Default => None,
-            Self::Config(written) | Self::Environment(written) | Self::Label(written) => {
-                Some(written)
-            }
+            Self::Default | Self::Registrator => None,
+            Self::Config(written)
+            | Self::Instead(written)
+            | Self::Environment(written)
+            | Self::Label(written) => Some(written),
         }
     }
 
-    /// Containers go before the configuration, and that before the default.
+    /// Containers go before the configuration, and that before the default. What stands in for a wish
+    /// goes behind a wish.
     pub(super) fn rank(&self) -> u8 {
         match self {
-            Self::Default => 0,
+            Self::Default | Self::Registrator => 0,
             Self::Config(_) => 1,
-            Self::Environment(_) | Self::Label(_) => 2,
+            Self::Instead(_) => 2,
+            Self::Environment(_) | Self::Label(_) => 3,
         }
     }
 }
@@ -85,6 +97,11 @@ impl fmt::Display for Origin {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => formatter.write_str("default"),
+            Self::Registrator => formatter.write_str("default of Registrator"),
+            Self::Instead(written) => {
+                let Written { object, key } = &**written;
+                write!(formatter, "{object}, instead of `{key}`, which is not understood")
+            }
             Self::Config(written) => write!(formatter, "{}, `{}`", written.object, written.key),
             Self::Environment(written) => {
                 write!(formatter, "{}, variable `{}`", written.object, written.key)

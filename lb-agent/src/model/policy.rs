@@ -103,8 +103,12 @@ macro_rules! settings {
         }
 
         impl Wishes {
-            /// Takes from `lower` what is not wished here.
+            /// Takes from `lower` what is not wished here. What stands in for a probe gives way to one.
             pub fn or(&mut self, lower: &Self) {
+                let has_probe = lower.probe.as_ref().is_some_and(|probe| probe.value.is_some());
+                if has_probe && self.has_stand_in() {
+                    self.probe = None;
+                }
                 $(if self.$name.is_none() { self.$name.clone_from(&lower.$name); })*
                 if self.weight.is_none() { self.weight.clone_from(&lower.weight); }
                 if self.exclusive.is_none() { self.exclusive.clone_from(&lower.exclusive); }
@@ -206,10 +210,31 @@ impl Wishes {
         }
     }
 
+    /// A probe that stands in for one that is not understood. Who asks for one must not be served
+    /// unseen, and a slip of the pen must not take down what works: connections are what all of TCP has.
+    #[must_use]
+    pub fn stand_in(object: &str, key: &str) -> Setting<Option<ProbeKind>> {
+        Setting::new(Some(ProbeKind::Tcp { port: None }), Origin::instead(object, key))
+    }
+
+    fn has_stand_in(&self) -> bool {
+        self.probe.as_ref().is_some_and(|probe| matches!(probe.origin, Origin::Instead(_)))
+    }
+
+    /// The same without what only a container can be asked for.
+    #[must_use]
+    pub fn without_container(&self) -> Self {
+        let mut wishes = self.clone();
+        wishes.probe =
+            wishes.probe.filter(|it| !it.value.as_ref().is_some_and(ProbeKind::is_inside));
+        wishes.probe_place = wishes.probe_place.filter(|it| it.value != ProbePlace::Container);
+        wishes
+    }
+
     /// Takes from another schema what is not wished here. A probe and its times are one thing to
     /// those who wrote them: where there is a probe already, the other's times mean nothing.
     pub fn or_schema(&mut self, lower: &Self) {
-        if self.probe.is_some() {
+        if self.probe.is_some() && !(self.has_stand_in() && lower.probe.is_some()) {
             self.or(&lower.without_probe());
         } else {
             self.or(lower);

@@ -45,6 +45,24 @@ pub enum ProbeKind {
     Docker,
 }
 
+impl ProbeKind {
+    /// Whether it is about the port that traffic goes to, for want of another.
+    #[must_use]
+    pub fn is_of_traffic(&self) -> bool {
+        match self {
+            Self::Tcp { port } => port.is_none(),
+            Self::Http(request) | Self::Https(request) => request.port.is_none(),
+            Self::Command { .. } | Self::Docker => false,
+        }
+    }
+
+    /// Whether it can be made of a container only.
+    #[must_use]
+    pub fn is_inside(&self) -> bool {
+        matches!(self, Self::Command { .. } | Self::Docker)
+    }
+}
+
 /// The request of an HTTP probe, and which answers are successes.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct HttpProbe {

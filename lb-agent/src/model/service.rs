@@ -33,11 +33,32 @@ pub struct FrontendAddress {
     pub ports: Ports,
 }
 
+/// The port that every frontend leads to that a backend at `address` is behind: that is its port, if it
+/// has none of its own.
+pub fn only_port<'a>(
+    frontends: impl IntoIterator<Item = &'a FrontendAddress>,
+    address: IpAddr,
+) -> Option<u16> {
+    let mut ports = frontends
+        .into_iter()
+        .filter(|frontend| frontend.vip.is_ipv4() == address.is_ipv4())
+        .map(|frontend| frontend.ports);
+    let first = ports.next().filter(|ports| !ports.is_wide())?;
+    ports.all(|ports| ports == first).then(|| first.first())
+}
+
 /// Name of a service, unique on the node: `compose/PROJECT/SERVICE:PORT`, `swarm/SERVICE:PORT`,
 /// `docker/IMAGE:PORT@VIP:PORT`, `registrator/NAME`, `share/NAME@FRONTEND`, `file/NAME`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ServiceName(pub String);
+
+impl ServiceName {
+    /// Of those that share a frontend by a name; `at` is the frontend, or the name that it is of.
+    pub fn shared(share: &str, at: &impl fmt::Display) -> Self {
+        Self(format!("share/{share}@{at}"))
+    }
+}
 
 /// How the data path reaches a backend.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -92,6 +113,7 @@ impl BackendState {
 }
 
 /// How clients reach a backend's port: whether what it sends from there is for us to translate.
+/// What stands later is more open, or less known.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
 )]
@@ -169,6 +191,14 @@ pub struct Service {
 }
 
 impl Service {
+    /// Whether a backend wants the new flows for itself.
+    #[must_use]
+    pub fn is_exclusive(&self, backend: &Backend) -> bool {
+        // Hardly any service has such backends; their names are made for those that do.
+        !self.exclusive.is_empty()
+            && self.exclusive.contains(&(backend.place.clone(), backend.instance.clone()))
+    }
+
     /// Ring slots asked for; `None`: chosen when the service is made.
     #[must_use]
     pub fn ring_size(&self) -> Option<u32> {

@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use crate::{
     config::{Config, StaticBackend, StaticService},
     model::{
-        Backend, BackendPath, BackendState, Claim, Claims, Origin, ReplyFacts, ServiceName,
-        Setting, WaysIn, Wishes,
+        Backend, BackendPath, BackendState, Claim, Claims, FrontendAddress, Origin, ReplyFacts,
+        ServiceName, Setting, WaysIn, Wishes,
     },
 };
 
@@ -30,13 +30,18 @@ fn service_claims<'a>(
 ) -> impl Iterator<Item = Claim> + 'a {
     let source =
         format!("service `{}` in {}, line {}", service.name, config.file_name, service.line);
-    let weights = weighted(service, &source);
-    let wishes_of = move |backend: &StaticBackend| match backend.weight {
-        None => Arc::clone(&service.wishes),
-        Some(weight) => Arc::clone(weights.get(&weight).unwrap_or(&service.wishes)),
+    let own = own_wishes(service, &source);
+    let share = service.wishes.share.as_ref().and_then(|share| share.value.as_ref());
+    let name_at = move |frontend: &FrontendAddress| match share {
+        Some(share) => ServiceName::shared(share, frontend),
+        None => ServiceName(format!("file/{}", service.name)),
     };
-    let claim = move |frontend, backend: Option<&StaticBackend>| Claim {
-        service: ServiceName(format!("file/{}", service.name)),
+    let wishes_of = move |backend: &StaticBackend| {
+        let own = own.get(&(backend.weight, backend.exclusive));
+        Arc::clone(own.unwrap_or(&service.wishes))
+    };
+    let claim = move |frontend: FrontendAddress, backend: Option<&StaticBackend>| Claim {
+        service: name_at(&frontend),
         frontend,
         backend: backend.map(static_backend),
         pooled: None,
@@ -57,16 +62,28 @@ fn service_claims<'a>(
     })
 }
 
-/// The service's wishes with each weight that is written; backends of one weight share them.
-fn weighted(service: &StaticService, source: &str) -> BTreeMap<u16, Arc<Wishes>> {
-    let mut weights = BTreeMap::new();
-    for weight in service.backends.iter().filter_map(|backend| backend.weight) {
-        weights.entry(weight).or_insert_with(|| {
-            let weight = Some(Setting::new(weight, Origin::config(source, "weight")));
-            Arc::new(Wishes { weight, ..(*service.wishes).clone() })
+/// The service's wishes with what is written of its backends; those of which the same is written share
+/// them.
+fn own_wishes(
+    service: &StaticService,
+    source: &str,
+) -> BTreeMap<(Option<u16>, Option<bool>), Arc<Wishes>> {
+    let mut own = BTreeMap::new();
+    let is_plain = |it: &&StaticBackend| it.weight.is_none() && it.exclusive.is_none();
+    for backend in service.backends.iter().filter(|it| !is_plain(it)) {
+        own.entry((backend.weight, backend.exclusive)).or_insert_with(|| {
+            let mut wishes = (*service.wishes).clone();
+            let weight =
+                backend.weight.map(|it| Setting::new(it, Origin::config(source, "weight")));
+            let exclusive = backend.exclusive;
+            let exclusive =
+                exclusive.map(|it| Setting::new(it, Origin::config(source, "exclusive")));
+            wishes.weight = weight.or(wishes.weight);
+            wishes.exclusive = exclusive.or(wishes.exclusive);
+            Arc::new(wishes)
         });
     }
-    weights
+    own
 }
 
 fn static_backend(backend: &StaticBackend) -> Backend {
@@ -110,7 +127,10 @@ mod tests {
                 format!("{} weight {} {:?}", backend.place, backend.weight, backend.path)
             });
             let ring = claim.wishes.ring_size.as_ref().and_then(|size| size.value);
-            let ring = ring.map_or(String::new(), |size| format!(", ring {size}"));
+            let mut ring = ring.map_or(String::new(), |size| format!(", ring {size}"));
+            if let Some(exclusive) = &claim.wishes.exclusive {
+                write!(ring, ", exclusive {} ({})", exclusive.value, exclusive.origin).unwrap();
+            }
             let Claim { service, frontend, since_ms, source, .. } = claim;
             writeln!(
                 shown,
@@ -168,5 +188,30 @@ mod tests {
     fn a_service_without_backends_claims_its_frontends() {
         let shown = check("[[service]]\nname = 'web'\nfrontends = ['tcp://192.0.2.10:80']\n");
         assert_snapshot!(shown, @"file/web at tcp://192.0.2.10:80: no backend; since 0 by service `web` in lb.toml, line 2");
+    }
+    #[test]
+    fn a_shared_frontend_is_a_service_of_its_own() {
+        let shown = check(
+            r#"
+            [[service]]
+            name = "blue"
+            frontends = ["tcp://192.0.2.10:80", "tcp://192.0.2.10:81"]
+            share = "shop"
+            [[service.backend]]
+            address = "10.0.0.1:80"
+            [[service]]
+            name = "green"
+            frontends = ["tcp://192.0.2.10:80"]
+            share = "shop"
+            [[service.backend]]
+            address = "10.0.0.2:80"
+            exclusive = true
+            "#,
+        );
+        assert_snapshot!(shown, @"
+        share/shop@tcp://192.0.2.10:80 at tcp://192.0.2.10:80: 10.0.0.1:80 weight 100 Routed; since 0 by service `blue` in lb.toml, line 3
+        share/shop@tcp://192.0.2.10:81 at tcp://192.0.2.10:81: 10.0.0.1:80 weight 100 Routed; since 0 by service `blue` in lb.toml, line 3
+        share/shop@tcp://192.0.2.10:80 at tcp://192.0.2.10:80: 10.0.0.2:80 weight 100 Routed, exclusive true (service `green` in lb.toml, line 9, `exclusive`); since 0 by service `green` in lb.toml, line 9
+        ");
     }
 }

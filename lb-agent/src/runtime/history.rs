@@ -9,6 +9,7 @@ use std::{
 use super::{clock::wall_clock_ms, orders::Orders};
 use crate::{
     api::{events::ConflictView, steer::Will, types::RefusalView},
+    arbiter,
     health::HealthView,
     journal::{BackendSeen, Chronicle, Draft, Journal, Moment, Seen},
     lifecycle::{Clock, Lifecycle},
@@ -148,6 +149,7 @@ impl Present<'_> {
                     address: backend.address,
                     state: self.health.shown_state(&service.name, backend),
                     weight: (!grows).then_some(backend.weight),
+                    yields: arbiter::yields(service, backend),
                 };
                 (Subject::new(&service.name, backend), seen)
             })

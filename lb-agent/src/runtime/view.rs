@@ -19,6 +19,7 @@ use crate::{
         PassiveView, ReconcileView, RefusalView, RefusedBy, RepliesView, ServiceView, ServingState,
         SocketsView, StatusView, View, VipFrontendView, VipView,
     },
+    arbiter,
     config::Balancer,
     health::{HealthView, Sign},
     lifecycle::Lifecycle,
@@ -184,6 +185,8 @@ fn backend_view(
         path: backend.path,
         weight: backend.weight,
         weight_origin: weight.map(|weight| weight.origin.clone()).unwrap_or_default(),
+        exclusive: claim.and_then(|claim| claim.wishes.exclusive.clone()).unwrap_or_default(),
+        yields: arbiter::yields(service, backend),
         state: parts.health.shown_state(&service.name, backend),
         state_reason: reason(
             service,

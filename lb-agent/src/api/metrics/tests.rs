@@ -39,6 +39,8 @@ fn view() -> View {
         probe: Some(ProbeView { passed: 8, failed: 2, ..ProbeView::default() }),
         replies: None,
         weight_origin: crate::model::Origin::Default,
+        exclusive: crate::model::Setting::default(),
+        yields: false,
         share_percent: 33.333,
         counters: BackendCountersView {
             packets_in: 1,

@@ -7,7 +7,7 @@ use crate::{
         steer::SteeringView,
         types::{BackendCountsView, BackendView, RepliesView, ServingState},
     },
-    model::FrontendAddress,
+    model::{FrontendAddress, Origin, Setting},
 };
 
 /// Frontends of one service that a table shows; the rest is counted.
@@ -33,9 +33,17 @@ pub(super) fn state(backend: &BackendView) -> String {
 }
 
 pub(super) fn weight_origin(backend: &BackendView) -> String {
-    match &backend.steering {
+    let asked_for = match &backend.steering {
         Some(SteeringView { weight: Some(_), by, .. }) => format!("lbctl, by {by}"),
         _ => backend.weight_origin.to_string(),
+    };
+    if backend.yields { format!("yields to an exclusive one; else {asked_for}") } else { asked_for }
+}
+
+pub(super) fn exclusive(backend: &BackendView) -> String {
+    match &backend.exclusive {
+        Setting { value: false, origin: Origin::Default } => dash(),
+        Setting { value, origin } => format!("{value}, {origin}"),
     }
 }
 

@@ -94,6 +94,8 @@ fn backend_views() -> Vec<BackendView> {
         path: BackendPath::Local { ifindex: 40 + u32::from(replica) },
         weight: 100,
         weight_origin: Origin::Default,
+        exclusive: Setting::default(),
+        yields: false,
         state,
         state_reason: None,
         steering: None,
@@ -191,6 +193,9 @@ fn service_detail() -> ServiceDetail {
     let mut backends = backend_views();
     backends.truncate(2);
     backends[0].weight_origin = origin("lb.weight");
+    backends[0].exclusive = Setting::new(true, origin("lb.exclusive"));
+    backends[1].weight = 0;
+    backends[1].yields = true;
     let view = View {
         services: vec![service],
         policies: [(service_name(), Arc::new(policy))].into(),
@@ -233,9 +238,9 @@ fn service_show_has_every_value_with_its_origin() {
     rolling_updates          -                default
     depends                  -                default
 
-    BACKEND       ADDRESS          STATE     WEIGHT  ORIGIN                                       ASKED FOR BY
-    shop-redis-1  172.18.0.2:6379  healthy      100  container `shop-redis-1`, label `lb.weight`  container `shop-redis-1`, label `aliyun.lb.port_6379`
-    shop-redis-2  172.18.0.3:6379  draining     100  default                                      container `shop-redis-2`, label `aliyun.lb.port_6379`
+    BACKEND       ADDRESS          STATE     WEIGHT  ORIGIN                                       EXCLUSIVE                                             ASKED FOR BY
+    shop-redis-1  172.18.0.2:6379  healthy      100  container `shop-redis-1`, label `lb.weight`  true, container `shop-redis-1`, label `lb.exclusive`  container `shop-redis-1`, label `aliyun.lb.port_6379`
+    shop-redis-2  172.18.0.3:6379  draining       0  yields to an exclusive one; else default     -                                                     container `shop-redis-2`, label `aliyun.lb.port_6379`
     ");
 }
 

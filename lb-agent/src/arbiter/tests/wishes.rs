@@ -6,12 +6,14 @@ use insta::assert_snapshot;
 use proptest::prelude::*;
 
 use super::{
-    super::{Granted, Incumbents, arbitrate, yield_to_exclusive},
+    super::{Granted, Incumbents, arbitrate, yield_to_exclusive, yields},
     claim,
 };
 use crate::{
     labels::lb::LbLabels,
-    model::{Backend, BackendState, Claim, Origin, PooledName, Refusal, Setting, Wishes},
+    model::{
+        Backend, BackendState, Claim, Origin, PooledName, ProbeKind, Refusal, Setting, Wishes,
+    },
     plan::service_hash,
 };
 
@@ -43,7 +45,10 @@ fn check_policy(claims: &[Claim]) -> String {
             writeln!(shown, "{}: {} = {} ({})", service.name, row.name, row.value, row.origin)
                 .unwrap();
         }
-        let weight = |backend: &Backend| format!("{} {}", backend.place, backend.weight);
+        let weight = |backend: &Backend| {
+            let yields = if yields(service, backend) { " (yields)" } else { "" };
+            format!("{} {}{yields}", backend.place, backend.weight)
+        };
         let weights: Vec<String> = service.backends.iter().map(weight).collect();
         writeln!(shown, "{}: {}", service.name, weights.join(", ")).unwrap();
     }
@@ -145,6 +150,23 @@ fn a_container_goes_before_the_configuration_whatever_its_age() {
 }
 
 #[test]
+fn what_stands_in_for_a_probe_goes_behind_one_that_is_understood() {
+    let origin = Origin::instead("container `2`", "lb.probe");
+    let stands_in = Setting::new(Some(ProbeKind::Tcp { port: None }), origin);
+    let mut newer = wishing("web", "2", 20, &[]);
+    newer.wishes = Arc::new(Wishes { probe: Some(stands_in), ..Wishes::default() });
+    let shown = check_policy(&[wishing("web", "1", 10, &[("lb.probe", "http")]), newer.clone()]);
+    assert_snapshot!(shown, @"
+    web: probe = http GET /, status 200-399 (container `1`, label `lb.probe`)
+    web: 1 100, 2 100
+    ");
+    assert_snapshot!(check_policy(&[wishing("web", "1", 10, &[]), newer]), @"
+    web: probe = tcp (container `2`, instead of `lb.probe`, which is not understood)
+    web: 1 100, 2 100
+    ");
+}
+
+#[test]
 fn disagreements_of_many_are_told_in_part() {
     let claims: Vec<Claim> = (0..100_u32)
         .map(|index| {
@@ -185,7 +207,7 @@ fn others_yield_to_an_exclusive_backend_that_takes_flows() {
     let shown = [vec![blue.clone(), green], vec![blue.clone(), starting], vec![blue, weightless]]
         .map(|claims| check_policy(&claims));
     assert_snapshot!(shown.concat(), @"
-    share/web: blue 0, green 3
+    share/web: blue 0 (yields), green 3
     share/web: blue 5, green 3
     share/web: blue 5, green 0
     ");

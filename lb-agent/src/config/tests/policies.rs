@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use insta::assert_snapshot;
 
 use super::{super::Config, FULL, check, service};
-use crate::model::Policy;
+use crate::model::{Origin, Policy, Wishes};
 
 #[test]
 fn every_setting_of_a_service_can_be_made() {
@@ -27,8 +27,8 @@ fn every_setting_of_a_service_can_be_made() {
     visible = node,network:back (service `web` in lb.toml, line 50, `visible`)
     prefer = node (service `web` in lb.toml, line 50, `prefer`)
     ring_size = 4093 (service `web` in lb.toml, line 50, `ring_size`)
-    share = - (default)
-    probe = https port 8443 HEAD /health, host web.example, server name web.internal, status 200-299,404, body with "well", certificate verified (service `web` in lb.toml, line 50, `probe.kind`)
+    share = shop (service `web` in lb.toml, line 50, `share`)
+    probe = https port 8443 OPTIONS /health, host web.example, server name web.internal, status 200-299,404, body with "well", certificate verified (service `web` in lb.toml, line 50, `probe.kind`)
     probe_interval_ms = 1 s ([defaults] in lb.toml, `probe.interval_ms`)
     probe_timeout_ms = 500 ms (service `web` in lb.toml, line 50, `probe.timeout_ms`)
     probe_initial_delay_ms = 100 ms (service `web` in lb.toml, line 50, `probe.initial_delay_ms`)
@@ -36,9 +36,9 @@ fn every_setting_of_a_service_can_be_made() {
     probe_fall = 4 (service `web` in lb.toml, line 50, `probe.fall`)
     probe_place = node (service `web` in lb.toml, line 50, `probe.place`)
     probe_initial = healthy (service `web` in lb.toml, line 50, `probe.initial`)
-    scale = - (default)
-    rolling_updates = - (default)
-    depends = - (default)
+    scale = 2 (service `web` in lb.toml, line 50, `scale`)
+    rolling_updates = 1 (service `web` in lb.toml, line 50, `rolling_updates`)
+    depends = db,cache (service `web` in lb.toml, line 50, `depends`)
     "#);
     let labels = &config.labels;
     assert_eq!(labels.routing_pool, "198.18.0.0/24".parse().ok());
@@ -69,6 +69,10 @@ fn policies_are_checked() {
         "[service.probe]\nkind = 'tcp'\ninterval_ms = 1\ntimeout_ms = 0\nrise = 0\nfall = 1001",
         "[service.probe]\nplace = 'here'\ninitial = 'passing'\ninitial_delay_ms = -1",
         "[service.probe]\nkind = 'tcp'\nretries = 3",
+        "[service.probe]\nplace = 'container'",
+        "[service.probe]\nkind = 'http'\nmethod = 'HEAD'\nbody = 'ok'",
+        "share = 'a b'\nscale = -1\nrolling_updates = 0\ndepends = 'a,,b'",
+        "[[service.backend]]\naddress = '10.0.0.1:80'\nexclusive = 1",
     ];
     let mut texts = keys.map(|key| service(&format!("frontends = ['tcp://192.0.2.10:80']\n{key}")));
     texts[0] = "[defaults]\naffinity = 'cookie'\nweight = 3".to_owned();
@@ -102,8 +106,134 @@ fn policies_are_checked() {
     lb.toml:5:9: the value `here` is none of auto, node, container
     lb.toml:6:11: the value `passing` is neither starting nor healthy
     lb.toml:7:20: `initial_delay_ms` is -1; it must be from 0 to 86400000
-    lb.toml:6:1: unknown key `retries`; known keys here: `kind`, `port`, `path`, `method`, `host`, `status`, `body`, `server_name`, `verify`, `interval_ms`, `timeout_ms`, `initial_delay_ms`, `rise`, `fall`, `place`, `initial`
+    lb.toml:6:1: unknown key `retries`; known keys here: `kind`, `port`, `path`, `method`, `host`, `status`, `body`, `server_name`, `verify`, `command`, `interval_ms`, `timeout_ms`, `initial_delay_ms`, `rise`, `fall`, `place`, `initial`
+    lb.toml:5:9: an address has no inside to be probed from; use node or auto
+    lb.toml:4:1: `body` is looked for in the answer, and that of HEAD has none; use another method
+    lb.toml:4:9: the value `a b` is no name; write 1 to 64 letters, digits, `-`, `_` or `.`
+    lb.toml:5:9: `scale` is -1; it must be from 0 to 65536
+    lb.toml:6:19: `rolling_updates` is 0; it must be from 1 to 65536
+    lb.toml:7:11: the value `a,,b` is no list of 1 to 64 services; write it like db,cache
+    lb.toml:6:13: invalid type: integer `1`, expected a boolean
     "#);
+}
+
+/// Defaults are for containers, too; what only they can do leaves services of the file alone.
+#[test]
+fn defaults_may_ask_for_what_only_a_container_can() {
+    let check = |probe: &str, expected: &str| {
+        let text = format!(
+            "[defaults.probe]\n{probe}\n{}",
+            service("frontends = ['tcp://192.0.2.10:80']")
+        );
+        let config = Config::parse(&text, "lb.toml").unwrap_or_else(|error| panic!("{error}"));
+        let shown = |wishes: &Wishes| {
+            let (policy, _) = Policy::agreed(std::iter::once(wishes));
+            let rows = policy.rows().into_iter().filter(|row| row.origin != Origin::Default);
+            rows.map(|row| format!("{} {}", row.name, row.value)).collect::<Vec<_>>().join(", ")
+        };
+        let services = &config.services;
+        let shown = [shown(&config.labels.defaults), shown(&services[0].wishes)].join(" | ");
+        assert_eq!(shown, expected);
+    };
+    check("kind = 'docker'\nrise = 1", "probe docker, probe_rise 1 | probe_rise 1");
+    check("kind = 'tcp'\nplace = 'container'", "probe tcp, probe_place container | probe tcp");
+    check(
+        "kind = 'tcp'\nplace = 'node'",
+        "probe tcp, probe_place node | probe tcp, probe_place node",
+    );
+    let ping = "probe command [\"redis-cli\", \"ping\"] | ";
+    check("kind = 'command'\ncommand = ['redis-cli', 'ping']", ping);
+    check("kind = 'command'\ncommand = '[\"redis-cli\", \"ping\"]'", ping);
+    let line = "probe command [\"/bin/sh\", \"-c\", \"exit 0\"] | ";
+    check("kind = 'command'\ncommand = 'exit 0'", line);
+}
+
+#[test]
+fn commands_are_checked() {
+    let commands = ["[]", "['']", "''", "3", "['a', 3]"];
+    let texts = commands
+        .map(|command| format!("[defaults.probe]\nkind = 'command'\ncommand = {command}"))
+        .into_iter()
+        .chain(["[defaults.probe]\nkind = 'command'".to_owned()]);
+    let texts: Vec<String> = texts.collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    assert_snapshot!(check(&texts), @r#"
+    lb.toml:3:11: the command is no list of 1 to 64 words; write it like ["redis-cli", "ping"]
+    lb.toml:3:11: the command is no list of 1 to 64 words; write it like ["redis-cli", "ping"]
+    lb.toml:3:11: the command is no command of 1 to 4096 bytes
+    lb.toml:3:11: a line for the shell, or a list of words
+    lb.toml:3:11: a line for the shell, or a list of words
+    lb.toml:1:1: `command` is missing; a probe of the kind command needs it
+    "#);
+}
+
+/// A backend without a port is behind that of its frontends, where they have one.
+#[test]
+fn a_probe_of_the_traffic_needs_a_port() {
+    const PROBE: &str = "probe = { kind = 'tcp' }";
+    let text = |frontends: &str, probe: &str, address: &str| {
+        let keys = format!("frontends = [{frontends}]\n{probe}");
+        service(&format!("{keys}\n[[service.backend]]\naddress = '{address}'"))
+    };
+    let (one, range, two) = (
+        "'tcp://192.0.2.10:8080'",
+        "'tcp://192.0.2.10:1-2'",
+        "'tcp://192.0.2.10:1', 'tcp://192.0.2.10:2'",
+    );
+    let both = "'tcp://192.0.2.10:53', 'udp://192.0.2.10:53', 'tcp://[2001:db8::10]:54'";
+    for accepted in [
+        text(one, PROBE, "192.0.2.7"),
+        text(both, PROBE, "192.0.2.7"),
+        text(range, PROBE, "192.0.2.7:1"),
+        text(range, "probe = { kind = 'http', port = 80 }", "192.0.2.7"),
+        text(two, "", "192.0.2.7"),
+        format!("[defaults.probe]\nkind = 'docker'\n{}", text(two, "", "192.0.2.7")),
+    ] {
+        Config::parse(&accepted, "lb.toml").unwrap_or_else(|error| panic!("{accepted}: {error}"));
+    }
+    let of_defaults = format!("[defaults.probe]\nkind = 'https'\n{}", text(two, "", "192.0.2.7"));
+    let shown = check(&[
+        &text(range, PROBE, "192.0.2.7"),
+        &text(two, "probe = { kind = 'http' }", "192.0.2.7"),
+        &of_defaults,
+    ]);
+    assert_snapshot!(shown, @"
+    lb.toml:6:11: the backend 192.0.2.7 has no port, the frontends lead to several, and the probe (service `web` in lb.toml, line 2, `probe.kind`) does not say which of them it is about; give the backend a port, or the probe: `port` in [service.probe]
+    lb.toml:6:11: the backend 192.0.2.7 has no port, the frontends lead to several, and the probe (service `web` in lb.toml, line 2, `probe.kind`) does not say which of them it is about; give the backend a port, or the probe: `port` in [service.probe]
+    lb.toml:8:11: the backend 192.0.2.7 has no port, the frontends lead to several, and the probe ([defaults] in lb.toml, `probe.kind`) does not say which of them it is about; give the backend a port, or the probe: `port` in [service.probe]
+    ");
+}
+
+#[test]
+fn a_frontend_has_one_service_unless_it_is_shared() {
+    let two = |first: &str, second: &str| {
+        let keys = |name: &str, keys: &str| {
+            format!("[[service]]\nname = '{name}'\nfrontends = ['tcp://192.0.2.10:80']\n{keys}\n")
+        };
+        keys("a", first) + &keys("b", second)
+    };
+    let config = Config::parse(&two("share = 's'", "share = 's'"), "lb.toml").unwrap();
+    assert_eq!(config.services.len(), 2);
+    let registered = "[[registrator]]\nname = 'web'\nfrontend = 'tcp://192.0.2.10:80'\n";
+    let beside = |frontend: &str| {
+        format!("{registered}[[service]]\nname = 'a'\nfrontends = ['{frontend}']\n")
+    };
+    Config::parse(&beside("tcp://192.0.2.10:81-90"), "lb.toml").unwrap();
+    Config::parse(&beside("udp://192.0.2.10:80"), "lb.toml").unwrap();
+    let shown = check(&[
+        &two("", ""),
+        &two("share = 's'", "share = 't'"),
+        &two("share = 's'", ""),
+        &beside("tcp://192.0.2.10:80"),
+        &beside("tcp://192.0.2.10:*"),
+    ]);
+    assert_snapshot!(shown, @"
+    lb.toml:7:14: tcp://192.0.2.10:80 is already a frontend of the service of line 2; a frontend has one service
+    lb.toml:7:14: tcp://192.0.2.10:80 is already a frontend of the service of line 2; a frontend has one service
+    lb.toml:7:14: tcp://192.0.2.10:80 is already a frontend of the service of line 2; a frontend has one service
+    lb.toml:6:14: tcp://192.0.2.10:80 has ports in common with tcp://192.0.2.10:80 of the [[registrator]] `web`, whose containers would never get anything; a frontend has one service, so choose another
+    lb.toml:6:14: tcp://192.0.2.10:* has ports in common with tcp://192.0.2.10:80 of the [[registrator]] `web`, whose containers would never get anything; a frontend has one service, so choose another
+    ");
 }
 
 #[test]
@@ -153,7 +283,10 @@ fn the_example_file_is_understood() {
     let defaults = Policy::default();
     // What it shows of times and counts are the defaults.
     for (shown, default) in of_service.rows().iter().zip(defaults.rows()) {
-        let is_example = matches!(shown.name, "affinity" | "ring_size" | "probe");
+        let is_example = matches!(
+            shown.name,
+            "affinity" | "ring_size" | "probe" | "share" | "scale" | "rolling_updates" | "depends"
+        );
         assert!(is_example || shown.value == default.value, "{}: {}", shown.name, shown.value);
     }
 }

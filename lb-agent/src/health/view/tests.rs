@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::{
-    Origin, Policy, ProbeKind, Setting,
+    FrontendAddress, Origin, Policy, Ports, ProbeKind, Protocol, Setting,
     fixtures::{self, backend},
 };
 
@@ -253,4 +253,27 @@ proptest! {
             prop_assert_eq!(keys(&view), keys(&forgetful));
         }
     }
+}
+
+#[test]
+fn a_backend_of_all_ports_is_followed_at_the_only_one_that_leads_to_it() {
+    let mut view = HealthView::default();
+    let mut check = |ports: &[u16], expected: u16| {
+        let mut every_port = backend(1, "a", BackendState::Healthy);
+        every_port.address.set_port(0);
+        let mut service = fixtures::service("web", &[every_port], policy());
+        let at = |port: &u16| FrontendAddress {
+            vip: [192, 0, 2, 10].into(),
+            protocol: Protocol::Tcp,
+            ports: Ports::one(*port).expect("a port"),
+        };
+        service.frontends = ports.iter().map(at).collect();
+        let mut snapshot = fixtures::snapshot([service]);
+        view.apply_to(&mut snapshot, |_| None);
+        let targets = view.targets().borrow().clone();
+        assert_eq!(targets[0].address.port(), expected, "{ports:?}");
+    };
+    check(&[8080], 8080);
+    check(&[8080, 8081], 0);
+    check(&[8081], 8081);
 }

@@ -5,13 +5,11 @@ use std::collections::BTreeMap;
 use super::LabelError;
 use crate::{
     grammar,
-    labels::{known, lb::command, shown},
+    labels::{known, shown},
     model::{Affinity, HttpProbe, Origin, ProbeKind, Setting, Wishes},
 };
 
 const PROBE: &str = "aliyun.probe.";
-/// Names in `aliyun.depends`.
-const DEPENDS_MAX: usize = 64;
 /// Port of a probe whose URL has none.
 const HTTP_PORT: u16 = 80;
 
@@ -32,8 +30,9 @@ pub fn wishes(labels: &BTreeMap<String, String>, object: &str) -> (Wishes, Vec<L
                 seconds(text, 0, *grammar::PROBE_DELAY_MS.end())
             });
     }
-    wishes.scale = reader.value("aliyun.scale", |text| grammar::number(text, 0..=65_536).map(Some));
-    wishes.depends = reader.value("aliyun.depends", depends);
+    wishes.scale =
+        reader.value("aliyun.scale", |text| grammar::number(text, grammar::SCALE).map(Some));
+    wishes.depends = reader.value("aliyun.depends", grammar::depends);
     wishes.rolling_updates = reader.rolling_updates();
     let sticky = reader.value("aliyun.routing.session_sticky", grammar::flag);
     wishes.affinity = sticky.map(|sticky| {
@@ -49,11 +48,19 @@ pub fn unknown<'a>(keys: impl Iterator<Item = &'a String>) -> impl Iterator<Item
     keys.filter(|key| key.starts_with("aliyun.") && !known::is_aliyun(key))
 }
 
-/// Those of them that look like one of theirs. Others may come from a version that we do not know.
+/// Those of them that look like one of theirs, or are among those that we read. Others may come from a
+/// version that we do not know.
 pub fn misspelt<'a>(unknown: impl Iterator<Item = &'a String>) -> impl Iterator<Item = LabelError> {
     unknown.filter_map(|key| {
-        let nearest = known::nearest_aliyun(key)?;
-        let message = format!("there is no such label; did you mean `{}`?", shown(&nearest));
+        let message = match known::nearest_aliyun(key) {
+            Some(nearest) => {
+                format!("there is no such label; did you mean `{}`?", shown(&nearest))
+            }
+            None if known::is_read(key) => {
+                "there is no such label; docs/labels.md has all that are read".to_owned()
+            }
+            None => return None,
+        };
         Some(LabelError { key: shown(key), message })
     })
 }
@@ -94,9 +101,13 @@ impl Reader<'_> {
                 );
                 self.refuse(&cmd, message);
             }
-            return self.value(&url, |text| probe_url(text).map(Some));
+            let probe = self.value(&url, |text| probe_url(text).map(Some));
+            return Some(probe.unwrap_or_else(|| Wishes::stand_in(self.object, &url)));
         }
-        self.value(&cmd, |text| Ok(Some(ProbeKind::Command { argv: command(text)? })))
+        self.labels.get(&cmd)?;
+        let probe =
+            self.value(&cmd, |text| Ok(Some(ProbeKind::Command { argv: grammar::command(text)? })));
+        Some(probe.unwrap_or_else(|| Wishes::stand_in(self.object, &cmd)))
     }
 
     /// Parallelism that is no number is 1, as in the original, and told all the same.
@@ -106,7 +117,9 @@ impl Reader<'_> {
             return None;
         }
         let parallelism = self.value("aliyun.rolling_updates.parallelism", |text| {
-            grammar::number(text, 1..=65_536).map(Some).map_err(|what| format!("{what}; 1 counts"))
+            grammar::number(text, grammar::ROLLING_UPDATES)
+                .map(Some)
+                .map_err(|what| format!("{what}; 1 counts"))
         });
         Some(parallelism.unwrap_or_else(|| Setting::new(Some(1), is_rolling.origin)))
     }
@@ -156,13 +169,4 @@ fn probe_url(text: &str) -> Result<ProbeKind, String> {
             shown(scheme)
         )),
     }
-}
-
-/// `db,cache`. Nothing follows from it here: what is there is served, in whatever order it came.
-fn depends(text: &str) -> Result<Vec<String>, String> {
-    let names: Vec<&str> = text.split(',').map(str::trim).collect();
-    if names.len() > DEPENDS_MAX || names.iter().any(|name| name.is_empty()) {
-        return Err(format!("is no list of 1 to {DEPENDS_MAX} services; write it like db,cache"));
-    }
-    Ok(names.into_iter().map(shown).collect())
 }

@@ -113,6 +113,12 @@ fn parse_name(text: &str, pool: Option<IpNet>) -> Result<PooledName, String> {
              address of its own"
         ));
     }
+    if domain.contains('*') {
+        return Err(format!(
+            "{value} needs the gateway: `{shown_domain}` is many names, told apart by the Host header \
+             of each request; name each by itself, and it gets an address of its own"
+        ));
+    }
     let Some(pool) = pool else {
         return Err(format!(
             "`{shown_domain}` needs an address of its own, and the config has no `routing_pool`; \

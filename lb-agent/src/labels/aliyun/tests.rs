@@ -6,7 +6,10 @@ use insta::assert_snapshot;
 use proptest::prelude::*;
 
 use super::{LabelError, policy, routing};
-use crate::{labels::known, model::Policy};
+use crate::{
+    labels::known,
+    model::{Origin, Policy, ProbeKind},
+};
 
 fn map(labels: &[(&str, &str)]) -> BTreeMap<String, String> {
     labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
@@ -133,17 +136,29 @@ fn what_is_wrong_is_told_exactly() {
         ("aliyun.rolling_updates.parallelism", "all"),
     ]);
     assert_snapshot!(shown, @r#"
+    probe = tcp (container `web-1`, instead of `aliyun.probe.url`, which is not understood)
     refused aliyun.probe.url: the value `` has no scheme; write it like http://container:8080/health or tcp://container:6379
+    probe = tcp (container `web-1`, instead of `aliyun.probe.url`, which is not understood)
     refused aliyun.probe.url: the value `container:80` has no scheme; write it like http://container:8080/health or tcp://container:6379
+    probe = tcp (container `web-1`, instead of `aliyun.probe.url`, which is not understood)
     refused aliyun.probe.url: the value `http://example.com/` would probe `example.com`; the only host that can be probed is `container`, the container itself; write it like http://container:8080/health or tcp://container:6379
+    probe = tcp (container `web-1`, instead of `aliyun.probe.url`, which is not understood)
     refused aliyun.probe.url: the value `http://container.evil.example:80/` would probe `container.evil.example`; the only host that can be probed is `container`, the container itself; write it like http://container:8080/health or tcp://container:6379
+    probe = tcp (container `web-1`, instead of `aliyun.probe.url`, which is not understood)
     refused aliyun.probe.url: the value `http://user@container:80/` would probe `user@container`; the only host that can be probed is `container`, the container itself; write it like http://container:8080/health or tcp://container:6379
+    probe = tcp (container `web-1`, instead of `aliyun.probe.url`, which is not understood)
     refused aliyun.probe.url: the value `http://169.254.169.254/latest` would probe `169.254.169.254`; the only host that can be probed is `container`, the container itself; write it like http://container:8080/health or tcp://container:6379
+    probe = tcp (container `web-1`, instead of `aliyun.probe.url`, which is not understood)
     refused aliyun.probe.url: the value `http://container:0/` has the port `0`, which is no port; ports are 1 to 65535
+    probe = tcp (container `web-1`, instead of `aliyun.probe.url`, which is not understood)
     refused aliyun.probe.url: the value `http://container:80/a b` has the path `/a b`, which is no path; write it like /health, and escape what is no ASCII as %XX
+    probe = tcp (container `web-1`, instead of `aliyun.probe.url`, which is not understood)
     refused aliyun.probe.url: the value `https://container/` has the scheme `https`, which is neither http nor tcp; write it like http://container:8080/health or tcp://container:6379
+    probe = tcp (container `web-1`, instead of `aliyun.probe.url`, which is not understood)
     refused aliyun.probe.url: the value `tcp://container` has no port; write it like http://container:8080/health or tcp://container:6379
+    probe = tcp (container `web-1`, instead of `aliyun.probe.url`, which is not understood)
     refused aliyun.probe.url: the value `tcp://container:80/path` has a path, which TCP has not; write it like http://container:8080/health or tcp://container:6379
+    probe = tcp (container `web-1`, instead of `aliyun.probe.cmd`, which is not understood)
     refused aliyun.probe.cmd: the value `` is no command of 1 to 4096 bytes
     refused aliyun.scale: the value `two` is no number from 0 to 65536
     refused aliyun.depends: the value `db,,cache` is no list of 1 to 64 services; write it like db,cache
@@ -190,6 +205,8 @@ fn names_get_an_address_or_need_the_gateway() {
         "local",
         "https://restserver.local",
         "*.example.com",
+        "*.local",
+        "a*b.local",
         "",
         ";",
         ".local",
@@ -210,6 +227,8 @@ fn names_get_an_address_or_need_the_gateway() {
     the value `local` needs the gateway: `local` is told from others by the Host header of each request, which only a proxy for HTTP sees; a name that ends in .local gets an address of its own
     the value `https://restserver.local` needs the gateway: the scheme `https` is not served at an address of its own; only plain names that end in .local are
     the value `*.example.com` needs the gateway: `*.example.com` is told from others by the Host header of each request, which only a proxy for HTTP sees; a name that ends in .local gets an address of its own
+    the value `*.local` needs the gateway: `*.local` is many names, told apart by the Host header of each request; name each by itself, and it gets an address of its own
+    the value `a*b.local` needs the gateway: `a*b.local` is many names, told apart by the Host header of each request; name each by itself, and it gets an address of its own
     the value is empty; write it like restserver.local
     the value is empty; write it like restserver.local
     the value `.local` names no domain; write letters, digits, `-` and `.`, like restserver.local
@@ -249,9 +268,13 @@ proptest! {
     ) {
         let labels = map(&[("aliyun.probe.url", &url)]);
         let (wishes, errors) = policy::wishes(&labels, "container `a`");
-        let is_probed = wishes.probe.is_some();
-        prop_assert_eq!(is_probed, errors.is_empty());
-        if is_probed {
+        let probe = wishes.probe.expect("one that was meant, or what stands in for it");
+        let is_meant = !matches!(probe.origin, Origin::Instead(_));
+        prop_assert_eq!(is_meant, errors.is_empty());
+        if !is_meant {
+            // The backend's own port, at its own address.
+            prop_assert_eq!(probe.value, Some(ProbeKind::Tcp { port: None }));
+        } else {
             let (_, rest) = url.trim().split_once("://").expect("a scheme");
             let authority = rest.split(['/', '?']).next().unwrap_or_default();
             let port = authority.strip_prefix("container").expect("the container");

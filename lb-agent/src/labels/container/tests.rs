@@ -2,6 +2,7 @@
 
 mod bounds;
 mod documents;
+mod probes;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,8 +15,9 @@ use proptest::prelude::*;
 
 use super::{ContainerFacts, ContainerPort, LocalAddress, Reader, wants_balancing};
 use crate::{
+    arbiter::{Incumbents, arbitrate},
     config::{Balancer, Config, LabelsConfig},
-    model::{Claims, Policy, Protocol},
+    model::{Claims, Origin, Policy, Protocol, WaysIn},
 };
 
 const LB: (&str, &str) = ("aliyun.lb.port_6379", "tcp://slb_redis_app:6379");
@@ -43,7 +45,7 @@ fn container(name: &str, image: &str, labels: &[(&str, &str)]) -> ContainerFacts
         started_at_ms: 2000,
         address: Ipv4Addr::new(172, 17, 0, 2).into(),
         ifindex: 7,
-        ways_in: crate::model::WaysIn::OnlyOurs,
+        ways_in: WaysIn::OnlyOurs,
         second: None,
     }
 }
@@ -123,7 +125,7 @@ fn check_with(config: &str, containers: &[ContainerFacts]) -> String {
             )
             .unwrap();
             let (policy, _) = Policy::agreed(std::iter::once(&*claim.wishes));
-            for row in policy.rows().iter().filter(|row| row.origin.written().is_some()) {
+            for row in policy.rows().iter().filter(|row| row.origin != Origin::Default) {
                 writeln!(shown, "  {} = {} ({})", row.name, row.value, row.origin).unwrap();
             }
         }
@@ -174,7 +176,7 @@ fn the_address_is_of_the_family_of_the_vip() {
     let labels = [LB, ("aliyun.lb.port_53", "udp://slb_six:53")];
     let four = container("redis-1", "redis", &labels);
     let address = "fd00::3".parse().unwrap();
-    let ways_in = crate::model::WaysIn::Direct;
+    let ways_in = WaysIn::Direct;
     let second = Some(LocalAddress { address, ifindex: 9, ways_in });
     assert_snapshot!(check(&ContainerFacts { second, ..four.clone() }), @"
     udp://[2001:db8::10]:53 -> [fd00::3]:53 Local { ifindex: 9 }
@@ -367,9 +369,86 @@ fn other_labels_without_a_frontend_change_nothing() {
         ("lb.weight", "nonsense"),
         ("lb.wieght", "3"),
         ("aliyun.prob.url", "http://container"),
+        ("aliyun.probe.interval_seconds", "3"),
+        ("aliyun.lb.port", "tcp://slb:80"),
+        ("aliyun.new_in_their_next_version", "3"),
     ];
     assert_snapshot!(check_with("", &[composed("web", "web", &labels, &[], &[])]), @"
+    refused: container `demo-web-1` aliyun.lb.port: there is no such label; did you mean `aliyun.lb.port_$PORT`?
     refused: container `demo-web-1` aliyun.prob.url: there is no such label; did you mean `aliyun.probe.url`?
+    refused: container `demo-web-1` aliyun.probe.interval_seconds: there is no such label; docs/labels.md has all that are read
     refused: container `demo-web-1` lb.wieght: there is no such label; did you mean `lb.weight`?
     ");
+}
+
+#[test]
+fn a_port_that_is_published_for_one_protocol_is_not_ours_alone_for_the_other() {
+    let config = "
+        [[balancer]]
+        name = 'one'
+        vip = '192.0.2.10'
+        [[balancer]]
+        name = 'two'
+        vip = '192.0.2.11'
+    ";
+    let reader = Reader::new(&Config::parse(config, "lb.toml").unwrap().labels);
+    let check = |frontends: &str, protocol: Option<Protocol>, expected| {
+        let mut facts = composed("dns", "dns", &[("lb.8080.frontend", frontends)], &[], &[]);
+        facts.ways_in = WaysIn::OnlyOurs;
+        facts.ports.extend(protocol.map(|protocol| ContainerPort {
+            port: 8080,
+            protocol,
+            is_published: true,
+        }));
+        let claims = reader.claims(&facts).claims;
+        assert_eq!(claims.len(), 2);
+        let (snapshot, refusals) = arbitrate(claims, &Incumbents::new());
+        assert_eq!(refusals, [], "{frontends}");
+        let backends = snapshot.services.values().flat_map(|service| &service.backends);
+        let ways_in: Vec<WaysIn> = backends.map(|backend| backend.replies.ways_in).collect();
+        assert_eq!(ways_in, [expected], "{frontends}");
+    };
+    for frontends in
+        ["udp://one:55,tcp://two:56", "tcp://one:55,udp://two:56", "tcp://one:53,udp://one:53"]
+    {
+        check(frontends, Some(Protocol::Tcp), WaysIn::Published);
+        check(frontends, Some(Protocol::Udp), WaysIn::Published);
+        check(frontends, None, WaysIn::OnlyOurs);
+    }
+}
+
+/// Also those that have no label, for whom nobody looks in vain then.
+#[test]
+fn whoever_asks_is_known_by_what_asks() {
+    let config = "
+        [[registrator]]
+        name = 'web'
+        frontend = 'tcp://192.0.2.10:80'
+    ";
+    let reader = Reader::new(&Config::parse(config, "lb.toml").unwrap().labels);
+    let check = |facts: &ContainerFacts, expected: &[Option<&str>]| {
+        let asked_by = reader.asked_by(facts);
+        let asked_by: Vec<Option<&str>> = asked_by.iter().map(Option::as_deref).collect();
+        assert_eq!(asked_by, expected);
+        assert!(reader.concerns(facts) || expected.is_empty());
+    };
+    let of = |labels: &[(&str, &str)], environment: &[(&str, &str)]| {
+        composed("a", "image", labels, environment, &[80])
+    };
+    check(&of(&[], &[("SERVICE_8081_NAME", "web")]), &[Some("SERVICE_8081_NAME")]);
+    check(&of(&[], &[("SERVICE_NAME", "web")]), &[Some("SERVICE_NAME")]);
+    check(&of(&[("SERVICE_80_NAME", "web")], &[]), &[Some("SERVICE_80_NAME")]);
+    check(&composed("a", "web", &[], &[], &[80]), &[None]);
+    check(&of(&[], &[("SERVICE_NAME", "other")]), &[]);
+    check(&of(&[("lb.weight", "3"), ("aliyun.scale", "3")], &[]), &[]);
+    let both = of(&[LB, ("lb.80.frontend", "tcp://a:80")], &[("SERVICE_80_NAME", "web")]);
+    let expected = [Some("SERVICE_80_NAME"), Some("aliyun.lb.port_6379"), Some("lb.80.frontend")];
+    check(&both, &expected);
+    let mut of_service = of(&[], &[]);
+    of_service.service_labels.insert("SERVICE_80_NAME".to_owned(), "web".to_owned());
+    check(&of_service, &[Some("SERVICE_80_NAME")]);
+    let many = (0..100).map(|port| format!("aliyun.lb.port_{port}"));
+    let mut labelled = of(&[], &[]);
+    labelled.labels.extend(many.map(|key| (key, String::new())));
+    assert_eq!(reader.asked_by(&labelled).len(), 16);
 }

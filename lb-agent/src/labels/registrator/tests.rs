@@ -192,56 +192,48 @@ fn checks_become_probes() {
     assert_snapshot!(shown, @r#"
     ["SERVICE_CHECK_HTTP=health", "SERVICE_CHECK_HTTP_METHOD=HEAD"]
       80 probe = http HEAD /health, status 200-399 (container `a`, variable `SERVICE_CHECK_HTTP`)
-      80 probe_interval_ms = 10 s (container `a`, variable `SERVICE_CHECK_HTTP`)
     ["SERVICE_CHECK_HTTPS=/", "SERVICE_CHECK_TLS_SKIP_VERIFY=true"]
       80 probe = https GET /, status 200-399 (container `a`, variable `SERVICE_CHECK_HTTPS`)
-      80 probe_interval_ms = 10 s (container `a`, variable `SERVICE_CHECK_HTTPS`)
     ["SERVICE_CHECK_TCP=true", "SERVICE_CHECK_INTERVAL=1m30s"]
       80 probe = tcp (container `a`, variable `SERVICE_CHECK_TCP`)
       80 probe_interval_ms = 90 s (container `a`, variable `SERVICE_CHECK_INTERVAL`)
     ["SERVICE_CHECK_CMD=/check_redis.py --port 6379"]
       80 probe = command ["/bin/sh", "-c", "/check_redis.py --port 6379"] (container `a`, variable `SERVICE_CHECK_CMD`)
-      80 probe_interval_ms = 10 s (container `a`, variable `SERVICE_CHECK_CMD`)
     ["SERVICE_CHECK_SCRIPT=curl --silent --fail http://$SERVICE_IP:${SERVICE_PORT}/"]
       80 probe = command ["/bin/sh", "-c", "curl --silent --fail http://127.0.0.1:80/"] (container `a`, variable `SERVICE_CHECK_SCRIPT`)
-      80 probe_interval_ms = 10 s (container `a`, variable `SERVICE_CHECK_SCRIPT`)
     ["SERVICE_CHECK_TCP=true", "SERVICE_CHECK_HTTP=/first"]
       80 probe = http GET /first, status 200-399 (container `a`, variable `SERVICE_CHECK_HTTP`)
-      80 probe_interval_ms = 10 s (container `a`, variable `SERVICE_CHECK_HTTP`)
     ["SERVICE_CHECK_TCP=true", "label:SERVICE_80_CHECK_INTERVAL=500ms"]
       80 probe = tcp (container `a`, variable `SERVICE_CHECK_TCP`)
       80 probe_interval_ms = 500 ms (container `a`, label `SERVICE_80_CHECK_INTERVAL`)
     ["SERVICE_CHECK_TCP=1", "SERVICE_CHECK_INITIAL_STATUS=passing", "SERVICE_CHECK_DEREGISTER_AFTER=1m"]
       80 unhealthy_grace_seconds = 60 s (container `a`, variable `SERVICE_CHECK_DEREGISTER_AFTER`)
       80 probe = tcp (container `a`, variable `SERVICE_CHECK_TCP`)
-      80 probe_interval_ms = 10 s (container `a`, variable `SERVICE_CHECK_TCP`)
       80 probe_initial = healthy (container `a`, variable `SERVICE_CHECK_INITIAL_STATUS`)
     ["SERVICE_CHECK_INTERVAL=15s"]
     ["SERVICE_CHECK_TTL=30s"]
+      80 probe = tcp (container `a`, instead of `SERVICE_CHECK_TTL`, which is not understood)
       80 refused SERVICE_CHECK_TTL: checks of this kind are not supported; use CHECK_HTTP, CHECK_HTTPS, CHECK_TCP or CHECK_CMD
     ["SERVICE_CHECK_GRPC=true"]
+      80 probe = tcp (container `a`, instead of `SERVICE_CHECK_GRPC`, which is not understood)
       80 refused SERVICE_CHECK_GRPC: checks of this kind are not supported; use CHECK_HTTP, CHECK_HTTPS, CHECK_TCP or CHECK_CMD
     ["SERVICE_CHECK_HTTP=/a b"]
+      80 probe = tcp (container `a`, instead of `SERVICE_CHECK_HTTP`, which is not understood)
       80 refused SERVICE_CHECK_HTTP: the value `/a b` is no path; write it like /health, and escape what is no ASCII as %XX
     ["SERVICE_CHECK_TCP=true", "SERVICE_CHECK_INTERVAL=often"]
       80 probe = tcp (container `a`, variable `SERVICE_CHECK_TCP`)
-      80 probe_interval_ms = 10 s (container `a`, variable `SERVICE_CHECK_TCP`)
       80 refused SERVICE_CHECK_INTERVAL: the value `often` is no duration; write it like 30s, 500ms or 1m30s
     ["SERVICE_CHECK_TCP=true", "SERVICE_CHECK_TIMEOUT=1us"]
       80 probe = tcp (container `a`, variable `SERVICE_CHECK_TCP`)
-      80 probe_interval_ms = 10 s (container `a`, variable `SERVICE_CHECK_TCP`)
       80 refused SERVICE_CHECK_TIMEOUT: the value `1us` is less than 50 ms
     ["SERVICE_CHECK_TCP=true", "SERVICE_CHECK_TIMEOUT=240h"]
       80 probe = tcp (container `a`, variable `SERVICE_CHECK_TCP`)
-      80 probe_interval_ms = 10 s (container `a`, variable `SERVICE_CHECK_TCP`)
       80 refused SERVICE_CHECK_TIMEOUT: the value `240h` is more than 60 s
     ["SERVICE_CHECK_TCP=true", "SERVICE_CHECK_INITIAL_STATUS=failed"]
       80 probe = tcp (container `a`, variable `SERVICE_CHECK_TCP`)
-      80 probe_interval_ms = 10 s (container `a`, variable `SERVICE_CHECK_TCP`)
       80 refused SERVICE_CHECK_INITIAL_STATUS: the value `failed` is none of passing, warning, critical
     ["SERVICE_CHECK_TCP=true", "SERVICE_80_CHECK_INTERVALL=5s", "SERVICE_REGION=eu"]
       80 probe = tcp (container `a`, variable `SERVICE_CHECK_TCP`)
-      80 probe_interval_ms = 10 s (container `a`, variable `SERVICE_CHECK_TCP`)
       refused SERVICE_80_CHECK_INTERVALL: there is no such check; did you mean `SERVICE_80_CHECK_INTERVAL`?
     "#);
 }

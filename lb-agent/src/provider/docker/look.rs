@@ -14,9 +14,6 @@ use crate::{
     netlink::{ContainerNetwork, ContainerWay, NetworkError},
 };
 
-/// Most labels that are refused one by one for a container that cannot be served at all.
-const LABELS_MAX: usize = 16;
-
 /// A refusal counts when it is found twice, this far apart: while Docker connects a container to
 /// another network, it is without default route for a moment.
 const REFUSAL_CONFIRMED_AFTER: Duration = Duration::from_millis(100);
@@ -52,8 +49,9 @@ pub(super) struct Refused {
     pub(super) name: String,
     /// When this run of it started, in milliseconds since the epoch.
     pub(super) started_at_ms: u64,
-    /// The labels that are refused for it; none when it asks for nothing.
-    pub(super) labels: Vec<String>,
+    /// The labels and variables that are refused for it, `None` for it as a whole; none when it asks
+    /// for nothing.
+    pub(super) keys: Vec<Option<String>>,
     /// Why.
     pub(super) reason: String,
 }
@@ -98,7 +96,7 @@ pub(super) async fn look<E: Engine, H: Host>(
         }
     }
     if !reader.concerns(&facts) {
-        return Look::Refused(refused(&facts, String::new()), process);
+        return Look::Refused(nothing_of(&facts), process);
     }
     match confirmed_network(host, &process).await {
         Ok(network) => match open_addresses(engine, &network).await {
@@ -107,11 +105,11 @@ pub(super) async fn look<E: Engine, H: Host>(
                 let Inspected { health, is_paused, stop_signal, .. } = inspected;
                 Look::Running(facts, Condition { health, is_paused, stop_signal }, process)
             }
-            Ok(Err(reason)) => Look::Refused(refused(&facts, reason), process),
+            Ok(Err(reason)) => Look::Refused(refused(reader, &facts, reason), process),
             Err(error) => Look::Failed(error.to_string()),
         },
         Err(NetworkError::Refused(reason)) => {
-            Look::Refused(refused(&facts, reason.to_string()), process)
+            Look::Refused(refused(reader, &facts, reason.to_string()), process)
         }
         Err(NetworkError::Gone { .. }) => Look::Absent,
         Err(NetworkError::Failed { source, action, .. }) => {
@@ -211,11 +209,19 @@ fn located(
     ContainerFacts { address, ifindex, ways_in, second, ..facts }
 }
 
-fn refused(facts: &ContainerFacts, reason: String) -> Refused {
-    let keys = facts.labels.keys().chain(facts.service_labels.keys());
-    let ours = keys.filter(|key| labels::asks_for_frontend(key));
+/// It asks for nothing.
+fn nothing_of(facts: &ContainerFacts) -> Refused {
     Refused {
-        labels: ours.take(LABELS_MAX).map(|key| shown(key)).collect(),
+        keys: Vec::new(),
+        name: facts.name.clone(),
+        started_at_ms: facts.started_at_ms,
+        reason: String::new(),
+    }
+}
+
+fn refused(reader: &dyn ReadContainers, facts: &ContainerFacts, reason: String) -> Refused {
+    Refused {
+        keys: reader.asked_by(facts),
         name: facts.name.clone(),
         started_at_ms: facts.started_at_ms,
         reason,

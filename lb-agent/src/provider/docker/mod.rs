@@ -76,6 +76,10 @@ pub trait ReadContainers: Send + Sync {
     /// known yet.
     fn concerns(&self, facts: &ContainerFacts) -> bool;
 
+    /// The labels and variables by which the container asks for a frontend; `None`: by what it is. Its
+    /// address is not known.
+    fn asked_by(&self, facts: &ContainerFacts) -> Vec<Option<String>>;
+
     /// What the container asks for.
     fn claims(&self, facts: &ContainerFacts) -> Claims;
 }
@@ -90,6 +94,10 @@ impl ReadContainers for crate::labels::Reader {
 
     fn concerns(&self, facts: &ContainerFacts) -> bool {
         self.concerns(facts)
+    }
+
+    fn asked_by(&self, facts: &ContainerFacts) -> Vec<Option<String>> {
+        self.asked_by(facts)
     }
 
     fn claims(&self, facts: &ContainerFacts) -> Claims {

@@ -84,11 +84,11 @@ fn names(names: &[String]) -> String {
     }
 }
 
-/// A refusal for each of its labels.
+/// A refusal for each way in which it asks.
 pub(super) fn claims_of_refused(refused: &Refused) -> Claims {
-    let refusals = refused.labels.iter().map(|label| Refusal {
+    let refusals = refused.keys.iter().map(|key| Refusal {
         object: format!("container `{}`", shown(&refused.name)),
-        key: Some(label.clone()),
+        key: key.clone(),
         message: refused.reason.clone(),
     });
     Claims { refusals: refusals.collect(), ..Claims::default() }

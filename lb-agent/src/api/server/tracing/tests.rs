@@ -30,6 +30,8 @@ fn backend(number: u32, name: &str, address: &str) -> BackendView {
         probe: None,
         replies: None,
         weight_origin: crate::model::Origin::Default,
+        exclusive: crate::model::Setting::default(),
+        yields: false,
         share_percent: 0.0,
         counters: BackendCountersView::default(),
         connections: None,

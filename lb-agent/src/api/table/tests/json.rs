@@ -136,6 +136,13 @@ fn json_of_a_backend_is_stable() {
       "weight_origin": {
         "from": "default"
       },
+      "exclusive": {
+        "value": false,
+        "origin": {
+          "from": "default"
+        }
+      },
+      "yields": false,
       "state": "healthy",
       "share_percent": 50.049,
       "replies": {

@@ -168,6 +168,11 @@ impl ReadContainers for OneClaim {
         true
     }
 
+    fn asked_by(&self, facts: &ContainerFacts) -> Vec<Option<String>> {
+        let ours = facts.labels.keys().filter(|key| crate::labels::asks_for_frontend(key));
+        ours.cloned().map(Some).collect()
+    }
+
     fn claims(&self, facts: &ContainerFacts) -> Claims {
         let backend = Backend {
             place: facts.name.clone(),

@@ -1,0 +1,132 @@
+//! Which probe a container has where its labels are wrong, or leave something open.
+
+use std::fmt::Write as _;
+
+use insta::assert_snapshot;
+
+use super::{check_with, composed};
+
+const BALANCER: &str = "[[balancer]]\nname = 'slb'\nvip = '192.0.2.10'\n";
+const REGISTRATOR: &str = "[[registrator]]\nname = 'web'\nfrontend = 'tcp://192.0.2.11:80'\n";
+
+/// What becomes of a container with a frontend and these labels and variables.
+fn check(config: &str, frontend: &str, labels: &[&str]) -> String {
+    let pairs = labels.iter().map(|line| line.split_once('=').expect("KEY=value"));
+    let (environment, own): (Vec<_>, Vec<_>) =
+        pairs.partition(|(key, _)| key.starts_with("SERVICE_"));
+    let own: Vec<_> = own.into_iter().chain([("lb.80.frontend", frontend)]).collect();
+    let container = composed("web", "web", &own, &environment, &[80]);
+    let shown = check_with(&format!("{config}{BALANCER}"), &[container]);
+    let mut lines = String::new();
+    for line in shown.lines().filter(|line| line.contains("  probe") || line.starts_with("refused"))
+    {
+        writeln!(lines, "{}", line.trim()).unwrap();
+    }
+    lines
+}
+
+#[test]
+fn a_probe_that_is_not_understood_is_one_of_tcp() {
+    let shown: Vec<String> = [
+        "lb.probe=htttp",
+        "lb.probe.path=/health",
+        "aliyun.probe.url=http://elsewhere/health",
+        "aliyun.probe.cmd=",
+    ]
+    .map(|label| check("", "tcp://slb:80", &[label]))
+    .into();
+    assert_snapshot!(shown.join("\n"), @"
+    probe = tcp (container `demo-web-1`, instead of `lb.probe`, which is not understood)
+    refused: container `demo-web-1` lb.probe: it asks for a probe, and for none that is known; the port 80 is probed by TCP instead, until the labels are mended
+    refused: container `demo-web-1` lb.probe: the value `htttp` is none of none, tcp, http, https, command, docker
+
+    probe = tcp (container `demo-web-1`, instead of `lb.probe`, which is not understood)
+    refused: container `demo-web-1` lb.probe: is missing, and other labels say how to probe; add it with one of tcp, http, https, command, docker
+    refused: container `demo-web-1` lb.probe: it asks for a probe, and for none that is known; the port 80 is probed by TCP instead, until the labels are mended
+
+    probe = tcp (container `demo-web-1`, instead of `aliyun.probe.url`, which is not understood)
+    refused: container `demo-web-1` aliyun.probe.url: it asks for a probe, and for none that is known; the port 80 is probed by TCP instead, until the labels are mended
+    refused: container `demo-web-1` aliyun.probe.url: the value `http://elsewhere/health` would probe `elsewhere`; the only host that can be probed is `container`, the container itself; write it like http://container:8080/health or tcp://container:6379
+
+    probe = tcp (container `demo-web-1`, instead of `aliyun.probe.cmd`, which is not understood)
+    refused: container `demo-web-1` aliyun.probe.cmd: it asks for a probe, and for none that is known; the port 80 is probed by TCP instead, until the labels are mended
+    refused: container `demo-web-1` aliyun.probe.cmd: the value `` is no command of 1 to 4096 bytes
+    ");
+    assert_snapshot!(check("", "tcp://slb:80", &["lb.probe=http", "lb.probe.status=abc"]), @"
+    probe = tcp (container `demo-web-1`, instead of `lb.probe`, which is not understood)
+    refused: container `demo-web-1` lb.probe: it asks for a probe, and for none that is known; the port 80 is probed by TCP instead, until the labels are mended
+    refused: container `demo-web-1` lb.probe.status: the value `abc` is no list of statuses; write it like 200-399 or 200,204
+    ");
+    let check_of_theirs = &["SERVICE_NAME=web", "SERVICE_CHECK_TTL=30s"];
+    assert_snapshot!(check(REGISTRATOR, "tcp://slb:81", check_of_theirs), @"
+    probe = tcp (container `demo-web-1`, instead of `SERVICE_CHECK_TTL`, which is not understood)
+    probe_interval_ms = 10 s (default of Registrator)
+    refused: container `demo-web-1` SERVICE_CHECK_TTL: checks of this kind are not supported; use CHECK_HTTP, CHECK_HTTPS, CHECK_TCP or CHECK_CMD
+    refused: container `demo-web-1` SERVICE_CHECK_TTL: it asks for a probe, and for none that is known; the port 80 is probed by TCP instead, until the labels are mended
+    ");
+}
+
+#[test]
+fn datagrams_are_not_probed_by_tcp() {
+    assert_snapshot!(check("", "udp://slb:53", &["lb.probe=htttp"]), @"
+    refused: container `demo-web-1` lb.probe: it asks for a probe, and for none that is known; the port 80 is of UDP and served without a probe, until the labels are mended
+    refused: container `demo-web-1` lb.probe: the value `htttp` is none of none, tcp, http, https, command, docker
+    ");
+    let both = check("", "udp://slb:53,tcp://slb:53", &["lb.probe=htttp"]);
+    assert_snapshot!(both, @"
+    probe = tcp (container `demo-web-1`, instead of `lb.probe`, which is not understood)
+    probe = tcp (container `demo-web-1`, instead of `lb.probe`, which is not understood)
+    refused: container `demo-web-1` lb.probe: it asks for a probe, and for none that is known; the port 80 is probed by TCP instead, until the labels are mended
+    refused: container `demo-web-1` lb.probe: the value `htttp` is none of none, tcp, http, https, command, docker
+    ");
+}
+
+#[test]
+fn who_wants_no_probe_has_none() {
+    assert_eq!(check("", "tcp://slb:80", &[]), "");
+    assert_snapshot!(check("", "tcp://slb:80", &["lb.probe=none", "lb.probe.status=abc"]), @"
+    probe = none (container `demo-web-1`, label `lb.probe`)
+    refused: container `demo-web-1` lb.probe.status: the value `abc` is no list of statuses; write it like 200-399 or 200,204
+    ");
+}
+
+#[test]
+fn what_stands_in_gives_way_to_a_probe() {
+    let wrong = "lb.probe=htttp";
+    assert_snapshot!(check("", "tcp://slb:80", &[wrong, "aliyun.probe.url=http://container/a"]), @"
+    probe = http port 80 GET /a, status 200-399 (container `demo-web-1`, label `aliyun.probe.url`)
+    refused: container `demo-web-1` lb.probe: the value `htttp` is none of none, tcp, http, https, command, docker
+    ");
+    let defaults = "[defaults.probe]\nkind = 'http'\npath = '/d'\n";
+    assert_snapshot!(check(defaults, "tcp://slb:80", &[wrong]), @"
+    probe = http GET /d, status 200-399 ([defaults] in lb.toml, `probe.kind`)
+    refused: container `demo-web-1` lb.probe: the value `htttp` is none of none, tcp, http, https, command, docker
+    ");
+    assert_snapshot!(check("[defaults.probe]\nkind = 'none'\n", "tcp://slb:80", &[wrong]), @"
+    probe = tcp (container `demo-web-1`, instead of `lb.probe`, which is not understood)
+    refused: container `demo-web-1` lb.probe: it asks for a probe, and for none that is known; the port 80 is probed by TCP instead, until the labels are mended
+    refused: container `demo-web-1` lb.probe: the value `htttp` is none of none, tcp, http, https, command, docker
+    ");
+}
+
+/// The ten seconds of the original are a default, behind the configuration.
+#[test]
+fn the_interval_of_registrator_is_a_default() {
+    let names = ["SERVICE_NAME=web", "SERVICE_CHECK_TCP=/"];
+    let defaults = format!("[defaults]\nprobe.interval_ms = 3000\n{REGISTRATOR}");
+    let mut shown = check(REGISTRATOR, "tcp://slb:81", &names);
+    writeln!(shown, "{}", check(&defaults, "tcp://slb:81", &names)).unwrap();
+    let said = [&names[..], &["SERVICE_CHECK_INTERVAL=4s"]].concat();
+    writeln!(shown, "{}", check(&defaults, "tcp://slb:81", &said)).unwrap();
+    assert_snapshot!(shown, @"
+    probe = tcp (container `demo-web-1`, variable `SERVICE_CHECK_TCP`)
+    probe_interval_ms = 10 s (default of Registrator)
+    probe_interval_ms = 3 s ([defaults] in lb.toml, `probe.interval_ms`)
+    probe = tcp (container `demo-web-1`, variable `SERVICE_CHECK_TCP`)
+    probe_interval_ms = 3 s ([defaults] in lb.toml, `probe.interval_ms`)
+
+    probe_interval_ms = 3 s ([defaults] in lb.toml, `probe.interval_ms`)
+    probe = tcp (container `demo-web-1`, variable `SERVICE_CHECK_TCP`)
+    probe_interval_ms = 4 s (container `demo-web-1`, variable `SERVICE_CHECK_INTERVAL`)
+    ");
+}

@@ -1,0 +1,82 @@
+//! What a container wishes for the service at one of its ports: its labels of all schemas, one behind the
+//! other, and the configuration behind them.
+
+use std::collections::BTreeMap;
+
+use super::{super::aliyun::LabelError, Reader, Refusals, lb::LbLabels, registrator};
+use crate::model::{Origin, Setting, Wishes};
+
+/// The labels of a container by their schemas.
+pub(super) struct Schemas<'a> {
+    pub(super) own: LbLabels<'a>,
+    pub(super) aliyun: Wishes,
+    pub(super) registrator: registrator::Metadata<'a>,
+    /// Names the container.
+    pub(super) object: &'a str,
+}
+
+/// Whose wishes they are: the service at a port, under a name of Registrator or its own.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct ServiceAt {
+    pub(super) port: u16,
+    /// Some frontend leads there by TCP.
+    pub(super) has_tcp: bool,
+    pub(super) is_registered: bool,
+}
+
+impl Reader {
+    pub(super) fn wishes(
+        &self,
+        schemas: &Schemas<'_>,
+        service: ServiceAt,
+        refusals: &mut Refusals<'_>,
+    ) -> Wishes {
+        let ServiceAt { port, has_tcp, is_registered } = service;
+        let (mut wishes, errors) = schemas.own.wishes(port, schemas.object);
+        refusals.extend(errors);
+        wishes.or_schema(&schemas.aliyun);
+        let mut has_check = false;
+        if is_registered {
+            let (checks, errors) = schemas.registrator.wishes(port, schemas.object);
+            refusals.extend(errors);
+            wishes.or_schema(&checks);
+            has_check = wishes.probe.is_some() && wishes.probe == checks.probe;
+        }
+        wishes.or(&self.defaults);
+        if has_check {
+            // The last word, after that of the configuration: it is a default.
+            wishes
+                .probe_interval_ms
+                .get_or_insert_with(|| Setting::new(registrator::INTERVAL_MS, Origin::Registrator));
+        }
+        if let Some(Origin::Instead(written)) = wishes.probe.as_ref().map(|probe| &probe.origin) {
+            let (key, what) =
+                (written.key.clone(), "it asks for a probe, and for none that is known");
+            let instead = if has_tcp {
+                "is probed by TCP instead"
+            } else {
+                "is of UDP and served without a probe"
+            };
+            let message = format!("{what}; the port {port} {instead}, until the labels are mended");
+            refusals.extend([LabelError { key, message }]);
+            if !has_tcp {
+                wishes.probe = None;
+            }
+        }
+        wishes
+    }
+}
+
+/// All labels and variables of Registrator, and the labels of Aliyun, read.
+pub(super) fn read<'a>(
+    own: LbLabels<'a>,
+    labels: &'a BTreeMap<String, String>,
+    environment: &'a BTreeMap<String, String>,
+    object: &'a str,
+    refusals: &mut Refusals<'_>,
+) -> Schemas<'a> {
+    let (aliyun, errors) = super::aliyun::policy::wishes(labels, object);
+    refusals.extend(errors);
+    let registrator = registrator::Metadata::read(environment, labels);
+    Schemas { own, aliyun, registrator, object }
+}
