@@ -11,6 +11,8 @@ pub mod arbiter;
 pub mod config;
 #[cfg(feature = "agent")]
 pub mod datapath;
+#[cfg(all(test, feature = "agent"))]
+mod dead_socket;
 pub mod doctor;
 #[cfg(feature = "agent")]
 pub mod explain;
@@ -26,6 +28,8 @@ pub mod labels;
 pub mod lifecycle;
 #[cfg(feature = "agent")]
 pub mod maglev;
+#[cfg(all(test, feature = "agent"))]
+mod mangle;
 pub mod model;
 #[cfg(feature = "agent")]
 pub mod names;

@@ -239,7 +239,9 @@ impl Datapath {
 
     /// Everything that the kernel holds.
     pub fn read_state(&mut self) -> anyhow::Result<KernelState> {
-        let mut state = self.tables.read()?;
+        let state = self.tables.read();
+        self.tables.trim();
+        let mut state = state?;
         for attachment in self.hooks.attachments() {
             if attachment.hook == Hook::TcReply && self.hooks.is_alive(attachment) {
                 state.reply_interfaces.insert(attachment.ifindex);
@@ -251,7 +253,9 @@ impl Datapath {
     /// Deletes records that count no more, of a bounded number that it looks at, and tells what a
     /// scan of all of them found when one is over. `clock` tells the tick, [`now_tick`] but in tests.
     pub fn sweep(&mut self, clock: &dyn Fn() -> u32) -> anyhow::Result<SweepReport> {
-        self.tables.sweep(clock)
+        let report = self.tables.sweep(clock);
+        self.tables.trim();
+        report
     }
 
     /// The tick in which a flow of a ring was last left without a record that it should have had;

@@ -35,6 +35,8 @@ impl Scopes {
             held: SocketTables::default(),
         };
         scopes.held = scopes.read()?;
+        scopes.services.trim();
+        scopes.networks.trim();
         Ok(scopes)
     }
 

@@ -13,6 +13,8 @@ mod activity;
 mod connections;
 mod datagrams;
 mod forward;
+#[cfg(test)]
+mod hostile_tests;
 mod listen;
 mod responder;
 mod table;

@@ -22,6 +22,7 @@ mod extents;
 mod hash;
 mod keys;
 mod numbers;
+mod packed;
 mod planner;
 mod policy;
 mod removal;
@@ -41,6 +42,7 @@ use lb_common::abi::{self, FAMILY_V4, FAMILY_V6};
 pub use apply::{Applied, Outcome, apply, reconcile};
 pub use hash::{HashIndex, NameHash, instance_hash, place_hash, service_hash};
 pub use keys::{BackendKeys, ServiceKeys};
+pub use packed::Slots;
 pub use planner::{Planner, Settings};
 pub use sight::{Scan, Sight, Times};
 pub use state::{

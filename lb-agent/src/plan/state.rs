@@ -5,9 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use lb_common::abi::Slot;
-
-use super::hash::NameHash;
+use super::{Slots, hash::NameHash};
 use crate::model::{BackendPath, FrontendAddress, IpPrefix, Protocol};
 
 /// One backend as the kernel holds it.
@@ -64,7 +62,7 @@ pub struct KernelRing {
     /// Count of publications, wrapping.
     pub epoch: u32,
     /// The slots; as many as the ring's size.
-    pub slots: Vec<Slot>,
+    pub slots: Slots,
 }
 
 /// Everything that the agent keeps in the kernel.

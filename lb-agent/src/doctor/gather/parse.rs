@@ -170,6 +170,36 @@ pub(super) fn sockets(table: &str) -> usize {
 mod tests {
     use super::*;
 
+    #[cfg(feature = "agent")]
+    proptest::proptest! {
+        /// Names of processes and interfaces are anybody's choice.
+        #[test]
+        fn any_file_is_read_and_nothing_is_made_up(
+            text in proptest::prop_oneof![
+                crate::mangle::any_text(),
+                crate::mangle::mangled_text("41 31 0:38 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"),
+                crate::mangle::mangled_text("7 (a) b) S 1 7 7 0 -1 4194560 1 2"),
+                crate::mangle::mangled_text("I\tD\neth0\t00000000\t0\t3\t0\t0\t0\t00000000\n"),
+                crate::mangle::mangled_text("     |-- 10.0.0.7\n        /32 host LOCAL\n"),
+                crate::mangle::mangled_text("TCP  0A00010A:0050 rr\nUDP  [fd00::1]:0035 mh\n"),
+                crate::mangle::mangled_text("fd000077000000000000000000000001 05 40 00 80  eth0\n"),
+                crate::mangle::mangled_text("root:x:0:\nlb:x:107:me\n0::/docker/1\n"),
+            ],
+        ) {
+            let lines = text.lines().count();
+            proptest::prop_assert!(cgroup_root(&text).is_none_or(|it| it.as_os_str().len() <= text.len()));
+            has_bpffs(&text);
+            proptest::prop_assert!(default_interfaces(&text).len() <= lines);
+            proptest::prop_assert!(local_v4(&text).len() + local_v6(&text).len() <= 2 * lines);
+            proptest::prop_assert!(ipvs(&text).len() <= lines && sockets(&text) <= lines);
+            proptest::prop_assert!(!group_name(&text, 107).contains(':'));
+            proptest::prop_assert!(cgroup_of(&text).is_none_or(|it| text.contains(it)));
+            proptest::prop_assert!(stat(&text).is_none_or(|(name, _)| text.contains(name)));
+            is_below(&text, "/a");
+            is_below("/a", &text);
+        }
+    }
+
     #[test]
     fn mounts_are_found() {
         let check = |mounts: &str, root: Option<&str>, has: bool| {

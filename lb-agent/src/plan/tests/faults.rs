@@ -162,7 +162,7 @@ impl Auditor {
 
     /// Flows without a record stay where they are: with the default of their slot, until they are
     /// over or their backend is gone.
-    fn publish(&mut self, ring: u32, slots: &[Slot]) {
+    fn publish(&mut self, ring: u32, slots: &crate::plan::Slots) {
         let default =
             |slot: &Slot| if slot.state() == SLOT_MOVING { slot.old() } else { slot.cur() };
         let defaults: Vec<u32> = slots.iter().map(default).collect();

@@ -1,7 +1,7 @@
 //! What happens to a node, step by step, as an operator would read it.
 
 use insta::assert_snapshot;
-use lb_common::abi::TAKES_NEW;
+use lb_common::abi::{Slot, TAKES_NEW};
 
 use super::{Node, backend, frontend, service, snapshot};
 use crate::{
@@ -449,7 +449,9 @@ fn inconsistent_tables_are_repaired() {
     node.kernel.frontends.insert(frontend(99), 78);
     let ring = KernelRing { start: 5000, epoch: 1, ..right.rings[&0].clone() };
     node.kernel.rings.insert(79 * 4, ring);
-    node.kernel.rings.get_mut(&0).unwrap().slots[17] = lb_common::abi::Slot::plain(33);
+    let ring = node.kernel.rings.get_mut(&0).unwrap();
+    let wrong = |(place, slot): (usize, &Slot)| if place == 17 { Slot::plain(33) } else { *slot };
+    ring.slots = ring.slots.iter().enumerate().map(wrong).collect();
     node.kernel.services.insert(80, [8, 8]);
     node.kernel.reply_interfaces.insert(500);
     node.restart();

@@ -52,7 +52,7 @@ fn a_drained_backend_keeps_its_flows_until_they_are_over() {
     backend 1: takes old
     again at 8522160 ms
     ");
-    let moved: Vec<Slot> = node.kernel.rings[&0].slots.clone();
+    let moved: Vec<Slot> = node.kernel.rings[&0].slots.iter().copied().collect();
     let moving = moved.iter().filter(|slot| slot.state() == SLOT_MOVING);
     assert!(moving.clone().count() > 400);
     assert!(moving.clone().all(|slot| (slot.cur(), slot.old()) == (2, 1)));
