@@ -57,6 +57,8 @@ async fn is_answering(socket: &UdpSocket) -> bool {
     let mut buffer = [0; 4096];
     for _ in 0..50 {
         let question = question("nobody.example.", RecordType::A);
+        // It may not listen yet, which is an error at once.
+        tokio::time::sleep(Duration::from_millis(10)).await;
         if socket.send(&question).await.is_err() {
             continue;
         }
@@ -94,7 +96,8 @@ fn any_datagram_and_any_stream_is_answered_or_dropped() {
         drop(probe);
         let (sender, receiver) = watch::channel(Arc::<View>::default());
         let config = NamesConfig { listen: vec![server], ..NamesConfig::default() };
-        start(&config, &receiver, &Arc::default(), &CancellationToken::new()).expect("a thread");
+        let stop = CancellationToken::new();
+        start(&config, &receiver, &Arc::default(), &stop).expect("a thread");
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket");
         socket.connect(server).await.expect("any address");
         (socket, server, sender)
