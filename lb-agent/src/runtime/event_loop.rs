@@ -96,7 +96,10 @@ impl<N: Node> Runtime<N> {
             if self.reconciler.step(&mut self.inbox, now) {
                 self.put_publication_off(now);
             }
-            if self.publish_at.is_some_and(|(at, _)| at <= now) && !self.reconciler.is_dirty(now) {
+            // While there is more to do nobody waits for a view, but not for ever.
+            let is_busy = self.reconciler.is_dirty(now);
+            let is_due = |(at, latest)| latest <= now || (at <= now && !is_busy);
+            if self.publish_at.is_some_and(is_due) {
                 self.publish();
             }
             self.answer_orders(Instant::now());
