@@ -1,12 +1,68 @@
 //! Backends that are told to leave: nobody is refused for their sake while others live.
 
+use std::collections::BTreeSet;
+
 use insta::assert_snapshot;
+use lb_common::abi::{RINGS_PER_SERVICE, TAKES_NEW};
 
 use super::{Node, backend, service, snapshot};
 use crate::{
-    model::{Backend, BackendState, Snapshot},
-    plan::{Action, Kernel, KernelError, KernelState, apply},
+    model::{Backend, BackendPath, BackendState, Snapshot},
+    plan::{
+        Action, Kernel, KernelBackend, KernelError, KernelRing, KernelState, apply, instance_hash,
+        ring_of, service_hash, service_of, state_bits,
+    },
 };
+
+/// Who is to take new flows, and by which rings of which services.
+#[derive(Default)]
+pub(super) struct Drains {
+    takers: BTreeSet<[u64; 2]>,
+    served: BTreeSet<([u64; 2], u32)>,
+}
+
+impl Drains {
+    pub(super) fn expect(&mut self, snapshot: &Snapshot) {
+        (self.takers, self.served) = Default::default();
+        for service in snapshot.services.values() {
+            let takers = service.backends.iter().filter(|it| state_bits(it) & TAKES_NEW != 0);
+            self.takers.extend(takers.map(|it| instance_hash(&service.name, it)));
+            let rings = service.frontends.iter().map(|frontend| ring_of(0, frontend));
+            self.served.extend(rings.map(|ring| (service_hash(&service.name), ring)));
+        }
+    }
+
+    /// No client is refused because somebody merely drains while others live: a ring that leads to a
+    /// backend is replaced before that one takes no new flows any more.
+    pub(super) fn check(&self, kernel: &KernelState, number: u32, state: u8) {
+        let held = &kernel.backends[&number];
+        if held.state & !state != TAKES_NEW {
+            return;
+        }
+        let is_led_to = |(ring, held_ring): (&u32, &KernelRing)| {
+            let name = kernel.services.get(&held.service).copied().unwrap_or_default();
+            service_of(*ring) == held.service
+                && self.served.contains(&(name, ring - held.service * RINGS_PER_SERVICE))
+                && held_ring.slots.iter().any(|slot| slot.cur() == number)
+        };
+        let takes_over = |other: &KernelBackend| {
+            (other.service, other.address.is_ipv4()) == (held.service, held.address.is_ipv4())
+                && self.takers.contains(&other.instance_hash)
+                && other.state & TAKES_NEW != 0
+                && match other.path {
+                    BackendPath::Local { ifindex } => kernel.reply_interfaces.contains(&ifindex),
+                    BackendPath::Routed => true,
+                }
+        };
+        if kernel.rings.iter().any(is_led_to) {
+            let other = kernel.backends.iter().find(|(_, other)| takes_over(other));
+            assert!(
+                other.is_none(),
+                "{number} drains, {other:?} lives, and clients are refused:\n{kernel}"
+            );
+        }
+    }
+}
 
 fn web(backends: Vec<Backend>) -> Snapshot {
     snapshot(vec![service("web", &[80], backends)])

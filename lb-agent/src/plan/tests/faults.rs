@@ -6,15 +6,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{
     abi::{
-        self, BACKEND_NONE, META_ROUTED_BACKENDS, SLOT_MOVING, SLOT_PLAIN, SLOT_SETTLED, Slot,
-        TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS, TICK_NS, ticks_from_seconds,
+        BACKEND_NONE, META_ROUTED_BACKENDS, SLOT_MOVING, SLOT_PLAIN, SLOT_SETTLED, Slot, TAKES_OLD,
+        TAKES_OLD_DATAGRAMS, TICK_NS, ticks_from_seconds,
     },
     slots::SlotTimes,
 };
 use proptest::prelude::*;
 
 use super::{
-    backend, holds::assert_holds, reply_flows::ReplyFlows, service, sight, snapshot, tick_at,
+    backend, drains::Drains, holds::assert_holds, reply_flows::ReplyFlows, service, sight,
+    snapshot, tick_at,
 };
 use crate::{
     model::{
@@ -22,9 +23,8 @@ use crate::{
         WaysIn,
     },
     plan::{
-        Action, Kernel, KernelBackend, KernelError, KernelRing, KernelState, Planner, Settings,
-        Sight, Times, extents::ADOPTION_REST_MS, instance_hash, reconcile, ring_of, service_hash,
-        service_of, state_bits,
+        Action, Kernel, KernelError, KernelState, Planner, Settings, Sight, Times,
+        extents::ADOPTION_REST_MS, reconcile, ring_of, service_of,
     },
 };
 
@@ -61,9 +61,7 @@ struct Auditor {
     /// Whose the flows without a record are, by ring and slot.
     unrecorded: BTreeMap<u32, Vec<u32>>,
     reply_flows: ReplyFlows,
-    /// Who is to take new flows, and by which rings of which services.
-    takers: BTreeSet<[u64; 2]>,
-    served: BTreeSet<([u64; 2], u32)>,
+    drains: Drains,
 }
 
 impl Auditor {
@@ -82,52 +80,7 @@ impl Auditor {
             others: None,
             unrecorded: BTreeMap::new(),
             reply_flows: ReplyFlows::default(),
-            takers: BTreeSet::new(),
-            served: BTreeSet::new(),
-        }
-    }
-
-    fn expect(&mut self, snapshot: &Snapshot) {
-        (self.takers, self.served) = Default::default();
-        for service in snapshot.services.values() {
-            let takers = service.backends.iter().filter(|it| state_bits(it) & TAKES_NEW != 0);
-            self.takers.extend(takers.map(|it| instance_hash(&service.name, it)));
-            let rings = service.frontends.iter().map(|frontend| ring_of(0, frontend));
-            self.served.extend(rings.map(|ring| (service_hash(&service.name), ring)));
-        }
-    }
-
-    /// No client is refused because somebody merely drains while others live: a ring that leads to a
-    /// backend is replaced before that one takes no new flows any more.
-    fn check_drain(&self, number: u32, state: u8) {
-        let held = &self.state.backends[&number];
-        if held.state & !state != TAKES_NEW {
-            return;
-        }
-        let is_led_to = |(ring, held_ring): (&u32, &KernelRing)| {
-            let name = self.state.services.get(&held.service).copied().unwrap_or_default();
-            service_of(*ring) == held.service
-                && self.served.contains(&(name, ring - held.service * abi::RINGS_PER_SERVICE))
-                && held_ring.slots.iter().any(|slot| slot.cur() == number)
-        };
-        let takes_over = |other: &KernelBackend| {
-            (other.service, other.address.is_ipv4()) == (held.service, held.address.is_ipv4())
-                && self.takers.contains(&other.instance_hash)
-                && other.state & TAKES_NEW != 0
-                && match other.path {
-                    BackendPath::Local { ifindex } => {
-                        self.state.reply_interfaces.contains(&ifindex)
-                    }
-                    BackendPath::Routed => true,
-                }
-        };
-        if self.state.rings.iter().any(is_led_to) {
-            let other = self.state.backends.iter().find(|(_, other)| takes_over(other));
-            let state = &self.state;
-            assert!(
-                other.is_none(),
-                "{number} drains, {other:?} lives, and clients are refused:\n{state}"
-            );
+            drains: Drains::default(),
         }
     }
 
@@ -189,7 +142,9 @@ impl Auditor {
             Action::WriteService { number, .. } => {
                 assert!(!state.services.contains_key(number), "{action} overwrites");
             }
-            Action::SetBackendState { number, state } => self.check_drain(*number, *state),
+            Action::SetBackendState { number, state: bits } => {
+                self.drains.check(state, *number, *bits)
+            }
             _ => {}
         }
         if let Action::PublishRing { ring, .. } | Action::ClearRing { ring } = action
@@ -387,7 +342,7 @@ fn live(steps: &[Step], seed: u64) -> Auditor {
             auditor.restart();
         }
         auditor.others = step.others;
-        auditor.expect(&step.snapshot);
+        auditor.drains.expect(&step.snapshot);
         if let Some(ring) = step.refused_ring {
             auditor.refused_ticks.insert(ring, tick_at(auditor.now_ms));
         }
