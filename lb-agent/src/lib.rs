@@ -23,6 +23,8 @@ pub mod health;
 #[cfg(feature = "agent")]
 pub mod journal;
 #[cfg(feature = "agent")]
+mod kept;
+#[cfg(feature = "agent")]
 pub mod labels;
 #[cfg(feature = "agent")]
 pub mod lifecycle;

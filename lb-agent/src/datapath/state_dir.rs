@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::steering::Store;
+use crate::{provider::docker::Places, steering::Store};
 
 const LOCK: &str = "lock";
 const BPFFS: &str = "bpffs-mount";
@@ -124,8 +124,8 @@ impl StateDir {
         fs::read_to_string(self.path.join(BPFFS)).ok().map(PathBuf::from)
     }
 
-    /// Files in the directory that the agent made: locks and notes, orders of operators, and the API
-    /// socket of an agent that was killed.
+    /// Files in the directory that the agent made: locks and notes, orders of operators, former names
+    /// of containers, and the API socket of an agent that was killed.
     pub(super) fn own_files(&self) -> Vec<PathBuf> {
         self.file_names()
             .iter()
@@ -133,6 +133,7 @@ impl StateDir {
                 name.starts_with(QDISC_PREFIX)
                     || [LOCK, BPFFS, "api.sock"].contains(&name.as_str())
                     || Store::FILES.contains(&name.as_str())
+                    || Places::FILES.contains(&name.as_str())
             })
             .map(|name| self.path.join(name))
             .collect()

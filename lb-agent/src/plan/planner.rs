@@ -428,6 +428,8 @@ impl Planner {
         let Some(start) = self.extent(draft, wanted.service, size, has_members) else {
             if held.is_none() {
                 draft.rings_wanted.remove(&ring);
+            } else if !members.is_empty() {
+                draft.keep_ring(ring);
             }
             return;
         };

@@ -11,7 +11,7 @@ use crate::model::{BackendPath, FrontendAddress, IpPrefix, Protocol};
 /// One backend as the kernel holds it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KernelBackend {
-    /// Hash of service name, place, instance, address and path; never zero.
+    /// Hash of service name, instance, address and path; never zero.
     pub instance_hash: [u64; 2],
     /// Number of its service.
     pub service: u32,

@@ -90,7 +90,7 @@ fn a_slot_of_a_gone_backend_waits_for_a_replacement() {
         snapshot(vec![service("web", &[80], vec![backend("1", 3, 3), backend("2", 2, 2)])]);
     assert_snapshot!(step(&mut node, &replaced), @"
     veth 3: attach
-    backend 3: write #875b4441 10.0.0.3:8080 by veth 3, service 0, generation 1, takes new and old
+    backend 3: write #ccabf939 10.0.0.3:8080 by veth 3, service 0, generation 1, takes new and old
     ring 0: publish 1021 slots at 0, epoch 3: 2 x 511, 3 x 510; 510 moving
     backend 1: clear
     again at 141540 ms

@@ -225,6 +225,8 @@ pub(super) struct Bed {
     pub(super) targets: watch::Receiver<Targets>,
     requests: mpsc::Sender<Request>,
     orders: mpsc::Sender<SteerCall>,
+    /// What is published for those who do not ask.
+    pub(super) published: watch::Receiver<Arc<View>>,
     pub(super) journal: Arc<Journal>,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -254,7 +256,7 @@ impl Bed {
         let (events, receiver) = mpsc::channel(1024);
         let (requests, requests_receiver) = mpsc::channel(1);
         let (orders, orders_receiver) = mpsc::channel(1);
-        let (view, _) = watch::channel(Arc::default());
+        let (view, published) = watch::channel(Arc::default());
         let channels = RuntimeChannels {
             events: receiver,
             requests: requests_receiver,
@@ -263,7 +265,7 @@ impl Bed {
         };
         let stop = CancellationToken::new();
         let task = tokio::spawn(Runtime::new(reconciler, channels).run(stop.clone()));
-        Self { node, events, targets, requests, orders, journal, stop, task }
+        Self { node, events, targets, requests, orders, published, journal, stop, task }
     }
 
     pub(super) fn node(&self) -> MutexGuard<'_, NodeState> {
