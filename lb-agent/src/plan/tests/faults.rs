@@ -143,7 +143,7 @@ impl Auditor {
                 assert!(!state.services.contains_key(number), "{action} overwrites");
             }
             Action::SetBackendState { number, state: bits } => {
-                self.drains.check(state, *number, *bits)
+                self.drains.check(state, *number, *bits);
             }
             _ => {}
         }
