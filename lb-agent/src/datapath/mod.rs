@@ -26,6 +26,7 @@ mod offloads;
 mod options;
 mod pins;
 mod prerequisites;
+mod reach;
 mod read;
 mod record_table;
 mod records;

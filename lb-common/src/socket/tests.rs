@@ -3,16 +3,17 @@
 use std::{collections::HashMap, net::IpAddr, vec, vec::Vec};
 
 use super::{
-    ATTEMPTS, Call, Decision, REFUSED, TIMED_OUT, UNREACHABLE, decide, find,
-    host::HostSocketTables, place_for, socket_hash, translate_back,
+    ATTEMPTS, Call, Decision, REFUSED, SCAN, TIMED_OUT, UNREACHABLE, decide, find,
+    host::HostSocketTables, is_behind, place_for, sender, socket_hash, translate_back,
 };
 use crate::{
     abi::{
-        BackendV4, BackendV6, CLIENT_CONTAINER, CLIENT_NODE, Client, DropReason, FAMILY_V4,
-        FRONTEND_DROPS, Frontend, FrontendState, NetAddr6, NetU16, NetU32, PATH_LOCAL, PATH_ROUTED,
-        PREFERS_NODE, PROTOCOL_ANY, PROTOCOL_TCP, PROTOCOL_UDP, RingDescriptor, SCOPE_FRONT,
-        SOCKET_PEERS, ServiceScope, Slot, SocketPeer, SocketPeers, TAKES_NEW, TAKES_OLD,
-        TAKES_OLD_DATAGRAMS, VISIBLE_TO_CONTAINERS, VISIBLE_TO_NETWORKS, VISIBLE_TO_NODE, Verdict,
+        BackendV4, BackendV6, CLASS_ALL, CLIENT_CONTAINER, CLIENT_NODE, ClassNetwork, Client,
+        DropReason, FAMILY_V4, FRONTEND_DROPS, Frontend, FrontendState, NetAddr6, NetU16, NetU32,
+        PATH_LOCAL, PATH_ROUTED, PROTOCOL_ANY, PROTOCOL_TCP, PROTOCOL_UDP, ReachEntry, ReachKey,
+        RingDescriptor, SCOPE_FRONT, SCOPE_HAS_SLOTS, SCOPE_SECOND_HALF, SOCKET_PEERS,
+        ServiceScope, Slot, SocketPeer, SocketPeers, TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS,
+        VISIBLE_TO_CONTAINERS, VISIBLE_TO_NETWORKS, VISIBLE_TO_NOBODY, VISIBLE_TO_NODE, Verdict,
         affinity_flags, ring_number,
     },
     engine::Family,
@@ -79,10 +80,21 @@ impl Sample for NetAddr6 {
     }
 }
 
-fn client(kind: u32, networks: &[u64]) -> Client {
-    let mut client = Client { kind, ..Client::default() };
-    client.networks[..networks.len()].copy_from_slice(networks);
-    client
+/// The class of a container is its namespace here.
+fn client(kind: u32, class: u64) -> Client {
+    Client { kind, class, ..Client::default() }
+}
+
+fn on(class: u64, network: u64) -> ClassNetwork {
+    ClassNetwork { class, network }
+}
+
+fn entries(family: u32, numbers: &[u32]) -> Vec<ReachEntry> {
+    numbers.iter().map(|number| ReachEntry::new(SERVICE, family, *number, 5)).collect()
+}
+
+fn key(class: u64, family: u32) -> ReachKey {
+    ReachKey { class, service: SERVICE, family }
 }
 
 /// Backends 1 to 3, in turns in the ring; 1 and 2 are containers on the network of those in front.
@@ -105,10 +117,13 @@ fn tables<A: Sample>() -> HostSocketTables<A> {
     let vip = Frontend { state: FrontendState::Unserved, ..Frontend::default() };
     tables.packets.frontends.insert(key, vip);
     tables.clients = HashMap::from([
-        (NODE, client(CLIENT_NODE, &[])),
-        (FRONT_CONTAINER, client(CLIENT_CONTAINER, &[0x77, FRONT_NET])),
-        (BACK_CONTAINER, client(CLIENT_CONTAINER, &[BACK_NET])),
+        (NODE, client(CLIENT_NODE, 0)),
+        (FRONT_CONTAINER, client(CLIENT_CONTAINER, FRONT_CONTAINER)),
+        (BACK_CONTAINER, client(CLIENT_CONTAINER, BACK_CONTAINER)),
     ]);
+    tables.class_networks =
+        [on(FRONT_CONTAINER, 0x77), on(FRONT_CONTAINER, FRONT_NET), on(BACK_CONTAINER, BACK_NET)]
+            .into();
     tables.scopes.insert(SERVICE, ServiceScope { flags: EVERYBODY, ..ServiceScope::default() });
     tables.networks = HashMap::from([(1, FRONT_NET), (2, FRONT_NET)]);
     tables
@@ -213,11 +228,17 @@ fn a_service_is_there_for_those_that_it_names() {
     let check = |flags: u32, networks: [u64; 4], client: u64, expected: Verdict| {
         let mut tables = tables::<NetU32>();
         tables.networks.clear();
-        tables.scopes.insert(SERVICE, ServiceScope { flags, reserved: 0, networks });
-        let decision = decide(&tables, &call(client), None);
-        assert_eq!(decision.verdict, expected, "{flags} {networks:?} {client}");
-        if expected == Verdict::Drop {
-            assert_eq!((decision.reason, decision.errno), (DropReason::NotVisible, UNREACHABLE));
+        // The half that does not count says something else.
+        let others = [0x77, BACK_NET, 0, 0];
+        for (half, networks) in [(0, [networks, others]), (SCOPE_SECOND_HALF, [others, networks])] {
+            let flags = flags | half;
+            tables.scopes.insert(SERVICE, ServiceScope { flags, reserved: 0, networks });
+            let decision = decide(&tables, &call(client), None);
+            assert_eq!(decision.verdict, expected, "{flags} {networks:?} {client}");
+            if expected == Verdict::Drop {
+                let told = (decision.reason, decision.errno);
+                assert_eq!(told, (DropReason::NotVisible, UNREACHABLE));
+            }
         }
     };
     let nowhere = [0; 4];
@@ -225,8 +246,9 @@ fn a_service_is_there_for_those_that_it_names() {
     for client in [NODE, FRONT_CONTAINER, BACK_CONTAINER, STRANGER] {
         check(EVERYBODY, nowhere, client, Verdict::Deliver);
         // Nobody of this node: as if it were not there.
-        check(0, front, client, Verdict::Pass);
-        check(PREFERS_NODE, nowhere, client, Verdict::Pass);
+        check(VISIBLE_TO_NOBODY, front, client, Verdict::Pass);
+        // Nobody has said yet: not let out to wherever the address leads.
+        check(0, front, client, Verdict::Drop);
     }
     check(VISIBLE_TO_NODE, nowhere, NODE, Verdict::Deliver);
     check(VISIBLE_TO_NODE, nowhere, FRONT_CONTAINER, Verdict::Drop);
@@ -297,19 +319,119 @@ fn a_service_that_drops_lets_its_clients_time_out_at_once() {
     assert_eq!(decide(&tables, &wrong, None).errno, TIMED_OUT);
 }
 
-#[test]
-fn whoever_prefers_the_node_stays_there_while_it_can() {
-    let mut tables = tables::<NetU32>();
-    let scope = ServiceScope { flags: EVERYBODY | PREFERS_NODE, ..ServiceScope::default() };
-    tables.scopes.insert(SERVICE, scope);
-    let (shares, _) = spread(&tables, call(FRONT_CONTAINER));
-    assert_eq!(shares[3], 0);
-    for number in [1, 2] {
-        let full = NetU32::backend_record(number, PATH_LOCAL, TAKES_OLD, 8080);
-        tables.packets.backends.insert(number, full);
+/// The service of [`tables`] with 100 backends, of which only the last is on the network of those
+/// behind, and on this node.
+fn scattered<A: Sample>() -> HostSocketTables<A> {
+    let mut tables = tables::<A>();
+    for number in 1..=100 {
+        let path = if number == 100 { PATH_LOCAL } else { PATH_ROUTED };
+        tables.packets.backends.insert(number, A::backend_record(number, path, ALL, 8080));
+        tables.networks.insert(number, if number == 100 { BACK_NET } else { FRONT_NET });
     }
-    let (shares, refusals) = spread(&tables, call(FRONT_CONTAINER));
-    assert_eq!((shares[3], refusals), (RING_SIZE, vec![]));
+    tables.packets.slots = (0..RING_SIZE).map(|slot| Slot::plain(1 + slot % 100)).collect();
+    tables
+}
+
+fn served_by<A: Sample>(tables: &HostSocketTables<A>, call: Call<A>) -> Vec<u32> {
+    let decide = |slot: u32| {
+        let hash = ((u64::from(slot) << 32 | 1 << 31) / u64::from(RING_SIZE)) as u32;
+        decide(tables, &Call { hash, ..call }, None)
+    };
+    let mut backends: Vec<u32> = (0..RING_SIZE).map(|slot| decide(slot).backend).collect();
+    backends.sort_unstable();
+    backends.dedup();
+    backends
+}
+
+fn the_only_one_that_is_reached<A: Sample>() {
+    // Eight slots of a hundred backends are not enough.
+    let mut tables = scattered::<A>();
+    assert!(served_by(&tables, call(BACK_CONTAINER)).contains(&0));
+    // The members are.
+    let all: Vec<u32> = (60..=100).collect();
+    tables.put_reach(key(CLASS_ALL, A::NUMBER), [&[], &[], &entries(A::NUMBER, &all)]);
+    assert_eq!(served_by(&tables, call(BACK_CONTAINER)), [100]);
+    // So are slots of its own, of which others have none.
+    tables.reach_lists.clear();
+    let own = entries(A::NUMBER, &[100]);
+    tables.put_reach(key(BACK_CONTAINER, A::NUMBER), [&own, &[], &own]);
+    let scope = ServiceScope { flags: EVERYBODY | SCOPE_HAS_SLOTS, ..ServiceScope::default() };
+    tables.scopes.insert(SERVICE, scope);
+    assert_eq!(served_by(&tables, call(BACK_CONTAINER)), [100]);
+    let shares = served_by(&tables, call(FRONT_CONTAINER));
+    assert_eq!(shares, (1..100).collect::<Vec<_>>());
+}
+
+#[test]
+fn whoever_reaches_one_backend_of_many_is_always_led_there() {
+    the_only_one_that_is_reached::<NetU32>();
+    the_only_one_that_is_reached::<NetAddr6>();
+}
+
+#[test]
+fn the_last_backend_that_lives_is_found() {
+    let mut tables = scattered::<NetU32>();
+    tables.networks.clear();
+    let members: Vec<u32> = (1..=SCAN).collect();
+    for alive in [1, 2, 33, SCAN] {
+        for number in 1..=100 {
+            let state = if number == alive { ALL } else { 0 };
+            let record = NetU32::backend_record(number, PATH_LOCAL, state, 8080);
+            tables.packets.backends.insert(number, record);
+        }
+        for near in [0, 1, 33, SCAN as usize] {
+            let (near, far) = members.split_at(near);
+            let parts = [near, far].map(|part| entries(FAMILY_V4, part));
+            tables.put_reach(key(CLASS_ALL, FAMILY_V4), [&[], &parts[0], &parts[1]]);
+            assert_eq!(served_by(&tables, call(NODE)), [alive]);
+        }
+    }
+}
+
+#[test]
+fn who_is_preferred_is_taken_as_long_as_one_lives() {
+    let mut tables = scattered::<NetU32>();
+    tables.networks.clear();
+    let scope = ServiceScope { flags: EVERYBODY | SCOPE_HAS_SLOTS, ..ServiceScope::default() };
+    tables.scopes.insert(SERVICE, scope);
+    let others: Vec<u32> = (1..60).collect();
+    let parts = [&[99, 100, 100][..], &[99, 100], &others].map(|part| entries(FAMILY_V4, part));
+    tables.put_reach(key(CLASS_ALL, FAMILY_V4), [&parts[0], &parts[1], &parts[2]]);
+    let mut die = |numbers: &[u32]| {
+        for number in numbers {
+            let gone = NetU32::backend_record(*number, PATH_LOCAL, TAKES_OLD, 8080);
+            tables.packets.backends.insert(*number, gone);
+        }
+        served_by(&tables, call(FRONT_CONTAINER))
+    };
+    assert_eq!(die(&[]), [99, 100]);
+    assert_eq!(die(&[100]), [99]);
+    assert_eq!(die(&[99]), others);
+}
+
+#[test]
+fn entries_of_others_count_as_nothing() {
+    let mut tables = scattered::<NetU32>();
+    let put = |tables: &mut HostSocketTables<NetU32>, entry| {
+        tables.put_reach(key(BACK_CONTAINER, FAMILY_V4), [&[entry], &[entry], &[entry]]);
+        let scope = ServiceScope { flags: EVERYBODY | SCOPE_HAS_SLOTS, ..ServiceScope::default() };
+        tables.scopes.insert(SERVICE, scope);
+        let decision = decide(tables, &call(BACK_CONTAINER), None);
+        (decision.backend, decision.reason)
+    };
+    let entry = |service, family, generation| ReachEntry::new(service, family, 100, generation);
+    assert_eq!(put(&mut tables, entry(SERVICE, FAMILY_V4, 5)).0, 100);
+    // The last is a number that was given to another backend.
+    for other in [
+        entry(SERVICE + 1, FAMILY_V4, 5),
+        entry(SERVICE, 1, 5),
+        ReachEntry::default(),
+        entry(SERVICE, FAMILY_V4, 4),
+    ] {
+        assert_eq!(put(&mut tables, other), (0, DropReason::NoBackend));
+    }
+    tables.networks.insert(100, FRONT_NET);
+    assert_eq!(put(&mut tables, entry(SERVICE, FAMILY_V4, 5)), (0, DropReason::OtherNetwork));
 }
 
 #[test]
@@ -415,6 +537,38 @@ fn of_more_addresses_than_a_socket_remembers_the_oldest_goes() {
     remember(&mut peers, 5);
     assert!(!has(&peers, 1) && (2..=5).all(|number| has(&peers, number)));
     assert!(find(&peers, 1, vip(2), port).is_none());
+}
+
+#[test]
+fn an_answer_is_of_the_address_that_was_asked_for_last() {
+    let template = known(&decide(&tables(), &datagram(0), None));
+    let (address, port) = (template.address, template.port);
+    let vip = |number: u32| NetAddr6::from_raw([number, 0, 0, 0]);
+    let vip_port = NetU16::new(53);
+    // Turns come round.
+    for first in [0, u32::MAX - 1] {
+        let mut peers = SocketPeers::default();
+        peers.peers[3].turn = first;
+        let mut send = |number: u32| {
+            let (place, turn) = place_for(&peers, FAMILY_V4, vip(number), vip_port);
+            let peer = SocketPeer { vip: vip(number), vip_port, turn, ..template };
+            peers.peers[place] = peer.sealed();
+            let behind: Vec<bool> = peers
+                .peers
+                .iter()
+                .filter(|it| it.is_whole())
+                .map(|it| is_behind(&peers, it))
+                .collect();
+            let named = sender(&peers, FAMILY_V4, address, port).map(|(vip, _)| vip.raw()[0]);
+            (named, behind.iter().filter(|it| **it).count())
+        };
+        assert_eq!(send(7), (Some(7), 0));
+        assert_eq!(send(8), (Some(8), 1));
+        assert_eq!(send(7), (Some(7), 1));
+        assert_eq!(send(9), (Some(9), 2));
+        assert_eq!(send(8), (Some(8), 2));
+        assert_eq!(sender(&peers, FAMILY_V4, address, NetU16::new(1)), None);
+    }
 }
 
 #[test]

@@ -121,6 +121,10 @@ fn check_consistent(kernel: &KernelState, action: &Action) {
 }
 
 impl Node for FakeNode {
+    fn routes_across(&self) -> bool {
+        false
+    }
+
     fn set_socket_tables(&mut self, tables: &SocketTables) -> Result<(), NodeError> {
         self.lock().socket_tables = tables.clone();
         Ok(())
