@@ -90,6 +90,10 @@ impl Kernel for FakeNode {
         if let Action::AttachReply { ifindex } = action {
             node.heard.push(format!("attaches {ifindex}"));
         }
+        if let Action::PutFrontend { service, .. } = action {
+            // Who sees it is known before anybody is led there.
+            assert!(node.socket_tables.scopes.contains_key(service), "{action:?}");
+        }
         node.log.push(action.clone());
         node.kernel.execute(action)?;
         if !node.is_trusted {
