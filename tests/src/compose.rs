@@ -75,13 +75,18 @@ impl Docker {
         self.import(&directory, image, &["EXPOSE 6379".to_owned(), command.to_owned()])
     }
 
+    /// Makes an image with a shell.
+    pub fn import_shell(&self, image: &str) -> Result<()> {
+        let directory = Directory::new()?;
+        put_shell(&directory.join("image"))?;
+        self.import(&directory, image, &[])
+    }
+
     /// Makes an image with a shell and Debian's `curl`. Its `apk` installs nothing: all is there.
     pub fn import_curl(&self, image: &str) -> Result<()> {
         let directory = Directory::new()?;
         let root = directory.join("image");
-        for applet in ["sh", "sleep", "seq"] {
-            put(&root, Path::new("/bin/busybox"), Path::new("bin").join(applet))?;
-        }
+        put_shell(&root)?;
         fs::write(root.join("bin/apk"), "#!/bin/sh\n")?;
         fs::set_permissions(root.join("bin/apk"), fs::Permissions::from_mode(0o755))?;
         put(&root, Path::new("/usr/bin/curl"), "usr/bin/curl")?;
@@ -105,6 +110,14 @@ fn put(root: &Path, from: &Path, to: impl AsRef<Path>) -> Result<()> {
     let to = root.join(to);
     fs::create_dir_all(to.parent().context("a file in a directory")?)?;
     fs::copy(from, &to).with_context(|| format!("copy {} to {}", from.display(), to.display()))?;
+    Ok(())
+}
+
+/// A shell and what is called from it.
+fn put_shell(root: &Path) -> Result<()> {
+    for applet in ["sh", "sleep", "seq"] {
+        put(root, Path::new("/bin/busybox"), Path::new("bin").join(applet))?;
+    }
     Ok(())
 }
 

@@ -219,6 +219,19 @@ fn commands_in_containers() -> Result<()> {
     let processes = docker.run("top probed -o pid,args")?;
     ensure!(!processes.contains("sleep"), "it was ended: {processes}");
 
+    // Waiting for a turn is no fault of the command.
+    let argv = |seconds: u32| ["sleep", "--seconds", &seconds.to_string()].map(str::to_owned);
+    let slow = |seconds: u32| {
+        let argv = [vec![testkit.to_owned()], argv(seconds).to_vec()].concat();
+        let (commands, instance) = (commands.clone(), format!("{id}@1"));
+        let timeout = Duration::from_secs(10);
+        async move { commands.run(&instance, &argv, timeout).await }
+    };
+    let ended = runtime.block_on(async { tokio::join!(slow(3), slow(3), slow(8)) });
+    for ended in [&ended.0, &ended.1, &ended.2] {
+        ensure!(matches!(ended, Ok(Exited { status: 0, .. })), "{ended:?}");
+    }
+
     container.act("pause")?;
     let paused = run(&format!("{testkit} sleep --seconds 0"), patient_ms);
     container.act("unpause")?;
@@ -229,5 +242,32 @@ fn commands_in_containers() -> Result<()> {
     container.act("rm --force")?;
     let gone = run(&format!("{testkit} sleep --seconds 0"), patient_ms);
     ensure!(matches!(&gone, Err(RunError::NotRun(_))), "{gone:?}");
+    Ok(())
+}
+
+#[test]
+fn commands_that_do_not_end_leave_nothing_behind() -> Result<()> {
+    needs!(docker);
+    let world = World::docker()?;
+    let docker = world.docker_client()?;
+    docker.import_shell("shell")?;
+    docker.run("run --detach --name probed shell /bin/sleep 600")?;
+    let id = docker.run("inspect --format {{.Id}} probed")?.trim().to_owned();
+    let endpoint = format!("unix://{}", docker.socket().display());
+    let settings = docker::Settings::new(&endpoint, Duration::from_secs(10))?;
+    let commands = docker::Commands::new(&settings);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let children = ["sleep 601; true", "sleep 601 & sleep 602", "(sleep 601 &) ; true"];
+    for line in children {
+        let argv = ["/bin/sh", "-c", line].map(str::to_owned);
+        let instance = format!("{id}@1");
+        let timeout = Duration::from_secs(2);
+        let ended = runtime.block_on(async { commands.run(&instance, &argv, timeout).await });
+        ensure!(ended == Err(RunError::Late), "{line}: {ended:?}");
+        let processes = docker.run("top probed -o pid,args")?;
+        let sleeping: Vec<&str> =
+            processes.lines().filter(|process| process.contains("sleep")).collect();
+        ensure!(sleeping.len() == 1 && sleeping[0].ends_with("600"), "{line}: {processes}");
+    }
     Ok(())
 }

@@ -55,17 +55,19 @@ struct Metric {
     samples: fn(&Told<'_>, &mut Samples<'_>),
 }
 
-/// All metrics.
-#[must_use]
-pub fn render(told: &Told<'_>) -> String {
+/// Bytes of text that are given on together, about.
+const PART_BYTES: usize = 64 * 1024;
+
+/// All metrics, in parts: together they may be a hundred megabytes.
+pub fn render(told: &Told<'_>, give: &mut dyn FnMut(String)) {
     let mut text = String::new();
     for metric in METRICS {
         let Metric { name, kind, help, .. } = metric;
         // Writing to a string cannot fail, here and below.
         writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}").ok();
-        (metric.samples)(told, &mut Samples { metric, text: &mut text });
+        (metric.samples)(told, &mut Samples { metric, text: &mut text, give });
     }
-    text
+    give(text);
 }
 
 impl fmt::Display for Kind {
@@ -82,6 +84,7 @@ impl fmt::Display for Kind {
 struct Samples<'a> {
     metric: &'a Metric,
     text: &'a mut String,
+    give: &'a mut dyn FnMut(String),
 }
 
 impl Samples<'_> {
@@ -98,6 +101,9 @@ impl Samples<'_> {
             self.text.push('}');
         }
         writeln!(self.text, " {value}").ok();
+        if self.text.len() >= PART_BYTES {
+            (self.give)(std::mem::replace(self.text, String::with_capacity(PART_BYTES + 1024)));
+        }
     }
 
     /// What is not known is absent.

@@ -36,11 +36,12 @@ use hyper_util::{
 };
 use lb_common::abi::TraceFilter;
 use nix::unistd::{Uid, User};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::UnixStream,
     sync::{Semaphore, mpsc, oneshot, watch},
+    task::spawn_blocking,
     time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -51,7 +52,7 @@ use super::{
     socket::ApiSocket,
     steer::{self, SteerAnswer, SteerError, SteerRequest},
     trace::TRACE_SECONDS_MAX,
-    types::{BackendList, DropList, ErrorBody, ServiceDetail, ServiceList, View, VipList, paths},
+    types::{BackendList, DropList, ErrorBody, ServiceList, View, VipList, paths},
 };
 
 pub use self::metrics::MetricsServer;
@@ -272,22 +273,22 @@ struct ServiceQuery {
     name: String,
 }
 
-async fn vips(State(source): State<Source>) -> Result<Json<VipList>, Refused> {
-    Ok(Json(VipList { vips: source.fresh_view().await?.vips.clone() }))
+async fn vips(State(source): State<Source>) -> Result<Response, Refused> {
+    source.shown(|view| Ok(VipList { vips: view.vips.clone() })).await
 }
 
-async fn services(State(source): State<Source>) -> Result<Json<ServiceList>, Refused> {
-    Ok(Json(ServiceList { services: source.fresh_view().await?.services.clone() }))
+async fn services(State(source): State<Source>) -> Result<Response, Refused> {
+    source.shown(|view| Ok(ServiceList { services: view.services.clone() })).await
 }
 
 async fn service(
     State(source): State<Source>,
     query: Result<Query<ServiceQuery>, QueryRejection>,
-) -> Result<Json<ServiceDetail>, Refused> {
+) -> Result<Response, Refused> {
     let Query(query) =
         query.map_err(|error| Refused(StatusCode::BAD_REQUEST, error.body_text()))?;
-    let view = source.fresh_view().await?;
-    view.detail(&query.name).map(Json).ok_or_else(|| no_service(&query.name))
+    let name = query.name;
+    source.shown(move |view| view.detail(&name).ok_or_else(|| no_service(&name))).await
 }
 
 fn no_service(name: &str) -> Refused {
@@ -300,18 +301,20 @@ fn no_service(name: &str) -> Refused {
 async fn backends(
     State(source): State<Source>,
     query: Result<Query<BackendsQuery>, QueryRejection>,
-) -> Result<Json<BackendList>, Refused> {
+) -> Result<Response, Refused> {
     let Query(query) =
         query.map_err(|error| Refused(StatusCode::BAD_REQUEST, error.body_text()))?;
-    let view = source.fresh_view().await?;
-    let Some(name) = query.service else {
-        return Ok(Json(BackendList { backends: view.backends.clone() }));
+    let pick = move |view: &View| {
+        let Some(name) = query.service else {
+            return Ok(BackendList { backends: view.backends.clone() });
+        };
+        if !view.services.iter().any(|service| service.name.0 == name) {
+            return Err(no_service(&name));
+        }
+        let backends = view.backends.iter().filter(|backend| backend.service.0 == name);
+        Ok(BackendList { backends: backends.cloned().collect() })
     };
-    if !view.services.iter().any(|service| service.name.0 == name) {
-        return Err(no_service(&name));
-    }
-    let backends = view.backends.iter().filter(|backend| backend.service.0 == name);
-    Ok(Json(BackendList { backends: backends.cloned().collect() }))
+    source.shown(pick).await
 }
 
 async fn drops(State(source): State<Source>) -> Result<Json<DropList>, Refused> {
@@ -401,6 +404,17 @@ impl Source {
             view.await.map_err(|_| busy())
         };
         timeout(COUNTERS_TIMEOUT, ask).await.map_err(|_| busy())?
+    }
+
+    /// A part of the view with the counters of this moment. It may be large, so it is not made where
+    /// events are handled.
+    async fn shown<T: Serialize>(
+        &self,
+        pick: impl FnOnce(&View) -> Result<T, Refused> + Send + 'static,
+    ) -> Result<Response, Refused> {
+        let view = self.fresh_view().await?;
+        let make = move || pick(&view).map(|part| Json(part).into_response());
+        spawn_blocking(make).await.map_err(|_| busy())?
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::{
 
 use super::{
     book::{Book, Job, Ticket},
+    check::patience,
     inquiry::{Witness, inquire},
     outcome::{FailureKind, Outcome},
     passive::{Docket, Observation, Ruling},
@@ -19,13 +20,15 @@ use super::{
     target::{Change, TargetKey},
     view::Targets,
 };
+use crate::model::ProbeKind;
 
 /// A timeout that is noticed later than this says nothing about the backend.
 const LATENESS_MAX: Duration = Duration::from_millis(250);
 
 /// Makes probes: the one thing to implement for another kind of them.
 pub trait Check: Send + Sync + 'static {
-    /// Probes once. It is given up when the probe's timeout has passed.
+    /// Probes once. It is given up when the probe's timeout has passed, and that of a command when it has
+    /// passed since its turn came.
     fn check(&self, job: &Job) -> impl Future<Output = Outcome> + Send;
 }
 
@@ -202,6 +205,11 @@ impl<C: Check> Prober<C> {
 pub(super) async fn probe<C: Check>(check: Arc<C>, job: Job) -> Ended {
     let (ticket, key, timeout_ms) = (job.ticket, job.target.key, job.probe.timeout_ms.max(1));
     let timeout = Duration::from_millis(u64::from(timeout_ms));
+    let timeout = match job.probe.kind {
+        // It may have to wait for others first, and times itself from there on.
+        ProbeKind::Command { .. } => timeout + patience(timeout),
+        _ => timeout,
+    };
     let started = Instant::now();
     // Whatever happens in it, the book has to learn that it has ended.
     let guarded = AssertUnwindSafe(tokio::time::timeout(timeout, check.check(&job))).catch_unwind();

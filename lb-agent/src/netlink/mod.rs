@@ -1,7 +1,7 @@
 //! What the node and its containers look like to the kernel: processes, network namespaces, links,
 //! addresses, routes, connections.
 //!
-//! It only reads, apart from [`Process::kill`] and [`end_sockets`]; whatever changes links, filters or maps belongs to `datapath`. Only
+//! It only reads, apart from [`end_session`] and [`end_sockets`]; whatever changes links, filters or maps belongs to `datapath`. Only
 //! [`namespace`] enters network namespaces, on threads that end there or come back before they wait. Nothing here is kept:
 //! sockets and namespace handles are closed before a function returns, because a namespace handle
 //! that is kept would keep the network of a dead container alive. All functions but
@@ -16,6 +16,7 @@ mod namespace;
 mod node;
 mod process;
 mod route;
+mod session;
 mod sock_diag;
 mod socket;
 mod socket_worker;
@@ -30,6 +31,7 @@ pub use namespace::Namespace;
 pub use node::{default_route_interfaces, forwarding_enabled, link_index, link_name};
 pub use process::{BootTicks, Process};
 pub use route::egress_interfaces;
+pub use session::end_session;
 pub use sock_diag::{Found, end_sockets};
 pub use socket_worker::SocketWorker;
 pub use sockets::established;

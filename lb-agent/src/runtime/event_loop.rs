@@ -40,6 +40,9 @@ const PUBLISH_DELAY: Duration = Duration::from_millis(250);
 /// The same, when there is no such time.
 const PUBLISH_DELAY_MAX: Duration = Duration::from_secs(1);
 
+/// Views in a row that are given up for somebody's death or failure before one is made all the same.
+const GIVEN_UP_MAX: u32 = 16;
+
 /// The loop.
 #[derive(Debug)]
 pub struct Runtime<N> {
@@ -49,6 +52,10 @@ pub struct Runtime<N> {
     orders: mpsc::Receiver<SteerCall>,
     view: watch::Sender<Arc<View>>,
     taken: Vec<Pending>,
+    /// Who waits for a view with the counters of a later moment than their question's: all get the same.
+    askers: Vec<oneshot::Sender<Arc<View>>>,
+    /// Views in a row that were begun and given up.
+    given_up: u32,
     /// When the view is to be made anew, and when that is at the latest.
     publish_at: Option<(Instant, Instant)>,
 }
@@ -65,15 +72,26 @@ impl<N: Node> Runtime<N> {
     /// A loop that has not begun.
     pub fn new(reconciler: Reconciler<N>, channels: RuntimeChannels) -> Self {
         let RuntimeChannels { events, requests, orders, view } = channels;
-        let (inbox, taken) = (Inbox::new(events), Vec::new());
-        Self { reconciler, inbox, requests, orders, view, taken, publish_at: None }
+        Self {
+            reconciler,
+            inbox: Inbox::new(events),
+            requests,
+            orders,
+            view,
+            taken: Vec::new(),
+            askers: Vec::new(),
+            given_up: 0,
+            publish_at: None,
+        }
     }
 
     /// Runs until `stop`, or until nobody can send events any more. Leaves the kernel as it is.
     ///
     /// Blocks its thread while it works on the kernel: run it on one of its own, see [`spawn`].
     pub async fn run(mut self, stop: CancellationToken) {
-        self.publish();
+        if let Some(view) = self.reconciler.view(Instant::now(), &mut || false) {
+            self.view.send_replace(Arc::new(view));
+        }
         loop {
             let now = Instant::now();
             let wake = self.wake(now);
@@ -96,9 +114,10 @@ impl<N: Node> Runtime<N> {
             if self.reconciler.step(&mut self.inbox, now) {
                 self.put_publication_off(now);
             }
-            if self.publish_at.is_some_and(|(at, _)| at <= now) && !self.reconciler.is_dirty(now) {
-                self.publish();
+            while let Ok(request) = self.requests.try_recv() {
+                self.answer(request);
             }
+            self.show(now);
             self.answer_orders(Instant::now());
         }
     }
@@ -141,20 +160,36 @@ impl<N: Node> Runtime<N> {
         self.publish_at = Some((latest.min(now + PUBLISH_DELAY), latest));
     }
 
-    fn publish(&mut self) {
-        self.publish_at = None;
-        self.view.send_replace(Arc::new(self.reconciler.view(Instant::now())));
+    /// Makes the view for those who have asked, and when one is due. A death or a failure that comes
+    /// meanwhile goes first: a view of all backends may take tens of milliseconds.
+    fn show(&mut self, now: Instant) {
+        let is_due = self.publish_at.is_some_and(|(at, _)| at <= now);
+        if self.askers.is_empty() && (!is_due || self.reconciler.is_dirty(now)) {
+            return;
+        }
+        let gives_up = self.given_up < GIVEN_UP_MAX;
+        let inbox = &mut self.inbox;
+        let mut is_urgent = || gives_up && inbox.has_bad_news();
+        let view = if self.askers.is_empty() {
+            self.reconciler.view(now, &mut is_urgent)
+        } else {
+            self.reconciler.fresh_view(now, &mut is_urgent)
+        };
+        let Some(view) = view.map(Arc::new) else {
+            self.given_up += 1;
+            return;
+        };
+        (self.given_up, self.publish_at) = (0, None);
+        self.view.send_replace(Arc::clone(&view));
+        for asker in self.askers.drain(..) {
+            asker.send(Arc::clone(&view)).ok();
+        }
     }
 
     /// Whoever asked may have gone away meanwhile.
     fn answer(&mut self, request: Request) {
         match request {
-            Request::View(answer) => {
-                let view = Arc::new(self.reconciler.fresh_view(Instant::now()));
-                self.publish_at = None;
-                self.view.send_replace(Arc::clone(&view));
-                answer.send(view).ok();
-            }
+            Request::View(asker) => self.askers.push(asker),
             Request::Explain(query, answer) => {
                 let result = self.reconciler.node_mut().explain(&query);
                 answer.send(result.map_err(|error| error.to_string())).ok();

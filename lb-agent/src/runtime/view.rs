@@ -50,19 +50,26 @@ pub(super) struct Parts<'a> {
     pub(super) now_ms: u64,
 }
 
-/// The view of all parts. The uptime and who asks for names are the server's to say.
-pub(super) fn build(parts: &Parts<'_>) -> View {
+/// Asked now and then whether there is something that cannot wait for a view to be made.
+pub(super) type IsUrgent<'a> = &'a mut dyn FnMut() -> bool;
+
+/// The view of all parts; none if something turned out to be more urgent. The uptime and who asks for
+/// names are the server's to say.
+pub(super) fn build(parts: &Parts<'_>, is_urgent: IsUrgent<'_>) -> Option<View> {
     let sources = Sources::of_all(parts.ledger);
     let numbers = Numbers::of(parts.kernel);
     let (mut services, mut backends) = (Vec::new(), Vec::new());
     for service in parts.snapshot.services.values() {
+        if is_urgent() {
+            return None;
+        }
         let members = backends.len();
         let sources = sources.of(&service.name);
         let view = |backend| backend_view(service, backend, parts, &numbers, sources);
         backends.extend(service.backends.iter().map(view));
         services.push(service_view(service, &backends[members..], parts, &numbers, sources));
     }
-    View {
+    Some(View {
         vips: vip_views(parts, &services),
         policies: parts.snapshot.services.values().map(|it| policy_of(it)).collect(),
         backends,
@@ -86,7 +93,7 @@ pub(super) fn build(parts: &Parts<'_>) -> View {
         conflicts: parts.conflicts.clone(),
         callers: Arc::clone(&parts.callers),
         services,
-    }
+    })
 }
 
 /// Every sign, so that a rate is known from the first one on.

@@ -88,7 +88,29 @@ fn text() -> String {
         open_descriptors: Some(12),
         max_descriptors: Some(1024),
     };
-    render(&Told { view: &view(), uptime_seconds: 60, process })
+    whole(&Told { view: &view(), uptime_seconds: 60, process })
+}
+
+/// All parts.
+fn whole(told: &Told<'_>) -> String {
+    let mut text = String::new();
+    render(told, &mut |part| text += &part);
+    text
+}
+
+#[test]
+fn much_is_told_in_parts() {
+    let mut view = view();
+    let backend = view.backends[0].clone();
+    view.backends = vec![backend; 1000];
+    let told = Told { view: &view, uptime_seconds: 0, process: Process::default() };
+    let mut parts = Vec::new();
+    render(&told, &mut |part| parts.push(part));
+    assert!(parts.len() > 2, "{}", parts.len());
+    for part in &parts {
+        assert!(part.len() < PART_BYTES + 1024 && part.ends_with('\n'), "{}", part.len());
+    }
+    assert_eq!(parts.concat(), whole(&told));
 }
 
 #[test]
@@ -145,7 +167,7 @@ fn unknown_values_are_absent() {
     let mut view = view();
     view.backends[0].connections = None;
     view.backends[0].probe = None;
-    let text = render(&Told { view: &view, uptime_seconds: 0, process: Process::default() });
+    let text = whole(&Told { view: &view, uptime_seconds: 0, process: Process::default() });
     for name in ["lb_backend_connections", "lb_backend_probes_total", "process_open_fds"] {
         let samples = text.lines().filter(|line| line.starts_with(name)).count();
         assert_eq!(samples, 0, "{name}");

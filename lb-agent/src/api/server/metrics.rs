@@ -1,20 +1,26 @@
 //! `/metrics` for Prometheus, on an address of its own and nowhere by default.
 
-use std::{fs, io, net::SocketAddr};
+use std::{convert::Infallible, fs, io, net::SocketAddr};
 
 use anyhow::Context as _;
 use axum::{
     Router,
+    body::Body,
     extract::State,
     http::{StatusCode, header},
     response::{IntoResponse as _, Response},
     routing::get,
 };
+use futures_util::stream::poll_fn;
 use nix::{
     sys::resource::{Resource, UsageWho, getrlimit, getrusage},
     sys::time::TimeValLike as _,
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    task::spawn_blocking,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{Accept, Refused, Source, serve_all};
@@ -22,6 +28,8 @@ use crate::api::metrics::{self, Process, Told};
 
 /// Connections served at once: Prometheus needs one.
 const CONNECTIONS_MAX: usize = 8;
+/// Parts of a text that wait for a client to read.
+const PARTS_WAITING_MAX: usize = 2;
 
 /// A server of metrics, listening; nobody is served before [`MetricsServer::run`].
 #[derive(Debug)]
@@ -68,13 +76,17 @@ impl Accept for MetricsServer {
 
 async fn metrics(State(source): State<Source>) -> Result<Response, Refused> {
     let view = source.fresh_view().await?;
-    let text = metrics::render(&Told {
-        view: &view,
-        uptime_seconds: source.started.elapsed().as_secs(),
-        process: process(),
+    let uptime_seconds = source.started.elapsed().as_secs();
+    let (sender, mut parts) = mpsc::channel(PARTS_WAITING_MAX);
+    // Not where events are handled; a client that reads slowly, or not at all, holds up nobody else.
+    spawn_blocking(move || {
+        let told = Told { view: &view, uptime_seconds, process: process() };
+        // Who has gone away gets nothing more.
+        metrics::render(&told, &mut |part| drop(sender.blocking_send(Ok::<_, Infallible>(part))));
     });
     let content_type = [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)];
-    Ok((content_type, text).into_response())
+    let body = Body::from_stream(poll_fn(move |context| parts.poll_recv(context)));
+    Ok((content_type, body).into_response())
 }
 
 /// The agent as the kernel sees it.

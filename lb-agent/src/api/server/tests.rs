@@ -10,7 +10,7 @@ use super::*;
 use crate::{
     api::{
         client::{Client, ClientError},
-        types::{BackendCountsView, ServiceView, ServingState, StatusView},
+        types::{BackendCountsView, ServiceDetail, ServiceView, ServingState, StatusView},
     },
     model::ServiceName,
 };

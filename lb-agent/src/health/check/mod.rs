@@ -36,13 +36,20 @@ pub trait Containers: Send + Sync + 'static {
 
 /// Runs commands in containers.
 pub trait RunInContainer: Send + Sync + 'static {
-    /// Runs a command to its end, or ends it when `timeout` has passed.
+    /// Runs a command to its end, or ends it, with all that it has started, when `timeout` has passed
+    /// since its turn came. It waits for its turn no longer than [`patience`].
     fn run<'a>(
         &'a self,
         instance: &'a str,
         argv: &'a [String],
         timeout: Duration,
     ) -> BoxFuture<'a, Result<Exited, RunError>>;
+}
+
+/// Longest time that a command with this timeout waits for others before it is run.
+#[must_use]
+pub fn patience(timeout: Duration) -> Duration {
+    timeout / 2
 }
 
 /// How a command ended.

@@ -1,7 +1,7 @@
 //! Runs commands in containers by Docker's exec.
 //!
-//! A command that does not end in time is killed: Docker would let it run for ever, and the next
-//! probe would add another one.
+//! A command that does not end in time is killed with all that it has started: Docker would let it run
+//! for ever, and the next probe would add another one.
 
 use std::{
     collections::HashMap,
@@ -22,8 +22,8 @@ use tokio::{
 
 use super::api;
 use crate::{
-    health::check::{Exited, RunError, RunInContainer},
-    netlink::Process,
+    health::check::{Exited, RunError, RunInContainer, patience},
+    netlink::end_session,
 };
 
 /// Commands under way at once: each of them costs Docker and the node some tens of milliseconds.
@@ -162,13 +162,14 @@ impl Commands {
         let Ok(Ok(looked)) = timeout_at(limit, client.inspect_exec(exec)).await else {
             return;
         };
-        let pid = looked.pid.and_then(|pid| u32::try_from(pid).ok());
-        let Some(pid) = pid.filter(|_| looked.running == Some(true)) else { return };
-        // The number may have gone to another process; the handle that follows cannot.
-        let Ok(process) = Process::open(pid) else { return };
-        if process.is_in_control_group_of(container).unwrap_or(false)
-            && let Err(error) = process.kill()
-        {
+        // It may have ended, and what it has started in the background not.
+        let Some(pid) = looked.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0)
+        else {
+            return;
+        };
+        let group = container.to_owned();
+        let ended = tokio::task::spawn_blocking(move || end_session(pid, &group)).await;
+        if let Ok(Err(error)) = ended {
             tracing::warn!(container, pid, %error, "cannot end a probe's command");
         }
     }
@@ -182,10 +183,10 @@ impl RunInContainer for Commands {
         timeout: Duration,
     ) -> BoxFuture<'a, Result<Exited, RunError>> {
         Box::pin(async move {
-            let deadline = Instant::now() + timeout;
             // Who waits for others has not failed.
-            let patience = Instant::now() + timeout / 2;
-            let turn = self.turns.take(instance, patience).await.map_err(RunError::NotRun)?;
+            let limit = Instant::now() + patience(timeout);
+            let turn = self.turns.take(instance, limit).await.map_err(RunError::NotRun)?;
+            let deadline = Instant::now() + timeout;
             let container = super::container_of(instance).to_owned();
             let (this, argv) = (self.clone(), argv.to_vec());
             // Whoever gives up waiting must not keep the command from being ended.

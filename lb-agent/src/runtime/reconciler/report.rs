@@ -9,7 +9,7 @@ use crate::{
     api::types::{RefusalView, RefusedBy, View},
     health::HealthView,
     model::Refusal,
-    runtime::{connections::Connections, history::Present, pressure},
+    runtime::{connections::Connections, history::Present, pressure, view::IsUrgent},
 };
 
 impl<N: Node> Reconciler<N> {
@@ -35,8 +35,12 @@ impl<N: Node> Reconciler<N> {
         }
     }
 
-    /// The view with the counters of this moment.
-    pub(in crate::runtime) fn fresh_view(&mut self, now: Instant) -> View {
+    /// The view with the counters of this moment; none if something turned out to be more urgent.
+    pub(in crate::runtime) fn fresh_view(
+        &mut self,
+        now: Instant,
+        is_urgent: IsUrgent<'_>,
+    ) -> Option<View> {
         if self.counters_age_out <= now {
             self.counters_age_out = now + COUNTERS_AGE_MAX;
             let numbers: Vec<u32> = self.mirror.backends.keys().copied().collect();
@@ -46,17 +50,21 @@ impl<N: Node> Reconciler<N> {
             }
         }
         self.connections.ask(&self.snapshot, &self.mirror);
-        self.view(now)
+        self.view(now, is_urgent)
     }
 
     /// The view with the counters of the latest [`Self::fresh_view`].
-    pub(in crate::runtime) fn view(&mut self, now: Instant) -> View {
+    pub(in crate::runtime) fn view(
+        &mut self,
+        now: Instant,
+        is_urgent: IsUrgent<'_>,
+    ) -> Option<View> {
         self.shares.update(&self.mirror);
         let retry_in = self.backoff.due().map(|at| at.saturating_duration_since(now));
         let reconcile = self.progress.view(self.failures.len(), retry_in);
         let refusals = self.refusals();
         let sockets = self.sockets_view();
-        view::build(&view::Parts {
+        let parts = view::Parts {
             ledger: &self.ledger,
             health: &self.health,
             balancers: &self.balancers,
@@ -74,7 +82,8 @@ impl<N: Node> Reconciler<N> {
             lifecycle: &self.lifecycle,
             conflicts: self.history.conflicts(&self.snapshot),
             now_ms: self.milliseconds(now),
-        })
+        };
+        view::build(&parts, is_urgent)
     }
 
     pub(super) fn milliseconds(&self, now: Instant) -> u64 {

@@ -64,6 +64,8 @@ pub(super) struct NodeState {
     pub(super) refused_ticks: BTreeMap<u32, u32>,
     /// What it heard of veths, and what was done with them.
     pub(super) heard: Vec<String>,
+    /// Called when a view is made.
+    pub(super) on_view: Option<Box<dyn FnMut() + Send>>,
     /// What was set last.
     pub(super) socket_tables: SocketTables,
 }
@@ -193,6 +195,9 @@ impl Node for FakeNode {
     }
 
     fn fronts(&mut self) -> Vec<FrontView> {
+        if let Some(on_view) = &mut self.lock().on_view {
+            on_view();
+        }
         Vec::new()
     }
 

@@ -7,6 +7,7 @@ mod lifecycle;
 mod partial;
 mod scale;
 mod steering;
+mod views;
 
 use std::{
     sync::{

@@ -18,7 +18,7 @@ use lb_tests::{World, container::PORT, eastwest::Scene};
 use super::{
     PathOptions, Row,
     figures::{self, Client},
-    print,
+    in_turn, print,
     proxies::{self, Proxy},
 };
 
@@ -35,21 +35,28 @@ pub(super) fn run(options: &PathOptions) -> Result<()> {
     scene.agent.lbctl("backend disable web-2")?;
     scene.agent.wait_backends(&["web-1"])?;
 
-    let mut rows = vec![Row::new("direct", server), Row::new("VIP", scene.target())];
+    let backend = SocketAddr::new(scene.webs[0].address()?, PORT);
+    // The second row says how far the machine's noise reaches; the third, what the programs at the
+    // interface of a backend cost those who do not call the VIP.
+    let mut rows = vec![
+        Row::new("direct", server),
+        Row::new("direct again", server),
+        Row::new("direct, a backend", backend),
+        Row::new("VIP", scene.target()),
+    ];
     match Proxy::start(proxies::ALL[0], world, server) {
-        Ok(proxy) => rows.push(Row { proxy: Some(proxy), ..Row::new("HAProxy between", server) }),
+        Ok(proxy) => {
+            let target = proxy.listens_at();
+            rows.push(Row { proxy: Some(proxy), ..Row::new("HAProxy between", target) });
+        }
         Err(error) => println!("no row for HAProxy: {error:#}"),
-    }
-    if let Some(row) = rows.get_mut(2)
-        && let Some(proxy) = &row.proxy
-    {
-        row.target = proxy.listens_at();
     }
     let command = |program: &str| scene.callers.in_container(&scene.client, program);
     let client = Client { command: &command, datagrams: None };
     for round in 0..=options.rounds {
-        for row in &mut rows {
-            let server = if row.target == scene.target() { &scene.webs[0] } else { &plain };
+        for row in in_turn(&mut rows, round) {
+            let is_backend = [scene.target(), backend].contains(&row.target);
+            let server = if is_backend { &scene.webs[0] } else { &plain };
             let pids = [server.pid().ok(), row.proxy.as_ref().map(Proxy::pid)];
             let pids: Vec<i32> = pids.into_iter().flatten().collect();
             let figures = figures::take(&client, row.target, options, &script, &pids)

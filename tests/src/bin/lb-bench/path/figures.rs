@@ -56,9 +56,9 @@ pub(crate) const COLUMNS: [Column; 9] = [
     Column { name: "datagrams/s", digits: 0, value: |it| it.datagrams },
 ];
 
-/// The median of a column.
-pub(crate) fn median(figures: &[Figures], value: fn(&Figures) -> f64) -> f64 {
-    let mut samples: Vec<f64> = figures.iter().map(value).collect();
+/// The median.
+pub(crate) fn median(samples: impl Iterator<Item = f64>) -> f64 {
+    let mut samples: Vec<f64> = samples.collect();
     samples.sort_by(f64::total_cmp);
     samples.get(samples.len() / 2).copied().unwrap_or(f64::NAN)
 }

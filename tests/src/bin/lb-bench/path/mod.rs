@@ -92,7 +92,7 @@ fn north_south(options: &PathOptions) -> Result<()> {
     rows.push(row("lb", world.front()));
 
     for round in 0..=options.rounds {
-        for row in &mut rows {
+        for row in in_turn(&mut rows, round) {
             prepare(&world, row.is_nftables, address)?;
             let carries_udp = row.proxy.as_ref().is_none_or(Proxy::carries_udp);
             let server = if row.target == world.front() { &container } else { &plain };
@@ -132,25 +132,34 @@ fn prepare(world: &World, is_nftables: bool, container: IpAddr) -> Result<()> {
     Ok(())
 }
 
+/// The rows, each round from another one on: what comes after a row must not always be the same.
+fn in_turn(rows: &mut [Row], round: u32) -> impl Iterator<Item = &mut Row> {
+    let first = round as usize % rows.len();
+    let (before, from) = rows.split_at_mut(first);
+    from.iter_mut().chain(before)
+}
+
 fn print(rows: &[Row], options: &PathOptions) {
     println!(
-        "medians of {} interleaved rounds, in brackets the ratio to the first row",
+        "medians of {} interleaved rounds, in brackets the median of each round's ratio to the first row",
         options.rounds
     );
-    print!("{:<16}", "way");
+    print!("{:<17}", "way");
     for column in figures::COLUMNS {
         print!(" {:>17}", column.name);
     }
     println!();
     for row in rows {
-        print!("{:<16}", row.name);
+        print!("{:<17}", row.name);
         for column in figures::COLUMNS {
-            let base = figures::median(&rows[0].figures, column.value);
-            let value = figures::median(&row.figures, column.value);
+            let value = figures::median(row.figures.iter().map(column.value));
+            let pairs = row.figures.iter().zip(&rows[0].figures);
+            let ratio = pairs.map(|(own, first)| (column.value)(own) / (column.value)(first));
+            let ratio = figures::median(ratio);
             let text = if value.is_nan() {
                 "-".to_owned()
             } else {
-                format!("{value:.*} [{:.2}]", column.digits, value / base)
+                format!("{value:.*} [{ratio:.2}]", column.digits)
             };
             print!(" {text:>17}");
         }

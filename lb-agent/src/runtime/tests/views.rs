@@ -1,0 +1,50 @@
+//! Views, and what is more urgent than they are.
+
+use super::{
+    bed::{Bed, addresses, container},
+    *,
+};
+use crate::runtime::Event;
+
+/// Two containers of one service, and a way to tell of deaths while a view is being made.
+async fn two() -> (Bed, impl Fn(&'static str) + Send + Clone + 'static) {
+    let bed = Bed::new(KernelState::default());
+    bed.claims("file", &[]).await;
+    bed.claims("docker", &[container(1, 1), container(1, 2)]).await;
+    bed.wait(10 * SECOND).await;
+    let events = bed.events.clone();
+    let die = move |instance: &'static str| {
+        let instance = instance.to_owned();
+        let event = Event::from(ProviderEvent::Gone { provider: "docker", instance });
+        events.try_send(event).expect("room");
+    };
+    (bed, die)
+}
+
+#[tokio::test(start_paused = true)]
+async fn death_goes_before_a_view_that_is_being_made() {
+    let (bed, die) = two().await;
+    let mut is_first = true;
+    bed.node().on_view = Some(Box::new(move || {
+        if std::mem::take(&mut is_first) {
+            die("c1");
+        }
+    }));
+    let view = bed.view().await;
+    assert_eq!(bed.served(1), addresses(&[2]));
+    let first = view.backends.iter().find(|backend| backend.address == address(1));
+    let state = first.map_or_else(|| "none".to_owned(), |backend| backend.state.to_string());
+    assert_ne!(state, "healthy", "the view is of what is in force");
+}
+
+#[tokio::test(start_paused = true)]
+async fn deaths_without_end_do_not_keep_a_view_back() {
+    let (bed, die) = two().await;
+    bed.node().on_view = Some(Box::new(move || die("another")));
+    let view = bed.view().await;
+    assert_eq!(view.backends.len(), 2);
+    // The same for the one that nobody has asked for.
+    bed.gone("c1").await;
+    bed.wait(5 * SECOND).await;
+    assert_eq!(bed.served(1), addresses(&[2]));
+}
