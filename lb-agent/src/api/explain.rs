@@ -432,9 +432,7 @@ impl Step {
                 ("reach".to_owned(), reach_words(of, *slots, *preferred, *others))
             }
             Self::Network { backend, network, is_reached } => {
-                let network = network.as_deref().unwrap_or("the routing table");
-                let reached = if *is_reached { "reached" } else { "not reached" };
-                ("network".to_owned(), format!("{backend} by {network}: {reached}"))
+                ("network".to_owned(), network_words(backend, network.as_deref(), *is_reached))
             }
             Self::ReplyRecord { table, record: reply } => {
                 (table.clone(), reply.as_ref().map_or_else(none, ReplyView::words))
@@ -444,6 +442,11 @@ impl Step {
             }
         }
     }
+}
+
+fn network_words(backend: &BackendName, network: Option<&str>, is_reached: bool) -> String {
+    let network = network.unwrap_or("the routing table");
+    format!("{backend} by {network}: {}", if is_reached { "reached" } else { "not reached" })
 }
 
 fn reach_words(of: &str, slots: u32, preferred: u32, others: u32) -> String {

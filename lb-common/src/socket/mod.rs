@@ -12,6 +12,8 @@ pub mod host;
 mod peers;
 mod reach;
 #[cfg(test)]
+mod reach_tests;
+#[cfg(test)]
 mod tests;
 mod trace;
 

@@ -3,35 +3,35 @@
 use std::{collections::HashMap, net::IpAddr, vec, vec::Vec};
 
 use super::{
-    ATTEMPTS, Call, Decision, REFUSED, SCAN, TIMED_OUT, UNREACHABLE, decide, find,
+    ATTEMPTS, Call, Decision, REFUSED, TIMED_OUT, UNREACHABLE, decide, find,
     host::HostSocketTables, is_behind, place_for, sender, socket_hash, translate_back,
 };
 use crate::{
     abi::{
-        BackendV4, BackendV6, CLASS_ALL, CLIENT_CONTAINER, CLIENT_NODE, ClassNetwork, Client,
-        DropReason, FAMILY_V4, FRONTEND_DROPS, Frontend, FrontendState, NetAddr6, NetU16, NetU32,
-        PATH_LOCAL, PATH_ROUTED, PROTOCOL_ANY, PROTOCOL_TCP, PROTOCOL_UDP, ReachEntry, ReachKey,
-        RingDescriptor, SCOPE_FRONT, SCOPE_HAS_SLOTS, SCOPE_SECOND_HALF, SOCKET_PEERS,
-        ServiceScope, Slot, SocketPeer, SocketPeers, TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS,
-        VISIBLE_TO_CONTAINERS, VISIBLE_TO_NETWORKS, VISIBLE_TO_NOBODY, VISIBLE_TO_NODE, Verdict,
-        affinity_flags, ring_number,
+        BackendV4, BackendV6, CLIENT_CONTAINER, CLIENT_NODE, ClassNetwork, Client, DropReason,
+        FAMILY_V4, FRONTEND_DROPS, Frontend, FrontendState, NetAddr6, NetU16, NetU32, PATH_LOCAL,
+        PATH_ROUTED, PROTOCOL_ANY, PROTOCOL_TCP, PROTOCOL_UDP, ReachEntry, ReachKey,
+        RingDescriptor, SCOPE_FRONT, SCOPE_SECOND_HALF, SOCKET_PEERS, ServiceScope, Slot,
+        SocketPeer, SocketPeers, TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS, VISIBLE_TO_CONTAINERS,
+        VISIBLE_TO_NETWORKS, VISIBLE_TO_NOBODY, VISIBLE_TO_NODE, Verdict, affinity_flags,
+        ring_number,
     },
     engine::Family,
 };
 
-const SERVICE: u32 = 3;
-const RING_SIZE: u32 = 1021;
-const NODE: u64 = 1;
-const FRONT_CONTAINER: u64 = 100;
-const BACK_CONTAINER: u64 = 101;
+pub(super) const SERVICE: u32 = 3;
+pub(super) const RING_SIZE: u32 = 1021;
+pub(super) const NODE: u64 = 1;
+pub(super) const FRONT_CONTAINER: u64 = 100;
+pub(super) const BACK_CONTAINER: u64 = 101;
 const STRANGER: u64 = 999;
-const FRONT_NET: u64 = 0xf;
-const BACK_NET: u64 = 0xb;
-const ALL: u8 = TAKES_NEW | TAKES_OLD | TAKES_OLD_DATAGRAMS;
-const EVERYBODY: u32 = VISIBLE_TO_NODE | VISIBLE_TO_CONTAINERS;
+pub(super) const FRONT_NET: u64 = 0xf;
+pub(super) const BACK_NET: u64 = 0xb;
+pub(super) const ALL: u8 = TAKES_NEW | TAKES_OLD | TAKES_OLD_DATAGRAMS;
+pub(super) const EVERYBODY: u32 = VISIBLE_TO_NODE | VISIBLE_TO_CONTAINERS;
 
 /// A family with a VIP and addresses for backends.
-trait Sample: Family + Into<IpAddr> {
+pub(super) trait Sample: Family + Into<IpAddr> {
     fn vip() -> Self;
     fn other() -> Self;
     fn backend_record(number: u32, path: u8, state: u8, port: u16) -> Self::BackendRecord;
@@ -89,16 +89,16 @@ fn on(class: u64, network: u64) -> ClassNetwork {
     ClassNetwork { class, network }
 }
 
-fn entries(family: u32, numbers: &[u32]) -> Vec<ReachEntry> {
+pub(super) fn entries(family: u32, numbers: &[u32]) -> Vec<ReachEntry> {
     numbers.iter().map(|number| ReachEntry::new(SERVICE, family, *number, 5)).collect()
 }
 
-fn key(class: u64, family: u32) -> ReachKey {
+pub(super) fn key(class: u64, family: u32) -> ReachKey {
     ReachKey { class, service: SERVICE, family }
 }
 
 /// Backends 1 to 3, in turns in the ring; 1 and 2 are containers on the network of those in front.
-fn tables<A: Sample>() -> HostSocketTables<A> {
+pub(super) fn tables<A: Sample>() -> HostSocketTables<A> {
     let mut tables = HostSocketTables::<A>::default();
     for number in 1..=3 {
         let path = if number == 3 { PATH_ROUTED } else { PATH_LOCAL };
@@ -129,7 +129,7 @@ fn tables<A: Sample>() -> HostSocketTables<A> {
     tables
 }
 
-fn call<A: Sample>(client: u64) -> Call<A> {
+pub(super) fn call<A: Sample>(client: u64) -> Call<A> {
     Call {
         vip: A::vip(),
         port: NetU16::new(80),
@@ -317,121 +317,6 @@ fn a_service_that_drops_lets_its_clients_time_out_at_once() {
     assert_eq!(decide(&tables, &call(NODE), None).errno, TIMED_OUT);
     let wrong = Call { port: NetU16::new(81), ..call(NODE) };
     assert_eq!(decide(&tables, &wrong, None).errno, TIMED_OUT);
-}
-
-/// The service of [`tables`] with 100 backends, of which only the last is on the network of those
-/// behind, and on this node.
-fn scattered<A: Sample>() -> HostSocketTables<A> {
-    let mut tables = tables::<A>();
-    for number in 1..=100 {
-        let path = if number == 100 { PATH_LOCAL } else { PATH_ROUTED };
-        tables.packets.backends.insert(number, A::backend_record(number, path, ALL, 8080));
-        tables.networks.insert(number, if number == 100 { BACK_NET } else { FRONT_NET });
-    }
-    tables.packets.slots = (0..RING_SIZE).map(|slot| Slot::plain(1 + slot % 100)).collect();
-    tables
-}
-
-fn served_by<A: Sample>(tables: &HostSocketTables<A>, call: Call<A>) -> Vec<u32> {
-    let decide = |slot: u32| {
-        let hash = ((u64::from(slot) << 32 | 1 << 31) / u64::from(RING_SIZE)) as u32;
-        decide(tables, &Call { hash, ..call }, None)
-    };
-    let mut backends: Vec<u32> = (0..RING_SIZE).map(|slot| decide(slot).backend).collect();
-    backends.sort_unstable();
-    backends.dedup();
-    backends
-}
-
-fn the_only_one_that_is_reached<A: Sample>() {
-    // Eight slots of a hundred backends are not enough.
-    let mut tables = scattered::<A>();
-    assert!(served_by(&tables, call(BACK_CONTAINER)).contains(&0));
-    // The members are.
-    let all: Vec<u32> = (60..=100).collect();
-    tables.put_reach(key(CLASS_ALL, A::NUMBER), [&[], &[], &entries(A::NUMBER, &all)]);
-    assert_eq!(served_by(&tables, call(BACK_CONTAINER)), [100]);
-    // So are slots of its own, of which others have none.
-    tables.reach_lists.clear();
-    let own = entries(A::NUMBER, &[100]);
-    tables.put_reach(key(BACK_CONTAINER, A::NUMBER), [&own, &[], &own]);
-    let scope = ServiceScope { flags: EVERYBODY | SCOPE_HAS_SLOTS, ..ServiceScope::default() };
-    tables.scopes.insert(SERVICE, scope);
-    assert_eq!(served_by(&tables, call(BACK_CONTAINER)), [100]);
-    let shares = served_by(&tables, call(FRONT_CONTAINER));
-    assert_eq!(shares, (1..100).collect::<Vec<_>>());
-}
-
-#[test]
-fn whoever_reaches_one_backend_of_many_is_always_led_there() {
-    the_only_one_that_is_reached::<NetU32>();
-    the_only_one_that_is_reached::<NetAddr6>();
-}
-
-#[test]
-fn the_last_backend_that_lives_is_found() {
-    let mut tables = scattered::<NetU32>();
-    tables.networks.clear();
-    let members: Vec<u32> = (1..=SCAN).collect();
-    for alive in [1, 2, 33, SCAN] {
-        for number in 1..=100 {
-            let state = if number == alive { ALL } else { 0 };
-            let record = NetU32::backend_record(number, PATH_LOCAL, state, 8080);
-            tables.packets.backends.insert(number, record);
-        }
-        for near in [0, 1, 33, SCAN as usize] {
-            let (near, far) = members.split_at(near);
-            let parts = [near, far].map(|part| entries(FAMILY_V4, part));
-            tables.put_reach(key(CLASS_ALL, FAMILY_V4), [&[], &parts[0], &parts[1]]);
-            assert_eq!(served_by(&tables, call(NODE)), [alive]);
-        }
-    }
-}
-
-#[test]
-fn who_is_preferred_is_taken_as_long_as_one_lives() {
-    let mut tables = scattered::<NetU32>();
-    tables.networks.clear();
-    let scope = ServiceScope { flags: EVERYBODY | SCOPE_HAS_SLOTS, ..ServiceScope::default() };
-    tables.scopes.insert(SERVICE, scope);
-    let others: Vec<u32> = (1..60).collect();
-    let parts = [&[99, 100, 100][..], &[99, 100], &others].map(|part| entries(FAMILY_V4, part));
-    tables.put_reach(key(CLASS_ALL, FAMILY_V4), [&parts[0], &parts[1], &parts[2]]);
-    let mut die = |numbers: &[u32]| {
-        for number in numbers {
-            let gone = NetU32::backend_record(*number, PATH_LOCAL, TAKES_OLD, 8080);
-            tables.packets.backends.insert(*number, gone);
-        }
-        served_by(&tables, call(FRONT_CONTAINER))
-    };
-    assert_eq!(die(&[]), [99, 100]);
-    assert_eq!(die(&[100]), [99]);
-    assert_eq!(die(&[99]), others);
-}
-
-#[test]
-fn entries_of_others_count_as_nothing() {
-    let mut tables = scattered::<NetU32>();
-    let put = |tables: &mut HostSocketTables<NetU32>, entry| {
-        tables.put_reach(key(BACK_CONTAINER, FAMILY_V4), [&[entry], &[entry], &[entry]]);
-        let scope = ServiceScope { flags: EVERYBODY | SCOPE_HAS_SLOTS, ..ServiceScope::default() };
-        tables.scopes.insert(SERVICE, scope);
-        let decision = decide(tables, &call(BACK_CONTAINER), None);
-        (decision.backend, decision.reason)
-    };
-    let entry = |service, family, generation| ReachEntry::new(service, family, 100, generation);
-    assert_eq!(put(&mut tables, entry(SERVICE, FAMILY_V4, 5)).0, 100);
-    // The last is a number that was given to another backend.
-    for other in [
-        entry(SERVICE + 1, FAMILY_V4, 5),
-        entry(SERVICE, 1, 5),
-        ReachEntry::default(),
-        entry(SERVICE, FAMILY_V4, 4),
-    ] {
-        assert_eq!(put(&mut tables, other), (0, DropReason::NoBackend));
-    }
-    tables.networks.insert(100, FRONT_NET);
-    assert_eq!(put(&mut tables, entry(SERVICE, FAMILY_V4, 5)), (0, DropReason::OtherNetwork));
 }
 
 #[test]
