@@ -40,9 +40,11 @@ pub(super) fn lists(
     tables: &SocketTables,
     routes_across: bool,
 ) -> BTreeMap<ReachKey, Reach> {
-    let numbers: HashIndex<u32> = kernel.services.iter().map(|(it, hash)| (*hash, *it)).collect();
-    let backends: HashIndex<u32> =
-        kernel.backends.iter().map(|(it, held)| (held.instance_hash, *it)).collect();
+    // Of doubles the smallest number, as the plan has it.
+    let services = kernel.services.iter().rev();
+    let numbers: HashIndex<u32> = services.map(|(it, hash)| (*hash, *it)).collect();
+    let held = kernel.backends.iter().rev();
+    let backends: HashIndex<u32> = held.map(|(it, held)| (held.instance_hash, *it)).collect();
     let is_container = |client: &&lb_common::abi::Client| client.kind == CLIENT_CONTAINER;
     let classes: BTreeSet<u64> = if routes_across {
         BTreeSet::new()

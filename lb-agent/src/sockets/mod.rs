@@ -175,8 +175,12 @@ pub fn wanted(
 /// What the kernel will hold of services and backends after a plan; `None`: what it holds now.
 #[must_use]
 pub fn ahead(kernel: &KernelState, actions: &[Action]) -> Option<KernelState> {
-    let leads_somewhere =
-        |it: &Action| matches!(it, Action::WriteService { .. } | Action::WriteBackend { .. });
+    let leads_somewhere = |it: &Action| {
+        matches!(
+            it,
+            Action::WriteService { .. } | Action::WriteBackend { .. } | Action::PutFrontend { .. }
+        )
+    };
     if !actions.iter().any(leads_somewhere) {
         return None;
     }
@@ -267,11 +271,12 @@ fn class_of<'a>(names: impl IntoIterator<Item = &'a str>) -> u64 {
 }
 
 fn scopes(snapshot: &Snapshot, kernel: &KernelState) -> BTreeMap<u32, ServiceScope> {
-    let numbers: HashIndex<u32> = kernel.services.iter().map(|(it, hash)| (*hash, *it)).collect();
-    let seen = snapshot.services.values().filter_map(|service| {
-        Some((*numbers.get(&plan::service_hash(&service.name))?, scope(&service.policy)))
-    });
-    seen.collect()
+    let wanted = snapshot.services.values();
+    let wanted: HashIndex<ServiceScope> =
+        wanted.map(|it| (plan::service_hash(&it.name), scope(&it.policy))).collect();
+    // After a failure a service may have two numbers for a while.
+    let held = kernel.services.iter();
+    held.filter_map(|(number, hash)| Some((*number, *wanted.get(hash)?))).collect()
 }
 
 /// Who may see a service of this policy.
