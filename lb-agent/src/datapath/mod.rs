@@ -27,6 +27,7 @@ mod options;
 mod pins;
 mod prerequisites;
 mod programs;
+mod reach;
 mod read;
 mod record_table;
 mod records;

@@ -283,6 +283,12 @@ impl Tables {
         self.backends_v4.load(number).is_some_and(|record| record.address.raw() != 0)
     }
 
+    /// Whether a backend takes nothing any more, or is none.
+    pub(super) fn is_gone(&self, number: u32) -> bool {
+        self.backends_v4.load(number).is_none_or(|record| record.state == 0)
+            && self.backends_v6.load(number).is_none_or(|record| record.state == 0)
+    }
+
     /// Rings that could be published.
     pub(super) fn ring_count() -> u32 {
         MAX_SERVICES * RINGS_PER_SERVICE

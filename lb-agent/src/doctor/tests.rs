@@ -54,6 +54,7 @@ fn running() -> Running {
                 caller("client", 70, "shop", "172.18.0.2"),
                 caller("web-1", 71, "shop", "172.18.0.3"),
             ],
+            isolated: Vec::new(),
             unreached: Vec::new(),
         },
         ..Running::default()

@@ -314,6 +314,7 @@ impl<N: Node> Reconciler<N> {
 
         let actions = self.protected(plan.actions);
         let planned = actions.len();
+        self.announce_to_sockets(&actions);
         let certain = self.certain_actions;
         let mut kernel =
             Interruptible { node: &mut self.node, inbox, executed: 0, certain, is_over: false };

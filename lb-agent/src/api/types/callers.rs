@@ -18,6 +18,9 @@ pub struct CallerList {
     pub is_complete: bool,
     /// Containers of this node, ordered by name.
     pub callers: Vec<CallerView>,
+    /// Networks whose containers do not reach one another (`icc=false`), by name.
+    #[serde(default)]
+    pub isolated: Vec<String>,
     /// Services that some of them do not reach.
     #[serde(default)]
     pub unreached: Vec<UnreachedView>,

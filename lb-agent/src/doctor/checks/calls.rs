@@ -226,6 +226,19 @@ pub(super) fn networks(facts: &Facts) -> Vec<Finding> {
                      `routes_across` in [cgroup] where the host's firewall lets them through"),
         );
     }
+    let isolated = &running.callers.isolated;
+    if !refused.is_empty() && !isolated.is_empty() {
+        let what = format!("containers do not reach one another: {}", some_of(isolated));
+        findings.push(
+            Finding::warning(check, what)
+                .because(
+                    "the networks are made with `icc=false`, so Docker drops what they send to \
+                          each other; their calls to backends there are refused, too",
+                )
+                .so("put backends and callers on another network, or `routes_across` in [cgroup] \
+                     where the host's firewall lets them through"),
+        );
+    }
     if !hidden.is_empty() {
         let what = format!("not visible, as the services wish: {}", some_of(&hidden));
         findings.push(Finding::ok(check, what));

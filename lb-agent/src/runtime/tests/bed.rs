@@ -92,6 +92,10 @@ impl Kernel for FakeNode {
         if let Action::AttachReply { ifindex } = action {
             node.heard.push(format!("attaches {ifindex}"));
         }
+        if let Action::PutFrontend { service, .. } = action {
+            // Who sees it is known before anybody is led there.
+            assert!(node.socket_tables.scopes.contains_key(service), "{action:?}");
+        }
         node.log.push(action.clone());
         node.kernel.execute(action)?;
         if !node.is_trusted {
@@ -123,6 +127,10 @@ fn check_consistent(kernel: &KernelState, action: &Action) {
 }
 
 impl Node for FakeNode {
+    fn routes_across(&self) -> bool {
+        false
+    }
+
     fn set_socket_tables(&mut self, tables: &SocketTables) -> Result<(), NodeError> {
         self.lock().socket_tables = tables.clone();
         Ok(())

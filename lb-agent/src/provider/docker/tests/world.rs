@@ -403,7 +403,12 @@ impl Engine for World {
         self.misbehave().await?;
         let is_internal = bridge == "br-inside";
         let name = bridge.trim_start_matches("br-").to_owned();
-        Ok(Some(BridgeNetwork { name, is_internal, is_hidden_v4: true, is_hidden_v6: false }))
+        Ok(Some(BridgeNetwork {
+            name,
+            is_internal,
+            is_hidden_v4: true,
+            ..BridgeNetwork::default()
+        }))
     }
 }
 
