@@ -132,7 +132,9 @@ pub fn translate_back(
     is_it.then_some((peer.vip, peer.vip_port))
 }
 
+/// Whether this is what is remembered of an address that is asked for.
 #[inline(always)]
-fn is_of(peer: &SocketPeer, family: u32, vip: NetAddr6, vip_port: NetU16) -> bool {
+#[must_use]
+pub fn is_of(peer: &SocketPeer, family: u32, vip: NetAddr6, vip_port: NetU16) -> bool {
     peer.family == family && peer.vip_port.raw() == vip_port.raw() && peer.vip.is_same(vip)
 }

@@ -8,7 +8,7 @@ use lb_common::{
         connected_to,
     },
     engine::wire::Address as _,
-    socket::{Call, Decision, find, is_behind, place_for, sender, translate_back},
+    socket::{Call, Decision, find, is_behind, is_of, place_for, sender, translate_back},
 };
 
 use super::address::{self, SocketFamily};
@@ -68,6 +68,18 @@ pub fn known<A: SocketFamily>(
     known: &mut SocketPeer,
 ) -> Known {
     const NOTHING: Known = Known { is_known: false, is_behind: false };
+    let vip = NetAddr6::from_raw(call.vip.words());
+    // SAFETY: as above.
+    let place = unsafe { CONNECTED.get_ptr_mut(ctx) };
+    if !place.is_null() {
+        // SAFETY: as above.
+        let peer: &SocketPeer = unsafe { &*place };
+        // The kernel takes answers of that backend alone.
+        if is_of(peer, A::NUMBER, vip, call.port) && peer.is_whole() {
+            *known = *peer;
+            return Known { is_known: true, is_behind: false };
+        }
+    }
     // SAFETY: as above.
     let place = unsafe { DATAGRAM_PEERS.get_ptr_mut(ctx) };
     if place.is_null() {
@@ -75,7 +87,7 @@ pub fn known<A: SocketFamily>(
     }
     // SAFETY: as above.
     let peers: &SocketPeers = unsafe { &*place };
-    let Some(peer) = find(peers, A::NUMBER, NetAddr6::from_raw(call.vip.words()), call.port) else {
+    let Some(peer) = find(peers, A::NUMBER, vip, call.port) else {
         return NOTHING;
     };
     *known = *peer;
