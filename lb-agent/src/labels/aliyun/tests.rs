@@ -271,10 +271,7 @@ proptest! {
         let probe = wishes.probe.expect("one that was meant, or what stands in for it");
         let is_meant = !matches!(probe.origin, Origin::Instead(_));
         prop_assert_eq!(is_meant, errors.is_empty());
-        if !is_meant {
-            // The backend's own port, at its own address.
-            prop_assert_eq!(probe.value, Some(ProbeKind::Tcp { port: None }));
-        } else {
+        if is_meant {
             let (_, rest) = url.trim().split_once("://").expect("a scheme");
             let authority = rest.split(['/', '?']).next().unwrap_or_default();
             let port = authority.strip_prefix("container").expect("the container");
@@ -282,6 +279,9 @@ proptest! {
                 port.is_empty() || port.strip_prefix(':').is_some_and(|it| it.parse::<u16>().is_ok()),
                 "{url}"
             );
+        } else {
+            // The backend's own port, at its own address.
+            prop_assert_eq!(probe.value, Some(ProbeKind::Tcp { port: None }));
         }
     }
 
