@@ -12,22 +12,8 @@ use crate::{
     model::{BackendPath, BackendState, ServiceName},
 };
 
-fn view() -> View {
-    let mut view = View::default();
-    let service = ServiceName("compose/shop/a\"b\\c\nd:80".to_owned());
-    view.services.push(ServiceView {
-        name: service.clone(),
-        frontends: Vec::new(),
-        protocols: Vec::new(),
-        ring_size: None,
-        replicas: Some(ReplicasView { expected: 3, present: 1 }),
-        backends: BackendCountsView { healthy: 1, ..BackendCountsView::default() },
-        state: ServingState::Panic,
-        source: "docker".to_owned(),
-        counters: BackendCountersView::default(),
-        connections: None,
-    });
-    view.backends.push(BackendView {
+fn backend(service: ServiceName) -> BackendView {
+    BackendView {
         number: Some(1),
         service,
         place: "1".to_owned(),
@@ -54,7 +40,25 @@ fn view() -> View {
         },
         connections: Some(5),
         source: String::new(),
+    }
+}
+
+fn view() -> View {
+    let mut view = View::default();
+    let service = ServiceName("compose/shop/a\"b\\c\nd:80".to_owned());
+    view.services.push(ServiceView {
+        name: service.clone(),
+        frontends: Vec::new(),
+        protocols: Vec::new(),
+        ring_size: None,
+        replicas: Some(ReplicasView { expected: 3, present: 1 }),
+        backends: BackendCountsView { healthy: 1, ..BackendCountsView::default() },
+        state: ServingState::Panic,
+        source: "docker".to_owned(),
+        counters: BackendCountersView::default(),
+        connections: None,
     });
+    view.backends.push(backend(service));
     view.status.version = "1.2.3".to_owned();
     view.status.abi_version = 2;
     view.status.drops = vec![DropView { reason: "no_backend".to_owned(), packets: 7 }];
