@@ -11,6 +11,8 @@ pub mod arbiter;
 pub mod config;
 #[cfg(feature = "agent")]
 pub mod datapath;
+#[cfg(all(test, feature = "agent"))]
+mod dead_socket;
 pub mod doctor;
 #[cfg(feature = "agent")]
 pub mod explain;
@@ -21,11 +23,15 @@ pub mod health;
 #[cfg(feature = "agent")]
 pub mod journal;
 #[cfg(feature = "agent")]
+mod kept;
+#[cfg(feature = "agent")]
 pub mod labels;
 #[cfg(feature = "agent")]
 pub mod lifecycle;
 #[cfg(feature = "agent")]
 pub mod maglev;
+#[cfg(all(test, feature = "agent"))]
+mod mangle;
 pub mod model;
 #[cfg(feature = "agent")]
 pub mod names;

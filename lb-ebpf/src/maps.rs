@@ -2,28 +2,30 @@
 
 use aya_ebpf::{
     Global,
-    bindings::BPF_F_MMAPABLE,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage},
     macros::btf_map,
 };
 use lb_common::{
     abi::{
-        BackendCounters, BackendIdentity, BackendV4, BackendV6, Client, DEFAULT_HALF_OPEN_RECORDS,
-        DEFAULT_RECORDS, DEFAULT_RING_SLOTS, DROP_REASON_SLOTS, FRONTEND_BUCKETS, FRONTEND_WAYS,
-        FRONTEND_WORDS_V4, FRONTEND_WORDS_V6, FlowInsertions, FlowKeyV4, FlowKeyV6, FlowRecord,
-        FlowRoom, FragmentKeyV4, FragmentKeyV6, FragmentRecordV4, FragmentRecordV6, HOOK_COUNT,
-        HalfOpenRate, MAX_BACKENDS, MAX_CLIENTS, MAX_CONNECTED_DATAGRAMS, MAX_FRAGMENTED,
-        MAX_LOCAL, MAX_SERVICES, MAX_XDP_IFINDEX, Meta, NetAddr6, NetU32, OBSERVATIONS_BYTES,
-        Observation, PORT_LIST_RANGES, PORT_LISTS, RINGS_PER_SERVICE, Refusals, ReplyDefaultKeyV4,
-        ReplyDefaultKeyV6, ReplyDefaultV4, ReplyDefaultV6, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4,
-        ReplyRecordV6, ServiceIdentity, ServiceScope, SocketPeer, SocketPeers, TRACE_BYTES,
-        TRACE_FILTERS as FILTERS, TraceEvent, TraceFilter, TraceState, VERDICT_SLOTS,
-        VIP_FILTER_WORDS,
+        BackendCounters, BackendIdentity, BackendV4, BackendV6, ClassNetwork, Client,
+        DEFAULT_HALF_OPEN_RECORDS, DEFAULT_RECORDS, DEFAULT_RING_SLOTS, DROP_REASON_SLOTS,
+        FRONTEND_BUCKETS, FRONTEND_WAYS, FRONTEND_WORDS_V4, FRONTEND_WORDS_V6, FlowInsertions,
+        FlowKeyV4, FlowKeyV6, FlowRecord, FlowRoom, FragmentKeyV4, FragmentKeyV6, FragmentRecordV4,
+        FragmentRecordV6, HOOK_COUNT, HalfOpenRate, MAX_BACKENDS, MAX_CLASS_NETWORKS, MAX_CLIENTS,
+        MAX_CONNECTED_DATAGRAMS, MAX_FRAGMENTED, MAX_LOCAL, MAX_REACH_ENTRIES, MAX_REACH_LISTS,
+        MAX_SERVICES, MAX_XDP_IFINDEX, Meta, NetAddr6, NetU32, OBSERVATIONS_BYTES, Observation,
+        PORT_LIST_RANGES, PORT_LISTS, RINGS_PER_SERVICE, ReachKey, ReachList, Refusals,
+        ReplyDefaultKeyV4, ReplyDefaultKeyV6, ReplyDefaultV4, ReplyDefaultV6, ReplyKeyV4,
+        ReplyKeyV6, ReplyRecordV4, ReplyRecordV6, ServiceIdentity, ServiceScope, SocketPeer,
+        SocketPeers, TRACE_BYTES, TRACE_FILTERS as FILTERS, TraceEvent, TraceFilter, TraceState,
+        VERDICT_SLOTS, VIP_FILTER_WORDS,
     },
     engine::{Context, Decision, Family, answer::ANSWER_BUCKET_COUNT, wire::Headers},
 };
 
 pub const MAPPED: usize = BPF_F_MMAPABLE as usize;
+const UNALLOCATED: usize = BPF_F_NO_PREALLOC as usize;
 /// Backend 0 is "none".
 pub const BACKENDS: usize = MAX_BACKENDS as usize + 1;
 /// Two halves.
@@ -127,7 +129,21 @@ pub static TRACE_FILTERS: Array<TraceFilter, { FILTERS as usize }, MAPPED> = Arr
 pub static TRACE_STATE: PerCpuArray<TraceState, 1> = PerCpuArray::new();
 
 #[btf_map]
-pub static CLIENTS: HashMap<u64, Client, { MAX_CLIENTS as usize }> = HashMap::new();
+pub static CLIENTS: HashMap<u64, Client, { MAX_CLIENTS as usize }, UNALLOCATED> = HashMap::new();
+// Elements that nobody has made take no memory, and one that was taken out is not used for another key
+// while somebody may read it.
+#[btf_map]
+pub static CLASS_NETWORKS: HashMap<
+    ClassNetwork,
+    u64,
+    { MAX_CLASS_NETWORKS as usize },
+    UNALLOCATED,
+> = HashMap::new();
+#[btf_map]
+pub static REACH_LISTS: HashMap<ReachKey, ReachList, { MAX_REACH_LISTS as usize }, UNALLOCATED> =
+    HashMap::new();
+#[btf_map]
+pub static REACH_ENTRIES: Array<u64, { MAX_REACH_ENTRIES as usize }, MAPPED> = Array::new();
 #[btf_map]
 pub static SERVICE_SCOPES: Array<ServiceScope, { MAX_SERVICES as usize }, MAPPED> = Array::new();
 #[btf_map]

@@ -6,12 +6,15 @@
 //! | `lb_sendmsg4`, `lb_sendmsg6` | a datagram to an address | VIP -> backend |
 //! | `lb_recvmsg4`, `lb_recvmsg6` | the sender of a datagram | backend -> VIP |
 //! | `lb_getpeername4`, `lb_getpeername6` | `getpeername` | backend -> VIP |
+//! | `lb_sock_release` | the end of a socket | forgets it |
 //!
 //! Unlike those of packets these programs may be interrupted by another on their CPU, and on some
 //! kernels preempted, so they keep everything on their stack and count by atomic additions.
 
 mod address;
+mod choice;
 mod destination;
+mod release;
 mod storage;
 mod tell;
 
@@ -23,17 +26,18 @@ use aya_ebpf::{
 };
 use lb_common::{
     abi::{
-        Client, FAMILY_V4, FAMILY_V6, Frontend, META_TRACES, Meta, NetAddr6, NetU16, NetU32,
-        PROTOCOL_TCP, PROTOCOL_UDP, ServiceScope, SocketPeer, Verdict,
+        ClassNetwork, Client, FAMILY_V4, FAMILY_V6, Frontend, META_TRACES, Meta, NetAddr6, NetU16,
+        NetU32, PROTOCOL_TCP, PROTOCOL_UDP, ReachEntry, ReachKey, ReachList, ServiceScope,
+        SocketPeer, Verdict,
     },
-    socket::{Call, Decision, SocketTables, decide, socket_hash, tell_cookie},
+    socket::{Call, Decision, Membership, SocketTables, decide, socket_hash, tell_cookie},
 };
 
 use crate::{
     count,
     maps::{
-        BACKEND_NETWORKS, CLIENTS, COOKIE_ADDRESS, COOKIE_PORT, HAS_SET_RETVAL, ROUTES_ACROSS,
-        SERVICE_SCOPES,
+        BACKEND_NETWORKS, CLASS_NETWORKS, CLIENTS, COOKIE_ADDRESS, COOKIE_PORT, HAS_SET_RETVAL,
+        REACH_ENTRIES, REACH_LISTS, ROUTES_ACROSS, SERVICE_SCOPES,
     },
     socket::address::SocketFamily,
     tables::Maps,
@@ -66,6 +70,50 @@ impl<A: SocketFamily> SocketTables<A> for Maps {
     #[inline(always)]
     fn network(&self, backend: u32) -> u64 {
         BACKEND_NETWORKS.get(backend).copied().unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn reach_list(&self, key: &ReachKey) -> Option<ReachList> {
+        // SAFETY: as above.
+        unsafe { REACH_LISTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn reach_entry(&self, index: u32) -> ReachEntry {
+        ReachEntry::from_raw(REACH_ENTRIES.get(index).copied().unwrap_or(0))
+    }
+
+    #[inline(always)]
+    fn judge(&self, number: u32, generation: u64, class: u64) -> u32 {
+        A::judge(number, generation, class)
+    }
+
+    #[inline(always)]
+    fn pick(&self, ring: u32, has_slots: u32, class: u64, hash: u32) -> u64 {
+        A::pick(ring, has_slots, class, hash)
+    }
+
+    #[inline(always)]
+    fn judge_entry(&self, index: u32, service: u32, class: u64) -> u64 {
+        A::judge_entry(index, service, class)
+    }
+
+    #[inline(always)]
+    fn scan(&self, start: u32, count: u32, service: u32, class: u64, hash: u32) -> u64 {
+        A::scan(start, count, service, class, hash)
+    }
+
+    #[inline(always)]
+    fn fallback(&self, service: u32, class: u64, hash: u32) -> u64 {
+        A::fall_back(service, class, hash)
+    }
+}
+
+impl Membership for Maps {
+    #[inline(always)]
+    fn is_on(&self, class: u64, network: u64) -> bool {
+        // SAFETY: as above; nothing of the element is read.
+        unsafe { CLASS_NETWORKS.get(ClassNetwork { class, network }) }.is_some()
     }
 }
 
@@ -182,11 +230,13 @@ fn send<A: SocketFamily>(ctx: &SockAddrContext, asked: A, is_v6: bool) -> i32 {
     let socket = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     call.hash = socket_hash(meta.hash_seed, socket, call.port);
     let mut known = SocketPeer::default();
-    let is_known = storage::known(ctx, &call, &mut known);
+    let storage::Known { is_known, is_behind } = storage::known(ctx, &call, &mut known);
     let decision = decide(&Maps, &call, if is_known { Some(&known) } else { None });
     let action = match decision.verdict {
         Verdict::Deliver | Verdict::Route => {
-            if decision.is_new != 0 && !storage::remember_datagrams(ctx, &call, &decision) {
+            if (decision.is_new != 0 || is_behind)
+                && !storage::remember_datagrams(ctx, &call, &decision)
+            {
                 // Its answer would come from a stranger.
                 refuse(NO_MEMORY)
             } else {

@@ -31,6 +31,8 @@ pub struct AgentConfig {
     /// The cgroup whose processes' socket calls are balanced; `None`: nobody's. Never the root: that
     /// would be every process of the machine.
     pub cgroup: Option<PathBuf>,
+    /// More keys of `[cgroup]`.
+    pub cgroup_keys: String,
     /// Time between two full listings of Docker.
     pub resync_seconds: u32,
     /// Name and VIP.
@@ -51,6 +53,7 @@ impl AgentConfig {
             tc: "auto".to_owned(),
             docker: None,
             cgroup: None,
+            cgroup_keys: String::new(),
             resync_seconds: 2,
             balancers: Vec::new(),
             keys: String::new(),
@@ -73,7 +76,7 @@ impl AgentConfig {
         );
         let cgroup = self.cgroup.as_ref().map_or_else(
             || "enabled = false".to_owned(),
-            |path| format!("path = \"{}\"", path.display()),
+            |path| format!("path = \"{}\"\n{}", path.display(), self.cgroup_keys),
         );
         let balancer = |(name, vip): &(String, String)| {
             format!("[[balancer]]\nname = {name:?}\nvip = {vip:?}\n")

@@ -27,6 +27,8 @@ pub enum Fault {
     Refuse,
     /// `[]` for listings of containers; else as the daemon does.
     EmptyListing,
+    /// Nobody is told of events; else as the daemon does.
+    NoEvents,
     /// Networks are said not to masquerade; else as the daemon does.
     OpenNetworks,
     /// Something that is no HTTP.
@@ -126,6 +128,7 @@ impl Shared {
         let answer = match fault {
             Fault::None => return self.pass(client, &[]),
             Fault::EmptyListing => return self.filter(client),
+            Fault::NoEvents => return self.without_events(client),
             Fault::OpenNetworks => return self.open_networks(client),
             Fault::Refuse => return Ok(()),
             Fault::Silence => {
@@ -172,6 +175,16 @@ impl Shared {
         daemon.read_to_end(&mut answer)?;
         let [yes, no] = MASQUERADES;
         client.write_all(String::from_utf8_lossy(&answer).replace(yes, no).as_bytes())
+    }
+
+    /// One request: passed, on a connection of its own, unless it is for events.
+    fn without_events(&self, client: &UnixStream) -> io::Result<()> {
+        let head = String::from_utf8_lossy(&read_head(client)?).into_owned();
+        if head.contains("/events") {
+            return Ok(());
+        }
+        let closing = head.replacen("\r\n", "\r\nConnection: close\r\n", 1);
+        self.pass(client, closing.as_bytes())
     }
 
     /// One request: a listing is answered here, anything else passes, on a connection of its own.

@@ -229,3 +229,81 @@ fn a_service_from_the_file_works_without_docker() -> Result<()> {
     assert_eq!(services[0]["ring_size"], 1021);
     Ok(())
 }
+
+#[test]
+fn services_that_depend_on_each_other_are_told_and_served() -> Result<()> {
+    needs!(docker);
+    let world = World::docker()?;
+    world.start_webs(1)?;
+    let docker = world.docker_client()?;
+    // Service, what it depends on, port, what is said of it.
+    let services = [
+        ("api", "bill,db", 81, "circle, api -> bill -> cart -> api"),
+        ("bill", "cart", 82, ""),
+        ("cart", "web,api", 83, ""),
+        ("self", "self", 84, "depends on itself, self -> self"),
+        ("line", "api", 85, ""),
+    ];
+    for (name, depends, port, _) in services {
+        docker
+            .container(name)
+            .compose("shop", name, 1)
+            .label(LABEL, &format!("tcp://{BALANCER}:{port}"))
+            .label("aliyun.depends", depends)
+            .start()?;
+    }
+    let agent = world.start_agent(&world.config())?;
+    agent.wait_backends(&["web-1", "api", "bill", "cart", "self", "line"])?;
+    agent.wait_refusal(&["api", "aliyun.depends", services[0].3])?;
+    agent.wait_refusal(&["self", "aliyun.depends", services[3].3])?;
+    assert_eq!(agent.refusals()?.len(), 2, "one for each circle");
+    for (name, _, port, _) in services {
+        assert_eq!(world.client().fetch_one(vip(port))?.name, name);
+    }
+    // Whoever breaks the circle is not told any more.
+    docker.run("rm --force cart")?;
+    process::wait_for("the circle's end", std::time::Duration::from_secs(10), || {
+        let refusals = agent.refusals()?;
+        ensure!(refusals.len() == 1, "{refusals:?}");
+        Ok(())
+    })?;
+    world.client().fetch(world.front(), 20)?.check()?;
+    Ok(())
+}
+
+#[test]
+fn ten_thousand_labels_of_one_container_harm_nobody() -> Result<()> {
+    needs!(docker);
+    let world = World::docker()?;
+    let docker = world.docker_client()?;
+    let labels = world.directory().join("labels");
+    let line = |number: u32| match number % 4 {
+        0 => format!("lb.{number}.frontend=tcp://nobody:{number}\n"),
+        1 => format!("aliyun.lb.port_{number}=tcp://nobody:{number}\n"),
+        2 => format!("lb.{number}.wieght={}\n", "9".repeat(200)),
+        _ => format!("SERVICE_{number}_NAME={}\n", "$(reboot);".repeat(20)),
+    };
+    std::fs::write(&labels, (1..=10_000).map(line).collect::<String>())?;
+    let mut command = docker.command();
+    command.args(["run", "--detach", "--name", "many", "--label-file"]).arg(&labels);
+    // As long as an argument can be.
+    command.arg("--label").arg(format!("lb.weight={}", "9".repeat(120_000)));
+    command.arg("--env").arg(format!("SERVICE_TAGS={}", ",".repeat(120_000)));
+    run(command.args([IMAGE, "serve", "--port", "8080"]))?;
+    world.start_webs(1)?;
+    let mut config = world.config();
+    // So that variables are read, too.
+    config.extra = format!("[[registrator]]\nname = \"other\"\nfrontend = \"tcp://{}\"\n", vip(90));
+    let agent = world.start_agent(&config)?;
+    agent.wait_backends(&["web-1"])?;
+    agent.wait_refusal(&["many", "more refusals of its labels are not listed"])?;
+    let refusals = agent.refusals()?;
+    ensure!(refusals.len() < 1_000, "{} refusals", refusals.len());
+    ensure!(refusals.iter().all(|it| it.len() < 2_000), "one of them is too long");
+    world.client().fetch(world.front(), 50)?.check()?;
+    assert_eq!(agent.trouble("docker")?, None);
+    // What happens to others is still seen at once.
+    world.web(2)?.start()?;
+    agent.wait_backends(&["web-1", "web-2"])?;
+    Ok(())
+}

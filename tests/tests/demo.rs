@@ -10,10 +10,10 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use lb_tests::{binaries::Binaries, names, names::Directory, needs, process, world};
-use nix::sys::signal::Signal;
+use nix::{fcntl::Flock, sys::signal::Signal};
 
-/// The demo, writing into this file.
-fn start(log: &Path) -> Result<Child> {
+/// The demo, writing into this file. `scene`: what it shows beside clients from outside.
+fn start(log: &Path, scene: Option<&str>) -> Result<Child> {
     let log = File::create(log)?;
     let binaries = Binaries::find()?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_lb-demo"));
@@ -24,7 +24,8 @@ fn start(log: &Path) -> Result<Child> {
         .arg("--lbctl")
         .arg(&binaries.lbctl)
         .arg("--testkit")
-        .arg(&binaries.testkit);
+        .arg(&binaries.testkit)
+        .args(scene);
     Ok(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?)
 }
 
@@ -45,33 +46,54 @@ fn leftovers(pid: u32) -> String {
     found
 }
 
-#[test]
-fn demo_keeps_its_promises_within_a_minute() -> Result<()> {
-    needs!(docker);
-    let _turn = world::take_turn()?;
+/// One world with Docker at a time. A scene that is played in such a world takes its turn by itself.
+fn turn(scene: Option<&str>) -> Result<Option<Flock<File>>> {
+    scene.is_none().then(world::take_turn).transpose()
+}
+
+/// Lets it run to its end; what it said.
+fn run(scene: Option<&str>) -> Result<String> {
+    let _turn = turn(scene)?;
     let directory = Directory::new()?;
     let log = directory.join("log");
-    let mut demo = start(&log)?;
+    let mut demo = start(&log, scene)?;
     let pid = demo.id();
     let ended = process::wait_child(&mut demo, Duration::from_mins(1));
-    let status = demo.try_wait()?.context("it runs still")?;
     let said = fs::read_to_string(&log)?;
+    let status = demo.try_wait()?.with_context(|| format!("it runs still\n{said}"))?;
     ensure!(ended && status.success(), "{status}\n{said}");
     ensure!(said.contains("promises kept"), "{said}");
     ensure!(!said.contains('\u{1b}'), "colours where there is no terminal");
     assert_eq!(leftovers(pid), "");
+    Ok(said)
+}
+
+#[test]
+fn demo_keeps_its_promises_within_a_minute() -> Result<()> {
+    needs!(docker);
+    run(None).map(drop)
+}
+
+#[test]
+fn demo_of_containers_that_call_keeps_its_promises() -> Result<()> {
+    needs!(docker);
+    let said = run(Some("east-west"))?;
+    for promise in ["answers from both", "0 failed that were not within 250 ms", "as its peer"] {
+        ensure!(said.contains(promise), "{promise}: {said}");
+    }
     Ok(())
 }
 
 #[test]
 fn interrupted_demo_leaves_nothing() -> Result<()> {
     needs!(docker);
-    let _turn = world::take_turn()?;
     let directory = Directory::new()?;
     let log = directory.join("log");
     // Early, while Docker starts; and late, while requests run.
-    for delay in [Duration::from_secs(1), Duration::from_secs(9)] {
-        let mut demo = start(&log)?;
+    for (scene, delay) in [(None, 1), (None, 9), (Some("east-west"), 10)] {
+        let delay = Duration::from_secs(delay);
+        let _turn = turn(scene)?;
+        let mut demo = start(&log, scene)?;
         let pid = demo.id();
         process::sleep(delay)?;
         ensure!(demo.try_wait()?.is_none(), "it ended before: {}", fs::read_to_string(&log)?);
@@ -79,7 +101,7 @@ fn interrupted_demo_leaves_nothing() -> Result<()> {
         ensure!(process::wait_child(&mut demo, Duration::from_secs(30)), "it does not end");
         let said = fs::read_to_string(&log)?;
         ensure!(said.contains("interrupted"), "{said}");
-        assert_eq!(leftovers(pid), "", "after {delay:?}: {said}");
+        assert_eq!(leftovers(pid), "", "{scene:?} after {delay:?}: {said}");
     }
     Ok(())
 }

@@ -1,6 +1,9 @@
 //! `lbctl doctor` on a real node: what it says of it, with an agent and without.
 
-use std::time::Duration;
+use std::{
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use lb_tests::{Agent, World, callers::Callers, needs, process, world::BALANCER};
@@ -85,4 +88,81 @@ fn the_doctor_sees_what_is_wrong_with_a_node() -> Result<()> {
     ensure!(code == 1 && check(&report, "agent")?.0 == "error", "{code}: {report}");
     ensure!(check(&report, "docker")?.0 == "ok" && check(&report, "kernel").is_ok(), "{report}");
     Ok(())
+}
+
+/// A program of TC that passes everything on, before all others on an interface of this thread's
+/// network. Both descriptors keep it there.
+fn attach_odd_program(interface: &str) -> Result<[OwnedFd; 2]> {
+    const PROG_LOAD: libc::c_long = 5;
+    const LINK_CREATE: libc::c_long = 28;
+    const SCHED_CLS: u32 = 3;
+    const TCX_INGRESS: u32 = 46;
+    const BEFORE: u32 = 1 << 3;
+    let call = |command: libc::c_long, attributes: &[u8]| -> Result<OwnedFd> {
+        // SAFETY: the attributes are alive, zero where nothing is said, and as long as is said; what
+        // they point to outlives the call.
+        let fd =
+            unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), attributes.len()) };
+        ensure!(fd >= 0, "bpf({command}): {}", std::io::Error::last_os_error());
+        // SAFETY: the kernel has just made it for us.
+        Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd)?) })
+    };
+    // r0 = TC_ACT_UNSPEC; exit
+    let instructions: [u64; 2] = [0xffff_ffff_0000_00b7, 0x95];
+    let license = c"GPL";
+    let mut load = [0_u8; 72];
+    load[0..4].copy_from_slice(&SCHED_CLS.to_ne_bytes());
+    load[4..8].copy_from_slice(&2_u32.to_ne_bytes());
+    load[8..16].copy_from_slice(&(instructions.as_ptr() as u64).to_ne_bytes());
+    load[16..24].copy_from_slice(&(license.as_ptr() as u64).to_ne_bytes());
+    load[48..55].copy_from_slice(b"cil_odd");
+    let program = call(PROG_LOAD, &load)?;
+    let index = nix::net::if_::if_nametoindex(interface)?;
+    let mut create = [0_u8; 48];
+    create[0..4].copy_from_slice(&program.as_raw_fd().to_ne_bytes());
+    create[4..8].copy_from_slice(&index.to_ne_bytes());
+    create[8..12].copy_from_slice(&TCX_INGRESS.to_ne_bytes());
+    create[12..16].copy_from_slice(&BEFORE.to_ne_bytes());
+    let link = call(LINK_CREATE, &create)?;
+    Ok([program, link])
+}
+
+#[test]
+fn other_ways_of_packets_are_found() -> Result<()> {
+    needs!(docker);
+    let mut world = World::docker()?;
+    let callers = Callers::of(&mut world)?;
+    let _web = lb_tests::eastwest::web(&world, 1)?.start()?;
+    let mut config = world.config();
+    config.cgroup = Some(callers.cgroup().to_owned());
+    // In the subnet of the front interface, and nobody's.
+    config.balancers.push(("near".to_owned(), "192.0.2.77".to_owned()));
+    let agent = world.start_agent(&config)?;
+    agent.wait_backends(&["web-1"])?;
+    let vip = world.front().ip();
+    let expect = |name: &str, level: &str, words: &[&str]| -> Result<()> {
+        process::wait_for(&format!("check {name}"), Duration::from_secs(10), || {
+            let (found, text) = check(&doctor(&agent)?.0, name)?;
+            ensure!(found == level, "{name}: {text}");
+            ensure!(words.iter().all(|word| text.contains(word)), "{words:?}: {text}");
+            Ok(())
+        })
+    };
+    expect("programs", "ok", &["ours alone, on 2 interfaces"])?;
+    expect("routes", "warning", &["192.0.2.77 is in 192.0.2.0/24, the subnet of `front0`"])?;
+    let node = world.node();
+    node.ip("addr add 192.0.2.77/32 dev lo")?;
+    expect("routes", "ok", &["1 of 2 end here"])?;
+    // What an agent that was killed in the wrong moment may leave behind.
+    node.ip("route add unreachable 203.0.113.99 proto 108 metric 4285293056")?;
+    node.ip(&format!("route add {vip} via 192.0.2.2"))?;
+    expect(
+        "routes",
+        "warning",
+        &["`203.0.113.99`", &format!("routes {vip} to 192.0.2.2 by `front0`")],
+    )?;
+    let held = node.enter(|| attach_odd_program("front0"))??;
+    expect("programs", "warning", &["`cil_odd` of Cilium (tcx ingress, before ours)"])?;
+    drop(held);
+    expect("programs", "ok", &["ours alone"])
 }

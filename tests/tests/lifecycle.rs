@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use lb_tests::{Agent, World, needs, process};
+use lb_tests::{Agent, World, needs, process, world::BALANCER};
 
 /// Longest wait for a change to arrive, on a busy machine too.
 const SOON: Duration = Duration::from_secs(15);
@@ -118,5 +118,54 @@ fn frozen_container_gets_nothing_new_until_it_is_thawed() -> Result<()> {
     only(&world, "web-2")?;
     webs[0].act("unpause")?;
     agent.wait_backends(&["web-1", "web-2"])?;
+    Ok(())
+}
+
+#[test]
+fn renamed_container_keeps_its_connections_and_its_slots() -> Result<()> {
+    needs!(docker);
+    let world = World::docker()?;
+    let docker = world.docker_client()?;
+    // Containers of no orchestrator: their names are all there is to know them by.
+    let plain =
+        |name: &str| docker.container(name).balanced(&format!("http://{BALANCER}:80")).start();
+    for name in ["red", "blue", "green"] {
+        plain(name)?;
+    }
+    let mut agent = world.start_agent(&world.config())?;
+    agent.wait_backends(&["blue", "green", "red"])?;
+    let mut streams = world.client().streams(world.front(), 30)?;
+    // Servers go on calling themselves by their first names.
+    let served = || -> Result<Vec<String>> {
+        (40_000..40_150).map(|port| world.client().fetch_from(port, world.front())).collect()
+    };
+    let before = served()?;
+
+    docker.run("rename blue azure")?;
+    agent.wait_backends(&["azure", "green", "red"])?;
+    assert_eq!(served()?, before, "slots moved");
+    // An agent that knows nothing but what is kept.
+    agent.stop(nix::sys::signal::Signal::SIGKILL)?;
+    agent.start()?;
+    agent.wait_backends(&["azure", "green", "red"])?;
+    assert_eq!(served()?, before, "slots moved with the start");
+    ensure!(streams.so_far()?.failures.is_empty(), "connections were broken by the rename");
+
+    // Renamed while no agent looks: its place is that of the new name, its connections are its own.
+    agent.stop(nix::sys::signal::Signal::SIGKILL)?;
+    docker.run("rename red crimson")?;
+    agent.start()?;
+    agent.wait_backends(&["azure", "crimson", "green"])?;
+    // Deployed by rename: who bears the name has the place.
+    plain("blue")?;
+    agent.wait_backends(&["azure", "blue", "crimson", "green"])?;
+    process::sleep(Duration::from_secs(1))?;
+    let taken = world.client().fetch(world.front(), 200)?;
+    ensure!(taken.check()?.by_name.len() == 3, "{:?}", taken.summaries);
+    let report = streams.finish()?;
+    report.check()?;
+    agent.stop(nix::sys::signal::Signal::SIGTERM)?;
+    agent.uninstall()?;
+    ensure!(!agent.state_path().join("places.json").exists(), "left behind");
     Ok(())
 }

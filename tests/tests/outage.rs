@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use lb_tests::{
-    Agent, World, needs, process,
+    Agent, World,
+    container::Container,
+    needs, process,
     proxy::{Fault, Proxy},
 };
 use nix::sys::signal::Signal;
@@ -87,20 +89,73 @@ fn stale_backend_after_a_crash_of_docker_is_found_by_listing() -> Result<()> {
     let pid = webs[0].pid()?;
     let mut agent = world.start_agent(&world.config())?;
     agent.wait_backends(&["web-1", "web-2"])?;
-    // Nobody is left who could see the container's end.
+    // Nobody is left who could see the container's end: only then can one be stale.
     agent.stop(Signal::SIGKILL)?;
     world.docker_node()?.stop_daemon(Signal::SIGKILL);
     process::kill(pid, Signal::SIGKILL);
     agent.start()?;
     wait_trouble(&agent, true)?;
-    let streams = world.client().fetch(world.front(), 60)?;
-    let answered = streams.answers.iter().filter(|answer| answer.name == "web-2").count();
-    ensure!(answered > 0, "who lives is served without Docker");
     world.docker_node()?.start_daemon()?;
     wait_trouble(&agent, false)?;
     agent.wait_backends(&["web-2"])?;
     let report = world.client().fetch(world.front(), 60)?;
     ensure!(report.check()?.by_name.keys().all(|name| name == "web-2"), "{:?}", report.summaries);
+    Ok(())
+}
+
+#[test]
+fn deaths_are_seen_while_docker_is_away() -> Result<()> {
+    needs!(docker);
+    let mut world = World::docker()?;
+    let webs = world.start_webs(3)?;
+    let pids = webs.iter().map(Container::pid).collect::<Result<Vec<_>>>()?;
+    let mut config = world.config();
+    let agent = world.start_agent(&config)?;
+    agent.wait_backends(&["web-1", "web-2", "web-3"])?;
+    world.docker_node()?.stop_daemon(Signal::SIGKILL);
+    wait_trouble(&agent, true)?;
+    process::kill(pids[0], Signal::SIGKILL);
+    agent.wait_backends(&["web-2", "web-3"])?;
+    // Other labels are to be read: the provider begins anew, and finds nobody to ask.
+    config.balancers.push(("another".to_owned(), "192.0.2.77".to_owned()));
+    agent.reconfigure(&config)?;
+    agent.wait_log("is in force")?;
+    agent.wait_backends(&["web-2", "web-3"])?;
+    process::kill(pids[1], Signal::SIGKILL);
+    agent.wait_backends(&["web-3"])?;
+    let report = world.client().fetch(world.front(), 30)?;
+    ensure!(report.check()?.by_name.keys().eq(["web-3"]), "{:?}", report.summaries);
+    world.docker_node()?.start_daemon()?;
+    wait_trouble(&agent, false)?;
+    agent.wait_backends(&["web-3"])
+}
+
+#[test]
+fn what_no_event_told_is_found_by_listing() -> Result<()> {
+    needs!(docker);
+    let world = World::docker()?;
+    let docker = world.docker_client()?;
+    let proxy = Proxy::start(world.directory().join("proxy.sock"), docker.socket())?;
+    let webs = world.start_webs(2)?;
+    let mut config = world.config();
+    config.docker = Some(proxy.socket().to_owned());
+    let agent = world.start_agent(&config)?;
+    agent.wait_backends(&["web-1", "web-2"])?;
+    proxy.set(Fault::NoEvents);
+    wait_trouble(&agent, true)?;
+    // It lives, so that no pidfd tells of it, and cannot be reached.
+    docker.run("network disconnect bridge web-1")?;
+    agent.wait_backends(&["web-2"])?;
+    docker.run("network connect bridge web-1")?;
+    agent.wait_backends(&["web-1", "web-2"])?;
+    webs[0].act("pause")?;
+    agent.wait_backends(&["web-2"])?;
+    webs[0].act("unpause")?;
+    agent.wait_backends(&["web-1", "web-2"])?;
+    world.web(3)?.start()?;
+    agent.wait_backends(&["web-1", "web-2", "web-3"])?;
+    proxy.set(Fault::None);
+    wait_trouble(&agent, false)?;
     Ok(())
 }
 

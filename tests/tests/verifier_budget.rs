@@ -27,6 +27,7 @@ fn verified_instructions_are_within_budget() -> Result<()> {
             Program::SchedClassifier(program) => program.load().context(name)?,
             Program::Xdp(program) => program.load().context(name)?,
             Program::CgroupSockAddr(program) => program.load().context(name)?,
+            Program::CgroupSock(program) => program.load().context(name)?,
             _ => anyhow::bail!("{name} is of another type"),
         }
         let count = program.info()?.verified_instruction_count();

@@ -284,6 +284,7 @@ mod tests {
         assert_snapshot!(describe_owner(0o140_600, 0, groups), @"root only (set `api.group` in the agent's configuration to let a group use it). Try `sudo lbctl`");
     }
 
+    #[cfg(feature = "agent")]
     #[tokio::test]
     async fn missing_and_dead_sockets_are_told_apart() {
         let directory = tempfile::tempdir().expect("a directory");
@@ -291,7 +292,7 @@ mod tests {
         let client = Client::new(&path);
         let error = client.get::<VipList>("/v1/vips").await.expect_err("nobody is there");
         assert!(matches!(error, ClientError::NotRunning { .. }), "{error}");
-        drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket"));
+        let _socket = crate::dead_socket::dead_socket(&path);
         let error = client.get::<VipList>("/v1/vips").await.expect_err("nobody listens");
         assert!(matches!(error, ClientError::Refused { .. }), "{error}");
     }

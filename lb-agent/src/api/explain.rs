@@ -193,6 +193,17 @@ pub enum Step {
         /// Whether the caller is one of them.
         is_seen: bool,
     },
+    /// What callers like this one reach of the service.
+    Reach {
+        /// `everybody`, or `the caller's networks`.
+        of: String,
+        /// Slots of their own; 0: those of the ring.
+        slots: u32,
+        /// Backends that are preferred.
+        preferred: u32,
+        /// The others.
+        others: u32,
+    },
     /// The network of a backend.
     Network {
         /// Whose.
@@ -417,10 +428,11 @@ impl Step {
             Self::Scope { visible, prefers_node, is_seen } => {
                 ("scope".to_owned(), scope_words(visible, *prefers_node, *is_seen))
             }
+            Self::Reach { of, slots, preferred, others } => {
+                ("reach".to_owned(), reach_words(of, *slots, *preferred, *others))
+            }
             Self::Network { backend, network, is_reached } => {
-                let network = network.as_deref().unwrap_or("the routing table");
-                let reached = if *is_reached { "reached" } else { "not reached" };
-                ("network".to_owned(), format!("{backend} by {network}: {reached}"))
+                ("network".to_owned(), network_words(backend, network.as_deref(), *is_reached))
             }
             Self::ReplyRecord { table, record: reply } => {
                 (table.clone(), reply.as_ref().map_or_else(none, ReplyView::words))
@@ -430,6 +442,19 @@ impl Step {
             }
         }
     }
+}
+
+fn network_words(backend: &BackendName, network: Option<&str>, is_reached: bool) -> String {
+    let network = network.unwrap_or("the routing table");
+    format!("{backend} by {network}: {}", if is_reached { "reached" } else { "not reached" })
+}
+
+fn reach_words(of: &str, slots: u32, preferred: u32, others: u32) -> String {
+    let all = preferred.saturating_add(others);
+    let preferred = (preferred > 0).then(|| format!("{preferred} of them preferred"));
+    let slots = (slots > 0).then(|| format!("{slots} slots of their own"));
+    let parts = [Some(format!("{all} backends, for {of}")), preferred, slots];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 fn scope_words(visible: &[String], prefers_node: bool, is_seen: bool) -> String {

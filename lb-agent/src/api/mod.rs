@@ -7,6 +7,8 @@
 pub mod client;
 pub mod events;
 pub mod explain;
+#[cfg(all(test, feature = "agent"))]
+mod hostile_tests;
 pub mod metrics;
 pub(crate) mod names;
 pub mod reasons;

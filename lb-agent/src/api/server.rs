@@ -3,6 +3,7 @@
 //!
 //! Access is decided by the socket file alone (see `socket`). Counters are read when somebody asks.
 
+mod advice;
 mod callers;
 mod explain;
 mod metrics;
@@ -247,6 +248,7 @@ fn router(source: Source) -> Router {
         .route(paths::BACKENDS, get(backends))
         .route(paths::STATUS, get(callers::status))
         .route(paths::CALLERS, get(callers::callers))
+        .route(paths::PROGRAMS, get(callers::programs))
         .route(paths::DROPS, get(drops))
         .route(paths::TRACE, get(tracing::trace))
         .route(paths::EXPLAIN, get(explain::packet))

@@ -205,7 +205,7 @@ mod tests {
         let error = ApiSocket::bind(&path, None).await.expect_err("in use");
         assert!(matches!(error, SocketError::InUse(_)), "{error}");
         drop(first);
-        drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket that dies"));
+        drop(crate::dead_socket::dead_socket(&path));
         let _second = ApiSocket::bind(&path, None).await.expect("the dead one is replaced");
         UnixStream::connect(&path).await.expect("somebody listens");
     }

@@ -40,6 +40,8 @@ pub mod paths {
     pub const STATUS: &str = "/v1/status";
     /// [`super::CallerList`].
     pub const CALLERS: &str = "/v1/callers";
+    /// [`super::ProgramList`].
+    pub const PROGRAMS: &str = "/v1/programs";
     /// [`crate::api::explain::Explanation`] of a [`crate::api::explain::ExplainQuery`].
     pub const EXPLAIN: &str = "/v1/explain";
     /// [`crate::api::explain::CallExplanation`] of a [`crate::api::explain::CallQuery`].

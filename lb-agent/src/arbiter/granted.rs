@@ -85,7 +85,13 @@ impl Granted {
         arbitrate: impl FnOnce() -> (Snapshot, Vec<Refusal>),
     ) -> bool {
         let (new, refusals) = arbitrate();
-        if !refusals.is_empty() || !new.conflicts.is_empty() || !new.names.is_empty() {
+        // Whether services wait for each other is seen of all of them only.
+        let waits = |service: &Arc<Service>| !service.policy.depends.value.is_empty();
+        if !refusals.is_empty()
+            || !new.conflicts.is_empty()
+            || !new.names.is_empty()
+            || new.services.values().any(waits)
+        {
             return false;
         }
         let others = || {

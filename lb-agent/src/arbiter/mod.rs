@@ -10,6 +10,7 @@
 //! both are of the config file: there a port within a range, and a range within a wider one, is meant,
 //! and the narrower wins.
 
+mod circles;
 mod granted;
 mod overlap;
 mod policy;
@@ -95,6 +96,7 @@ pub fn arbitrate_within(
     let names = pool::assign(&mut claims, incumbents, &mut refusals);
     let (granted, conflicts) = resolve_conflicts(claims, incumbents, &mut refusals);
     let services = join(granted, &mut refusals);
+    circles::tell(&services, &mut refusals);
     let mut snapshot = room::fit(services, limits, &mut refusals);
     snapshot.names = names;
     snapshot.conflicts = conflicts;

@@ -86,7 +86,7 @@ fn main() -> ExitCode {
 
 /// What libraries say is not for the operator: the responder's tells each question that anybody asks.
 /// Whoever wants it names the library in the filter.
-const QUIET: &str = "hickory_server=warn,hickory_resolver=warn,hickory_proto=warn";
+const QUIET: &str = "hickory_resolver=warn,hickory_proto=warn";
 
 /// Logs to stderr. The journal has its own clock and no colours.
 fn start_logging(filter: &str) -> Result<(), String> {

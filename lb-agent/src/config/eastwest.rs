@@ -1,6 +1,9 @@
 //! `[cgroup]` and `[names]`: socket calls of the node and its containers, and the names that they use.
 
-use std::path::{Component, PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Component, PathBuf},
+};
 
 use toml::Spanned;
 
@@ -40,8 +43,26 @@ impl Checker<'_> {
 
     pub(super) fn names(&mut self, names: raw::Names) -> NamesConfig {
         let defaults = NamesConfig::default();
+        let listen = self.addresses(names.listen, "listen");
+        for server in &names.forward {
+            let asks_itself = server.get_ref().parse::<SocketAddr>().is_ok_and(|server| {
+                let takes = |own: &SocketAddr| {
+                    let is_any = own.ip().is_unspecified() && server.ip().is_loopback();
+                    own.port() == server.port() && (own.ip() == server.ip() || is_any)
+                };
+                server.ip().is_unspecified() || listen.iter().any(takes)
+            });
+            if asks_itself {
+                let message = format!(
+                    "`forward` names {}, where `listen` has the agent answer itself; name the \
+                     servers that know other names",
+                    server.get_ref()
+                );
+                self.problem(server.span(), message);
+            }
+        }
         NamesConfig {
-            listen: self.addresses(names.listen, "listen"),
+            listen,
             ttl_seconds: self.number(
                 names.ttl_seconds,
                 "ttl_seconds",
@@ -53,7 +74,7 @@ impl Checker<'_> {
         }
     }
 
-    fn addresses(&mut self, texts: Vec<Spanned<String>>, key: &str) -> Vec<std::net::SocketAddr> {
+    fn addresses(&mut self, texts: Vec<Spanned<String>>, key: &str) -> Vec<SocketAddr> {
         if let Some(first) = texts.get(ADDRESSES_MAX) {
             let message = format!("`{key}` names more than {ADDRESSES_MAX} addresses");
             self.problem(first.span(), message);

@@ -9,6 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     os::fd::{AsFd as _, OwnedFd},
+    sync::mpsc::{self, Sender},
     thread::{self, JoinHandle},
 };
 
@@ -22,44 +23,68 @@ const UNASKED_MAX: usize = 4096;
 /// Links that are not pinned yet: they end with the agent.
 #[derive(Debug, Default)]
 pub(super) struct EarlyLinks {
-    under_way: BTreeMap<u32, JoinHandle<io::Result<OwnedFd>>>,
-    /// Nobody asked for links on these.
+    under_way: BTreeMap<u32, EarlyLink>,
+    /// Nobody asked for links on these. As long as one is on its way on or off, no other can be made.
+    given_back: BTreeMap<u32, JoinHandle<io::Result<Option<OwnedFd>>>>,
+    /// The same, until somebody asks.
     unasked: BTreeSet<u32>,
+}
+
+#[derive(Debug)]
+struct EarlyLink {
+    /// Says that somebody asks for it; its end says that nobody does.
+    is_asked: Sender<()>,
+    thread: JoinHandle<io::Result<Option<OwnedFd>>>,
 }
 
 impl EarlyLinks {
     /// Begins to put a program on an interface.
     pub(super) fn begin(&mut self, ifindex: u32, program: impl FnOnce() -> io::Result<OwnedFd>) {
+        self.given_back.retain(|_, thread| !thread.is_finished());
         let is_known = self.under_way.contains_key(&ifindex) || self.unasked.contains(&ifindex);
-        if is_known || self.under_way.len() >= LINKS_MAX {
+        if is_known || self.under_way.len() + self.given_back.len() >= LINKS_MAX {
             return;
         }
+        let (is_asked, asked) = mpsc::channel();
         let begun = program().and_then(|program| {
             thread::Builder::new().name("early-link".to_owned()).spawn(move || {
-                sys::link_create(program.as_fd(), ifindex, AttachType::TcxIngress, sys::FLAG_FIRST)
+                let (program, place) = (program.as_fd(), AttachType::TcxIngress);
+                let link = sys::link_create(program, ifindex, place, sys::FLAG_FIRST)?;
+                // Taking it off takes the kernel as long: here, too, nobody waits for it.
+                Ok(asked.recv().is_ok().then_some(link))
             })
         });
         match begun {
-            Ok(link) => drop(self.under_way.insert(ifindex, link)),
+            Ok(thread) => drop(self.under_way.insert(ifindex, EarlyLink { is_asked, thread })),
             Err(error) => tracing::debug!(ifindex, %error, "no early link"),
         }
     }
 
-    /// Waits for the link of an interface, if one was begun.
+    /// Waits for the link of an interface, if one was begun; of one that was given back, until it is
+    /// off.
     pub(super) fn take(&mut self, ifindex: u32) -> Option<OwnedFd> {
         self.unasked.remove(&ifindex);
-        let made = self.under_way.remove(&ifindex)?.join().ok()?;
-        made.inspect_err(|error| tracing::debug!(ifindex, %error, "no early link")).ok()
+        let thread = match self.under_way.remove(&ifindex) {
+            Some(link) => {
+                // If the thread has ended, there is no link.
+                link.is_asked.send(()).ok();
+                link.thread
+            }
+            None => self.given_back.remove(&ifindex)?,
+        };
+        let made = thread.join().ok()?;
+        made.inspect_err(|error| tracing::debug!(ifindex, %error, "no early link")).ok()?
     }
 
-    /// Gives back what nobody has asked for, without waiting for it: a link whose descriptor is closed
-    /// is off. It is not begun again as long as nobody asks.
+    /// Gives back what nobody has asked for, without waiting for it. It is not begun again as long as
+    /// nobody asks.
     pub(super) fn give_back(&mut self) {
         if self.unasked.len() > UNASKED_MAX {
             self.unasked.clear();
         }
-        while let Some((ifindex, _thread)) = self.under_way.pop_first() {
+        while let Some((ifindex, link)) = self.under_way.pop_first() {
             self.unasked.insert(ifindex);
+            self.given_back.insert(ifindex, link.thread);
         }
     }
 }

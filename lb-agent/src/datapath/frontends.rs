@@ -50,6 +50,14 @@ struct Maps<const W: usize> {
     port_lists: MappedArray<[u64; PORT_LIST_RANGES]>,
 }
 
+impl<const W: usize> Maps<W> {
+    fn trim(&mut self) {
+        self.filter.trim();
+        self.buckets.trim();
+        self.port_lists.trim();
+    }
+}
+
 impl<const W: usize> FrontendMaps<W> for Maps<W> {
     fn filter(&self, index: u32) -> Option<&AtomicU64> {
         self.filter.shared(index)
@@ -92,6 +100,12 @@ impl Frontends {
             port_lists: mapped(ebpf, PORT_LISTS_V6)?,
         };
         Ok(Self { v4: Family::adopt(v4, now_ms)?, v6: Family::adopt(v6, now_ms)? })
+    }
+
+    /// Gives back mappings of large parts.
+    pub(super) fn trim(&mut self) {
+        self.v4.maps.trim();
+        self.v6.maps.trim();
     }
 
     pub(super) fn put_vip(&mut self, vip: IpAddr) -> Result<(), Refusal> {

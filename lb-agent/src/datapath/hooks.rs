@@ -298,6 +298,7 @@ pub(super) fn load_program(program: &mut Program) -> Result<(), ProgramError> {
         Program::SchedClassifier(program) => program.load(),
         Program::Xdp(program) => program.load(),
         Program::CgroupSockAddr(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     };
     for _ in 1..LOAD_ATTEMPTS {

@@ -3,7 +3,7 @@
 //! Arrays are read by the mappings that there are; hash maps are opened by their pins, once for each
 //! question, so that whoever sweeps or fills them need not lend them.
 
-use std::{cell::RefCell, path::Path};
+use std::{cell::RefCell, os::fd::AsFd as _, path::Path};
 
 use anyhow::Context as _;
 use aya::{
@@ -12,14 +12,17 @@ use aya::{
 };
 use lb_common::{
     abi::{
-        BackendV4, BackendV6, Client, FlowInsertions, FlowRecord, Frontend, FrontendKeyV4,
-        FrontendKeyV6, HalfOpenRate, Limits, MAX_BACKENDS, NetAddr6, NetU32, Refusals,
-        RingDescriptor, ServiceScope, Slot, map_names,
+        BackendV4, BackendV6, ClassNetwork, Client, FlowInsertions, FlowRecord, Frontend,
+        FrontendKeyV4, FrontendKeyV6, HalfOpenRate, Limits, MAX_BACKENDS, NetAddr6, NetU32,
+        ReachEntry, ReachKey, ReachList, Refusals, RingDescriptor, ServiceScope, Slot, map_names,
     },
     engine::{Backend, Family},
 };
 
-use super::tables::{Tables, is_absent};
+use super::{
+    mapped::MappedArray,
+    tables::{Tables, is_absent},
+};
 use crate::sockets::SocketTables;
 
 /// A family and where its tables are.
@@ -85,6 +88,8 @@ pub(super) struct LiveTables<'a, A: LiveFamily> {
     half_replies: HashMap<MapData, A::ReplyKey, A::ReplyRecord>,
     reply_defaults: HashMap<MapData, A::ReplyDefaultKey, A::ReplyDefault>,
     local: LpmTrie<MapData, A, u32>,
+    reach_lists: HashMap<MapData, ReachKey, ReachList>,
+    reach_entries: MappedArray<u64>,
     half_open_rate: PerCpuArray<MapData, HalfOpenRate>,
     flow_insertions: PerCpuArray<MapData, FlowInsertions>,
     /// The first thing that could not be read.
@@ -108,6 +113,8 @@ impl<'a, A: LiveFamily> LiveTables<'a, A> {
             half_replies: HashMap::try_from(Map::LruHashMap(open(maps, half_replies)?))?,
             reply_defaults: HashMap::try_from(Map::HashMap(open(maps, reply_defaults)?))?,
             local: LpmTrie::try_from(Map::LpmTrie(open(maps, local)?))?,
+            reach_lists: HashMap::try_from(Map::HashMap(open(maps, map_names::REACH_LISTS)?))?,
+            reach_entries: mapped_at(maps, map_names::REACH_ENTRIES)?,
             half_open_rate: PerCpuArray::try_from(Map::PerCpuArray(open(
                 maps,
                 map_names::HALF_OPEN_RATE,
@@ -152,6 +159,12 @@ impl<'a, A: LiveFamily> LiveTables<'a, A> {
 
 fn open(maps: &Path, name: &str) -> anyhow::Result<MapData> {
     MapData::from_pin(maps.join(name)).with_context(|| format!("map `{name}` cannot be opened"))
+}
+
+fn mapped_at(maps: &Path, name: &str) -> anyhow::Result<MappedArray<u64>> {
+    let map = open(maps, name)?;
+    MappedArray::new(map.fd().as_fd(), map.info()?.max_entries())
+        .with_context(|| format!("map `{name}` cannot be mapped"))
 }
 
 impl<A: LiveFamily> lb_common::engine::Tables<A> for LiveTables<'_, A> {
@@ -229,6 +242,12 @@ impl<A: LiveFamily> lb_common::engine::Tables<A> for LiveTables<'_, A> {
     }
 }
 
+impl<A: LiveFamily> lb_common::socket::Membership for LiveTables<'_, A> {
+    fn is_on(&self, class: u64, network: u64) -> bool {
+        self.sockets.class_networks.contains(&ClassNetwork { class, network })
+    }
+}
+
 impl<A: LiveFamily> lb_common::socket::SocketTables<A> for LiveTables<'_, A> {
     fn client(&self, cookie: u64) -> Option<&Client> {
         self.sockets.clients.get(&cookie)
@@ -240,5 +259,13 @@ impl<A: LiveFamily> lb_common::socket::SocketTables<A> for LiveTables<'_, A> {
 
     fn network(&self, backend: u32) -> u64 {
         self.sockets.networks.get(&backend).copied().unwrap_or(0)
+    }
+
+    fn reach_list(&self, key: &ReachKey) -> Option<ReachList> {
+        self.found(self.reach_lists.get(key, 0))
+    }
+
+    fn reach_entry(&self, index: u32) -> ReachEntry {
+        ReachEntry::from_raw(self.reach_entries.load(index).unwrap_or_default())
     }
 }

@@ -26,6 +26,8 @@ mod offloads;
 mod options;
 mod pins;
 mod prerequisites;
+mod programs;
+mod reach;
 mod read;
 mod record_table;
 mod records;
@@ -73,6 +75,7 @@ pub use self::{
     observe::{Observations, Observer},
     offloads::strips_tags,
     options::{CgroupOptions, FrontInterface, Options, RecordTimes, TcMode, XdpMode},
+    programs::{AttachedProgram, attached_programs},
     records::SweepReport,
     sockets::SocketStatus,
     trace::TraceReader,
@@ -237,7 +240,9 @@ impl Datapath {
 
     /// Everything that the kernel holds.
     pub fn read_state(&mut self) -> anyhow::Result<KernelState> {
-        let mut state = self.tables.read()?;
+        let state = self.tables.read();
+        self.tables.trim();
+        let mut state = state?;
         for attachment in self.hooks.attachments() {
             if attachment.hook == Hook::TcReply && self.hooks.is_alive(attachment) {
                 state.reply_interfaces.insert(attachment.ifindex);
@@ -249,7 +254,9 @@ impl Datapath {
     /// Deletes records that count no more, of a bounded number that it looks at, and tells what a
     /// scan of all of them found when one is over. `clock` tells the tick, [`now_tick`] but in tests.
     pub fn sweep(&mut self, clock: &dyn Fn() -> u32) -> anyhow::Result<SweepReport> {
-        self.tables.sweep(clock)
+        let report = self.tables.sweep(clock);
+        self.tables.trim();
+        report
     }
 
     /// The tick in which a flow of a ring was last left without a record that it should have had;

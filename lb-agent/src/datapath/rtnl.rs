@@ -42,6 +42,11 @@ const IFLA_INFO_KIND: u16 = 1;
 const NLMSGERR_ATTR_MSG: u16 = 1;
 const ARPHRD_ETHER: u16 = 1;
 
+/// How often a list that changes meanwhile is asked for.
+const LISTS_MAX: u32 = 5;
+/// The list has changed meanwhile: the error that the kernel itself gives for it.
+const INTERRUPTED: i32 = libc::EAGAIN;
+
 /// A request that the kernel refused.
 #[derive(Debug, thiserror::Error)]
 #[error("{io}{}", text.as_deref().map(|text| format!(" ({text})")).unwrap_or_default())]
@@ -270,8 +275,32 @@ impl Rtnl {
         Ok(interfaces)
     }
 
-    /// Sends a request; what is answered, without the acknowledgement.
+    /// Whether the kernel takes the header of a question for all of something as a filter. Old kernels
+    /// know no filters, and answer with all there is.
+    pub(super) fn set_filters(&mut self, are_filters: bool) {
+        drop(self.socket.set_netlink_get_strict_chk(are_filters));
+    }
+
+    /// Sends a request; what is answered, without the acknowledgement. A list that has changed while the
+    /// kernel wrote it is asked for again.
     pub(super) fn request(
+        &mut self,
+        kind: u16,
+        flags: libc::c_int,
+        header: &[u8],
+        attributes: &[DefaultNla],
+    ) -> Result<Vec<Message>, RtnlError> {
+        let mut tries = LISTS_MAX;
+        loop {
+            tries -= 1;
+            match self.request_once(kind, flags, header, attributes) {
+                Err(error) if error.errno() == Some(INTERRUPTED) && tries > 0 => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn request_once(
         &mut self,
         kind: u16,
         flags: libc::c_int,
@@ -295,6 +324,7 @@ impl Rtnl {
     /// Everything up to the acknowledgement or the end of the dump.
     fn answers(&mut self) -> Result<Vec<Message>, RtnlError> {
         let mut messages = Vec::new();
+        let mut is_interrupted = false;
         loop {
             let (datagram, _) = self.socket.recv_from_full()?;
             let mut rest = datagram.as_slice();
@@ -306,7 +336,12 @@ impl Rtnl {
                     continue;
                 }
                 let kind = u16::from_ne_bytes([message[4], message[5]]);
+                let flags = u16::from_ne_bytes([message[6], message[7]]);
+                is_interrupted |= libc::c_int::from(flags) & libc::NLM_F_DUMP_INTR != 0;
                 match libc::c_int::from(kind) {
+                    libc::NLMSG_DONE if is_interrupted => {
+                        return Err(io::Error::from_raw_os_error(INTERRUPTED).into());
+                    }
                     libc::NLMSG_ERROR | libc::NLMSG_DONE => return finish(message, messages),
                     libc::NLMSG_NOOP => {}
                     _ => {
@@ -386,12 +421,12 @@ pub(super) fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
         })
 }
 
-fn string(value: &[u8]) -> String {
+pub(super) fn string(value: &[u8]) -> String {
     let length = value.iter().position(|&byte| byte == 0).unwrap_or(value.len());
     String::from_utf8_lossy(&value[..length]).into_owned()
 }
 
-fn number_at(bytes: &[u8], position: usize) -> u32 {
+pub(super) fn number_at(bytes: &[u8], position: usize) -> u32 {
     bytes
         .get(position..position + 4)
         .and_then(|bytes| bytes.try_into().ok())

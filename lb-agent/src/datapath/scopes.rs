@@ -1,16 +1,23 @@
 //! The tables of socket calls: who calls, who may see a service, and on which network a backend is.
 
-use std::{collections::BTreeMap, mem::offset_of};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem::offset_of,
+};
 
 use anyhow::Context as _;
 use aya::{
     Ebpf,
-    maps::{HashMap, MapData},
+    maps::{HashMap, MapData, MapError},
 };
-use lb_common::abi::{Client, MAX_BACKENDS, MAX_SERVICES, ServiceScope, map_names};
+use lb_common::abi::{
+    ClassNetwork, Client, MAX_BACKENDS, MAX_SERVICES, SCOPE_NETWORKS, SCOPE_SECOND_HALF,
+    ServiceScope, map_names,
+};
 
 use super::{
     mapped::MappedArray,
+    reach::ReachTables,
     tables::{Refusal, is_absent, map_refusal, mapped, take},
 };
 use crate::sockets::SocketTables;
@@ -20,6 +27,8 @@ const FLAGS_WORD: usize = offset_of!(ServiceScope, flags) / 8;
 /// The maps, and what they hold.
 pub(super) struct Scopes {
     clients: HashMap<MapData, u64, Client>,
+    class_networks: HashMap<MapData, ClassNetwork, u64>,
+    reach: ReachTables,
     services: MappedArray<ServiceScope>,
     networks: MappedArray<u64>,
     held: SocketTables,
@@ -30,23 +39,31 @@ impl Scopes {
     pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
         let mut scopes = Self {
             clients: HashMap::try_from(take(ebpf, map_names::CLIENTS)?)?,
+            class_networks: HashMap::try_from(take(ebpf, map_names::CLASS_NETWORKS)?)?,
+            reach: ReachTables::take(ebpf)?,
             services: mapped(ebpf, map_names::SERVICE_SCOPES)?,
             networks: mapped(ebpf, map_names::BACKEND_NETWORKS)?,
             held: SocketTables::default(),
         };
         scopes.held = scopes.read()?;
+        scopes.services.trim();
+        scopes.networks.trim();
         Ok(scopes)
     }
 
     /// What the kernel holds.
-    pub(super) fn read(&self) -> anyhow::Result<SocketTables> {
-        let mut held = SocketTables::default();
+    pub(super) fn read(&mut self) -> anyhow::Result<SocketTables> {
+        let mut held = SocketTables { reach: self.reach.read()?, ..SocketTables::default() };
+        for key in self.class_networks.keys() {
+            held.class_networks.insert(key.context("`CLASS_NETWORKS` cannot be read")?);
+        }
         for entry in &self.clients {
             let (cookie, client) = entry.context("`CLIENTS` cannot be read")?;
             held.clients.insert(cookie, client);
         }
         let scopes = (0..MAX_SERVICES).filter_map(|it| Some((it, self.services.load(it)?)));
-        held.scopes = scopes.filter(|(_, it)| *it != ServiceScope::default()).collect();
+        let scopes = scopes.filter(|(_, it)| it.flags != 0);
+        held.scopes = scopes.map(|(number, it)| (number, in_force(&it))).collect();
         let networks = (0..=MAX_BACKENDS).filter_map(|it| Some((it, self.networks.load(it)?)));
         held.networks = networks.filter(|(_, it)| *it != 0).collect();
         Ok(held)
@@ -58,6 +75,9 @@ impl Scopes {
     }
 
     /// Makes the tables what is wanted, as far as possible; the first refusal is told.
+    ///
+    /// Who is let in comes last, when all is known by which it is led, and what nobody is led by any
+    /// more goes behind that.
     pub(super) fn set(&mut self, wanted: &SocketTables) -> Result<(), Refusal> {
         let mut result = Ok(());
         let mut note = |done: Result<(), Refusal>| {
@@ -67,38 +87,91 @@ impl Scopes {
             }
             is_done
         };
-        // A network that is not known keeps nobody away, so it is known before somebody is let in.
-        for (number, network) in changes(&self.held.networks, &wanted.networks, !wanted.is_partial)
-        {
+        let is_whole = !wanted.is_partial && !wanted.kept.is_all;
+        for (number, network) in changes(&self.held.networks, &wanted.networks, is_whole) {
             let network = network.unwrap_or(0);
             if note(self.networks.store(number, &network, 0).ok_or_else(too_short)) {
                 keep(&mut self.held.networks, number, (network != 0).then_some(network));
             }
         }
-        for (cookie, client) in changes(&self.held.clients, &wanted.clients, !wanted.is_partial) {
+        let new: Vec<_> =
+            wanted.class_networks.difference(&self.held.class_networks).copied().collect();
+        for key in new {
+            let done = self.class_networks.insert(key, 1, 0).map_err(map_refusal);
+            if note(done.map_err(|cause| format!("networks of clients: {cause}"))) {
+                self.held.class_networks.insert(key);
+            }
+        }
+        let (kept, is_partial) = (&wanted.kept, wanted.is_partial);
+        self.reach.set(&mut self.held.reach, &wanted.reach, kept, is_partial, &mut note);
+        for (cookie, client) in changes(&self.held.clients, &wanted.clients, is_whole) {
             let done = match client {
                 Some(client) => self.clients.insert(cookie, client, 0).map_err(map_refusal),
-                None => match self.clients.remove(&cookie) {
-                    Err(error) if !is_absent(&error) => Err(map_refusal(error)),
-                    _ => Ok(()),
-                },
+                None => absent_is_removed(self.clients.remove(&cookie)),
             };
             if note(done.map_err(|cause| format!("client {cookie}: {cause}"))) {
                 keep(&mut self.held.clients, cookie, client);
             }
         }
-        for (number, scope) in changes(&self.held.scopes, &wanted.scopes, true) {
-            let new = scope.unwrap_or_default();
-            // Nobody sees it while its networks change: the flags go first and come last.
-            let stored = self
-                .services
-                .store(number, &ServiceScope::default(), FLAGS_WORD + 1)
-                .and_then(|()| self.services.store(number, &new, FLAGS_WORD));
-            if note(stored.ok_or_else(too_short)) {
+        for (number, scope) in changes(&self.held.scopes, &wanted.scopes, !wanted.kept.is_all) {
+            if scope.is_none() && wanted.kept.services.contains(&number) {
+                continue;
+            }
+            if note(self.store_scope(number, scope.unwrap_or_default()).ok_or_else(too_short)) {
                 keep(&mut self.held.scopes, number, scope);
             }
         }
+        if is_whole {
+            self.forget_classes(&wanted.class_networks, &mut note);
+        }
         result
+    }
+
+    fn forget_classes(
+        &mut self,
+        wanted: &BTreeSet<ClassNetwork>,
+        note: &mut dyn FnMut(Result<(), Refusal>) -> bool,
+    ) {
+        let over: Vec<_> = self.held.class_networks.difference(wanted).copied().collect();
+        for key in over {
+            if note(absent_is_removed(self.class_networks.remove(&key))) {
+                self.held.class_networks.remove(&key);
+            }
+        }
+    }
+
+    /// Other networks go where none is looked for; then one store makes them count.
+    fn store_scope(&self, number: u32, scope: ServiceScope) -> Option<()> {
+        let held = self.services.load(number)?;
+        let half = held.flags & SCOPE_SECOND_HALF;
+        let is_same = in_force(&held).networks == scope.networks;
+        let half = if is_same { half } else { half ^ SCOPE_SECOND_HALF };
+        let mut new = ServiceScope { flags: scope.flags | half, ..held };
+        if !is_same {
+            new.networks[usize::from(half != 0)] = scope.networks[0];
+        }
+        if scope.flags == 0 {
+            // Free: nobody is led there.
+            new = ServiceScope::default();
+        }
+        self.services.store(number, &new, FLAGS_WORD)
+    }
+}
+
+/// What counts of a scope, as if it were in the first half.
+fn in_force(scope: &ServiceScope) -> ServiceScope {
+    let half = usize::from(scope.flags & SCOPE_SECOND_HALF != 0);
+    ServiceScope {
+        flags: scope.flags & !SCOPE_SECOND_HALF,
+        reserved: 0,
+        networks: [scope.networks[half], [0; SCOPE_NETWORKS]],
+    }
+}
+
+fn absent_is_removed(result: Result<(), MapError>) -> Result<(), Refusal> {
+    match result {
+        Err(error) if !is_absent(&error) => Err(map_refusal(error)),
+        _ => Ok(()),
     }
 }
 

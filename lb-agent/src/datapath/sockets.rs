@@ -1,4 +1,4 @@
-//! Programs on the socket calls of a cgroup's processes: eight links that are pinned by the names of
+//! Programs on the socket calls of a cgroup's processes: nine links that are pinned by the names of
 //! their programs.
 //!
 //! A later agent gives each link its own program, between two calls. What is not on the cgroup that
@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::Context as _;
 use aya::{Ebpf, EbpfLoader};
-use lb_common::abi::program_names;
+use lb_common::abi::{MAX_BACKENDS, program_names};
 
 use super::{
     Datapath,
@@ -35,7 +35,8 @@ const SET_RETVAL_SINCE: (u32, u32) = (6, 1);
 
 /// Every program with the call that it is for. Those that translate back come first: whoever is led
 /// to a backend is shown the address that it asked for.
-const CALLS: [(&str, AttachType); 8] = [
+const CALLS: [(&str, AttachType); 9] = [
+    (program_names::SOCK_RELEASE, AttachType::SockRelease),
     (program_names::RECVMSG4, AttachType::Recvmsg4),
     (program_names::RECVMSG6, AttachType::Recvmsg6),
     (program_names::GETPEERNAME4, AttachType::Getpeername4),
@@ -137,7 +138,17 @@ impl SocketHooks {
         // All of them are loaded before one is attached.
         let mut programs = Vec::with_capacity(CALLS.len());
         for (name, attach_type) in CALLS {
-            programs.push((name, attach_type, load(ebpf, name)?));
+            match load(ebpf, name) {
+                Ok(program) => programs.push((name, attach_type, program)),
+                // Its table is one from which the oldest goes when it is full.
+                Err(error) if attach_type == AttachType::SockRelease => {
+                    tracing::info!(
+                        "the ends of sockets are not seen (before Linux 5.9): {error:#}"
+                    );
+                    self.detach(name)?;
+                }
+                Err(error) => return Err(error),
+            }
         }
         for (name, attach_type, program) in &programs {
             super::hooks::pin_program(program.as_fd(), name, &pins.programs())?;
@@ -214,10 +225,14 @@ impl Datapath {
     /// Makes the tables of sockets what is wanted.
     pub fn set_socket_tables(&mut self, wanted: &SocketTables) -> anyhow::Result<()> {
         self.scopes.set(wanted).map_err(anyhow::Error::msg)?;
-        let nobody = BTreeSet::new();
+        if wanted.kept.is_all {
+            return Ok(());
+        }
+        let nobody = (BTreeSet::new(), BTreeSet::new());
         let is_on = self.sockets.cgroup.is_some() && self.refuses_unseen;
-        let unseen = if is_on { &wanted.unseen } else { &nobody };
-        self.unseen.set(unseen).context("routes for senders that no hook sees")
+        let (unseen, kept) =
+            if is_on { (&wanted.unseen, &wanted.kept.vips) } else { (&nobody.0, &nobody.1) };
+        self.unseen.set(unseen, kept).context("routes for senders that no hook sees")
     }
 
     /// Ends sockets whose backends this data path takes out; once, and only where socket calls are
@@ -227,7 +242,12 @@ impl Datapath {
         let connected = self.connected.take()?;
         let (sender, receiver) = mpsc::channel();
         self.gone = Some(sender);
-        Some(Reaper::new(connected, self.datagrams.take()?, receiver))
+        // A predecessor that was killed may not have come to the sockets of what it took out.
+        let gone_before = (1..=MAX_BACKENDS).filter_map(|number| {
+            let generation = self.tables.identity(number).generation;
+            (generation != 0 && self.tables.is_gone(number)).then_some((number, generation))
+        });
+        Some(Reaper::new(connected, self.datagrams.take()?, receiver, gone_before.collect()))
     }
 
     /// Tells the reaper, if there is one.

@@ -14,11 +14,13 @@ use std::{
 use anyhow::{Context as _, bail};
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::steering::Store;
+use crate::{provider::docker::Places, steering::Store};
 
 const LOCK: &str = "lock";
 const BPFFS: &str = "bpffs-mount";
 const QDISC_PREFIX: &str = "clsact-";
+/// Of the lock file, which holds a number.
+const HOLDER_BYTES_MAX: u64 = 64;
 
 /// A lock that is held as long as the value lives.
 #[derive(Debug)]
@@ -64,13 +66,18 @@ impl StateDir {
             .write(true)
             .open(&path)
             .with_context(|| format!("lock file `{}` cannot be opened", path.display()))?;
-        let mut holder = String::new();
-        file.read_to_string(&mut holder).context("lock file cannot be read")?;
+        // For a message only: whatever is in it keeps nobody from starting.
+        let mut holder = Vec::new();
+        (&mut file)
+            .take(HOLDER_BYTES_MAX)
+            .read_to_end(&mut holder)
+            .context("lock file cannot be read")?;
+        let holder = String::from_utf8_lossy(&holder);
         let mut held = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(held) => held,
             Err((_, nix::Error::EWOULDBLOCK)) => bail!(
                 "another lb-agent (pid {}) is running with state_path `{}`",
-                holder.trim(),
+                holder.trim().escape_debug(),
                 self.path.display(),
             ),
             Err((_, error)) => {
@@ -117,8 +124,8 @@ impl StateDir {
         fs::read_to_string(self.path.join(BPFFS)).ok().map(PathBuf::from)
     }
 
-    /// Files in the directory that the agent made: locks and notes, orders of operators, and the API
-    /// socket of an agent that was killed.
+    /// Files in the directory that the agent made: locks and notes, orders of operators, former names
+    /// of containers, and the API socket of an agent that was killed.
     pub(super) fn own_files(&self) -> Vec<PathBuf> {
         self.file_names()
             .iter()
@@ -126,6 +133,7 @@ impl StateDir {
                 name.starts_with(QDISC_PREFIX)
                     || [LOCK, BPFFS, "api.sock"].contains(&name.as_str())
                     || Store::FILES.contains(&name.as_str())
+                    || Places::FILES.contains(&name.as_str())
             })
             .map(|name| self.path.join(name))
             .collect()
@@ -168,6 +176,8 @@ pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::strategy::Strategy as _;
+
     use super::*;
 
     #[test]
@@ -185,6 +195,33 @@ mod tests {
         state.note_bpffs(Path::new("/sys/fs/bpf"))?;
         assert_eq!(state.noted_bpffs().as_deref(), Some(Path::new("/sys/fs/bpf")));
         Ok(())
+    }
+
+    proptest::proptest! {
+        /// Whatever somebody has left there: it is no note of ours, or one.
+        #[test]
+        fn any_file_in_the_directory_is_harmless(
+            name in proptest::prop_oneof![
+                "[^/\u{0}]{1,80}",
+                crate::mangle::mangled_text("clsact-7-1f").prop_map(|name| name.replace(['/', '\0'], "")),
+            ],
+            content in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200),
+        ) {
+            let directory = tempfile::tempdir().expect("a directory");
+            let state = StateDir::create(directory.path()).expect("it is there");
+            for name in [name.as_str(), LOCK, BPFFS] {
+                // Some names are none.
+                let _made = fs::write(directory.path().join(name), &content);
+            }
+            let lock = state.lock().expect("nobody holds it");
+            proptest::prop_assert!(state.noted_qdiscs(0x1f).len() <= 1);
+            proptest::prop_assert!(state.noted_bpffs().is_none_or(|it| it.as_os_str().len() == content.len()));
+            let ours = state.own_files();
+            proptest::prop_assert!(ours.iter().all(|path| path.parent() == Some(directory.path())));
+            let refusal = state.lock().expect_err("it is held").to_string();
+            proptest::prop_assert!(refusal.contains(&std::process::id().to_string()), "{}", refusal);
+            drop(lock);
+        }
     }
 
     #[test]

@@ -48,6 +48,7 @@ pub(super) enum AttachType {
     Recvmsg6 = 20,
     Getpeername4 = 29,
     Getpeername6 = 30,
+    SockRelease = 34,
     Xdp = 37,
     TcxIngress = 46,
 }

@@ -88,6 +88,18 @@ impl Tables {
         })
     }
 
+    /// Gives back mappings of large parts of the tables, which count as the agent's memory.
+    pub(super) fn trim(&mut self) {
+        self.services.trim();
+        self.frontends.trim();
+        self.rings.trim();
+        self.ring_slots.trim();
+        self.backends_v4.trim();
+        self.backends_v6.trim();
+        self.identities.trim();
+        self.refusals.trim();
+    }
+
     /// What the tables are.
     pub(super) fn meta(&self) -> Meta {
         self.meta.load(0).unwrap_or_default()
@@ -239,6 +251,7 @@ impl Tables {
                 return Err(format!("slot {index} is beyond the table"));
             }
         }
+        self.ring_slots.trim();
         let descriptor = RingDescriptor::new(content.start, size, content.epoch);
         self.rings.store(ring, &descriptor.raw(), 0).ok_or_else(|| no_ring(ring))
     }
@@ -268,6 +281,12 @@ impl Tables {
     /// A number is in use in one family; the record of the other is zero.
     pub(super) fn is_v4(&self, number: u32) -> bool {
         self.backends_v4.load(number).is_some_and(|record| record.address.raw() != 0)
+    }
+
+    /// Whether a backend takes nothing any more, or is none.
+    pub(super) fn is_gone(&self, number: u32) -> bool {
+        self.backends_v4.load(number).is_none_or(|record| record.state == 0)
+            && self.backends_v6.load(number).is_none_or(|record| record.state == 0)
     }
 
     /// Rings that could be published.

@@ -6,6 +6,10 @@
 //! is what a seen call has translated. Ours carry a protocol of their own, by which they are found
 //! again after a crash, and the lowest preference, so that every other route to the same address counts
 //! before them.
+//!
+//! They stand in for the default route alone. An address in the subnet of an interface is somebody's
+//! there, or its neighbours say at once that it is nobody's; and where somebody has made a route to a
+//! subnet of virtual addresses, their packets are meant to go there.
 
 use std::{
     collections::BTreeSet,
@@ -15,42 +19,57 @@ use std::{
 use netlink_packet_core::DefaultNla;
 
 use super::rtnl::{Rtnl, RtnlError, attribute};
+use crate::model::IpPrefix;
 
 const ROUTE_HEADER_LENGTH: usize = 12;
+const ADDRESS_HEADER_LENGTH: usize = 8;
 /// "l"; nobody else's in `rtnetlink.h` or `/etc/iproute2/rt_protos`.
 const PROTOCOL: u8 = 0x6c;
-/// "lb" in ASCII behind a byte that routing daemons take for the administrative distance: 255 is that of
-/// a route that is never used, so that one to the same address which they learn is not kept from the
-/// kernel by ours.
-const PREFERENCE: u32 = 0xff6c_6200;
+const PREFERENCE: u32 = crate::model::UNSEEN_ROUTE_METRIC;
 const MAIN_TABLE: u8 = 254;
 const UNREACHABLE: u8 = 7;
 const RTA_DST: u16 = 1;
 const RTA_PRIORITY: u16 = 6;
+const IFA_ADDRESS: u16 = 1;
+/// `RTM_F_FIB_MATCH`: the route, and not what follows from it.
+const FIB_MATCH: u32 = 0x2000;
 
 /// The routes of the calling thread's network namespace.
 #[derive(Debug, Default)]
 pub(super) struct Unseen {
     /// What was wanted when they were last looked at, unless they may have changed since.
-    settled: Option<BTreeSet<IpAddr>>,
+    settled: Option<[BTreeSet<IpAddr>; 2]>,
 }
 
 impl Unseen {
-    /// Makes the routes what is wanted, as far as possible; the first refusal is told.
-    pub(super) fn set(&mut self, wanted: &BTreeSet<IpAddr>) -> Result<(), RtnlError> {
-        if self.settled.as_ref() == Some(wanted) {
+    /// Makes the routes what is wanted, as far as possible; the first refusal is told. Routes to `kept`
+    /// stay where there are some.
+    pub(super) fn set(
+        &mut self,
+        wanted: &BTreeSet<IpAddr>,
+        kept: &BTreeSet<IpAddr>,
+    ) -> Result<(), RtnlError> {
+        let asked = [wanted.clone(), kept.clone()];
+        if self.settled.as_ref() == Some(&asked) {
             return Ok(());
         }
         // What is refused now is tried again when somebody looks again.
-        self.settled = Some(wanted.clone());
+        self.settled = Some(asked);
         let mut rtnl = Rtnl::open()?;
         let held = list(&mut rtnl)?;
+        let subnets = subnets(&mut rtnl)?;
+        let is_ours = |vip: &&IpAddr| {
+            !subnets.iter().any(|subnet| IpPrefix::of(**vip, subnet.length()) == *subnet)
+        };
         let mut result = Ok(());
-        for vip in held.difference(wanted) {
+        let stays = |vip: &&IpAddr| (wanted.contains(*vip) || kept.contains(*vip)) && is_ours(vip);
+        for vip in held.iter().filter(|vip| !stays(vip)) {
             result = result.and(delete(&mut rtnl, *vip));
         }
-        for vip in wanted.difference(&held) {
-            result = result.and(add(&mut rtnl, *vip));
+        for vip in wanted.difference(&held).filter(is_ours) {
+            if !leads_somewhere(&mut rtnl, *vip) {
+                result = result.and(add(&mut rtnl, *vip));
+            }
         }
         result
     }
@@ -67,18 +86,68 @@ pub(super) fn list(rtnl: &mut Rtnl) -> Result<BTreeSet<IpAddr>, RtnlError> {
     for family in [libc::AF_INET, libc::AF_INET6] {
         let mut header = [0; ROUTE_HEADER_LENGTH];
         header[0] = family.to_le_bytes()[0];
-        let messages = rtnl.request(libc::RTM_GETROUTE, libc::NLM_F_DUMP, &header, &[])?;
+        (header[4], header[5], header[7]) = (MAIN_TABLE, PROTOCOL, UNREACHABLE);
+        rtnl.set_filters(true);
+        let listed = rtnl.request(libc::RTM_GETROUTE, libc::NLM_F_DUMP, &header, &[]);
+        rtnl.set_filters(false);
+        let messages = match listed {
+            // No route was ever made in this table.
+            Err(error) if error.errno() == Some(libc::ENOENT) => continue,
+            listed => listed?,
+        };
         for message in messages.iter().filter(|message| message.kind == libc::RTM_NEWROUTE) {
             let (header, attributes) = message.split(ROUTE_HEADER_LENGTH)?;
+            // An old kernel has listed all.
             let is_ours = header[5] == PROTOCOL && header[7] == UNREACHABLE;
             let address = attribute(attributes, RTA_DST).filter(|_| is_ours);
-            ours.extend(address.and_then(|bytes| match *bytes {
-                [a, b, c, d] => Some(IpAddr::V4(Ipv4Addr::new(a, b, c, d))),
-                _ => <[u8; 16]>::try_from(bytes).ok().map(|bytes| Ipv6Addr::from(bytes).into()),
-            }));
+            ours.extend(address.and_then(ip));
         }
     }
     Ok(ours)
+}
+
+/// The subnets of all interfaces.
+fn subnets(rtnl: &mut Rtnl) -> Result<BTreeSet<IpPrefix>, RtnlError> {
+    let header = [0; ADDRESS_HEADER_LENGTH];
+    let messages = rtnl.request(libc::RTM_GETADDR, libc::NLM_F_DUMP, &header, &[])?;
+    let mut subnets = BTreeSet::new();
+    for message in messages.iter().filter(|message| message.kind == libc::RTM_NEWADDR) {
+        let (header, attributes) = message.split(ADDRESS_HEADER_LENGTH)?;
+        let address = attribute(attributes, IFA_ADDRESS).and_then(ip);
+        subnets.extend(address.map(|address| IpPrefix::of(address, header[1])));
+    }
+    Ok(subnets)
+}
+
+/// Whether another route than the default one leads to an address.
+fn leads_somewhere(rtnl: &mut Rtnl, vip: IpAddr) -> bool {
+    let (mut header, destination) = destination(vip);
+    header[8..12].copy_from_slice(&FIB_MATCH.to_ne_bytes());
+    // None is an error, too.
+    let answer = rtnl.request(libc::RTM_GETROUTE, libc::NLM_F_ACK, &header, &[destination]);
+    answer.unwrap_or_default().iter().any(|message| {
+        let is_route = message.kind == libc::RTM_NEWROUTE;
+        is_route && message.split(ROUTE_HEADER_LENGTH).is_ok_and(|(header, _)| header[1] != 0)
+    })
+}
+
+fn ip(bytes: &[u8]) -> Option<IpAddr> {
+    match *bytes {
+        [a, b, c, d] => Some(IpAddr::V4(Ipv4Addr::new(a, b, c, d))),
+        _ => <[u8; 16]>::try_from(bytes).ok().map(|bytes| Ipv6Addr::from(bytes).into()),
+    }
+}
+
+/// Header and attribute of a question about an address alone.
+fn destination(vip: IpAddr) -> ([u8; ROUTE_HEADER_LENGTH], DefaultNla) {
+    let (family, bytes) = match vip {
+        IpAddr::V4(vip) => (libc::AF_INET, vip.octets().to_vec()),
+        IpAddr::V6(vip) => (libc::AF_INET6, vip.octets().to_vec()),
+    };
+    let mut header = [0; ROUTE_HEADER_LENGTH];
+    header[0] = family.to_le_bytes()[0];
+    header[1] = if vip.is_ipv4() { 32 } else { 128 };
+    (header, DefaultNla::new(RTA_DST, bytes))
 }
 
 fn add(rtnl: &mut Rtnl, vip: IpAddr) -> Result<(), RtnlError> {
@@ -98,17 +167,8 @@ pub(super) fn delete(rtnl: &mut Rtnl, vip: IpAddr) -> Result<(), RtnlError> {
 }
 
 fn change(rtnl: &mut Rtnl, kind: u16, flags: libc::c_int, vip: IpAddr) -> Result<(), RtnlError> {
-    let (family, bytes) = match vip {
-        IpAddr::V4(vip) => (libc::AF_INET, vip.octets().to_vec()),
-        IpAddr::V6(vip) => (libc::AF_INET6, vip.octets().to_vec()),
-    };
-    let mut header = [0; ROUTE_HEADER_LENGTH];
-    header[0] = family.to_le_bytes()[0];
-    header[1] = if vip.is_ipv4() { 32 } else { 128 };
+    let (mut header, destination) = destination(vip);
     (header[4], header[5], header[7]) = (MAIN_TABLE, PROTOCOL, UNREACHABLE);
-    let attributes = [
-        DefaultNla::new(RTA_DST, bytes),
-        DefaultNla::new(RTA_PRIORITY, PREFERENCE.to_ne_bytes().to_vec()),
-    ];
-    rtnl.request(kind, flags, &header, &attributes).map(drop)
+    let preference = DefaultNla::new(RTA_PRIORITY, PREFERENCE.to_ne_bytes().to_vec());
+    rtnl.request(kind, flags, &header, &[destination, preference]).map(drop)
 }

@@ -4,6 +4,7 @@ mod agent;
 mod calls;
 mod node;
 mod others;
+mod ways;
 
 use super::{Report, facts::Facts};
 
@@ -29,6 +30,8 @@ pub fn examine(facts: &Facts) -> Report {
         calls::networks,
         calls::names,
         others::addresses,
+        ways::routes,
+        ways::programs,
         others::ipvs,
         others::software,
         agent::refusals,

@@ -8,9 +8,10 @@ use std::{
     path::PathBuf,
 };
 
+use ipnet::IpNet;
 use serde::Deserialize;
 
-use crate::api::types::{BackendView, CallerList, StatusView, VipView};
+use crate::api::types::{BackendView, CallerList, ProgramList, StatusView, VipView};
 
 /// Everything that was looked at.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +34,8 @@ pub struct Facts {
     pub forwarding: [Option<bool>; 2],
     /// Addresses of the node itself.
     pub addresses: BTreeSet<IpAddr>,
+    /// Routes of IPv4 in the main table, and of IPv6.
+    pub routes: Vec<Route>,
     /// Virtual services of IPVS; `None`: the kernel has none.
     pub ipvs: Option<Vec<SocketAddr>>,
     /// Other software that handles the same packets: what showed it, by its name.
@@ -86,6 +89,8 @@ pub struct Running {
     pub backends: Vec<BackendView>,
     /// Who calls from this node.
     pub callers: CallerList,
+    /// Programs on interfaces, ours and others'.
+    pub programs: ProgramList,
 }
 
 /// The keys of the configuration that matter here; `lb-agent check` reads all of them.
@@ -215,6 +220,21 @@ pub struct InterfaceFacts {
     pub is_physical: bool,
     /// The strictest of `rp_filter` of it and of all.
     pub reverse_path_filter: Option<u8>,
+}
+
+/// A route.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Route {
+    /// Where to.
+    pub prefix: IpNet,
+    /// By which interface.
+    pub interface: String,
+    /// By whom; `None`: it is the subnet of the interface.
+    pub gateway: Option<IpAddr>,
+    /// Its preference: the lower, the more it counts.
+    pub metric: u32,
+    /// Whether it says `unreachable`, or the like.
+    pub is_refused: bool,
 }
 
 /// Docker's socket.

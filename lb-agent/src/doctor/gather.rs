@@ -19,7 +19,7 @@ use super::facts::{
 };
 use crate::api::{
     client::{Client, ClientError},
-    types::{BackendList, CallerList, StatusView, VipList, paths},
+    types::{BackendList, CallerList, ProgramList, StatusView, VipList, paths},
 };
 
 /// Where the configuration is when nobody says otherwise.
@@ -60,6 +60,7 @@ pub async fn gather(version: &str, socket: &Path, config: Option<&Path>) -> Fact
         interfaces,
         forwarding: node::forwarding(),
         addresses: node::addresses(),
+        routes: node::routes(),
         ipvs: fs::read_to_string("/proc/net/ip_vs").ok().map(|text| parse::ipvs(&text)),
         software,
         docker: ask_docker(&config.keys).await,
@@ -82,7 +83,12 @@ async fn ask_agent(socket: &Path) -> AgentFacts {
             Err(ClientError::Answer { .. }) => CallerList::default(),
             callers => callers?,
         };
-        Ok(Running { status, vips: vips.vips, backends: backends.backends, callers })
+        let programs = match client.get::<ProgramList>(paths::PROGRAMS).await {
+            Err(ClientError::Answer { .. }) => ProgramList::default(),
+            programs => programs?,
+        };
+        let (vips, backends) = (vips.vips, backends.backends);
+        Ok(Running { status, vips, backends, callers, programs })
     };
     let result: Result<Running, ClientError> = ask.await;
     match result {

@@ -8,16 +8,16 @@ use super::{
     Level, examine,
     facts::{
         AgentFacts, CgroupFacts, DockerFacts, Facts, InterfaceFacts, KernelFacts, NameFacts,
-        RawSockets, Running, SocketFileFacts, Stranger,
+        RawSockets, Route, Running, SocketFileFacts, Stranger,
     },
 };
 use crate::{
     api::types::{
-        BackendCountsView, CallerList, CallerView, FrontView, NameServerView, ProviderState,
-        ProviderView, RefusalView, RefusedBy, ServingState, SocketsView, TableView, UnreachedView,
-        VipFrontendView, VipView,
+        BackendCountsView, CallerList, CallerView, FrontView, NameServerView, ProgramView,
+        ProviderState, ProviderView, RefusalView, RefusedBy, ServingState, SocketsView, TableView,
+        UnreachedView, VipFrontendView, VipView,
     },
-    model::{Ports, Protocol, ServiceName},
+    model::{Ports, Protocol, ServiceName, UNSEEN_ROUTE_METRIC},
 };
 
 fn caller(name: &str, pid: u32, network: &str, address: &str) -> CallerView {
@@ -54,10 +54,13 @@ fn running() -> Running {
                 caller("client", 70, "shop", "172.18.0.2"),
                 caller("web-1", 71, "shop", "172.18.0.3"),
             ],
+            isolated: Vec::new(),
             unreached: Vec::new(),
         },
         ..Running::default()
     };
+    running.programs.programs =
+        vec![program("eth0", "tcx ingress", "lb_tc_front"), program("eth1", "xdp", "odd")];
     let status = &mut running.status;
     status.version = "1.2.3".to_owned();
     status.abi_version = 1;
@@ -78,6 +81,31 @@ fn running() -> Running {
     status.sockets =
         SocketsView { cgroup: Some("/sys/fs/cgroup".to_owned()), ..SocketsView::default() };
     running
+}
+
+fn route(prefix: &str, interface: &str, gateway: Option<&str>) -> Route {
+    Route {
+        prefix: prefix.parse().expect("a prefix"),
+        interface: interface.to_owned(),
+        gateway: gateway.map(|it| it.parse().expect("an address")),
+        metric: 0,
+        is_refused: false,
+    }
+}
+
+/// One of the agent's.
+fn refused(prefix: &str) -> Route {
+    Route { metric: UNSEEN_ROUTE_METRIC, is_refused: true, ..route(prefix, "*", None) }
+}
+
+fn program(interface: &str, hook: &str, name: &str) -> ProgramView {
+    ProgramView {
+        interface: interface.to_owned(),
+        hook: hook.to_owned(),
+        name: name.to_owned(),
+        id: 7,
+        is_ours: name.starts_with("lb_"),
+    }
 }
 
 /// A node on which all is well.
@@ -104,6 +132,11 @@ fn facts(running: Running) -> Facts {
         },
         interfaces: BTreeMap::from([("eth0".to_owned(), interface)]),
         forwarding: [Some(true), Some(false)],
+        routes: vec![
+            route("0.0.0.0/0", "eth0", Some("192.0.2.254")),
+            route("192.0.2.0/24", "eth0", None),
+            refused("10.96.0.10/32"),
+        ],
         docker: DockerFacts { version: Some(Ok("28.5.1".to_owned())) },
         socket: SocketFileFacts {
             path: PathBuf::from("/run/lb-agent/api.sock"),
@@ -143,9 +176,11 @@ fn a_node_on_which_all_is_well() {
     ok       networks    every container reaches every service
     ok       names       not answered: `listen` in [names] is empty
     ok       vip         1 virtual addresses, none of which is somebody's own
+    ok       routes      nothing else on this node leads to a virtual address; 1 of 1 end here for packets that no call has announced (`ip route show proto 108`)
+    ok       programs    ours alone, on 1 interface
     ok       software    no other balancer was noticed
     ok       granted     all that was asked for
-    16 ok, 0 warnings, 0 errors
+    18 ok, 0 warnings, 0 errors
     "#);
 }
 
@@ -234,8 +269,8 @@ fn whose_calls_are_not_seen_is_said() {
     warning  callers     cannot be told apart: `odd`
                          why: they see what every container sees, whatever networks they are on
                          do:  `journalctl -u lb-agent` says why
-    warning  networks    on none of the backends' networks: `compose/shop/web:80 from a, b`
-                         why: their calls are refused with EHOSTUNREACH (`other_network`)
+    warning  networks    no backend is reached: `compose/shop/web:80 from a, b`
+                         why: they are on none of the backends' networks, or Docker lets the containers there not talk to one another (`icc=false`): their calls are refused with EHOSTUNREACH (`other_network`)
                          do:  `docker network connect` them, or narrow `lb.visible` so that it is meant; `routes_across` in [cgroup] where the host's firewall lets them through
     0 ok, 6 warnings, 0 errors
     "#);
@@ -329,5 +364,66 @@ fn who_else_has_addresses_and_packets_is_said() {
                          why: what has no room is not served
                          do:  move services to other nodes
     0 ok, 6 warnings, 4 errors
+    "#);
+}
+
+#[test]
+fn other_ways_of_packets_are_said() {
+    let mut running = running();
+    running.vips.extend([vip("192.0.2.9"), vip("172.18.0.99"), vip("10.96.0.77"), vip("fd00::9")]);
+    running.programs.programs.extend([
+        program("eth0", "tc ingress", "netobserv_flows"),
+        program("veth1", "tcx ingress", "cil_from_contai"),
+        program("veth1", "tcx ingress", "lb_tc_reply"),
+        program("veth1", "tcx egress", "meter"),
+        program("veth2", "tcx ingress", "cil_from_contai"),
+        program("veth2", "tcx ingress", "lb_tc_reply"),
+        program("veth2", "tcx egress", "meter"),
+    ]);
+    let mut facts = facts(running);
+    facts.routes.extend([
+        route("172.18.0.0/16", "docker0", None),
+        route("10.96.0.77/32", "eth1", Some("192.0.2.3")),
+        refused("10.96.0.77/32"),
+        refused("10.96.0.50/32"),
+        route("fd00::9/128", "lo", None),
+    ]);
+    let ways = |facts: &Facts| {
+        let mut report = examine(facts);
+        report.findings.retain(|it| ["routes", "programs"].contains(&it.check.as_str()));
+        report.to_string()
+    };
+    assert_snapshot!(ways(&facts), @r#"
+    warning  routes      1 `unreachable` route (`10.96.0.50`) of the agent's to no virtual address
+                         why: whatever this node sends there is told that it does not arrive
+                         do:  restart the agent, which looks again; or `ip route del unreachable 10.96.0.50 proto 108`
+    warning  routes      this node routes 10.96.0.77 to 192.0.2.3 by `eth1`
+                         why: packets of this node that no socket call has announced go there; calls and clients that come in are served here all the same
+                         do:  leave it, if another machine serves the address, too; else see who made it: `ip route get` the address
+    warning  routes      172.18.0.99 is in 172.18.0.0/16, the subnet of `docker0`
+                         why: Docker, or whoever gives addresses there, may give it to somebody; packets that no socket call has announced go there
+                         do:  give the service an address outside of that subnet
+    warning  routes      192.0.2.9 is in 192.0.2.0/24, the subnet of `eth0`
+                         why: whoever is in that subnet asks who has the address, and nobody answers: it is not an address of this node
+                         do:  `ip addr add 192.0.2.9/32 dev lo`, upon which Linux answers for it; or let the router and all machines of the subnet have a route to it by this node
+    warning  programs    on `veth1`, `veth2`, too: `cil_from_contai` of Cilium (tcx ingress, before ours), `meter` (tcx egress, after ours)
+                         why: what comes before ours may take, change or drop packets that are to be balanced
+                         do:  let each have interfaces of its own, or restart the other: what attaches last runs last, unless it asks to be first
+    ok       programs    on `eth0`, too: `netobserv_flows` of NetObserv (tc ingress, after ours), which get what is not ours
+    1 ok, 5 warnings, 0 errors
+    "#);
+    facts.agent = AgentFacts::NotRunning("the agent is not running".to_owned());
+    assert_snapshot!(ways(&facts), @r#"
+    ok       routes      3 `unreachable` routes (`10.96.0.10`, `10.96.0.50`, `10.96.0.77`) of the agent's stay without it
+    1 ok, 0 warnings, 0 errors
+    "#);
+    let mut unable = self::running();
+    unable.programs.trouble = Some("the programs on interfaces cannot be listed: EPERM".to_owned());
+    assert_snapshot!(ways(&self::facts(unable)), @r#"
+    ok       routes      nothing else on this node leads to a virtual address; 1 of 1 end here for packets that no call has announced (`ip route show proto 108`)
+    warning  programs    the programs on interfaces cannot be listed: EPERM
+                         why: who else handles the same packets is not known
+                         do:  `bpftool net` shows it
+    1 ok, 1 warnings, 0 errors
     "#);
 }

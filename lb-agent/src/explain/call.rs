@@ -8,12 +8,12 @@ use std::{
 
 use lb_common::{
     abi::{
-        BACKEND_NONE, CLIENT_NODE, Client, DropReason, NetU16, PREFERS_NODE, PROTOCOL_TCP,
-        PROTOCOL_UDP, ServiceScope, VISIBLE_TO_CONTAINERS, VISIBLE_TO_NETWORKS, VISIBLE_TO_NODE,
-        Verdict,
+        BACKEND_NONE, CLASS_ALL, CLIENT_NODE, Client, DropReason, NetU16, PREFERS_NODE,
+        PROTOCOL_TCP, PROTOCOL_UDP, ReachEntry, ReachKey, ReachList, SCOPE_SECOND_HALF,
+        ServiceScope, VISIBLE_TO_CONTAINERS, VISIBLE_TO_NETWORKS, VISIBLE_TO_NODE, Verdict,
     },
     engine::{Context, Family, Tuple},
-    socket::{Call, Decision, SocketTables, client_hash, decide, reaches, sees},
+    socket::{Call, Decision, Membership, SocketTables, class_of, client_hash, decide, sees},
 };
 
 use super::recorder::Recorder;
@@ -88,12 +88,24 @@ pub fn explain_call<A: Family + Into<IpAddr>, T: SocketTables<A>>(
     }
 }
 
+impl<A: Family + Into<IpAddr>, T: SocketTables<A>> Membership for Recorder<'_, A, T> {
+    fn is_on(&self, class: u64, network: u64) -> bool {
+        self.tables().is_on(class, network)
+    }
+}
+
 impl<A: Family + Into<IpAddr>, T: SocketTables<A>> SocketTables<A> for Recorder<'_, A, T> {
     fn client(&self, cookie: u64) -> Option<&Client> {
         let client = self.tables().client(cookie);
         if let Some(notes) = self.call() {
             notes.client.set(client.copied());
-            let networks = client.map_or_else(Vec::new, |client| notes.networks(&client.networks));
+            let networks = client.map_or_else(Vec::new, |client| {
+                let is_on = |network: &&u64| self.tables().is_on(client.class, **network);
+                let hashes = notes.caller.networks.keys().filter(is_on);
+                let mut names: Vec<String> = hashes.map(|hash| notes.network(*hash)).collect();
+                names.sort();
+                names
+            });
             let kind = match client {
                 None => "unknown",
                 Some(client) if client.kind == CLIENT_NODE => "node",
@@ -106,7 +118,7 @@ impl<A: Family + Into<IpAddr>, T: SocketTables<A>> SocketTables<A> for Recorder<
                 self.note(Step::Scope {
                     visible: notes.visible(&scope),
                     prefers_node: scope.flags & PREFERS_NODE != 0,
-                    is_seen: sees(&scope, client),
+                    is_seen: sees(self.tables(), &scope, client),
                 });
             }
         }
@@ -122,15 +134,33 @@ impl<A: Family + Into<IpAddr>, T: SocketTables<A>> SocketTables<A> for Recorder<
     fn network(&self, backend: u32) -> u64 {
         let network = self.tables().network(backend);
         if let Some(notes) = self.call() {
-            let client = notes.client.get();
             let across = u32::from(notes.caller.routes_across);
+            let class = class_of(notes.client.get().as_ref(), across);
             self.note(Step::Network {
                 backend: BackendName::of(backend),
                 network: (network != 0).then(|| notes.network(network)),
-                is_reached: reaches(network, client.as_ref(), across),
+                is_reached: network == 0
+                    || class == CLASS_ALL
+                    || self.tables().is_on(class, network),
             });
         }
         network
+    }
+
+    fn reach_list(&self, key: &ReachKey) -> Option<ReachList> {
+        let list = self.tables().reach_list(key)?;
+        self.note(Step::Reach {
+            of: if key.class == CLASS_ALL { "everybody" } else { "the caller's networks" }
+                .to_owned(),
+            slots: list.slots,
+            preferred: list.near,
+            others: list.far,
+        });
+        Some(list)
+    }
+
+    fn reach_entry(&self, index: u32) -> ReachEntry {
+        self.tables().reach_entry(index)
     }
 }
 
@@ -158,7 +188,8 @@ impl CallNotes<'_> {
         let flags = flags.iter().filter(|(flag, _)| scope.flags & flag != 0);
         let mut words: Vec<String> = flags.map(|(_, word)| (*word).to_owned()).collect();
         if scope.flags & VISIBLE_TO_NETWORKS != 0 {
-            let networks = self.networks(&scope.networks);
+            let half = usize::from(scope.flags & SCOPE_SECOND_HALF != 0);
+            let networks = self.networks(&scope.networks[half]);
             words.extend(networks.into_iter().map(|name| format!("network:{name}")));
         }
         words

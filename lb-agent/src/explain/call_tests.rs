@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use insta::assert_snapshot;
 use lb_common::{
     abi::{
-        BackendV4, CLIENT_CONTAINER, CLIENT_NODE, Client, FAMILY_V4, Frontend, FrontendKeyV4,
-        NetU16, NetU32, PATH_LOCAL, PREFERS_NODE, PROTOCOL_ANY, PROTOCOL_TCP, RingDescriptor,
-        SCOPE_FRONT, ServiceScope, Slot, TAKES_NEW, VISIBLE_TO_CONTAINERS, VISIBLE_TO_NETWORKS,
-        affinity_flags, ring_number,
+        BackendV4, CLIENT_CONTAINER, CLIENT_NODE, ClassNetwork, Client, FAMILY_V4, Frontend,
+        FrontendKeyV4, NetU16, NetU32, PATH_LOCAL, PREFERS_NODE, PROTOCOL_ANY, PROTOCOL_TCP,
+        RingDescriptor, SCOPE_FRONT, ServiceScope, Slot, TAKES_NEW, VISIBLE_TO_CONTAINERS,
+        VISIBLE_TO_NETWORKS, VISIBLE_TO_NOBODY, affinity_flags, ring_number,
     },
     engine::Context,
     socket::host::HostSocketTables,
@@ -46,13 +46,18 @@ fn tables(scope: ServiceScope, flags: u32, state: u8) -> HostSocketTables<NetU32
         generation: 5,
     };
     tables.packets.backends = [(1, backend)].into();
-    let on = |network: &str| {
-        let mut client = Client { kind: CLIENT_CONTAINER, ..Client::default() };
-        client.networks[0] = network_hash(network);
-        client
+    let on = |network: &str| Client {
+        kind: CLIENT_CONTAINER,
+        class: network_hash(network),
+        ..Client::default()
     };
     let node = Client { kind: CLIENT_NODE, ..Client::default() };
     tables.clients = [(NODE, node), (CLIENT, on("shop")), (STRANGER, on("blog"))].into();
+    let membership = |network: &str| ClassNetwork {
+        class: network_hash(network),
+        network: network_hash(network),
+    };
+    tables.class_networks = ["shop", "blog"].map(membership).into();
     tables.scopes = [(3, scope)].into();
     tables.networks = [(1, network_hash("shop"))].into();
     tables
@@ -78,7 +83,7 @@ fn explained(tables: &HostSocketTables<NetU32>, name: &str, cookie: u64, port: u
 fn scope(flags: u32) -> ServiceScope {
     let mut scope = ServiceScope { flags, ..ServiceScope::default() };
     if flags & VISIBLE_TO_NETWORKS != 0 {
-        scope.networks[0] = network_hash("blog");
+        scope.networks[0][0] = network_hash("blog");
     }
     scope
 }
@@ -163,7 +168,7 @@ fn calls_to_a_wrong_port_to_nobody_and_without_a_backend() {
       frontend      unserved
     decision: drop ECONNREFUSED, no_frontend
     "#);
-    let nobodys = tables(scope(0), 0, TAKES_NEW);
+    let nobodys = tables(scope(VISIBLE_TO_NOBODY), 0, TAKES_NEW);
     assert_snapshot!(explained(&nobodys, "client", CLIENT, 80), @r#"
     tcp call of client to 203.0.113.10:80
       frontend      served by service number 3

@@ -84,6 +84,21 @@ pub struct PanicState {
     pub is_last_resort: bool,
 }
 
+impl Judged {
+    /// Whether something else would become of the service, now that this is known of its backends.
+    fn would_be_another(&self, standing: impl Fn(&TargetKey) -> Option<Standing>) -> bool {
+        let mut keys = self.keys.iter();
+        let standings = self.before.backends.iter().map(|backend| {
+            let is_followed = backend.state != BackendState::Disabled;
+            is_followed.then(|| keys.next().and_then(&standing)).flatten()
+        });
+        let standings: Vec<_> = standings.collect();
+        let mut service = Arc::clone(&self.before);
+        let panic = judge(&mut service, &standings);
+        panic != self.panic || service != self.after
+    }
+}
+
 impl HealthView {
     /// What is to be probed, whenever it changes.
     pub fn targets(&self) -> watch::Receiver<Targets> {
@@ -114,6 +129,7 @@ impl HealthView {
     /// Takes in what health found out. True: the snapshot has to be made anew.
     pub fn take(&mut self, changes: &[Change]) -> bool {
         let mut is_changed = false;
+        let mut doubtful = HashSet::new();
         for change in changes {
             let entry = self.entries.get_mut(&change.key);
             let Some(entry) = entry.filter(|it| it.target.generation == change.generation) else {
@@ -123,13 +139,27 @@ impl HealthView {
                 log(&entry.target, change);
                 entry.cause = Some(change.cause.clone());
             }
-            if entry.standing != change.standing {
+            if entry.standing == change.standing {
+                continue;
+            }
+            let is_other_health = entry.standing.health != change.standing.health;
+            entry.standing = change.standing;
+            match self.services.get_mut(&entry.service.name) {
+                Some(judged) if is_other_health => judged.is_stale = true,
+                Some(_) => drop(doubtful.insert(entry.service.name.clone())),
+                None => {}
+            }
+            is_changed |= is_other_health;
+        }
+        // How it fails may change with every probe, and mostly nothing follows from that.
+        for name in doubtful {
+            let entries = &self.entries;
+            if let Some(judged) = self.services.get_mut(&name)
+                && !judged.is_stale
+                && judged.would_be_another(|key| Some(entries.get(key)?.standing))
+            {
+                judged.is_stale = true;
                 is_changed = true;
-                entry.standing = change.standing;
-                let judged = self.services.get_mut(&entry.service.name);
-                if let Some(judged) = judged {
-                    judged.is_stale = true;
-                }
             }
         }
         is_changed

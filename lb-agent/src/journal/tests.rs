@@ -150,6 +150,56 @@ async fn followers_wait_for_what_is_new() {
     assert_eq!(journal.wait_after(99, limit).await.len(), 3);
 }
 
+proptest::proptest! {
+    /// However much happens, little is kept, in order, and whoever follows misses nothing of it.
+    #[test]
+    fn the_journal_is_bounded(
+        writes in proptest::collection::vec(0_usize..500, 0..12),
+        asked in proptest::prelude::any::<u64>(),
+    ) {
+        let journal = Journal::default();
+        let mut total = 0;
+        for (at_ms, count) in (0..).zip(writes) {
+            journal.write(vec![Draft::of("web", "x".to_owned()); count], moment(at_ms));
+            total += count as u64;
+        }
+        let kept = journal.after(0);
+        proptest::prop_assert_eq!(kept.len() as u64, total.min(EVENTS_MAX as u64));
+        proptest::prop_assert!(kept.iter().rev().zip((1..=total).rev()).all(|(it, at)| it.number == at));
+        let newer = kept.iter().filter(|event| event.number > asked).count();
+        proptest::prop_assert_eq!(journal.after(asked).len(), newer);
+    }
+
+    /// Whatever changes at one moment, a bounded part of it is told, and the next moment is compared
+    /// with all of it.
+    #[test]
+    fn any_two_moments_are_compared(
+        before in proptest::collection::btree_map(0_u16..600, 0_u8..3, 0..600),
+        after in proptest::collection::btree_map(0_u16..600, 0_u8..3, 0..600),
+        refusals in proptest::collection::btree_set((".{0,8}", ".{0,8}"), 0..4),
+    ) {
+        let moment = |backends: std::collections::BTreeMap<u16, u8>| Seen {
+            backends: backends
+                .into_iter()
+                .map(|(number, state)| {
+                    let states =
+                        [BackendState::Healthy, BackendState::Unhealthy, BackendState::Draining];
+                    (subject(number), seen(number, states[usize::from(state)], Some(1)))
+                })
+                .collect(),
+            refusals: refusals.clone(),
+            ..Seen::default()
+        };
+        let mut chronicle = Chronicle::default();
+        let (first, second) = (moment(before), moment(after));
+        for now in [first, second.clone()] {
+            let drafts = chronicle.compare(now, &web(), |_| None);
+            proptest::prop_assert!(drafts.len() <= 201, "{}", drafts.len());
+        }
+        proptest::prop_assert_eq!(chronicle.compare(second, &web(), |_| None), []);
+    }
+}
+
 #[test]
 fn who_yields_is_told_why() {
     use BackendState::Healthy;

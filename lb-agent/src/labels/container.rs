@@ -1,7 +1,8 @@
 //! One container -> what it asks for: which services it belongs to, its place in them, and its wishes.
 //!
 //! A replica's identity is its name in the orchestrator (Compose project, service and number; Swarm
-//! service and slot), never the container's id or address: so a replacement inherits its ring slots.
+//! service and slot; else the container's name, the first if it was renamed), never the container's id
+//! or address: so a replacement inherits its ring slots.
 
 mod refusals;
 mod wishes;
@@ -51,6 +52,8 @@ pub struct ContainerFacts {
     pub id: String,
     /// Its name, with or without the slash that Docker puts before it.
     pub name: String,
+    /// The name that it was known by before it was renamed, if its place is still that name's.
+    pub former_name: Option<String>,
     /// The image that it was made from, as the user wrote it.
     pub image: String,
     /// All its labels.
@@ -231,7 +234,7 @@ impl Reader {
         if asks.is_empty() {
             return Claims { refusals: refusals.told(), ..Claims::default() };
         }
-        let Some(replica) = Replica::of(facts, name) else {
+        let Some(replica) = Replica::of(facts) else {
             let message = "a one-off container of `docker compose run` gets no traffic; start the \
                            service by `docker compose up`";
             refusals.extend(

@@ -42,7 +42,8 @@ impl Replica {
     }
 
     /// `None` for a container that is part of no service: one that was made for a single command.
-    pub(super) fn of(facts: &ContainerFacts, name: &str) -> Option<Self> {
+    pub(super) fn of(facts: &ContainerFacts) -> Option<Self> {
+        let name = facts.former_name.as_ref().unwrap_or(&facts.name).trim_start_matches('/');
         let label =
             |key: &str| facts.labels.get(key).map(String::as_str).filter(|value| !value.is_empty());
         if let Some(service) = label("com.docker.swarm.service.name") {

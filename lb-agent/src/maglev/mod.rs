@@ -33,13 +33,13 @@ pub struct Member {
 }
 
 /// For every slot of a ring of `size` slots the index into `members` of its owner. Empty when no
-/// member has a weight. `size` must be a prime, so that every permutation reaches every slot.
+/// member has a weight. `size` must be a prime, as [`RING_SIZES`] are, so that every permutation reaches
+/// every slot.
 ///
 /// A member whose weight is less than the greatest one divided by its number of slots can end up
 /// with no slot.
 #[must_use]
 pub fn build(members: &[Member], size: u32) -> Vec<u32> {
-    debug_assert!(size >= 2 && RING_SIZES.contains(&size) || cfg!(test));
     let mut walkers = walkers(members, size);
     let weight_max = walkers.iter().map(|walker| walker.weight).max().unwrap_or(0);
     if weight_max == 0 || size < 2 {

@@ -23,3 +23,9 @@ pub use service::{
     ServiceName, Snapshot, WaysIn, only_port,
 };
 pub use visibility::{Preference, Visibility};
+
+/// Preference of the routes by which packets to a virtual address that no socket call has announced are
+/// told that they do not arrive: "lb" in ASCII behind a byte that routing daemons take for the
+/// administrative distance. 255 is that of a route that is never used, so that one to the same address
+/// which they learn is not kept from the kernel by ours.
+pub const UNSEEN_ROUTE_METRIC: u32 = 0xff6c_6200;

@@ -145,7 +145,7 @@ pub struct ReplyFacts {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Backend {
     /// The replica's identity within its service (`3` for Compose container number or Swarm slot 3,
-    /// a container name, an address): decides the place in the ring. A replacement inherits it.
+    /// a container's first name, an address): decides the place in the ring. A replacement inherits it.
     pub place: String,
     /// What tells this instance from its predecessor at the same place: container id and start time
     /// for containers, empty for static backends. Two backends of one place differ in it.

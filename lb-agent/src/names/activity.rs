@@ -1,15 +1,15 @@
 //! What the responder is doing, for people: where it listens, and who asks.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use crate::api::types::{NameServerView, NamesView};
 
-/// Askers that are remembered; anybody can ask, so it is bounded.
-const ASKERS_MAX: usize = 1024;
+/// Askers that are remembered, in each of two generations; anybody can ask, so it is bounded.
+const ASKERS_MAX: usize = 512;
 
 /// Shared between the responder and who shows it.
 #[derive(Debug, Default)]
@@ -19,9 +19,10 @@ pub struct Activity(Mutex<Inner>);
 struct Inner {
     /// Each with what is wrong with it.
     servers: BTreeMap<SocketAddr, Option<String>>,
-    /// Each with the number of its latest question.
-    askers: BTreeMap<IpAddr, u64>,
-    questions: u64,
+    /// Who has asked since the generation before was complete.
+    askers: BTreeSet<IpAddr>,
+    /// The generation before.
+    earlier: BTreeSet<IpAddr>,
 }
 
 impl Activity {
@@ -33,14 +34,9 @@ impl Activity {
     /// Notes that somebody has asked.
     pub(super) fn note_asker(&self, asker: IpAddr) {
         let mut inner = self.inner();
-        inner.questions += 1;
-        let number = inner.questions;
-        inner.askers.insert(asker.to_canonical(), number);
-        if inner.askers.len() > ASKERS_MAX {
-            let oldest = inner.askers.iter().min_by_key(|(_, number)| **number);
-            if let Some(oldest) = oldest.map(|(asker, _)| *asker) {
-                inner.askers.remove(&oldest);
-            }
+        inner.askers.insert(asker.to_canonical());
+        if inner.askers.len() >= ASKERS_MAX {
+            inner.earlier = std::mem::take(&mut inner.askers);
         }
     }
 
@@ -56,7 +52,7 @@ impl Activity {
                     trouble: trouble.clone(),
                 })
                 .collect(),
-            askers: inner.askers.keys().copied().collect(),
+            askers: inner.askers.union(&inner.earlier).copied().collect(),
         }
     }
 
@@ -70,19 +66,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn askers_are_bounded_and_the_oldest_goes() {
+    fn askers_are_bounded_and_the_oldest_go() {
         let activity = Activity::default();
         let address = |number: u32| IpAddr::from(number.to_be_bytes());
         let count = u32::try_from(ASKERS_MAX).expect("a small number");
-        for number in 0..count {
+        for number in 0..2 * count - 1 {
             activity.note_asker(address(number));
         }
-        // It asks again, so another is the oldest.
+        assert_eq!(activity.view().askers.len(), 2 * ASKERS_MAX - 1);
+        // It asks again, so it is not among those who go.
         activity.note_asker(address(0));
-        activity.note_asker(address(count));
+        activity.note_asker(address(2 * count));
         let askers = activity.view().askers;
-        assert_eq!(askers.len(), ASKERS_MAX);
-        assert!(askers.contains(&address(0)) && askers.contains(&address(count)));
-        assert!(!askers.contains(&address(1)));
+        assert!(askers.contains(&address(0)) && askers.contains(&address(2 * count)));
+        assert!(!askers.contains(&address(1)) && askers.len() <= 2 * ASKERS_MAX);
     }
 }

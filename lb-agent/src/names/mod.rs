@@ -1,85 +1,104 @@
 //! A small DNS responder: the names of services, with their virtual addresses.
 //!
-//! Owns the sockets that it answers on, and knows what the view knows, as it is at that moment. It
-//! answers for names of services and for nothing else: whatever else is asked is refused, so that
-//! whoever asks goes on to its next server, unless the configuration names servers to ask instead.
+//! Owns the sockets that it answers on, and a thread, so that questions take no time from what follows
+//! Docker and the health of backends. It knows what the view knows, in a table that is made when the
+//! view changes. It answers for names of services and for nothing else: whatever else is asked is
+//! refused, so that whoever asks goes on to its next server, unless the configuration names servers to
+//! ask instead.
+//!
+//! Everything that askers can make it hold is bounded: connections by [`connections`], questions that
+//! wait for other servers by [`forward`], questions of ours by being answered one after the other.
 
 mod activity;
-mod handler;
+mod connections;
+mod datagrams;
+mod forward;
+mod listen;
+mod responder;
 mod table;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use hickory_resolver::{
-    Resolver, TokioResolver,
-    config::{NameServerConfigGroup, ResolverConfig},
-    name_server::TokioConnectionProvider,
-};
-use hickory_server::ServerFuture;
-use tokio::{
-    net::{TcpListener, UdpSocket},
-    sync::watch,
-    time::sleep,
-};
+use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use self::handler::Handler;
 pub use self::{
     activity::Activity,
     table::{Answer, Names, Question},
 };
+use self::{connections::Room, datagrams::Datagrams, forward::Forwarder, responder::Responder};
 use crate::{api::types::View, config::NamesConfig};
 
-/// Time that a client may be idle on a connection.
-const TCP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Wait after an address could not be listened on: that of a bridge comes with Docker.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Answers on every address of the configuration until `stop`.
+/// Answers on every address of the configuration until `stop`, on a thread of its own. The error: there
+/// is no thread to be had.
 pub fn start(
     config: &NamesConfig,
     view: &watch::Receiver<Arc<View>>,
     activity: &Arc<Activity>,
     stop: &CancellationToken,
-) {
-    let forward = (!config.forward.is_empty()).then(|| Arc::new(resolver(&config.forward)));
+) -> io::Result<()> {
+    if config.listen.is_empty() {
+        return Ok(());
+    }
+    let failed = |error| io::Error::other(format!("no thread that answers for names: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(failed)?;
+    let (config, view) = (config.clone(), view.clone());
+    let (activity, stop) = (Arc::clone(activity), stop.clone());
+    let thread = std::thread::Builder::new().name("lb-names".to_owned()).spawn(move || {
+        runtime.block_on(stop.run_until_cancelled(run(config, view, activity)));
+    });
+    thread.map(drop).map_err(failed)
+}
+
+async fn run(config: NamesConfig, view: watch::Receiver<Arc<View>>, activity: Arc<Activity>) {
+    let first = Names::of(&view.borrow(), config.compose);
+    let (sender, names) = watch::channel(Arc::new(first));
+    let forward = (!config.forward.is_empty()).then(|| Arc::new(Forwarder::new(&config.forward)));
+    let responder = Responder { names, activity, ttl_seconds: config.ttl_seconds, forward };
+    let room = Room::default();
     for &address in &config.listen {
-        let handler = Handler {
-            view: view.clone(),
-            activity: Arc::clone(activity),
-            ttl_seconds: config.ttl_seconds,
-            has_compose_names: config.compose,
-            forward: forward.clone(),
-        };
-        tokio::spawn(stop.clone().run_until_cancelled_owned(serve(address, handler)));
+        let is_alone = !config.listen.iter().any(|other| listen::share_port(address, *other));
+        tokio::spawn(serve(address, is_alone, responder.clone(), room.clone()));
+    }
+    follow(view, config.compose, &sender).await;
+    // Nothing changes any more; what is known is answered until somebody says stop.
+    std::future::pending::<()>().await;
+}
+
+/// Makes the table when the view has changed. Few changes of the view are changes of names.
+async fn follow(
+    mut view: watch::Receiver<Arc<View>>,
+    has_compose_names: bool,
+    names: &watch::Sender<Arc<Names>>,
+) {
+    while view.changed().await.is_ok() {
+        let latest = Arc::clone(&view.borrow_and_update());
+        let made = Names::of(&latest, has_compose_names);
+        names.send_if_modified(|known| {
+            let has_changed = **known != made;
+            if has_changed {
+                *known = Arc::new(made);
+            }
+            has_changed
+        });
     }
 }
 
-/// Asks these servers and no others, and keeps nothing: whoever asks us does that.
-fn resolver(servers: &[SocketAddr]) -> TokioResolver {
-    let mut group = NameServerConfigGroup::new();
-    for server in servers {
-        group.merge(NameServerConfigGroup::from_ips_clear(&[server.ip()], server.port(), true));
-    }
-    let config = ResolverConfig::from_parts(None, Vec::new(), group);
-    let provider = TokioConnectionProvider::default();
-    let mut builder = Resolver::builder_with_config(config, provider);
-    let options = builder.options_mut();
-    options.cache_size = 0;
-    options.use_hosts_file = hickory_resolver::config::ResolveHosts::Never;
-    options.timeout = Duration::from_secs(2);
-    options.attempts = 1;
-    builder.build()
-}
-
-async fn serve(address: SocketAddr, handler: Handler) {
-    let activity = Arc::clone(&handler.activity);
+async fn serve(address: SocketAddr, is_alone: bool, responder: Responder, room: Room) {
+    let activity = Arc::clone(&responder.activity);
     let mut has_warned = false;
     activity.note_server(address, Some("not yet".to_owned()));
-    let (datagrams, connections) = loop {
-        match listen(address).await {
+    let (datagrams, listener) = loop {
+        let sockets = listen::open(address, is_alone)
+            .and_then(|(datagrams, listener)| Ok((Datagrams::new(datagrams)?, listener)));
+        match sockets {
             Ok(sockets) => break sockets,
             Err(error) => {
                 activity.note_server(address, Some(error.to_string()));
@@ -96,14 +115,5 @@ async fn serve(address: SocketAddr, handler: Handler) {
     };
     activity.note_server(address, None);
     tracing::info!("names of services are answered on {address}");
-    let mut server = ServerFuture::new(handler);
-    server.register_socket(datagrams);
-    server.register_listener(connections, TCP_TIMEOUT);
-    if let Err(error) = server.block_until_done().await {
-        tracing::error!("names: {address}: {error}");
-    }
-}
-
-async fn listen(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
-    Ok((UdpSocket::bind(address).await?, TcpListener::bind(address).await?))
+    tokio::join!(datagrams.serve(responder.clone()), connections::serve(listener, room, responder));
 }

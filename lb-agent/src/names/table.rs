@@ -7,6 +7,9 @@ use std::{
 
 use crate::{api::types::View, model::Protocol};
 
+/// Records in an answer: of a name with more, these are enough.
+const RECORDS_MAX: usize = 256;
+
 /// Services by the names that clients use for them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Names {
@@ -29,6 +32,8 @@ pub enum Question {
     V6,
     /// `SRV`.
     Ports,
+    /// `ANY`: whatever we like (RFC 8482), which is the addresses.
+    Any,
     /// Anything else.
     Other,
 }
@@ -38,7 +43,14 @@ pub enum Question {
 pub enum Answer {
     /// The name is not ours.
     Unknown,
-    /// It is, and these are its addresses of the family, perhaps none.
+    /// It is, and there is nothing of what is asked for.
+    Nothing {
+        /// The name without its service labels.
+        target: String,
+        /// Whether there is anything else under the name.
+        exists: bool,
+    },
+    /// Its addresses of the family.
     Addresses(Vec<IpAddr>),
     /// The ports at the name, which is the target of each.
     Ports {
@@ -112,28 +124,33 @@ impl Names {
             Some(found) => found,
             None => (Wanted::default(), name.as_str()),
         };
-        let has_labels = wanted != Wanted::default();
         let Some(entry) = self.entries.get(target) else { return Answer::Unknown };
-        let of_family = |is_v4: bool| -> Vec<IpAddr> {
-            entry.addresses.iter().copied().filter(|it| it.is_ipv4() == is_v4).collect()
+        let ports = entry.ports.iter().filter(|port| wanted.fits(**port)).map(|it| it.1);
+        let ports: BTreeSet<u16> = ports.take(RECORDS_MAX).collect();
+        // A name with service labels has nothing but ports.
+        let is_plain = wanted == Wanted::default();
+        let addresses = |fits: fn(&IpAddr) -> bool| -> Vec<IpAddr> {
+            let all = entry.addresses.iter().copied().filter(fits);
+            all.take(if is_plain { RECORDS_MAX } else { 0 }).collect()
         };
-        match question {
-            Question::V4 if !has_labels => Answer::Addresses(of_family(true)),
-            Question::V6 if !has_labels => Answer::Addresses(of_family(false)),
-            Question::Ports => {
-                let fits = |(protocol, port): &&(Protocol, u16)| {
-                    wanted.protocol.is_none_or(|wanted| wanted == *protocol)
-                        && wanted.port.is_none_or(|wanted| wanted == *port)
-                };
-                let ports: BTreeSet<u16> = entry.ports.iter().filter(fits).map(|it| it.1).collect();
-                Answer::Ports {
+        let addresses = match question {
+            Question::V4 => addresses(IpAddr::is_ipv4),
+            Question::V6 => addresses(IpAddr::is_ipv6),
+            Question::Any => addresses(|_| true),
+            Question::Ports if !ports.is_empty() => {
+                return Answer::Ports {
                     target: target.to_owned(),
                     ports: ports.into_iter().collect(),
-                    addresses: entry.addresses.iter().copied().collect(),
-                }
+                    addresses: entry.addresses.iter().copied().take(RECORDS_MAX).collect(),
+                };
             }
-            _ => Answer::Addresses(Vec::new()),
+            Question::Ports | Question::Other => Vec::new(),
+        };
+        if addresses.is_empty() {
+            let exists = is_plain || !ports.is_empty();
+            return Answer::Nothing { target: target.to_owned(), exists };
         }
+        Answer::Addresses(addresses)
     }
 }
 
@@ -142,6 +159,13 @@ impl Names {
 struct Wanted {
     protocol: Option<Protocol>,
     port: Option<u16>,
+}
+
+impl Wanted {
+    fn fits(self, (protocol, port): (Protocol, u16)) -> bool {
+        self.protocol.is_none_or(|wanted| wanted == protocol)
+            && self.port.is_none_or(|wanted| wanted == port)
+    }
 }
 
 fn service_labels(name: &str) -> Option<(Wanted, &str)> {

@@ -285,3 +285,14 @@ fn kind_of(info: &LinkInfo) -> Option<String> {
         _ => None,
     }
 }
+
+/// Makes of a message all that is ever made of one.
+#[cfg(test)]
+pub(super) fn look_at(message: RouteNetlinkMessage) {
+    match message {
+        RouteNetlinkMessage::NewLink(message) => drop(Link::from(message)),
+        RouteNetlinkMessage::NewRoute(message) => drop(ways_of_default_route(&message)),
+        RouteNetlinkMessage::NewAddress(message) => drop(local_address(&message.attributes)),
+        _ => {}
+    }
+}

@@ -214,6 +214,17 @@ mod tests {
         check("", None);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_line_is_read_or_not(
+            line in crate::mangle::mangled_text("42 (a) b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20"),
+            other in crate::mangle::any_text(),
+        ) {
+            parse_start(&line);
+            proptest::prop_assert_eq!(parse_start(&format!("1 ({other}) x")), None);
+        }
+    }
+
     #[tokio::test]
     async fn end_is_seen_at_once() {
         let mut child = sleeper();

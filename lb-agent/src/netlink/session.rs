@@ -3,7 +3,7 @@
 //! Docker makes whatever it executes in a container the leader of a session. A shell's children are in
 //! it, also those that outlive the shell; only who asks for a session of its own has left it.
 
-use std::{fs, io};
+use std::{collections::BTreeSet, fs, io};
 
 use super::process::Process;
 
@@ -19,22 +19,24 @@ const ROUNDS_MAX: usize = 8;
 ///
 /// When `/proc` cannot be read, or a process cannot be signalled.
 pub fn end_session(session: u32, group: &str) -> io::Result<usize> {
-    let mut ended = 0;
+    let mut ended = BTreeSet::new();
     for _ in 0..ROUNDS_MAX {
-        let mut found = 0;
+        let before = ended.len();
         for process in members(session)? {
-            // A process that is gone by now needs nothing; one of another group is none of ours.
-            if process.is_in_control_group_of(group).unwrap_or(false) {
+            // A process that is gone by now needs nothing; one of another group is none of ours; and one
+            // that was ended before is on its way.
+            if !ended.contains(&process.pid())
+                && process.is_in_control_group_of(group).unwrap_or(false)
+            {
                 process.kill()?;
-                found += 1;
+                ended.insert(process.pid());
             }
         }
-        if found == 0 {
+        if ended.len() == before {
             break;
         }
-        ended += found;
     }
-    Ok(ended)
+    Ok(ended.len())
 }
 
 /// Handles on the living processes of a session.

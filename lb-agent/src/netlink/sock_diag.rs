@@ -16,8 +16,8 @@ use nix::{
     errno::Errno,
     sys::{
         socket::{
-            AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt,
-            socket, sockopt,
+            AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, connect, recv,
+            send, setsockopt, socket, sockopt,
         },
         time::{TimeVal, TimeValLike as _},
     },
@@ -185,6 +185,8 @@ impl DiagSocket {
         )?;
         let timeout = TimeVal::milliseconds(timeout.as_millis().try_into().unwrap_or(i64::MAX));
         setsockopt(&descriptor, sockopt::ReceiveTimeout, &timeout)?;
+        // To the kernel, and nobody else can answer: a container may send netlink messages, too.
+        connect(descriptor.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
         Ok(Self(descriptor))
     }
 
@@ -236,22 +238,8 @@ impl DiagSocket {
         let mut buffer = vec![0; BUFFER_BYTES];
         loop {
             let length = self.receive(&mut buffer)?;
-            let mut rest = &buffer[..length];
-            while let Some((header, body)) = take_message(&mut rest)? {
-                match header.kind {
-                    NLMSG_DONE => return outcome(body).map(|()| seen),
-                    NLMSG_ERROR => outcome(body)?,
-                    SOCK_DIAG_BY_FAMILY if seen >= sockets_max => {
-                        return Err(io::Error::other(format!("more than {sockets_max} sockets")));
-                    }
-                    SOCK_DIAG_BY_FAMILY => {
-                        seen += 1;
-                        let (answer, attributes) = Answer::read_from_prefix(body)
-                            .map_err(|_| malformed("a socket that is cut off"))?;
-                        visit(&answer, attributes);
-                    }
-                    _ => {}
-                }
+            if read_dump(&buffer[..length], &mut seen, sockets_max, visit)? {
+                return Ok(seen);
             }
         }
     }
@@ -286,6 +274,32 @@ impl DiagSocket {
             }
         }
     }
+}
+
+/// Reads one datagram of a dump. True: it was the last.
+fn read_dump(
+    mut rest: &[u8],
+    seen: &mut usize,
+    sockets_max: usize,
+    visit: &mut dyn FnMut(&Answer, &[u8]),
+) -> io::Result<bool> {
+    while let Some((header, body)) = take_message(&mut rest)? {
+        match header.kind {
+            NLMSG_DONE => return outcome(body).map(|()| true),
+            NLMSG_ERROR => outcome(body)?,
+            SOCK_DIAG_BY_FAMILY if *seen >= sockets_max => {
+                return Err(io::Error::other(format!("more than {sockets_max} sockets")));
+            }
+            SOCK_DIAG_BY_FAMILY => {
+                *seen += 1;
+                let (answer, attributes) = Answer::read_from_prefix(body)
+                    .map_err(|_| malformed("a socket that is cut off"))?;
+                visit(&answer, attributes);
+            }
+            _ => {}
+        }
+    }
+    Ok(false)
 }
 
 /// One attribute, padded to four bytes.
@@ -341,7 +355,10 @@ fn malformed(what: &str) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::mangle::mangled;
 
     #[test]
     fn attributes_are_found_and_cut_off_ones_are_not() {
@@ -353,6 +370,53 @@ mod tests {
             assert_eq!(stored(&all[..cut]), None, "{cut}");
         }
         assert_eq!(find_attribute(&[0, 0, 0, 0], 1), None);
+    }
+
+    /// A datagram with a socket that has something stored, one that has not, and the end.
+    fn dump() -> Vec<u8> {
+        let storage = attribute(1 | NESTED, &attribute(MAP_VALUE, b"12345678"));
+        let stored = attribute(STORAGES | NESTED, &storage);
+        let socket = |attributes: &[u8]| {
+            let body = [Answer::default().as_bytes(), attributes].concat();
+            let length = u32::try_from(HEADER_BYTES + body.len()).expect("short");
+            let header = Header { length, kind: SOCK_DIAG_BY_FAMILY, ..Header::default() };
+            [header.as_bytes(), &body].concat()
+        };
+        let end = Header { length: 20, kind: NLMSG_DONE, ..Header::default() };
+        [&socket(&stored)[..], &socket(&[]), end.as_bytes(), &[0; 4]].concat()
+    }
+
+    fn read(datagram: &[u8], sockets_max: usize) -> (io::Result<bool>, Vec<Option<Vec<u8>>>) {
+        let (mut seen, mut found) = (0, Vec::new());
+        let result = read_dump(datagram, &mut seen, sockets_max, &mut |answer, attributes| {
+            assert!(answer.local().port() != 1 || answer.cookie() < u64::MAX);
+            found.push(stored(attributes).map(<[u8]>::to_vec));
+        });
+        assert!(seen >= found.len() && found.len() <= sockets_max);
+        (result, found)
+    }
+
+    #[test]
+    fn a_dump_is_read_to_its_end_or_its_limit() {
+        let (result, found) = read(&dump(), 2);
+        assert!(result.expect("in order"));
+        assert_eq!(found, [Some(b"12345678".to_vec()), None]);
+        let (result, found) = read(&dump(), 1);
+        assert_eq!(result.expect_err("one too many").to_string(), "more than 1 sockets");
+        assert_eq!(found.len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn any_dump_is_read_and_ends(
+            datagram in prop_oneof![
+                4 => mangled(dump()),
+                1 => prop::collection::vec(any::<u8>(), 0..300),
+            ],
+        ) {
+            let (_result, found) = read(&datagram, 100);
+            prop_assert!(found.len() <= datagram.len() / HEADER_BYTES);
+        }
     }
 
     #[test]

@@ -105,34 +105,11 @@ impl RouteSocket {
         message.serialize(&mut bytes);
         self.socket.send(&bytes, 0)?;
 
-        let mut consistent = true;
-        let mut messages = 0;
+        let mut answer = Answer { sequence: self.sequence, is_consistent: true, messages: 0 };
         loop {
             let received = self.receive()?;
-            let mut rest = &self.buffer[..received];
-            while rest.len() >= HEADER_BYTES {
-                let frame = NetlinkBuffer::new_checked(rest).map_err(malformed)?;
-                let length = usize::try_from(frame.length()).map_err(malformed)?;
-                let (own, flags) = (frame.sequence_number() == self.sequence, frame.flags());
-                let parsed = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&rest[..length]);
-                // Messages are aligned to four bytes; the last one need not be padded.
-                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-                messages += 1;
-                if messages > MESSAGES_MAX {
-                    return Err(io::Error::other("the kernel's answer does not end"));
-                }
-                if !own {
-                    continue;
-                }
-                consistent &= flags & NLM_F_DUMP_INTR == 0;
-                match parsed.map(|message| message.payload) {
-                    Ok(NetlinkPayload::InnerMessage(message)) => visit(message),
-                    Ok(NetlinkPayload::Done(done)) => return ended(done.code, consistent),
-                    Ok(NetlinkPayload::Error(error)) => return ended(error.raw_code(), consistent),
-                    Ok(NetlinkPayload::Overrun(_)) => return Err(Errno::ENOBUFS.into()),
-                    Ok(_) => {}
-                    Err(error) => tracing::debug!(%error, "netlink message skipped"),
-                }
+            if let Some(is_consistent) = answer.read(&self.buffer[..received], visit)? {
+                return Ok(is_consistent);
             }
         }
     }
@@ -156,6 +133,61 @@ impl RouteSocket {
     }
 }
 
+/// An answer that comes in several datagrams.
+struct Answer {
+    /// Number of the question.
+    sequence: u32,
+    is_consistent: bool,
+    messages: usize,
+}
+
+impl Answer {
+    /// Reads one datagram. `None`: more are to come; false: the answer mixes two states.
+    fn read(
+        &mut self,
+        datagram: &[u8],
+        visit: &mut dyn FnMut(RouteNetlinkMessage),
+    ) -> io::Result<Option<bool>> {
+        let mut rest = datagram;
+        self.count()?;
+        while rest.len() >= HEADER_BYTES {
+            let frame = NetlinkBuffer::new_checked(rest).map_err(malformed)?;
+            let length = usize::try_from(frame.length()).map_err(malformed)?;
+            let is_own = frame.sequence_number() == self.sequence;
+            let message = rest.get(..length).ok_or_else(|| malformed("a message is cut off"))?;
+            // Messages are aligned to four bytes; the last one need not be padded.
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+            self.count()?;
+            if !is_own {
+                continue;
+            }
+            self.is_consistent &= frame.flags() & NLM_F_DUMP_INTR == 0;
+            let parsed = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message);
+            match parsed.map(|message| message.payload) {
+                Ok(NetlinkPayload::InnerMessage(message)) => visit(message),
+                Ok(NetlinkPayload::Done(done)) => {
+                    return ended(done.code, self.is_consistent).map(Some);
+                }
+                Ok(NetlinkPayload::Error(error)) => {
+                    return ended(error.raw_code(), self.is_consistent).map(Some);
+                }
+                Ok(NetlinkPayload::Overrun(_)) => return Err(Errno::ENOBUFS.into()),
+                Ok(_) => {}
+                Err(error) => tracing::debug!(%error, "netlink message skipped"),
+            }
+        }
+        Ok(None)
+    }
+
+    fn count(&mut self) -> io::Result<()> {
+        self.messages += 1;
+        if self.messages > MESSAGES_MAX {
+            return Err(io::Error::other("the kernel's answer does not end"));
+        }
+        Ok(())
+    }
+}
+
 /// The end of an answer: 0 or a negated error number.
 fn ended(code: i32, consistent: bool) -> io::Result<bool> {
     if code == 0 {
@@ -167,4 +199,95 @@ fn ended(code: i32, consistent: bool) -> io::Result<bool> {
 
 fn malformed(error: impl std::fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("malformed netlink answer: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::{
+        address::{AddressAttribute, AddressMessage},
+        link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
+        nsid::{NsidAttribute, NsidMessage},
+        route::{RouteAddress, RouteAttribute, RouteMessage},
+    };
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{mangle::mangled, netlink::link};
+
+    /// Messages of all kinds that are asked for, as the kernel sends them.
+    fn messages() -> Vec<Vec<u8>> {
+        let mut link = LinkMessage::default();
+        link.header.index = 7;
+        link.attributes = vec![
+            LinkAttribute::IfName("veth0".to_owned()),
+            LinkAttribute::Link(8),
+            LinkAttribute::LinkNetNsId(3),
+            LinkAttribute::Controller(9),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth)]),
+        ];
+        let mut address = AddressMessage::default();
+        address.header.prefix_len = 16;
+        address.attributes = vec![AddressAttribute::Local([10, 0, 0, 7].into())];
+        let mut route = RouteMessage::default();
+        route.attributes = vec![
+            RouteAttribute::Priority(100),
+            RouteAttribute::Oif(7),
+            RouteAttribute::PrefSource(RouteAddress::Inet([10, 0, 0, 7].into())),
+        ];
+        let mut number = NsidMessage::default();
+        number.attributes.push(NsidAttribute::Id(4));
+        let inner = [
+            RouteNetlinkMessage::NewLink(link),
+            RouteNetlinkMessage::NewAddress(address),
+            RouteNetlinkMessage::NewRoute(route),
+            RouteNetlinkMessage::NewNsId(number),
+        ];
+        let bytes = inner.map(|inner| {
+            let mut header = NetlinkHeader::default();
+            header.sequence_number = 1;
+            let mut message = NetlinkMessage::new(header, NetlinkPayload::from(inner));
+            message.finalize();
+            let mut bytes = vec![0; message.buffer_len()];
+            message.serialize(&mut bytes);
+            bytes
+        });
+        bytes.into()
+    }
+
+    /// What the agent makes of a datagram, and how many messages were in it.
+    fn read(datagram: &[u8]) -> (io::Result<Option<bool>>, usize) {
+        let mut visited = 0;
+        let mut answer = Answer { sequence: 1, is_consistent: true, messages: 0 };
+        let result = answer.read(datagram, &mut |message| {
+            visited += 1;
+            link::look_at(message);
+        });
+        (result, visited)
+    }
+
+    #[test]
+    fn whole_messages_are_understood() {
+        let (result, visited) = read(&messages().concat());
+        assert_eq!((result.expect("in order"), visited), (None, 4));
+    }
+
+    proptest! {
+        #[test]
+        fn any_datagram_is_read_and_ends(
+            datagram in prop_oneof![
+                prop::sample::subsequence(messages(), 1..=4).prop_flat_map(|it| mangled(it.concat())),
+                prop::collection::vec(any::<u8>(), 0..200),
+                // Headers with any length, of any kind.
+                (any::<u32>(), any::<u16>(), prop::collection::vec(any::<u8>(), 0..64)).prop_map(
+                    |(length, kind, rest)| {
+                        let length = length % 100;
+                        let head = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &[0; 2]];
+                        [&head.concat()[..], &1_u32.to_ne_bytes(), &[0; 4], &rest].concat()
+                    }),
+            ],
+        ) {
+            let (_result, visited) = read(&datagram);
+            prop_assert!(visited <= datagram.len() / HEADER_BYTES);
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use lb_common::abi::META_ROUTED_BACKENDS;
+use lb_common::abi::{BACKEND_NONE, META_ROUTED_BACKENDS, TAKES_NEW};
 
 use super::{Action, Kernel, KernelError, KernelState, Planner, Sight, ring_of, service_of};
 use crate::model::{BackendPath, FrontendAddress, Refusal, Snapshot};
@@ -106,6 +106,8 @@ struct Missing {
     rings: HashSet<u32>,
     /// Services some of whose backends do not have the state that their rings are made for.
     states: HashSet<u32>,
+    /// Backends that rings go on leading to which should not, although others live.
+    still_led: HashSet<u32>,
     /// Ports whose replies do not have the default that is counted on.
     reply_ports: HashSet<(BackendPath, SocketAddr)>,
     /// Services some of whose flows are not recorded, or have no default.
@@ -141,8 +143,9 @@ impl Missing {
             }
             Action::SetBackendState { number, state } => {
                 let held = mirror.backends.get(number);
-                held.is_some_and(|it| {
-                    state & !it.state != 0 && self.unrecorded.contains(&it.service)
+                held.is_some_and(|it| match (it.state & !state, state & !it.state) {
+                    (TAKES_NEW, 0) => self.still_led.contains(number),
+                    (_, gained) => gained != 0 && self.unrecorded.contains(&it.service),
                 })
             }
             Action::SetRecordsReplies { number, records_replies: false } => {
@@ -195,12 +198,16 @@ impl Missing {
             Action::WriteBackend { number, .. } => {
                 self.backends.insert(*number);
             }
-            Action::PublishRing { ring, .. } => {
+            Action::PublishRing { ring, content } => match mirror.rings.get(ring) {
                 // Where a ring is published already, frontends can point to it.
-                if !mirror.rings.contains_key(ring) {
+                Some(held) if content.slots.iter().any(|slot| slot.cur() != BACKEND_NONE) => {
+                    self.still_led.extend(held.slots.iter().map(|slot| slot.cur()));
+                }
+                Some(_) => {}
+                None => {
                     self.rings.insert(*ring);
                 }
-            }
+            },
             Action::PutFrontend { frontend, .. } | Action::DeleteFrontend { frontend } => {
                 self.kept.frontend(frontend, &mirror.frontends);
             }

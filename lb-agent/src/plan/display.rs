@@ -3,12 +3,12 @@
 use std::{collections::BTreeMap, fmt};
 
 use lb_common::abi::{
-    FRONTEND_DROPS, SLOT_MOVING, SLOT_SETTLED, Slot, TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS,
+    FRONTEND_DROPS, SLOT_MOVING, SLOT_SETTLED, TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS,
     affinity_prefix_bits,
 };
 
 use super::{
-    Action, KernelBackend, KernelRing, KernelState, NameHash, Plan, ReplyDefault, ReplyPort,
+    Action, KernelBackend, KernelRing, KernelState, NameHash, Plan, ReplyDefault, ReplyPort, Slots,
 };
 use crate::model::BackendPath;
 
@@ -40,7 +40,7 @@ impl fmt::Display for Takes {
 }
 
 /// How many slots each backend has.
-struct Shares<'a>(&'a [Slot]);
+struct Shares<'a>(&'a Slots);
 
 impl fmt::Display for Shares<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -32,7 +32,7 @@ enum Phase {
     TrustReplyDefaults,
     Admit,
     PublishRings,
-    /// Who merely takes no new flows any more goes on doing so until its ring leads none there: the data
+    /// Who merely takes no new flows any more goes on doing so until its rings lead none there: the data
     /// path would refuse them.
     RefuseNew,
     PutVips,
@@ -68,6 +68,8 @@ pub(super) struct Draft<'a> {
     pub(super) is_out_of_backends: bool,
     /// Some ring waits for a resting extent.
     pub(super) waits_for_extents: bool,
+    /// Backends that rings go on leading to which should not: they cannot be replaced now.
+    still_led: HashSet<u32>,
     /// Veths of wanted backends that have the reply program, or get it by this plan.
     pub(super) replies_wanted: HashSet<u32>,
     pub(super) rings_wanted: HashSet<u32>,
@@ -114,6 +116,7 @@ impl<'a> Draft<'a> {
             slots_due_ms: None,
             is_out_of_backends: false,
             waits_for_extents: false,
+            still_led: HashSet::new(),
             replies_wanted: HashSet::new(),
             rings_wanted: HashSet::new(),
             frontends_wanted: BTreeMap::new(),
@@ -205,7 +208,20 @@ impl<'a> Draft<'a> {
         self.slots_due_ms = Some(self.slots_due_ms.map_or(due_ms, |other| other.min(due_ms)));
     }
 
+    /// Says that a ring stays as it is, although others should own its slots.
+    pub(super) fn keep_ring(&mut self, ring: u32) {
+        let held = self.kernel.rings.get(&ring);
+        self.still_led.extend(held.iter().flat_map(|ring| &ring.slots).map(|slot| slot.cur()));
+    }
+
     pub(super) fn finish(mut self, due_ms: Option<u64>) -> Plan {
+        let still_led = &self.still_led;
+        self.actions.retain(|(phase, action)| match action {
+            Action::SetBackendState { number, .. } => {
+                *phase != Phase::RefuseNew || !still_led.contains(number)
+            }
+            _ => true,
+        });
         self.actions.sort_by_key(|(phase, _)| *phase);
         Plan {
             actions: self.actions.into_iter().map(|(_, action)| action).collect(),

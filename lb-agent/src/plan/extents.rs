@@ -138,7 +138,7 @@ mod tests {
         let ring = |(start, size): &(u32, u32)| KernelRing {
             start: *start,
             epoch: 1,
-            slots: vec![Slot::default(); *size as usize],
+            slots: vec![Slot::default(); *size as usize].into(),
         };
         (0..).zip(extents.iter().map(ring)).collect()
     }

@@ -10,7 +10,10 @@
 //!   what is new is made from the inside out (reply program, service, backend, ring, VIP, frontend),
 //!   then what is old is taken away from the outside in.
 //! - Every live flow of a slot is recorded or belongs to the slot's default: what becomes of a slot
-//!   says [`lb_common::slots::advance`] and nobody else. States are stored before rings.
+//!   says [`lb_common::slots::advance`] and nobody else. States are stored before rings, but for one:
+//!   that a backend merely takes no new flows any more is stored behind the rings that lead nobody
+//!   there, and not at all while one that leads there cannot be replaced. Clients would be refused
+//!   although others live.
 //! - What a reader of the tables may still see is not reused: extents and numbers rest for a
 //!   quarantine after nothing refers to them any more.
 //! - What fails is left out and tried again later; what depends on it waits; all else goes on.
@@ -22,6 +25,7 @@ mod extents;
 mod hash;
 mod keys;
 mod numbers;
+mod packed;
 mod planner;
 mod policy;
 mod removal;
@@ -41,6 +45,7 @@ use lb_common::abi::{self, FAMILY_V4, FAMILY_V6};
 pub use apply::{Applied, Outcome, apply, reconcile};
 pub use hash::{HashIndex, NameHash, instance_hash, place_hash, service_hash};
 pub use keys::{BackendKeys, ServiceKeys};
+pub use packed::Slots;
 pub use planner::{Planner, Settings};
 pub use sight::{Scan, Sight, Times};
 pub use state::{

@@ -178,7 +178,7 @@ impl Planner {
                     start: ring.start,
                     epoch: ring.epoch,
                     size: ring.slots.len(),
-                    numbers: scratch.of_slots(&ring.slots),
+                    numbers: scratch.of_slots(ring.slots.different()),
                     members: None,
                     watch: None,
                 };
@@ -412,7 +412,7 @@ impl Planner {
             }
             _ => {
                 let owners = desired_owners(&members, size);
-                circumstances.assigned(draft, held.map(|ring| &*ring.slots), &owners)
+                circumstances.assigned(draft, held.map(|ring| &ring.slots), &owners)
             }
         };
         let watch = Watch::of(&slots, &circumstances);
@@ -428,6 +428,8 @@ impl Planner {
         let Some(start) = self.extent(draft, wanted.service, size, has_members) else {
             if held.is_none() {
                 draft.rings_wanted.remove(&ring);
+            } else if !members.is_empty() {
+                draft.keep_ring(ring);
             }
             return;
         };
@@ -443,7 +445,10 @@ impl Planner {
             watch,
         };
         self.rings.insert(ring, memo);
-        draft.push(Action::PublishRing { ring, content: KernelRing { start, epoch, slots } });
+        draft.push(Action::PublishRing {
+            ring,
+            content: KernelRing { start, epoch, slots: slots.into() },
+        });
     }
 
     /// Where a ring can be written. Nobody misses anything while one with the same members waits.

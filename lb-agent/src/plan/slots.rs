@@ -10,6 +10,7 @@ use lb_common::{
 };
 
 use super::{
+    Slots,
     draft::Draft,
     numbers::NumberSet,
     sight::{Sight, Times, is_of_datagrams},
@@ -54,11 +55,10 @@ impl<'a> Circumstances<'a> {
     pub(super) fn assigned(
         &self,
         draft: &Draft<'_>,
-        held: Option<&[Slot]>,
+        held: Option<&Slots>,
         owners: &[u32],
     ) -> Vec<Slot> {
-        let held = held.unwrap_or_default();
-        let next = |(index, owner): (usize, &u32)| match held.get(index) {
+        let next = |(index, owner): (usize, &u32)| match held.and_then(|held| held.get(index)) {
             Some(slot) => self.next(draft, index, *slot, *owner),
             None => Slot::plain(*owner),
         };
@@ -66,7 +66,7 @@ impl<'a> Circumstances<'a> {
     }
 
     /// The slots when their owners stay.
-    pub(super) fn advanced(&self, draft: &Draft<'_>, held: &[Slot]) -> Vec<Slot> {
+    pub(super) fn advanced(&self, draft: &Draft<'_>, held: &Slots) -> Vec<Slot> {
         let next = |(index, slot): (usize, &Slot)| self.next(draft, index, *slot, slot.cur());
         held.iter().enumerate().map(next).collect()
     }

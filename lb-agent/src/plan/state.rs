@@ -5,15 +5,13 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use lb_common::abi::Slot;
-
-use super::hash::NameHash;
+use super::{Slots, hash::NameHash};
 use crate::model::{BackendPath, FrontendAddress, IpPrefix, Protocol};
 
 /// One backend as the kernel holds it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KernelBackend {
-    /// Hash of service name, place, instance, address and path; never zero.
+    /// Hash of service name, instance, address and path; never zero.
     pub instance_hash: [u64; 2],
     /// Number of its service.
     pub service: u32,
@@ -64,7 +62,7 @@ pub struct KernelRing {
     /// Count of publications, wrapping.
     pub epoch: u32,
     /// The slots; as many as the ring's size.
-    pub slots: Vec<Slot>,
+    pub slots: Slots,
 }
 
 /// Everything that the agent keeps in the kernel.

@@ -1,7 +1,7 @@
 //! The services of the config file as claims. Pure: reading and watching the file is the work of
 //! others.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use crate::{
     config::{Config, StaticBackend, StaticService},
@@ -87,16 +87,25 @@ fn own_wishes(
 }
 
 fn static_backend(backend: &StaticBackend) -> Backend {
-    let address = match backend.address.port() {
-        0 => backend.address.ip().to_string(),
-        _ => backend.address.to_string(),
+    backend_at(backend.address, backend.weight.unwrap_or(WEIGHT))
+}
+
+/// A backend that the file no longer has.
+pub(crate) fn leaving_backend(address: SocketAddr) -> Backend {
+    Backend { state: BackendState::Draining, ..backend_at(address, WEIGHT) }
+}
+
+fn backend_at(address: SocketAddr, weight: u16) -> Backend {
+    let name = match address.port() {
+        0 => address.ip().to_string(),
+        _ => address.to_string(),
     };
     Backend {
-        place: address.clone(),
+        place: name.clone(),
         instance: String::new(),
-        display_name: address,
-        address: backend.address,
-        weight: backend.weight.unwrap_or(WEIGHT),
+        display_name: name,
+        address,
+        weight,
         path: BackendPath::Routed,
         state: BackendState::Healthy,
         started_at_ms: 0,

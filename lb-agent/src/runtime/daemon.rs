@@ -2,6 +2,8 @@
 //!
 //! Nothing is cleaned up at the end: what is in the kernel stays there, so that the traffic goes on.
 
+mod following;
+
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -18,6 +20,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::following::Follower;
 use super::{
     Event, Reconciler, Runtime, RuntimeChannels, Settings, TraceRequest, Tracers, health, routes,
     spawn,
@@ -32,7 +35,7 @@ use crate::{
     config::{self, Config, LabelsConfig},
     datapath::{self, Datapath},
     journal::Journal,
-    labels, names,
+    names,
     netlink::{self, Cookies},
     plan,
     provider::{ProviderEvent, docker, file},
@@ -100,7 +103,7 @@ struct Daemon {
     fronts: Vec<u32>,
     events: mpsc::Sender<Event>,
     view: watch::Receiver<Arc<View>>,
-    docker: Option<JoinHandle<()>>,
+    docker: Option<Follower>,
     /// The containers that the Docker provider follows.
     runs: docker::Runs,
     /// Resolves when the prober has ended.
@@ -164,7 +167,7 @@ impl Daemon {
         if let Some(metrics) = metrics {
             tokio::spawn(metrics.run(stop.clone()));
         }
-        names::start(&config.names, &view, &names, &stop);
+        names::start(&config.names, &view, &names, &stop)?;
         follow_callers(&config, registry, cookies, &events, &stop)?;
         let mut daemon = Self {
             config,
@@ -245,36 +248,6 @@ impl Daemon {
         self.tell(ProviderEvent::Claims { provider: file::NAME, claims }.into()).await
     }
 
-    /// Starts the Docker provider. One that is there already is started anew only when it has to
-    /// know something else: with it goes what it knows, above all who lives.
-    async fn follow_docker(&mut self) -> anyhow::Result<()> {
-        let docker = &self.config.docker;
-        if !docker.enabled {
-            return Ok(());
-        }
-        let labels = self.config.labels.clone();
-        if self.docker.is_some() && self.docker_labels == labels {
-            return Ok(());
-        }
-        let resync = Duration::from_secs(docker.resync_seconds.into());
-        let settings = docker::Settings::new(&docker.endpoint, resync)?;
-        if let Some(previous) = self.docker.take() {
-            previous.abort();
-            // Nothing that it has told may come after this.
-            drop(previous.await);
-            self.tell(Event::Restarting(docker::PROVIDER)).await?;
-        }
-        let reader = Arc::new(labels::Reader::new(&labels));
-        let (sender, receiver) = mpsc::channel(EVENTS_MAX);
-        let forward = forward(receiver, self.events.clone());
-        let runs = self.runs.clone();
-        self.docker = Some(tokio::spawn(async move {
-            tokio::join!(docker::run(settings, runs, reader, sender), forward);
-        }));
-        self.docker_labels = labels;
-        Ok(())
-    }
-
     async fn tell(&self, event: Event) -> anyhow::Result<()> {
         if self.events.send(event).await.is_err() {
             bail!("the kernel thread ended by itself; see above");
@@ -349,20 +322,11 @@ fn follow_traces(
     }
 }
 
-/// Resolves when the task has ended; never without a task.
-async fn ended(task: &mut Option<JoinHandle<()>>) {
-    match task {
-        // A panic has been printed by its hook.
-        Some(task) => drop(task.await),
+/// Resolves when the provider has ended; never without one.
+async fn ended(docker: &mut Option<Follower>) {
+    match docker {
+        Some(docker) => docker.ended().await,
         None => std::future::pending().await,
-    }
-}
-
-async fn forward(mut from: mpsc::Receiver<ProviderEvent>, to: mpsc::Sender<Event>) {
-    while let Some(event) = from.recv().await {
-        if to.send(event.into()).await.is_err() {
-            return;
-        }
     }
 }
 

@@ -60,6 +60,10 @@ impl Node for Datapath {
         Self::front_ifindex(self)
     }
 
+    fn routes_across(&self) -> bool {
+        Self::sockets(self).routes_across
+    }
+
     fn set_socket_tables(&mut self, tables: &SocketTables) -> Result<(), NodeError> {
         Self::set_socket_tables(self, tables).map_err(|error| NodeError(format!("{error:#}")))
     }

@@ -163,8 +163,10 @@ impl<N: Node> Runtime<N> {
     /// Makes the view for those who have asked, and when one is due. A death or a failure that comes
     /// meanwhile goes first: a view of all backends may take tens of milliseconds.
     fn show(&mut self, now: Instant) {
-        let is_due = self.publish_at.is_some_and(|(at, _)| at <= now);
-        if self.askers.is_empty() && (!is_due || self.reconciler.is_dirty(now)) {
+        // While there is more to do nobody waits for a view, but not for ever.
+        let is_busy = self.reconciler.is_dirty(now);
+        let is_due = |(at, latest)| latest <= now || (at <= now && !is_busy);
+        if self.askers.is_empty() && !self.publish_at.is_some_and(is_due) {
             return;
         }
         let gives_up = self.given_up < GIVEN_UP_MAX;

@@ -206,6 +206,9 @@ pub(super) fn reason(
         {
             order.map(|order| format!("told to end, kept by {}", order.by))
         }
+        (_, Some(BackendState::Draining)) if backend.instance.is_empty() => {
+            Some("no longer in the file".to_owned())
+        }
         (_, Some(BackendState::Draining)) => Some("told to end".to_owned()),
         (_, Some(BackendState::Unhealthy)) => Some("paused".to_owned()),
         _ => None,

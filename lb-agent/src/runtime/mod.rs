@@ -14,6 +14,7 @@ mod event_loop;
 mod health;
 mod history;
 mod inbox;
+mod leaving;
 mod ledger;
 mod local;
 mod node;

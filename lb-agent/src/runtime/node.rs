@@ -42,6 +42,9 @@ pub trait Node: Kernel + Send {
     /// The front interface, when there is exactly one; else 0.
     fn front_ifindex(&self) -> u32;
 
+    /// Whether the host leads containers to networks that they are not on.
+    fn routes_across(&self) -> bool;
+
     /// Makes the tables of socket calls what is wanted.
     fn set_socket_tables(&mut self, tables: &SocketTables) -> Result<(), NodeError>;
 

@@ -159,13 +159,13 @@ impl<'a> Protection<'a> {
         let slots: Vec<_> = slots
             .map(|(held, new)| if is_kept(held) { self.slot_with_kept(*held, *new) } else { *new })
             .collect();
-        if slots == held.slots {
+        if held.slots == slots {
             return None;
         }
         // Another epoch than the planner has chosen: it remembers what it put into that one, and
         // must look at this one again.
         let epoch = RingDescriptor::new(0, 0, new.epoch.wrapping_add(1)).epoch();
-        Some(KernelRing { start: new.start, epoch, slots })
+        Some(KernelRing { start: new.start, epoch, slots: slots.into() })
     }
 }
 
@@ -181,6 +181,10 @@ impl Protection<'_> {
         }
         if held.state() == SLOT_MOVING && !stays(held.old()) {
             return held.with_old(BACKEND_NONE);
+        }
+        if held.state() == SLOT_MOVING && !self.backends.contains(&held.cur()) {
+            // Its flows are recorded; whoever drains, or merely is not to have the slot, gets no others.
+            return held.with_cur_of(new);
         }
         held
     }
@@ -312,7 +316,7 @@ mod tests {
     fn slots_that_move_away_from_those_stay() {
         let slot = |old| Slot::new(1, old, SLOT_MOVING, 100);
         let mut kernel = kernel();
-        let held = KernelRing { start: 0, epoch: 7, slots: vec![slot(2), Slot::plain(1)] };
+        let held = KernelRing { start: 0, epoch: 7, slots: vec![slot(2), Slot::plain(1)].into() };
         kernel.rings = [(4, held)].into();
         let claimed = Claimed {
             services: [[1, 0], [2, 0]].into(),
@@ -321,9 +325,9 @@ mod tests {
         };
         let protection = Protection::new(&kernel, &claimed);
         // The planner takes 2 for gone, and has another owner for the plain slot.
-        let new = KernelRing { start: 8, epoch: 8, slots: vec![slot(0), Slot::plain(4)] };
+        let new = KernelRing { start: 8, epoch: 8, slots: vec![slot(0), Slot::plain(4)].into() };
         let softened = protection.soften(vec![Action::PublishRing { ring: 4, content: new }]);
-        let slots = vec![slot(2), Slot::plain(4)];
+        let slots = vec![slot(2), Slot::plain(4)].into();
         let content = KernelRing { start: 8, epoch: 9, slots };
         assert_eq!(softened, [Action::PublishRing { ring: 4, content }]);
     }
@@ -333,8 +337,11 @@ mod tests {
     fn check_slot(held: Slot, new: Slot, expected: Slot) {
         let mut kernel = kernel();
         // So that there is something to publish whatever becomes of the slot.
-        let ring =
-            |slot, other| KernelRing { start: 0, epoch: 7, slots: vec![slot, Slot::plain(other)] };
+        let ring = |slot, other| KernelRing {
+            start: 0,
+            epoch: 7,
+            slots: vec![slot, Slot::plain(other)].into(),
+        };
         kernel.rings = [(4, ring(held, 1))].into();
         let claimed = Claimed {
             services: [[1, 0], [2, 0]].into(),
@@ -364,6 +371,8 @@ mod tests {
             (moving(2, 3), settled(1), moving(2, 1).with_cur(1, 500)),
             (moving(2, 3), moving(0, 0).with_cur(0, 500), moving(2, 0).with_cur(0, 500)),
             (moving(2, 1), moving(0, 1), moving(2, 1)),
+            // The planner's drains: it is to get no new flows, and those that it has are recorded.
+            (moving(2, 4), moving(4, 1).with_cur(1, 500), moving(2, 1).with_cur(1, 500)),
             (settled(2), Slot::new(1, 2, SLOT_MOVING, 500), settled(2)),
             (Slot::plain(2), Slot::new(1, 0, SLOT_MOVING, 500), Slot::plain(2)),
         ] {

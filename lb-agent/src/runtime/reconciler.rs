@@ -22,6 +22,7 @@ use super::{
     connections::Connections,
     history::History,
     inbox::Inbox,
+    leaving::Leaving,
     ledger::Ledger,
     local::Local,
     node::{Node, NodeCounters, NodeError},
@@ -101,6 +102,7 @@ pub struct Reconciler<N> {
     mirror: KernelState,
     /// What is granted to whom, and the same with all that follows from health, time and orders.
     granted: Granted,
+    leaving: Leaving,
     snapshot: Snapshot,
     /// What the planner did not grant.
     refused_plans: Vec<Refusal>,
@@ -117,9 +119,9 @@ pub struct Reconciler<N> {
     backoff: Backoff,
     progress: Progress,
     rounds_in_a_row: u32,
-    /// Something changed since the latest plan.
     /// Of the next plan, before bad news interrupt it.
     certain_actions: usize,
+    /// Something changed since the latest plan.
     is_dirty: bool,
     is_mirror_stale: bool,
     is_view_stale: bool,
@@ -164,6 +166,7 @@ impl<N: Node> Reconciler<N> {
             node,
             mirror,
             granted: Granted::default(),
+            leaving: Leaving::default(),
             snapshot: Snapshot::default(),
             refused_plans: Vec::new(),
             shares: Shares::default(),
@@ -311,6 +314,7 @@ impl<N: Node> Reconciler<N> {
 
         let actions = self.protected(plan.actions);
         let planned = actions.len();
+        self.announce_to_sockets(&actions);
         let certain = self.certain_actions;
         let mut kernel =
             Interruptible { node: &mut self.node, inbox, executed: 0, certain, is_over: false };

@@ -4,6 +4,7 @@
 //! follows what the tables are to hold ([`wanted`]). Owns as well the end of sockets whose backend is
 //! gone ([`reaper`]). Which backend a call gets is decided in the kernel, by [`lb_common::socket`].
 
+mod lists;
 pub mod reach;
 pub mod reaper;
 mod registry;
@@ -17,8 +18,9 @@ use std::{
 };
 
 use lb_common::abi::{
-    CLIENT_CONTAINER, CLIENT_NETWORKS, CLIENT_NODE, Client, PREFERS_NODE, SCOPE_NETWORKS,
-    ServiceScope, VISIBLE_TO_CONTAINERS, VISIBLE_TO_NETWORKS, VISIBLE_TO_NODE,
+    CLIENT_CONTAINER, CLIENT_NODE, ClassNetwork, Client, PREFERS_NODE, ReachEntry, ReachKey,
+    SCOPE_HAS_SLOTS, SCOPE_NETWORKS, ServiceScope, VISIBLE_TO_CONTAINERS, VISIBLE_TO_NETWORKS,
+    VISIBLE_TO_NOBODY, VISIBLE_TO_NODE,
 };
 use siphasher::sip::SipHasher24;
 
@@ -26,15 +28,19 @@ pub use self::registry::{Known, Registry};
 use crate::{
     api::types::{CallerList, CallerView},
     model::{BackendPath, IpPrefix, Policy, Preference, Snapshot},
-    plan::{self, HashIndex, KernelBackend, KernelState},
+    plan::{self, Action, HashIndex, KernelBackend, KernelState},
 };
 
-/// What the tables of socket calls hold.
+/// What the tables of socket calls hold, or are to hold.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SocketTables {
     /// By cookie of the network namespace.
     pub clients: BTreeMap<u64, Client>,
-    /// By number of the service.
+    /// The networks that classes of clients are on.
+    pub class_networks: BTreeSet<ClassNetwork>,
+    /// What classes of clients reach of services.
+    pub reach: BTreeMap<ReachKey, Reach>,
+    /// By number of the service; networks in the first half.
     pub scopes: BTreeMap<u32, ServiceScope>,
     /// By number of the backend: its network.
     pub networks: BTreeMap<u32, u64>,
@@ -42,6 +48,30 @@ pub struct SocketTables {
     pub unseen: BTreeSet<IpAddr>,
     /// Clients and networks that are not named here stay as they are.
     pub is_partial: bool,
+    /// What is held of other services than these stays as it is.
+    pub kept: Kept,
+}
+
+/// What stays as it is, although nobody wants it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Kept {
+    /// Numbers of services that are served and that nobody claims at the moment.
+    pub services: BTreeSet<u32>,
+    /// Their addresses.
+    pub vips: BTreeSet<IpAddr>,
+    /// Nothing is taken away: what is wanted goes ahead of a plan that leads there.
+    pub is_all: bool,
+}
+
+/// What a class of clients reaches of a service: the entries of a list.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Reach {
+    /// Slots of its own; none: those of the service's ring.
+    pub slots: Vec<ReachEntry>,
+    /// Members that are preferred.
+    pub near: Vec<ReachEntry>,
+    /// The others.
+    pub far: Vec<ReachEntry>,
 }
 
 /// Containers of this node as clients, and the node itself.
@@ -51,6 +81,8 @@ pub struct Clients {
     pub node: u64,
     /// By container id.
     pub containers: BTreeMap<String, ContainerClient>,
+    /// Networks whose containers do not reach one another (`icc=false`).
+    pub isolated: BTreeSet<String>,
     /// There may be others.
     pub is_partial: bool,
 }
@@ -85,6 +117,7 @@ impl Clients {
             is_node_known: self.node != 0,
             is_complete: !self.is_partial,
             callers,
+            isolated: self.isolated.iter().cloned().collect(),
             unreached: Vec::new(),
         }
     }
@@ -100,34 +133,98 @@ pub fn network_hash(name: &str) -> u64 {
     hasher.finish().max(1)
 }
 
+/// The network of a backend as it counts for who reaches it. Where Docker lets no two containers of a
+/// network talk, none is on that of another: a connection would wait in vain for an answer.
+#[must_use]
+pub fn reach_name(name: &str, is_isolated: bool) -> String {
+    // No name of a network has such characters.
+    if is_isolated { format!("{name} (icc=false)") } else { name.to_owned() }
+}
+
 /// What the tables are to hold. Without clients nothing has been seen yet.
 #[must_use]
 pub fn wanted(
     snapshot: &Snapshot,
     kernel: &KernelState,
     clients: Option<&Clients>,
+    routes_across: bool,
 ) -> SocketTables {
     let nobody = Clients { is_partial: true, ..Clients::default() };
     let clients = clients.unwrap_or(&nobody);
-    SocketTables {
+    let (entries, class_networks) = client_entries(clients);
+    let mut tables = SocketTables {
         is_partial: clients.is_partial,
-        clients: client_entries(clients),
-        scopes: scopes(snapshot, kernel),
+        clients: entries,
+        class_networks,
+        reach: BTreeMap::new(),
+        scopes: BTreeMap::new(),
         networks: backend_networks(snapshot, kernel, clients),
         unseen: BTreeSet::new(),
+        kept: kept(snapshot, kernel),
+    };
+    tables.scopes = scopes(snapshot, kernel);
+    tables.reach = lists::lists(snapshot, kernel, &tables, routes_across);
+    for key in tables.reach.iter().filter(|(_, it)| !it.slots.is_empty()).map(|(key, _)| key) {
+        if let Some(scope) = tables.scopes.get_mut(&key.service) {
+            scope.flags |= SCOPE_HAS_SLOTS;
+        }
     }
+    tables
+}
+
+/// What the kernel will hold of services and backends after a plan; `None`: what it holds now.
+#[must_use]
+pub fn ahead(kernel: &KernelState, actions: &[Action]) -> Option<KernelState> {
+    let leads_somewhere = |it: &Action| {
+        matches!(
+            it,
+            Action::WriteService { .. } | Action::WriteBackend { .. } | Action::PutFrontend { .. }
+        )
+    };
+    if !actions.iter().any(leads_somewhere) {
+        return None;
+    }
+    let mut after = KernelState {
+        services: kernel.services.clone(),
+        backends: kernel.backends.clone(),
+        ..KernelState::default()
+    };
+    for action in actions {
+        match action {
+            Action::WriteService { number, name_hash } => {
+                after.services.insert(*number, *name_hash);
+            }
+            Action::WriteBackend { number, backend } => {
+                after.backends.insert(*number, backend.clone());
+            }
+            _ => {}
+        }
+    }
+    Some(after)
+}
+
+/// Of a provider that has not spoken yet, services are served on as they were.
+fn kept(snapshot: &Snapshot, kernel: &KernelState) -> Kept {
+    let claimed: std::collections::HashSet<_> =
+        snapshot.services.keys().map(plan::service_hash).collect();
+    let services = kernel.services.iter().filter(|(_, hash)| !claimed.contains(*hash));
+    let services: BTreeSet<u32> = services.map(|(number, _)| *number).collect();
+    let of_them = kernel.frontends.iter().filter(|(_, number)| services.contains(number));
+    Kept { vips: of_them.map(|(frontend, _)| frontend.vip).collect(), services, is_all: false }
 }
 
 /// Virtual addresses to which packets without a call lead nowhere: those whose services all are for
-/// this node's clients, since the calls of the others go wherever the address leads. `local`: addresses
-/// of the node and of its containers stay what they are.
+/// this node's clients, since the calls of the others go wherever the address leads. Addresses of the
+/// node and of its containers (`local`), and those of backends, stay what they are: to a backend that is
+/// another service's address, packets are led.
 #[must_use]
 pub fn unseen(snapshot: &Snapshot, local: &BTreeSet<IpPrefix>) -> BTreeSet<IpAddr> {
     let (mut vips, mut others) = (BTreeSet::new(), BTreeSet::new());
     for service in snapshot.services.values() {
-        let is_for_us = scope(&service.policy).flags != 0;
+        let is_for_us = scope(&service.policy).flags & VISIBLE_TO_NOBODY == 0;
         let set = if is_for_us { &mut vips } else { &mut others };
         set.extend(service.frontends.iter().map(|frontend| frontend.vip));
+        others.extend(service.backends.iter().map(|backend| backend.address.ip()));
     }
     let is_somebodys = |vip: &IpAddr| {
         vip.is_loopback()
@@ -137,39 +234,49 @@ pub fn unseen(snapshot: &Snapshot, local: &BTreeSet<IpPrefix>) -> BTreeSet<IpAdd
     vips
 }
 
-/// Containers that share a namespace are on the same networks, of which Docker names those of one.
-fn client_entries(clients: &Clients) -> BTreeMap<u64, Client> {
+/// Clients, and the networks of their classes. Containers that share a namespace are on the same networks,
+/// of which Docker names those of one.
+fn client_entries(clients: &Clients) -> (BTreeMap<u64, Client>, BTreeSet<ClassNetwork>) {
     let mut names: BTreeMap<u64, BTreeSet<&str>> = BTreeMap::new();
     for container in clients.containers.values().filter(|it| it.cookie != 0) {
         let names = names.entry(container.cookie).or_default();
         names.extend(container.networks.keys().map(String::as_str));
     }
-    let mut entries: BTreeMap<u64, Client> =
-        names.into_iter().map(|(cookie, names)| (cookie, client_on(names))).collect();
+    // Containers on the host's network are the node to everybody.
+    names.remove(&clients.node);
+    let mut class_networks = BTreeSet::new();
+    let mut entries = BTreeMap::new();
+    for (cookie, names) in names {
+        let class = class_of(names.iter().copied());
+        let networks = names.iter().map(|name| network_hash(name));
+        class_networks.extend(networks.map(|network| ClassNetwork { class, network }));
+        entries.insert(cookie, Client { kind: CLIENT_CONTAINER, reserved: 0, class });
+    }
     if clients.node != 0 {
-        // Containers on the host's network are the node to everybody.
         entries.insert(clients.node, Client { kind: CLIENT_NODE, ..Client::default() });
     }
-    entries
+    (entries, class_networks)
 }
 
-/// A container on these networks.
-fn client_on<'a>(names: impl IntoIterator<Item = &'a str>) -> Client {
-    let mut client = Client { kind: CLIENT_CONTAINER, ..Client::default() };
-    for (place, hash) in client.networks.iter_mut().zip(names.into_iter().map(network_hash)) {
-        *place = hash;
+/// The class of clients on these networks, which come in the order of their names.
+fn class_of<'a>(names: impl IntoIterator<Item = &'a str>) -> u64 {
+    let mut hasher = SipHasher24::new_with_keys(0x6c62_636c_6173_7365, 0x73);
+    for name in names {
+        hasher.write(name.as_bytes());
+        // No name has such a byte.
+        hasher.write(&[0]);
     }
-    client
+    // Zero is the class of those that reach everything.
+    hasher.finish().max(1)
 }
 
 fn scopes(snapshot: &Snapshot, kernel: &KernelState) -> BTreeMap<u32, ServiceScope> {
-    let numbers: HashIndex<u32> = kernel.services.iter().map(|(it, hash)| (*hash, *it)).collect();
-    let seen = snapshot.services.values().filter_map(|service| {
-        // Most are for clients from outside.
-        let scope = Some(scope(&service.policy)).filter(|scope| scope.flags != 0)?;
-        Some((*numbers.get(&plan::service_hash(&service.name))?, scope))
-    });
-    seen.collect()
+    let wanted = snapshot.services.values();
+    let wanted: HashIndex<ServiceScope> =
+        wanted.map(|it| (plan::service_hash(&it.name), scope(&it.policy))).collect();
+    // After a failure a service may have two numbers for a while.
+    let held = kernel.services.iter();
+    held.filter_map(|(number, hash)| Some((*number, *wanted.get(hash)?))).collect()
 }
 
 /// Who may see a service of this policy.
@@ -185,10 +292,12 @@ pub fn scope(policy: &Policy) -> ServiceScope {
     for (_, flag) in flags.into_iter().filter(|(is_set, _)| *is_set) {
         scope.flags |= flag;
     }
-    if scope.flags != 0 && policy.prefer.value == Preference::Node {
+    if scope.flags == 0 {
+        scope.flags = VISIBLE_TO_NOBODY;
+    } else if policy.prefer.value == Preference::Node {
         scope.flags |= PREFERS_NODE;
     }
-    for (place, name) in scope.networks.iter_mut().zip(&visibility.networks) {
+    for (place, name) in scope.networks[0].iter_mut().zip(&visibility.networks) {
         *place = network_hash(name);
     }
     scope
@@ -221,12 +330,13 @@ fn backend_networks(
             let network = container.networks.iter().find(|(_, all)| all.contains(&address));
             let Some((name, _)) = network else { continue };
             let hash = plan::instance_hash(&service.name, backend);
+            let network = network_hash(&reach_name(name, clients.isolated.contains(name)));
             for number in by_instance.get(&hash).into_iter().flatten() {
-                networks.insert(*number, network_hash(name));
+                networks.insert(*number, network);
             }
         }
     }
     networks
 }
 
-const _: () = assert!(CLIENT_NETWORKS == 8 && SCOPE_NETWORKS == 4);
+const _: () = assert!(SCOPE_NETWORKS == 4);

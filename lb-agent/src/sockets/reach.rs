@@ -6,11 +6,11 @@ use std::{
 };
 
 use lb_common::{
-    abi::{CLIENT_NODE, Client},
-    socket::{reaches, sees},
+    abi::{CLASS_ALL, CLIENT_CONTAINER, CLIENT_NODE, ClassNetwork, Client, VISIBLE_TO_NOBODY},
+    socket::{Membership, class_of, sees},
 };
 
-use super::{client_on, network_hash, scope};
+use super::{class_of as class_on, network_hash, reach_name, scope};
 use crate::{
     api::types::{CallerList, CallerView, UnreachedView, View},
     model::BackendPath,
@@ -21,13 +21,13 @@ use crate::{
 #[must_use]
 pub fn callers(view: &View) -> CallerList {
     let list = CallerList::clone(&view.callers);
-    let networks = networks_by_address(&list.callers);
-    let alike = alike(&list.callers);
+    let networks = networks_by_address(&list);
+    let (alike, memberships) = alike(&list.callers);
     let routes_across = u32::from(view.status.sockets.routes_across);
     let mut unreached = Vec::new();
     for (name, policy) in &view.policies {
         let scope = scope(policy);
-        if scope.flags == 0 {
+        if scope.flags & VISIBLE_TO_NOBODY != 0 {
             continue;
         }
         let members = view.backends.iter().filter(|backend| backend.service == *name);
@@ -43,11 +43,13 @@ pub fn callers(view: &View) -> CallerList {
         let (mut not_visible, mut other_network) = (Vec::new(), Vec::new());
         for (client, names) in &alike {
             let names = names.iter().map(|name| (*name).to_owned());
-            if !sees(&scope, Some(client)) {
+            let class = class_of(Some(client), routes_across);
+            let reaches = |network: &u64| {
+                *network == 0 || class == CLASS_ALL || memberships.is_on(class, *network)
+            };
+            if !sees(&memberships, &scope, Some(client)) {
                 not_visible.extend(names);
-            } else if !backends.is_empty()
-                && !backends.iter().any(|network| reaches(*network, Some(client), routes_across))
-            {
+            } else if !backends.is_empty() && !backends.iter().any(reaches) {
                 other_network.extend(names);
             }
         }
@@ -60,12 +62,12 @@ pub fn callers(view: &View) -> CallerList {
     CallerList { unreached, ..list }
 }
 
-/// The network on which a container has an address.
-fn networks_by_address(callers: &[CallerView]) -> BTreeMap<(&str, IpAddr), u64> {
+/// The network on which a container has an address, as it counts for who reaches it.
+fn networks_by_address(list: &CallerList) -> BTreeMap<(&str, IpAddr), u64> {
     let mut networks = BTreeMap::new();
-    for caller in callers {
+    for caller in &list.callers {
         for (network, addresses) in &caller.networks {
-            let hash = network_hash(network);
+            let hash = network_hash(&reach_name(network, list.isolated.contains(network)));
             let of = addresses.iter().map(|address| ((caller.name.as_str(), *address), hash));
             networks.extend(of);
         }
@@ -73,19 +75,33 @@ fn networks_by_address(callers: &[CallerView]) -> BTreeMap<(&str, IpAddr), u64> 
     networks
 }
 
+/// Classes of clients and their networks.
+#[derive(Default)]
+struct Memberships(BTreeSet<ClassNetwork>);
+
+impl Membership for Memberships {
+    fn is_on(&self, class: u64, network: u64) -> bool {
+        self.0.contains(&ClassNetwork { class, network })
+    }
+}
+
 /// Callers on the same networks are one to the programs.
-fn alike(callers: &[CallerView]) -> Vec<(Client, Vec<&str>)> {
+fn alike(callers: &[CallerView]) -> (Vec<(Client, Vec<&str>)>, Memberships) {
     let mut alike: BTreeMap<(bool, Vec<&str>), Vec<&str>> = BTreeMap::new();
     for caller in callers.iter().filter(|caller| caller.is_known) {
         let networks = caller.networks.keys().map(String::as_str).collect();
         alike.entry((caller.is_node, networks)).or_default().push(&caller.name);
     }
-    let client = |(is_node, networks): (bool, Vec<&str>)| {
+    let mut memberships = Memberships::default();
+    let mut client = |(is_node, networks): (bool, Vec<&str>)| {
         if is_node {
-            Client { kind: CLIENT_NODE, ..Client::default() }
-        } else {
-            client_on(networks)
+            return Client { kind: CLIENT_NODE, ..Client::default() };
         }
+        let class = class_on(networks.iter().copied());
+        let networks = networks.iter().map(|name| network_hash(name));
+        memberships.0.extend(networks.map(|network| ClassNetwork { class, network }));
+        Client { kind: CLIENT_CONTAINER, reserved: 0, class }
     };
-    alike.into_iter().map(|(key, names)| (client(key), names)).collect()
+    let clients = alike.into_iter().map(|(key, names)| (client(key), names)).collect();
+    (clients, memberships)
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use aya::maps::{HashMap, MapData};
-use lb_common::abi::{SocketPeer, connected_to};
+use lb_common::abi::{SocketPeer, connected_backend};
 use zerocopy::FromBytes as _;
 
 use super::Registry;
@@ -30,26 +30,28 @@ pub struct Reaper {
     connected: OwnedFd,
     datagrams: HashMap<MapData, u64, u64>,
     gone: Receiver<Gone>,
+    due: Due,
 }
 
 impl Reaper {
-    /// One that hears of what is gone. `connected` is the map of what sockets remember, `datagrams` that
-    /// of the sockets of UDP.
+    /// One that hears of what is gone, and knows what was gone before. `connected` is the map of what
+    /// sockets remember, `datagrams` that of the sockets of UDP.
     #[must_use]
     pub fn new(
         connected: OwnedFd,
         datagrams: HashMap<MapData, u64, u64>,
         gone: Receiver<Gone>,
+        before: BTreeSet<Gone>,
     ) -> Self {
-        Self { connected, datagrams, gone }
+        let due = Due { unseen: before, ..Due::default() };
+        Self { connected, datagrams, gone, due }
     }
 
     /// Works until nobody can tell it of anything any more. The calling thread must be in the node's
     /// network namespace.
-    pub fn run(self, registry: &Registry) {
-        let mut again = BTreeSet::new();
+    pub fn run(mut self, registry: &Registry) {
         loop {
-            let first = if again.is_empty() {
+            let first = if self.due.is_empty() {
                 self.gone.recv().map_err(|_| RecvTimeoutError::Disconnected)
             } else {
                 self.gone.recv_timeout(SECOND_LOOK)
@@ -60,16 +62,16 @@ impl Reaper {
                 Err(RecvTimeoutError::Disconnected) => return,
             };
             gone.extend(self.gone.try_iter());
-            let mut all = std::mem::take(&mut again);
-            all.extend(&gone);
-            self.end(&all, registry);
-            again = gone;
+            let all = self.due.take(gone, registry.is_complete());
+            if !all.is_empty() {
+                self.end(&all, registry);
+            }
         }
     }
 
     fn is_connected_to(&self, cookie: u64, gone: &BTreeSet<Gone>) -> bool {
         let Ok(held) = self.datagrams.get(&cookie, 0) else { return false };
-        gone.iter().any(|(backend, generation)| held == connected_to(*backend, *generation))
+        gone.contains(&connected_backend(held))
     }
 
     fn end(&self, gone: &BTreeSet<Gone>, registry: &Registry) {
@@ -105,6 +107,34 @@ impl Reaper {
     }
 }
 
+/// What is to be looked for, and when.
+#[derive(Debug, Default)]
+struct Due {
+    /// Once more, see [`SECOND_LOOK`].
+    again: BTreeSet<Gone>,
+    /// When all containers have been seen for the first time: what went while no agent ran has clients
+    /// of which nobody knows yet.
+    unseen: BTreeSet<Gone>,
+}
+
+impl Due {
+    fn is_empty(&self) -> bool {
+        self.again.is_empty() && self.unseen.is_empty()
+    }
+
+    /// What is to be looked for now, when these have gone.
+    fn take(&mut self, mut gone: BTreeSet<Gone>, all_are_seen: bool) -> BTreeSet<Gone> {
+        if all_are_seen {
+            gone.append(&mut self.unseen);
+        } else {
+            self.unseen.extend(&gone);
+        }
+        let again = std::mem::replace(&mut self.again, gone.clone());
+        gone.extend(again);
+        gone
+    }
+}
+
 /// Whether a socket has been led to one of these.
 fn is_of(value: &[u8], gone: &BTreeSet<Gone>) -> bool {
     SocketPeer::read_from_bytes(value)
@@ -116,6 +146,24 @@ mod tests {
     use zerocopy::IntoBytes as _;
 
     use super::*;
+
+    #[test]
+    fn what_went_while_no_agent_ran_is_looked_for_when_all_are_seen() {
+        let set = |numbers: &[u32]| numbers.iter().map(|it| (*it, 1)).collect::<BTreeSet<Gone>>();
+        let mut due = Due { unseen: set(&[1]), ..Due::default() };
+        // Nobody is known yet, or not everybody.
+        assert_eq!(due.take(set(&[2]), false), set(&[2]));
+        assert_eq!(due.take(set(&[]), false), set(&[2]));
+        assert_eq!(due.take(set(&[]), false), set(&[]));
+        assert!(!due.is_empty());
+        assert_eq!(due.take(set(&[3]), true), set(&[1, 2, 3]));
+        assert_eq!(due.take(set(&[]), true), set(&[1, 2, 3]), "and once more");
+        assert!(due.is_empty());
+        assert_eq!(due.take(set(&[4]), true), set(&[4]));
+        assert_eq!(due.take(set(&[5]), true), set(&[4, 5]));
+        assert_eq!(due.take(set(&[]), true), set(&[5]));
+        assert!(due.is_empty());
+    }
 
     #[test]
     fn only_whole_peers_of_what_is_gone_are_ended() {

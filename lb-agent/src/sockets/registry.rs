@@ -15,7 +15,13 @@ pub struct Known {
 
 /// The namespaces, shared between who finds containers and who ends sockets.
 #[derive(Clone, Debug, Default)]
-pub struct Registry(Arc<Mutex<Vec<Known>>>);
+pub struct Registry(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    known: Vec<Known>,
+    is_complete: bool,
+}
 
 impl Registry {
     /// Takes over what was seen last; of containers that share a namespace, one stands for all.
@@ -28,12 +34,21 @@ impl Registry {
                 all.push(Known { pid, name });
             }
         }
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = all;
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was whole once loses only what cannot be looked at.
+        state.is_complete |= !clients.is_partial;
+        state.known = all;
     }
 
     /// All of them.
     #[must_use]
     pub fn all(&self) -> Vec<Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).known.clone()
+    }
+
+    /// Whether all have been seen since the start.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_complete
     }
 }

@@ -7,18 +7,19 @@ use std::{
 };
 
 use lb_common::abi::{
-    CLIENT_CONTAINER, CLIENT_NODE, PREFERS_NODE, VISIBLE_TO_CONTAINERS, VISIBLE_TO_NETWORKS,
+    CLASS_ALL, CLIENT_CONTAINER, CLIENT_NODE, ClassNetwork, FAMILY_V4, PREFERS_NODE, ReachEntry,
+    ReachKey, SCOPE_HAS_SLOTS, VISIBLE_TO_CONTAINERS, VISIBLE_TO_NETWORKS, VISIBLE_TO_NOBODY,
     VISIBLE_TO_NODE,
 };
 
-use super::{Clients, ContainerClient, Registry, network_hash, scope, unseen, wanted};
+use super::{Clients, ContainerClient, Registry, ahead, network_hash, scope, unseen, wanted};
 use crate::{
     grammar,
     model::{
         Backend, BackendPath, BackendState, FrontendAddress, IpPrefix, Origin, Policy, Ports,
         Preference, Protocol, ReplyFacts, Service, ServiceName, Setting, Snapshot, Visibility,
     },
-    plan::{self, KernelBackend, KernelState},
+    plan::{self, Action, KernelBackend, KernelState},
 };
 
 const ID: &str = "1234";
@@ -41,7 +42,7 @@ fn clients() -> Clients {
         ("unknown", container(0, &[("front", "172.18.0.9")])),
     ];
     let containers = containers.map(|(id, client)| (id.to_owned(), client)).into();
-    Clients { node: 1, containers, is_partial: false }
+    Clients { node: 1, containers, ..Clients::default() }
 }
 
 fn backend(address: &str, path: BackendPath) -> Backend {
@@ -104,26 +105,33 @@ fn world(backends: Vec<Backend>, policy: Policy) -> (Snapshot, KernelState) {
 #[test]
 fn containers_that_share_a_namespace_are_one_client_and_the_node_is_itself() {
     let (snapshot, kernel) = world(Vec::new(), Policy::default());
-    let tables = wanted(&snapshot, &kernel, Some(&clients()));
+    let tables = wanted(&snapshot, &kernel, Some(&clients()), false);
     assert_eq!(tables.clients.keys().copied().collect::<Vec<_>>(), [1, 100]);
     assert_eq!(tables.clients[&1].kind, CLIENT_NODE);
     let shared = tables.clients[&100];
     assert_eq!(shared.kind, CLIENT_CONTAINER);
-    let mut expected = ["back", "front", "more"].map(network_hash).to_vec();
-    expected.resize(shared.networks.len(), 0);
-    assert_eq!(shared.networks.to_vec(), expected);
+    let network = |name| ClassNetwork { class: shared.class, network: network_hash(name) };
+    let expected = BTreeSet::from(["back", "front", "more"].map(network));
+    assert_eq!(tables.class_networks, expected);
     assert!(!tables.is_partial);
 }
 
 #[test]
-fn a_container_on_very_many_networks_is_known_on_some() {
-    let names: Vec<String> = (0..20).map(|number| format!("net-{number}")).collect();
+fn a_container_is_known_on_all_its_networks_however_many() {
+    let names: Vec<String> = (0..200).map(|number| format!("net-{number}")).collect();
     let networks: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "")).collect();
-    let containers = BTreeMap::from([(ID.to_owned(), container(9, &networks))]);
-    let clients = Clients { node: 1, containers, is_partial: false };
+    let like = |cookie| container(cookie, &networks);
+    let containers =
+        [("one", like(9)), ("other", like(10)), ("less", container(11, &networks[1..]))];
+    let containers = containers.map(|(id, client)| (id.to_owned(), client)).into();
+    let clients = Clients { node: 1, containers, ..Clients::default() };
     let (snapshot, kernel) = world(Vec::new(), Policy::default());
-    let tables = wanted(&snapshot, &kernel, Some(&clients));
-    assert!(tables.clients[&9].networks.iter().all(|network| *network != 0));
+    let tables = wanted(&snapshot, &kernel, Some(&clients), false);
+    let class = |cookie: u64| tables.clients[&cookie].class;
+    assert_eq!(class(9), class(10), "who is on the same networks is of one class");
+    assert_ne!(class(9), class(11));
+    let of = |class: u64| tables.class_networks.iter().filter(|it| it.class == class).count();
+    assert_eq!((of(class(9)), of(class(11))), (200, 199));
 }
 
 #[test]
@@ -137,7 +145,7 @@ fn a_backend_is_on_the_network_that_gave_it_its_address() {
         backend("172.18.0.2:81", BackendPath::Routed),
     ];
     let (snapshot, kernel) = world(backends, Policy::default());
-    let tables = wanted(&snapshot, &kernel, Some(&clients()));
+    let tables = wanted(&snapshot, &kernel, Some(&clients()), false);
     let expected = BTreeMap::from([(1, network_hash("back")), (2, network_hash("front"))]);
     assert_eq!(tables.networks, expected);
 }
@@ -145,7 +153,7 @@ fn a_backend_is_on_the_network_that_gave_it_its_address() {
 #[test]
 fn before_anybody_was_seen_nobody_is_forgotten() {
     let (snapshot, kernel) = world(Vec::new(), Policy::default());
-    let tables = wanted(&snapshot, &kernel, None);
+    let tables = wanted(&snapshot, &kernel, None, false);
     assert!(tables.is_partial && tables.clients.is_empty());
     // Services are there all the same.
     assert_eq!(tables.scopes.keys().collect::<Vec<_>>(), [&4]);
@@ -157,12 +165,12 @@ fn scopes_say_who_sees_a_service() {
         let scope = scope(&policy(visible, prefer));
         assert_eq!(scope.flags, flags, "{visible}");
         let mut expected: Vec<u64> = networks.iter().map(|name| network_hash(name)).collect();
-        expected.resize(scope.networks.len(), 0);
-        assert_eq!(scope.networks.to_vec(), expected, "{visible}");
+        expected.resize(scope.networks[0].len(), 0);
+        assert_eq!(scope.networks[0].to_vec(), expected, "{visible}");
     };
     let (any, node) = (Preference::Any, Preference::Node);
     check("all", any, VISIBLE_TO_NODE | VISIBLE_TO_CONTAINERS, &[]);
-    check("none", node, 0, &[]);
+    check("none", node, VISIBLE_TO_NOBODY, &[]);
     check("node", node, VISIBLE_TO_NODE | PREFERS_NODE, &[]);
     check("containers", any, VISIBLE_TO_CONTAINERS, &[]);
     check("network:b,node,network:a", any, VISIBLE_TO_NODE | VISIBLE_TO_NETWORKS, &["a", "b"]);
@@ -186,9 +194,159 @@ fn packets_without_a_call_lead_nowhere_unless_the_address_is_somebodys() {
 }
 
 #[test]
-fn a_service_that_nobody_of_the_node_sees_has_no_scope() {
+fn packets_to_a_backend_that_is_an_address_of_another_service_go_their_way() {
+    let chained = backend(&format!("{VIP}:80"), BackendPath::Routed);
+    let (snapshot, _) = world(vec![chained], policy("all", Preference::Any));
+    assert_eq!(unseen(&snapshot, &BTreeSet::new()), BTreeSet::new());
+}
+
+#[test]
+fn a_service_that_nobody_of_the_node_sees_is_said_to_be_one() {
     let (snapshot, kernel) = world(Vec::new(), policy("none", Preference::Node));
-    assert!(wanted(&snapshot, &kernel, Some(&clients())).scopes.is_empty());
+    let scopes = wanted(&snapshot, &kernel, Some(&clients()), false).scopes;
+    assert_eq!(scopes[&4].flags, VISIBLE_TO_NOBODY);
+}
+
+#[test]
+fn what_nobody_claims_and_is_served_keeps_its_scope() {
+    let (snapshot, mut kernel) = world(Vec::new(), Policy::default());
+    kernel.services.insert(7, [7, 7]);
+    let frontend = FrontendAddress {
+        vip: VIP.parse().expect(VIP),
+        protocol: Protocol::Tcp,
+        ports: Ports::one(81).expect("a port"),
+    };
+    kernel.frontends.insert(frontend, 7);
+    let kept = wanted(&snapshot, &kernel, None, false).kept;
+    assert_eq!(kept.services, BTreeSet::from([7]));
+    assert_eq!(kept.vips, BTreeSet::from([VIP.parse().expect(VIP)]));
+}
+
+#[test]
+fn what_a_plan_leads_to_is_known_before_it_is_done() {
+    let (snapshot, after) = world(vec![at("172.18.0.2:80", 1, HERE)], Policy::default());
+    let mut kernel = KernelState::default();
+    assert_eq!(ahead(&kernel, &[Action::DeleteVip { vip: VIP.parse().expect(VIP) }]), None);
+    let (number, name_hash) = after.services.iter().next().expect("one service");
+    let actions = [
+        Action::WriteService { number: *number, name_hash: *name_hash },
+        Action::WriteBackend { number: 1, backend: after.backends[&1].clone() },
+    ];
+    let told = ahead(&kernel, &actions).expect("it leads somewhere");
+    let tables = wanted(&snapshot, &told, Some(&clients()), false);
+    assert!(tables.scopes.contains_key(&4) && tables.networks.contains_key(&1));
+    kernel.services = after.services;
+    assert_eq!(ahead(&kernel, &[]), None);
+}
+
+const HERE: BackendPath = BackendPath::Local { ifindex: 9 };
+
+/// One of several backends, at a place of its own.
+fn at(address: &str, place: u16, path: BackendPath) -> Backend {
+    Backend {
+        place: place.to_string(),
+        instance: format!("{ID}@{place}"),
+        weight: place,
+        ..backend(address, path)
+    }
+}
+
+/// Slots by backend, those that are preferred, the others.
+type Reached = (BTreeMap<u32, usize>, Vec<u32>, Vec<u32>);
+
+/// What callers on these networks reach of a service; `None`: nothing is said of them.
+fn reached(
+    backends: Vec<Backend>,
+    prefer: Preference,
+    networks: Option<&[&str]>,
+) -> Option<Reached> {
+    let (snapshot, kernel) = world(backends, policy("all", prefer));
+    let mut clients = clients();
+    // Named as containers' addresses are, of all that serve.
+    let all = [("front", "172.18.0.2"), ("back", "172.19.0.2")];
+    clients.containers.insert(ID.to_owned(), container(50, &all));
+    let caller = networks.map(|names| {
+        let names: Vec<(&str, &str)> = names.iter().map(|name| (*name, "")).collect();
+        clients.containers.insert("caller".to_owned(), container(60, &names));
+    });
+    let tables = wanted(&snapshot, &kernel, Some(&clients), false);
+    let class = caller.map_or(CLASS_ALL, |()| tables.clients[&60].class);
+    let reach = tables.reach.get(&ReachKey { class, service: 4, family: FAMILY_V4 })?;
+    let number = |entry: &ReachEntry| entry.backend(4, FAMILY_V4).0;
+    let mut slots = BTreeMap::new();
+    for entry in &reach.slots {
+        *slots.entry(number(entry)).or_default() += 1;
+    }
+    let has_slots = tables.reach.values().any(|reach| !reach.slots.is_empty());
+    assert_eq!(tables.scopes[&4].flags & SCOPE_HAS_SLOTS != 0, has_slots);
+    let numbers = |part: &[ReachEntry]| part.iter().map(number).collect();
+    Some((slots, numbers(&reach.near), numbers(&reach.far)))
+}
+
+#[test]
+fn who_reaches_some_backends_has_slots_of_its_own() {
+    let backends = || {
+        vec![
+            at("172.18.0.2:80", 1, HERE),
+            at("172.18.0.2:81", 3, HERE),
+            at("172.19.0.2:80", 2, HERE),
+            Backend { state: BackendState::Unhealthy, ..at("172.18.0.2:82", 4, HERE) },
+        ]
+    };
+    let any = |networks| reached(backends(), Preference::Any, networks);
+    let all = vec![1, 2, 3];
+    assert_eq!(any(None), Some((BTreeMap::new(), vec![], all)), "the ring is right for all");
+    // By weight: one to three.
+    let front = any(Some(&["front"])).expect("two of three");
+    assert_eq!((front.0[&1] + 1) / 3, front.0[&2] / 9, "{front:?}");
+    assert_eq!((front.1, front.2), (vec![], vec![1, 2]));
+    assert_eq!(any(Some(&["back"])), Some(([(3, 1)].into(), vec![], vec![3])));
+    assert_eq!(any(Some(&["back", "front"])), None, "whoever reaches all is one of all");
+    assert_eq!(any(Some(&["other"])), None, "nor does one who reaches none");
+    // On one network, whoever reaches one reaches all.
+    let one = vec![at("172.18.0.2:80", 1, HERE), at("172.18.0.2:81", 3, HERE)];
+    assert_eq!(reached(one, Preference::Any, Some(&["front"])), None);
+}
+
+#[test]
+fn who_prefers_the_node_has_slots_there_while_one_serves_there() {
+    let away = BackendPath::Routed;
+    let backends = |state: BackendState| {
+        vec![
+            Backend { state, ..at("172.18.0.2:80", 1, HERE) },
+            at("10.0.0.1:80", 2, away),
+            at("10.0.0.2:80", 3, away),
+        ]
+    };
+    let node = |state, networks| reached(backends(state), Preference::Node, networks);
+    let here = Some(([(1, 1)].into(), vec![1], vec![2, 3]));
+    assert_eq!(node(BackendState::Healthy, None), here);
+    assert_eq!(node(BackendState::Healthy, Some(&["front"])), None);
+    let away = node(BackendState::Healthy, Some(&["other"])).expect("what the others are");
+    assert_eq!((away.1, away.2), (vec![], vec![2, 3]));
+    assert_eq!(away.0.values().sum::<usize>(), 251);
+    let none_here = Some((BTreeMap::new(), vec![], vec![2, 3]));
+    assert_eq!(node(BackendState::Unhealthy, None), none_here);
+    let any = reached(backends(BackendState::Healthy), Preference::Any, None);
+    assert_eq!(any, Some((BTreeMap::new(), vec![], vec![1, 2, 3])));
+}
+
+#[test]
+fn nobody_reaches_another_on_a_network_that_keeps_its_containers_apart() {
+    let backends = vec![at("172.18.0.2:80", 1, HERE), at("172.19.0.2:80", 2, HERE)];
+    let (snapshot, kernel) = world(backends, Policy::default());
+    let mut clients = clients();
+    clients.isolated.insert("front".to_owned());
+    let tables = wanted(&snapshot, &kernel, Some(&clients), false);
+    assert_eq!(tables.networks[&1], network_hash("front (icc=false)"));
+    assert_eq!(tables.networks[&2], network_hash("back"));
+    let class = tables.clients[&100].class;
+    let is_on = |network| tables.class_networks.contains(&ClassNetwork { class, network });
+    assert!(!is_on(tables.networks[&1]) && is_on(tables.networks[&2]));
+    // It still is on the network for services that are visible there.
+    assert!(is_on(network_hash("front")));
+    let across = wanted(&snapshot, &kernel, Some(&clients), true);
+    assert!(across.reach.keys().all(|key| key.class == CLASS_ALL));
 }
 
 #[test]

@@ -1,18 +1,11 @@
 //! The file that keeps orders while no agent runs.
-//!
-//! It is replaced as a whole, so that an agent that is killed while it writes leaves the former one.
 
-use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
-};
+use std::{io, path::Path};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Steering, Subject};
-use crate::api::steer::SteeringView;
+use crate::{api::steer::SteeringView, kept::KeptFile};
 
 /// Name of the file in the agent's runtime directory.
 const FILE: &str = "steering.json";
@@ -25,9 +18,7 @@ const BYTES_MAX: u64 = 32 * 1024 * 1024;
 
 /// Where orders are kept.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Store {
-    directory: PathBuf,
-}
+pub struct Store(KeptFile);
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,7 +44,7 @@ fn fit_to_show(text: &str) -> String {
 impl Store {
     /// In this directory, which is there.
     pub fn at(directory: &Path) -> Self {
-        Self { directory: directory.to_owned() }
+        Self(KeptFile::at(directory, Self::FILES, BYTES_MAX))
     }
 
     /// Names of its files, for whoever removes them.
@@ -61,23 +52,16 @@ impl Store {
 
     /// What a predecessor kept; nothing if there is no file. An error says what is wrong with it.
     pub fn load(&self) -> Result<Steering, String> {
-        let path = self.directory.join(FILE);
         let failed = |cause: &dyn std::fmt::Display| {
             format!(
                 "orders of operators cannot be read from `{}`: {cause}; backends are what their \
                  providers and probes say, give the orders again",
-                path.display()
+                self.0.path().display()
             )
         };
-        let file = match File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Steering::default()),
-            opened => opened.map_err(|error| failed(&error))?,
+        let Some(text) = self.0.read().map_err(|error| failed(&error))? else {
+            return Ok(Steering::default());
         };
-        let mut text = Vec::new();
-        file.take(BYTES_MAX + 1).read_to_end(&mut text).map_err(|error| failed(&error))?;
-        if text.len() as u64 > BYTES_MAX {
-            return Err(failed(&format!("it is longer than {BYTES_MAX} bytes")));
-        }
         // It quotes the file, which may hold anything.
         let content: Content = serde_json::from_slice(&text)
             .map_err(|error| failed(&fit_to_show(&error.to_string())))?;
@@ -94,16 +78,6 @@ impl Store {
         let orders =
             orders.map(|(subject, order)| Kept { subject: subject.clone(), order: order.clone() });
         let content = Content { version: VERSION, orders: orders.collect() };
-        let text = serde_json::to_vec_pretty(&content).map_err(io::Error::other)?;
-        let unfinished = self.directory.join(UNFINISHED);
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o600)
-            .open(&unfinished)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        fs::rename(&unfinished, self.directory.join(FILE))
+        self.0.replace(&serde_json::to_vec_pretty(&content).map_err(io::Error::other)?)
     }
 }

@@ -6,7 +6,10 @@ use insta::assert_snapshot;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Policy, fixtures};
+use crate::{
+    mangle::mangled,
+    model::{Policy, fixtures},
+};
 
 fn name(service: &str) -> ServiceName {
     ServiceName(service.to_owned())
@@ -198,24 +201,6 @@ fn a_file_that_cannot_be_read_is_said() {
     assert_snapshot!(check("{"), @"orders of operators cannot be read from `DIR/steering.json`: EOF while parsing an object at line 1 column 1; backends are what their providers and probes say, give the orders again");
     assert_snapshot!(check(r#"{"version":2,"orders":[]}"#), @"orders of operators cannot be read from `DIR/steering.json`: it has version 2, not 1; backends are what their providers and probes say, give the orders again");
     assert!(check(r#"{"version":1,"orders":[{}]}"#).contains("missing field"));
-}
-
-/// Bytes of a text with some of them replaced, removed, doubled or added.
-fn mangled(text: String) -> impl Strategy<Value = Vec<u8>> {
-    let change = (any::<prop::sample::Index>(), 0_u8..4, any::<u8>());
-    prop::collection::vec(change, 0..6).prop_map(move |changes| {
-        let mut bytes = text.clone().into_bytes();
-        for (index, kind, byte) in changes {
-            let at = index.index(bytes.len() + 1);
-            match kind {
-                0 if at < bytes.len() => bytes[at] = byte,
-                1 if at < bytes.len() => drop(bytes.remove(at)),
-                2 => bytes.insert(at, byte),
-                _ => bytes.truncate(at.max(1)),
-            }
-        }
-        bytes
-    })
 }
 
 fn is_fit_to_show(message: &str) -> bool {

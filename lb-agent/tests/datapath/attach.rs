@@ -104,6 +104,19 @@ sandboxed! {
         assert!(error.is_absent, "{error}");
     }
 
+    fn what_is_given_back_is_in_nobodys_way(sandbox) {
+        let mut datapath = sandbox.open(TcMode::Auto);
+        // Asked for at any moment while it goes on or off.
+        for moment in 0..40 {
+            datapath.expect_replies(&[ifindex("cont0")].into());
+            std::thread::sleep(Duration::from_micros(moment * 500));
+            datapath.expect_no_more();
+            datapath.attach_reply(ifindex("cont0")).unwrap();
+            check_one_attachment("cont0", Way::Tcx);
+            datapath.detach_reply(ifindex("cont0")).unwrap();
+        }
+    }
+
     fn clsact_filters_get_the_new_program_in_place(sandbox) {
         let mut first = sandbox.open(TcMode::Clsact);
         first.attach_reply(ifindex("cont0")).unwrap();

@@ -87,7 +87,7 @@ fn serve_at(datapath: &mut Datapath, vip: &str, ring: u32, slot: Slot) {
         ports: Ports::one(80).unwrap(),
     };
     let start = if slot.state() == SLOT_MOVING { 0 } else { 2_000 };
-    let content = KernelRing { start, epoch: 1, slots: vec![slot; 1021] };
+    let content = KernelRing { start, epoch: 1, slots: vec![slot; 1021].into() };
     datapath.execute(&Action::PublishRing { ring, content }).unwrap();
     datapath
         .execute(&Action::PutFrontend { frontend, service: 0, records_replies: false, flags: 0 })

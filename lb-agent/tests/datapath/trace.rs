@@ -72,7 +72,7 @@ fn fill(datapath: &mut Datapath) {
         let content = KernelRing {
             start: service * RING_SIZE,
             epoch: 1,
-            slots: vec![Slot::plain(number); RING_SIZE as usize],
+            slots: vec![Slot::plain(number); RING_SIZE as usize].into(),
         };
         let ring = ring_number(service, family, PROTOCOL_TCP);
         for action in [

@@ -57,9 +57,11 @@ pub use service::{
     ServiceIdentity,
 };
 pub use socket::{
-    CLIENT_CONTAINER, CLIENT_NETWORKS, CLIENT_NODE, Client, MAX_CLIENTS, MAX_CONNECTED_DATAGRAMS,
-    PREFERS_NODE, SCOPE_NETWORKS, SOCKET_PEERS, ServiceScope, SocketPeer, SocketPeers,
-    VISIBLE_TO_CONTAINERS, VISIBLE_TO_NETWORKS, VISIBLE_TO_NODE, connected_to,
+    CLASS_ALL, CLIENT_CONTAINER, CLIENT_NODE, ClassNetwork, Client, MAX_CLASS_NETWORKS,
+    MAX_CLIENTS, MAX_CONNECTED_DATAGRAMS, MAX_REACH_ENTRIES, MAX_REACH_LISTS, PREFERS_NODE,
+    ReachEntry, ReachKey, ReachList, SCOPE_HAS_SLOTS, SCOPE_NETWORKS, SCOPE_SECOND_HALF,
+    SOCKET_PEERS, ServiceScope, SocketPeer, SocketPeers, VISIBLE_TO_CONTAINERS,
+    VISIBLE_TO_NETWORKS, VISIBLE_TO_NOBODY, VISIBLE_TO_NODE, connected_backend, connected_to,
 };
 pub use trace::{
     TRACE_ANY_REASON, TRACE_BYTES, TRACE_EDIT_DESTINATION, TRACE_EDIT_NONE, TRACE_EDIT_SOURCE,
@@ -68,7 +70,7 @@ pub use trace::{
 pub use xdp::XdpInterface;
 
 /// Version of everything in this module. Maps pinned under another version are not adopted.
-pub const ABI_VERSION: u32 = 7;
+pub const ABI_VERSION: u32 = 8;
 
 /// Services that the tables have room for; service numbers are `0..MAX_SERVICES`.
 pub const MAX_SERVICES: u32 = 4096;
@@ -210,6 +212,12 @@ pub mod map_names {
     pub const TRACE_STATE: &str = "TRACE_STATE";
     /// `HashMap<u64, Client>`: by cookie of the network namespace.
     pub const CLIENTS: &str = "CLIENTS";
+    /// `HashMap<ClassNetwork, u64>`: the networks that a class of clients is on.
+    pub const CLASS_NETWORKS: &str = "CLASS_NETWORKS";
+    /// `HashMap<ReachKey, ReachList>`.
+    pub const REACH_LISTS: &str = "REACH_LISTS";
+    /// `Array<u64>` of [`super::ReachEntry`], mapped.
+    pub const REACH_ENTRIES: &str = "REACH_ENTRIES";
     /// `Array<ServiceScope>`, mapped; indexed by service number.
     pub const SERVICE_SCOPES: &str = "SERVICE_SCOPES";
     /// `Array<u64>`, mapped; indexed by backend number: the network of a container, by the hash of
@@ -266,6 +274,9 @@ pub mod map_names {
         TRACE_FILTERS,
         TRACE_STATE,
         CLIENTS,
+        CLASS_NETWORKS,
+        REACH_LISTS,
+        REACH_ENTRIES,
         SERVICE_SCOPES,
         BACKEND_NETWORKS,
         CONNECTED,
@@ -298,10 +309,21 @@ pub mod program_names {
     pub const GETPEERNAME4: &str = "lb_getpeername4";
     /// The peer of a socket of IPv6.
     pub const GETPEERNAME6: &str = "lb_getpeername6";
+    /// The end of a socket.
+    pub const SOCK_RELEASE: &str = "lb_sock_release";
 
     /// Those of socket calls.
-    pub const SOCKETS: [&str; 8] =
-        [CONNECT4, CONNECT6, SENDMSG4, SENDMSG6, RECVMSG4, RECVMSG6, GETPEERNAME4, GETPEERNAME6];
+    pub const SOCKETS: [&str; 9] = [
+        CONNECT4,
+        CONNECT6,
+        SENDMSG4,
+        SENDMSG6,
+        RECVMSG4,
+        RECVMSG6,
+        GETPEERNAME4,
+        GETPEERNAME6,
+        SOCK_RELEASE,
+    ];
 }
 
 #[cfg(feature = "user")]
@@ -328,6 +350,7 @@ mod pod {
         super::BackendIdentity,
         super::BackendV4,
         super::BackendV6,
+        super::ClassNetwork,
         super::Client,
         super::FlowInsertions,
         super::FlowKeyV4,
@@ -344,6 +367,8 @@ mod pod {
         super::NetAddr6,
         super::NetU32,
         super::Observation,
+        super::ReachKey,
+        super::ReachList,
         super::Refusals,
         super::ReplyDefaultKeyV4,
         super::ReplyDefaultKeyV6,

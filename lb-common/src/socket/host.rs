@@ -1,10 +1,17 @@
 //! Socket tables in memory, for tests and `explain`.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    vec::Vec,
+};
 
-use super::SocketTables;
+use super::{Membership, SocketTables};
 use crate::{
-    abi::{Client, FlowRecord, Frontend, Limits, Refusals, RingDescriptor, ServiceScope, Slot},
+    abi::{
+        ClassNetwork, Client, FlowRecord, Frontend, Limits, ReachEntry, ReachKey, ReachList,
+        Refusals, RingDescriptor, ServiceScope, Slot,
+    },
     engine::{Backend, Family, Tables, host::HostTables},
 };
 
@@ -15,6 +22,12 @@ pub struct HostSocketTables<A: Family> {
     pub packets: HostTables<A>,
     /// `CLIENTS`.
     pub clients: HashMap<u64, Client>,
+    /// `CLASS_NETWORKS`.
+    pub class_networks: HashSet<ClassNetwork>,
+    /// `REACH_LISTS`.
+    pub reach_lists: HashMap<ReachKey, ReachList>,
+    /// `REACH_ENTRIES`.
+    pub reach_entries: Vec<ReachEntry>,
     /// `SERVICE_SCOPES`.
     pub scopes: HashMap<u32, ServiceScope>,
     /// `BACKEND_NETWORKS`.
@@ -24,8 +37,26 @@ pub struct HostSocketTables<A: Family> {
 impl<A: Family> Default for HostSocketTables<A> {
     fn default() -> Self {
         let packets = HostTables::default();
-        let (clients, scopes, networks) = <_>::default();
-        Self { packets, clients, scopes, networks }
+        let (clients, class_networks, reach_lists, reach_entries, scopes, networks) =
+            <_>::default();
+        Self { packets, clients, class_networks, reach_lists, reach_entries, scopes, networks }
+    }
+}
+
+impl<A: Family> HostSocketTables<A> {
+    /// Writes a list: slots, members that are preferred, the others, each by its number.
+    pub fn put_reach(&mut self, key: ReachKey, parts: [&[ReachEntry]; 3]) {
+        let length = |part: &[ReachEntry]| u32::try_from(part.len()).unwrap_or(u32::MAX);
+        let [slots, near, far] = parts.map(length);
+        let start = length(&self.reach_entries);
+        self.reach_entries.extend(parts.concat());
+        self.reach_lists.insert(key, ReachList { start, slots, near, far });
+    }
+}
+
+impl<A: Family> Membership for HostSocketTables<A> {
+    fn is_on(&self, class: u64, network: u64) -> bool {
+        self.class_networks.contains(&ClassNetwork { class, network })
     }
 }
 
@@ -40,6 +71,14 @@ impl<A: Family + Into<IpAddr>> SocketTables<A> for HostSocketTables<A> {
 
     fn network(&self, backend: u32) -> u64 {
         self.networks.get(&backend).copied().unwrap_or(0)
+    }
+
+    fn reach_list(&self, key: &ReachKey) -> Option<ReachList> {
+        self.reach_lists.get(key).copied()
+    }
+
+    fn reach_entry(&self, index: u32) -> ReachEntry {
+        self.reach_entries.get(index as usize).copied().unwrap_or_default()
     }
 }
 

@@ -10,6 +10,9 @@ mod cookie;
 #[cfg(any(feature = "std", test))]
 pub mod host;
 mod peers;
+mod reach;
+#[cfg(test)]
+mod reach_tests;
 #[cfg(test)]
 mod tests;
 mod trace;
@@ -18,26 +21,21 @@ mod trace;
 pub use self::cookie::cookie_told;
 pub use self::{
     cookie::tell_cookie,
-    peers::{find, place_for, translate_back},
+    peers::{find, is_behind, place_for, sender, translate_back},
+    reach::{
+        ANY_GENERATION, ATTEMPTS, Membership, NO_RING, OTHER_NETWORK, SCAN, SEES_OTHER, TAKES_IT,
+        TAKES_NOT, class_of, fallback, judge, judge_entry, pick, scan, sees,
+    },
     trace::{Told, describe},
 };
 use crate::{
     abi::{
-        BACKEND_NONE, CLIENT_NETWORKS, CLIENT_NODE, Client, DropReason, FRONTEND_DROPS, Frontend,
-        NetAddr6, NetU16, PREFERS_NODE, SCOPE_FRONT, SCOPE_NETWORKS, ServiceScope, SocketPeer,
-        TAKES_NEW, TAKES_OLD_DATAGRAMS, VISIBLE_TO_CONTAINERS, VISIBLE_TO_NETWORKS,
-        VISIBLE_TO_NODE, Verdict, affinity_prefix_bits,
+        BACKEND_NONE, Client, DropReason, FRONTEND_DROPS, Frontend, NetAddr6, NetU16, ReachEntry,
+        ReachKey, ReachList, SCOPE_FRONT, SCOPE_HAS_SLOTS, ServiceScope, SocketPeer,
+        TAKES_OLD_DATAGRAMS, VISIBLE_TO_NOBODY, Verdict, affinity_prefix_bits,
     },
     engine::{Backend, Family, Tables},
 };
-
-/// Slots of the ring that are looked at for a backend that takes the call. The first nearly always
-/// does; the others are for the moments before a ring follows a death, for services with backends on
-/// several networks, and for the wish to stay on the node.
-pub const ATTEMPTS: u32 = 8;
-
-/// Half the golden ratio of a word: steps of it spread evenly over the ring.
-const STEP: u32 = 0x9e37_79b9;
 
 /// `ECONNREFUSED`: nobody is there.
 pub const REFUSED: i32 = 111;
@@ -47,7 +45,7 @@ pub const TIMED_OUT: i32 = 110;
 pub const UNREACHABLE: i32 = 113;
 
 /// What the maps say beside the tables of packets.
-pub trait SocketTables<A: Family>: Tables<A> {
+pub trait SocketTables<A: Family>: Tables<A> + Membership {
     /// Looks up a destination, as [`Tables::frontend`] does. Where a program is verified, by a function
     /// that is verified by itself: else all ways through the look-up would be followed to the end of
     /// the call, each anew.
@@ -61,6 +59,50 @@ pub trait SocketTables<A: Family>: Tables<A> {
     fn scope(&self, service: u32) -> Option<&ServiceScope>;
     /// Looks up `BACKEND_NETWORKS`; 0: reached by the routing table, or not known.
     fn network(&self, backend: u32) -> u64;
+    /// Looks up `REACH_LISTS`.
+    fn reach_list(&self, key: &ReachKey) -> Option<ReachList>;
+    /// Looks up `REACH_ENTRIES`.
+    fn reach_entry(&self, index: u32) -> ReachEntry;
+    /// [`judge`]; where a program is verified, by a function of its own, as above.
+    #[inline(always)]
+    fn judge(&self, number: u32, generation: u64, class: u64) -> u32
+    where
+        Self: Sized,
+    {
+        judge(self, number, generation, class)
+    }
+    /// [`pick`]; likewise.
+    #[inline(always)]
+    fn pick(&self, ring: u32, has_slots: u32, class: u64, hash: u32) -> u64
+    where
+        Self: Sized,
+    {
+        pick(self, ring, has_slots, class, hash)
+    }
+    /// [`judge_entry`]; likewise.
+    #[inline(always)]
+    fn judge_entry(&self, index: u32, service: u32, class: u64) -> u64
+    where
+        Self: Sized,
+    {
+        judge_entry(self, index, service, class)
+    }
+    /// [`scan`]; likewise.
+    #[inline(always)]
+    fn scan(&self, start: u32, count: u32, service: u32, class: u64, hash: u32) -> u64
+    where
+        Self: Sized,
+    {
+        scan(self, start, count, service, class, hash)
+    }
+    /// [`fallback`]; likewise.
+    #[inline(always)]
+    fn fallback(&self, service: u32, class: u64, hash: u32) -> u64
+    where
+        Self: Sized,
+    {
+        fallback(self, service, class, hash)
+    }
 }
 
 /// A socket call to an address.
@@ -168,11 +210,11 @@ pub fn decide<A: Family, T: SocketTables<A>>(
         return refused(&frontend, DropReason::NoFrontend, REFUSED);
     }
     let Some(scope) = tables.scope(frontend.service) else { return Decision::PASS };
-    if scope.flags & (VISIBLE_TO_NODE | VISIBLE_TO_CONTAINERS | VISIBLE_TO_NETWORKS) == 0 {
+    if scope.flags & VISIBLE_TO_NOBODY != 0 {
         return Decision::PASS;
     }
     let client = tables.client(call.client);
-    if !sees(scope, client) {
+    if !sees(tables, scope, client) {
         return refused(&frontend, DropReason::NotVisible, UNREACHABLE);
     }
     if let Some(decision) = kept(tables, &frontend, known) {
@@ -209,42 +251,23 @@ fn choose<A: Family, T: SocketTables<A>>(
     scope: &ServiceScope,
     client: Option<&Client>,
 ) -> Decision<A> {
-    let Some(ring) = tables.ring(frontend.ring) else {
-        return refused(frontend, DropReason::TablesInconsistent, UNREACHABLE);
-    };
     // Who calls is the namespace: a socket has no address yet.
-    let mut hash = match affinity_prefix_bits(frontend.flags) {
+    let hash = match affinity_prefix_bits(frontend.flags) {
         Some(_) => client_hash(call.hash_seed, call.client),
         None => call.hash,
     };
-    let mut elsewhere = BACKEND_NONE;
-    let mut sees_other = 0_u32;
-    let mut attempt = 0;
-    while attempt < ATTEMPTS && ring.size() != 0 {
-        let Some(slot) = tables.slot(ring.slot_index(hash)) else { break };
-        let Some(backend) = tables.backend(slot.cur()) else { break };
-        if slot.cur() != BACKEND_NONE && backend.state & TAKES_NEW != 0 {
-            if !reaches(tables.network(slot.cur()), client, call.routes_across) {
-                sees_other = 1;
-            } else if scope.flags & PREFERS_NODE == 0 || backend.is_local() {
-                return translated_for(call, slot.cur(), &backend, frontend.service);
-            } else if elsewhere == BACKEND_NONE {
-                elsewhere = slot.cur();
-            }
-        }
-        hash = hash.wrapping_add(STEP);
-        attempt += 1;
-        // For the kernel's verifier all ways through the loop meet here: of these it would follow each
-        // value to the end.
-        elsewhere = core::hint::black_box(elsewhere);
-        sees_other = core::hint::black_box(sees_other);
-    }
-    if elsewhere != BACKEND_NONE
-        && let Some(backend) = tables.backend(elsewhere)
+    let class = class_of(client, call.routes_across);
+    let picked = tables.pick(frontend.ring, scope.flags & SCOPE_HAS_SLOTS, class, hash);
+    let number = picked as u32;
+    if number != BACKEND_NONE
+        && let Some(backend) = tables.backend(number)
     {
-        return translated_for(call, elsewhere, &backend, frontend.service);
+        return translated_for(call, number, &backend, frontend.service);
     }
-    if sees_other != 0 {
+    if picked == NO_RING {
+        return refused(frontend, DropReason::TablesInconsistent, UNREACHABLE);
+    }
+    if picked & SEES_OTHER != 0 {
         return refused(frontend, DropReason::OtherNetwork, UNREACHABLE);
     }
     refused(frontend, DropReason::NoBackend, REFUSED)
@@ -286,53 +309,6 @@ fn translated<A: Family>(
 fn refused<A: Family>(frontend: &Frontend, reason: DropReason, errno: i32) -> Decision<A> {
     let drops = frontend.flags & FRONTEND_DROPS != 0;
     Decision::refused(reason, if drops { TIMED_OUT } else { errno })
-}
-
-/// Whether a service is there for a client. A namespace that nobody told us of is a container's of
-/// which no network is known.
-#[inline(always)]
-#[must_use]
-pub fn sees(scope: &ServiceScope, client: Option<&Client>) -> bool {
-    let Some(client) = client else { return scope.flags & VISIBLE_TO_CONTAINERS != 0 };
-    if client.kind == CLIENT_NODE {
-        return scope.flags & VISIBLE_TO_NODE != 0;
-    }
-    scope.flags & VISIBLE_TO_CONTAINERS != 0
-        || (scope.flags & VISIBLE_TO_NETWORKS != 0 && shares_network(scope, client))
-}
-
-#[inline(always)]
-fn shares_network(scope: &ServiceScope, client: &Client) -> bool {
-    let mut index = 0;
-    while index < SCOPE_NETWORKS {
-        let network = scope.networks[index];
-        if network != 0 && is_on(client, network) {
-            return true;
-        }
-        index += 1;
-    }
-    false
-}
-
-/// Whether what a client sends arrives. Docker keeps its networks apart by dropping what goes from
-/// one to the other; the node itself is on all of them.
-#[inline(always)]
-#[must_use]
-pub fn reaches(network: u64, client: Option<&Client>, routes_across: u32) -> bool {
-    let Some(client) = client else { return true };
-    network == 0 || client.kind == CLIENT_NODE || routes_across != 0 || is_on(client, network)
-}
-
-#[inline(always)]
-fn is_on(client: &Client, network: u64) -> bool {
-    let mut index = 0;
-    while index < CLIENT_NETWORKS {
-        if client.networks[index] == network {
-            return true;
-        }
-        index += 1;
-    }
-    false
 }
 
 /// The hash by which all calls from one namespace go to one backend.

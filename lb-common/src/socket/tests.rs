@@ -4,33 +4,34 @@ use std::{collections::HashMap, net::IpAddr, vec, vec::Vec};
 
 use super::{
     ATTEMPTS, Call, Decision, REFUSED, TIMED_OUT, UNREACHABLE, decide, find,
-    host::HostSocketTables, place_for, socket_hash, translate_back,
+    host::HostSocketTables, is_behind, place_for, sender, socket_hash, translate_back,
 };
 use crate::{
     abi::{
-        BackendV4, BackendV6, CLIENT_CONTAINER, CLIENT_NODE, Client, DropReason, FAMILY_V4,
-        FRONTEND_DROPS, Frontend, FrontendState, NetAddr6, NetU16, NetU32, PATH_LOCAL, PATH_ROUTED,
-        PREFERS_NODE, PROTOCOL_ANY, PROTOCOL_TCP, PROTOCOL_UDP, RingDescriptor, SCOPE_FRONT,
-        SOCKET_PEERS, ServiceScope, Slot, SocketPeer, SocketPeers, TAKES_NEW, TAKES_OLD,
-        TAKES_OLD_DATAGRAMS, VISIBLE_TO_CONTAINERS, VISIBLE_TO_NETWORKS, VISIBLE_TO_NODE, Verdict,
-        affinity_flags, ring_number,
+        BackendV4, BackendV6, CLIENT_CONTAINER, CLIENT_NODE, ClassNetwork, Client, DropReason,
+        FAMILY_V4, FRONTEND_DROPS, Frontend, FrontendState, NetAddr6, NetU16, NetU32, PATH_LOCAL,
+        PATH_ROUTED, PROTOCOL_ANY, PROTOCOL_TCP, PROTOCOL_UDP, ReachEntry, ReachKey,
+        RingDescriptor, SCOPE_FRONT, SCOPE_SECOND_HALF, SOCKET_PEERS, ServiceScope, Slot,
+        SocketPeer, SocketPeers, TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS, VISIBLE_TO_CONTAINERS,
+        VISIBLE_TO_NETWORKS, VISIBLE_TO_NOBODY, VISIBLE_TO_NODE, Verdict, affinity_flags,
+        ring_number,
     },
     engine::Family,
 };
 
-const SERVICE: u32 = 3;
-const RING_SIZE: u32 = 1021;
-const NODE: u64 = 1;
-const FRONT_CONTAINER: u64 = 100;
-const BACK_CONTAINER: u64 = 101;
+pub(super) const SERVICE: u32 = 3;
+pub(super) const RING_SIZE: u32 = 1021;
+pub(super) const NODE: u64 = 1;
+pub(super) const FRONT_CONTAINER: u64 = 100;
+pub(super) const BACK_CONTAINER: u64 = 101;
 const STRANGER: u64 = 999;
-const FRONT_NET: u64 = 0xf;
-const BACK_NET: u64 = 0xb;
-const ALL: u8 = TAKES_NEW | TAKES_OLD | TAKES_OLD_DATAGRAMS;
-const EVERYBODY: u32 = VISIBLE_TO_NODE | VISIBLE_TO_CONTAINERS;
+pub(super) const FRONT_NET: u64 = 0xf;
+pub(super) const BACK_NET: u64 = 0xb;
+pub(super) const ALL: u8 = TAKES_NEW | TAKES_OLD | TAKES_OLD_DATAGRAMS;
+pub(super) const EVERYBODY: u32 = VISIBLE_TO_NODE | VISIBLE_TO_CONTAINERS;
 
 /// A family with a VIP and addresses for backends.
-trait Sample: Family + Into<IpAddr> {
+pub(super) trait Sample: Family + Into<IpAddr> {
     fn vip() -> Self;
     fn other() -> Self;
     fn backend_record(number: u32, path: u8, state: u8, port: u16) -> Self::BackendRecord;
@@ -79,14 +80,25 @@ impl Sample for NetAddr6 {
     }
 }
 
-fn client(kind: u32, networks: &[u64]) -> Client {
-    let mut client = Client { kind, ..Client::default() };
-    client.networks[..networks.len()].copy_from_slice(networks);
-    client
+/// The class of a container is its namespace here.
+fn client(kind: u32, class: u64) -> Client {
+    Client { kind, class, ..Client::default() }
+}
+
+fn on(class: u64, network: u64) -> ClassNetwork {
+    ClassNetwork { class, network }
+}
+
+pub(super) fn entries(family: u32, numbers: &[u32]) -> Vec<ReachEntry> {
+    numbers.iter().map(|number| ReachEntry::new(SERVICE, family, *number, 5)).collect()
+}
+
+pub(super) fn key(class: u64, family: u32) -> ReachKey {
+    ReachKey { class, service: SERVICE, family }
 }
 
 /// Backends 1 to 3, in turns in the ring; 1 and 2 are containers on the network of those in front.
-fn tables<A: Sample>() -> HostSocketTables<A> {
+pub(super) fn tables<A: Sample>() -> HostSocketTables<A> {
     let mut tables = HostSocketTables::<A>::default();
     for number in 1..=3 {
         let path = if number == 3 { PATH_ROUTED } else { PATH_LOCAL };
@@ -105,16 +117,19 @@ fn tables<A: Sample>() -> HostSocketTables<A> {
     let vip = Frontend { state: FrontendState::Unserved, ..Frontend::default() };
     tables.packets.frontends.insert(key, vip);
     tables.clients = HashMap::from([
-        (NODE, client(CLIENT_NODE, &[])),
-        (FRONT_CONTAINER, client(CLIENT_CONTAINER, &[0x77, FRONT_NET])),
-        (BACK_CONTAINER, client(CLIENT_CONTAINER, &[BACK_NET])),
+        (NODE, client(CLIENT_NODE, 0)),
+        (FRONT_CONTAINER, client(CLIENT_CONTAINER, FRONT_CONTAINER)),
+        (BACK_CONTAINER, client(CLIENT_CONTAINER, BACK_CONTAINER)),
     ]);
+    tables.class_networks =
+        [on(FRONT_CONTAINER, 0x77), on(FRONT_CONTAINER, FRONT_NET), on(BACK_CONTAINER, BACK_NET)]
+            .into();
     tables.scopes.insert(SERVICE, ServiceScope { flags: EVERYBODY, ..ServiceScope::default() });
     tables.networks = HashMap::from([(1, FRONT_NET), (2, FRONT_NET)]);
     tables
 }
 
-fn call<A: Sample>(client: u64) -> Call<A> {
+pub(super) fn call<A: Sample>(client: u64) -> Call<A> {
     Call {
         vip: A::vip(),
         port: NetU16::new(80),
@@ -213,11 +228,17 @@ fn a_service_is_there_for_those_that_it_names() {
     let check = |flags: u32, networks: [u64; 4], client: u64, expected: Verdict| {
         let mut tables = tables::<NetU32>();
         tables.networks.clear();
-        tables.scopes.insert(SERVICE, ServiceScope { flags, reserved: 0, networks });
-        let decision = decide(&tables, &call(client), None);
-        assert_eq!(decision.verdict, expected, "{flags} {networks:?} {client}");
-        if expected == Verdict::Drop {
-            assert_eq!((decision.reason, decision.errno), (DropReason::NotVisible, UNREACHABLE));
+        // The half that does not count says something else.
+        let others = [0x77, BACK_NET, 0, 0];
+        for (half, networks) in [(0, [networks, others]), (SCOPE_SECOND_HALF, [others, networks])] {
+            let flags = flags | half;
+            tables.scopes.insert(SERVICE, ServiceScope { flags, reserved: 0, networks });
+            let decision = decide(&tables, &call(client), None);
+            assert_eq!(decision.verdict, expected, "{flags} {networks:?} {client}");
+            if expected == Verdict::Drop {
+                let told = (decision.reason, decision.errno);
+                assert_eq!(told, (DropReason::NotVisible, UNREACHABLE));
+            }
         }
     };
     let nowhere = [0; 4];
@@ -225,8 +246,9 @@ fn a_service_is_there_for_those_that_it_names() {
     for client in [NODE, FRONT_CONTAINER, BACK_CONTAINER, STRANGER] {
         check(EVERYBODY, nowhere, client, Verdict::Deliver);
         // Nobody of this node: as if it were not there.
-        check(0, front, client, Verdict::Pass);
-        check(PREFERS_NODE, nowhere, client, Verdict::Pass);
+        check(VISIBLE_TO_NOBODY, front, client, Verdict::Pass);
+        // Nobody has said yet: not let out to wherever the address leads.
+        check(0, front, client, Verdict::Drop);
     }
     check(VISIBLE_TO_NODE, nowhere, NODE, Verdict::Deliver);
     check(VISIBLE_TO_NODE, nowhere, FRONT_CONTAINER, Verdict::Drop);
@@ -295,21 +317,6 @@ fn a_service_that_drops_lets_its_clients_time_out_at_once() {
     assert_eq!(decide(&tables, &call(NODE), None).errno, TIMED_OUT);
     let wrong = Call { port: NetU16::new(81), ..call(NODE) };
     assert_eq!(decide(&tables, &wrong, None).errno, TIMED_OUT);
-}
-
-#[test]
-fn whoever_prefers_the_node_stays_there_while_it_can() {
-    let mut tables = tables::<NetU32>();
-    let scope = ServiceScope { flags: EVERYBODY | PREFERS_NODE, ..ServiceScope::default() };
-    tables.scopes.insert(SERVICE, scope);
-    let (shares, _) = spread(&tables, call(FRONT_CONTAINER));
-    assert_eq!(shares[3], 0);
-    for number in [1, 2] {
-        let full = NetU32::backend_record(number, PATH_LOCAL, TAKES_OLD, 8080);
-        tables.packets.backends.insert(number, full);
-    }
-    let (shares, refusals) = spread(&tables, call(FRONT_CONTAINER));
-    assert_eq!((shares[3], refusals), (RING_SIZE, vec![]));
 }
 
 #[test]
@@ -415,6 +422,38 @@ fn of_more_addresses_than_a_socket_remembers_the_oldest_goes() {
     remember(&mut peers, 5);
     assert!(!has(&peers, 1) && (2..=5).all(|number| has(&peers, number)));
     assert!(find(&peers, 1, vip(2), port).is_none());
+}
+
+#[test]
+fn an_answer_is_of_the_address_that_was_asked_for_last() {
+    let template = known(&decide(&tables(), &datagram(0), None));
+    let (address, port) = (template.address, template.port);
+    let vip = |number: u32| NetAddr6::from_raw([number, 0, 0, 0]);
+    let vip_port = NetU16::new(53);
+    // Turns come round.
+    for first in [0, u32::MAX - 1] {
+        let mut peers = SocketPeers::default();
+        peers.peers[3].turn = first;
+        let mut send = |number: u32| {
+            let (place, turn) = place_for(&peers, FAMILY_V4, vip(number), vip_port);
+            let peer = SocketPeer { vip: vip(number), vip_port, turn, ..template };
+            peers.peers[place] = peer.sealed();
+            let behind: Vec<bool> = peers
+                .peers
+                .iter()
+                .filter(|it| it.is_whole())
+                .map(|it| is_behind(&peers, it))
+                .collect();
+            let named = sender(&peers, FAMILY_V4, address, port).map(|(vip, _)| vip.raw()[0]);
+            (named, behind.iter().filter(|it| **it).count())
+        };
+        assert_eq!(send(7), (Some(7), 0));
+        assert_eq!(send(8), (Some(8), 1));
+        assert_eq!(send(7), (Some(7), 1));
+        assert_eq!(send(9), (Some(9), 2));
+        assert_eq!(send(8), (Some(8), 2));
+        assert_eq!(sender(&peers, FAMILY_V4, address, NetU16::new(1)), None);
+    }
 }
 
 #[test]

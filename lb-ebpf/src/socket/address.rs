@@ -7,6 +7,10 @@ use aya_ebpf::programs::SockAddrContext;
 use lb_common::abi::{Frontend, FrontendKeyV4, FrontendKeyV6, NetAddr6, NetU16, NetU32};
 
 use super::{
+    choice::{
+        lb_fallback_v4, lb_fallback_v6, lb_judge_entry_v4, lb_judge_entry_v6, lb_judge_v4,
+        lb_judge_v6, lb_pick_v4, lb_pick_v6, lb_scan_v4, lb_scan_v6,
+    },
     destination,
     tell::{lb_socket_tell_v4, lb_socket_tell_v6},
 };
@@ -26,6 +30,16 @@ macro_rules! load {
 pub trait SocketFamily: FamilyMaps {
     /// Looks up a destination.
     fn look_up(key: &Self::FrontendKey) -> Frontend;
+    /// Goes through the members of a service, see [`super::choice`].
+    fn fall_back(service: u32, class: u64, hash: u32) -> u64;
+    /// Looks for a backend, see [`super::choice`].
+    fn pick(ring: u32, has_slots: u32, class: u64, hash: u32) -> u64;
+    /// Goes through a part of a list, see [`super::choice`].
+    fn scan(start: u32, count: u32, service: u32, class: u64, hash: u32) -> u64;
+    /// What becomes of a call that falls on a backend, see [`super::choice`].
+    fn judge(number: u32, generation: u64, class: u64) -> u32;
+    /// The same for an entry of a list.
+    fn judge_entry(index: u32, service: u32, class: u64) -> u64;
     /// Tells of a call to an address; `word` is the rest of it, see [`super::tell`].
     fn tell(ctx: &SockAddrContext, vip: Self, address: Self, word: u64);
     /// Writes address and port into the context; `is_v6`: the context is one of IPv6.
@@ -36,6 +50,31 @@ impl SocketFamily for NetU32 {
     #[inline(always)]
     fn look_up(key: &FrontendKeyV4) -> Frontend {
         destination::v4(key)
+    }
+
+    #[inline(always)]
+    fn pick(ring: u32, has_slots: u32, class: u64, hash: u32) -> u64 {
+        lb_pick_v4(ring, has_slots, class, hash)
+    }
+
+    #[inline(always)]
+    fn scan(start: u32, count: u32, service: u32, class: u64, hash: u32) -> u64 {
+        lb_scan_v4(start, count, service, class, hash)
+    }
+
+    #[inline(always)]
+    fn judge_entry(index: u32, service: u32, class: u64) -> u64 {
+        lb_judge_entry_v4(index, service, class)
+    }
+
+    #[inline(always)]
+    fn judge(number: u32, generation: u64, class: u64) -> u32 {
+        lb_judge_v4(number, generation, class)
+    }
+
+    #[inline(always)]
+    fn fall_back(service: u32, class: u64, hash: u32) -> u64 {
+        lb_fallback_v4(service, class, hash)
     }
 
     #[inline(always)]
@@ -59,6 +98,31 @@ impl SocketFamily for NetAddr6 {
     #[inline(always)]
     fn look_up(key: &FrontendKeyV6) -> Frontend {
         destination::v6(key)
+    }
+
+    #[inline(always)]
+    fn pick(ring: u32, has_slots: u32, class: u64, hash: u32) -> u64 {
+        lb_pick_v6(ring, has_slots, class, hash)
+    }
+
+    #[inline(always)]
+    fn scan(start: u32, count: u32, service: u32, class: u64, hash: u32) -> u64 {
+        lb_scan_v6(start, count, service, class, hash)
+    }
+
+    #[inline(always)]
+    fn judge_entry(index: u32, service: u32, class: u64) -> u64 {
+        lb_judge_entry_v6(index, service, class)
+    }
+
+    #[inline(always)]
+    fn judge(number: u32, generation: u64, class: u64) -> u32 {
+        lb_judge_v6(number, generation, class)
+    }
+
+    #[inline(always)]
+    fn fall_back(service: u32, class: u64, hash: u32) -> u64 {
+        lb_fallback_v6(service, class, hash)
     }
 
     #[inline(always)]

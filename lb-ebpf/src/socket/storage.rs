@@ -8,7 +8,7 @@ use lb_common::{
         connected_to,
     },
     engine::wire::Address as _,
-    socket::{Call, Decision, find, place_for, translate_back},
+    socket::{Call, Decision, find, is_behind, place_for, sender, translate_back},
 };
 
 use super::address::{self, SocketFamily};
@@ -52,25 +52,34 @@ pub fn forget_peer(ctx: &SockAddrContext) {
     }
 }
 
-/// Copies what a socket remembers of the address of a call. False: nothing.
+/// What a socket remembers of the address of a call.
+pub struct Known {
+    /// Whether it is anything.
+    pub is_known: bool,
+    /// Whether another address was asked for later and led to the same backend.
+    pub is_behind: bool,
+}
+
+/// Copies what a socket remembers of the address of a call.
 #[inline(always)]
 pub fn known<A: SocketFamily>(
     ctx: &SockAddrContext,
     call: &Call<A>,
     known: &mut SocketPeer,
-) -> bool {
+) -> Known {
+    const NOTHING: Known = Known { is_known: false, is_behind: false };
     // SAFETY: as above.
     let place = unsafe { DATAGRAM_PEERS.get_ptr_mut(ctx) };
     if place.is_null() {
-        return false;
+        return NOTHING;
     }
     // SAFETY: as above.
     let peers: &SocketPeers = unsafe { &*place };
     let Some(peer) = find(peers, A::NUMBER, NetAddr6::from_raw(call.vip.words()), call.port) else {
-        return false;
+        return NOTHING;
     };
     *known = *peer;
-    true
+    Known { is_known: true, is_behind: is_behind(peers, known) }
 }
 
 /// Remembers where a socket sends its datagrams to. False: there is no memory.
@@ -190,14 +199,7 @@ fn asked_for(
     }
     // SAFETY: as above.
     let peers: &SocketPeers = unsafe { &*place };
-    let mut index = 0;
-    while index < SOCKET_PEERS {
-        if let Some(asked) = translate_back(&peers.peers[index], family, from, port) {
-            return Some(asked);
-        }
-        index += 1;
-    }
-    None
+    sender(peers, family, from, port)
 }
 
 #[inline(always)]

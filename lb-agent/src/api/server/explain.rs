@@ -9,10 +9,13 @@ use axum::{
 };
 use tokio::{sync::oneshot, time::timeout};
 
-use super::{COUNTERS_TIMEOUT, Refused, Request, Source, busy, tracing::BackendNames};
+use super::{COUNTERS_TIMEOUT, Refused, Request, Source, advice, busy, tracing::BackendNames};
 use crate::{
     api::{
-        explain::{CallExplanation, CallQuery, ExplainQuery, Explanation, are_of_one_family},
+        explain::{
+            CallExplanation, CallQuery, ExplainQuery, Explained, Explanation, Question,
+            are_of_one_family,
+        },
         types::View,
     },
     model::Protocol,
@@ -40,9 +43,8 @@ pub(super) async fn packet(
     for backend in explanation.backends_mut() {
         *backend = names.get(backend.number);
     }
-    if let Some(service) = service_at(&source.view.borrow(), query.vip, query.protocol) {
-        explanation.name_service(&service);
-    }
+    let asker = Asker { at: query.vip, protocol: query.protocol, from: None };
+    complete(&mut explanation, &source.view.borrow(), &asker);
     Ok(Json(explanation))
 }
 
@@ -67,10 +69,29 @@ pub(super) async fn call(
     for backend in explanation.backends_mut() {
         *backend = names.get(backend.number);
     }
-    if let Some(service) = service_at(&source.view.borrow(), query.vip, query.protocol) {
-        explanation.name_service(&service);
-    }
+    let from = Some(query.from.as_str());
+    let asker = Asker { at: query.vip, protocol: query.protocol, from };
+    complete(&mut explanation, &source.view.borrow(), &asker);
     Ok(Json(explanation))
+}
+
+/// What was asked about, and by whom if it is a call.
+struct Asker<'a> {
+    at: SocketAddr,
+    protocol: Protocol,
+    from: Option<&'a str>,
+}
+
+/// Adds what only the view knows: what the service is called, and what to do.
+fn complete<Q: Question>(explained: &mut Explained<Q>, view: &View, asker: &Asker<'_>) {
+    let service = service_at(view, asker.at, asker.protocol);
+    if let Some(service) = &service {
+        explained.name_service(service);
+    }
+    let about = (asker.at, asker.protocol);
+    let found = (explained.steps.as_slice(), &explained.outcome);
+    let notes = advice::notes(view, about, service.as_deref(), asker.from, found);
+    explained.notes.extend(notes);
 }
 
 /// The service that has the frontend, the narrowest if there are several.

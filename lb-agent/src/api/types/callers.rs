@@ -18,6 +18,9 @@ pub struct CallerList {
     pub is_complete: bool,
     /// Containers of this node, ordered by name.
     pub callers: Vec<CallerView>,
+    /// Networks whose containers do not reach one another (`icc=false`), by name.
+    #[serde(default)]
+    pub isolated: Vec<String>,
     /// Services that some of them do not reach.
     #[serde(default)]
     pub unreached: Vec<UnreachedView>,
@@ -65,4 +68,29 @@ pub struct NameServerView {
     pub address: SocketAddr,
     /// Why it does not listen there.
     pub trouble: Option<String>,
+}
+
+/// Answer of [`super::paths::PROGRAMS`].
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ProgramList {
+    /// Programs of XDP and TC in the node's network namespace, those of an interface in the order in
+    /// which they run.
+    pub programs: Vec<ProgramView>,
+    /// Why they cannot be listed.
+    pub trouble: Option<String>,
+}
+
+/// A program on an interface.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ProgramView {
+    /// The interface.
+    pub interface: String,
+    /// `xdp`, `tcx ingress`, `tcx egress`, `tc ingress`, `tc egress`.
+    pub hook: String,
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub id: u32,
+    /// Whether it is one of ours.
+    pub is_ours: bool,
 }

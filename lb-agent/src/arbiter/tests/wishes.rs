@@ -6,7 +6,7 @@ use insta::assert_snapshot;
 use proptest::prelude::*;
 
 use super::{
-    super::{Incumbents, arbitrate, yield_to_exclusive, yields},
+    super::{Granted, Incumbents, arbitrate, yield_to_exclusive, yields},
     claim,
 };
 use crate::{
@@ -57,6 +57,57 @@ fn check_policy(claims: &[Claim]) -> String {
         writeln!(shown, "refused: {} {key}: {}", refusal.object, refusal.message).unwrap();
     }
     shown
+}
+
+/// What is said of services that depend on others; everybody is served.
+#[track_caller]
+fn check_circles(services: &[(&str, &str)]) -> String {
+    let claims = services.iter().zip(1_u8..).map(|((name, depends), place)| {
+        let depends: Vec<String> = depends.split_terminator(',').map(str::to_owned).collect();
+        let origin = Origin::label(format!("container `{name}`"), "aliyun.depends");
+        let depends = Setting::new(depends, origin);
+        let wishes = Wishes { depends: Some(depends), ..Wishes::default() };
+        let port = 80 + u16::from(place);
+        Claim { wishes: Arc::new(wishes), ..claim(name, port, "1", 10) }
+    });
+    let claims: Vec<Claim> = claims.collect();
+    let (snapshot, mut refusals) = arbitrate(claims.clone(), &Incumbents::new());
+    assert_eq!(snapshot.services.len(), services.len(), "everybody is served");
+    assert!(snapshot.services.values().all(|service| service.backends.len() == 1));
+    // In whatever order they are told, one after the other.
+    let mut granted = Granted::default();
+    for count in 1..=claims.len() {
+        let touched = [claims[count - 1].service.clone()].into();
+        granted.update(&touched, Incumbents::new(), |only| {
+            let is_asked = |it: &&Claim| only.is_none_or(|only| only.contains(&it.service));
+            claims[..count].iter().filter(is_asked).cloned().collect()
+        });
+    }
+    refusals.sort();
+    assert_eq!(granted.refusals(), refusals);
+    let said = refusals
+        .iter()
+        .map(|it| format!("{} {}: {}", it.object, it.key.as_deref().unwrap_or("-"), it.message));
+    said.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn circles_of_services_that_wait_for_each_other_are_told_and_everybody_is_served() {
+    assert_snapshot!(check_circles(&[("c/p/a:80", "b,c"), ("c/p/b:80", "c"), ("c/p/c:80", "db")]), @"");
+    assert_snapshot!(check_circles(&[("c/p/a:80", "a"), ("c/p/b:80", "")]), @"container `c/p/a:80` aliyun.depends: the service depends on itself, a -> a; it is served all the same. Leave that out");
+    assert_snapshot!(check_circles(&[("c/p/b:80", "a"), ("c/p/a:80", "b"), ("c/p/a:81", "c")]), @"container `c/p/a:80` aliyun.depends: the services depend on each other in a circle, a -> b -> a, so no order of starting them is right; all are served all the same. Leave one of these out");
+    // Another project's service of the same name is another one.
+    assert_snapshot!(check_circles(&[("c/p/a:80", "b"), ("c/q/b:80", "a")]), @"");
+    let names: Vec<String> = (0..200).map(|number| format!("c/p/s{number:03}:80")).collect();
+    let next: Vec<String> = (0..200).map(|number| format!("s{:03}", (number + 1) % 200)).collect();
+    let ring: Vec<(&str, &str)> =
+        names.iter().zip(&next).map(|(name, next)| (name.as_str(), next.as_str())).collect();
+    assert_snapshot!(check_circles(&ring), @"container `c/p/s000:80` aliyun.depends: the services depend on each other in a circle, s000 -> s001 -> s002 -> s003 -> s004 -> s005 -> s006 -> s007 -> 192 more -> s000, so no order of starting them is right; all are served all the same. Leave one of these out");
+    // Everybody waits for everybody, and for itself: enough of that is told.
+    let all = next[..64].join(",");
+    let all: Vec<(&str, &str)> =
+        names[..64].iter().map(|name| (name.as_str(), all.as_str())).collect();
+    assert_eq!(check_circles(&all).lines().count(), 16);
 }
 
 #[test]

@@ -312,6 +312,15 @@ fn socket_calls_and_names_are_checked() {
     check("[cgroup]\nmode = 'on'", "unknown key `mode`");
     check("[names]\nlisten = ['172.17.0.1']", "lb.toml:2:11: `172.17.0.1` is no address");
     check("[names]\nforward = ['9.9.9.9:0']", "is no address to listen on");
+    for (listen, forward) in [
+        ("172.17.0.1:53", "172.17.0.1:53"),
+        ("0.0.0.0:53", "127.0.0.1:53"),
+        ("[::]:53", "[::1]:53"),
+        ("172.17.0.1:53", "0.0.0.0:53"),
+    ] {
+        let text = format!("[names]\nlisten = ['{listen}']\nforward = ['9.9.9.9:53', '{forward}']");
+        check(&text, &format!("lb.toml:3:26: `forward` names {forward}, where `listen` has"));
+    }
     check("[names]\nttl_seconds = -1", "`ttl_seconds` is -1");
     let many = format!("[names]\nlisten = [{}]", "'127.0.0.1:53',".repeat(17));
     check(&many, "`listen` names more than 16 addresses");

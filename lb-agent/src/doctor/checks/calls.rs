@@ -214,12 +214,29 @@ pub(super) fn networks(facts: &Facts) -> Vec<Finding> {
         }
     }
     if !refused.is_empty() {
-        let what = format!("on none of the backends' networks: {}", some_of(&refused));
+        let what = format!("no backend is reached: {}", some_of(&refused));
         findings.push(
             Finding::warning(check, what)
-                .because("their calls are refused with EHOSTUNREACH (`other_network`)")
+                .because(
+                    "they are on none of the backends' networks, or Docker lets the containers there \
+                     not talk to one another (`icc=false`): their calls are refused with \
+                     EHOSTUNREACH (`other_network`)",
+                )
                 .so("`docker network connect` them, or narrow `lb.visible` so that it is meant; \
                      `routes_across` in [cgroup] where the host's firewall lets them through"),
+        );
+    }
+    let isolated = &running.callers.isolated;
+    if !refused.is_empty() && !isolated.is_empty() {
+        let what = format!("containers do not reach one another: {}", some_of(isolated));
+        findings.push(
+            Finding::warning(check, what)
+                .because(
+                    "the networks are made with `icc=false`, so Docker drops what they send to \
+                          each other; their calls to backends there are refused, too",
+                )
+                .so("put backends and callers on another network, or `routes_across` in [cgroup] \
+                     where the host's firewall lets them through"),
         );
     }
     if !hidden.is_empty() {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::parse;
-use crate::doctor::facts::{InterfaceFacts, KernelFacts};
+use crate::doctor::facts::{InterfaceFacts, KernelFacts, Route};
 
 /// Where others pin their programs.
 const PINS: [(&str, &str); 2] =
@@ -50,6 +50,12 @@ pub(super) fn addresses() -> BTreeSet<IpAddr> {
     let v4 = parse::local_v4(&read("/proc/net/fib_trie"));
     let v6 = parse::local_v6(&read("/proc/net/if_inet6"));
     v4.into_iter().map(IpAddr::V4).chain(v6.into_iter().map(IpAddr::V6)).collect()
+}
+
+pub(super) fn routes() -> Vec<Route> {
+    let mut routes = parse::routes_v4(&read("/proc/net/route"));
+    routes.extend(parse::routes_v6(&read("/proc/net/ipv6_route")));
+    routes
 }
 
 /// Software that shows by what it has pinned.

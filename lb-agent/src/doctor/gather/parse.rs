@@ -6,6 +6,10 @@ use std::{
     path::PathBuf,
 };
 
+use ipnet::IpNet;
+
+use crate::doctor::facts::Route;
+
 /// Where the root of cgroup v2 is mounted, from `/proc/self/mountinfo`.
 pub(super) fn cgroup_root(mounts: &str) -> Option<PathBuf> {
     mounts.lines().find_map(|line| {
@@ -56,6 +60,54 @@ pub(super) fn local_v6(table: &str) -> BTreeSet<Ipv6Addr> {
         Some(Ipv6Addr::from(u128::from_str_radix(digits, 16).ok()?))
     };
     table.lines().filter_map(address).collect()
+}
+
+/// A flag of both tables of routes: `unreachable`, `prohibit` or `blackhole`.
+const REFUSED: u32 = 0x200;
+/// Routes that are looked at; a node with a full table of the internet has more.
+const ROUTES_MAX: usize = 65_536;
+
+/// Routes of the main table, from `/proc/net/route`.
+pub(super) fn routes_v4(table: &str) -> Vec<Route> {
+    let address = |text: &str| {
+        // As the memory of the machine has it.
+        Some(Ipv4Addr::from(u32::from_str_radix(text, 16).ok()?.to_ne_bytes()))
+    };
+    let route = |line: &str| {
+        let fields: Vec<&str> = line.split('\t').map(str::trim).collect();
+        let [interface, to, by, flags, _, _, metric, mask, ..] = fields[..] else { return None };
+        let (to, by, mask) = (address(to)?, address(by)?, address(mask)?);
+        Some(Route {
+            prefix: IpNet::with_netmask(to.into(), mask.into()).ok()?,
+            interface: interface.to_owned(),
+            gateway: (!by.is_unspecified()).then_some(by.into()),
+            // Some kernels write it with a sign.
+            metric: u32::try_from(metric.parse::<i64>().ok()? & 0xffff_ffff).ok()?,
+            is_refused: u32::from_str_radix(flags, 16).ok()? & REFUSED != 0,
+        })
+    };
+    table.lines().skip(1).take(ROUTES_MAX).filter_map(route).collect()
+}
+
+/// Routes of all tables, from `/proc/net/ipv6_route`.
+pub(super) fn routes_v6(table: &str) -> Vec<Route> {
+    let number = |text: &str| u32::from_str_radix(text, 16).ok();
+    let address = |text: &str| Some(Ipv6Addr::from(u128::from_str_radix(text, 16).ok()?));
+    let route = |line: &str| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let [to, length, _, _, by, metric, _, _, flags, interface] = fields[..] else {
+            return None;
+        };
+        let (to, by) = (address(to)?, address(by)?);
+        Some(Route {
+            prefix: IpNet::new(to.into(), u8::try_from(number(length)?).ok()?).ok()?,
+            interface: interface.to_owned(),
+            gateway: (!by.is_unspecified()).then_some(by.into()),
+            metric: number(metric)?,
+            is_refused: number(flags)? & REFUSED != 0,
+        })
+    };
+    table.lines().take(ROUTES_MAX).filter_map(route).collect()
 }
 
 /// Virtual services, from `/proc/net/ip_vs`; those by firewall mark have no address.
@@ -118,6 +170,36 @@ pub(super) fn sockets(table: &str) -> usize {
 mod tests {
     use super::*;
 
+    #[cfg(feature = "agent")]
+    proptest::proptest! {
+        /// Names of processes and interfaces are anybody's choice.
+        #[test]
+        fn any_file_is_read_and_nothing_is_made_up(
+            text in proptest::prop_oneof![
+                crate::mangle::any_text(),
+                crate::mangle::mangled_text("41 31 0:38 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"),
+                crate::mangle::mangled_text("7 (a) b) S 1 7 7 0 -1 4194560 1 2"),
+                crate::mangle::mangled_text("I\tD\neth0\t00000000\t0\t3\t0\t0\t0\t00000000\n"),
+                crate::mangle::mangled_text("     |-- 10.0.0.7\n        /32 host LOCAL\n"),
+                crate::mangle::mangled_text("TCP  0A00010A:0050 rr\nUDP  [fd00::1]:0035 mh\n"),
+                crate::mangle::mangled_text("fd000077000000000000000000000001 05 40 00 80  eth0\n"),
+                crate::mangle::mangled_text("root:x:0:\nlb:x:107:me\n0::/docker/1\n"),
+            ],
+        ) {
+            let lines = text.lines().count();
+            proptest::prop_assert!(cgroup_root(&text).is_none_or(|it| it.as_os_str().len() <= text.len()));
+            has_bpffs(&text);
+            proptest::prop_assert!(default_interfaces(&text).len() <= lines);
+            proptest::prop_assert!(local_v4(&text).len() + local_v6(&text).len() <= 2 * lines);
+            proptest::prop_assert!(ipvs(&text).len() <= lines && sockets(&text) <= lines);
+            proptest::prop_assert!(!group_name(&text, 107).contains(':'));
+            proptest::prop_assert!(cgroup_of(&text).is_none_or(|it| text.contains(it)));
+            proptest::prop_assert!(stat(&text).is_none_or(|(name, _)| text.contains(name)));
+            is_below(&text, "/a");
+            is_below("/a", &text);
+        }
+    }
+
     #[test]
     fn mounts_are_found() {
         let check = |mounts: &str, root: Option<&str>, has: bool| {
@@ -149,6 +231,33 @@ mod tests {
                       eth0\t00000000\t0100000A\t0003\t0\t0\t0\t00000000\n\
                       eth1\t0000000A\t00000000\t0001\t0\t0\t0\t00FFFFFF\nbroken\n";
         assert_eq!(default_interfaces(routes), BTreeSet::from(["eth0".to_owned()]));
+    }
+
+    #[test]
+    fn routes_are_found() {
+        let table = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\n\
+                     eth0\t00000000\t0100A8C0\t0003\t0\t0\t100\t00000000\t0\t0\t0 \n\
+                     *\t0A7100CB\t00000000\t0204\t0\t0\t-9674240\tFFFFFFFF\t0\t0\t0 \n\
+                     *\t0B7100CB\t00000000\t0205\t0\t0\t4285293056\tFFFFFFFF\t0\t0\t0 \n\
+                     eth0\t0000A8C0\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\nbroken\n\
+                     odd\t0000A8C0\t00000000\t0001\t0\t0\t0\tFF00FF00\t0\n";
+        let routes = routes_v4(table);
+        let shown: Vec<String> = routes.iter().map(|it| it.prefix.to_string()).collect();
+        assert_eq!(shown, ["0.0.0.0/0", "203.0.113.10/32", "203.0.113.11/32", "192.168.0.0/16"]);
+        assert_eq!(routes[0].gateway, Some("192.168.0.1".parse().expect("an address")));
+        let ours = |it: &Route| it.is_refused && it.metric == crate::model::UNSEEN_ROUTE_METRIC;
+        assert!(ours(&routes[1]) && ours(&routes[2]));
+        assert!(!routes[3].is_refused && routes[3].gateway.is_none());
+        let table = "fd000000000000000000000000000010 80 00000000000000000000000000000000 00 \
+                     00000000000000000000000000000000 ff6c6200 00000000 00000000 00200200       lo\n\
+                     fd000077000000000000000000000000 40 00000000000000000000000000000000 00 \
+                     00000000000000000000000000000000 00000100 00000001 00000000 00000001     eth0\n\
+                     fd 40\n";
+        let routes = routes_v6(table);
+        let shown: Vec<String> = routes.iter().map(|it| it.prefix.to_string()).collect();
+        assert_eq!(shown, ["fd00::10/128", "fd00:77::/64"]);
+        assert!(routes[0].is_refused && routes[0].metric == crate::model::UNSEEN_ROUTE_METRIC);
+        assert!(!routes[1].is_refused && routes[1].interface == "eth0");
     }
 
     #[test]

@@ -1,20 +1,24 @@
 //! HTTP/1.1: one request, and as much of the answer as is needed to judge it.
 
-use std::ops::RangeInclusive;
+use std::{ops::RangeInclusive, sync::Arc};
 
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{
     Request, Response, StatusCode,
     body::{Bytes, Incoming},
     client::conn::http1,
+    ext::on_informational,
     header,
 };
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::super::{
-    book::Job,
-    outcome::{FailureKind, Outcome},
+use super::{
+    super::{
+        book::Job,
+        outcome::{FailureKind, Outcome},
+    },
+    bounded::{INTERIM_MAX, Interim},
 };
 use crate::model::HttpProbe;
 
@@ -45,10 +49,10 @@ pub(super) fn request(http: &HttpProbe, job: &Job) -> Result<Request<Empty<Bytes
         .map_err(|error| Outcome::Inconclusive(format!("the request cannot be made: {error}")))
 }
 
-/// Sends the request and judges the answer.
+/// Sends the request and judges the answer. All that is read of the connection is bounded by it.
 pub(super) async fn exchange<C>(
     http: &HttpProbe,
-    request: Request<Empty<Bytes>>,
+    mut request: Request<Empty<Bytes>>,
     connection: C,
 ) -> Outcome
 where
@@ -63,6 +67,9 @@ where
         Ok(parts) => parts,
         Err(error) => return no_answer(&error),
     };
+    let interim = Arc::new(Interim::default());
+    let counted = Arc::clone(&interim);
+    on_informational(&mut request, move |_answer| counted.add());
     let answer = async {
         match sender.send_request(request).await {
             Ok(response) => judge(http, response).await,
@@ -71,11 +78,19 @@ where
     };
     // The driver moves the bytes. When it has ended, what is there is all that will come.
     tokio::pin!(answer, driver);
-    tokio::select! {
+    let outcome = tokio::select! {
         biased;
         outcome = &mut answer => outcome,
         _ = &mut driver => answer.await,
-    }
+        () = interim.wait_too_many() => too_many_interim(),
+    };
+    // The answer may have come in one piece with them.
+    if interim.are_too_many() { too_many_interim() } else { outcome }
+}
+
+fn too_many_interim() -> Outcome {
+    let text = format!("more than {INTERIM_MAX} interim answers (1xx), and no other");
+    Outcome::failed(FailureKind::Wrong, text)
 }
 
 async fn judge(http: &HttpProbe, response: Response<Incoming>) -> Outcome {

@@ -3,6 +3,7 @@
 //! Nothing here decides about health. Whatever the other side does is bounded: in time by the
 //! caller, in bytes here.
 
+mod bounded;
 mod connect;
 mod http;
 #[cfg(test)]
@@ -13,8 +14,8 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 
-use self::connect::Connector;
 pub use self::tls::Tls;
+use self::{bounded::Bounded, connect::Connector};
 use super::{
     book::Job,
     outcome::{FailureKind, Outcome},
@@ -121,13 +122,13 @@ impl NodeChecks {
 
     async fn http(&self, job: &Job, http: &HttpProbe) -> Result<Outcome, Outcome> {
         let request = http::request(http, job)?;
-        let connection = self.connector.connect(job, http.port).await?;
+        let connection = Bounded::new(self.connector.connect(job, http.port).await?);
         Ok(http::exchange(http, request, connection).await)
     }
 
     async fn https(&self, job: &Job, http: &HttpProbe) -> Result<Outcome, Outcome> {
         let request = http::request(http, job)?;
-        let connection = self.connector.connect(job, http.port).await?;
+        let connection = Bounded::new(self.connector.connect(job, http.port).await?);
         let connection = self.tls.handshake(http, job, connection).await?;
         Ok(http::exchange(http, request, connection).await)
     }

@@ -16,7 +16,7 @@ use rustls::{
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::super::{
@@ -41,12 +41,12 @@ impl Tls {
     }
 
     /// Begins to speak TLS, with the name that the probe says.
-    pub(super) async fn handshake(
+    pub(super) async fn handshake<C: AsyncRead + AsyncWrite + Unpin>(
         &self,
         http: &HttpProbe,
         job: &Job,
-        connection: TcpStream,
-    ) -> Result<TlsStream<TcpStream>, Outcome> {
+        connection: C,
+    ) -> Result<TlsStream<C>, Outcome> {
         let config = if http.verify_certificate {
             self.verifying.get_or_init(|| verifying(self.roots.as_ref()))
         } else {

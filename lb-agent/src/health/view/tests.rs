@@ -42,9 +42,13 @@ fn apply_with(
 }
 
 fn tell(view: &mut HealthView, backend: &Backend, health: Health) -> bool {
+    tell_how(view, backend, health, false)
+}
+
+fn tell_how(view: &mut HealthView, backend: &Backend, health: Health, is_refusing: bool) -> bool {
     let key = instance_hash(&name(), backend);
     let generation = view.entries[&key].target.generation;
-    let standing = Standing { health, was_healthy: true, is_refusing: false, is_observed: false };
+    let standing = Standing { health, was_healthy: true, is_refusing, is_observed: false };
     view.take(&[Change {
         key,
         generation,
@@ -112,6 +116,31 @@ fn health_is_told_of_changes_only_and_a_recreated_backend_begins_anew() {
     let standing = Standing::assumed(Health::Healthy);
     let late = Change { key, generation, standing, has_fallen: false, cause: "late".to_owned() };
     assert!(!view.take(&[late]), "a change of its former self");
+}
+
+/// A backend that refuses one probe and lets the next one wait makes a plan only where it matters.
+#[test]
+fn how_a_backend_fails_is_news_only_if_something_follows() {
+    let mut view = HealthView::default();
+    let backends = ["a", "b", "c"].map(|id| backend(1, id, BackendState::Healthy));
+    let [first, second, _] = &backends;
+    apply(&mut view, &backends, None);
+    assert!(tell(&mut view, first, Health::Healthy));
+    assert!(tell(&mut view, second, Health::Unhealthy));
+    assert_eq!(apply(&mut view, &backends, None), "healthy unhealthy starting");
+    for is_refusing in [true, false, true] {
+        assert!(!tell_how(&mut view, second, Health::Unhealthy, is_refusing), "{is_refusing}");
+    }
+    // What was no news then counts now: who refuses is not used although nobody is healthy.
+    assert!(tell(&mut view, first, Health::Unhealthy));
+    assert_eq!(apply(&mut view, &backends, None), "unhealthy! unhealthy starting");
+    for (is_refusing, expected) in
+        [(false, "unhealthy! unhealthy! starting"), (true, "unhealthy! unhealthy starting")]
+    {
+        assert!(tell_how(&mut view, second, Health::Unhealthy, is_refusing), "{is_refusing}");
+        assert_eq!(apply(&mut view, &backends, None), expected);
+        assert!(!tell_how(&mut view, second, Health::Unhealthy, is_refusing), "{is_refusing}");
+    }
 }
 
 #[test]

@@ -36,6 +36,7 @@ fn container(name: &str, image: &str, labels: &[(&str, &str)]) -> ContainerFacts
     ContainerFacts {
         id: "0123abcd".to_owned(),
         name: format!("/{name}"),
+        former_name: None,
         image: image.to_owned(),
         labels: labels.collect(),
         service_labels: BTreeMap::new(),

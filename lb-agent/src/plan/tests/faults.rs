@@ -14,7 +14,8 @@ use lb_common::{
 use proptest::prelude::*;
 
 use super::{
-    backend, holds::assert_holds, reply_flows::ReplyFlows, service, sight, snapshot, tick_at,
+    backend, drains::Drains, holds::assert_holds, reply_flows::ReplyFlows, service, sight,
+    snapshot, tick_at,
 };
 use crate::{
     model::{
@@ -60,6 +61,7 @@ struct Auditor {
     /// Whose the flows without a record are, by ring and slot.
     unrecorded: BTreeMap<u32, Vec<u32>>,
     reply_flows: ReplyFlows,
+    drains: Drains,
 }
 
 impl Auditor {
@@ -78,6 +80,7 @@ impl Auditor {
             others: None,
             unrecorded: BTreeMap::new(),
             reply_flows: ReplyFlows::default(),
+            drains: Drains::default(),
         }
     }
 
@@ -139,6 +142,9 @@ impl Auditor {
             Action::WriteService { number, .. } => {
                 assert!(!state.services.contains_key(number), "{action} overwrites");
             }
+            Action::SetBackendState { number, state: bits } => {
+                self.drains.check(state, *number, *bits);
+            }
             _ => {}
         }
         if let Action::PublishRing { ring, .. } | Action::ClearRing { ring } = action
@@ -162,7 +168,7 @@ impl Auditor {
 
     /// Flows without a record stay where they are: with the default of their slot, until they are
     /// over or their backend is gone.
-    fn publish(&mut self, ring: u32, slots: &[Slot]) {
+    fn publish(&mut self, ring: u32, slots: &crate::plan::Slots) {
         let default =
             |slot: &Slot| if slot.state() == SLOT_MOVING { slot.old() } else { slot.cur() };
         let defaults: Vec<u32> = slots.iter().map(default).collect();
@@ -336,6 +342,7 @@ fn live(steps: &[Step], seed: u64) -> Auditor {
             auditor.restart();
         }
         auditor.others = step.others;
+        auditor.drains.expect(&step.snapshot);
         if let Some(ring) = step.refused_ring {
             auditor.refused_ticks.insert(ring, tick_at(auditor.now_ms));
         }

@@ -1,5 +1,6 @@
 //! The planner against a kernel that is plain data, with and without faults.
 
+mod drains;
 mod faults;
 mod holds;
 mod replies;

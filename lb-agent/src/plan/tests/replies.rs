@@ -80,7 +80,7 @@ fn the_default_comes_before_the_backend() {
     veth 1: attach
     replies of tcp://10.0.0.1:8080 at veth 1: put 192.0.2.10:80 of backend 1 by front 3
     service 0: write #5252dcbc
-    backend 1: write #c8c9e68c 10.0.0.1:8080 by veth 1, service 0, generation 1, takes new and old, replies by default
+    backend 1: write #f9e0781d 10.0.0.1:8080 by veth 1, service 0, generation 1, takes new and old, replies by default
     ring 0: publish 1021 slots at 0, epoch 1: 1 x 1021
     vip 192.0.2.10: put
     frontend tcp://192.0.2.10:80: put service 0
@@ -100,7 +100,7 @@ fn a_second_service_changes_nothing_for_the_flows_of_the_first() {
     assert_snapshot!(plan, @"
     replies of tcp://10.0.0.1:8080 at veth 1: put 192.0.2.10:80 of backend 1 by front 3, ambiguous
     service 1: write #9bd26a39
-    backend 2: write #4a9ab844 10.0.0.1:8080 by veth 1, service 1, generation 1, takes new and old
+    backend 2: write #cce255d7 10.0.0.1:8080 by veth 1, service 1, generation 1, takes new and old
     ring 4: publish 1021 slots at 1021, epoch 1: 2 x 1021
     frontend tcp://192.0.2.10:81: put service 1
     ");
@@ -108,8 +108,8 @@ fn a_second_service_changes_nothing_for_the_flows_of_the_first() {
     assert_snapshot!(tables(&node), @"
     frontend tcp://192.0.2.10:80 -> service 0
     frontend tcp://192.0.2.10:81 -> service 2
-    backend 1: #c8c9e68c 10.0.0.1:8080 by veth 1, service 0, generation 1, takes new and old, replies by default
-    backend 3: #4a9ab844 10.0.0.1:8080 by veth 1, service 2, generation 1, takes new and old
+    backend 1: #f9e0781d 10.0.0.1:8080 by veth 1, service 0, generation 1, takes new and old, replies by default
+    backend 3: #cce255d7 10.0.0.1:8080 by veth 1, service 2, generation 1, takes new and old
     replies of tcp://10.0.0.1:8080 at veth 1: 192.0.2.10:80 of backend 1 by front 3, ambiguous
     ");
 
@@ -129,7 +129,7 @@ fn a_second_service_changes_nothing_for_the_flows_of_the_first() {
     assert_snapshot!(step(&mut node, vec![vip2()]), @"replies of tcp://10.0.0.1:8080 at veth 1: put 192.0.2.10:81 of backend 3 by front 3");
     assert_snapshot!(tables(&node), @"
     frontend tcp://192.0.2.10:81 -> service 2
-    backend 3: #4a9ab844 10.0.0.1:8080 by veth 1, service 2, generation 1, takes new and old, replies by default
+    backend 3: #cce255d7 10.0.0.1:8080 by veth 1, service 2, generation 1, takes new and old, replies by default
     backend 1: free, generation 1
     replies of tcp://10.0.0.1:8080 at veth 1: 192.0.2.10:81 of backend 3 by front 3
     ");
@@ -186,12 +186,12 @@ fn a_service_that_comes_back_in_time_finds_its_default() {
     step(&mut node, vec![]);
     assert_snapshot!(step(&mut node, vec![vip1()]), @"
     replies of tcp://10.0.0.1:8080 at veth 1: put 192.0.2.10:80 of backend 2 by front 3
-    backend 2: write #c8c9e68c 10.0.0.1:8080 by veth 1, service 1, generation 1, takes new and old, replies by default
+    backend 2: write #f9e0781d 10.0.0.1:8080 by veth 1, service 1, generation 1, takes new and old, replies by default
     frontend tcp://192.0.2.10:80: put service 1
     ");
     assert_snapshot!(tables(&node), @"
     frontend tcp://192.0.2.10:80 -> service 1
-    backend 2: #c8c9e68c 10.0.0.1:8080 by veth 1, service 1, generation 1, takes new and old, replies by default
+    backend 2: #f9e0781d 10.0.0.1:8080 by veth 1, service 1, generation 1, takes new and old, replies by default
     backend 1: free, generation 1
     replies of tcp://10.0.0.1:8080 at veth 1: 192.0.2.10:80 of backend 2 by front 3
     ");
@@ -233,7 +233,7 @@ fn datagrams_have_a_default_where_they_are_answers() {
     assert_snapshot!(step(&mut node, vec![service.clone()]), @"
     flags: 0x2
     replies of tcp://10.0.0.1:8080 at veth 1: put 192.0.2.10:80 of backend 1 by front 3
-    backend 1: write #c8c9e68c 10.0.0.1:8080 by veth 1, service 0, generation 1, takes new and old, replies by default
+    backend 1: write #f9e0781d 10.0.0.1:8080 by veth 1, service 0, generation 1, takes new and old, replies by default
     frontend tcp://192.0.2.10:80: put service 0
     frontend udp://192.0.2.10:53: put service 0, recorded
     ");
@@ -273,7 +273,7 @@ fn of_several_frontends_of_a_service_the_first_is_not_recorded() {
     assert_snapshot!(step(&mut node, ports(&[81])), @"
     flags: 0x2
     replies of tcp://10.0.0.1:8080 at veth 1: put 192.0.2.10:81 of backend 1 by front 3
-    backend 1: write #c8c9e68c 10.0.0.1:8080 by veth 1, service 0, generation 1, takes new and old, replies by default
+    backend 1: write #f9e0781d 10.0.0.1:8080 by veth 1, service 0, generation 1, takes new and old, replies by default
     frontend tcp://192.0.2.10:81: put service 0
     ");
     assert_snapshot!(step(&mut node, ports(&[80, 81])), @"

@@ -1,7 +1,7 @@
 //! What happens to a node, step by step, as an operator would read it.
 
 use insta::assert_snapshot;
-use lb_common::abi::TAKES_NEW;
+use lb_common::abi::{Slot, TAKES_NEW};
 
 use super::{Node, backend, frontend, service, snapshot};
 use crate::{
@@ -26,8 +26,8 @@ fn a_service_is_made_from_the_inside_out() {
     veth 1: attach
     veth 2: attach
     service 0: write #8898fe82
-    backend 1: write #8edf2356 10.0.0.1:8080 by veth 1, service 0, generation 1, takes new and old
-    backend 2: write #2b84d24e 10.0.0.2:8080 by veth 2, service 0, generation 1, takes new and old
+    backend 1: write #ea183219 10.0.0.1:8080 by veth 1, service 0, generation 1, takes new and old
+    backend 2: write #ec48f769 10.0.0.2:8080 by veth 2, service 0, generation 1, takes new and old
     ring 0: publish 1021 slots at 0, epoch 1: 1 x 510, 2 x 511
     vip 192.0.2.10: put
     frontend tcp://192.0.2.10:80: put service 0
@@ -38,8 +38,8 @@ fn a_service_is_made_from_the_inside_out() {
     frontend tcp://192.0.2.10:80 -> service 0
     service 0 #8898fe82
     ring 0: 1021 slots at 0, epoch 1: 1 x 510, 2 x 511
-    backend 1: #8edf2356 10.0.0.1:8080 by veth 1, service 0, generation 1, takes new and old
-    backend 2: #2b84d24e 10.0.0.2:8080 by veth 2, service 0, generation 1, takes new and old
+    backend 1: #ea183219 10.0.0.1:8080 by veth 1, service 0, generation 1, takes new and old
+    backend 2: #ec48f769 10.0.0.2:8080 by veth 2, service 0, generation 1, takes new and old
     veth 1: attached
     veth 2: attached
     ");
@@ -71,7 +71,7 @@ fn death_comes_first_and_numbers_rest() {
     frontend tcp://192.0.2.10:80 -> service 0
     service 0 #8898fe82
     ring 0: 1021 slots at 1021, epoch 2: 2 x 1021; 510 moving
-    backend 2: #2b84d24e 10.0.0.2:8080 by veth 2, service 0, generation 1, takes new and old
+    backend 2: #ec48f769 10.0.0.2:8080 by veth 2, service 0, generation 1, takes new and old
     backend 1: free, generation 1
     veth 1: attached
     veth 2: attached
@@ -120,7 +120,7 @@ fn the_last_backend_leaves_a_ring_of_nobody() {
     ");
     assert_snapshot!(node.step(&web(vec![backend("1", 9, 9)])), @"
     veth 9: attach
-    backend 2: write #62d3bd54 10.0.0.9:8080 by veth 9, service 0, generation 1, takes new and old
+    backend 2: write #6961ffd6 10.0.0.9:8080 by veth 9, service 0, generation 1, takes new and old
     ring 0: publish 1021 slots at 2042, epoch 3: 2 x 1021; 1021 moving
     again at 12000 ms
     ");
@@ -195,7 +195,7 @@ fn a_replacement_inherits_its_predecessors_slots() {
     assert_snapshot!(node.step(&with(backend("1", 4, 4))), @"
     backend 1: takes nothing
     veth 4: attach
-    backend 4: write #4f175c47 10.0.0.4:8080 by veth 4, service 0, generation 1, takes new and old
+    backend 4: write #cafbe7a2 10.0.0.4:8080 by veth 4, service 0, generation 1, takes new and old
     ring 0: publish 1021 slots at 1021, epoch 2: 2 x 341, 3 x 340, 4 x 340; 340 moving
     again at 55098 ms
     ");
@@ -280,7 +280,7 @@ fn a_container_started_again_is_another_instance() {
     let restarted = Backend { instance: "c1@2".to_owned(), ..backend("1", 1, 1) };
     assert_snapshot!(node.step(&web(vec![restarted, backend("2", 2, 2)])), @"
     backend 1: takes nothing
-    backend 3: write #afbd71d8 10.0.0.1:8080 by veth 1, service 0, generation 1, takes new and old
+    backend 3: write #166eb62f 10.0.0.1:8080 by veth 1, service 0, generation 1, takes new and old
     ring 0: publish 1021 slots at 1021, epoch 2: 2 x 511, 3 x 510; 510 moving
     again at 55098 ms
     ");
@@ -311,7 +311,7 @@ fn a_frontend_moves_to_another_service() {
     backend 1: takes nothing
     veth 2: attach
     service 1: write #64b4d130
-    backend 2: write #fdb9066b 10.0.0.2:8080 by veth 2, service 1, generation 1, takes new and old
+    backend 2: write #38eff5a5 10.0.0.2:8080 by veth 2, service 1, generation 1, takes new and old
     ring 4: publish 1021 slots at 1021, epoch 1: 2 x 1021
     frontend tcp://192.0.2.10:80: put service 1
     frontend tcp://192.0.2.10:81: put service 1, recorded
@@ -326,7 +326,7 @@ fn routed_backends_switch_the_front_on() {
     assert_snapshot!(node.step(&web(vec![routed])), @"
     flags: 0x1
     service 0: write #8898fe82
-    backend 1: write #36fabf2d 10.0.0.1:8080 routed, service 0, generation 1, takes new and old
+    backend 1: write #c0a93c3d 10.0.0.1:8080 routed, service 0, generation 1, takes new and old
     ring 0: publish 1021 slots at 0, epoch 1: 1 x 1021
     vip 192.0.2.10: put
     frontend tcp://192.0.2.10:80: put service 0
@@ -356,8 +356,8 @@ fn protocols_and_families_have_rings_of_their_own() {
     veth 1: attach
     veth 2: attach
     service 0: write #6229d5d1
-    backend 1: write #3bdd7ca8 10.0.0.1:8080 by veth 1, service 0, generation 1, takes new and old
-    backend 2: write #1d98463f [2001:db8::2]:53 by veth 2, service 0, generation 1, takes new and old
+    backend 1: write #e17f112f 10.0.0.1:8080 by veth 1, service 0, generation 1, takes new and old
+    backend 2: write #c9af38cb [2001:db8::2]:53 by veth 2, service 0, generation 1, takes new and old
     ring 0: publish 1021 slots at 0, epoch 1: 1 x 1021
     ring 1: publish 1021 slots at 1021, epoch 1: 1 x 1021
     ring 2: publish 1021 slots at 2042, epoch 1: 2 x 1021
@@ -382,9 +382,9 @@ fn what_has_no_room_is_refused_by_name() {
     service 0: write #a1d65498
     service 1: write #c1e226b7
     service 2: write #0e8c6862
-    backend 1: write #a60310ed 10.0.0.1:8080 by veth 1, service 0, generation 1, takes new and old
-    backend 2: write #aa08cd31 10.0.0.1:8080 by veth 1, service 1, generation 1, takes new and old
-    backend 3: write #44969d64 10.0.0.1:8080 by veth 1, service 2, generation 1, takes new and old
+    backend 1: write #733f8c72 10.0.0.1:8080 by veth 1, service 0, generation 1, takes new and old
+    backend 2: write #5712b7f4 10.0.0.1:8080 by veth 1, service 1, generation 1, takes new and old
+    backend 3: write #ccdadb09 10.0.0.1:8080 by veth 1, service 2, generation 1, takes new and old
     ring 0: publish 1021 slots at 0, epoch 1: 1 x 1021
     ring 4: publish 1021 slots at 1021, epoch 1: 2 x 1021
     ring 8: publish 1021 slots at 2042, epoch 1: 3 x 1021
@@ -449,7 +449,9 @@ fn inconsistent_tables_are_repaired() {
     node.kernel.frontends.insert(frontend(99), 78);
     let ring = KernelRing { start: 5000, epoch: 1, ..right.rings[&0].clone() };
     node.kernel.rings.insert(79 * 4, ring);
-    node.kernel.rings.get_mut(&0).unwrap().slots[17] = lb_common::abi::Slot::plain(33);
+    let ring = node.kernel.rings.get_mut(&0).unwrap();
+    let wrong = |(place, slot): (usize, &Slot)| if place == 17 { Slot::plain(33) } else { *slot };
+    ring.slots = ring.slots.iter().enumerate().map(wrong).collect();
     node.kernel.services.insert(80, [8, 8]);
     node.kernel.reply_interfaces.insert(500);
     node.restart();

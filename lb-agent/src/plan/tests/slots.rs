@@ -52,7 +52,7 @@ fn a_drained_backend_keeps_its_flows_until_they_are_over() {
     backend 1: takes old
     again at 8522160 ms
     ");
-    let moved: Vec<Slot> = node.kernel.rings[&0].slots.clone();
+    let moved: Vec<Slot> = node.kernel.rings[&0].slots.iter().copied().collect();
     let moving = moved.iter().filter(|slot| slot.state() == SLOT_MOVING);
     assert!(moving.clone().count() > 400);
     assert!(moving.clone().all(|slot| (slot.cur(), slot.old()) == (2, 1)));
@@ -90,7 +90,7 @@ fn a_slot_of_a_gone_backend_waits_for_a_replacement() {
         snapshot(vec![service("web", &[80], vec![backend("1", 3, 3), backend("2", 2, 2)])]);
     assert_snapshot!(step(&mut node, &replaced), @"
     veth 3: attach
-    backend 3: write #875b4441 10.0.0.3:8080 by veth 3, service 0, generation 1, takes new and old
+    backend 3: write #ccabf939 10.0.0.3:8080 by veth 3, service 0, generation 1, takes new and old
     ring 0: publish 1021 slots at 0, epoch 3: 2 x 511, 3 x 510; 510 moving
     backend 1: clear
     again at 141540 ms

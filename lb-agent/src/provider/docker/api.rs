@@ -51,6 +51,8 @@ const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
 /// Option that says whether what leaves a bridge network gets an address of the node; it does by
 /// default.
 const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
+/// Option that says whether the containers of a bridge network reach one another; they do by default.
+const TALKS: &str = "com.docker.network.bridge.enable_icc";
 /// Options that say how a bridge network is reached from outside: `nat`, the default, or otherwise.
 const GATEWAY_MODE_V4: &str = "com.docker.network.bridge.gateway_mode_ipv4";
 const GATEWAY_MODE_V6: &str = "com.docker.network.bridge.gateway_mode_ipv6";
@@ -90,12 +92,15 @@ struct Networks {
     listed_at: Instant,
     /// By the name of their bridge.
     by_bridge: BTreeMap<String, BridgeNetwork>,
+    /// Names of all, whatever they are.
+    names: BTreeSet<String>,
 }
 
 impl Api {
     pub(super) fn new(socket_path: String) -> Self {
-        let networks = Networks { listed_at: Instant::now(), by_bridge: BTreeMap::new() };
-        let networks = tokio::sync::Mutex::new(networks);
+        let listed_at = Instant::now();
+        let (by_bridge, names) = <_>::default();
+        let networks = tokio::sync::Mutex::new(Networks { listed_at, by_bridge, names });
         Self { socket_path, version: Mutex::new(None), networks }
     }
 
@@ -145,6 +150,37 @@ impl Api {
     pub(super) async fn prepare(&self) -> Result<(), EngineError> {
         let is_agreed = self.version.lock().unwrap_or_else(PoisonError::into_inner).is_some();
         if is_agreed { Ok(()) } else { self.negotiate().await }
+    }
+
+    /// Of these networks, those whose containers do not reach one another.
+    pub(super) async fn isolated(
+        &self,
+        names: &BTreeSet<&str>,
+    ) -> Result<BTreeSet<String>, EngineError> {
+        let mut networks = self.networks.lock().await;
+        self.look_at_networks(&mut networks, |known| {
+            names.iter().all(|name| known.names.contains(*name))
+        })
+        .await?;
+        let isolated = networks.by_bridge.values().filter(|network| network.is_isolated);
+        let isolated = isolated.filter(|network| names.contains(network.name.as_str()));
+        Ok(isolated.map(|network| network.name.clone()).collect())
+    }
+
+    /// Lists the networks, unless that was done a moment ago and they are known.
+    async fn look_at_networks(
+        &self,
+        networks: &mut Networks,
+        are_known: impl FnOnce(&Networks) -> bool,
+    ) -> Result<(), EngineError> {
+        if !are_known(networks) || networks.listed_at.elapsed() > NETWORKS_KEPT {
+            let listed_at = Instant::now();
+            let listed = within(self.client()?.list_networks(None)).await?;
+            let names = listed.iter().filter_map(|network| network.name.clone()).collect();
+            let by_bridge = listed.into_iter().filter_map(bridge_of).collect();
+            *networks = Networks { listed_at, by_bridge, names };
+        }
+        Ok(())
     }
 
     /// Lists the containers that run, with their addresses.
@@ -224,13 +260,8 @@ impl Engine for Api {
 
     async fn bridge_network(&self, bridge: &str) -> Result<Option<BridgeNetwork>, EngineError> {
         let mut networks = self.networks.lock().await;
-        let is_known = networks.by_bridge.contains_key(bridge);
-        if !is_known || networks.listed_at.elapsed() > NETWORKS_KEPT {
-            let listed_at = Instant::now();
-            let listed = within(self.client()?.list_networks(None)).await?;
-            let by_bridge = listed.into_iter().filter_map(bridge_of).collect();
-            *networks = Networks { listed_at, by_bridge };
-        }
+        let is_known = |known: &Networks| known.by_bridge.contains_key(bridge);
+        self.look_at_networks(&mut networks, is_known).await?;
         // A bridge that Docker does not know is somebody else's.
         Ok(networks.by_bridge.get(bridge).cloned())
     }
@@ -331,6 +362,7 @@ fn bridge_of(network: Network) -> Option<(String, BridgeNetwork)> {
     let network = BridgeNetwork {
         name: network.name.unwrap_or_default(),
         is_internal: network.internal.unwrap_or_default(),
+        is_isolated: option(TALKS).is_some_and(|value| !is_true(value)),
         is_hidden_v4: is_masqueraded && option(GATEWAY_MODE_V4).is_none_or(|mode| mode == "nat"),
         // What is the default differs from version to version, and IPv6 is mostly not translated.
         is_hidden_v6: is_masqueraded && option(GATEWAY_MODE_V6) == Some("nat"),

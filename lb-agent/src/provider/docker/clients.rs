@@ -112,7 +112,9 @@ impl Watcher {
         let ids: BTreeSet<&str> = listed.iter().map(|it| it.id.as_str()).collect();
         self.failing.retain(|id| ids.contains(id.as_str()));
         self.seen.retain(|id, seen| ids.contains(id.as_str()) && seen.process.is_alive());
-        let mut clients = Clients { node: self.node, ..Clients::default() };
+        let names = listed.iter().flat_map(|it| it.networks.keys()).map(String::as_str).collect();
+        let isolated = self.api.isolated(&names).await?;
+        let mut clients = Clients { node: self.node, isolated, ..Clients::default() };
         for Listed { id, name, networks } in listed.into_iter().take(CONTAINERS_MAX) {
             if !self.seen.contains_key(&id) {
                 match self.examine(&id).await {

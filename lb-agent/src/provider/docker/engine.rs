@@ -54,11 +54,14 @@ pub(super) struct Inspected {
 
 /// A network behind a bridge of the node.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct BridgeNetwork {
     /// Its name.
     pub(super) name: String,
     /// It is `internal`: closed to the outside.
     pub(super) is_internal: bool,
+    /// Its containers do not reach one another.
+    pub(super) is_isolated: bool,
     /// Its IPv4 addresses are hidden: nobody outside of the node can use them.
     pub(super) is_hidden_v4: bool,
     /// The same for IPv6.

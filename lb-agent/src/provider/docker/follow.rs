@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    ClaimsOf,
+    ClaimsOf, container_of,
     engine::{Engine, EngineError, Event, Summary},
     host::{Host, Process as _},
     look::{Look, look},
@@ -98,6 +98,7 @@ pub(super) async fn follow<E: Engine, H: Host>(
         inputs,
         tasks,
     };
+    follower.take_over();
     let mut batch = Vec::with_capacity(BATCH_LENGTH);
     loop {
         tokio::select! {
@@ -218,6 +219,24 @@ impl<E: Engine, H: Host> Follower<E, H> {
         }
     }
 
+    /// Goes on where a predecessor ended: who dies while Docker is away is told of all the same.
+    fn take_over(&mut self) {
+        self.state.remember(self.host.former_names());
+        for (instance, process) in self.host.followed() {
+            self.state.inherit(instance.clone());
+            self.watch(container_of(&instance).to_owned(), instance, process);
+        }
+    }
+
+    fn watch(&mut self, id: String, instance: String, process: Arc<H::Process>) {
+        let inputs = self.inputs.clone();
+        self.tasks.spawn(async move {
+            process.ended().await;
+            // The queue outlives its tasks.
+            let _ended = inputs.send(Input::Ended { id, instance }).await;
+        });
+    }
+
     /// Does what the state wants done. An error: nobody listens any more.
     async fn act(
         &mut self,
@@ -227,18 +246,23 @@ impl<E: Engine, H: Host> Follower<E, H> {
         let mut failed = false;
         for effect in self.state.take_effects() {
             match effect {
-                Effect::Send(event) => events.send(event).await?,
+                Effect::Send(event) => {
+                    let ended = match &event {
+                        ProviderEvent::Gone { instance, .. } => Some(instance.clone()),
+                        _ => None,
+                    };
+                    events.send(event).await?;
+                    // Not before: who is stopped in between leaves it to his successor.
+                    if let Some(ended) = ended {
+                        self.host.ends(&ended);
+                    }
+                }
                 Effect::Look(id) => self.look(id),
                 Effect::Watch { id, instance, process } => {
                     self.host.begins(&instance, &process);
-                    let (inputs, host) = (self.inputs.clone(), Arc::clone(&self.host));
-                    self.tasks.spawn(async move {
-                        process.ended().await;
-                        host.ends(&instance);
-                        // The queue outlives its tasks.
-                        let _ended = inputs.send(Input::Ended { id, instance }).await;
-                    });
+                    self.watch(id, instance, process);
                 }
+                Effect::Keep(former_names) => self.host.keep(former_names).await,
                 Effect::ListSoon => self.schedule.soon(),
                 Effect::ListAgain => failed = true,
             }

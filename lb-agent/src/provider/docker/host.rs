@@ -2,7 +2,7 @@
 
 use std::{future::Future, io, sync::Arc, time::Duration};
 
-use super::Runs;
+use super::{Places, Runs, places::FormerNames};
 use crate::netlink::{self, BootTicks, ContainerNetwork, NetworkError};
 
 /// How often a process is looked at when it cannot be waited for.
@@ -41,19 +41,29 @@ pub(super) trait Host: Send + Sync + 'static {
     /// A run of a container is followed from now on.
     fn begins(&self, instance: &str, process: &Arc<Self::Process>);
 
-    /// It is over.
+    /// It is over, and whoever has to know was told.
     fn ends(&self, instance: &str);
+
+    /// Runs that a predecessor of this provider followed, and did not tell the end of.
+    fn followed(&self) -> Vec<(String, Arc<Self::Process>)>;
+
+    /// The names that a predecessor kept.
+    fn former_names(&self) -> FormerNames;
+
+    /// Keeps these and no others.
+    fn keep(&self, former_names: FormerNames) -> impl Future<Output = ()> + Send;
 }
 
 /// The real node.
 pub(super) struct Node {
     runs: Runs,
+    places: Option<Places>,
 }
 
 impl Node {
     /// Tells `runs` which containers run.
-    pub(super) fn new(runs: Runs) -> Self {
-        Self { runs }
+    pub(super) fn new(runs: Runs, places: Option<Places>) -> Self {
+        Self { runs, places }
     }
 }
 
@@ -89,6 +99,25 @@ impl Host for Node {
 
     fn ends(&self, instance: &str) {
         self.runs.end(instance);
+    }
+
+    fn followed(&self) -> Vec<(String, Arc<netlink::Process>)> {
+        self.runs.all()
+    }
+
+    fn former_names(&self) -> FormerNames {
+        self.places.as_ref().map(Places::load).unwrap_or_default()
+    }
+
+    async fn keep(&self, former_names: FormerNames) {
+        let Some(places) = self.places.clone() else { return };
+        let saved = tokio::task::spawn_blocking(move || places.save(former_names)).await;
+        if let Err(error) = saved.map_err(io::Error::other).flatten() {
+            tracing::warn!(
+                "former names of containers cannot be kept in `state_path`: {error}; who was renamed \
+                 changes its place in the ring with the next start of the agent"
+            );
+        }
     }
 }
 

@@ -186,6 +186,7 @@ fn facts(id: &str, inspected: &Inspected) -> ContainerFacts {
     ContainerFacts {
         id: id.to_owned(),
         name: inspected.name.clone(),
+        former_name: None,
         image: inspected.image.clone(),
         labels: inspected.labels.clone(),
         service_labels: BTreeMap::new(),

@@ -17,6 +17,7 @@ mod engine;
 mod follow;
 mod host;
 mod look;
+mod places;
 mod report;
 mod runs;
 mod signal;
@@ -29,7 +30,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
-pub use self::{commands::Commands, runs::Runs};
+pub use self::{commands::Commands, places::Places, runs::Runs};
 use super::ProviderEvent;
 use crate::{labels::ContainerFacts, model::Claims};
 
@@ -43,6 +44,8 @@ pub struct Settings {
     socket_path: String,
     /// Time between full listings when no event asks for one.
     resync: Duration,
+    /// Where former names of containers are kept; `None`: nowhere.
+    places: Option<Places>,
 }
 
 /// Why there are no [`Settings`].
@@ -60,10 +63,16 @@ impl Settings {
     pub fn new(endpoint: &str, resync: Duration) -> Result<Self, EndpointError> {
         match endpoint.strip_prefix("unix://") {
             Some(path) if path.starts_with('/') && path.len() > 1 => {
-                Ok(Self { socket_path: path.to_owned(), resync })
+                Ok(Self { socket_path: path.to_owned(), resync, places: None })
             }
             _ => Err(EndpointError { endpoint: endpoint.to_owned() }),
         }
+    }
+
+    /// The same, with former names of containers kept there.
+    #[must_use]
+    pub fn with_places(self, places: Places) -> Self {
+        Self { places: Some(places), ..self }
     }
 }
 
@@ -106,19 +115,19 @@ impl ReadContainers for crate::labels::Reader {
 }
 
 /// Follows Docker for ever, through restarts and absences of the daemon. Ends when the receiving end
-/// of `events` is closed. `runs` is told which containers run.
+/// of `events` is closed. `runs` is told which containers run; those that are in it already, as a
+/// predecessor left it, are told when they end, whatever Docker says.
 pub async fn run(
     settings: Settings,
     runs: Runs,
     claims_of: ClaimsOf,
     events: mpsc::Sender<ProviderEvent>,
 ) {
-    runs.clear();
     let source = format!("unix://{}", settings.socket_path);
     let engine = api::Api::new(settings.socket_path);
     follow::follow(
         engine,
-        host::Node::new(runs),
+        host::Node::new(runs, settings.places),
         follow::Pace::new(settings.resync),
         source,
         claims_of,

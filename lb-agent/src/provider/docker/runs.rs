@@ -18,14 +18,15 @@ impl Runs {
         runs.insert(instance.to_owned(), Arc::clone(process));
     }
 
-    /// It is over.
+    /// It is over, and those who have to know were told.
     pub(super) fn end(&self, instance: &str) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).remove(instance);
     }
 
-    /// A provider is started anew, and knows nothing.
-    pub(super) fn clear(&self) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).clear();
+    /// Those that are followed, and of which nobody was told yet that they are over.
+    pub(super) fn all(&self) -> Vec<(String, Arc<Process>)> {
+        let runs = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        runs.iter().map(|(instance, process)| (instance.clone(), Arc::clone(process))).collect()
     }
 }
 

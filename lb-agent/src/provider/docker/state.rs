@@ -10,6 +10,8 @@
 //! - What was not found out is tried again, and said.
 
 mod container;
+mod places;
+mod runs;
 mod signals;
 
 use std::{
@@ -23,9 +25,12 @@ use super::{
     host::Process,
     instance,
     look::{Condition, Look},
+    places::FormerNames,
     report::{Trouble, claims_of_refused},
 };
 use crate::{labels, model::Claims, provider::ProviderEvent};
+use places::Places;
+use runs::gone;
 use signals::{Heard, Signals};
 
 /// Most containers that are looked at; of more, the oldest.
@@ -50,6 +55,8 @@ pub(super) enum Effect<P> {
         /// Its main process.
         process: Arc<P>,
     },
+    /// Keep these names of renamed containers and no others.
+    Keep(FormerNames),
     /// List soon: something has changed.
     ListSoon,
     /// List again, later with every time: something did not work.
@@ -124,6 +131,9 @@ pub(super) struct State<P> {
     claims_of: ClaimsOf,
     containers: BTreeMap<String, Container<P>>,
     heard: Heard,
+    places: Places,
+    /// Runs that a predecessor followed, and of which nothing is known yet.
+    inherited: BTreeSet<String>,
     effects: Vec<Effect<P>>,
     /// Number of the listing that was started last.
     listing: u64,
@@ -148,6 +158,8 @@ impl<P: Process> State<P> {
             claims_of,
             containers: BTreeMap::new(),
             heard: Heard::default(),
+            places: Places::default(),
+            inherited: BTreeSet::new(),
             effects: Vec::new(),
             listing: 0,
             empty_listings: 0,
@@ -161,6 +173,11 @@ impl<P: Process> State<P> {
             told_status: false,
             told_trouble: None,
         }
+    }
+
+    /// A predecessor followed this run of a container, and its claims are in force.
+    pub(super) fn inherit(&mut self, instance: String) {
+        self.inherited.insert(instance);
     }
 
     /// Docker answers and tells what happens.
@@ -247,17 +264,19 @@ impl<P: Process> State<P> {
             self.want_look(id);
         }
         match look {
-            Look::Running(facts, condition, process) if process.is_alive() => {
+            Look::Running(mut facts, condition, process) if process.is_alive() => {
+                let instance = instance(id, facts.started_at_ms);
+                facts.former_name = self.former_name(id, &instance, &facts.name);
                 let mut claims = self.claims_of.claims(&facts);
                 let backends = claims.claims.iter_mut().filter_map(|it| it.backend.as_mut());
                 backends.for_each(|backend| backend.reported = condition.health);
-                let instance = instance(id, facts.started_at_ms);
                 let run = Run { instance, process, claims, condition: Some(condition) };
                 self.runs(id, facts.name, run);
             }
             Look::Refused(refused, process) if process.is_alive() => {
                 let claims = claims_of_refused(&refused);
                 let instance = instance(id, refused.started_at_ms);
+                self.former_name(id, &instance, &refused.name);
                 let run = Run { instance, process, claims, condition: None };
                 self.runs(id, refused.name, run);
             }
@@ -269,11 +288,11 @@ impl<P: Process> State<P> {
 
     /// The process of this run of a container is over.
     pub(super) fn ended(&mut self, id: &str, ended: &str) {
-        let is_current = |container: &Container<P>| {
-            container.run.as_ref().is_some_and(|run| run.instance == ended)
-        };
-        if self.containers.get(id).is_some_and(is_current) {
+        if self.containers.get(id).is_some_and(|container| container.is_run(ended)) {
             self.remove_run(id);
+            self.effects.push(Effect::ListSoon);
+        } else if self.inherited.remove(ended) {
+            self.effects.push(gone(ended));
             self.effects.push(Effect::ListSoon);
         }
     }
@@ -281,6 +300,7 @@ impl<P: Process> State<P> {
     /// What is to be done, in this order. Claims come last, and only when they are new.
     pub(super) fn take_effects(&mut self) -> Vec<Effect<P>> {
         let mut effects = std::mem::take(&mut self.effects);
+        effects.extend(self.places.take_changed().map(Effect::Keep));
         let settled = self.phase == Phase::Settled;
         let is_partial = self.is_partial();
         if settled && (self.changed || is_partial != self.told_partial) {
@@ -375,71 +395,6 @@ impl<P: Process> State<P> {
         }
     }
 
-    /// A look found that the container runs.
-    fn runs(&mut self, id: &str, name: String, run: Run<P>) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        container.failure = None;
-        container.name = name;
-        let mut run = run;
-        container.signals.run_began(&run.instance);
-        run.settle_states(&container.signals);
-        match &mut container.run {
-            Some(known) if known.instance == run.instance => {
-                known.condition = run.condition;
-                if known.claims != run.claims {
-                    known.claims = run.claims;
-                    self.changed = true;
-                }
-                return;
-            }
-            Some(known) => self.effects.push(gone(&known.instance)),
-            None => {}
-        }
-        let (instance, process) = (run.instance.clone(), Arc::clone(&run.process));
-        tracing::debug!(container = container.name, instance, "container runs");
-        container.known_since = self.listing;
-        container.run = Some(run);
-        self.effects.push(Effect::Watch { id: id.to_owned(), instance, process });
-        self.changed = true;
-    }
-
-    /// Docker says that the container does not run; if the kernel agrees, it is over.
-    fn is_absent(&mut self, id: &str) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        match &container.run {
-            Some(run) if run.process.is_alive() => {
-                let text = "Docker says that it does not run, but its process lives";
-                self.failed(id, text.to_owned());
-            }
-            _ => {
-                container.failure = None;
-                self.remove_run(id);
-            }
-        }
-    }
-
-    fn failed(&mut self, id: &str, text: String) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        let attempts = container.failure.as_ref().map_or(0, |failure| failure.attempts);
-        tracing::debug!(container = container.name, text, "look failed");
-        container.failure = Some(Failure { attempts: attempts.saturating_add(1), text });
-        self.effects.push(Effect::ListAgain);
-    }
-
-    /// Forgets the run of a container, and the container unless a look at it is under way.
-    fn remove_run(&mut self, id: &str) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        container.unlisted = false;
-        if let Some(run) = container.run.take() {
-            tracing::debug!(container = container.name, instance = run.instance, "container ended");
-            self.effects.push(gone(&run.instance));
-            self.changed = true;
-        }
-        if container.look == LookState::Idle {
-            self.containers.remove(id);
-        }
-    }
-
     fn settle(&mut self) {
         let is_waited_for = |container: &Container<P>| {
             let attempts = container.failure.as_ref().map_or(0, |failure| failure.attempts);
@@ -456,6 +411,7 @@ impl<P: Process> State<P> {
         };
         if self.coverage == Coverage::Listed && !self.containers.values().any(is_pending) {
             self.coverage = Coverage::Complete;
+            self.forget_places();
         }
     }
 
@@ -483,8 +439,4 @@ impl<P: Process> State<P> {
         }
         .describe(&self.source)
     }
-}
-
-fn gone<P>(instance: &str) -> Effect<P> {
-    Effect::Send(ProviderEvent::Gone { provider: PROVIDER, instance: instance.to_owned() })
 }

@@ -13,6 +13,7 @@ impl<N: Node> Reconciler<N> {
             ledger.claims_of(is_asked).collect()
         });
         self.snapshot = self.granted.snapshot().clone();
+        self.leaving.apply(&touched, &mut self.snapshot, &self.mirror);
     }
 }
 

@@ -12,7 +12,8 @@ use crate::{
         types::{CallerList, SocketsView},
     },
     explain::Caller,
-    sockets::{self, Clients},
+    plan::Action,
+    sockets::{self, Clients, SocketTables},
 };
 
 /// Characters of a container's id that are enough to mean it.
@@ -46,17 +47,32 @@ impl<N: Node> Reconciler<N> {
         self.callers.known = Some(clients);
     }
 
-    /// Who sees what, by the numbers that the plan has given. Of a service whose numbers are new the
-    /// sockets are left alone until here.
+    /// Who sees what, by the numbers that the plan has given.
     pub(super) fn set_socket_tables(&mut self) {
         self.callers.is_changed = false;
         let known = self.callers.known.as_ref();
-        let mut wanted = sockets::wanted(&self.snapshot, &self.mirror, known);
+        let routes_across = self.node.routes_across();
+        let mut wanted = sockets::wanted(&self.snapshot, &self.mirror, known, routes_across);
         // Without the node's own addresses nothing is kept from anybody.
         if let Some(local) = self.local.prefixes() {
             wanted.unseen = sockets::unseen(&self.snapshot, &local);
         }
-        if let Err(error) = self.node.set_socket_tables(&wanted) {
+        self.store_socket_tables(&wanted);
+    }
+
+    /// The same for what a plan will lead to, before it does: no call finds a service of which it is not
+    /// known who sees it, nor a backend of which it is not known who reaches it.
+    pub(super) fn announce_to_sockets(&mut self, actions: &[Action]) {
+        let Some(after) = sockets::ahead(&self.mirror, actions) else { return };
+        let known = self.callers.known.as_ref();
+        let routes_across = self.node.routes_across();
+        let mut wanted = sockets::wanted(&self.snapshot, &after, known, routes_across);
+        wanted.kept.is_all = true;
+        self.store_socket_tables(&wanted);
+    }
+
+    fn store_socket_tables(&mut self, wanted: &SocketTables) {
+        if let Err(error) = self.node.set_socket_tables(wanted) {
             tracing::warn!("the tables of socket calls: {error}");
         }
     }
@@ -76,9 +92,14 @@ impl<N: Node> Reconciler<N> {
                     || (query.from.len() >= ID_MIN && id.starts_with(&query.from))
             });
             let (_, container) = named.next().ok_or_else(|| {
+                let known = clients.containers.values().map(|it| it.name.as_str());
+                let known: std::collections::BTreeSet<&str> = known.collect();
+                let known: Vec<&str> = known.into_iter().take(5).collect();
                 format!(
-                    "no container `{}` runs on this node; `{}` stands for the node's own processes",
+                    "no container `{}` runs on this node, where there are {}; `{}` stands for the \
+                     node's own processes",
                     query.from,
+                    if known.is_empty() { "none".to_owned() } else { known.join(", ") + ", …" },
                     CallQuery::NODE
                 )
             })?;
@@ -90,13 +111,15 @@ impl<N: Node> Reconciler<N> {
             return Err(format!("socket calls are not balanced: {why}"));
         }
         let names = clients.containers.values().flat_map(|container| container.networks.keys());
+        let isolated = clients.isolated.iter().map(|name| sockets::reach_name(name, true));
+        let names = names.cloned().chain(isolated);
         let caller = Caller {
             name: query.from.clone(),
             cookie,
             // One of many; which is nobody's to choose.
             hash: RandomState::new().hash_one(cookie) as u32,
             routes_across: view.routes_across,
-            networks: names.map(|name| (sockets::network_hash(name), name.clone())).collect(),
+            networks: names.map(|name| (sockets::network_hash(&name), name)).collect(),
         };
         self.node.explain_call(query, &caller).map_err(|error| error.to_string())
     }

@@ -92,6 +92,10 @@ impl Kernel for FakeNode {
         if let Action::AttachReply { ifindex } = action {
             node.heard.push(format!("attaches {ifindex}"));
         }
+        if let Action::PutFrontend { service, .. } = action {
+            // Who sees it is known before anybody is led there.
+            assert!(node.socket_tables.scopes.contains_key(service), "{action:?}");
+        }
         node.log.push(action.clone());
         node.kernel.execute(action)?;
         if !node.is_trusted {
@@ -123,6 +127,10 @@ fn check_consistent(kernel: &KernelState, action: &Action) {
 }
 
 impl Node for FakeNode {
+    fn routes_across(&self) -> bool {
+        false
+    }
+
     fn set_socket_tables(&mut self, tables: &SocketTables) -> Result<(), NodeError> {
         self.lock().socket_tables = tables.clone();
         Ok(())
@@ -225,6 +233,8 @@ pub(super) struct Bed {
     pub(super) targets: watch::Receiver<Targets>,
     requests: mpsc::Sender<Request>,
     orders: mpsc::Sender<SteerCall>,
+    /// What is published for those who do not ask.
+    pub(super) published: watch::Receiver<Arc<View>>,
     pub(super) journal: Arc<Journal>,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -254,7 +264,7 @@ impl Bed {
         let (events, receiver) = mpsc::channel(1024);
         let (requests, requests_receiver) = mpsc::channel(1);
         let (orders, orders_receiver) = mpsc::channel(1);
-        let (view, _) = watch::channel(Arc::default());
+        let (view, published) = watch::channel(Arc::default());
         let channels = RuntimeChannels {
             events: receiver,
             requests: requests_receiver,
@@ -263,7 +273,7 @@ impl Bed {
         };
         let stop = CancellationToken::new();
         let task = tokio::spawn(Runtime::new(reconciler, channels).run(stop.clone()));
-        Self { node, events, targets, requests, orders, journal, stop, task }
+        Self { node, events, targets, requests, orders, published, journal, stop, task }
     }
 
     pub(super) fn node(&self) -> MutexGuard<'_, NodeState> {

@@ -1,10 +1,16 @@
 //! Random changes, deaths, kills and refusals: whatever happens, the node ends up as it should be.
 
+use std::time::Duration;
+
 use super::{
     SECOND,
     bed::{Bed, addresses, container, entry},
 };
-use crate::{model::Claim, plan::KernelState};
+use crate::{
+    model::{Claim, Claims},
+    plan::KernelState,
+    provider::ProviderEvent,
+};
 
 /// Of this many actions, one is refused.
 const FAULT_RATE: u64 = 10;
@@ -89,6 +95,8 @@ async fn check(seed: u64) {
     }
     assert_eq!(bed.served(3), addresses(&ids(&file, 3)), "seed {seed}");
     assert_eq!(bed.view().await.status.refusals, [], "seed {seed}");
+    // Who was taken out of the file drains for five minutes.
+    bed.wait(300 * SECOND).await;
     bed.take_log();
     bed.wait(200 * SECOND).await;
     assert_eq!(bed.take_log(), [], "seed {seed}: it comes to rest");
@@ -99,4 +107,45 @@ async fn refused_actions_never_leave_a_wrong_table() {
     for seed in 0..24 {
         check(seed).await;
     }
+}
+
+/// In a storm of events there is always more to do; those who only look are told all the same.
+#[tokio::test]
+async fn a_storm_of_events_does_not_hide_what_is_going_on() {
+    // As many as take some seconds: time is real here, and passes while the node is at work.
+    const ACTIONS: usize = 180;
+    let mut bed = Bed::new(KernelState::default());
+    bed.claims("file", &[]).await;
+    let (events, mut published) = (bed.events.clone(), bed.published.clone());
+    let (done, is_over) = std::sync::mpsc::channel();
+    let (mut actions, mut publications) = (0, 0);
+    bed.refuse(move |_| {
+        std::thread::sleep(Duration::from_millis(20));
+        if published.has_changed().is_ok_and(|is_changed| is_changed) {
+            published.mark_unchanged();
+            publications += 1;
+        }
+        actions += 1;
+        if actions <= ACTIONS {
+            // Always somebody new.
+            let mut claim = container(1, 1);
+            if let Some(backend) = &mut claim.backend {
+                backend.instance = actions.to_string();
+            }
+            let claims = Claims { claims: vec![claim], ..Claims::default() };
+            events.try_send(ProviderEvent::Claims { provider: "docker", claims }.into()).ok();
+        } else {
+            done.send(publications).ok();
+        }
+        false
+    });
+    bed.published.mark_unchanged();
+    bed.claims("docker", &[container(1, 1)]).await;
+    let publications = loop {
+        bed.wait(Duration::from_millis(50)).await;
+        if let Ok(publications) = is_over.try_recv() {
+            break publications;
+        }
+    };
+    assert!((2..10).contains(&publications), "{publications} views in {ACTIONS} actions");
 }

@@ -6,7 +6,7 @@ use lb_common::abi::{SLOT_MOVING, TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS};
 
 use super::{
     SECOND,
-    bed::{Bed, address, addresses, container},
+    bed::{Bed, address, addresses, container, entry},
     health::{probed, tell},
 };
 use crate::{
@@ -182,4 +182,66 @@ async fn slow_start_moves_slots_step_by_step() {
     let rings = bed.take_log().into_iter();
     let rings = rings.filter(|action| matches!(action, Action::PublishRing { .. })).count();
     assert!(rings <= 14, "{rings} rings");
+}
+
+/// A static backend at port 1, whose service drains for 30 seconds.
+fn listed(id: u8) -> Claim {
+    let claim = entry(1, id);
+    let wishes = Wishes { drain_seconds: Some(seconds(30)), ..(*claim.wishes).clone() };
+    Claim { wishes: Arc::new(wishes), ..claim }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_taken_out_of_the_file_drains() {
+    const DRAINS: u8 = TAKES_OLD | TAKES_OLD_DATAGRAMS;
+    let bed = Bed::new(KernelState::default());
+    bed.claims("docker", &[]).await;
+    bed.claims("file", &[listed(1), listed(2), listed(3)]).await;
+    bed.wait(300 * SECOND).await;
+    let before = slots(&bed, 1);
+    bed.claims("file", &[listed(2), listed(3)]).await;
+    bed.settle().await;
+    assert_eq!((bits(&bed, 1), bed.served(1)), (DRAINS, addresses(&[2, 3])));
+    let view = bed.view().await;
+    let reason = view.backends.iter().find(|it| it.address == address(1));
+    let reason = reason.and_then(|it| it.state_reason.clone()).unwrap_or_default();
+    assert!(reason.starts_with("no longer in the file, "), "{reason}");
+    bed.wait(20 * SECOND).await;
+    assert_eq!(slots(&bed, 1), (0, before.0), "its flows stay its own");
+    // Others are claimed meanwhile, the agent is killed, and while none runs the file changes again.
+    bed.claims("docker", &[container(2, 9)]).await;
+    bed.wait(SECOND).await;
+    assert_eq!(bits(&bed, 1), DRAINS);
+    let bed = Bed::new(bed.kill().await);
+    bed.claims("docker", &[container(2, 9)]).await;
+    bed.claims("file", &[listed(2)]).await;
+    bed.wait(29 * SECOND).await;
+    assert_eq!((bits(&bed, 1), bits(&bed, 3)), (DRAINS, DRAINS));
+    // One is written again, the other one's time is over.
+    bed.claims("file", &[listed(2), listed(3)]).await;
+    bed.wait(2 * SECOND).await;
+    assert_eq!((bits(&bed, 1), bed.served(1)), (0, addresses(&[2, 3])));
+    bed.wait(5 * SECOND).await;
+    assert_eq!(shown(&*bed.view().await, 1), "none");
+    // With its service goes everybody.
+    bed.claims("file", &[]).await;
+    bed.settle().await;
+    assert_eq!((bits(&bed, 2), bits(&bed, 3)), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_swaps_all_its_backends_refuses_nobody() {
+    let bed = Bed::new(KernelState::default());
+    bed.claims("docker", &[]).await;
+    bed.claims("file", &[listed(1), listed(2)]).await;
+    bed.wait(300 * SECOND).await;
+    bed.take_log();
+    bed.claims("file", &[listed(3), listed(4)]).await;
+    bed.settle().await;
+    assert_eq!(bed.served(1), addresses(&[3, 4]));
+    let log = bed.take_log();
+    let at = |is_it: fn(&Action) -> bool| log.iter().position(is_it).expect("it was done");
+    let published = at(|action| matches!(action, Action::PublishRing { .. }));
+    let restricted = at(|action| matches!(action, Action::SetBackendState { .. }));
+    assert!(published < restricted, "{log:#?}");
 }

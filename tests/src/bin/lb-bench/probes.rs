@@ -157,7 +157,8 @@ fn targets(case: &Case, options: &ProbesOptions) -> Targets {
             generation: 1,
             display_name: String::new(),
             address: SocketAddr::from(([127, high, middle, low], PORT)),
-            instance: "id@1".to_owned(),
+            // Each is a container of its own; of one only few are probed at once.
+            instance: format!("{number}@1"),
             probe: Some(Arc::clone(&probe)),
             reported: None,
             assumed: Health::Healthy,

@@ -5,6 +5,7 @@
 
 mod calls;
 mod hold;
+mod odd;
 
 use std::{net::SocketAddr, process::ExitCode};
 
@@ -14,6 +15,7 @@ use calls::Way;
 const USAGE: &str = "\
 usage: lb-dial WAY ADDRESS:PORT [COUNT]
        lb-dial hold ADDRESS:PORT COUNT SECONDS
+       lb-dial odd ADDRESS:PORT ADDRESS:PORT
 ways:  tcp tcp-nonblocking tcp-fastopen tcp-bound tcp-mapped udp udp-unconnected udp-mapped
        udp-mapped-unconnected udp-again peer short";
 
@@ -33,6 +35,10 @@ fn run() -> Result<()> {
     let way = word(0).context("no way")?;
     let target: SocketAddr = word(1).context("no address")?.parse()?;
     let number = |index| word(index).map(str::parse::<usize>).transpose();
+    if way == "odd" {
+        odd::run(target, word(2).context("no second address")?.parse()?);
+        return Ok(());
+    }
     if way == "hold" {
         let (count, seconds) = (number(2)?.context("COUNT")?, number(3)?.context("SECONDS")?);
         return hold::run(target, count, seconds);

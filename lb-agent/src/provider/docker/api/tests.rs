@@ -1,5 +1,7 @@
 //! The API against a socket that answers what the case says, byte for byte.
 
+mod hostile;
+
 use std::{collections::VecDeque, sync::Arc};
 
 use tokio::{
@@ -191,7 +193,7 @@ async fn absent_daemon_is_named() {
     // A socket that is there, with nobody behind it.
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("docker.sock");
-    drop(UnixListener::bind(&path).expect("a socket"));
+    let _socket = crate::dead_socket::dead_socket(&path);
     let api = Api::new(path.to_str().expect("a path in ASCII").to_owned());
     let error = api.list().await.expect_err("nobody there");
     insta::assert_snapshot!(error, @"Connection refused (os error 111)");

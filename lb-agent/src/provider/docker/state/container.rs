@@ -11,6 +11,11 @@ impl<P: Process> Container<P> {
 }
 
 impl<P> Container<P> {
+    /// Whether this run of it is the one that is known.
+    pub(super) fn is_run(&self, instance: &str) -> bool {
+        self.run.as_ref().is_some_and(|run| run.instance == instance)
+    }
+
     /// It could not be looked at, and nothing is known of it from before.
     pub(super) fn is_unknown(&self) -> bool {
         self.run.is_none() && self.failure.is_some()

@@ -1,4 +1,4 @@
-//! Containers that are told to end, frozen and thawed.
+//! Containers that are told to end, frozen and thawed, renamed, and that die while Docker is away.
 
 use std::time::Duration;
 
@@ -139,4 +139,79 @@ async fn the_past_that_is_told_again_says_nothing_about_the_next_run() {
     world.lock().signal(1, "INT");
     session.pass(Duration::from_millis(10)).await;
     assert_eq!(session.states["c1"], Draining);
+}
+
+#[tokio::test(start_paused = true)]
+async fn renamed_container_keeps_its_place_until_another_bears_its_name() {
+    let world = World::default();
+    for number in 1..=2 {
+        world.lock().start(number, true);
+    }
+    let mut session = Session::start(&world);
+    let check = async |session: &mut Session, expected: &[(&str, &str)]| {
+        session.pass(Duration::from_secs(1)).await;
+        session.check_truth();
+        let places = session.places.iter().map(|(name, place)| (name.as_str(), place.as_str()));
+        assert_eq!(places.collect::<Vec<_>>(), expected);
+    };
+    check(&mut session, &[("c1", "c1"), ("c2", "c2")]).await;
+    for name in ["old", "older"] {
+        world.lock().rename_to(1, name);
+        check(&mut session, &[("c2", "c2"), (name, "c1")]).await;
+    }
+    // A provider that knows nothing, as after a start of the agent.
+    drop(session);
+    let mut session = Session::start(&world);
+    check(&mut session, &[("c2", "c2"), ("older", "c1")]).await;
+    // Another one takes over the name, and with it the place.
+    world.lock().rename_to(2, "c1");
+    check(&mut session, &[("c1", "c2"), ("older", "older")]).await;
+    world.lock().start(3, true);
+    world.lock().rename_to(3, "c2");
+    check(&mut session, &[("c1", "c1"), ("c2", "c2"), ("older", "older")]).await;
+    // Its own name again, and another run.
+    world.lock().rename_to(1, "c1-again");
+    world.lock().rename_to(1, "older");
+    check(&mut session, &[("c1", "c1"), ("c2", "c2"), ("older", "older")]).await;
+    world.lock().rename_to(1, "web");
+    session.pass(Duration::from_secs(1)).await;
+    assert_eq!(world.lock().former_names.len(), 1);
+    world.lock().kill(1);
+    world.lock().start(1, true);
+    check(&mut session, &[("c1", "c1"), ("c2", "c2"), ("web", "web")]).await;
+    assert_eq!(world.lock().former_names.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn deaths_are_told_by_a_provider_that_cannot_ask_docker() {
+    let world = World::default();
+    for number in 1..=3 {
+        world.lock().start(number, true);
+    }
+    let mut session = Session::start(&world);
+    session.pass(Duration::from_secs(1)).await;
+    assert_eq!(session.served().len(), 3);
+    {
+        // It is stopped before it could tell of a death.
+        let mut world = world.lock();
+        world.down = true;
+        world.break_streams();
+        world.kill(1);
+    }
+    drop(session);
+    let mut session = Session::start(&world);
+    session.pass(Duration::from_millis(1)).await;
+    assert_eq!(session.gone.len(), 1);
+    world.lock().kill(2);
+    session.pass(Duration::from_millis(1)).await;
+    assert_eq!(session.gone.len(), 2);
+    assert_eq!(session.claims, None, "it knows nothing else");
+    // And once only.
+    drop(session);
+    let mut session = Session::start(&world);
+    session.pass(Duration::from_secs(1)).await;
+    assert_eq!(session.gone.len(), 0);
+    world.lock().down = false;
+    session.pass(Duration::from_secs(10)).await;
+    session.check_truth();
 }

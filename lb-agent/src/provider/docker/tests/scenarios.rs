@@ -33,6 +33,7 @@ fn instances_are_named_as_labels_name_them() {
     let facts = ContainerFacts {
         id: id(1),
         name: "redis-1".to_owned(),
+        former_name: None,
         image: "redis".to_owned(),
         labels: [("aliyun.lb.port_6379".to_owned(), "tcp://slb:6379".to_owned())].into(),
         service_labels: [].into(),
@@ -405,6 +406,7 @@ fn new_run_ends_the_one_before() {
         let facts = ContainerFacts {
             id: id(1),
             name: "c1".to_owned(),
+            former_name: None,
             image: "redis".to_owned(),
             labels: [].into(),
             service_labels: [].into(),

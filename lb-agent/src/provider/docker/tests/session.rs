@@ -36,6 +36,8 @@ pub(crate) struct Session {
     pub(crate) claims: Option<Vec<String>>,
     /// State of each backend in them, by its name.
     pub(crate) states: BTreeMap<String, BackendState>,
+    /// Place of each, by its name.
+    pub(crate) places: BTreeMap<String, String>,
     pub(crate) refusals: Vec<Refusal>,
     /// The claims in force say that they are not all.
     pub(crate) is_partial: bool,
@@ -58,6 +60,7 @@ impl Session {
             provider: tokio::spawn(provider),
             claims: None,
             states: BTreeMap::new(),
+            places: BTreeMap::new(),
             refusals: Vec::new(),
             is_partial: false,
             gone: BTreeSet::new(),
@@ -105,7 +108,9 @@ impl Session {
                     assert!(!self.gone.contains(*after), "`{after}` came back from the dead");
                 }
                 let backends = claims.claims.iter().filter_map(|claim| claim.backend.as_ref());
-                self.states = backends.map(|it| (it.display_name.clone(), it.state)).collect();
+                let name = |it: &Backend| it.display_name.clone();
+                self.states = backends.clone().map(|it| (name(it), it.state)).collect();
+                self.places = backends.map(|it| (name(it), it.place.clone())).collect();
                 self.claims = Some(new);
                 self.refusals = claims.refusals;
                 self.is_partial = claims.is_partial;
@@ -175,7 +180,7 @@ impl ReadContainers for OneClaim {
 
     fn claims(&self, facts: &ContainerFacts) -> Claims {
         let backend = Backend {
-            place: facts.name.clone(),
+            place: facts.former_name.as_ref().unwrap_or(&facts.name).clone(),
             instance: super::super::instance(&facts.id, facts.started_at_ms),
             display_name: facts.name.clone(),
             address: (facts.address, 6379).into(),

@@ -21,6 +21,7 @@ use tokio::{
 use super::super::{
     engine::{BridgeNetwork, Engine, EngineError, Event, Inspected, Signalled, Summary, What},
     host::{Host, Process},
+    places::FormerNames,
     signal::Signal,
 };
 use crate::netlink::{BootTicks, ContainerNetwork, ContainerWay, NetworkError, NetworkRefusal};
@@ -42,6 +43,10 @@ pub(crate) struct Inner {
     pub(crate) broken: BTreeSet<String>,
     /// Listings give exactly nothing.
     pub(crate) lists_nothing: bool,
+    /// Runs that a provider follows.
+    followed: BTreeMap<String, Arc<FakeProcess>>,
+    /// What a provider has kept.
+    pub(crate) former_names: FormerNames,
     /// Nobody is told of anything.
     pub(crate) mute: bool,
     /// Questions that were asked.
@@ -244,6 +249,11 @@ impl Inner {
     pub(crate) fn rename(&mut self, number: u8) {
         self.clock_ms += 1;
         let name = format!("c{number}-{}", self.clock_ms);
+        self.rename_to(number, &name);
+    }
+
+    pub(crate) fn rename_to(&mut self, number: u8, name: &str) {
+        let name = name.to_owned();
         if let Some(container) = self.containers.get_mut(&id(number)) {
             container.name = name;
             let labelled = container.labelled;
@@ -393,7 +403,12 @@ impl Engine for World {
         self.misbehave().await?;
         let is_internal = bridge == "br-inside";
         let name = bridge.trim_start_matches("br-").to_owned();
-        Ok(Some(BridgeNetwork { name, is_internal, is_hidden_v4: true, is_hidden_v6: false }))
+        Ok(Some(BridgeNetwork {
+            name,
+            is_internal,
+            is_hidden_v4: true,
+            ..BridgeNetwork::default()
+        }))
     }
 }
 
@@ -422,10 +437,25 @@ impl Host for World {
         found
     }
 
-    // Nobody looks inside these containers.
-    fn begins(&self, _instance: &str, _process: &Arc<FakeProcess>) {}
+    fn begins(&self, instance: &str, process: &Arc<FakeProcess>) {
+        self.lock().followed.insert(instance.to_owned(), Arc::clone(process));
+    }
 
-    fn ends(&self, _instance: &str) {}
+    fn ends(&self, instance: &str) {
+        self.lock().followed.remove(instance);
+    }
+
+    fn followed(&self) -> Vec<(String, Arc<FakeProcess>)> {
+        self.lock().followed.clone().into_iter().collect()
+    }
+
+    fn former_names(&self) -> FormerNames {
+        self.lock().former_names.clone()
+    }
+
+    async fn keep(&self, former_names: FormerNames) {
+        self.lock().former_names = former_names;
+    }
 }
 
 impl World {

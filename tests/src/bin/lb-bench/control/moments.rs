@@ -1,8 +1,10 @@
-//! When Docker says that something happened.
+//! When Docker says that something happened, and when that is heard.
+//!
+//! Heard by a connection of our own to the daemon's socket, as the agent's is.
 
 use std::{
-    io::{BufRead as _, BufReader},
-    process::{Child, Stdio},
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::net::UnixStream,
     sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -10,11 +12,25 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use lb_tests::{Docker, process};
+use serde_json::Value;
+
+/// Of containers, as JSON, one a line.
+const REQUEST: &str = "GET /events?filters=%7B%22type%22%3A%5B%22container%22%5D%7D HTTP/1.1\r\n\
+                       host: docker\r\n\r\n";
 
 /// Follows the events of a daemon until this is dropped.
 pub(super) struct Moments {
-    child: Child,
+    stream: UnixStream,
     events: Arc<Mutex<Vec<Event>>>,
+}
+
+/// When something happened.
+#[derive(Clone, Copy)]
+pub(super) struct Moment {
+    /// As Docker dates it.
+    pub(super) said: Instant,
+    /// When we heard of it.
+    pub(super) heard: Instant,
 }
 
 #[derive(Clone, Debug)]
@@ -23,25 +39,26 @@ struct Event {
     container: String,
     /// By the clock of the daemon, which is ours.
     at: Duration,
+    heard: Instant,
 }
 
 impl Moments {
     pub(super) fn follow(docker: &Docker) -> Result<Self> {
-        let format = "{{.Action}} {{.Actor.Attributes.name}} {{.TimeNano}}";
-        let mut command = docker.command();
-        command.args(["events", "--filter", "type=container", "--format", format]);
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-        let output = child.stdout.take().context("its output")?;
+        let mut stream = UnixStream::connect(docker.socket()).context("Docker's socket")?;
+        stream.write_all(REQUEST.as_bytes())?;
+        let input = BufReader::new(stream.try_clone()?);
         let events = Arc::new(Mutex::new(Vec::new()));
         let shared = Arc::clone(&events);
         thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                if let Some(event) = parse(&line) {
+            // Lengths of chunks stand between the events.
+            for line in input.lines().map_while(Result::ok) {
+                let heard = Instant::now();
+                if let Some(event) = parse(&line, heard) {
                     shared.lock().unwrap_or_else(PoisonError::into_inner).push(event);
                 }
             }
         });
-        Ok(Self { child, events })
+        Ok(Self { stream, events })
     }
 
     /// Forgets what has happened.
@@ -50,30 +67,36 @@ impl Moments {
     }
 
     /// Waits until this has happened; when it did.
-    pub(super) fn wait(&self, action: &str, container: &str) -> Result<Instant> {
+    pub(super) fn wait(&self, action: &str, container: &str) -> Result<Moment> {
         let what = format!("Docker's event `{action}` of {container}");
-        let at = process::wait_for(&what, Duration::from_secs(20), || {
+        let (at, heard) = process::wait_for(&what, Duration::from_secs(20), || {
             let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
             let mut events = events.iter();
             let event = events.find(|it| it.action == action && it.container == container);
-            event.map(|event| event.at).context("not yet")
+            event.map(|event| (event.at, event.heard)).context("not yet")
         })?;
         let ago = wall_clock().saturating_sub(at);
-        Instant::now().checked_sub(ago).context("before the machine was started")
+        let said = Instant::now().checked_sub(ago).context("before the machine was started")?;
+        Ok(Moment { said, heard })
     }
 }
 
 impl Drop for Moments {
     fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
+        // So that the thread ends.
+        self.stream.shutdown(std::net::Shutdown::Both).ok();
     }
 }
 
-fn parse(line: &str) -> Option<Event> {
-    let mut words = line.split(' ');
-    let (action, container) = (words.next()?.to_owned(), words.next()?.to_owned());
-    Some(Event { action, container, at: Duration::from_nanos(words.next()?.parse().ok()?) })
+fn parse(line: &str, heard: Instant) -> Option<Event> {
+    let event: Value = serde_json::from_str(line).ok()?;
+    let text = |value: &Value| Some(value.as_str()?.to_owned());
+    Some(Event {
+        action: text(&event["Action"])?,
+        container: text(&event["Actor"]["Attributes"]["name"])?,
+        at: Duration::from_nanos(event["timeNano"].as_u64()?),
+        heard,
+    })
 }
 
 fn wall_clock() -> Duration {

@@ -2,9 +2,10 @@
 
 use std::fs;
 
+use anyhow::Result;
 use serde_json::json;
 
-use super::ControlOptions;
+use super::{ControlOptions, resources};
 
 /// What was measured.
 pub(super) struct Report {
@@ -44,6 +45,15 @@ impl Report {
         // It takes minutes until all are there.
         eprintln!("{}", row.line());
         self.rows.push(row);
+    }
+
+    /// What a process has in RAM, in all and without the kernel's pages that it has mapped.
+    pub(super) fn add_memory(&mut self, pid: u32) -> Result<()> {
+        let all = resources::memory_mib(pid, "VmRSS")?;
+        self.add("resident memory", "MiB", Some(64.0), vec![all]);
+        let own = resources::own_memory_mib(pid)?;
+        self.add("resident memory without pages of maps", "MiB", Some(64.0), vec![own]);
+        Ok(())
     }
 
     pub(super) fn print(&self) {

@@ -13,7 +13,7 @@ use lb_tests::{Agent, World, world::CLIENT};
 use nix::sys::signal::Signal;
 use tokio::runtime::Runtime;
 
-use super::{ControlOptions, report::Report, resources};
+use super::{ControlOptions, report::Report};
 
 /// Longest time that is waited for the agent.
 const LIMIT: Duration = Duration::from_mins(1);
@@ -89,8 +89,7 @@ pub(super) fn measure(options: &ControlOptions, report: &mut Report) -> Result<(
         reloads.push(begun.elapsed().as_secs_f64() * 1e3);
     }
     report.add("file read again -> all in the kernel", "ms", Some(1000.0), reloads);
-    let memory = resources::own_memory_mib(agent.pid().context("no agent")?)?;
-    report.add("memory after that, without pages of maps", "MiB", Some(64.0), vec![memory]);
+    report.add_memory(agent.pid().context("no agent")?)?;
 
     agent.stop(Signal::SIGTERM)?;
     agent.uninstall()?;

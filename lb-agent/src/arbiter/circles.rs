@@ -1,0 +1,121 @@
+//! Services that wait for each other. Nothing follows from `depends` here, so all of them are served;
+//! but no order of starting fulfils it, and whoever starts them is told.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Joined;
+use crate::model::{Origin, Refusal, ServiceName};
+
+/// Circles that are told.
+const CIRCLES_MAX: usize = 16;
+/// Services of a circle that are named.
+const NAMES_MAX: usize = 8;
+
+/// What a service waits for, and who says so.
+#[derive(Default)]
+struct Waits<'a> {
+    others: BTreeSet<String>,
+    origin: Option<&'a Origin>,
+}
+
+/// Tells of each circle once, at the one of its services whose name comes first.
+pub(super) fn tell(services: &BTreeMap<ServiceName, Joined>, refusals: &mut BTreeSet<Refusal>) {
+    let mut graph: BTreeMap<&str, Waits<'_>> = BTreeMap::new();
+    for (name, joined) in services {
+        let depends = &joined.service.policy.depends;
+        if depends.value.is_empty() {
+            continue;
+        }
+        let base = base(name);
+        // Several services, one for each port, may be of one that is meant.
+        let waits = graph.entry(base).or_default();
+        waits.others.extend(depends.value.iter().map(|other| beside(base, other)));
+        waits.origin.get_or_insert(&depends.origin);
+    }
+    for circle in circles(&graph).iter().take(CIRCLES_MAX) {
+        let Some(origin) = graph.get(circle[0]).and_then(|waits| waits.origin) else { continue };
+        let written = origin.written();
+        let object =
+            written.map_or_else(|| format!("service `{}`", circle[0]), |it| it.object.clone());
+        let key = written.map(|it| it.key.clone());
+        refusals.insert(Refusal { object, key, message: message(circle) });
+    }
+}
+
+fn message(circle: &[&str]) -> String {
+    let short = |name: &&str| name.rsplit('/').next().unwrap_or(name).to_owned();
+    let mut names: Vec<String> = circle.iter().take(NAMES_MAX).map(short).collect();
+    if circle.len() > NAMES_MAX {
+        names.push(format!("{} more", circle.len() - NAMES_MAX));
+    }
+    names.extend(circle.first().map(short));
+    let names = names.join(" -> ");
+    if circle.len() == 1 {
+        return format!(
+            "the service depends on itself, {names}; it is served all the same. Leave that out"
+        );
+    }
+    format!(
+        "the services depend on each other in a circle, {names}, so no order of starting them is \
+         right; all are served all the same. Leave one of these out"
+    )
+}
+
+/// `compose/shop/web` of `compose/shop/web:80@192.0.2.10`.
+fn base(name: &ServiceName) -> &str {
+    let name = name.0.split_once('@').map_or(name.0.as_str(), |(name, _)| name);
+    name.rsplit_once(':').map_or(name, |(name, _)| name)
+}
+
+/// A service of the same project.
+fn beside(base: &str, other: &str) -> String {
+    base.rsplit_once('/')
+        .map_or_else(|| other.to_owned(), |(family, _)| format!("{family}/{other}"))
+}
+
+/// Circles that have no service in common, each from its first name on. Every service and every wait
+/// is looked at once.
+fn circles<'a>(graph: &BTreeMap<&'a str, Waits<'_>>) -> Vec<Vec<&'a str>> {
+    let others = |name: &str| -> Vec<&'a str> {
+        let others = graph.get(name).map(|waits| waits.others.iter()).into_iter().flatten();
+        // Those that wait for nobody are in no circle.
+        others.filter_map(|it| graph.get_key_value(it.as_str()).map(|(key, _)| *key)).collect()
+    };
+    let (mut seen, mut told, mut found) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+    for &start in graph.keys() {
+        if !seen.insert(start) {
+            continue;
+        }
+        // The way here, and where it can still go from each of its services.
+        let mut way = vec![(start, others(start).into_iter())];
+        let mut on_way = BTreeSet::from([start]);
+        while let Some((name, left)) = way.last_mut() {
+            let name = *name;
+            match left.next() {
+                None => {
+                    on_way.remove(name);
+                    way.pop();
+                }
+                Some(next) if on_way.contains(next) => {
+                    let names = way.iter().map(|(name, _)| *name);
+                    let mut circle: Vec<&str> = names.skip_while(|name| *name != next).collect();
+                    let first = circle
+                        .iter()
+                        .min()
+                        .and_then(|first| circle.iter().position(|it| it == first));
+                    circle.rotate_left(first.unwrap_or(0));
+                    if !circle.iter().any(|name| told.contains(name)) {
+                        told.extend(circle.iter().copied());
+                        found.push(circle);
+                    }
+                }
+                Some(next) if seen.insert(next) => {
+                    on_way.insert(next);
+                    way.push((next, others(next).into_iter()));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,145 @@
+//! Names that are not ours, asked of the servers that the configuration names.
+//!
+//! Owns how many may wait. A question that is being asked is not asked again, so one that comes back to
+//! us by a loop of servers waits for itself, and ends with its time.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, Shared},
+};
+use hickory_resolver::{
+    Resolver, TokioResolver,
+    config::{NameServerConfigGroup, ResolveHosts, ResolverConfig},
+    name_server::TokioConnectionProvider,
+    proto::{
+        ProtoError, ProtoErrorKind,
+        op::{Query, ResponseCode},
+        rr::{Name, RecordType},
+    },
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::wire::Reply;
+
+/// Askers that wait for others; more are told to ask somebody else.
+const WAITING_MAX: usize = 256;
+/// Longest wait for a server.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest wait for all of them.
+const TIMEOUT_ALL: Duration = Duration::from_secs(4);
+
+type Lookup = Shared<BoxFuture<'static, Arc<Reply>>>;
+
+/// Asks these servers and no others, and keeps nothing: whoever asks us does that.
+pub(super) struct Forwarder {
+    resolver: TokioResolver,
+    servers: BTreeSet<IpAddr>,
+    room: Arc<Semaphore>,
+    lookups: Arc<Mutex<HashMap<(Name, RecordType), Lookup>>>,
+}
+
+impl fmt::Debug for Forwarder {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Forwarder").field("servers", &self.servers).finish_non_exhaustive()
+    }
+}
+
+/// An answer that is waited for, and the room that the wait takes.
+pub(super) struct Waiting {
+    lookup: Lookup,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Waiting {
+    /// The answer, for an asker's own way of writing the name.
+    pub(super) async fn reply(self, name: &Name) -> Reply {
+        let mut reply = Reply::clone(&*self.lookup.await);
+        for record in reply.answers.iter_mut().filter(|record| record.name() == name) {
+            record.set_name(name.clone());
+        }
+        reply
+    }
+}
+
+impl Forwarder {
+    /// Of these servers.
+    pub(super) fn new(servers: &[SocketAddr]) -> Self {
+        let mut group = NameServerConfigGroup::new();
+        for server in servers {
+            group.merge(NameServerConfigGroup::from_ips_clear(&[server.ip()], server.port(), true));
+        }
+        let config = ResolverConfig::from_parts(None, Vec::new(), group);
+        let provider = TokioConnectionProvider::default();
+        let mut builder = Resolver::builder_with_config(config, provider);
+        let options = builder.options_mut();
+        options.cache_size = 0;
+        options.use_hosts_file = ResolveHosts::Never;
+        options.timeout = TIMEOUT;
+        options.attempts = 1;
+        Self {
+            resolver: builder.build(),
+            servers: servers.iter().map(|server| server.ip().to_canonical()).collect(),
+            room: Arc::new(Semaphore::new(WAITING_MAX)),
+            lookups: Arc::default(),
+        }
+    }
+
+    /// Begins to ask, unless it is asked already. The error is what the asker is told at once.
+    pub(super) fn ask(&self, query: &Query, source: IpAddr) -> Result<Waiting, ResponseCode> {
+        // It would ask us what we ask it.
+        if self.servers.contains(&source.to_canonical()) {
+            return Err(ResponseCode::Refused);
+        }
+        let room = Arc::clone(&self.room).try_acquire_owned();
+        let room = room.map_err(|_full| ResponseCode::ServFail)?;
+        let key = (query.name().to_lowercase(), query.query_type());
+        let mut lookups = self.lookups.lock().unwrap_or_else(PoisonError::into_inner);
+        let lookup = lookups.entry(key.clone()).or_insert_with(|| self.begin(key)).clone();
+        Ok(Waiting { lookup, _room: room })
+    }
+
+    /// A task, so that it ends and is forgotten although those who wait for it may go away.
+    fn begin(&self, key: (Name, RecordType)) -> Lookup {
+        let resolver = self.resolver.clone();
+        let lookups = Arc::clone(&self.lookups);
+        let task = tokio::spawn(async move {
+            let (name, kind) = key.clone();
+            let reply = tokio::time::timeout(TIMEOUT_ALL, look_up(&resolver, name, kind)).await;
+            lookups.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+            Arc::new(reply.unwrap_or_else(|_elapsed| failed()))
+        });
+        task.map(|result| result.unwrap_or_else(|_ended| Arc::new(failed()))).boxed().shared()
+    }
+}
+
+async fn look_up(resolver: &TokioResolver, name: Name, kind: RecordType) -> Reply {
+    let mut reply = match resolver.lookup(name, kind).await {
+        Ok(found) => Reply { answers: found.records().to_vec(), ..Reply::default() },
+        Err(error) => match error.proto().map(ProtoError::kind) {
+            // The same kind of error says that a server refused or failed.
+            Some(ProtoErrorKind::NoRecordsFound {
+                response_code: code @ (ResponseCode::NoError | ResponseCode::NXDomain),
+                soa,
+                ..
+            }) => {
+                let authority = soa.clone().map(|soa| soa.into_record_of_rdata());
+                Reply { authorities: authority.into_iter().collect(), ..Reply::code(*code) }
+            }
+            _ => failed(),
+        },
+    };
+    reply.can_recurse = true;
+    reply
+}
+
+fn failed() -> Reply {
+    Reply { can_recurse: true, ..Reply::code(ResponseCode::ServFail) }
+}

@@ -1,0 +1,371 @@
+//! East-west: whom a caller reaches, where it is led, and what becomes of it while no agent runs.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use aya::maps::{HashMap, Map, MapData};
+use lb_tests::{
+    Agent, Container, World,
+    callers::{Called, Callers},
+    eastwest::{Scene, shares},
+    needs, process, skip,
+    world::{BALANCER, vip},
+};
+use nix::sys::signal::Signal;
+
+const EHOSTUNREACH: i32 = 113;
+
+/// A world with callers, whose containers the test makes before its agent starts.
+struct Stage {
+    callers: Callers,
+    world: World,
+}
+
+impl Stage {
+    fn new() -> Result<Self> {
+        let mut world = World::docker()?;
+        Ok(Self { callers: Callers::of(&mut world)?, world })
+    }
+
+    /// A container on a network, one of the service `web` if it has a number.
+    fn start(&self, name: &str, network: &str, number: Option<u32>) -> Result<Container> {
+        self.start_with(name, network, number, &[])
+    }
+
+    fn start_with(
+        &self,
+        name: &str,
+        network: &str,
+        number: Option<u32>,
+        labels: &[(&str, &str)],
+    ) -> Result<Container> {
+        let docker = self.world.docker_client()?;
+        let mut container = docker.container(name).with(&format!("--network {network}"));
+        if let Some(number) = number {
+            let frontends = format!("tcp://{BALANCER}:80,udp://{BALANCER}:80");
+            container = container.compose("shop", "web", number);
+            container = container.label("lb.8080.frontend", &frontends);
+        }
+        for (key, value) in labels {
+            container = container.label(key, value);
+        }
+        container.start()
+    }
+
+    /// An agent that knows these backends, and these callers.
+    fn agent(&self, keys: &str, backends: &[&str], callers: &[&str]) -> Result<Agent> {
+        let mut config = self.world.config();
+        config.cgroup = Some(self.callers.cgroup().to_owned());
+        keys.clone_into(&mut config.cgroup_keys);
+        let agent = self.world.start_agent(&config)?;
+        agent.wait_backends(backends)?;
+        for caller in callers {
+            agent.wait_caller(caller)?;
+        }
+        Ok(agent)
+    }
+
+    /// Names of those that answer so many calls to the service, of which none fails.
+    fn served(
+        &self,
+        from: Option<&Container>,
+        way: &str,
+        count: usize,
+    ) -> Result<BTreeSet<String>> {
+        let calls = self.callers.dial(&self.world, from, way, vip(80), count)?;
+        Ok(shares(&calls, vip(80))?.into_keys().collect())
+    }
+
+    fn refused(&self, from: Option<&Container>) -> Result<()> {
+        let begun = Instant::now();
+        for way in ["tcp", "udp", "udp-unconnected"] {
+            let calls = self.callers.dial(&self.world, from, way, vip(80), 1)?;
+            ensure!(calls == [Called::Failed(EHOSTUNREACH)], "{way}: {calls:?}");
+        }
+        ensure!(begun.elapsed() < Duration::from_secs(2), "told after {:?}", begun.elapsed());
+        Ok(())
+    }
+}
+
+fn names(all: &[&str]) -> BTreeSet<String> {
+    all.iter().map(|name| (*name).to_owned()).collect()
+}
+
+#[test]
+fn whoever_reaches_one_backend_of_many_is_always_led_there() -> Result<()> {
+    needs!(docker);
+    let stage = Stage::new()?;
+    stage.world.docker_client()?.run("network create other")?;
+    // Eight slots would miss it in half of all calls.
+    let mut containers = Vec::new();
+    for number in 1..=11 {
+        containers.push(stage.start(&format!("web-{number}"), "bridge", Some(number))?);
+    }
+    containers.push(stage.start("web-12", "other", Some(12))?);
+    let client = stage.start("client", "other", None)?;
+    let all: Vec<&str> = containers.iter().map(Container::name).collect();
+    let agent = stage.agent("", &all, &["client"])?;
+    for way in ["tcp", "udp"] {
+        assert_eq!(stage.served(Some(&client), way, 100)?, names(&["web-12"]), "{way}");
+    }
+    ensure!(stage.served(None, "tcp", 200)?.len() == 12, "the node reaches all");
+    let said = agent.lbctl(&format!("explain --from client {}", vip(80)))?;
+    ensure!(said.contains("1 backends, for the caller's networks"), "{said}");
+    ensure!(said.contains("(web-12)"), "{said}");
+    // It comes to a network where the others are.
+    stage.world.docker_client()?.run("network connect bridge client")?;
+    process::wait_for("the other network", Duration::from_secs(10), || {
+        ensure!(stage.served(Some(&client), "tcp", 100)?.len() > 6);
+        Ok(())
+    })?;
+    // A killed agent leaves it so, and the next one finds it so.
+    let mut agent = agent;
+    agent.stop(Signal::SIGKILL)?;
+    ensure!(stage.served(Some(&client), "tcp", 100)?.len() > 6);
+    agent.start()?;
+    ensure!(stage.served(Some(&client), "tcp", 100)?.len() > 6);
+    Ok(())
+}
+
+#[test]
+fn a_container_may_be_on_any_number_of_networks() -> Result<()> {
+    needs!(docker);
+    let stage = Stage::new()?;
+    let docker = stage.world.docker_client()?;
+    let client = stage.start("client", "bridge", None)?;
+    for number in 0..12 {
+        docker.run(&format!("network create --subnet 172.29.{number}.0/24 net-{number:02}"))?;
+        docker.run(&format!("network connect net-{number:02} client"))?;
+    }
+    // The last by name, which was the first to be left out.
+    stage.start_with("web-1", "net-11", Some(1), &[("lb.visible", "network:net-11")])?;
+    let _agent = stage.agent("", &["web-1"], &["client"])?;
+    assert_eq!(stage.served(Some(&client), "tcp", 10)?, names(&["web-1"]));
+    Ok(())
+}
+
+#[test]
+fn containers_that_are_kept_apart_are_told_so() -> Result<()> {
+    needs!(docker);
+    let stage = Stage::new()?;
+    let option = "com.docker.network.bridge.enable_icc=false";
+    stage.world.docker_client()?.run(&format!("network create --opt {option} apart"))?;
+    let web = stage.start("web-1", "apart", Some(1))?;
+    let client = stage.start("client", "apart", None)?;
+    let agent = stage.agent("", &["web-1"], &["client", "web-1"])?;
+    stage.refused(Some(&client))?;
+    stage.refused(Some(&web))?;
+    // The node itself reaches it.
+    assert_eq!(stage.served(None, "tcp", 5)?, names(&["web-1"]));
+    let said = agent.lbctl(&format!("explain --from client {}", vip(80)))?;
+    ensure!(said.contains("by apart (icc=false): not reached"), "{said}");
+    let doctor = agent.lbctl_command("doctor").output()?;
+    let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    ensure!(doctor.contains("icc=false") && doctor.contains("from client"), "{doctor}");
+    Ok(())
+}
+
+#[test]
+fn a_service_may_call_itself() -> Result<()> {
+    needs!(docker);
+    let stage = Stage::new()?;
+    let web = stage.start("web-1", "bridge", Some(1))?;
+    let _agent = stage.agent("", &["web-1"], &["web-1"])?;
+    for way in ["tcp", "udp", "udp-unconnected"] {
+        assert_eq!(stage.served(Some(&web), way, 5)?, names(&["web-1"]), "{way}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_host_leads_from_network_to_network_where_it_is_allowed() -> Result<()> {
+    needs!(docker);
+    let stage = Stage::new()?;
+    stage.world.docker_client()?.run("network create other")?;
+    stage.start("web-1", "bridge", Some(1))?;
+    let client = stage.start("client", "other", None)?;
+    stage.world.node().run("iptables -I DOCKER-USER -j ACCEPT")?;
+    let agent = stage.agent("routes_across = true", &["web-1"], &["client"])?;
+    for way in ["tcp", "udp"] {
+        assert_eq!(stage.served(Some(&client), way, 10)?, names(&["web-1"]), "{way}");
+    }
+    ensure!(agent.drops("other_network")? == 0);
+    Ok(())
+}
+
+#[test]
+fn with_affinity_a_caller_keeps_its_backend() -> Result<()> {
+    needs!(docker);
+    let stage = Stage::new()?;
+    let affinity = [("lb.affinity", "client")];
+    for number in 1..=3 {
+        stage.start_with(&format!("web-{number}"), "bridge", Some(number), &affinity)?;
+    }
+    let clients: Vec<Container> = (1..=6)
+        .map(|number| stage.start(&format!("client-{number}"), "bridge", None))
+        .collect::<Result<_>>()?;
+    let callers: Vec<&str> = clients.iter().map(Container::name).collect();
+    let mut agent = stage.agent("", &["web-1", "web-2", "web-3"], &callers)?;
+    let all = |way: &str| -> Result<Vec<BTreeSet<String>>> {
+        clients.iter().map(|client| stage.served(Some(client), way, 10)).collect()
+    };
+    let chosen = all("tcp")?;
+    ensure!(chosen.iter().all(|names| names.len() == 1), "{chosen:?}");
+    ensure!(chosen.iter().collect::<BTreeSet<_>>().len() > 1, "all to one: {chosen:?}");
+    assert_eq!(all("udp")?, chosen);
+    agent.stop(Signal::SIGKILL)?;
+    agent.start()?;
+    assert_eq!(all("tcp")?, chosen);
+    Ok(())
+}
+
+#[test]
+fn who_was_led_to_what_died_without_an_agent_is_told_when_one_starts() -> Result<()> {
+    needs!(docker);
+    let mut scene = Scene::new()?;
+    let target = scene.target();
+    let held = scene.callers.hold(&scene.world, Some(&scene.client), target, 400, 25)?;
+    let on_node = scene.callers.hold(&scene.world, None, target, 100, 25)?;
+    scene.agent.stop(Signal::SIGKILL)?;
+    // Its network goes first: nobody resets the connections.
+    let network = format!("--net=/proc/{}/ns/net", scene.webs[0].pid()?);
+    let mut cut = std::process::Command::new("nsenter");
+    process::run(cut.args([&network, "ip", "link", "set", "eth0", "down"]))?;
+    scene.webs[0].act("kill")?;
+    process::sleep(Duration::from_millis(500))?;
+    let started_ms = lb_tests::traffic::now_ms();
+    scene.agent.start()?;
+    scene.agent.wait_backends(&["web-2"])?;
+    for (held, all) in [(held, 400), (on_node, 100)] {
+        let output = held.end()?;
+        let ends = output.lines().filter_map(|line| line.split_once("at_ms=")?.1.parse().ok());
+        let ends: Vec<f64> = ends.collect();
+        let share = ends.len() * 100 / all;
+        ensure!((25..=75).contains(&share), "{} of {all} ended", ends.len());
+        let first = ends.iter().copied().fold(f64::MAX, f64::min) - started_ms;
+        let latest = ends.iter().copied().fold(0.0, f64::max) - started_ms;
+        println!("{} of {all} ended, {first:.0} to {latest:.0} ms after the start", ends.len());
+        ensure!(first > 0.0 && latest < 10_000.0, "from {first:.0} to {latest:.0} ms");
+    }
+    Ok(())
+}
+
+#[test]
+fn sockets_that_have_ended_are_forgotten() -> Result<()> {
+    needs!(docker);
+    let scene = Scene::new()?;
+    let path = scene.agent.pin_path().join("maps/CONNECTED_DATAGRAMS");
+    let count = || -> Result<usize> {
+        let map = Map::LruHashMap(MapData::from_pin(&path)?);
+        Ok(HashMap::<_, u64, u64>::try_from(map)?.keys().filter_map(Result::ok).count())
+    };
+    let mut command = scene.callers.in_container(&scene.client, "sh")?;
+    let dial = scene.callers.dial_path()?.display();
+    let script = format!("{dial} udp-again {} 20000", scene.target());
+    let child = command.args(["-c", &script]).stdout(std::process::Stdio::piped()).spawn()?;
+    process::wait_for("a connected socket", Duration::from_secs(5), || {
+        ensure!(count()? == 1);
+        Ok(())
+    })?;
+    child.wait_with_output()?;
+    scene.served(Some(&scene.client), "udp", scene.target(), 200)?;
+    scene.served(Some(&scene.client), "tcp", scene.target(), 20)?;
+    assert_eq!(count()?, 0);
+    Ok(())
+}
+
+#[test]
+fn an_answer_is_of_the_address_that_was_asked_for_last() -> Result<()> {
+    needs!(docker);
+    if process::run(std::process::Command::new("python3").arg("--version")).is_err() {
+        skip!("python3 is not installed");
+    }
+    let stage = Stage::new()?;
+    let frontends = format!("udp://{BALANCER}:80,udp://{BALANCER}:81");
+    let web = stage.world.docker_client()?.container("web-1");
+    web.label("lb.8080.frontend", &frontends).start()?;
+    let client = stage.start("client", "bridge", None)?;
+    // Two services with one backend.
+    let _agent = stage.agent("", &["web-1", "web-1"], &["client"])?;
+    let script = "import socket,sys\n\
+        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(3)\n\
+        for port in (80, 81, 80, 81, 81, 80):\n\
+        \ts.sendto(b'?', (sys.argv[1], port)); print(port, s.recvfrom(2000)[1][1])";
+    let mut python = stage.callers.in_container(&client, "python3")?;
+    let said = process::run(python.args(["-c", script, &vip(0).ip().to_string()]))?;
+    ensure!(said == "80 80\n81 81\n80 80\n81 81\n81 81\n80 80\n", "{said}");
+    Ok(())
+}
+
+#[test]
+fn routes_for_unseen_senders_stand_in_for_the_default_route_alone() -> Result<()> {
+    needs!(docker);
+    let stage = Stage::new()?;
+    let docker = stage.world.docker_client()?;
+    let node = stage.world.node();
+    node.ip("route add 198.51.100.0/24 via 192.0.2.2")?;
+    let vips = [("near", "192.0.2.50"), ("routed", "198.51.100.7"), ("far", "203.0.113.60")];
+    for (name, _) in vips {
+        docker.container(name).balanced(&format!("tcp://{name}:80")).start()?;
+    }
+    stage.start("web-1", "bridge", Some(1))?;
+    let mut config = stage.world.config();
+    config.cgroup = Some(stage.callers.cgroup().to_owned());
+    let own = vips.map(|(name, vip)| (name.to_owned(), vip.to_owned()));
+    config.balancers.extend(own);
+    let agent = stage.world.start_agent(&config)?;
+    agent.wait_backends(&["far", "near", "routed", "web-1"])?;
+    let expected = names(&["203.0.113.60", &vip(0).ip().to_string()]);
+    process::wait_for("the routes", Duration::from_secs(5), || {
+        let routes = node.run("ip route show proto 108")?;
+        let found: BTreeSet<String> = routes
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(1).map(str::to_owned))
+            .collect();
+        ensure!(found == expected, "{routes}");
+        Ok(())
+    })
+}
+
+#[test]
+fn an_agent_of_another_version_of_the_tables_leaves_them_alone() -> Result<()> {
+    needs!(docker);
+    let mut scene = Scene::new()?;
+    let target = scene.target();
+    let held = scene.callers.hold(&scene.world, Some(&scene.client), target, 200, 20)?;
+    let mut load = scene.callers.in_container(&scene.client, "sh")?;
+    let dial = scene.callers.dial_path()?.display();
+    let script = format!("while test -e $0; do {dial} tcp {target} 20; done");
+    let flag = scene.world.directory().join("load");
+    std::fs::write(&flag, [])?;
+    let load =
+        load.args(["-c", &script]).arg(&flag).stdout(std::process::Stdio::piped()).spawn()?;
+    scene.agent.stop(Signal::SIGTERM)?;
+    // As an agent of another version would have left it.
+    let path = scene.agent.pin_path().join("maps/META");
+    let mut meta: aya::maps::Array<_, lb_common::abi::Meta> =
+        aya::maps::Array::try_from(Map::Array(MapData::from_pin(&path)?))?;
+    let ours = meta.get(&0, 0)?;
+    let other = lb_common::abi::Meta { abi_version: ours.abi_version + 1, ..ours };
+    meta.set(0, other, 0)?;
+    ensure!(scene.agent.start().is_err(), "tables of another version were adopted");
+    let log = scene.agent.log();
+    ensure!(log.contains(&format!("have ABI version {}", other.abi_version)), "{log}");
+    ensure!(log.contains("`lb-agent uninstall` clears it"), "{log}");
+    std::fs::remove_file(&flag)?;
+    let output = String::from_utf8(load.wait_with_output()?.stdout)?;
+    ensure!(output.lines().count() > 20 && !output.contains("errno="), "{output}");
+    // The way over: what is connected stays so, and new calls fail until the next agent serves.
+    drop(scene.agent.stop(Signal::SIGKILL));
+    scene.agent.uninstall()?;
+    scene.agent.start()?;
+    scene.agent.wait_backends(&["web-1", "web-2"])?;
+    scene.wait_known("client")?;
+    scene.served(Some(&scene.client), "tcp", target, 20)?;
+    let output = held.end()?;
+    ensure!(output.contains("alive=200"), "{output}");
+    Ok(())
+}
