@@ -152,8 +152,15 @@ fn our_own_labels_weigh_and_share() -> Result<()> {
     docker.run("rm --force green")?;
     wait_answers(&world, vip(82), &["blue"])?;
     let shown = agent.lbctl(&format!("service show share/shop@tcp://{}", vip(82)))?;
-    for part in ["label `lb.share`", "label `lb.weight`", "default", "compose", "blue"] {
-        ensure!(shown.contains(part) || part == "compose", "no `{part}` in\n{shown}");
+    let parts = [
+        "label `lb.share`",
+        "label `lb.affinity`",
+        "label `lb.weight`",
+        "container `blue`",
+        "default",
+    ];
+    for part in parts {
+        ensure!(shown.contains(part), "no `{part}` in\n{shown}");
     }
     Ok(())
 }

@@ -59,7 +59,7 @@ pub fn services(services: &[ServiceView]) -> String {
             service.name.to_string(),
             frontends(&service.frontends),
             service.ring_size.map_or_else(dash, |size| size.to_string()),
-            healthy_of_all(&service.backends),
+            healthy_of_all(service),
             service.state.to_string(),
             connections(service.connections),
             service.counters.flows.to_string(),
@@ -101,7 +101,7 @@ pub fn service(detail: &ServiceDetail) -> String {
         printable(&service.name.0),
         or_dash(at),
         service.state,
-        healthy_of_all(&service.backends),
+        healthy_of_all(service),
         or_dash(service.source.clone()),
         traffic(service),
     );

@@ -197,6 +197,15 @@ pub struct BackendCountsView {
     pub gone: u32,
 }
 
+/// What is expected of a service, and what is there of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ReplicasView {
+    /// By `scale`.
+    pub expected: u32,
+    /// Those that are not leaving, in whatever health.
+    pub present: u32,
+}
+
 /// One service.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct ServiceView {
@@ -208,6 +217,9 @@ pub struct ServiceView {
     pub protocols: Vec<Protocol>,
     /// Slots of its ring; `None` while the kernel holds no ring for it.
     pub ring_size: Option<u32>,
+    /// How many replicas its labels expect, and how many are there; `None`: they say nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<ReplicasView>,
     /// Its backends by state.
     pub backends: BackendCountsView,
     /// How well it is served.

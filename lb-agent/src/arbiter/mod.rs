@@ -202,9 +202,17 @@ fn is_granted(
         } else {
             "by the older claim of"
         };
+        // The address of a name is nobody's choice.
+        let instead = match &claim.pooled {
+            Some(pooled) => format!(
+                "say the same `lb.share` in both to serve `{}` together, use another name",
+                pooled.name
+            ),
+            None => "use another front port or VIP".to_owned(),
+        };
         let message = format!(
             "wants {frontend} for the service `{service}`, but that belongs to the service `{}`, \
-             {reason} {}; use another front port or VIP, or remove one of the two",
+             {reason} {}; {instead}, or remove one of the two",
             owner.service, owner.source
         );
         refuse(refusals, source, message);

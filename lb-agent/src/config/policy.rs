@@ -112,13 +112,13 @@ impl Checker<'_> {
         wishes: &mut Wishes,
     ) {
         let Some(span) = text.as_ref().map(Spanned::span) else { return };
-        let wished = self.value(text, object, "probe.place", grammar::place);
-        let is_inside = wished.as_ref().is_some_and(|it| it.value == ProbePlace::Container);
+        let from = self.value(text, object, "probe.place", grammar::place);
+        let is_inside = from.as_ref().is_some_and(|it| it.value == ProbePlace::Container);
         if is_inside && place == Place::Service {
             let message = "an address has no inside to be probed from; use node or auto";
             self.problem(span, message.to_owned());
         }
-        wishes.probe_place = wished;
+        wishes.probe_place = from;
     }
 
     fn probe_kind(

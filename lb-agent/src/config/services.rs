@@ -52,7 +52,7 @@ impl Checker<'_> {
             let mut wishes = self.policy(service.take_policy(), &object, Place::Service);
             self.expected(expected, &object, &mut wishes);
             wishes.or(&defaults);
-            let share = wishes.share.as_ref().and_then(|share| share.value.clone());
+            let share = wishes.share.as_ref().and_then(|share| share.value.as_deref());
             let frontends = self.frontends(&service.frontends, line, share, &mut owners);
             vips.extend(frontends.iter().map(|frontend| frontend.vip));
             let first = addresses.len();
@@ -148,7 +148,7 @@ impl Checker<'_> {
         &mut self,
         urls: &Spanned<Vec<Spanned<String>>>,
         line: usize,
-        share: Option<String>,
+        share: Option<&str>,
         owners: &mut Owners<'_>,
     ) -> Vec<FrontendAddress> {
         if urls.get_ref().is_empty() {
@@ -161,7 +161,7 @@ impl Checker<'_> {
             let Some(frontend) = self.accept(parse_frontend(url.get_ref()), url.span()) else {
                 continue;
             };
-            if let Err(message) = owners.claim(frontend, line, share.as_deref()) {
+            if let Err(message) = owners.claim(frontend, line, share) {
                 self.problem(url.span(), message);
             }
             frontends.push(frontend);

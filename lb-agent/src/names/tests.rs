@@ -41,6 +41,7 @@ fn service(name: &str, frontends: &[&str]) -> ServiceView {
         frontends: frontends.iter().map(|text| frontend(text)).collect(),
         protocols: Vec::new(),
         ring_size: None,
+        replicas: None,
         backends: <_>::default(),
         counters: <_>::default(),
         connections: <_>::default(),

@@ -16,16 +16,16 @@ use crate::{
     api::events::ConflictView,
     api::types::{
         BackendCountersView, BackendCountsView, BackendView, CallerList, FrontView, NamesView,
-        PassiveView, ReconcileView, RefusalView, RefusedBy, RepliesView, ServiceView, ServingState,
-        SocketsView, StatusView, View, VipFrontendView, VipView,
+        PassiveView, ReconcileView, RefusalView, RefusedBy, ReplicasView, RepliesView, ServiceView,
+        ServingState, SocketsView, StatusView, View, VipFrontendView, VipView,
     },
     arbiter,
     config::Balancer,
     health::{HealthView, Sign},
     lifecycle::Lifecycle,
     model::{
-        Backend, BackendPath, Claim, Policy, Protocol, Refusal, Service, ServiceName, Snapshot,
-        WaysIn,
+        Backend, BackendPath, BackendState, Claim, Policy, Protocol, Refusal, Service, ServiceName,
+        Snapshot, WaysIn,
     },
     plan::{self, Action, HashIndex, KernelBackend, KernelState, NameHash, ReplyPort},
 };
@@ -142,12 +142,21 @@ fn service_view(
         frontends: service.frontends.iter().copied().collect(),
         protocols: protocols.into_iter().collect(),
         ring_size: number.and_then(|number| parts.shares.ring_size(*number)),
+        replicas: service.policy.scale.value.map(|expected| replicas(service, expected)),
         backends,
         state: if is_panic { ServingState::Panic } else { backends.serving() },
         source: sources.map(SourcesOf::providers).unwrap_or_default(),
         counters,
         connections,
     }
+}
+
+/// A replica with an address of either family is two backends at one place.
+fn replicas(service: &Service, expected: u32) -> ReplicasView {
+    let leaves = |it: &&Backend| matches!(it.state, BackendState::Draining | BackendState::Gone);
+    let present = service.backends.iter().filter(|it| !leaves(it));
+    let places: BTreeSet<&str> = present.map(|it| &*it.place).collect();
+    ReplicasView { expected, present: u32::try_from(places.len()).unwrap_or(u32::MAX) }
 }
 
 fn backend_view(

@@ -7,6 +7,7 @@ use crate::api::types::{BackendView, PassiveView, ProviderState, RefusedBy, Serv
 
 const BACKEND: &[&str] = &["service", "place", "backend", "address"];
 const BACKEND_DIRECTION: &[&str] = &["service", "place", "backend", "address", "direction"];
+const BACKEND_STATE: &[&str] = &["service", "place", "backend", "address", "state"];
 const BACKEND_RESULT: &[&str] = &["service", "place", "backend", "address", "result"];
 
 macro_rules! metrics {
@@ -75,6 +76,11 @@ metrics! {
             // Shares are rounded to a thousandth of a percent.
             samples.add(labels, (backend.share_percent * 1000.0).round() / 100_000.0);
         });
+    "lb_backend_state" Gauge BACKEND_STATE,
+        "The state of a backend, as a label; always 1.",
+        |told, samples| each_backend(told, |backend, [service, place, name, address]| {
+            samples.add(&[service, place, name, address, &backend.state.to_string()], 1);
+        });
     "lb_backend_probes_total" Counter BACKEND_RESULT,
         "Probes of a backend by result, since the agent knows it.",
         |told, samples| each_backend(told, |backend, [service, place, name, address]| {
@@ -86,6 +92,16 @@ metrics! {
     "lb_service_backends" Gauge &["service", "state"],
         "Backends of a service by state.",
         services;
+    "lb_service_replicas_expected" Gauge &["service"],
+        "Replicas that the labels of a service expect, where they do.",
+        |told, samples| for service in &told.view.services {
+            samples.add_known(&[&service.name.0], service.replicas.map(|it| it.expected));
+        };
+    "lb_service_replicas_present" Gauge &["service"],
+        "Replicas of such a service that are not leaving.",
+        |told, samples| for service in &told.view.services {
+            samples.add_known(&[&service.name.0], service.replicas.map(|it| it.present));
+        };
     "lb_service_panic" Gauge &["service"],
         "Whether a service is in panic: nearly all of its backends fail their probes, and get new connections all the same.",
         |told, samples| for service in &told.view.services {

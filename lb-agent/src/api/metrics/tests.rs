@@ -6,26 +6,14 @@ use super::*;
 use crate::{
     api::types::{
         BackendCountersView, BackendCountsView, BackendView, BucketView, DropView, PassiveView,
-        ProbeView, ProviderState, ProviderView, ServiceView, ServingState, TableView, VerdictView,
+        ProbeView, ProviderState, ProviderView, ReplicasView, ServiceView, ServingState, TableView,
+        VerdictView,
     },
     model::{BackendPath, BackendState, ServiceName},
 };
 
-fn view() -> View {
-    let mut view = View::default();
-    let service = ServiceName("compose/shop/a\"b\\c\nd:80".to_owned());
-    view.services.push(ServiceView {
-        name: service.clone(),
-        frontends: Vec::new(),
-        protocols: Vec::new(),
-        ring_size: None,
-        backends: BackendCountsView { healthy: 1, ..BackendCountsView::default() },
-        state: ServingState::Panic,
-        source: "docker".to_owned(),
-        counters: BackendCountersView::default(),
-        connections: None,
-    });
-    view.backends.push(BackendView {
+fn backend(service: ServiceName) -> BackendView {
+    BackendView {
         number: Some(1),
         service,
         place: "1".to_owned(),
@@ -52,7 +40,25 @@ fn view() -> View {
         },
         connections: Some(5),
         source: String::new(),
+    }
+}
+
+fn view() -> View {
+    let mut view = View::default();
+    let service = ServiceName("compose/shop/a\"b\\c\nd:80".to_owned());
+    view.services.push(ServiceView {
+        name: service.clone(),
+        frontends: Vec::new(),
+        protocols: Vec::new(),
+        ring_size: None,
+        replicas: Some(ReplicasView { expected: 3, present: 1 }),
+        backends: BackendCountsView { healthy: 1, ..BackendCountsView::default() },
+        state: ServingState::Panic,
+        source: "docker".to_owned(),
+        counters: BackendCountersView::default(),
+        connections: None,
     });
+    view.backends.push(backend(service));
     view.status.version = "1.2.3".to_owned();
     view.status.abi_version = 2;
     view.status.drops = vec![DropView { reason: "no_backend".to_owned(), packets: 7 }];
@@ -133,9 +139,12 @@ fn the_text() {
     lb_backend_refusals_total{service="compose/shop/a\"b\\c\nd:80",place="1",backend="shop-1",address="172.18.0.2:80"} 5
     lb_backend_connections{service="compose/shop/a\"b\\c\nd:80",place="1",backend="shop-1",address="172.18.0.2:80"} 5
     lb_backend_share_ratio{service="compose/shop/a\"b\\c\nd:80",place="1",backend="shop-1",address="172.18.0.2:80"} 0.33333
+    lb_backend_state{service="compose/shop/a\"b\\c\nd:80",place="1",backend="shop-1",address="172.18.0.2:80",state="healthy"} 1
     lb_backend_probes_total{service="compose/shop/a\"b\\c\nd:80",place="1",backend="shop-1",address="172.18.0.2:80",result="passed"} 8
     lb_backend_probes_total{service="compose/shop/a\"b\\c\nd:80",place="1",backend="shop-1",address="172.18.0.2:80",result="failed"} 2
     lb_service_backends{service="compose/shop/a\"b\\c\nd:80",state="healthy"} 1
+    lb_service_replicas_expected{service="compose/shop/a\"b\\c\nd:80"} 3
+    lb_service_replicas_present{service="compose/shop/a\"b\\c\nd:80"} 1
     lb_service_panic{service="compose/shop/a\"b\\c\nd:80"} 1
     lb_passive_observations_total{sign="silent"} 30
     lb_passive_failures_total{sign="silent"} 2
@@ -285,4 +294,19 @@ fn names_follow_the_rules_of_prometheus() {
         assert!(!labels.contains(&"le") && !labels.contains(&"quantile"), "{name}");
         assert!(!help.is_empty() && !help.contains(['\\', '\n']), "{name}");
     }
+}
+
+/// What docs/metrics.md says of their number.
+#[test]
+fn series_are_as_many_as_documented() {
+    let count = |prefix: &str, view: &View| {
+        let process = Process::default();
+        let text = whole(&Told { view, uptime_seconds: 0, process });
+        text.lines().filter(|line| line.starts_with(prefix)).count()
+    };
+    let mut view = view();
+    assert_eq!((count("lb_backend_", &view), count("lb_service_", &view)), (9 + 3, 7 + 2));
+    view.backends[0].probe = None;
+    view.services[0].replicas = None;
+    assert_eq!((count("lb_backend_", &view), count("lb_service_", &view)), (9, 7));
 }

@@ -33,6 +33,7 @@ fn view(rounds: u64) -> Arc<View> {
         frontends: vec![],
         protocols: vec![],
         ring_size: None,
+        replicas: None,
         backends: BackendCountsView::default(),
         state: ServingState::Down,
         source: "file".to_owned(),

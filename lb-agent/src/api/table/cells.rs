@@ -5,7 +5,9 @@ use std::fmt;
 use crate::{
     api::{
         steer::SteeringView,
-        types::{BackendCountsView, BackendView, RepliesView, ServingState},
+        types::{
+            BackendCountsView, BackendView, ReplicasView, RepliesView, ServiceView, ServingState,
+        },
     },
     model::{FrontendAddress, Origin, Setting},
 };
@@ -80,8 +82,15 @@ pub(super) fn frontends(frontends: &[FrontendAddress]) -> String {
     or_dash(shown.chain(rest.map(|rest| format!("+{rest}"))).collect::<Vec<_>>().join(" "))
 }
 
-pub(super) fn healthy_of_all(counts: &BackendCountsView) -> String {
-    format!("{}/{}", counts.healthy, counts.total())
+pub(super) fn healthy_of_all(service: &ServiceView) -> String {
+    let BackendCountsView { healthy, .. } = service.backends;
+    let counted = format!("{healthy}/{}", service.backends.total());
+    match service.replicas {
+        Some(ReplicasView { expected, present }) if expected != present => {
+            format!("{counted} ({expected} expected, {present} there)")
+        }
+        _ => counted,
+    }
 }
 
 /// Three significant digits and a unit, in integers.

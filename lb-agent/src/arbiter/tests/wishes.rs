@@ -324,7 +324,7 @@ fn of_two_services_of_one_name_the_older_has_it() {
         &Incumbents::new(),
     );
     assert_eq!(names.len(), 1);
-    assert_snapshot!(refusals[0].message, @"wants tcp://198.18.0.154:80 for the service `second`, but that belongs to the service `first`, by the older claim of container `first-1`; use another front port or VIP, or remove one of the two");
+    assert_snapshot!(refusals[0].message, @"wants tcp://198.18.0.154:80 for the service `second`, but that belongs to the service `first`, by the older claim of container `first-1`; say the same `lb.share` in both to serve `a.local` together, use another name, or remove one of the two");
 }
 
 proptest! {

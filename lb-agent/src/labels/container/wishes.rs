@@ -11,8 +11,16 @@ pub(super) struct Schemas<'a> {
     pub(super) own: LbLabels<'a>,
     pub(super) aliyun: Wishes,
     pub(super) registrator: registrator::Metadata<'a>,
+    pub(super) labels: &'a BTreeMap<String, String>,
     /// Names the container.
     pub(super) object: &'a str,
+}
+
+impl Schemas<'_> {
+    /// Whether the port has names of Aliyun's routing.
+    fn routes(&self, port: u16) -> bool {
+        self.labels.contains_key(&format!("{}{port}", super::aliyun::routing::PREFIX))
+    }
 }
 
 /// Whose wishes they are: the service at a port, under a name of Registrator or its own.
@@ -34,7 +42,12 @@ impl Reader {
         let ServiceAt { port, has_tcp, is_registered } = service;
         let (mut wishes, errors) = schemas.own.wishes(port, schemas.object);
         refusals.extend(errors);
-        wishes.or_schema(&schemas.aliyun);
+        if schemas.routes(port) {
+            wishes.or_schema(&schemas.aliyun);
+        } else {
+            // It is about names, and this port has none.
+            wishes.or_schema(&Wishes { affinity: None, ..schemas.aliyun.clone() });
+        }
         let mut has_check = false;
         if is_registered {
             let (checks, errors) = schemas.registrator.wishes(port, schemas.object);
@@ -78,5 +91,5 @@ pub(super) fn read<'a>(
     let (aliyun, errors) = super::aliyun::policy::wishes(labels, object);
     refusals.extend(errors);
     let registrator = registrator::Metadata::read(environment, labels);
-    Schemas { own, aliyun, registrator, object }
+    Schemas { own, aliyun, registrator, labels, object }
 }

@@ -130,3 +130,18 @@ fn the_interval_of_registrator_is_a_default() {
     probe_interval_ms = 4 s (container `demo-web-1`, variable `SERVICE_CHECK_INTERVAL`)
     ");
 }
+
+#[test]
+fn stickiness_is_about_names() {
+    let config = format!("routing_pool = '198.18.0.0/24'\n{BALANCER}");
+    let check = |labels: &[(&str, &str)]| {
+        let sticky =
+            [("aliyun.routing.session_sticky", "true"), ("lb.80.frontend", "tcp://slb:80")];
+        let labels: Vec<_> = sticky.into_iter().chain(labels.iter().copied()).collect();
+        let shown = check_with(&config, &[composed("web", "web", &labels, &[], &[80])]);
+        shown.lines().filter(|line| line.contains("affinity")).count()
+    };
+    assert_eq!(check(&[]), 0);
+    assert_eq!(check(&[("aliyun.routing.port_81", "a.local")]), 1);
+    assert_eq!(check(&[("aliyun.routing.port_80", "a.local")]), 2);
+}
