@@ -4,6 +4,8 @@
 //! daemon's answers are made at the beginning or at the end of a wait, fail, are empty, lack
 //! containers or never come, all from one seed.
 
+mod faults;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -18,6 +20,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+use self::faults::Faults;
 use super::super::{
     engine::{BridgeNetwork, Engine, EngineError, Event, Inspected, Signalled, Summary, What},
     host::{Host, Process},
@@ -57,13 +60,6 @@ pub(crate) struct Inner {
     past: Vec<Event>,
 }
 
-/// How often the daemon misbehaves: of 100 answers, so many.
-#[derive(Default)]
-pub(crate) struct Faults {
-    pub(crate) percent: u64,
-    pub(crate) random: u64,
-}
-
 #[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 struct Container {
     name: String,
@@ -98,21 +94,6 @@ pub(crate) struct FakeProcess {
     container: String,
     started_at: BootTicks,
     alive: watch::Receiver<bool>,
-}
-
-impl Faults {
-    /// `SplitMix64`: the same faults for the same seed.
-    fn next(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.random;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn happens(&mut self) -> bool {
-        self.next() % 100 < self.percent
-    }
 }
 
 /// A container's id, as Docker has them.
