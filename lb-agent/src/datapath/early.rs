@@ -11,6 +11,7 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
     sync::mpsc::{self, Sender},
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use super::sys::{self, AttachType};
@@ -35,12 +36,20 @@ struct EarlyLink {
     /// Says that somebody asks for it; its end says that nobody does.
     is_asked: Sender<()>,
     thread: JoinHandle<io::Result<Option<OwnedFd>>>,
+    /// Before that it is not given back.
+    kept_until: Instant,
 }
 
 impl EarlyLinks {
-    /// Begins to put a program on an interface.
-    pub(super) fn begin(&mut self, ifindex: u32, program: impl FnOnce() -> io::Result<OwnedFd>) {
+    /// Begins to put a program on an interface. It stays there for this time even if nobody asks.
+    pub(super) fn begin(
+        &mut self,
+        ifindex: u32,
+        kept_for: Duration,
+        program: impl FnOnce() -> io::Result<OwnedFd>,
+    ) {
         self.given_back.retain(|_, thread| !thread.is_finished());
+        let kept_until = Instant::now() + kept_for;
         let is_known = self.under_way.contains_key(&ifindex) || self.unasked.contains(&ifindex);
         if is_known || self.under_way.len() + self.given_back.len() >= LINKS_MAX {
             return;
@@ -55,7 +64,9 @@ impl EarlyLinks {
             })
         });
         match begun {
-            Ok(thread) => drop(self.under_way.insert(ifindex, EarlyLink { is_asked, thread })),
+            Ok(thread) => {
+                self.under_way.insert(ifindex, EarlyLink { is_asked, thread, kept_until });
+            }
             Err(error) => tracing::debug!(ifindex, %error, "no early link"),
         }
     }
@@ -82,7 +93,8 @@ impl EarlyLinks {
         if self.unasked.len() > UNASKED_MAX {
             self.unasked.clear();
         }
-        while let Some((ifindex, link)) = self.under_way.pop_first() {
+        let now = Instant::now();
+        for (ifindex, link) in self.under_way.extract_if(.., |_, link| link.kept_until <= now) {
             self.unasked.insert(ifindex);
             self.given_back.insert(ifindex, link.thread);
         }

@@ -8,6 +8,7 @@ use std::{
     fs,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::Path,
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -177,7 +178,7 @@ impl Hooks {
 
     /// Begins to put the reply program where it will be asked for. Only where a link of TCX is to be made
     /// that is not there: two of them would both translate.
-    pub(super) fn expect(&mut self, interfaces: &BTreeSet<u32>) {
+    pub(super) fn expect(&mut self, interfaces: &BTreeSet<u32>, kept_for: Duration) {
         if self.tc_mode == TcMode::Clsact
             || (self.tc_mode == TcMode::Auto && self.tc_way != Some(Way::Tcx))
         {
@@ -188,7 +189,7 @@ impl Hooks {
             let pin = self.links.pin(&self.link(Hook::TcReply, *ifindex, Way::Tcx));
             let is_attached = self.attached[Hook::TcReply as usize].contains_key(ifindex);
             if !is_attached && !pin.exists() {
-                self.early.begin(*ifindex, || program.try_clone_to_owned());
+                self.early.begin(*ifindex, kept_for, || program.try_clone_to_owned());
             }
         }
     }

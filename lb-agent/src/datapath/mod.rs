@@ -47,6 +47,7 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
     path::PathBuf,
     sync::mpsc,
+    time::Duration,
 };
 
 use anyhow::{Context as _, bail};
@@ -291,9 +292,10 @@ impl Datapath {
         self.execute(&Action::AttachReply { ifindex })
     }
 
-    /// Begins to put the reply program on these veths, for which a plan will ask.
-    pub fn expect_replies(&mut self, interfaces: &BTreeSet<u32>) {
-        self.hooks.expect(interfaces);
+    /// Begins to put the reply program on these veths, for which a plan will ask: the next one, or one
+    /// within this time.
+    pub fn expect_replies(&mut self, interfaces: &BTreeSet<u32>, kept_for: Duration) {
+        self.hooks.expect(interfaces, kept_for);
     }
 
     /// Gives back what was begun and not asked for.

@@ -28,7 +28,7 @@ pub use container::{
 pub use cookie::Cookies;
 pub use local::local_prefixes;
 pub use namespace::Namespace;
-pub use node::{default_route_interfaces, forwarding_enabled, link_index, link_name};
+pub use node::{default_route_interfaces, forwarding_enabled, link_index, link_name, newest_port};
 pub use process::{BootTicks, Process};
 pub use route::egress_interfaces;
 pub use session::end_session;

@@ -3,7 +3,7 @@
 use std::{fs, io};
 
 use super::{
-    link::{Family, default_routes, link_at, link_named},
+    link::{Family, Link, default_routes, link_at, link_named, links},
     socket::RouteSocket,
 };
 
@@ -31,6 +31,18 @@ pub fn link_index(name: &str) -> io::Result<Option<u32>> {
         return Ok(None);
     }
     Ok(link_named(&mut RouteSocket::open()?, name)?.map(|link| link.index))
+}
+
+/// Index of the veth that is a port of this bridge and was made last, if it has any.
+pub fn newest_port(bridge: &str) -> io::Result<Option<u32>> {
+    let mut socket = RouteSocket::open()?;
+    let Some(bridge) = link_named(&mut socket, bridge)? else { return Ok(None) };
+    let links = links(&mut socket)?;
+    let is_port = |link: &&Link| {
+        link.bridge_index == Some(bridge.index) && link.kind.as_deref() == Some("veth")
+    };
+    // Indexes are counted up.
+    Ok(links.values().filter(is_port).map(|link| link.index).max())
 }
 
 /// Name of the interface with this index; `None`: there is none.

@@ -26,6 +26,12 @@ pub enum ProviderEvent {
         /// The instance.
         instance: String,
     },
+    /// A container that will have claims is probably about to start behind this veth. Nothing but time
+    /// depends on it.
+    Expected {
+        /// Index of the veth on the node.
+        ifindex: u32,
+    },
     /// Whether the provider can see its source.
     Status {
         /// Name of the provider.

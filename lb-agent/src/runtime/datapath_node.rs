@@ -1,6 +1,6 @@
 //! The real node: `datapath` as the runtime wants it.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use lb_common::abi::{TraceEvent, TraceFilter};
 
@@ -43,8 +43,8 @@ impl Node for Datapath {
         Self::refused_tick(self, ring)
     }
 
-    fn expect_replies(&mut self, interfaces: &BTreeSet<u32>) {
-        Self::expect_replies(self, interfaces);
+    fn expect_replies(&mut self, interfaces: &BTreeSet<u32>, kept_for: Duration) {
+        Self::expect_replies(self, interfaces, kept_for);
     }
 
     fn expect_no_more(&mut self) {

@@ -1,6 +1,9 @@
 //! What the runtime needs of the node: the data path, or a fake of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use lb_common::abi::TraceFilter;
 
@@ -30,10 +33,11 @@ pub trait Node: Kernel + Send {
     /// The tick in which a flow of a ring was last left without a record; 0: never.
     fn refused_tick(&self, ring: u32) -> u32;
 
-    /// Hears for which veths the next plan is likely to ask, to begin what takes time.
-    fn expect_replies(&mut self, interfaces: &BTreeSet<u32>);
+    /// Hears for which veths the next plan is likely to ask, or a plan within this time, to begin what takes
+    /// time.
+    fn expect_replies(&mut self, interfaces: &BTreeSet<u32>, kept_for: Duration);
 
-    /// What was expected and not asked for will not be.
+    /// What was expected by now and not asked for will not be.
     fn expect_no_more(&mut self);
 
     /// Addresses of the node and subnets of its containers.

@@ -216,6 +216,10 @@ impl<N: Node> Reconciler<N> {
         if self.next_look <= now {
             self.next_look = now + LOOK;
             self.node.look_at_interfaces();
+            if !self.is_dirty {
+                // No plan will ask.
+                self.node.expect_no_more();
+            }
             self.watch_tables();
             self.local.set_stale();
             self.is_dirty |= self.local.look(&self.node);

@@ -72,24 +72,24 @@ sandboxed! {
     fn what_is_expected_is_attached_once(sandbox) {
         let mut datapath = sandbox.open(TcMode::Auto);
         let expected = [ifindex("cont0")].into();
-        datapath.expect_replies(&expected);
-        datapath.expect_replies(&expected);
+        datapath.expect_replies(&expected, Duration::ZERO);
+        datapath.expect_replies(&expected, Duration::ZERO);
         datapath.attach_reply(ifindex("cont0")).unwrap();
         check_one_attachment("cont0", Way::Tcx);
-        datapath.expect_replies(&expected);
+        datapath.expect_replies(&expected, Duration::ZERO);
         datapath.expect_no_more();
         drop(datapath);
         check_one_attachment("cont0", Way::Tcx);
         // Nor by the next one, that finds it attached.
         let mut datapath = sandbox.open(TcMode::Auto);
-        datapath.expect_replies(&expected);
+        datapath.expect_replies(&expected, Duration::ZERO);
         datapath.attach_reply(ifindex("cont0")).unwrap();
         check_one_attachment("cont0", Way::Tcx);
     }
 
     fn what_nobody_asks_for_is_taken_off_again(sandbox) {
         let mut datapath = sandbox.open(TcMode::Auto);
-        datapath.expect_replies(&[ifindex("cont0"), 1_000_000].into());
+        datapath.expect_replies(&[ifindex("cont0"), 1_000_000].into(), Duration::ZERO);
         datapath.expect_no_more();
         let deadline = Instant::now() + Duration::from_secs(10);
         while !tcx_programs("cont0").is_empty() {
@@ -99,16 +99,31 @@ sandboxed! {
         // It may be asked for later all the same.
         datapath.attach_reply(ifindex("cont0")).unwrap();
         check_one_attachment("cont0", Way::Tcx);
-        datapath.expect_replies(&[1_000_000].into());
+        datapath.expect_replies(&[1_000_000].into(), Duration::ZERO);
         let error = datapath.attach_reply(1_000_000).unwrap_err();
         assert!(error.is_absent, "{error}");
+    }
+
+    fn what_may_take_longer_stays_until_then(sandbox) {
+        let mut datapath = sandbox.open(TcMode::Auto);
+        datapath.expect_replies(&[ifindex("cont0")].into(), Duration::from_secs(600));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while tcx_programs("cont0").is_empty() {
+            assert!(Instant::now() < deadline, "{}", filters("cont0"));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let before = tcx_programs("cont0");
+        datapath.expect_no_more();
+        datapath.attach_reply(ifindex("cont0")).unwrap();
+        assert_eq!(tcx_programs("cont0"), before, "it is the same");
+        check_one_attachment("cont0", Way::Tcx);
     }
 
     fn what_is_given_back_is_in_nobodys_way(sandbox) {
         let mut datapath = sandbox.open(TcMode::Auto);
         // Asked for at any moment while it goes on or off.
         for moment in 0..40 {
-            datapath.expect_replies(&[ifindex("cont0")].into());
+            datapath.expect_replies(&[ifindex("cont0")].into(), Duration::ZERO);
             std::thread::sleep(Duration::from_micros(moment * 500));
             datapath.expect_no_more();
             datapath.attach_reply(ifindex("cont0")).unwrap();

@@ -57,20 +57,23 @@ const TALKS: &str = "com.docker.network.bridge.enable_icc";
 const GATEWAY_MODE_V4: &str = "com.docker.network.bridge.gateway_mode_ipv4";
 const GATEWAY_MODE_V6: &str = "com.docker.network.bridge.gateway_mode_ipv6";
 /// What can change a container's claims. Above all not `exec_*`: health checks are a flood of them.
-const ACTIONS: [&str; 12] = [
+const ACTIONS: [&str; 13] = [
+    CREATE,
     "start",
     "restart",
     DIE,
     "rename",
     "update",
     "destroy",
-    "connect",
+    CONNECT,
     "disconnect",
     "pause",
     "unpause",
     KILL,
     HEALTH_STATUS,
 ];
+const CREATE: &str = "create";
+const CONNECT: &str = "connect";
 /// The main process has ended.
 const DIE: &str = "die";
 /// The state comes behind a colon, and is looked at anew all the same.
@@ -258,6 +261,13 @@ impl Engine for Api {
         Ok(labels.unwrap_or_default().into_iter().collect())
     }
 
+    async fn bridge_of(&self, network: &str) -> Result<Option<String>, EngineError> {
+        let mut networks = self.networks.lock().await;
+        self.look_at_networks(&mut networks, |known| known.names.contains(network)).await?;
+        let mut bridges = networks.by_bridge.iter();
+        Ok(bridges.find(|(_, known)| known.name == network).map(|(bridge, _)| bridge.clone()))
+    }
+
     async fn bridge_network(&self, bridge: &str) -> Result<Option<BridgeNetwork>, EngineError> {
         let mut networks = self.networks.lock().await;
         let is_known = |known: &Networks| known.by_bridge.contains_key(bridge);
@@ -296,10 +306,15 @@ fn event_of(message: EventMessage) -> Option<Event> {
     if !ACTIONS.contains(&action) {
         return None;
     }
+    let is_container = message.typ == Some(EventMessageTypeEnum::CONTAINER);
     let what = match action {
         // What cannot be read is no news.
         KILL => What::Signalled(signalled(&attributes, message.time_nano)?),
         DIE => What::Died,
+        CREATE if is_container => What::Made,
+        // A network was made, which concerns nobody.
+        CREATE => return None,
+        CONNECT => What::Connected(attributes.get("name").cloned().unwrap_or_default()),
         _ => What::Changed,
     };
     let (container, labelled) = match message.typ? {

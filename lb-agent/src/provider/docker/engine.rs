@@ -80,8 +80,13 @@ pub(super) struct Event {
 }
 
 /// What happened to a container.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum What {
+    /// It was made, and does not run yet.
+    Made,
+    /// It was connected to the network of this name. Before its start that is all that can be seen of
+    /// it; after, it is something that a look finds.
+    Connected(String),
     /// Something that a look finds.
     Changed,
     /// A signal was sent to it, which changes nothing that a look would find.
@@ -129,6 +134,12 @@ pub(super) trait Engine: Send + Sync + 'static {
         &self,
         id: &str,
     ) -> impl Future<Output = Result<BTreeMap<String, String>, EngineError>> + Send;
+
+    /// The bridge of the network of this name. `None`: it has none.
+    fn bridge_of(
+        &self,
+        network: &str,
+    ) -> impl Future<Output = Result<Option<String>, EngineError>> + Send;
 
     /// The network behind this bridge of the node. `None`: it is not Docker's.
     fn bridge_network(

@@ -258,6 +258,7 @@ impl<E: Engine, H: Host> Follower<E, H> {
                     }
                 }
                 Effect::Look(id) => self.look(id),
+                Effect::Expect(network) => self.expect(network, events.clone()),
                 Effect::Watch { id, instance, process } => {
                     self.host.begins(&instance, &process);
                     self.watch(id, instance, process);
@@ -285,6 +286,25 @@ impl<E: Engine, H: Host> Follower<E, H> {
                 Err(EngineError(format!("no listing within {} s", limit.as_secs())))
             });
             let _queued = inputs.send(Input::Listed(listed)).await;
+        });
+    }
+
+    /// While Docker starts a container it answers no questions about it. But its veth is there.
+    fn expect(&mut self, network: String, events: mpsc::Sender<ProviderEvent>) {
+        let (engine, host) = (Arc::clone(&self.engine), Arc::clone(&self.host));
+        // Where there is more to do it is not about milliseconds.
+        let Ok(turn) = Arc::clone(&self.looks).try_acquire_owned() else { return };
+        let limit = self.pace.limit;
+        self.tasks.spawn(async move {
+            let find = async {
+                let bridge = engine.bridge_of(&network).await.ok()??;
+                host.newest_port(&bridge).await
+            };
+            if let Ok(Some(ifindex)) = timeout(limit, find).await {
+                // Others are more urgent.
+                drop(events.try_send(ProviderEvent::Expected { ifindex }));
+            }
+            drop(turn);
         });
     }
 

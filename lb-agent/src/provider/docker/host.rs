@@ -38,6 +38,9 @@ pub(super) trait Host: Send + Sync + 'static {
         process: &Arc<Self::Process>,
     ) -> impl Future<Output = Result<ContainerNetwork, NetworkError>> + Send;
 
+    /// Index of the veth that became a port of this bridge last, if it has any.
+    fn newest_port(&self, bridge: &str) -> impl Future<Output = Option<u32>> + Send;
+
     /// A run of a container is followed from now on.
     fn begins(&self, instance: &str, process: &Arc<Self::Process>);
 
@@ -91,6 +94,15 @@ impl Host for Node {
         tokio::task::spawn_blocking(move || netlink::container_network(&process))
             .await
             .map_err(failed)?
+    }
+
+    async fn newest_port(&self, bridge: &str) -> Option<u32> {
+        let bridge = bridge.to_owned();
+        let found = tokio::task::spawn_blocking(move || netlink::newest_port(&bridge)).await;
+        found.map_err(io::Error::other).flatten().unwrap_or_else(|error| {
+            tracing::debug!(%error, "cannot look for the newest veth");
+            None
+        })
     }
 
     fn begins(&self, instance: &str, process: &Arc<netlink::Process>) {

@@ -46,6 +46,9 @@ pub(super) enum Effect<P> {
     Send(ProviderEvent),
     /// Look at the container with this id.
     Look(String),
+    /// Tell the runtime that a container is about to start, which was connected to this network just
+    /// now.
+    Expect(String),
     /// Say when the process of this run of a container is over.
     Watch {
         /// The container's id.
@@ -132,6 +135,9 @@ pub(super) struct State<P> {
     containers: BTreeMap<String, Container<P>>,
     heard: Heard,
     places: Places,
+    /// Containers that concern us and do not run, as far as they were heard of: the next news of them is
+    /// that they are connected to a network.
+    made: BTreeSet<String>,
     /// Runs that a predecessor followed, and of which nothing is known yet.
     inherited: BTreeSet<String>,
     effects: Vec<Effect<P>>,
@@ -159,6 +165,7 @@ impl<P: Process> State<P> {
             containers: BTreeMap::new(),
             heard: Heard::default(),
             places: Places::default(),
+            made: BTreeSet::new(),
             inherited: BTreeSet::new(),
             effects: Vec::new(),
             listing: 0,
@@ -196,26 +203,46 @@ impl<P: Process> State<P> {
     /// Something happened to a container: look at it, and at all of them afterwards.
     pub(super) fn happened(&mut self, event: &Event) {
         let known = self.containers.contains_key(&event.container);
-        if !self.claims_of.looks_at_all() && !event.labelled.unwrap_or(known) {
+        let is_ours = self.claims_of.looks_at_all() || event.labelled.unwrap_or(known);
+        if let What::Connected(network) = &event.what
+            && (is_ours || self.made.contains(&event.container))
+        {
+            self.effects.push(Effect::Expect(network.clone()));
+        }
+        if !is_ours {
+            return;
+        }
+        if matches!(event.what, What::Made | What::Died) {
+            self.may_start(&event.container);
+        }
+        if event.what == What::Made {
             return;
         }
         if !known && self.containers.len() < CONTAINERS_MAX {
             let name = event.container.get(..12).unwrap_or(&event.container).to_owned();
             self.containers.insert(event.container.clone(), Container::new(name, self.listing));
         }
-        match event.what {
+        match &event.what {
             What::Signalled(signalled) => {
-                self.signalled(&event.container, signalled);
+                self.signalled(&event.container, *signalled);
                 // What is known stays as it is; of what is not, the look has to find it out.
                 if known {
                     return;
                 }
             }
             What::Died => self.died(&event.container),
-            What::Changed => {}
+            What::Made | What::Connected(_) | What::Changed => {}
         }
         self.want_look(&event.container);
         self.effects.push(Effect::ListSoon);
+    }
+
+    fn may_start(&mut self, id: &str) {
+        // Who is forgotten starts a little later.
+        if self.made.len() >= CONTAINERS_MAX {
+            self.made.clear();
+        }
+        self.made.insert(id.to_owned());
     }
 
     /// A listing is about to be asked for.

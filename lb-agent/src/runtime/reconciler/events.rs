@@ -1,6 +1,6 @@
 //! What is told from outside, and what cannot wait for a plan.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use tokio::time::Instant;
 
@@ -11,6 +11,10 @@ use crate::{
     provider::ProviderEvent,
     runtime::Event,
 };
+
+/// Longest time from the moment when a container is connected to a network to the news that it has
+/// started: Docker starts its process in between.
+const EXPECTED_FOR: Duration = Duration::from_secs(5);
 
 impl<N: Node> Reconciler<N> {
     /// Takes an event. Only a death touches the kernel here: it cannot wait for a plan.
@@ -25,6 +29,9 @@ impl<N: Node> Reconciler<N> {
             Event::Provider(ProviderEvent::Gone { provider, instance }) => {
                 self.bury(provider, &instance);
                 self.is_dirty = true;
+            }
+            Event::Provider(ProviderEvent::Expected { ifindex }) => {
+                self.expect(BTreeSet::from([ifindex]), EXPECTED_FOR);
             }
             Event::Provider(ProviderEvent::Status { provider, trouble }) => {
                 if self.ledger.set_trouble(provider, trouble.clone()) {
@@ -56,21 +63,22 @@ impl<N: Node> Reconciler<N> {
 
     /// Whoever comes needs the reply program at his veth, which takes the kernel as long as the plan.
     fn expect_replies(&mut self, claims: &Claims) {
-        if !self.may_plan(Instant::now()) {
-            return;
-        }
         let backends = claims.claims.iter().filter_map(|claim| claim.backend.as_ref());
         let links = backends.filter_map(|backend| match backend.path {
             BackendPath::Local { ifindex } => Some(ifindex),
             BackendPath::Routed => None,
         });
-        let held = &self.mirror.reply_interfaces;
-        let expected: BTreeSet<u32> = links.filter(|ifindex| !held.contains(ifindex)).collect();
-        if !expected.is_empty() {
-            // The kernel answers no question about addresses meanwhile.
-            self.is_dirty |= self.local.look(&self.node);
-            self.node.expect_replies(&expected);
+        self.expect(links.collect(), Duration::ZERO);
+    }
+
+    fn expect(&mut self, mut interfaces: BTreeSet<u32>, kept_for: Duration) {
+        interfaces.retain(|ifindex| !self.mirror.reply_interfaces.contains(ifindex));
+        if interfaces.is_empty() || !self.may_plan(Instant::now()) {
+            return;
         }
+        // The kernel answers no question about addresses meanwhile.
+        self.is_dirty |= self.local.look(&self.node);
+        self.node.expect_replies(&interfaces, kept_for);
     }
 
     /// One store per backend: no new flow goes there from now on. The plan follows.

@@ -173,7 +173,7 @@ impl Node for FakeNode {
         0
     }
 
-    fn expect_replies(&mut self, interfaces: &BTreeSet<u32>) {
+    fn expect_replies(&mut self, interfaces: &BTreeSet<u32>, _kept_for: Duration) {
         self.lock().heard.push(format!("expects {interfaces:?}"));
     }
 

@@ -352,6 +352,11 @@ async fn events_that_concern_containers() {
             r#"{{"Type":"network","Action":"disconnect","Actor":{{"ID":"n","Attributes":{{"container":"{ID}","name":"bridge"}}}}}}"#
         ),
         labelled.replace("start", "health_status: healthy"),
+        labelled.replace("start", "create"),
+        format!(
+            r#"{{"Type":"network","Action":"connect","Actor":{{"ID":"n","Attributes":{{"container":"{ID}","name":"shop_back"}}}}}}"#
+        ),
+        r#"{"Type":"network","Action":"create","Actor":{"ID":"n","Attributes":{"name":"shop_back"}}}"#.to_owned(),
         // Not ours, from a daemon that does not filter.
         labelled.replace("start", "exec_start: sh"),
         labelled.replace("container", "image"),
@@ -363,9 +368,16 @@ async fn events_that_concern_containers() {
     let version = ok(r#"{"ApiVersion":"1.41"}"#);
     let daemon = Daemon::with(&[&version, &ok(&(lines.join("\n") + "\n"))]);
     let events = daemon.api.follow().await.expect("it answers");
-    let event = |labelled| Ok(Event { container: ID.to_owned(), labelled, what: What::Changed });
-    let seen: Vec<_> = events.take(5).collect().await;
-    let expected = [event(Some(true)), event(Some(false)), event(None), event(Some(true))];
-    assert_eq!(seen[..4], expected);
-    let _garbage = seen[4].as_ref().expect_err("garbage ends the stream");
+    let event = |labelled, what| Ok(Event { container: ID.to_owned(), labelled, what });
+    let seen: Vec<_> = events.take(7).collect().await;
+    let expected = [
+        event(Some(true), What::Changed),
+        event(Some(false), What::Changed),
+        event(None, What::Changed),
+        event(Some(true), What::Changed),
+        event(Some(true), What::Made),
+        event(None, What::Connected("shop_back".to_owned())),
+    ];
+    assert_eq!(seen[..6], expected);
+    let _garbage = seen[6].as_ref().expect_err("garbage ends the stream");
 }

@@ -36,6 +36,24 @@ async fn container_that_is_asked_to_end_drains_until_its_death() {
     assert_eq!(states(&session), [Healthy; 3], "another run");
 }
 
+/// Docker answers no questions about a container while it starts it.
+#[tokio::test(start_paused = true)]
+async fn veth_of_a_container_that_starts_is_told_before_it_is_known() {
+    let world = World::default();
+    let mut session = Session::start(&world);
+    session.pass(3 * RESYNC).await;
+    let mut check = async |number, labelled, expected: &[u32]| {
+        world.lock().start(number, labelled);
+        session.pass(Duration::from_secs(1)).await;
+        world.lock().kill(number);
+        session.pass(Duration::from_secs(1)).await;
+        assert_eq!(session.expected, expected);
+    };
+    check(1, true, &[62]).await;
+    check(2, false, &[62]).await;
+    check(1, true, &[62, 62]).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn signal_to_a_former_run_says_nothing_about_the_next() {
     let world = World::default();

@@ -42,6 +42,8 @@ pub(crate) struct Session {
     /// The claims in force say that they are not all.
     pub(crate) is_partial: bool,
     pub(crate) gone: BTreeSet<String>,
+    /// Veths behind which containers were said to start.
+    pub(crate) expected: Vec<u32>,
     pub(crate) trouble: Option<String>,
     /// All troubles that were ever told.
     pub(crate) troubles: Vec<String>,
@@ -64,6 +66,7 @@ impl Session {
             refusals: Vec::new(),
             is_partial: false,
             gone: BTreeSet::new(),
+            expected: Vec::new(),
             trouble: None,
             troubles: Vec::new(),
             messages: 0,
@@ -115,6 +118,7 @@ impl Session {
                 self.refusals = claims.refusals;
                 self.is_partial = claims.is_partial;
             }
+            ProviderEvent::Expected { ifindex } => self.expected.push(ifindex),
             ProviderEvent::Gone { instance, .. } => {
                 assert!(
                     !self.world.lock().lives(&instance),

@@ -5,6 +5,7 @@
 //! containers or never come, all from one seed.
 
 mod faults;
+mod process;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,9 +22,10 @@ use tokio::{
 };
 
 use self::faults::Faults;
+pub(crate) use self::process::FakeProcess;
 use super::super::{
     engine::{BridgeNetwork, Engine, EngineError, Event, Inspected, Signalled, Summary, What},
-    host::{Host, Process},
+    host::{Host, Process as _},
     places::FormerNames,
     signal::Signal,
 };
@@ -81,21 +83,6 @@ struct Run {
     alive: Arc<watch::Sender<bool>>,
 }
 
-impl FakeProcess {
-    /// A process outside of any world, and what ends it.
-    pub(crate) fn new() -> (Arc<Self>, watch::Sender<bool>) {
-        let (end, alive) = watch::channel(true);
-        (Arc::new(Self { container: id(1), started_at: BootTicks(1), alive }), end)
-    }
-}
-
-/// A process of the made-up node.
-pub(crate) struct FakeProcess {
-    container: String,
-    started_at: BootTicks,
-    alive: watch::Receiver<bool>,
-}
-
 /// A container's id, as Docker has them.
 pub(crate) fn id(number: u8) -> String {
     format!("{number:064x}")
@@ -145,6 +132,7 @@ impl Inner {
         let pid = (1..u32::MAX).find(|pid| !taken.contains(pid)).expect("few containers");
         let run =
             Run { pid, started_at_ms: self.clock_ms, alive: Arc::new(watch::channel(true).0) };
+        let is_new = !self.containers.contains_key(&id(number));
         let container = self.containers.entry(id(number)).or_insert_with(|| Container {
             name: format!("c{number}"),
             labelled,
@@ -159,8 +147,13 @@ impl Inner {
         container.address = Ipv4Addr::new(172, 17, number, (self.clock_ms % 250) as u8);
         container.run = Some(run);
         container.is_paused = false;
-        let labelled = container.labelled;
-        self.tell(number, Some(labelled));
+        let labelled = Some(container.labelled);
+        if is_new {
+            self.tell_all(&Event { container: id(number), labelled, what: What::Made });
+        }
+        let what = What::Connected("bridge".to_owned());
+        self.tell_all(&Event { container: id(number), labelled: None, what });
+        self.tell(number, labelled);
     }
 
     /// Kills the main process of a container. The daemon tells it.
@@ -380,6 +373,11 @@ impl Engine for World {
         Ok(BTreeMap::new())
     }
 
+    async fn bridge_of(&self, network: &str) -> Result<Option<String>, EngineError> {
+        self.misbehave().await?;
+        Ok((network == "bridge").then(|| "docker0".to_owned()))
+    }
+
     async fn bridge_network(&self, bridge: &str) -> Result<Option<BridgeNetwork>, EngineError> {
         self.misbehave().await?;
         let is_internal = bridge == "br-inside";
@@ -416,6 +414,11 @@ impl Host for World {
         // What was read gets older before it is used.
         self.delay().await;
         found
+    }
+
+    async fn newest_port(&self, bridge: &str) -> Option<u32> {
+        self.delay().await;
+        (bridge == "docker0").then_some(62)
     }
 
     fn begins(&self, instance: &str, process: &Arc<FakeProcess>) {
@@ -463,24 +466,5 @@ impl World {
             bridge: Some(if container.internal { "br-inside" } else { "docker0" }.to_owned()),
         };
         Ok(ContainerNetwork { first, second: None })
-    }
-}
-
-impl Process for FakeProcess {
-    fn is_alive(&self) -> bool {
-        *self.alive.borrow()
-    }
-
-    async fn ended(&self) {
-        let mut alive = self.alive.clone();
-        // The sender is dropped with the run, and that is the end as well.
-        let _dropped = alive.wait_for(|alive| !alive).await;
-    }
-
-    /// The kernel knows for sure for every other container only, as for those that move their
-    /// processes to other control groups.
-    fn was_of(&self, container: &str, at: BootTicks) -> bool {
-        let is_named = container.ends_with(['0', '2', '4', '6', '8']);
-        is_named && self.container == container && self.started_at < at
     }
 }
