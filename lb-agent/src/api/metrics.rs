@@ -6,7 +6,10 @@
 
 mod list;
 
-use std::fmt::{self, Write as _};
+use std::{
+    fmt::{self, Write as _},
+    ops::ControlFlow,
+};
 
 use self::list::METRICS;
 use super::types::{HistogramView, View};
@@ -58,16 +61,24 @@ struct Metric {
 /// Bytes of text that are given on together, about.
 const PART_BYTES: usize = 64 * 1024;
 
+/// Where parts of the text go. `Break`: nobody wants more.
+pub type Give<'a> = &'a mut dyn FnMut(String) -> ControlFlow<()>;
+
 /// All metrics, in parts: together they may be a hundred megabytes.
-pub fn render(told: &Told<'_>, give: &mut dyn FnMut(String)) {
+pub fn render(told: &Told<'_>, give: Give<'_>) {
     let mut text = String::new();
     for metric in METRICS {
         let Metric { name, kind, help, .. } = metric;
         // Writing to a string cannot fail, here and below.
         writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}").ok();
-        (metric.samples)(told, &mut Samples { metric, text: &mut text, give });
+        let mut samples = Samples { metric, text: &mut text, give, is_over: false };
+        (metric.samples)(told, &mut samples);
+        if samples.is_over {
+            return;
+        }
     }
-    give(text);
+    // The last part: whoever wants no more has got all the same.
+    let _over = give(text);
 }
 
 impl fmt::Display for Kind {
@@ -84,12 +95,17 @@ impl fmt::Display for Kind {
 struct Samples<'a> {
     metric: &'a Metric,
     text: &'a mut String,
-    give: &'a mut dyn FnMut(String),
+    give: &'a mut dyn FnMut(String) -> ControlFlow<()>,
+    /// Nobody wants more.
+    is_over: bool,
 }
 
 impl Samples<'_> {
     fn add(&mut self, labels: &[&str], value: impl fmt::Display) {
         debug_assert_eq!(labels.len(), self.metric.labels.len(), "{}", self.metric.name);
+        if self.is_over {
+            return;
+        }
         self.text.push_str(self.metric.name);
         for (index, (name, value)) in self.metric.labels.iter().zip(labels).enumerate() {
             let before = if index == 0 { '{' } else { ',' };
@@ -102,7 +118,8 @@ impl Samples<'_> {
         }
         writeln!(self.text, " {value}").ok();
         if self.text.len() >= PART_BYTES {
-            (self.give)(std::mem::replace(self.text, String::with_capacity(PART_BYTES + 1024)));
+            let next = String::with_capacity(PART_BYTES + 1024);
+            self.is_over = (self.give)(std::mem::replace(self.text, next)).is_break();
         }
     }
 

@@ -261,9 +261,10 @@ impl Datapath {
     }
 
     /// The tick in which a flow of a ring was last left without a record that it should have had;
-    /// 0: never.
+    /// 0: never. What cannot be read may have been just now.
     pub fn refused_tick(&self, ring: u32) -> u32 {
-        self.tables.refusals.load(ring).unwrap_or_default().refused_tick
+        let refusals = self.tables.refusals.load(ring);
+        refusals.map_or_else(now_tick, |refusals| refusals.refused_tick)
     }
 
     /// Addresses of the node and subnets of its containers. Front

@@ -17,16 +17,18 @@ const STASH_MAX: usize = 1024;
 pub(super) struct Inbox {
     channel: mpsc::Receiver<Event>,
     stash: VecDeque<Event>,
+    /// Of those in the stash, so many are deaths and failures.
+    bad: usize,
 }
 
 impl Inbox {
     pub(super) fn new(channel: mpsc::Receiver<Event>) -> Self {
-        Self { channel, stash: VecDeque::new() }
+        Self { channel, stash: VecDeque::new(), bad: 0 }
     }
 
     /// The next event; `None` when nobody can send any more.
     pub(super) async fn next(&mut self) -> Option<Event> {
-        match self.stash.pop_front() {
+        match self.pop_stashed() {
             Some(event) => Some(event),
             None => self.channel.recv().await,
         }
@@ -34,21 +36,24 @@ impl Inbox {
 
     /// The next event if there is one already.
     pub(super) fn try_next(&mut self) -> Option<Event> {
-        self.stash.pop_front().or_else(|| self.channel.try_recv().ok())
+        self.pop_stashed().or_else(|| self.channel.try_recv().ok())
+    }
+
+    fn pop_stashed(&mut self) -> Option<Event> {
+        let event = self.stash.pop_front()?;
+        self.bad -= usize::from(is_bad(&event));
+        Some(event)
     }
 
     /// Whether somebody died, or turned out to fail, while something else was being done. The events
-    /// stay.
+    /// stay, and are bad news until they are taken.
     pub(super) fn has_bad_news(&mut self) -> bool {
-        while self.stash.len() < STASH_MAX {
+        while self.bad == 0 && self.stash.len() < STASH_MAX {
             let Ok(event) = self.channel.try_recv() else { break };
-            let is_bad = is_bad(&event);
+            self.bad += usize::from(is_bad(&event));
             self.stash.push_back(event);
-            if is_bad {
-                return true;
-            }
         }
-        false
+        self.bad > 0
     }
 }
 
@@ -81,11 +86,16 @@ mod tests {
             sender.send(event).await.expect("room");
         }
         assert!(inbox.has_bad_news());
+        assert!(inbox.has_bad_news(), "until it is taken");
         drop(sender);
         let mut events = Vec::new();
         while let Some(event) = inbox.next().await {
             events.push(event);
+            if events.len() == 2 {
+                assert!(inbox.has_bad_news(), "another one follows");
+            }
         }
+        assert!(!inbox.has_bad_news());
         assert_eq!(events, [status(), gone("a"), gone("b"), status()]);
     }
 }

@@ -67,6 +67,7 @@ impl Provider {
 
     pub(crate) fn receive(&mut self, event: ProviderEvent) {
         match event {
+            ProviderEvent::Expected { .. } => {}
             ProviderEvent::Gone { instance, .. } => {
                 self.gone.insert(instance, SystemTime::now());
             }

@@ -102,7 +102,10 @@ fn text() -> String {
 /// All parts.
 fn whole(told: &Told<'_>) -> String {
     let mut text = String::new();
-    render(told, &mut |part| text += &part);
+    render(told, &mut |part| {
+        text += &part;
+        ControlFlow::Continue(())
+    });
     text
 }
 
@@ -113,8 +116,17 @@ fn much_is_told_in_parts() {
     view.backends = vec![backend; 1000];
     let told = Told { view: &view, uptime_seconds: 0, process: Process::default() };
     let mut parts = Vec::new();
-    render(&told, &mut |part| parts.push(part));
+    render(&told, &mut |part| {
+        parts.push(part);
+        ControlFlow::Continue(())
+    });
     assert!(parts.len() > 2, "{}", parts.len());
+    let mut given = 0;
+    render(&told, &mut |_| {
+        given += 1;
+        ControlFlow::Break(())
+    });
+    assert_eq!(given, 1, "to nobody");
     for part in &parts {
         assert!(part.len() < PART_BYTES + 1024 && part.ends_with('\n'), "{}", part.len());
     }

@@ -1,6 +1,6 @@
 //! `/metrics` for Prometheus, on an address of its own and nowhere by default.
 
-use std::{convert::Infallible, fs, io, net::SocketAddr};
+use std::{convert::Infallible, fs, io, net::SocketAddr, ops::ControlFlow, sync::Arc};
 
 use anyhow::Context as _;
 use axum::{
@@ -18,12 +18,12 @@ use nix::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
     task::spawn_blocking,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Accept, Refused, Source, serve_all};
+use super::{Accept, Refused, Source, busy, serve_all};
 use crate::api::metrics::{self, Process, Told};
 
 /// Connections served at once: Prometheus needs one.
@@ -49,7 +49,7 @@ impl MetricsServer {
             .fallback(async || {
                 Refused(StatusCode::NOT_FOUND, "the metrics are at /metrics".to_owned())
             })
-            .with_state(source);
+            .with_state((source, Arc::new(Semaphore::new(CONNECTIONS_MAX))));
         Ok(Self { listener, router })
     }
 
@@ -74,15 +74,22 @@ impl Accept for MetricsServer {
     }
 }
 
-async fn metrics(State(source): State<Source>) -> Result<Response, Refused> {
+async fn metrics(
+    State((source, turns)): State<(Source, Arc<Semaphore>)>,
+) -> Result<Response, Refused> {
+    // Kept to the end of the text, which may come after that of the connection.
+    let turn = turns.acquire_owned().await.map_err(|_| busy())?;
     let view = source.fresh_view().await?;
     let uptime_seconds = source.started.elapsed().as_secs();
     let (sender, mut parts) = mpsc::channel(PARTS_WAITING_MAX);
     // Not where events are handled; a client that reads slowly, or not at all, holds up nobody else.
     spawn_blocking(move || {
         let told = Told { view: &view, uptime_seconds, process: process() };
-        // Who has gone away gets nothing more.
-        metrics::render(&told, &mut |part| drop(sender.blocking_send(Ok::<_, Infallible>(part))));
+        metrics::render(&told, &mut |part| match sender.blocking_send(Ok::<_, Infallible>(part)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_gone_away) => ControlFlow::Break(()),
+        });
+        drop(turn);
     });
     let content_type = [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)];
     let body = Body::from_stream(poll_fn(move |context| parts.poll_recv(context)));

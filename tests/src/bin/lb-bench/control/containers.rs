@@ -25,6 +25,7 @@ use super::{
     clients::{Clients, PATIENCE},
     kernel::{Rings, Watch},
     moments::Moments,
+    passive,
     report::Report,
     resources,
     sync::Oracle,
@@ -65,6 +66,9 @@ pub(super) fn measure(options: &ControlOptions, report: &mut Report) -> Result<(
     drop(clients);
     if options.has(Part::Probes) {
         probes(options, report, &world)?;
+    }
+    if options.has(Part::Passive) {
+        passive::measure(options, report, &world)?;
     }
     if options.has(Part::Idle) {
         idle(options, report, &agent)?;

@@ -8,6 +8,7 @@ mod clients;
 mod containers;
 mod kernel;
 mod moments;
+mod passive;
 mod report;
 mod resources;
 mod sync;
@@ -53,6 +54,8 @@ enum Part {
     Deaths,
     /// Probes that fail.
     Probes,
+    /// Servers that are gone while their containers live.
+    Passive,
     /// What the agent takes when nothing happens.
     Idle,
     /// Descriptors and memory over many restarts.
@@ -92,7 +95,8 @@ pub(crate) fn run(options: &ControlOptions) -> Result<()> {
     if options.has(Part::Sync) {
         sync::measure(options, &mut report)?;
     }
-    if [Part::Deaths, Part::Probes, Part::Idle, Part::Restarts].iter().any(|it| options.has(*it)) {
+    let of_containers = [Part::Deaths, Part::Probes, Part::Passive, Part::Idle, Part::Restarts];
+    if of_containers.iter().any(|it| options.has(*it)) {
         containers::measure(options, &mut report)?;
     }
     report.print();

@@ -1,0 +1,77 @@
+//! A server that is gone while its container lives: only the traffic shows it, as nobody probes.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use lb_tests::{
+    Container, Docker, World,
+    container::PORT,
+    process,
+    world::{BALANCER, vip},
+};
+use nix::sys::signal::Signal;
+
+use super::{
+    ControlOptions,
+    clients::{Clients, PATIENCE},
+    report::Report,
+};
+
+/// Port of the service.
+const FRONT_PORT: u16 = 82;
+/// Port that process 1 of a container listens on, so that it lives whatever becomes of its server.
+const IDLE_PORT: u16 = 9000;
+/// How long connections are watched after the server is gone.
+const AFTERMATH: Duration = PATIENCE.saturating_mul(2);
+/// A backend is tried again the later the more often it failed.
+const RUNS_MAX: u32 = 20;
+
+pub(super) fn measure(options: &ControlOptions, report: &mut Report, world: &World) -> Result<()> {
+    let docker = world.docker_client()?;
+    let start = |number| -> Result<Container> {
+        let name = format!("refusing-{number}");
+        let frontend = format!("tcp://{BALANCER}:{FRONT_PORT}");
+        let container = docker
+            .container(&name)
+            .compose("shop", "refusing", number)
+            .label(&format!("lb.{PORT}.frontend"), &frontend)
+            .serving(IDLE_PORT)
+            .start()?;
+        serve(&docker, &name)?;
+        Ok(container)
+    };
+    let (failing, other) = (start(1)?, start(2)?);
+    let clients = Clients::start(world.client(), vip(FRONT_PORT));
+    let mut last_refused = Vec::new();
+    for _ in 0..options.runs.min(RUNS_MAX) {
+        for name in [failing.name(), other.name()] {
+            clients.wait_served(name, Instant::now())?;
+        }
+        let pid = server_of(&docker, failing.name())?;
+        clients.take();
+        let killed = Instant::now();
+        process::kill(pid, Signal::SIGKILL);
+        process::sleep(AFTERMATH)?;
+        let last = clients.last_not_served_by(other.name(), killed);
+        last_refused.push(last.as_secs_f64() * 1e3);
+        serve(&docker, failing.name())?;
+    }
+    report.add("server gone -> last connection refused", "ms", Some(100.0), last_refused);
+    for container in [failing, other] {
+        container.act("rm --force")?;
+    }
+    Ok(())
+}
+
+fn serve(docker: &Docker, name: &str) -> Result<()> {
+    let words = format!("exec --detach {name} /bin/lb-testkit serve --port {PORT} --name {name}");
+    docker.run(&words).map(drop)
+}
+
+/// The process that serves in a container.
+fn server_of(docker: &Docker, name: &str) -> Result<i32> {
+    let listed = docker.run(&format!("top {name} -o pid,args"))?;
+    let server = format!("--port {PORT}");
+    let line = listed.lines().find(|line| line.contains(&server)).context("no server")?;
+    Ok(line.split_whitespace().next().context("no pid")?.parse()?)
+}
