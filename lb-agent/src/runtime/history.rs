@@ -172,10 +172,7 @@ impl Present<'_> {
     fn why(&self, subject: &Subject, deaths: &BTreeSet<String>) -> Option<String> {
         let service = self.snapshot.services.get(&subject.service);
         let backend = service.and_then(|service| {
-            let backends = service.backends.iter();
-            let is_it =
-                |it: &&Backend| (&it.place, &it.instance) == (&subject.place, &subject.instance);
-            Some((service, backends.clone().find(is_it)?))
+            Some((service, service.backends.iter().find(|it| subject.is(it))?))
         });
         let Some((service, backend)) = backend else {
             let is_dead = deaths.contains(&subject.instance);

@@ -22,13 +22,14 @@ use crate::{
     model::{Backend, BackendState, ServiceName, Snapshot},
 };
 
-/// One instance of a backend in a service.
+/// One instance of a backend in a service, whatever place it has: a container loses its place to another
+/// one that takes over its name, and is still the one that was meant.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Subject {
     /// The service.
     pub service: ServiceName,
-    /// [`Backend::place`].
-    pub place: String,
+    /// [`Backend::place`] of a static backend, which has no instance to be known by; else empty.
+    place: String,
     /// [`Backend::instance`].
     pub instance: String,
 }
@@ -62,11 +63,23 @@ pub struct Told {
 impl Subject {
     /// A backend of a service.
     pub fn new(service: &ServiceName, backend: &Backend) -> Self {
-        Self {
-            service: service.clone(),
-            place: backend.place.clone(),
-            instance: backend.instance.clone(),
-        }
+        Self::of(service.clone(), &backend.place, backend.instance.clone())
+    }
+
+    fn of(service: ServiceName, place: &str, instance: String) -> Self {
+        let place = if instance.is_empty() { place } else { "" };
+        Self { service, place: place.to_owned(), instance }
+    }
+
+    /// Before all backends of a service, in order.
+    pub fn first(service: &ServiceName) -> Self {
+        Self { service: service.clone(), place: String::new(), instance: String::new() }
+    }
+
+    /// Whether it is this backend of its service.
+    pub fn is(&self, backend: &Backend) -> bool {
+        self.instance == backend.instance
+            && (!self.instance.is_empty() || self.place == backend.place)
     }
 }
 
@@ -140,10 +153,8 @@ impl Steering {
     pub fn apply(&self, snapshot: &mut Snapshot) {
         for (subject, order) in &self.orders {
             let Some(service) = snapshot.services.get_mut(&subject.service) else { continue };
-            let is_it = |backend: &&mut Backend| {
-                (&backend.place, &backend.instance) == (&subject.place, &subject.instance)
-            };
-            for backend in Arc::make_mut(service).backends.iter_mut().filter(is_it) {
+            let backends = Arc::make_mut(service).backends.iter_mut();
+            for backend in backends.filter(|backend| subject.is(backend)) {
                 backend.weight = order.weight.unwrap_or(backend.weight);
                 match order.will {
                     Some(Will::Drain) => backend.state = BackendState::Draining,
@@ -164,7 +175,7 @@ impl Steering {
 
     /// What is in force for a backend.
     pub fn of(&self, service: &ServiceName, backend: &Backend) -> Option<&SteeringView> {
-        // Mostly there are none, and a key is three texts.
+        // Mostly there are none, and a key is made of texts.
         if self.orders.is_empty() {
             return None;
         }

@@ -123,6 +123,32 @@ async fn orders_outlive_the_agent_and_not_the_backend() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_order_outlives_a_change_of_place() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let bed = with_two(Some(Store::at(directory.path()))).await;
+    bed.steer("shop-s1-1", Order::Drain).await.expect("it is there");
+    bed.wait(SECOND).await;
+    let known = what(&bed).len();
+    // Another container takes over its name, and its place with that.
+    let mut old = container(1, 1);
+    let mut new = container(1, 3);
+    for (claim, place) in [(&mut old, "web-old"), (&mut new, "1")] {
+        let backend = claim.backend.as_mut().expect("it has one");
+        backend.place = place.to_owned();
+    }
+    bed.claims("docker", &[old, container(1, 2), new]).await;
+    bed.wait(100 * SECOND).await;
+    assert_eq!(bed.served(1), addresses(&[2, 3]));
+    let left = "draining, drained by root, 199 s left, weight 100";
+    assert_eq!(shown(&*bed.view().await, "shop-s1-1"), left);
+    let came = "compose/shop/s1:80 shop-s1-3 came at 10.0.0.3:80, healthy ()";
+    assert_eq!(what(&bed)[known..], [came], "nobody else came or went");
+    bed.steer("shop-s1-1", Order::Undrain).await.expect("it is there");
+    bed.wait(100 * SECOND).await;
+    assert_eq!(bed.served(1), addresses(&[1, 2, 3]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_is_told_to_end_can_be_kept() {
     let bed = with_two(None).await;
     let ending = |asked_to_end| {
