@@ -14,6 +14,7 @@ use crate::{
     journal::{BackendSeen, Chronicle, Draft, Journal, Moment, Seen},
     lifecycle::{Clock, Lifecycle},
     model::{Backend, BackendState, Conflict, Service, ServiceName, Snapshot},
+    provider::file,
     steering::Subject,
 };
 
@@ -204,7 +205,7 @@ pub(super) fn reason(
             order.map(|order| format!("told to end, kept by {}", order.by))
         }
         (_, Some(BackendState::Draining)) if backend.instance.is_empty() => {
-            Some("no longer in the file".to_owned())
+            Some(file::LEFT.to_owned())
         }
         (_, Some(BackendState::Draining)) => Some("told to end".to_owned()),
         (_, Some(BackendState::Unhealthy)) => Some("paused".to_owned()),

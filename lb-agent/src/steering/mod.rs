@@ -19,7 +19,9 @@ pub use store::Store;
 
 use crate::{
     api::steer::{Order, SteerError, SteerRequest, SteeringView, Will},
+    labels::shown,
     model::{Backend, BackendState, ServiceName, Snapshot},
+    provider::file,
 };
 
 /// One instance of a backend in a service, whatever place it has: a container loses its place to another
@@ -83,6 +85,11 @@ impl Subject {
     }
 }
 
+/// Whether the file no longer has it: by the word of their providers no others without an instance drain.
+fn has_left(backend: &Backend) -> bool {
+    backend.instance.is_empty() && backend.state == BackendState::Draining
+}
+
 impl Steering {
     /// Takes an order for those of `backends` that it names, which are as their providers have them.
     /// An error says that it names none, or more than it can mean.
@@ -92,8 +99,19 @@ impl Steering {
         backends: impl Iterator<Item = (&'a ServiceName, &'a Backend)>,
         giver: Giver<'_>,
     ) -> Result<Vec<Told>, SteerError> {
+        let meant = naming::meant(request, backends)?;
+        if !matches!(request.order, Order::Drain | Order::Disable)
+            && let Some((service, backend)) = meant.iter().find(|(_, backend)| has_left(backend))
+        {
+            return Err(SteerError::Nobody(format!(
+                "`{}` of `{}` is {}, and drains; write it into the file again",
+                shown(&backend.display_name),
+                shown(&service.0),
+                file::LEFT
+            )));
+        }
         // A backend is there once for each frontend.
-        let meant: BTreeMap<Subject, &Backend> = naming::meant(request, backends)?
+        let meant: BTreeMap<Subject, &Backend> = meant
             .into_iter()
             .map(|(service, backend)| (Subject::new(service, backend), backend))
             .collect();
