@@ -156,12 +156,19 @@ fn renamed_container_keeps_its_connections_and_its_slots() -> Result<()> {
     docker.run("rename red crimson")?;
     agent.start()?;
     agent.wait_backends(&["azure", "crimson", "green"])?;
-    // Deployed by rename: who bears the name has the place.
-    plain("blue")?;
+    // Deployed by rename: one that has run beside it bears the name now, and has the place.
+    plain("indigo")?;
+    agent.wait_backends(&["azure", "crimson", "green", "indigo"])?;
+    docker.run("rename indigo blue")?;
     agent.wait_backends(&["azure", "blue", "crimson", "green"])?;
     process::sleep(Duration::from_secs(1))?;
-    let taken = world.client().fetch(world.front(), 200)?;
-    ensure!(taken.check()?.by_name.len() == 3, "{:?}", taken.summaries);
+    let after = served()?;
+    let taken: Vec<_> = before.iter().zip(&after).filter(|(_, after)| *after == "indigo").collect();
+    // At a place of its own it would have taken as much from each of the three.
+    let inherited = taken.iter().filter(|(before, _)| *before == "blue").count();
+    ensure!(inherited >= 10 && inherited * 3 > taken.len() * 2, "{before:?}, then {after:?}");
+    let all = world.client().fetch(world.front(), 200)?;
+    ensure!(all.check()?.by_name.len() == 4, "{:?}", all.summaries);
     let report = streams.finish()?;
     report.check()?;
     agent.stop(nix::sys::signal::Signal::SIGTERM)?;

@@ -1,13 +1,13 @@
 //! What was granted last, so that a change of one service costs no look at those that have nothing to
 //! do with it.
 //!
-//! It is always what [`arbitrate`] makes of all claims. Where nothing was refused and nobody is in
+//! It is always what [`super::arbitrate`] makes of all claims. Where nothing was refused and nobody is in
 //! anybody's way, the services depend on their own claims only, and those whose claims have not
 //! changed stay; everything else is arbitrated anew.
 
 use std::{collections::BTreeSet, mem, sync::Arc};
 
-use super::{Incumbents, Limits, arbitrate};
+use super::{Incumbents, Limits, Outcome, outcome, union};
 use crate::model::{Claim, FrontendAddress, Refusal, Service, ServiceName, Snapshot};
 
 /// More changes than this are not looked at one by one.
@@ -20,6 +20,8 @@ const ENTRIES_MAX: usize = 2;
 pub struct Granted {
     snapshot: Snapshot,
     refusals: Vec<Refusal>,
+    /// Something was refused, beside what is told of services that wait for each other.
+    is_refused: bool,
     /// What it depends on beside the claims; `None`: nothing was arbitrated yet.
     incumbents: Option<Incumbents>,
 }
@@ -50,10 +52,15 @@ impl Granted {
         }
         if !self.is_simple()
             || touched.len() > TOUCHED_MAX
-            || !self.replace(touched, || arbitrate(claims(Some(touched)), &incumbents))
+            || !self
+                .replace(touched, || outcome(claims(Some(touched)), &incumbents, Limits::default()))
         {
             let before = mem::take(&mut self.snapshot);
-            (self.snapshot, self.refusals) = arbitrate(claims(None), &incumbents);
+            let Outcome { snapshot, refusals, circles } =
+                outcome(claims(None), &incumbents, Limits::default());
+            self.snapshot = snapshot;
+            self.is_refused = !refusals.is_empty();
+            self.refusals = union(refusals, circles);
             self.share(&before);
         }
         self.incumbents = Some(incumbents);
@@ -71,10 +78,7 @@ impl Granted {
     /// Whether nothing was refused, and no address chosen.
     fn is_simple(&self) -> bool {
         let Snapshot { conflicts, names, .. } = &self.snapshot;
-        self.incumbents.is_some()
-            && self.refusals.is_empty()
-            && conflicts.is_empty()
-            && names.is_empty()
+        self.incumbents.is_some() && !self.is_refused && conflicts.is_empty() && names.is_empty()
     }
 
     /// Puts services in the place of the touched ones. False: they are in somebody's way, or in their
@@ -82,15 +86,17 @@ impl Granted {
     fn replace(
         &mut self,
         touched: &BTreeSet<ServiceName>,
-        arbitrate: impl FnOnce() -> (Snapshot, Vec<Refusal>),
+        arbitrate: impl FnOnce() -> Outcome,
     ) -> bool {
-        let (new, refusals) = arbitrate();
+        let Outcome { snapshot: new, refusals, .. } = arbitrate();
         // Whether services wait for each other is seen of all of them only.
         let waits = |service: &Arc<Service>| !service.policy.depends.value.is_empty();
+        let mut before = touched.iter().filter_map(|name| self.snapshot.services.get(name));
         if !refusals.is_empty()
             || !new.conflicts.is_empty()
             || !new.names.is_empty()
             || new.services.values().any(waits)
+            || before.any(waits)
         {
             return false;
         }

@@ -88,19 +88,38 @@ pub fn arbitrate(claims: Vec<Claim>, incumbents: &Incumbents) -> (Snapshot, Vec<
 
 /// [`arbitrate`] with other limits.
 pub fn arbitrate_within(
-    mut claims: Vec<Claim>,
+    claims: Vec<Claim>,
     incumbents: &Incumbents,
     limits: Limits,
 ) -> (Snapshot, Vec<Refusal>) {
-    let mut refusals = BTreeSet::new();
+    let Outcome { snapshot, refusals, circles } = outcome(claims, incumbents, limits);
+    (snapshot, union(refusals, circles))
+}
+
+/// What [`arbitrate`] gives, in parts.
+struct Outcome {
+    snapshot: Snapshot,
+    /// What is not granted.
+    refusals: BTreeSet<Refusal>,
+    /// What is told of services that wait for each other, and are served all the same.
+    circles: BTreeSet<Refusal>,
+}
+
+fn union(mut refusals: BTreeSet<Refusal>, circles: BTreeSet<Refusal>) -> Vec<Refusal> {
+    refusals.extend(circles);
+    refusals.into_iter().collect()
+}
+
+fn outcome(mut claims: Vec<Claim>, incumbents: &Incumbents, limits: Limits) -> Outcome {
+    let (mut refusals, mut circles) = (BTreeSet::new(), BTreeSet::new());
     let names = pool::assign(&mut claims, incumbents, &mut refusals);
     let (granted, conflicts) = resolve_conflicts(claims, incumbents, &mut refusals);
     let services = join(granted, &mut refusals);
-    circles::tell(&services, &mut refusals);
+    circles::tell(&services, &mut circles);
     let mut snapshot = room::fit(services, limits, &mut refusals);
     snapshot.names = names;
     snapshot.conflicts = conflicts;
-    (snapshot, refusals.into_iter().collect())
+    Outcome { snapshot, refusals, circles }
 }
 
 fn refuse(refusals: &mut BTreeSet<Refusal>, object: &str, message: String) {

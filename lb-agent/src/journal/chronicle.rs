@@ -121,9 +121,7 @@ impl Chronicle {
             ..Seen::default()
         };
         for service in changed {
-            let first =
-                Subject { service: service.clone(), place: String::new(), instance: String::new() };
-            let its = backends.range(first..).map(|(subject, _)| subject);
+            let its = backends.range(Subject::first(service)..).map(|(subject, _)| subject);
             let its: Vec<_> = its.take_while(|it| it.service == *service).cloned().collect();
             taken.backends.extend(its.iter().filter_map(|it| backends.remove_entry(it)));
         }

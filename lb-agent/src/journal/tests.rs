@@ -15,11 +15,9 @@ fn moment(at_ms: u64) -> Moment {
 }
 
 fn subject(number: u16) -> Subject {
-    Subject {
-        service: ServiceName("web".to_owned()),
-        place: number.to_string(),
-        instance: format!("c{number}"),
-    }
+    let mut subject = Subject::first(&ServiceName("web".to_owned()));
+    subject.instance = format!("c{number}");
+    subject
 }
 
 fn seen(number: u16, state: BackendState, weight: Option<u16>) -> BackendSeen {
@@ -52,7 +50,7 @@ fn told(drafts: &[Draft]) -> String {
 fn what_has_changed_is_told() {
     use BackendState::{Draining, Healthy, Starting};
     let mut chronicle = Chronicle::default();
-    let why = |it: &Subject| (it.place == "1").then(|| "a reason".to_owned());
+    let why = |it: &Subject| (it.instance == "c1").then(|| "a reason".to_owned());
     let mut now = Seen {
         backends: [
             (subject(1), seen(1, Starting, Some(100))),

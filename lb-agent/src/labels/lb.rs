@@ -28,6 +28,8 @@ const DAY_SECONDS: u32 = 24 * 3600;
 pub struct LbLabels<'a> {
     /// Key and value by container port, `None` for all, and name.
     labels: BTreeMap<(Option<u16>, &'static str), (&'a str, &'a str)>,
+    /// Keys by container port that are not known, and were probably to ask for a probe.
+    misspelt_probes: BTreeMap<Option<u16>, &'a str>,
 }
 
 /// One wanted frontend.
@@ -66,6 +68,9 @@ impl<'a> LbLabels<'a> {
                 }
                 Err(_) if errors.len() == errors_max => left_out += 1,
                 Err(wrong) => {
+                    if let Some(port) = wrong.probe_of(key) {
+                        read.misspelt_probes.entry(port).or_insert(key);
+                    }
                     errors.push(LabelError { key: shown(key), message: wrong.describe(key) });
                 }
             }
@@ -215,6 +220,13 @@ impl<'a> Reader<'a> {
         Some(self.value(name, parse)?.value)
     }
 
+    /// What stands in for a probe whose key is not known.
+    fn misspelt_probe(&self) -> Option<Setting<Option<ProbeKind>>> {
+        let keys = &self.labels.misspelt_probes;
+        let key = keys.get(&Some(self.port)).or_else(|| keys.get(&None))?;
+        Some(Wishes::stand_in(self.object, &shown(key)))
+    }
+
     fn probe(&mut self) -> Option<Setting<Option<ProbeKind>>> {
         let known_errors = self.errors.len();
         let parts = ProbeParts {
@@ -230,7 +242,7 @@ impl<'a> Reader<'a> {
         };
         let Some((key, _)) = self.find("probe") else {
             if parts == ProbeParts::default() && self.errors.len() == known_errors {
-                return None;
+                return self.misspelt_probe();
             }
             let key = format!("{PREFIX}probe");
             self.errors.push(LabelError {
@@ -276,12 +288,30 @@ enum WrongKey {
     Name,
 }
 
+/// What beside `probe` itself says that there is to be one: the others are about any probe.
+fn asks_for_probe(name: &str) -> bool {
+    const ABOUT_ANY: [&str; 7] =
+        ["interval", "timeout", "delay", "rise", "fall", "place", "initial"];
+    match name.split_once('.') {
+        Some(("probe", part)) => !ABOUT_ANY.contains(&part),
+        _ => name == "probe",
+    }
+}
+
 impl WrongKey {
+    /// The port of a key that was probably to ask for a probe.
+    fn probe_of(&self, key: &str) -> Option<Option<u16>> {
+        let Self::Name = self else { return None };
+        let (port, name) = split_port(key);
+        let meant = known::nearest(name, known::LB.into_iter()).unwrap_or(name);
+        asks_for_probe(meant).then(|| port.and_then(|port| grammar::port(port).ok()))
+    }
+
     fn describe(self, key: &str) -> String {
-        let rest = key.strip_prefix(PREFIX).unwrap_or(key);
-        let (port, name) = rest.split_once('.').unwrap_or(("", rest));
+        let (port, name) = split_port(key);
         match self {
             Self::Port => {
+                let port = port.unwrap_or_default();
                 let what = grammar::port(port).err().unwrap_or_default();
                 format!("the key has the container port `{}`, which {what}", shown(port))
             }
@@ -289,8 +319,6 @@ impl WrongKey {
                 "the key names the container port already; remove the label".to_owned()
             }
             Self::Name => {
-                let has_port = port.starts_with(|char: char| char.is_ascii_digit());
-                let name = if has_port { name } else { rest };
                 let prefix = &key[..key.len() - name.len()];
                 match known::nearest(name, known::LB.into_iter()) {
                     Some(nearest) => format!(
@@ -304,15 +332,21 @@ impl WrongKey {
     }
 }
 
-/// Port and name of a key.
-fn parse_key(key: &str) -> Result<(Option<u16>, &'static str), WrongKey> {
+/// What stands in a key for a port, and the name.
+fn split_port(key: &str) -> (Option<&str>, &str) {
     let rest = key.strip_prefix(PREFIX).unwrap_or(key);
-    let (port, name) = match rest.split_once('.') {
+    match rest.split_once('.') {
         Some((port, name)) if port.starts_with(|char: char| char.is_ascii_digit()) => {
-            (Some(grammar::port(port).map_err(|_| WrongKey::Port)?), name)
+            (Some(port), name)
         }
         _ => (None, rest),
-    };
+    }
+}
+
+/// Port and name of a key.
+fn parse_key(key: &str) -> Result<(Option<u16>, &'static str), WrongKey> {
+    let (port, name) = split_port(key);
+    let port = port.map(|port| grammar::port(port).map_err(|_| WrongKey::Port)).transpose()?;
     if let Some(known) = known::LB.iter().find(|known| **known == name) {
         if port.is_some() && *known == "port" {
             return Err(WrongKey::PortTwice);

@@ -19,6 +19,8 @@ pub const PREFIX: &str = "SERVICE_";
 pub(super) const INTERVAL_MS: u32 = 10_000;
 /// Longest name of a service.
 const NAME_CHARS_MAX: usize = 128;
+/// Unknown names that are compared with those of checks.
+const COMPARED_MAX: usize = 100;
 /// Kinds of checks in the order in which the original looks for them.
 const CHECKS: [&str; 7] = [
     "CHECK_HTTP",
@@ -150,16 +152,33 @@ impl<'a> Metadata<'a> {
 
     /// Attributes may have any name; only what looks like a check is worth a word. Of so many.
     pub fn misspelt(&self, compared_max: usize) -> impl Iterator<Item = LabelError> {
+        self.misspelt_checks(compared_max).map(|(_, name, value, nearest)| {
+            let prefix = shown(&value.key[..value.key.len() - name.len()]);
+            let message = format!("there is no such check; did you mean `{prefix}{nearest}`?");
+            LabelError { key: shown(value.key), message }
+        })
+    }
+
+    /// Port, name and value of what looks like a check, of so many, and the check that it looks like.
+    fn misspelt_checks(
+        &self,
+        compared_max: usize,
+    ) -> impl Iterator<Item = (Option<u16>, &str, &Value<'a>, &'static str)> {
         let known = || known::REGISTRATOR.iter().map(|known| known.pattern);
         let is_known = move |name: &str| known().any(|known| known == name);
         let unknown = self.values.iter().filter(move |((_, name), _)| !is_known(name));
-        unknown.take(compared_max).filter_map(move |((_, name), value)| {
+        unknown.take(compared_max).filter_map(move |((port, name), value)| {
             let checks = known().filter(|name| name.starts_with("CHECK_"));
-            let nearest = known::nearest(name, checks)?;
-            let prefix = shown(&value.key[..value.key.len() - name.len()]);
-            let message = format!("there is no such check; did you mean `{prefix}{nearest}`?");
-            Some(LabelError { key: shown(value.key), message })
+            Some((*port, *name, value, known::nearest(name, checks)?))
         })
+    }
+
+    /// What was probably to be a check of this port.
+    fn misspelt_check(&self, port: u16) -> Option<&Value<'a>> {
+        let checks = self.misspelt_checks(COMPARED_MAX).filter(|(of, _, value, nearest)| {
+            of.is_none_or(|of| of == port) && CHECKS.contains(nearest) && !value.text.is_empty()
+        });
+        checks.map(|(_, _, value, _)| value).next()
     }
 }
 
@@ -200,8 +219,12 @@ impl Reader<'_> {
 
     /// The first kind of check that is there.
     fn probe(&mut self) -> Option<Setting<Option<ProbeKind>>> {
-        let (name, value) =
-            CHECKS.iter().find_map(|name| Some((*name, *self.metadata.find(self.port, name)?)))?;
+        let mut checks = CHECKS.iter();
+        let check = checks.find_map(|name| Some((*name, *self.metadata.find(self.port, name)?)));
+        let Some((name, value)) = check else {
+            let misspelt = self.metadata.misspelt_check(self.port)?;
+            return Some(Wishes::stand_in(self.object, &shown(misspelt.key)));
+        };
         let port = self.port;
         let kind = match name {
             "CHECK_HTTP" => self.request(name, "CHECK_HTTP_METHOD").map(ProbeKind::Http),

@@ -138,6 +138,7 @@ impl<'a> Draft<'a> {
             Action::SetBackendState { number, state } => {
                 let held = self.kernel.backends.get(number).map_or(0, |backend| backend.state);
                 match (held & !*state, *state & !held) {
+                    // Who fails loses its datagrams with that, and goes at once: see `state_bits`.
                     (TAKES_NEW, 0) => Phase::RefuseNew,
                     (_, 0) => Phase::Restrict,
                     _ => Phase::Admit,

@@ -90,6 +90,9 @@ fn static_backend(backend: &StaticBackend) -> Backend {
     backend_at(backend.address, backend.weight.unwrap_or(WEIGHT))
 }
 
+/// Why a static backend drains that was not told to.
+pub(crate) const LEFT: &str = "no longer in the file";
+
 /// A backend that the file no longer has.
 pub(crate) fn leaving_backend(address: SocketAddr) -> Backend {
     Backend { state: BackendState::Draining, ..backend_at(address, WEIGHT) }

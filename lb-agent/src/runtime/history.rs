@@ -14,6 +14,7 @@ use crate::{
     journal::{BackendSeen, Chronicle, Draft, Journal, Moment, Seen},
     lifecycle::{Clock, Lifecycle},
     model::{Backend, BackendState, Conflict, Service, ServiceName, Snapshot},
+    provider::file,
     steering::Subject,
 };
 
@@ -172,10 +173,7 @@ impl Present<'_> {
     fn why(&self, subject: &Subject, deaths: &BTreeSet<String>) -> Option<String> {
         let service = self.snapshot.services.get(&subject.service);
         let backend = service.and_then(|service| {
-            let backends = service.backends.iter();
-            let is_it =
-                |it: &&Backend| (&it.place, &it.instance) == (&subject.place, &subject.instance);
-            Some((service, backends.clone().find(is_it)?))
+            Some((service, service.backends.iter().find(|it| subject.is(it))?))
         });
         let Some((service, backend)) = backend else {
             let is_dead = deaths.contains(&subject.instance);
@@ -207,7 +205,7 @@ pub(super) fn reason(
             order.map(|order| format!("told to end, kept by {}", order.by))
         }
         (_, Some(BackendState::Draining)) if backend.instance.is_empty() => {
-            Some("no longer in the file".to_owned())
+            Some(file::LEFT.to_owned())
         }
         (_, Some(BackendState::Draining)) => Some("told to end".to_owned()),
         (_, Some(BackendState::Unhealthy)) => Some("paused".to_owned()),

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::ledger::Ledger;
+use super::{leaving::Leaving, ledger::Ledger};
 use crate::{
     api::steer::{SteerError, SteerRequest, SteeringView},
     model::{Backend, BackendState, ServiceName, Snapshot},
@@ -53,7 +53,7 @@ impl Orders {
 
     /// Gives the backends of a snapshot what operators want, and forgets orders for those who are
     /// gone.
-    pub(super) fn apply(&mut self, snapshot: &mut Snapshot, ledger: &Ledger) {
+    pub(super) fn apply(&mut self, snapshot: &mut Snapshot, ledger: &Ledger, leaving: &Leaving) {
         self.provided.clear();
         for service in snapshot.services.values() {
             for backend in &service.backends {
@@ -67,8 +67,9 @@ impl Orders {
         }
         // Who is not named by those who do not know everything may be there.
         if ledger.silent().next().is_none() && !ledger.is_partial() {
+            let there = ledger.named().chain(leaving.backends());
             let there: BTreeSet<Subject> =
-                ledger.named().map(|(service, backend)| Subject::new(service, backend)).collect();
+                there.map(|(service, backend)| Subject::new(service, backend)).collect();
             if self.steering.retain(&there) {
                 self.save();
             }

@@ -182,7 +182,8 @@ impl Protection<'_> {
         if held.state() == SLOT_MOVING && !stays(held.old()) {
             return held.with_old(BACKEND_NONE);
         }
-        if held.state() == SLOT_MOVING && !self.backends.contains(&held.cur()) {
+        let is_to_change = held.cur() != new.cur();
+        if held.state() == SLOT_MOVING && is_to_change && !self.backends.contains(&held.cur()) {
             // Its flows are recorded; whoever drains, or merely is not to have the slot, gets no others.
             return held.with_cur_of(new);
         }
@@ -371,6 +372,8 @@ mod tests {
             (moving(2, 3), settled(1), moving(2, 1).with_cur(1, 500)),
             (moving(2, 3), moving(0, 0).with_cur(0, 500), moving(2, 0).with_cur(0, 500)),
             (moving(2, 1), moving(0, 1), moving(2, 1)),
+            // The same owner, which has it for as long as it had: nothing is published for that.
+            (moving(2, 4), settled(4), moving(2, 4)),
             // The planner's drains: it is to get no new flows, and those that it has are recorded.
             (moving(2, 4), moving(4, 1).with_cur(1, 500), moving(2, 1).with_cur(1, 500)),
             (settled(2), Slot::new(1, 2, SLOT_MOVING, 500), settled(2)),

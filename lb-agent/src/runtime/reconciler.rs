@@ -302,7 +302,7 @@ impl<N: Node> Reconciler<N> {
         }
         let started = std::time::Instant::now();
         self.arbitrate();
-        self.steering.apply(&mut self.snapshot, &self.ledger);
+        self.steering.apply(&mut self.snapshot, &self.ledger, &self.leaving);
         self.health.apply(&mut self.snapshot, &self.mirror);
         let is_panic = |name: &ServiceName| self.health.panics().contains_key(name);
         let now_ms = self.milliseconds(now);

@@ -19,16 +19,19 @@ pub use store::Store;
 
 use crate::{
     api::steer::{Order, SteerError, SteerRequest, SteeringView, Will},
+    labels::shown,
     model::{Backend, BackendState, ServiceName, Snapshot},
+    provider::file,
 };
 
-/// One instance of a backend in a service.
+/// One instance of a backend in a service, whatever place it has: a container loses its place to another
+/// one that takes over its name, and is still the one that was meant.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Subject {
     /// The service.
     pub service: ServiceName,
-    /// [`Backend::place`].
-    pub place: String,
+    /// [`Backend::place`] of a static backend, which has no instance to be known by; else empty.
+    place: String,
     /// [`Backend::instance`].
     pub instance: String,
 }
@@ -62,12 +65,29 @@ pub struct Told {
 impl Subject {
     /// A backend of a service.
     pub fn new(service: &ServiceName, backend: &Backend) -> Self {
-        Self {
-            service: service.clone(),
-            place: backend.place.clone(),
-            instance: backend.instance.clone(),
-        }
+        Self::of(service.clone(), &backend.place, backend.instance.clone())
     }
+
+    fn of(service: ServiceName, place: &str, instance: String) -> Self {
+        let place = if instance.is_empty() { place } else { "" };
+        Self { service, place: place.to_owned(), instance }
+    }
+
+    /// Before all backends of a service, in order.
+    pub fn first(service: &ServiceName) -> Self {
+        Self { service: service.clone(), place: String::new(), instance: String::new() }
+    }
+
+    /// Whether it is this backend of its service.
+    pub fn is(&self, backend: &Backend) -> bool {
+        self.instance == backend.instance
+            && (!self.instance.is_empty() || self.place == backend.place)
+    }
+}
+
+/// Whether the file no longer has it: by the word of their providers no others without an instance drain.
+fn has_left(backend: &Backend) -> bool {
+    backend.instance.is_empty() && backend.state == BackendState::Draining
 }
 
 impl Steering {
@@ -79,8 +99,19 @@ impl Steering {
         backends: impl Iterator<Item = (&'a ServiceName, &'a Backend)>,
         giver: Giver<'_>,
     ) -> Result<Vec<Told>, SteerError> {
+        let meant = naming::meant(request, backends)?;
+        if !matches!(request.order, Order::Drain | Order::Disable)
+            && let Some((service, backend)) = meant.iter().find(|(_, backend)| has_left(backend))
+        {
+            return Err(SteerError::Nobody(format!(
+                "`{}` of `{}` is {}, and drains; write it into the file again",
+                shown(&backend.display_name),
+                shown(&service.0),
+                file::LEFT
+            )));
+        }
         // A backend is there once for each frontend.
-        let meant: BTreeMap<Subject, &Backend> = naming::meant(request, backends)?
+        let meant: BTreeMap<Subject, &Backend> = meant
             .into_iter()
             .map(|(service, backend)| (Subject::new(service, backend), backend))
             .collect();
@@ -140,10 +171,8 @@ impl Steering {
     pub fn apply(&self, snapshot: &mut Snapshot) {
         for (subject, order) in &self.orders {
             let Some(service) = snapshot.services.get_mut(&subject.service) else { continue };
-            let is_it = |backend: &&mut Backend| {
-                (&backend.place, &backend.instance) == (&subject.place, &subject.instance)
-            };
-            for backend in Arc::make_mut(service).backends.iter_mut().filter(is_it) {
+            let backends = Arc::make_mut(service).backends.iter_mut();
+            for backend in backends.filter(|backend| subject.is(backend)) {
                 backend.weight = order.weight.unwrap_or(backend.weight);
                 match order.will {
                     Some(Will::Drain) => backend.state = BackendState::Draining,
@@ -164,7 +193,7 @@ impl Steering {
 
     /// What is in force for a backend.
     pub fn of(&self, service: &ServiceName, backend: &Backend) -> Option<&SteeringView> {
-        // Mostly there are none, and a key is three texts.
+        // Mostly there are none, and a key is made of texts.
         if self.orders.is_empty() {
             return None;
         }

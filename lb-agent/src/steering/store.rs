@@ -68,7 +68,10 @@ impl Store {
         if content.version != VERSION {
             return Err(failed(&format!("it has version {}, not {VERSION}", content.version)));
         }
-        let orders = content.orders.into_iter().map(|kept| (kept.subject, kept.order));
+        let orders = content.orders.into_iter().map(|Kept { subject, order }| {
+            // Others have kept places also of those that have an instance.
+            (Subject::of(subject.service, &subject.place, subject.instance), order)
+        });
         Ok(Steering { orders: orders.collect() })
     }
 

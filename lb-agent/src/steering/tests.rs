@@ -174,6 +174,31 @@ fn an_order_goes_with_its_instance() {
 }
 
 #[test]
+fn an_order_is_for_an_instance_at_any_place_or_for_a_static_backend_at_its_own() {
+    let mut moved = backend(1, BackendState::Healthy);
+    let subject = Subject::new(&name("a"), &moved);
+    moved.place = "other".to_owned();
+    assert!(subject.is(&moved));
+    assert_eq!(subject, Subject::new(&name("a"), &moved));
+    let fixed = |number| fixtures::backend(number, "", BackendState::Healthy);
+    let subject = Subject::new(&name("a"), &fixed(1));
+    assert!(subject.is(&fixed(1)) && !subject.is(&fixed(2)) && !subject.is(&moved));
+    assert_ne!(subject, Subject::new(&name("a"), &fixed(2)));
+}
+
+#[test]
+fn an_order_that_was_kept_with_a_place_is_still_for_its_instance() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = Store::at(directory.path());
+    let order = r#"{"will":"drain","lifts":null,"weight":null,"by":"root","at_ms":1}"#;
+    let subject = r#"{"service":"a","place":"former","instance":"c1"}"#;
+    let text = format!(r#"{{"version":1,"orders":[{{"subject":{subject},"order":{order}}}]}}"#);
+    fs::write(directory.path().join("steering.json"), text).expect("written");
+    let steering = store.load().expect("understood");
+    assert!(steering.of(&name("a"), &backend(1, BackendState::Healthy)).is_some());
+}
+
+#[test]
 fn orders_are_kept_in_a_file() {
     let directory = tempfile::tempdir().expect("a directory");
     let store = Store::at(directory.path());

@@ -11,6 +11,7 @@ use crate::{
         types::{BackendView, View},
     },
     model::{BackendState, Protocol, ServiceName},
+    provider::file,
 };
 
 /// Things that are named; who wants all asks for them.
@@ -97,10 +98,16 @@ fn no_backend(view: &View, service: &str) -> String {
         format!("{} {}{reason}", backend.display_name, backend.state)
     });
     let first = |state| members.iter().find(|backend| backend.state == state);
+    let drains = |backend: &BackendView| backend.state == BackendState::Draining;
+    let has_left = |backend: &BackendView| {
+        backend.state_reason.as_ref().is_some_and(|it| it.starts_with(file::LEFT))
+    };
     let todo = if let Some(backend) = first(BackendState::Disabled) {
         format!("`lbctl backend enable {}`", backend.display_name)
-    } else if let Some(backend) = first(BackendState::Draining) {
+    } else if let Some(backend) = members.iter().find(|it| drains(it) && !has_left(it)) {
         format!("`lbctl backend undrain {}`", backend.display_name)
+    } else if let Some(backend) = members.iter().find(|it| drains(it)) {
+        format!("write {} into the file again", backend.display_name)
     } else if first(BackendState::Unhealthy).or(first(BackendState::Starting)).is_some() {
         format!("`lbctl service show {service}` says what its probes found")
     } else {

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
+    arbiter::arbitrate,
     model::{Backend, BackendPath, BackendState, Ports, Protocol, Setting, Wishes},
     plan::service_hash,
 };
@@ -46,6 +47,11 @@ fn claim(wish: Wish) -> Claim {
         pooled: None,
         wishes: Arc::new(Wishes {
             drain_seconds: (place == 3).then(|| Setting { value: 7, ..Setting::default() }),
+            // Some of them in circles.
+            depends: (place == 2).then(|| Setting {
+                value: vec![format!("s{}", (service + 1) % 3)],
+                ..Setting::default()
+            }),
             ..Wishes::default()
         }),
         since_ms: u64::from(instance),
@@ -108,6 +114,32 @@ proptest! {
 }
 
 #[test]
+fn a_circle_costs_the_others_nothing() {
+    let wish = |service: u8, place| {
+        let first = 1000 + u16::from(service);
+        Wish { service, first, last: first, place, instance: 1, weight: 1 }
+    };
+    let mut granted = Granted::default();
+    let mut update = |wishes: &[Wish], touched: &str| {
+        let touched = [ServiceName(touched.to_owned())].into();
+        let looks = std::cell::Cell::new(0);
+        granted.update(&touched, Incumbents::new(), |services| {
+            looks.set(looks.get() + services.map_or(100, BTreeSet::len));
+            let all = wishes.iter().copied().map(claim);
+            all.filter(|it| services.is_none_or(|them| them.contains(&it.service))).collect()
+        });
+        (looks.get(), granted.refusals().len())
+    };
+    let circle = [wish(0, 2), wish(1, 2), wish(2, 2)];
+    assert_eq!(update(&circle, "s0"), (100, 1));
+    let with = |other| [&circle[..], &[other]].concat();
+    assert_eq!(update(&with(wish(4, 1)), "s4"), (1, 1));
+    assert_eq!(update(&with(wish(4, 3)), "s4"), (1, 1));
+    // Who is in it is looked at together with all.
+    assert_eq!(update(&[wish(0, 2), wish(1, 1), wish(2, 2)], "s1"), (101, 0));
+}
+
+#[test]
 fn services_that_nothing_happened_to_are_kept() {
     let wish = |service: u8, place| {
         let first = 1000 + u16::from(service);
@@ -131,7 +163,7 @@ fn services_that_nothing_happened_to_are_kept() {
     };
     assert_eq!(update(&mut granted, &[wish(1, 1), wish(2, 1)], &[]), [None]);
     let before = kept(&granted);
-    assert_eq!(update(&mut granted, &[wish(1, 1), wish(2, 1), wish(2, 2)], &["s2"]), [Some(1)]);
+    assert_eq!(update(&mut granted, &[wish(1, 1), wish(2, 1), wish(2, 0)], &["s2"]), [Some(1)]);
     let now = kept(&granted);
     assert_eq!((before["s1"], before["s2"] == now["s2"]), (now["s1"], false));
     // Nothing has changed, and then everything may have.

@@ -10,6 +10,8 @@ use crate::{
 };
 
 const PROBE: &str = "aliyun.probe.";
+/// Unknown labels that are compared with those that ask for a probe.
+const COMPARED_MAX: usize = 100;
 /// Port of a probe whose URL has none.
 const HTTP_PORT: u16 = 80;
 
@@ -104,10 +106,21 @@ impl Reader<'_> {
             let probe = self.value(&url, |text| probe_url(text).map(Some));
             return Some(probe.unwrap_or_else(|| Wishes::stand_in(self.object, &url)));
         }
-        self.labels.get(&cmd)?;
+        if !self.labels.contains_key(&cmd) {
+            return self.misspelt_probe(&url, &cmd);
+        }
         let probe =
             self.value(&cmd, |text| Ok(Some(ProbeKind::Command { argv: grammar::command(text)? })));
         Some(probe.unwrap_or_else(|| Wishes::stand_in(self.object, &cmd)))
+    }
+
+    /// What stands in for a probe whose key is not known.
+    fn misspelt_probe(&self, url: &str, cmd: &str) -> Option<Setting<Option<ProbeKind>>> {
+        let mut compared = unknown(self.labels.keys()).take(COMPARED_MAX);
+        let key = compared.find(|key| {
+            known::nearest_aliyun(key).is_some_and(|nearest| nearest == url || nearest == cmd)
+        })?;
+        Some(Wishes::stand_in(self.object, &shown(key)))
     }
 
     /// Parallelism that is no number is 1, as in the original, and told all the same.

@@ -1,6 +1,6 @@
 //! Backends that are told to leave: nobody is refused for their sake while others live.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use insta::assert_snapshot;
 use lb_common::abi::{RINGS_PER_SERVICE, TAKES_NEW};
@@ -111,6 +111,30 @@ fn a_drain_waits_for_room() {
     backend 1: takes old
     again at 8473086 ms
     ");
+}
+
+/// Who fails is out at once, whether or not there is room for a ring without it, and whether or not the
+/// kernel takes one.
+#[test]
+fn who_fails_waits_for_no_ring() {
+    let mut snapshot = two();
+    let web = snapshot.services.values_mut().next().expect("a service");
+    Arc::make_mut(web).backends[0].state = BackendState::Unhealthy;
+    let mut node = Node::new(2 * 1021);
+    node.step(&self::web(vec![backend("1", 1, 1)]));
+    node.step(&two());
+    let plan = node.planner.plan(&node.kernel, &snapshot, &node.sight()).to_string();
+    assert!(plan.starts_with("backend 1: takes old but datagrams\n"), "{plan}");
+    assert!(!plan.contains("publish"), "{plan}");
+
+    let mut node = Node::new(16 * 1021);
+    node.settle(&two());
+    let plan = node.planner.plan(&node.kernel, &snapshot, &node.sight());
+    let mut kernel = Refusing(node.kernel.clone());
+    let applied = apply(plan.actions, &mut kernel, &mut node.kernel);
+    assert_eq!((applied.failures.len(), applied.skipped, applied.done), (1, 0, 1));
+    let held = kernel.0.backends.values().filter(|held| held.state & TAKES_NEW != 0);
+    assert_eq!(held.count(), 1);
 }
 
 /// The same, when it is the kernel that refuses the ring.

@@ -77,7 +77,7 @@ impl<N: Node> Reconciler<N> {
                 service.backends.iter().any(|it| Subject::new(&service.name, it) == *subject)
             })
         };
-        let named = self.ledger.named();
+        let named = self.ledger.named().chain(self.leaving.backends());
         let told = self.steering.take(request, named, is_served, Giver { by, at_ms });
         let told = told.map_err(|error| self.not_known(error))?;
         self.is_dirty = true;

@@ -123,6 +123,61 @@ async fn orders_outlive_the_agent_and_not_the_backend() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_order_outlives_a_change_of_place() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let bed = with_two(Some(Store::at(directory.path()))).await;
+    bed.steer("shop-s1-1", Order::Drain).await.expect("it is there");
+    bed.wait(SECOND).await;
+    let known = what(&bed).len();
+    // Another container takes over its name, and its place with that.
+    let mut old = container(1, 1);
+    let mut new = container(1, 3);
+    for (claim, place) in [(&mut old, "web-old"), (&mut new, "1")] {
+        let backend = claim.backend.as_mut().expect("it has one");
+        backend.place = place.to_owned();
+    }
+    bed.claims("docker", &[old, container(1, 2), new]).await;
+    bed.wait(100 * SECOND).await;
+    assert_eq!(bed.served(1), addresses(&[2, 3]));
+    let left = "draining, drained by root, 199 s left, weight 100";
+    assert_eq!(shown(&*bed.view().await, "shop-s1-1"), left);
+    let came = "compose/shop/s1:80 shop-s1-3 came at 10.0.0.3:80, healthy ()";
+    assert_eq!(what(&bed)[known..], [came], "nobody else came or went");
+    bed.steer("shop-s1-1", Order::Undrain).await.expect("it is there");
+    bed.wait(100 * SECOND).await;
+    assert_eq!(bed.served(1), addresses(&[1, 2, 3]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_no_longer_in_the_file_can_be_taken_out_and_not_be_kept() {
+    let bed = with_two(None).await;
+    bed.claims("file", &[entry(3, 101)]).await;
+    bed.wait(SECOND).await;
+    let name = "10.0.0.100:80";
+    let told = shown(&*bed.view().await, name);
+    assert!(told.starts_with("draining, no longer in the file, "), "{told}");
+    for order in [Order::Undrain, Order::Enable, Order::Weight { weight: Some(7) }] {
+        let error = bed.steer(name, order).await.expect_err("it leaves");
+        let service = entry(3, 100).service;
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "`{name}` of `{service}` is no longer in the file, and drains; write it into the file \
+                 again"
+            )
+        );
+    }
+    bed.steer(name, Order::Disable).await.expect("it is there");
+    bed.wait(SECOND).await;
+    let view = bed.view().await;
+    let there = view.backends.iter().any(|it| it.display_name == name);
+    assert!(!there, "its time is over at once");
+    bed.claims("file", &[entry(3, 100), entry(3, 101)]).await;
+    bed.wait(100 * SECOND).await;
+    assert_eq!(bed.served(3), addresses(&[100, 101]), "the order went with it");
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_is_told_to_end_can_be_kept() {
     let bed = with_two(None).await;
     let ending = |asked_to_end| {

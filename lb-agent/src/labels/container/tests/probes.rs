@@ -67,6 +67,50 @@ fn a_probe_that_is_not_understood_is_one_of_tcp() {
 }
 
 #[test]
+fn a_probe_by_a_name_that_is_not_known_is_one_of_tcp() {
+    let probed = |config: &str, label: &str| {
+        let own = [label, "SERVICE_NAME=web"];
+        let shown = check(config, "tcp://slb:80", &own);
+        let mut probes: Vec<_> = shown.lines().filter(|it| it.starts_with("probe =")).collect();
+        probes.dedup();
+        probes.join("; ")
+    };
+    for (label, is_probed) in [
+        ("lb.prob=http", true),
+        ("lb.80.porbe=http", true),
+        ("lb.81.prob=http", false),
+        ("lb.probe.pth=/health", true),
+        ("lb.probe.url=/health", true),
+        ("lb.probe.intervall=3s", false),
+        ("lb.probe.interval=3s", false),
+        ("lb.wieght=3", false),
+        ("aliyun.probe.ulr=http://container/", true),
+        ("aliyun.prob.cmd=true", true),
+        ("aliyun.probe.timeout=3", false),
+        ("SERVICE_CHECK_HTPT=/health", true),
+        ("SERVICE_80_CHEK_TCP=true", true),
+        ("SERVICE_81_CHECK_HTPT=/health", false),
+        ("SERVICE_CHECK_HTPT=", false),
+        ("SERVICE_CHECK_INTERVALL=3s", false),
+    ] {
+        let (key, _) = label.split_once('=').expect("a key");
+        let expected = format!(
+            "probe = tcp (container `demo-web-1`, instead of `{key}`, which is not understood)"
+        );
+        let expected = if is_probed { expected } else { String::new() };
+        assert_eq!(probed(REGISTRATOR, label), expected, "{label}");
+        let defaults = format!("[defaults.probe]\nkind = 'http'\npath = '/d'\n{REGISTRATOR}");
+        let expected = "probe = http GET /d, status 200-399 ([defaults] in lb.toml, `probe.kind`)";
+        assert_eq!(probed(&defaults, label), expected, "{label}");
+    }
+    assert_snapshot!(check("", "tcp://slb:80", &["lb.prob=http"]), @"
+    probe = tcp (container `demo-web-1`, instead of `lb.prob`, which is not understood)
+    refused: container `demo-web-1` lb.prob: it asks for a probe, and for none that is known; the port 80 is probed by TCP instead, until the labels are mended
+    refused: container `demo-web-1` lb.prob: there is no such label; did you mean `lb.probe`?
+    ");
+}
+
+#[test]
 fn datagrams_are_not_probed_by_tcp() {
     assert_snapshot!(check("", "udp://slb:53", &["lb.probe=htttp"]), @"
     refused: container `demo-web-1` lb.probe: it asks for a probe, and for none that is known; the port 80 is of UDP and served without a probe, until the labels are mended

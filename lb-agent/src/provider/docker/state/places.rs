@@ -1,6 +1,7 @@
 //! The place of a container that is renamed: that of the name by which it was known first, as long as
 //! this run of it lives and no other container bears that name. So its slots stay with it, and whoever
-//! takes over its name, as deployments by `docker rename` do, takes over its place.
+//! takes over its name, as deployments by `docker rename` do, takes over its place: also if it has run
+//! beside it under another name until then.
 
 use super::{
     super::{container_of, host::Process, places::FormerNames},
@@ -56,11 +57,12 @@ impl<P: Process> State<P> {
             let mut others = self.containers.iter().filter(|(other, _)| *other != id);
             others.any(|(_, other)| other.run.is_some() && other.name == *former)
         };
-        let former = former.filter(|former| !is_borne(former));
+        let holder =
+            self.places.holder(name, instance).map(|holder| container_of(holder).to_owned());
+        let former = former.filter(|former| holder.is_none() && !is_borne(former));
         self.places.set(instance, former.as_deref());
         // Who was known by this name is so no longer.
-        if let Some(holder) = self.places.holder(name, instance) {
-            let holder = container_of(holder).to_owned();
+        if let Some(holder) = holder {
             self.want_look(&holder);
         }
         former
