@@ -1,7 +1,11 @@
 //! All containers of the node as clients: whether they have labels or not, each may call a service.
 //!
-//! Told whole each time something changes. A container that is listed and cannot be looked at is left
+//! Told whole each time something changes; a storm of changes costs one listing after the other, and not
+//! one for each. A container that is listed and cannot be looked at is left
 //! out, as one that has just ended, and looked at again with the next listing.
+
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,13 +14,13 @@ use std::{
     time::Duration,
 };
 
-use futures_util::StreamExt as _;
+use futures_util::{Stream, StreamExt as _};
 use tokio::{sync::mpsc, time::sleep};
 
 use super::{
     Settings,
     api::Api,
-    engine::{Engine as _, EngineError, What},
+    engine::{Engine as _, EngineError, Event, What},
     state::CONTAINERS_MAX,
 };
 use crate::{
@@ -68,6 +72,50 @@ pub fn node_cookie(cookies: Cookies) -> u64 {
     })
 }
 
+/// What Docker tells, and of whom it told since that was looked at.
+struct Heard<S> {
+    stream: S,
+    changed: BTreeSet<String>,
+}
+
+/// How a stream ended.
+type Ended = Result<(), EngineError>;
+
+impl<S: Stream<Item = Result<Event, EngineError>> + Unpin> Heard<S> {
+    /// Takes what comes until the work is done. `Some`: the stream ended meanwhile.
+    async fn during(
+        &mut self,
+        work: impl Future<Output = Result<(), EngineError>>,
+    ) -> Result<Option<Ended>, EngineError> {
+        let mut work = std::pin::pin!(work);
+        let mut ended = None;
+        loop {
+            // More waits at the daemon.
+            let has_room = ended.is_none() && self.changed.len() < CONTAINERS_MAX;
+            tokio::select! {
+                done = &mut work => return done.map(|()| ended),
+                end = self.first(), if has_room => ended = end,
+            }
+        }
+    }
+
+    /// Waits for something that changes anything. `Some`: the stream ended.
+    async fn first(&mut self) -> Option<Ended> {
+        loop {
+            match self.stream.next().await {
+                // A signal changes nothing here; what else there is comes with the same listing.
+                Some(Ok(event)) if matches!(event.what, What::Signalled(_)) => {}
+                Some(Ok(event)) => {
+                    self.changed.insert(event.container);
+                    return None;
+                }
+                Some(Err(error)) => return Some(Err(error)),
+                None => return Some(Ok(())),
+            }
+        }
+    }
+}
+
 struct Watcher {
     api: Api,
     cookies: Cookies,
@@ -86,22 +134,25 @@ impl Watcher {
         // Another one, since the stream borrows its own.
         let events = Api::new(self.api.socket_path().to_owned());
         let stream = events.follow().await?;
-        let mut stream = std::pin::pin!(stream);
+        let mut heard = Heard { stream: std::pin::pin!(stream), changed: BTreeSet::new() };
         loop {
-            self.look().await?;
-            tokio::select! {
-                () = self.clients.closed() => return Ok(()),
-                () = sleep(resync) => {}
-                event = stream.next() => match event {
-                    // A signal changes nothing here; what else there is comes with the same listing.
-                    Some(Ok(event)) if matches!(event.what, What::Signalled(_)) => {}
-                    Some(Ok(event)) => {
-                        // The process of a container that is started again is another.
-                        self.seen.remove(&event.container);
-                    }
-                    Some(Err(error)) => return Err(error),
-                    None => return Ok(()),
+            // What happens while it is looked waits for one look, however much it is.
+            let ended = heard.during(self.look()).await?;
+            if let Some(ended) = ended {
+                return ended;
+            }
+            if heard.changed.is_empty() {
+                tokio::select! {
+                    () = self.clients.closed() => return Ok(()),
+                    () = sleep(resync) => {}
+                    ended = heard.first() => if let Some(ended) = ended {
+                        return ended;
+                    },
                 }
+            }
+            for id in std::mem::take(&mut heard.changed) {
+                // The process of a container that is started again is another.
+                self.seen.remove(&id);
             }
         }
     }
