@@ -21,7 +21,7 @@ mod trace;
 pub use self::cookie::cookie_told;
 pub use self::{
     cookie::tell_cookie,
-    peers::{find, is_behind, is_of, place_for, sender, translate_back},
+    peers::{find, is_at, is_behind, is_of, place_for, sender, translate_back},
     reach::{
         ANY_GENERATION, ATTEMPTS, Membership, NO_RING, OTHER_NETWORK, SCAN, SEES_OTHER, TAKES_IT,
         TAKES_NOT, class_of, fallback, judge, judge_entry, pick, scan, sees,
