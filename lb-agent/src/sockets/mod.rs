@@ -97,19 +97,30 @@ pub struct ContainerClient {
     /// Cookie of its namespace, which other containers may share.
     pub cookie: u64,
     /// Its networks and the addresses that it has there.
-    pub networks: BTreeMap<String, BTreeSet<IpAddr>>,
+    pub networks: Networks,
 }
+
+/// Networks and the addresses that somebody has there.
+type Networks = BTreeMap<String, BTreeSet<IpAddr>>;
 
 impl Clients {
     /// For people.
     #[must_use]
     pub fn view(&self) -> CallerList {
+        // Of containers that share a namespace Docker names the networks of one.
+        let mut shared: BTreeMap<u64, Networks> = BTreeMap::new();
+        for container in self.containers.values().filter(|it| it.cookie != 0) {
+            let networks = shared.entry(container.cookie).or_default();
+            for (name, addresses) in &container.networks {
+                networks.entry(name.clone()).or_default().extend(addresses);
+            }
+        }
         let caller = |container: &ContainerClient| CallerView {
             name: container.name.clone(),
             pid: container.pid,
             is_known: container.cookie != 0,
             is_node: container.cookie != 0 && container.cookie == self.node,
-            networks: container.networks.clone(),
+            networks: shared.get(&container.cookie).unwrap_or(&container.networks).clone(),
         };
         let mut callers: Vec<_> = self.containers.values().map(caller).collect();
         callers.sort_by(|one, other| one.name.cmp(&other.name));

@@ -117,6 +117,23 @@ fn containers_that_share_a_namespace_are_one_client_and_the_node_is_itself() {
 }
 
 #[test]
+fn whoever_shares_a_namespace_is_shown_on_all_its_networks() {
+    let view = clients().view();
+    let networks = |pick: fn(&ContainerClient) -> bool| {
+        let of = clients().containers.into_values().filter(pick);
+        of.flat_map(|container| container.networks.into_keys()).collect::<BTreeSet<String>>()
+    };
+    let shared = networks(|it| it.cookie == 100);
+    assert_eq!(shared.len(), 3);
+    let shown: Vec<BTreeSet<String>> =
+        view.callers.iter().map(|caller| caller.networks.keys().cloned().collect()).collect();
+    assert_eq!(shown.iter().filter(|names| **names == shared).count(), 2, "{shown:?}");
+    // Of those whose namespace could not be told nobody knows who shares it.
+    let unknown = view.callers.iter().find(|caller| !caller.is_known).expect("one");
+    assert_eq!(unknown.networks.keys().collect::<Vec<_>>(), ["front"]);
+}
+
+#[test]
 fn a_container_is_known_on_all_its_networks_however_many() {
     let names: Vec<String> = (0..200).map(|number| format!("net-{number}")).collect();
     let networks: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "")).collect();
