@@ -163,8 +163,11 @@ fn a_backend_is_on_the_network_that_gave_it_its_address() {
     ];
     let (snapshot, kernel) = world(backends, Policy::default());
     let tables = wanted(&snapshot, &kernel, Some(&clients()), false);
-    let expected = BTreeMap::from([(1, network_hash("back")), (2, network_hash("front"))]);
+    // Of what is not reached as a container none is said, whoever had its number before.
+    let expected = BTreeMap::from([(1, network_hash("back")), (2, network_hash("front")), (4, 0)]);
     assert_eq!(tables.networks, expected);
+    let tables = wanted(&snapshot, &kernel, None, false);
+    assert_eq!(tables.networks, BTreeMap::from([(4, 0)]));
 }
 
 #[test]

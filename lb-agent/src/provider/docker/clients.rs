@@ -1,8 +1,8 @@
 //! All containers of the node as clients: whether they have labels or not, each may call a service.
 //!
 //! Told whole each time something changes; a storm of changes costs one listing after the other, and not
-//! one for each. A container that is listed and cannot be looked at is left
-//! out, as one that has just ended, and looked at again with the next listing.
+//! one for each. One that cannot be looked at stays what it was; of one
+//! that was never seen it is waited for a while, and then the others count as all.
 
 #[cfg(test)]
 mod tests;
@@ -15,7 +15,10 @@ use std::{
 };
 
 use futures_util::{Stream, StreamExt as _};
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
 
 use super::{
     Settings,
@@ -31,6 +34,10 @@ use crate::{
 /// Wait after a failure.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How long a container that cannot be looked at, and never was, keeps what an agent before this one
+/// wrote from being forgotten.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// A container in a listing, as a client.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Listed {
@@ -44,13 +51,15 @@ pub(super) struct Listed {
 struct Seen {
     process: Arc<Process>,
     cookie: u64,
+    /// Something has happened to it since.
+    is_old: bool,
 }
 
 /// Follows Docker for ever, through restarts and absences of the daemon. Ends when nobody listens.
 pub async fn run(settings: Settings, cookies: Cookies, clients: mpsc::Sender<Clients>) {
     let node = node_cookie(cookies);
     let api = Api::new(settings.socket_path.clone());
-    let (seen, failing) = (BTreeMap::new(), BTreeSet::new());
+    let (seen, failing) = (BTreeMap::new(), BTreeMap::new());
     let mut watcher = Watcher { api, cookies, node, seen, failing, told: None, clients };
     while !watcher.clients.is_closed() {
         if let Err(error) = watcher.follow(settings.resync).await {
@@ -122,8 +131,8 @@ struct Watcher {
     node: u64,
     /// By container id.
     seen: BTreeMap<String, Seen>,
-    /// Ids of those that could not be looked at, as was said.
-    failing: BTreeSet<String>,
+    /// Ids of those that cannot be looked at, as was said, and since when.
+    failing: BTreeMap<String, Instant>,
     told: Option<Clients>,
     clients: mpsc::Sender<Clients>,
 }
@@ -144,7 +153,7 @@ impl Watcher {
             if heard.changed.is_empty() {
                 tokio::select! {
                     () = self.clients.closed() => return Ok(()),
-                    () = sleep(resync) => {}
+                    () = sleep(self.rest(resync)) => {}
                     ended = heard.first() => if let Some(ended) = ended {
                         return ended;
                     },
@@ -152,38 +161,48 @@ impl Watcher {
             }
             for id in std::mem::take(&mut heard.changed) {
                 // The process of a container that is started again is another.
-                self.seen.remove(&id);
+                if let Some(seen) = self.seen.get_mut(&id) {
+                    seen.is_old = true;
+                }
             }
         }
+    }
+
+    /// How long nothing is looked at unless something happens.
+    fn rest(&self, resync: Duration) -> Duration {
+        let is_waited_for = |since: &Instant| since.elapsed() < PATIENCE + RETRY;
+        if self.failing.values().any(is_waited_for) { resync.min(RETRY) } else { resync }
     }
 
     async fn look(&mut self) -> Result<(), EngineError> {
         self.api.prepare().await?;
         let listed = self.api.clients().await?;
         let ids: BTreeSet<&str> = listed.iter().map(|it| it.id.as_str()).collect();
-        self.failing.retain(|id| ids.contains(id.as_str()));
+        self.failing.retain(|id, _| ids.contains(id.as_str()));
         self.seen.retain(|id, seen| ids.contains(id.as_str()) && seen.process.is_alive());
         let names = listed.iter().flat_map(|it| it.networks.keys()).map(String::as_str).collect();
         let isolated = self.api.isolated(&names).await?;
         let mut clients = Clients { node: self.node, isolated, ..Clients::default() };
         for Listed { id, name, networks } in listed.into_iter().take(CONTAINERS_MAX) {
-            if !self.seen.contains_key(&id) {
+            if self.seen.get(&id).is_none_or(|seen| seen.is_old) {
                 match self.examine(&id).await {
-                    Ok(Some(seen)) => {
+                    Ok(seen) => {
                         self.failing.remove(&id);
-                        self.seen.insert(id.clone(), seen);
+                        self.seen.remove(&id);
+                        self.seen.extend(seen.map(|seen| (id.clone(), seen)));
                     }
-                    Ok(None) => {}
-                    // Left out until it can be looked at; the others are known all the same.
+                    // The others are known all the same.
                     Err(error) => {
-                        clients.is_partial = true;
-                        if self.failing.insert(id.clone()) {
+                        let since = self.failing.entry(id.clone()).or_insert_with(|| {
                             tracing::warn!("{name}: cannot be looked at as a caller: {error}");
-                        }
+                            Instant::now()
+                        });
+                        let is_waited_for = since.elapsed() < PATIENCE;
+                        clients.is_partial |= is_waited_for && !self.seen.contains_key(&id);
                     }
                 }
             }
-            let Some(Seen { process, cookie }) = self.seen.get(&id) else { continue };
+            let Some(Seen { process, cookie, .. }) = self.seen.get(&id) else { continue };
             let client = ContainerClient { name, pid: process.pid(), cookie: *cookie, networks };
             clients.containers.insert(id, client);
         }
@@ -199,12 +218,12 @@ impl Watcher {
         let (inside, cookies) = (Arc::clone(&process), self.cookies);
         let asked = tokio::task::spawn_blocking(move || cookies.of(Some(&inside))).await;
         match asked {
-            Ok(Ok(cookie)) => Ok(Some(Seen { process, cookie })),
+            Ok(Ok(cookie)) => Ok(Some(Seen { process, cookie, is_old: false })),
             Ok(Err(_)) if !process.is_alive() => Ok(None),
             // Without cookie its networks are not known to the programs, and the rest goes on.
             Ok(Err(error)) => {
                 tracing::warn!("{}: its namespace cannot be told: {error}", inspected.name);
-                Ok(Some(Seen { process, cookie: 0 }))
+                Ok(Some(Seen { process, cookie: 0, is_old: false }))
             }
             Err(error) => Err(EngineError(error.to_string())),
         }

@@ -18,7 +18,7 @@ use tokio::{
 use super::*;
 
 /// Long enough for any machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+const LONG: Duration = Duration::from_secs(30);
 
 /// A daemon that runs containers of this very process, in its namespace.
 #[derive(Default)]
@@ -27,8 +27,10 @@ struct Daemon {
     running: Mutex<BTreeSet<usize>>,
     /// Those that cannot be inspected.
     failing: Mutex<BTreeSet<usize>>,
-    /// Events that are told as soon as anybody listens.
+    /// Events that are told as soon as anybody listens, of containers that run from then on.
     storm: Vec<usize>,
+    /// Those to which something happens as soon as anybody has listed them.
+    troubled: Vec<usize>,
     listings: AtomicUsize,
     /// What each listing takes.
     delay: Duration,
@@ -36,6 +38,15 @@ struct Daemon {
 
 fn id(number: usize) -> String {
     format!("{number:064x}")
+}
+
+/// An event, as a chunk.
+fn started(number: usize) -> String {
+    let event = format!(
+        "{{\"Type\":\"container\",\"Action\":\"start\",\"Actor\":{{\"ID\":\"{}\"}}}}\n",
+        id(number)
+    );
+    format!("{:x}\r\n{event}\r\n", event.len())
 }
 
 impl Daemon {
@@ -86,12 +97,18 @@ impl Daemon {
         stream.write_all(head.as_bytes()).await.expect("somebody who listens");
         for number in &self.storm {
             self.running.lock().expect("a lock").insert(*number);
-            let event = format!(
-                "{{\"Type\":\"container\",\"Action\":\"start\",\"Actor\":{{\"ID\":\"{}\"}}}}\n",
-                id(*number)
-            );
-            let chunk = format!("{:x}\r\n{event}\r\n", event.len());
-            if stream.write_all(chunk.as_bytes()).await.is_err() {
+            if stream.write_all(started(*number).as_bytes()).await.is_err() {
+                return;
+            }
+        }
+        while self.listings.load(Ordering::Relaxed) == 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        // By then all are looked at.
+        sleep(Duration::from_millis(200)).await;
+        for number in &self.troubled {
+            self.failing.lock().expect("a lock").insert(*number);
+            if stream.write_all(started(*number).as_bytes()).await.is_err() {
                 return;
             }
         }
@@ -158,7 +175,7 @@ impl Session {
                 }
             }
         };
-        timeout(PATIENCE, told).await.expect(what)
+        timeout(LONG, told).await.expect(what)
     }
 }
 
@@ -180,4 +197,41 @@ async fn a_storm_of_changes_does_not_cost_a_listing_each() {
     session.told("all of them", |clients| clients.containers.len() == STORM).await;
     let listings = session.daemon.listings.load(Ordering::Relaxed);
     assert!(listings < STORM / 4, "{listings} listings for {STORM} events");
+}
+
+#[tokio::test]
+async fn whoever_cannot_be_looked_at_again_stays_and_keeps_nobody() {
+    let daemon =
+        Daemon { running: Mutex::new([1, 2].into()), troubled: vec![2], ..Daemon::default() };
+    let mut session = Session::with(daemon, Duration::from_secs(3_600));
+    session.told("both", |clients| clients.containers.len() == 2).await;
+    let is_troubled = async {
+        while session.daemon.failing.lock().expect("a lock").is_empty() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(LONG, is_troubled).await.expect("trouble");
+    sleep(Duration::from_millis(200)).await;
+    // Another comes: the one that cannot be looked at is there, and the listing is whole.
+    session.daemon.running.lock().expect("a lock").insert(3);
+    let clients = session.told("a third", |clients| clients.containers.contains_key(&id(3))).await;
+    assert_eq!(clients.containers.keys().cloned().collect::<Vec<_>>(), [1, 2, 3].map(id));
+    assert!(!clients.is_partial);
+}
+
+#[tokio::test]
+async fn whoever_was_never_seen_is_waited_for_and_not_for_ever() {
+    let daemon = Daemon {
+        running: Mutex::new([1, 2].into()),
+        failing: Mutex::new([2].into()),
+        ..Daemon::default()
+    };
+    let mut session = Session::with(daemon, Duration::from_secs(1));
+    let clients = session.told("the other", |clients| clients.containers.len() == 1).await;
+    assert!(clients.is_partial);
+    let clients = session.told("an end of it", |clients| !clients.is_partial).await;
+    assert_eq!(clients.containers.keys().cloned().collect::<Vec<_>>(), [id(1)]);
+    session.daemon.failing.lock().expect("a lock").clear();
+    let clients = session.told("both", |clients| clients.containers.len() == 2).await;
+    assert!(!clients.is_partial);
 }
