@@ -193,7 +193,7 @@ async fn a_storm_of_changes_does_not_cost_a_listing_each() {
         delay: Duration::from_millis(20),
         ..Daemon::default()
     };
-    let mut session = Session::with(daemon, Duration::from_secs(3_600));
+    let mut session = Session::with(daemon, Duration::from_hours(1));
     session.told("all of them", |clients| clients.containers.len() == STORM).await;
     let listings = session.daemon.listings.load(Ordering::Relaxed);
     assert!(listings < STORM / 4, "{listings} listings for {STORM} events");
@@ -203,7 +203,7 @@ async fn a_storm_of_changes_does_not_cost_a_listing_each() {
 async fn whoever_cannot_be_looked_at_again_stays_and_keeps_nobody() {
     let daemon =
         Daemon { running: Mutex::new([1, 2].into()), troubled: vec![2], ..Daemon::default() };
-    let mut session = Session::with(daemon, Duration::from_secs(3_600));
+    let mut session = Session::with(daemon, Duration::from_hours(1));
     session.told("both", |clients| clients.containers.len() == 2).await;
     let is_troubled = async {
         while session.daemon.failing.lock().expect("a lock").is_empty() {
