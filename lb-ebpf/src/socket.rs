@@ -214,6 +214,9 @@ fn connect<A: SocketFamily>(ctx: &SockAddrContext, asked: A, is_v6: bool) -> i32
         _ => {
             // A socket may have had another peer before.
             storage::forget_peer(ctx);
+            if protocol == u32::from(PROTOCOL_UDP) {
+                storage::forget_asked_for(ctx, asked, call.port);
+            }
             GO_ON
         }
     };
@@ -245,7 +248,10 @@ fn send<A: SocketFamily>(ctx: &SockAddrContext, asked: A, is_v6: bool) -> i32 {
             }
         }
         Verdict::Drop => refuse(decision.errno),
-        _ => GO_ON,
+        _ => {
+            storage::forget_asked_for(ctx, asked, call.port);
+            GO_ON
+        }
     };
     // Of datagrams that follow others nothing is told.
     if decision.is_new == 0 && decision.verdict as u32 != Verdict::Drop as u32 {

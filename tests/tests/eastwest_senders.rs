@@ -12,21 +12,24 @@ use lb_tests::{World, eastwest::Scene, needs, process, world::vip};
 
 const EHOSTUNREACH: i32 = 113;
 
-/// A second service of both protocols at the same address.
-fn scene_with_two() -> Result<Scene> {
+/// A second service of both protocols at the same address, and the address of its only backend.
+fn scene_with_two() -> Result<(Scene, SocketAddr)> {
     let world = World::docker()?;
     let second = world.docker_client()?.container("second").compose("shop", "second", 1);
     let address = lb_tests::world::BALANCER;
-    second.label("lb.8080.frontend", &format!("tcp://{address}:81,udp://{address}:81")).start()?;
+    let frontends = format!("tcp://{address}:81,udp://{address}:81");
+    let second = second.label("lb.8080.frontend", &frontends).start()?;
+    let behind = SocketAddr::new(second.address()?, 8080);
     let scene = Scene::with(world, |_| {})?;
     scene.agent.wait_backends(&["second", "web-1", "web-2"])?;
-    Ok(scene)
+    Ok((scene, behind))
 }
 
 #[test]
 fn sockets_that_change_their_minds_are_served() -> Result<()> {
     needs!(docker);
-    let scene = scene_with_two()?;
+    let (scene, behind) = scene_with_two()?;
+    let behind = behind.to_string();
     let dial = scene.callers.dial_path()?.display().to_string();
     let (one, other) = (scene.target().to_string(), vip(81).to_string());
     let commands = [
@@ -34,8 +37,8 @@ fn sockets_that_change_their_minds_are_served() -> Result<()> {
         scene.callers.in_container(&scene.client, &dial)?,
     ];
     for mut command in commands {
-        let said = process::run(command.args(["odd", &one, &other]))?;
-        ensure!(said.lines().count() == 8, "{said}");
+        let said = process::run(command.args(["odd", &one, &other, &behind]))?;
+        ensure!(said.lines().count() == 11, "{said}");
         ensure!(said.lines().all(|line| line.ends_with(" ok")), "{said}");
     }
     Ok(())

@@ -1,12 +1,6 @@
 //! Questions over connections: so many at once, so many of one asker, and none for long.
 
-use std::{
-    collections::HashMap,
-    io,
-    net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{io, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -16,12 +10,13 @@ use tokio::{
 
 use super::{
     responder::{Outcome, Responder},
+    room::Room,
     wire::{QUESTION_BYTES_MAX, Transport},
 };
 
 /// Connections at once, on all addresses.
 pub(super) const CONNECTIONS_MAX: usize = 256;
-/// Of them, those of one asker. Of IPv6, whoever has an address mostly has all of its /64.
+/// Of them, those of one asker.
 pub(super) const CONNECTIONS_OF_ONE_MAX: usize = 8;
 /// Longest wait for a question, and for an answer to be taken.
 pub(super) const IDLE_TIME: Duration = Duration::from_secs(5);
@@ -29,51 +24,6 @@ pub(super) const IDLE_TIME: Duration = Duration::from_secs(5);
 const LIFE_TIME: Duration = Duration::from_mins(1);
 /// Wait after a connection could not be taken: there are too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// Who has how many connections.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Room(Arc<Mutex<HashMap<IpAddr, usize>>>);
-
-/// A connection's place, given back when it ends.
-#[derive(Debug)]
-pub(super) struct Place {
-    room: Room,
-    asker: IpAddr,
-}
-
-impl Room {
-    /// `None`: there is none for this asker.
-    pub(super) fn take(&self, asker: IpAddr) -> Option<Place> {
-        let asker = whose(asker);
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = held.values().sum();
-        let own = held.get(&asker).copied().unwrap_or(0);
-        if all >= CONNECTIONS_MAX || own >= CONNECTIONS_OF_ONE_MAX {
-            return None;
-        }
-        held.insert(asker, own + 1);
-        Some(Place { room: self.clone(), asker })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut held = self.room.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = held.get_mut(&self.asker) {
-            *count -= 1;
-            if *count == 0 {
-                held.remove(&self.asker);
-            }
-        }
-    }
-}
-
-fn whose(asker: IpAddr) -> IpAddr {
-    match asker.to_canonical() {
-        IpAddr::V6(address) => IpAddr::from((u128::from(address) >> 64 << 64).to_be_bytes()),
-        v4 @ IpAddr::V4(_) => v4,
-    }
-}
 
 /// Answers for ever.
 pub(super) async fn serve(listener: TcpListener, room: Room, responder: Responder) {

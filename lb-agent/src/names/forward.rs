@@ -25,12 +25,16 @@ use hickory_resolver::{
         rr::{Name, RecordType},
     },
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::wire::Reply;
+use super::{
+    room::{Place, Room},
+    wire::Reply,
+};
 
-/// Askers that wait for others; more are told to ask somebody else.
+/// Questions that wait for others; more are told to ask somebody else.
 const WAITING_MAX: usize = 256;
+/// Of them, those of one asker: it keeps nobody else waiting.
+const WAITING_OF_ONE_MAX: usize = 32;
 /// Longest wait for a server.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest wait for all of them.
@@ -42,7 +46,7 @@ type Lookup = Shared<BoxFuture<'static, Arc<Reply>>>;
 pub(super) struct Forwarder {
     resolver: TokioResolver,
     servers: BTreeSet<IpAddr>,
-    room: Arc<Semaphore>,
+    room: Room,
     lookups: Arc<Mutex<HashMap<(Name, RecordType), Lookup>>>,
 }
 
@@ -55,7 +59,7 @@ impl fmt::Debug for Forwarder {
 /// An answer that is waited for, and the room that the wait takes.
 pub(super) struct Waiting {
     lookup: Lookup,
-    _room: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Waiting {
@@ -87,7 +91,7 @@ impl Forwarder {
         Self {
             resolver: builder.build(),
             servers: servers.iter().map(|server| server.ip().to_canonical()).collect(),
-            room: Arc::new(Semaphore::new(WAITING_MAX)),
+            room: Room::new(WAITING_MAX, WAITING_OF_ONE_MAX),
             lookups: Arc::default(),
         }
     }
@@ -98,12 +102,11 @@ impl Forwarder {
         if self.servers.contains(&source.to_canonical()) {
             return Err(ResponseCode::Refused);
         }
-        let room = Arc::clone(&self.room).try_acquire_owned();
-        let room = room.map_err(|_full| ResponseCode::ServFail)?;
+        let place = self.room.take(source).ok_or(ResponseCode::ServFail)?;
         let key = (query.name().to_lowercase(), query.query_type());
         let mut lookups = self.lookups.lock().unwrap_or_else(PoisonError::into_inner);
         let lookup = lookups.entry(key.clone()).or_insert_with(|| self.begin(key)).clone();
-        Ok(Waiting { lookup, _room: room })
+        Ok(Waiting { lookup, _place: place })
     }
 
     /// A task, so that it ends and is forgotten although those who wait for it may go away.

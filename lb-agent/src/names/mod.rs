@@ -15,6 +15,7 @@ mod datagrams;
 mod forward;
 mod listen;
 mod responder;
+mod room;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -29,7 +30,13 @@ pub use self::{
     activity::Activity,
     table::{Answer, Names, Question},
 };
-use self::{connections::Room, datagrams::Datagrams, forward::Forwarder, responder::Responder};
+use self::{
+    connections::{CONNECTIONS_MAX, CONNECTIONS_OF_ONE_MAX},
+    datagrams::Datagrams,
+    forward::Forwarder,
+    responder::Responder,
+    room::Room,
+};
 use crate::{api::types::View, config::NamesConfig};
 
 /// Wait after an address could not be listened on: that of a bridge comes with Docker.
@@ -62,7 +69,7 @@ async fn run(config: NamesConfig, view: watch::Receiver<Arc<View>>, activity: Ar
     let (sender, names) = watch::channel(Arc::new(first));
     let forward = (!config.forward.is_empty()).then(|| Arc::new(Forwarder::new(&config.forward)));
     let responder = Responder { names, activity, ttl_seconds: config.ttl_seconds, forward };
-    let room = Room::default();
+    let room = Room::new(CONNECTIONS_MAX, CONNECTIONS_OF_ONE_MAX);
     for &address in &config.listen {
         let is_alone = !config.listen.iter().any(|other| listen::share_port(address, *other));
         tokio::spawn(serve(address, is_alone, responder.clone(), room.clone()));

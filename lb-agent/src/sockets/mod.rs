@@ -42,7 +42,7 @@ pub struct SocketTables {
     pub reach: BTreeMap<ReachKey, Reach>,
     /// By number of the service; networks in the first half.
     pub scopes: BTreeMap<u32, ServiceScope>,
-    /// By number of the backend: its network.
+    /// By number of the backend: its network; 0: reached by the routing table.
     pub networks: BTreeMap<u32, u64>,
     /// Virtual addresses whose packets from this node, of which no call has told, do not arrive.
     pub unseen: BTreeSet<IpAddr>,
@@ -97,19 +97,30 @@ pub struct ContainerClient {
     /// Cookie of its namespace, which other containers may share.
     pub cookie: u64,
     /// Its networks and the addresses that it has there.
-    pub networks: BTreeMap<String, BTreeSet<IpAddr>>,
+    pub networks: Networks,
 }
+
+/// Networks and the addresses that somebody has there.
+type Networks = BTreeMap<String, BTreeSet<IpAddr>>;
 
 impl Clients {
     /// For people.
     #[must_use]
     pub fn view(&self) -> CallerList {
+        // Of containers that share a namespace Docker names the networks of one.
+        let mut shared: BTreeMap<u64, Networks> = BTreeMap::new();
+        for container in self.containers.values().filter(|it| it.cookie != 0) {
+            let networks = shared.entry(container.cookie).or_default();
+            for (name, addresses) in &container.networks {
+                networks.entry(name.clone()).or_default().extend(addresses);
+            }
+        }
         let caller = |container: &ContainerClient| CallerView {
             name: container.name.clone(),
             pid: container.pid,
             is_known: container.cookie != 0,
             is_node: container.cookie != 0 && container.cookie == self.node,
-            networks: container.networks.clone(),
+            networks: shared.get(&container.cookie).unwrap_or(&container.networks).clone(),
         };
         let mut callers: Vec<_> = self.containers.values().map(caller).collect();
         callers.sort_by(|one, other| one.name.cmp(&other.name));
@@ -309,15 +320,17 @@ fn backend_networks(
     kernel: &KernelState,
     clients: &Clients,
 ) -> BTreeMap<u32, u64> {
-    if clients.containers.is_empty() {
-        return BTreeMap::new();
-    }
     let mut by_instance: HashIndex<Vec<u32>> = HashIndex::default();
     let is_local = |it: &KernelBackend| matches!(it.path, BackendPath::Local { .. });
+    // The number may have been a container's before, whose network would keep others from it.
+    let routed = kernel.backends.iter().filter(|(_, it)| !is_local(it));
+    let mut networks: BTreeMap<u32, u64> = routed.map(|(number, _)| (*number, 0)).collect();
+    if clients.containers.is_empty() {
+        return networks;
+    }
     for (number, backend) in kernel.backends.iter().filter(|(_, it)| is_local(it)) {
         by_instance.entry(backend.instance_hash).or_default().push(*number);
     }
-    let mut networks = BTreeMap::new();
     for service in snapshot.services.values() {
         for backend in &service.backends {
             if !matches!(backend.path, BackendPath::Local { .. }) {

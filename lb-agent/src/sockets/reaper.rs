@@ -7,7 +7,7 @@ use std::{
     collections::BTreeSet,
     os::fd::{AsFd as _, OwnedFd},
     sync::mpsc::{Receiver, RecvTimeoutError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use aya::maps::{HashMap, MapData};
@@ -17,9 +17,12 @@ use zerocopy::FromBytes as _;
 use super::Registry;
 use crate::netlink::{self, Process};
 
-/// When it is looked again: a call that was under way when its backend went may have remembered it
-/// after the first look.
-const SECOND_LOOK: Duration = Duration::from_millis(100);
+/// When it is looked again, after a backend went: a call that was under way then may have remembered it
+/// after the first look, and a caller may have become known since.
+const LOOKS: [Duration; 3] =
+    [Duration::from_millis(100), Duration::from_secs(1), Duration::from_secs(10)];
+/// How often it is seen whether all callers are known.
+const WAIT: Duration = Duration::from_millis(100);
 
 /// A backend that is gone, by number and generation.
 pub type Gone = (u32, u32);
@@ -51,10 +54,9 @@ impl Reaper {
     /// network namespace.
     pub fn run(mut self, registry: &Registry) {
         loop {
-            let first = if self.due.is_empty() {
-                self.gone.recv().map_err(|_| RecvTimeoutError::Disconnected)
-            } else {
-                self.gone.recv_timeout(SECOND_LOOK)
+            let first = match self.due.wait(Instant::now()) {
+                None => self.gone.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(wait) => self.gone.recv_timeout(wait),
             };
             let mut gone: BTreeSet<Gone> = match first {
                 Ok(gone) => BTreeSet::from([gone]),
@@ -62,7 +64,7 @@ impl Reaper {
                 Err(RecvTimeoutError::Disconnected) => return,
             };
             gone.extend(self.gone.try_iter());
-            let all = self.due.take(gone, registry.is_complete());
+            let all = self.due.take(gone, registry.is_complete(), Instant::now());
             if !all.is_empty() {
                 self.end(&all, registry);
             }
@@ -76,61 +78,73 @@ impl Reaper {
 
     fn end(&self, gone: &BTreeSet<Gone>, registry: &Registry) {
         for known in registry.all() {
-            let Ok(process) = known.pid.map(Process::open).transpose() else {
-                // Its sockets have ended with it.
-                continue;
-            };
-            let result =
-                netlink::end_sockets(
-                    process.as_ref(),
-                    self.connected.as_fd(),
-                    &|found| match found.stored {
-                        Some(value) => is_of(value, gone),
-                        None => self.is_connected_to(found.cookie, gone),
-                    },
-                );
-            match result {
-                Ok(0) => {}
-                Ok(count) => {
-                    tracing::info!("ended {count} sockets of {} whose backend is gone", known.name);
-                }
-                Err(_) if process.is_some_and(|process| !process.is_alive()) => {}
-                Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => tracing::warn!(
-                    "this kernel ends no sockets (CONFIG_INET_DIAG_DESTROY): clients of a backend \
-                     that is gone wait for their own timers"
-                ),
-                Err(error) => {
-                    tracing::warn!("cannot end sockets of {}: {error}", known.name);
-                }
+            if known.pids.is_empty() {
+                self.end_in(None, &known.name, gone);
             }
+            // Whoever else shares the namespace keeps it when one has ended; when all have, its sockets
+            // have ended with them.
+            let mut processes = known.pids.iter().filter_map(|pid| Process::open(*pid).ok());
+            let _entered = processes.any(|process| self.end_in(Some(&process), &known.name, gone));
         }
+    }
+
+    /// Ends those of one namespace; `None`: the node's. False: the process has ended.
+    fn end_in(&self, process: Option<&Process>, name: &str, gone: &BTreeSet<Gone>) -> bool {
+        let result =
+            netlink::end_sockets(process, self.connected.as_fd(), &|found| match found.stored {
+                Some(value) => is_of(value, gone),
+                None => self.is_connected_to(found.cookie, gone),
+            });
+        match result {
+            Ok(0) => {}
+            Ok(count) => tracing::info!("ended {count} sockets of {name} whose backend is gone"),
+            Err(_) if process.is_some_and(|process| !process.is_alive()) => return false,
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => tracing::warn!(
+                "this kernel ends no sockets (CONFIG_INET_DIAG_DESTROY): clients of a backend that \
+                 is gone wait for their own timers"
+            ),
+            Err(error) => tracing::warn!("cannot end sockets of {name}: {error}"),
+        }
+        true
     }
 }
 
 /// What is to be looked for, and when.
 #[derive(Debug, Default)]
 struct Due {
-    /// Once more, see [`SECOND_LOOK`].
-    again: BTreeSet<Gone>,
+    /// Once more, see [`LOOKS`].
+    again: BTreeSet<(Instant, Gone)>,
     /// When all containers have been seen for the first time: what went while no agent ran has clients
     /// of which nobody knows yet.
     unseen: BTreeSet<Gone>,
 }
 
 impl Due {
-    fn is_empty(&self) -> bool {
-        self.again.is_empty() && self.unseen.is_empty()
+    /// When there may be something to look for, unless something goes before; `None`: then only.
+    fn wait(&self, now: Instant) -> Option<Duration> {
+        let next = self.again.first().map(|(at, _)| at.saturating_duration_since(now));
+        let unseen = (!self.unseen.is_empty()).then_some(WAIT);
+        next.into_iter().chain(unseen).min()
     }
 
     /// What is to be looked for now, when these have gone.
-    fn take(&mut self, mut gone: BTreeSet<Gone>, all_are_seen: bool) -> BTreeSet<Gone> {
+    fn take(
+        &mut self,
+        mut gone: BTreeSet<Gone>,
+        all_are_seen: bool,
+        now: Instant,
+    ) -> BTreeSet<Gone> {
         if all_are_seen {
             gone.append(&mut self.unseen);
         } else {
             self.unseen.extend(&gone);
         }
-        let again = std::mem::replace(&mut self.again, gone.clone());
-        gone.extend(again);
+        let later = self.again.split_off(&(now, (u32::MAX, u32::MAX)));
+        let due = std::mem::replace(&mut self.again, later);
+        for one in &gone {
+            self.again.extend(LOOKS.map(|after| (now + after, *one)));
+        }
+        gone.extend(due.into_iter().map(|(_, one)| one));
         gone
     }
 }
@@ -147,22 +161,46 @@ mod tests {
 
     use super::*;
 
+    fn set(numbers: &[u32]) -> BTreeSet<Gone> {
+        numbers.iter().map(|number| (*number, 1)).collect()
+    }
+
     #[test]
     fn what_went_while_no_agent_ran_is_looked_for_when_all_are_seen() {
-        let set = |numbers: &[u32]| numbers.iter().map(|it| (*it, 1)).collect::<BTreeSet<Gone>>();
         let mut due = Due { unseen: set(&[1]), ..Due::default() };
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
         // Nobody is known yet, or not everybody.
-        assert_eq!(due.take(set(&[2]), false), set(&[2]));
-        assert_eq!(due.take(set(&[]), false), set(&[2]));
-        assert_eq!(due.take(set(&[]), false), set(&[]));
-        assert!(!due.is_empty());
-        assert_eq!(due.take(set(&[3]), true), set(&[1, 2, 3]));
-        assert_eq!(due.take(set(&[]), true), set(&[1, 2, 3]), "and once more");
-        assert!(due.is_empty());
-        assert_eq!(due.take(set(&[4]), true), set(&[4]));
-        assert_eq!(due.take(set(&[5]), true), set(&[4, 5]));
-        assert_eq!(due.take(set(&[]), true), set(&[5]));
-        assert!(due.is_empty());
+        assert_eq!(due.take(set(&[2]), false, at(0)), set(&[2]));
+        assert_eq!(due.take(set(&[]), false, at(50)), set(&[]));
+        assert_eq!(due.wait(at(50)), Some(Duration::from_millis(50)));
+        assert_eq!(due.take(set(&[]), false, at(100)), set(&[2]));
+        assert_eq!(due.wait(at(100)), Some(WAIT), "until all are seen");
+        assert_eq!(due.take(set(&[3]), true, at(200)), set(&[1, 2, 3]));
+        assert_eq!(due.take(set(&[]), true, at(300)), set(&[1, 2, 3]), "and once more");
+        assert_eq!(due.take(set(&[]), true, at(1_000)), set(&[2]), "since its first look");
+        assert_eq!(due.take(set(&[]), true, at(1_200)), set(&[1, 2, 3]));
+        assert_eq!(due.wait(at(1_200)), Some(Duration::from_millis(8_800)));
+        assert_eq!(due.take(set(&[]), true, at(10_200)), set(&[1, 2, 3]));
+        assert_eq!(due.wait(at(10_200)), None);
+    }
+
+    /// One death after the other brings no look forward.
+    #[test]
+    fn in_a_storm_each_is_looked_for_again_at_its_own_time() {
+        let (mut due, start) = (Due::default(), Instant::now());
+        let mut looks: Vec<(u64, u32)> = Vec::new();
+        for ms in 0..300 {
+            let now = start + Duration::from_millis(ms);
+            let gone =
+                if ms < 50 { set(&[u32::try_from(ms).expect("a small number")]) } else { set(&[]) };
+            looks.extend(due.take(gone, true, now).into_iter().map(|(number, _)| (ms, number)));
+        }
+        for number in 0..50 {
+            let of: Vec<u64> =
+                looks.iter().filter(|(_, it)| *it == number).map(|(ms, _)| *ms).collect();
+            assert_eq!(of, [number.into(), u64::from(number) + 100]);
+        }
     }
 
     #[test]

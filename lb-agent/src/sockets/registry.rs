@@ -1,14 +1,17 @@
 //! Whose sockets may have to be ended: the namespaces of this node's clients, by a process in each.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use super::Clients;
 
 /// A namespace with clients in it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Known {
-    /// A process in it; `None`: the node's own.
-    pub pid: Option<u32>,
+    /// Processes in it, any of which may have ended; none: the node's own.
+    pub pids: Vec<u32>,
     /// For people.
     pub name: String,
 }
@@ -24,16 +27,19 @@ struct State {
 }
 
 impl Registry {
-    /// Takes over what was seen last; of containers that share a namespace, one stands for all.
+    /// Takes over what was seen last; containers that share a namespace are one.
     pub fn set(&self, clients: &Clients) {
-        let mut cookies = std::collections::BTreeSet::from([clients.node]);
-        let mut all = vec![Known { pid: None, name: "the node".to_owned() }];
+        let mut all = vec![Known { pids: Vec::new(), name: "the node".to_owned() }];
+        let mut shared: BTreeMap<u64, Known> = BTreeMap::new();
         for container in clients.containers.values() {
-            if container.cookie == 0 || cookies.insert(container.cookie) {
-                let (pid, name) = (Some(container.pid), container.name.clone());
-                all.push(Known { pid, name });
+            let known = || Known { pids: Vec::new(), name: container.name.clone() };
+            if container.cookie == 0 {
+                all.push(Known { pids: vec![container.pid], ..known() });
+            } else if container.cookie != clients.node {
+                shared.entry(container.cookie).or_insert_with(known).pids.push(container.pid);
             }
         }
+        all.extend(shared.into_values());
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // What was whole once loses only what cannot be looked at.
         state.is_complete |= !clients.is_partial;

@@ -117,6 +117,23 @@ fn containers_that_share_a_namespace_are_one_client_and_the_node_is_itself() {
 }
 
 #[test]
+fn whoever_shares_a_namespace_is_shown_on_all_its_networks() {
+    let view = clients().view();
+    let networks = |pick: fn(&ContainerClient) -> bool| {
+        let of = clients().containers.into_values().filter(pick);
+        of.flat_map(|container| container.networks.into_keys()).collect::<BTreeSet<String>>()
+    };
+    let shared = networks(|it| it.cookie == 100);
+    assert_eq!(shared.len(), 3);
+    let shown: Vec<BTreeSet<String>> =
+        view.callers.iter().map(|caller| caller.networks.keys().cloned().collect()).collect();
+    assert_eq!(shown.iter().filter(|names| **names == shared).count(), 2, "{shown:?}");
+    // Of those whose namespace could not be told nobody knows who shares it.
+    let unknown = view.callers.iter().find(|caller| !caller.is_known).expect("one");
+    assert_eq!(unknown.networks.keys().collect::<Vec<_>>(), ["front"]);
+}
+
+#[test]
 fn a_container_is_known_on_all_its_networks_however_many() {
     let names: Vec<String> = (0..200).map(|number| format!("net-{number}")).collect();
     let networks: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "")).collect();
@@ -146,8 +163,11 @@ fn a_backend_is_on_the_network_that_gave_it_its_address() {
     ];
     let (snapshot, kernel) = world(backends, Policy::default());
     let tables = wanted(&snapshot, &kernel, Some(&clients()), false);
-    let expected = BTreeMap::from([(1, network_hash("back")), (2, network_hash("front"))]);
+    // Of what is not reached as a container none is said, whoever had its number before.
+    let expected = BTreeMap::from([(1, network_hash("back")), (2, network_hash("front")), (4, 0)]);
     assert_eq!(tables.networks, expected);
+    let tables = wanted(&snapshot, &kernel, None, false);
+    assert_eq!(tables.networks, BTreeMap::from([(4, 0)]));
 }
 
 #[test]
@@ -371,12 +391,14 @@ fn visibility_is_written_as_it_is_read() {
 }
 
 #[test]
-fn of_containers_in_one_namespace_one_stands_for_all() {
+fn a_namespace_is_entered_by_any_of_those_who_share_it() {
+    let mut clients = clients();
+    clients.containers.get_mut("sharing").expect("it is there").pid = 78;
     let registry = Registry::default();
-    registry.set(&clients());
-    let pids: Vec<Option<u32>> = registry.all().into_iter().map(|known| known.pid).collect();
-    // The node; one of those that share; the one whose namespace could not be told.
-    assert_eq!(pids, [None, Some(77), Some(77)]);
+    registry.set(&clients);
+    let pids: Vec<Vec<u32>> = registry.all().into_iter().map(|known| known.pids).collect();
+    // The node; the one whose namespace could not be told; those that share.
+    assert_eq!(pids, [vec![], vec![77], vec![77, 78]]);
 }
 
 #[test]

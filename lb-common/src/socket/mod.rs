@@ -21,7 +21,7 @@ mod trace;
 pub use self::cookie::cookie_told;
 pub use self::{
     cookie::tell_cookie,
-    peers::{find, is_behind, is_of, place_for, sender, translate_back},
+    peers::{find, is_at, is_behind, is_of, place_for, sender, translate_back},
     reach::{
         ANY_GENERATION, ATTEMPTS, Membership, NO_RING, OTHER_NETWORK, SCAN, SEES_OTHER, TAKES_IT,
         TAKES_NOT, class_of, fallback, judge, judge_entry, pick, scan, sees,
@@ -30,8 +30,8 @@ pub use self::{
 };
 use crate::{
     abi::{
-        BACKEND_NONE, Client, DropReason, FRONTEND_DROPS, Frontend, NetAddr6, NetU16, ReachEntry,
-        ReachKey, ReachList, SCOPE_FRONT, SCOPE_HAS_SLOTS, ServiceScope, SocketPeer,
+        BACKEND_NONE, CLASS_ALL, Client, DropReason, FRONTEND_DROPS, Frontend, NetAddr6, NetU16,
+        ReachEntry, ReachKey, ReachList, SCOPE_FRONT, SCOPE_HAS_SLOTS, ServiceScope, SocketPeer,
         TAKES_OLD_DATAGRAMS, VISIBLE_TO_NOBODY, Verdict, affinity_prefix_bits,
     },
     engine::{Backend, Family, Tables},
@@ -217,17 +217,20 @@ pub fn decide<A: Family, T: SocketTables<A>>(
     if !sees(tables, scope, client) {
         return refused(&frontend, DropReason::NotVisible, UNREACHABLE);
     }
-    if let Some(decision) = kept(tables, &frontend, known) {
+    let class = class_of(client, call.routes_across);
+    if let Some(decision) = kept(tables, &frontend, class, known) {
         return decision;
     }
-    choose(tables, call, &frontend, scope, client)
+    choose(tables, call, &frontend, scope, class)
 }
 
-/// The backend that the socket has sent to before, as long as that takes datagrams.
+/// The backend that the socket has sent to before, as long as that takes datagrams and is reached: a
+/// container may have been taken off its network.
 #[inline(always)]
 fn kept<A: Family, T: SocketTables<A>>(
     tables: &T,
     frontend: &Frontend,
+    class: u64,
     known: Option<&SocketPeer>,
 ) -> Option<Decision<A>> {
     let known = known?;
@@ -236,6 +239,10 @@ fn kept<A: Family, T: SocketTables<A>>(
         || known.generation != backend.generation
         || backend.state & TAKES_OLD_DATAGRAMS == 0
     {
+        return None;
+    }
+    let network = tables.network(known.backend);
+    if network != 0 && class != CLASS_ALL && !tables.is_on(class, network) {
         return None;
     }
     let mut decision = translated(known.backend, &backend, known.port, frontend.service);
@@ -249,14 +256,13 @@ fn choose<A: Family, T: SocketTables<A>>(
     call: &Call<A>,
     frontend: &Frontend,
     scope: &ServiceScope,
-    client: Option<&Client>,
+    class: u64,
 ) -> Decision<A> {
     // Who calls is the namespace: a socket has no address yet.
     let hash = match affinity_prefix_bits(frontend.flags) {
         Some(_) => client_hash(call.hash_seed, call.client),
         None => call.hash,
     };
-    let class = class_of(client, call.routes_across);
     let picked = tables.pick(frontend.ring, scope.flags & SCOPE_HAS_SLOTS, class, hash);
     let number = picked as u32;
     if number != BACKEND_NONE

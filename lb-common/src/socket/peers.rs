@@ -125,11 +125,15 @@ pub fn translate_back(
     address: NetAddr6,
     port: NetU16,
 ) -> Option<(NetAddr6, NetU16)> {
-    let is_it = peer.family == family
-        && peer.port.raw() == port.raw()
-        && peer.address.is_same(address)
-        && peer.is_whole();
+    let is_it = is_at(peer, family, address, port) && peer.is_whole();
     is_it.then_some((peer.vip, peer.vip_port))
+}
+
+/// Whether this is remembered of an address that led to this one.
+#[inline(always)]
+#[must_use]
+pub fn is_at(peer: &SocketPeer, family: u32, address: NetAddr6, port: NetU16) -> bool {
+    peer.family == family && peer.port.raw() == port.raw() && peer.address.is_same(address)
 }
 
 /// Whether this is what is remembered of an address that is asked for.

@@ -26,6 +26,16 @@ macro_rules! load {
     };
 }
 
+/// Whether the socket of a call has a peer.
+#[inline(always)]
+pub fn is_connected(ctx: &SockAddrContext) -> bool {
+    // SAFETY: the context's own socket, which lives as long as the program runs.
+    unsafe {
+        let socket = (&raw const (*ctx.sock_addr).__bindgen_anon_1.sk).read_volatile();
+        (&raw const (*socket).dst_port).read_volatile() != 0
+    }
+}
+
 /// An address that a context can hold.
 pub trait SocketFamily: FamilyMaps {
     /// Looks up a destination.

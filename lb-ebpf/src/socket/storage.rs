@@ -8,7 +8,7 @@ use lb_common::{
         connected_to,
     },
     engine::wire::Address as _,
-    socket::{Call, Decision, find, is_behind, is_of, place_for, sender, translate_back},
+    socket::{Call, Decision, find, is_at, is_behind, is_of, place_for, sender, translate_back},
 };
 
 use super::address::{self, SocketFamily};
@@ -49,6 +49,42 @@ pub fn forget_peer(ctx: &SockAddrContext) {
         // SAFETY: the context is a socket's.
         let socket = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
         let _ = CONNECTED_DATAGRAMS.remove(&socket);
+    }
+}
+
+/// Whoever is asked for by this address itself answers as itself, although another address led there
+/// before.
+#[inline(always)]
+pub fn forget_asked_for<A: SocketFamily>(ctx: &SockAddrContext, asked: A, port: NetU16) {
+    let address = NetAddr6::from_raw(asked.words());
+    // `connect` to nobody is seen by no program, and leaves what was remembered of the peer.
+    if !address::is_connected(ctx) {
+        // SAFETY: as above.
+        let place = unsafe { CONNECTED.get_ptr_mut(ctx) };
+        if !place.is_null() {
+            // SAFETY: as above.
+            forget_if_at::<A>(unsafe { &mut *place }, address, port);
+        }
+    }
+    // SAFETY: as above.
+    let place = unsafe { DATAGRAM_PEERS.get_ptr_mut(ctx) };
+    if place.is_null() {
+        return;
+    }
+    // SAFETY: as above.
+    let peers: &mut SocketPeers = unsafe { &mut *place };
+    let mut at = 0;
+    while at < SOCKET_PEERS {
+        forget_if_at::<A>(&mut peers.peers[at], address, port);
+        at += 1;
+    }
+}
+
+#[inline(always)]
+fn forget_if_at<A: SocketFamily>(peer: &mut SocketPeer, address: NetAddr6, port: NetU16) {
+    if is_at(peer, A::NUMBER, address, port) {
+        // SAFETY: a place in the socket's storage; without its seal it counts as nothing.
+        unsafe { (&raw mut peer.seal).write_volatile(0) };
     }
 }
 

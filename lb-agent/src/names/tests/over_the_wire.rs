@@ -21,8 +21,9 @@ use tokio_util::sync::CancellationToken;
 use super::{
     super::{
         Names,
-        connections::{CONNECTIONS_MAX, CONNECTIONS_OF_ONE_MAX, Room},
+        connections::{CONNECTIONS_MAX, CONNECTIONS_OF_ONE_MAX},
         responder::{Outcome, Responder},
+        room::Room,
         start,
         wire::{DATAGRAM_BYTES_MAX, QUESTION_BYTES_MAX, Transport},
     },
@@ -236,7 +237,7 @@ fn what_does_not_fit_is_asked_for_by_a_connection() {
 
 #[test]
 fn connections_are_bounded_for_all_and_for_one() {
-    let room = Room::default();
+    let room = Room::new(CONNECTIONS_MAX, CONNECTIONS_OF_ONE_MAX);
     let one: IpAddr = Ipv4Addr::new(10, 0, 0, 1).into();
     let held: Vec<_> = (0..CONNECTIONS_OF_ONE_MAX).map(|_| room.take(one).expect("room")).collect();
     assert!(room.take(one).is_none());
@@ -477,4 +478,11 @@ async fn questions_that_wait_are_bounded() {
     // Our own are answered meanwhile.
     let answer = ask(server.address, "restserver.local.", RecordType::A).await;
     assert_eq!(answer.answers().len(), 1);
+    // Whoever else asks waits as if the first had asked nothing.
+    let from = (Ipv4Addr::new(127, 0, 0, 6), 0);
+    let other = UdpSocket::bind(from).await.expect("a socket");
+    let bytes = question("else.example.com.", RecordType::A).to_vec().expect("a message");
+    other.send_to(&bytes, server.address).await.expect("sent");
+    let at_once = timeout(Duration::from_millis(500), other.recv(&mut buffer)).await;
+    assert!(at_once.is_err(), "told at once that there is no room");
 }

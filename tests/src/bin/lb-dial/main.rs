@@ -15,7 +15,7 @@ use calls::Way;
 const USAGE: &str = "\
 usage: lb-dial WAY ADDRESS:PORT [COUNT]
        lb-dial hold ADDRESS:PORT COUNT SECONDS
-       lb-dial odd ADDRESS:PORT ADDRESS:PORT
+       lb-dial odd ADDRESS:PORT ADDRESS:PORT ADDRESS:PORT
 ways:  tcp tcp-nonblocking tcp-fastopen tcp-bound tcp-mapped udp udp-unconnected udp-mapped
        udp-mapped-unconnected udp-again peer short";
 
@@ -36,7 +36,8 @@ fn run() -> Result<()> {
     let target: SocketAddr = word(1).context("no address")?.parse()?;
     let number = |index| word(index).map(str::parse::<usize>).transpose();
     if way == "odd" {
-        odd::run(target, word(2).context("no second address")?.parse()?);
+        let other = word(2).context("no second address")?.parse()?;
+        odd::run(target, other, word(3).context("no third address")?.parse()?);
         return Ok(());
     }
     if way == "hold" {

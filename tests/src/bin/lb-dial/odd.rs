@@ -34,9 +34,18 @@ const CASES: [(&str, Case); 8] = [
     ("peer-after-passing", peer_after_passing),
 ];
 
-/// All of them, to two addresses that are answered.
-pub(crate) fn run(one: SocketAddr, other: SocketAddr) {
-    for (name, case) in CASES {
+/// With an address that is answered, and the one to which it always leads.
+const BEHIND: [(&str, Case); 3] = [
+    ("udp-to-what-is-behind", to_what_is_behind),
+    ("udp-disconnected-to-what-is-behind", disconnected_to_what_is_behind),
+    ("udp-connected-to-what-is-behind", connected_to_what_is_behind),
+];
+
+/// All of them, to two addresses that are answered, and one to which the second always leads.
+pub(crate) fn run(one: SocketAddr, other: SocketAddr, behind: SocketAddr) {
+    let cases = CASES.map(|(name, case)| (name, case, one, other));
+    let direct = BEHIND.map(|(name, case)| (name, case, other, behind));
+    for (name, case, one, other) in cases.into_iter().chain(direct) {
         match case(one, other) {
             Ok(()) => println!("case={name} ok"),
             Err(error) => println!("case={name} failed: {error:#}"),
@@ -104,6 +113,36 @@ fn connected_and_addressed(one: SocketAddr, other: SocketAddr) -> Result<()> {
         // To somebody else, whose answer does not come, as without us.
         socket.send_to(b"ask", other)?;
         ask(&socket, one).with_context(|| format!("socket {number}, after another"))?;
+    }
+    Ok(())
+}
+
+/// Whoever is asked for by its own address answers by that.
+fn to_what_is_behind(vip: SocketAddr, behind: SocketAddr) -> Result<()> {
+    let socket = datagrams()?;
+    for target in [vip, behind, vip, behind] {
+        socket.send_to(b"ask", target)?;
+        answered(&socket, target)?;
+    }
+    Ok(())
+}
+
+fn disconnected_to_what_is_behind(vip: SocketAddr, behind: SocketAddr) -> Result<()> {
+    let socket = datagrams()?;
+    socket.connect(vip)?;
+    ask(&socket, vip)?;
+    disconnect(&socket)?;
+    socket.send_to(b"ask", behind)?;
+    answered(&socket, behind)
+}
+
+fn connected_to_what_is_behind(vip: SocketAddr, behind: SocketAddr) -> Result<()> {
+    let socket = datagrams()?;
+    socket.send_to(b"ask", vip)?;
+    answered(&socket, vip)?;
+    for target in [behind, vip, behind] {
+        socket.connect(target)?;
+        ask(&socket, target)?;
     }
     Ok(())
 }

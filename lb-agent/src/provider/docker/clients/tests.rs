@@ -1,0 +1,237 @@
+//! Callers, as a daemon tells of them that answers each request by its path.
+
+use std::{
+    fmt::Write as _,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{UnixListener, UnixStream},
+    task::JoinHandle,
+    time::timeout,
+};
+
+use super::*;
+
+/// Long enough for any machine.
+const LONG: Duration = Duration::from_secs(30);
+
+/// A daemon that runs containers of this very process, in its namespace.
+#[derive(Default)]
+struct Daemon {
+    /// Numbers of those that run.
+    running: Mutex<BTreeSet<usize>>,
+    /// Those that cannot be inspected.
+    failing: Mutex<BTreeSet<usize>>,
+    /// Events that are told as soon as anybody listens, of containers that run from then on.
+    storm: Vec<usize>,
+    /// Those to which something happens as soon as anybody has listed them.
+    troubled: Vec<usize>,
+    listings: AtomicUsize,
+    /// What each listing takes.
+    delay: Duration,
+}
+
+fn id(number: usize) -> String {
+    format!("{number:064x}")
+}
+
+/// An event, as a chunk.
+fn started(number: usize) -> String {
+    let event = format!(
+        "{{\"Type\":\"container\",\"Action\":\"start\",\"Actor\":{{\"ID\":\"{}\"}}}}\n",
+        id(number)
+    );
+    format!("{:x}\r\n{event}\r\n", event.len())
+}
+
+impl Daemon {
+    fn serve(self: &Arc<Self>, path: &std::path::Path) -> JoinHandle<()> {
+        let listener = UnixListener::bind(path).expect("a socket");
+        let daemon = Arc::clone(self);
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.expect("a client");
+                tokio::spawn(Arc::clone(&daemon).answer(stream));
+            }
+        })
+    }
+
+    async fn answer(self: Arc<Self>, mut stream: UnixStream) {
+        let mut request = vec![0; 8192];
+        let length = stream.read(&mut request).await.expect("a request");
+        let request = String::from_utf8_lossy(&request[..length]).into_owned();
+        let path = request.split_whitespace().nth(1).unwrap_or_default();
+        let path = path.split('?').next().unwrap_or_default();
+        if path.ends_with("/events") {
+            return self.tell(stream).await;
+        }
+        let (status, body) = if path.ends_with("/version") {
+            (200, r#"{"ApiVersion":"1.41","MinAPIVersion":"1.12"}"#.to_owned())
+        } else if path.ends_with("/networks") {
+            (200, "[]".to_owned())
+        } else if path.ends_with("/containers/json") {
+            self.listings.fetch_add(1, Ordering::Relaxed);
+            sleep(self.delay).await;
+            (200, self.listing())
+        } else {
+            self.inspection(path)
+        };
+        let answer = format!(
+            "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nConnection: close\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        // Whoever asked may have gone.
+        drop(stream.write_all(answer.as_bytes()).await);
+    }
+
+    /// Each event comes by itself, as Docker sends them.
+    async fn tell(&self, mut stream: UnixStream) {
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\
+                    Transfer-Encoding: chunked\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.expect("somebody who listens");
+        for number in &self.storm {
+            self.running.lock().expect("a lock").insert(*number);
+            if stream.write_all(started(*number).as_bytes()).await.is_err() {
+                return;
+            }
+        }
+        while self.listings.load(Ordering::Relaxed) == 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        // By then all are looked at.
+        sleep(Duration::from_millis(200)).await;
+        for number in &self.troubled {
+            self.failing.lock().expect("a lock").insert(*number);
+            if stream.write_all(started(*number).as_bytes()).await.is_err() {
+                return;
+            }
+        }
+        std::future::pending::<()>().await;
+    }
+
+    fn listing(&self) -> String {
+        let mut body = String::new();
+        for number in self.running.lock().expect("a lock").iter() {
+            let comma = if body.is_empty() { "" } else { "," };
+            write!(body, "{comma}{{\"Id\":\"{}\",\"Names\":[\"/c{number}\"]}}", id(*number))
+                .expect("memory");
+        }
+        format!("[{body}]")
+    }
+
+    fn inspection(&self, path: &str) -> (u16, String) {
+        let asked = path.rsplit('/').nth(1).unwrap_or_default();
+        let number = usize::from_str_radix(asked, 16).expect("an id of ours");
+        if self.failing.lock().expect("a lock").contains(&number) {
+            return (500, r#"{"message":"not now"}"#.to_owned());
+        }
+        let pid = std::process::id();
+        let body = format!(
+            r#"{{"Id":"{asked}","Created":"2026-08-22T09:15:41.5Z","Name":"/c{number}",
+            "Config":{{"Image":"x","Labels":{{}}}},"Image":"sha256:6a1b",
+            "State":{{"Status":"running","Running":true,"Paused":false,"Restarting":false,
+            "OOMKilled":false,"Dead":false,"Pid":{pid},"ExitCode":0,"Error":"",
+            "StartedAt":"2026-08-22T09:15:42.123456789Z","FinishedAt":"0001-01-01T00:00:00Z"}},
+            "NetworkSettings":{{"Networks":{{}}}}}}"#
+        );
+        (200, body)
+    }
+}
+
+/// Follows this daemon.
+struct Session {
+    daemon: Arc<Daemon>,
+    clients: mpsc::Receiver<Clients>,
+    tasks: [JoinHandle<()>; 2],
+    _directory: tempfile::TempDir,
+}
+
+impl Session {
+    fn with(daemon: Daemon, resync: Duration) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("docker.sock");
+        let daemon = Arc::new(daemon);
+        let serving = daemon.serve(&path);
+        let endpoint = format!("unix://{}", path.to_str().expect("a path in ASCII"));
+        let settings = Settings::new(&endpoint, resync).expect("an endpoint");
+        let (sender, clients) = mpsc::channel(1);
+        let following = tokio::spawn(run(settings, Cookies::of_this_kernel(), sender));
+        Self { daemon, clients, tasks: [serving, following], _directory: directory }
+    }
+
+    /// Waits until this is told.
+    async fn told(&mut self, what: &str, is_it: impl Fn(&Clients) -> bool) -> Clients {
+        let told = async {
+            loop {
+                let clients = self.clients.recv().await.expect("somebody who tells");
+                if is_it(&clients) {
+                    return clients;
+                }
+            }
+        };
+        timeout(LONG, told).await.expect(what)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+#[tokio::test]
+async fn a_storm_of_changes_does_not_cost_a_listing_each() {
+    const STORM: usize = 400;
+    let daemon = Daemon {
+        storm: (1..=STORM).collect(),
+        delay: Duration::from_millis(20),
+        ..Daemon::default()
+    };
+    let mut session = Session::with(daemon, Duration::from_hours(1));
+    session.told("all of them", |clients| clients.containers.len() == STORM).await;
+    let listings = session.daemon.listings.load(Ordering::Relaxed);
+    assert!(listings < STORM / 4, "{listings} listings for {STORM} events");
+}
+
+#[tokio::test]
+async fn whoever_cannot_be_looked_at_again_stays_and_keeps_nobody() {
+    let daemon =
+        Daemon { running: Mutex::new([1, 2].into()), troubled: vec![2], ..Daemon::default() };
+    let mut session = Session::with(daemon, Duration::from_hours(1));
+    session.told("both", |clients| clients.containers.len() == 2).await;
+    let is_troubled = async {
+        while session.daemon.failing.lock().expect("a lock").is_empty() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(LONG, is_troubled).await.expect("trouble");
+    sleep(Duration::from_millis(200)).await;
+    // Another comes: the one that cannot be looked at is there, and the listing is whole.
+    session.daemon.running.lock().expect("a lock").insert(3);
+    let clients = session.told("a third", |clients| clients.containers.contains_key(&id(3))).await;
+    assert_eq!(clients.containers.keys().cloned().collect::<Vec<_>>(), [1, 2, 3].map(id));
+    assert!(!clients.is_partial);
+}
+
+#[tokio::test]
+async fn whoever_was_never_seen_is_waited_for_and_not_for_ever() {
+    let daemon = Daemon {
+        running: Mutex::new([1, 2].into()),
+        failing: Mutex::new([2].into()),
+        ..Daemon::default()
+    };
+    let mut session = Session::with(daemon, Duration::from_secs(1));
+    let clients = session.told("the other", |clients| clients.containers.len() == 1).await;
+    assert!(clients.is_partial);
+    let clients = session.told("an end of it", |clients| !clients.is_partial).await;
+    assert_eq!(clients.containers.keys().cloned().collect::<Vec<_>>(), [id(1)]);
+    session.daemon.failing.lock().expect("a lock").clear();
+    let clients = session.told("both", |clients| clients.containers.len() == 2).await;
+    assert!(!clients.is_partial);
+}
