@@ -24,7 +24,8 @@ pub use self::{
     peers::{find, is_behind, is_of, place_for, sender, translate_back},
     reach::{
         ANY_GENERATION, ATTEMPTS, Membership, NO_RING, OTHER_NETWORK, SCAN, SEES_OTHER, TAKES_IT,
-        TAKES_NOT, class_of, fallback, judge, judge_entry, pick, scan, sees,
+        TAKES_NOT, class_of, fallback, judge, judge_entry, pick, reaches, scan,
+        sees,
     },
     trace::{Told, describe},
 };
@@ -217,17 +218,20 @@ pub fn decide<A: Family, T: SocketTables<A>>(
     if !sees(tables, scope, client) {
         return refused(&frontend, DropReason::NotVisible, UNREACHABLE);
     }
-    if let Some(decision) = kept(tables, &frontend, known) {
+    let class = class_of(client, call.routes_across);
+    if let Some(decision) = kept(tables, &frontend, class, known) {
         return decision;
     }
-    choose(tables, call, &frontend, scope, client)
+    choose(tables, call, &frontend, scope, class)
 }
 
-/// The backend that the socket has sent to before, as long as that takes datagrams.
+/// The backend that the socket has sent to before, as long as that takes datagrams and is reached: a
+/// container may have left the network since.
 #[inline(always)]
 fn kept<A: Family, T: SocketTables<A>>(
     tables: &T,
     frontend: &Frontend,
+    class: u64,
     known: Option<&SocketPeer>,
 ) -> Option<Decision<A>> {
     let known = known?;
@@ -235,6 +239,7 @@ fn kept<A: Family, T: SocketTables<A>>(
     if known.service != frontend.service
         || known.generation != backend.generation
         || backend.state & TAKES_OLD_DATAGRAMS == 0
+        || !reaches(tables, class, known.backend)
     {
         return None;
     }
@@ -249,14 +254,13 @@ fn choose<A: Family, T: SocketTables<A>>(
     call: &Call<A>,
     frontend: &Frontend,
     scope: &ServiceScope,
-    client: Option<&Client>,
+    class: u64,
 ) -> Decision<A> {
     // Who calls is the namespace: a socket has no address yet.
     let hash = match affinity_prefix_bits(frontend.flags) {
         Some(_) => client_hash(call.hash_seed, call.client),
         None => call.hash,
     };
-    let class = class_of(client, call.routes_across);
     let picked = tables.pick(frontend.ring, scope.flags & SCOPE_HAS_SLOTS, class, hash);
     let number = picked as u32;
     if number != BACKEND_NONE

@@ -92,12 +92,15 @@ pub fn judge<A: Family>(
     if !is_it || backend.state & TAKES_NEW == 0 {
         return TAKES_NOT;
     }
+    if reaches(tables, class, number) { TAKES_IT } else { OTHER_NETWORK }
+}
+
+/// Whether a class of clients is on the network of a backend.
+#[inline(always)]
+#[must_use]
+pub fn reaches<A: Family>(tables: &impl SocketTables<A>, class: u64, number: u32) -> bool {
     let network = tables.network(number);
-    if network == 0 || class == CLASS_ALL || tables.is_on(class, network) {
-        TAKES_IT
-    } else {
-        OTHER_NETWORK
-    }
+    network == 0 || class == CLASS_ALL || tables.is_on(class, network)
 }
 
 /// The same for an entry of a list. Returns what [`pick`] does.

@@ -375,6 +375,25 @@ fn datagrams_stay_where_the_socket_has_sent_before() {
 }
 
 #[test]
+fn datagrams_of_who_has_left_the_network_of_a_backend_go_elsewhere() {
+    let mut tables = tables::<NetU32>();
+    let sent = |client| Call { client, ..datagram(0) };
+    let known = known(&decide(&tables, &sent(FRONT_CONTAINER), None));
+    assert_eq!(known.backend, 1);
+    let check = |tables: &HostSocketTables<NetU32>, call, expected: (u32, u32)| {
+        let decision = decide(tables, &call, Some(&known));
+        assert_eq!((decision.backend, decision.is_new), expected, "{call:?}");
+    };
+    check(&tables, sent(FRONT_CONTAINER), (1, 0));
+    tables.networks.insert(1, BACK_NET);
+    check(&tables, sent(FRONT_CONTAINER), (2, 1));
+    check(&tables, sent(BACK_CONTAINER), (1, 0));
+    // The node is on all networks, and so is everybody where the host leads across.
+    check(&tables, sent(NODE), (1, 0));
+    check(&tables, Call { routes_across: 1, ..sent(FRONT_CONTAINER) }, (1, 0));
+}
+
+#[test]
 fn a_socket_always_falls_on_the_same_slot() {
     let port = NetU16::new(53);
     assert_eq!(socket_hash(7, 1234, port), socket_hash(7, 1234, port));
