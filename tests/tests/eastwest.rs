@@ -329,7 +329,25 @@ fn a_cgroup_that_cannot_be_used_is_told_and_packets_are_served() -> Result<()> {
     let status = agent.json("status")?;
     let trouble = status["sockets"]["trouble"].as_str().context("no trouble")?.to_owned();
     ensure!(trouble.contains("`/proc`") && trouble.contains("not in a cgroup v2"), "{trouble}");
+    ensure!(!trouble.contains("attached all the same"), "{trouble}");
     world.client().fetch(world.front(), 20)?.check()?;
+    Ok(())
+}
+
+#[test]
+fn what_an_earlier_agent_attached_is_told_when_the_cgroup_cannot_be_used() -> Result<()> {
+    needs!(docker);
+    let mut scene = Scene::new()?;
+    scene.agent.stop(Signal::SIGTERM)?;
+    let mut config = scene.world.config();
+    config.cgroup = Some("/proc".into());
+    let agent = scene.world.start_agent(&config)?;
+    agent.wait_backends(&["web-1", "web-2"])?;
+    let status = agent.json("status")?;
+    let trouble = status["sockets"]["trouble"].as_str().context("no trouble")?.to_owned();
+    ensure!(trouble.contains("9 programs of socket calls are attached all the same"), "{trouble}");
+    // It is true.
+    scene.served(Some(&scene.client), "tcp", scene.target(), 10)?;
     Ok(())
 }
 
