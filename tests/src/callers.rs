@@ -154,6 +154,19 @@ impl Held {
         self.child.wait()?;
         Ok(text)
     }
+
+    /// Waits for the end, and says when connections have ended, in milliseconds since the epoch: all of
+    /// them with this error.
+    pub fn ends(self, errno: i32) -> Result<Vec<f64>> {
+        let text = self.end()?;
+        let mut ends = Vec::new();
+        for line in text.lines().filter_map(|line| line.strip_prefix("ended=")) {
+            let (how, at_ms) = line.split_once(" at_ms=").context("no time")?;
+            ensure!(how == errno.to_string(), "one ended with {how} and not with {errno}");
+            ends.push(at_ms.parse()?);
+        }
+        Ok(ends)
+    }
 }
 
 impl Drop for Callers {

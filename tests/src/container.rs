@@ -119,6 +119,13 @@ impl Container {
         self.docker.run(&format!("{words} {}", self.name))
     }
 
+    /// Takes its interface down, so that nothing leaves it or comes to it any more.
+    pub fn cut_off(&self) -> Result<()> {
+        let network = format!("--net=/proc/{}/ns/net", self.pid()?);
+        let mut cut = Command::new("nsenter");
+        process::run(cut.args([&network, "ip", "link", "set", "eth0", "down"])).map(drop)
+    }
+
     /// A field by its Go template.
     pub fn inspect(&self, template: &str) -> Result<String> {
         let mut command = self.docker.command();

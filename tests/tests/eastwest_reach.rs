@@ -16,6 +16,7 @@ use lb_tests::{
 };
 use nix::sys::signal::Signal;
 
+const ECONNABORTED: i32 = 103;
 const EHOSTUNREACH: i32 = 113;
 
 /// A world with callers, whose containers the test makes before its agent starts.
@@ -231,18 +232,14 @@ fn who_was_led_to_what_died_without_an_agent_is_told_when_one_starts() -> Result
     let on_node = scene.callers.hold(&scene.world, None, target, 100, 25)?;
     scene.agent.stop(Signal::SIGKILL)?;
     // Its network goes first: nobody resets the connections.
-    let network = format!("--net=/proc/{}/ns/net", scene.webs[0].pid()?);
-    let mut cut = std::process::Command::new("nsenter");
-    process::run(cut.args([&network, "ip", "link", "set", "eth0", "down"]))?;
+    scene.webs[0].cut_off()?;
     scene.webs[0].act("kill")?;
     process::sleep(Duration::from_millis(500))?;
     let started_ms = lb_tests::traffic::now_ms();
     scene.agent.start()?;
     scene.agent.wait_backends(&["web-2"])?;
     for (held, all) in [(held, 400), (on_node, 100)] {
-        let output = held.end()?;
-        let ends = output.lines().filter_map(|line| line.split_once("at_ms=")?.1.parse().ok());
-        let ends: Vec<f64> = ends.collect();
+        let ends = held.ends(ECONNABORTED)?;
         let share = ends.len() * 100 / all;
         ensure!((25..=75).contains(&share), "{} of {all} ended", ends.len());
         let first = ends.iter().copied().fold(f64::MAX, f64::min) - started_ms;

@@ -2,10 +2,13 @@
 //! takes the place of another.
 //!
 //! A list is written where nobody reads, then found by its key in one step, and what it leaves rests as
-//! long as a program may still be reading it.
+//! long as a program may still be reading it. Equal lists are written once. One that cannot be written
+//! takes the one before it along: those behind it, of all and the ring, are right, and that may name
+//! nobody who is left.
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,7 +17,7 @@ use aya::{
     Ebpf,
     maps::{HashMap, MapData},
 };
-use lb_common::abi::{CLASS_ALL, ReachEntry, ReachKey, ReachList, map_names};
+use lb_common::abi::{CLASS_ALL, MAX_REACH_LISTS, ReachEntry, ReachKey, ReachList, map_names};
 
 use super::{
     mapped::MappedArray,
@@ -29,7 +32,7 @@ const REST: Duration = Duration::from_secs(1);
 pub(super) struct ReachTables {
     lists: HashMap<MapData, ReachKey, ReachList>,
     entries: MappedArray<u64>,
-    space: Space,
+    shelf: Shelf,
     /// Where each list is.
     places: BTreeMap<ReachKey, ReachList>,
 }
@@ -40,22 +43,23 @@ impl ReachTables {
         let entries: MappedArray<u64> = mapped(ebpf, map_names::REACH_ENTRIES)?;
         Ok(Self {
             lists: HashMap::try_from(take(ebpf, map_names::REACH_LISTS)?)?,
-            space: Space::new(entries.entries()),
+            shelf: Shelf::new(entries.entries()),
             entries,
             places: BTreeMap::new(),
         })
     }
 
     /// What the kernel holds.
-    pub(super) fn read(&mut self) -> anyhow::Result<BTreeMap<ReachKey, Reach>> {
+    pub(super) fn read(&mut self) -> anyhow::Result<BTreeMap<ReachKey, Arc<Reach>>> {
         let mut held = BTreeMap::new();
-        (self.space, self.places) = (Space::new(self.entries.entries()), BTreeMap::new());
+        (self.shelf, self.places) = (Shelf::new(self.entries.entries()), BTreeMap::new());
         for entry in &self.lists {
             let (key, list) = entry.context("`REACH_LISTS` cannot be read")?;
             // One that lies beyond the table, or over another, is written anew.
-            self.space.claim(list.start, length(&list));
+            let reach = Arc::new(self.content(&list));
+            self.shelf.adopt(list, &reach);
             self.places.insert(key, list);
-            held.insert(key, self.content(&list));
+            held.insert(key, reach);
         }
         Ok(held)
     }
@@ -63,8 +67,8 @@ impl ReachTables {
     /// Makes the lists what is wanted; `note` hears of each refusal, and says whether it was none.
     pub(super) fn set(
         &mut self,
-        held: &mut BTreeMap<ReachKey, Reach>,
-        wanted: &BTreeMap<ReachKey, Reach>,
+        held: &mut BTreeMap<ReachKey, Arc<Reach>>,
+        wanted: &BTreeMap<ReachKey, Arc<Reach>>,
         kept: &Kept,
         is_partial: bool,
         note: &mut dyn FnMut(Result<(), Refusal>) -> bool,
@@ -82,36 +86,45 @@ impl ReachTables {
             }
         }
         for (key, reach) in wanted {
-            if held.get(key) != Some(reach) && note(self.put(*key, reach)) {
-                held.insert(*key, reach.clone());
+            let before = held.get(key);
+            let reach = match before {
+                // Those that are held are right until the plan is done.
+                Some(before) if kept.is_all => Arc::new(before.and(reach)),
+                _ => Arc::clone(reach),
+            };
+            if before == Some(&reach) {
+                continue;
+            }
+            if note(self.put(*key, &reach)) {
+                held.insert(*key, reach);
+            } else if !kept.is_all && held.contains_key(key) && note(self.remove(key)) {
+                held.remove(key);
             }
         }
     }
 
-    fn put(&mut self, key: ReachKey, reach: &Reach) -> Result<(), Refusal> {
-        let count = |part: &[ReachEntry]| u32::try_from(part.len()).unwrap_or(u32::MAX);
-        let mut list = ReachList {
-            start: 0,
-            slots: count(&reach.slots),
-            near: count(&reach.near),
-            far: count(&reach.far),
-        };
+    fn put(&mut self, key: ReachKey, reach: &Arc<Reach>) -> Result<(), Refusal> {
         let say =
             |cause: &str| format!("what clients reach of service number {}: {cause}", key.service);
-        list.start = self
-            .space
-            .allocate(length(&list), Instant::now())
+        if !self.places.contains_key(&key) && self.places.len() >= MAX_REACH_LISTS as usize {
+            return Err(say("there are too many lists; some calls look at few backends"));
+        }
+        let (list, is_new) = self
+            .shelf
+            .take(reach, Instant::now())
             .ok_or_else(|| say("the table of lists is full; some calls look at few backends"))?;
         let all = [&reach.slots, &reach.near, &reach.far].into_iter().flatten();
-        for (index, entry) in (list.start..).zip(all) {
-            self.entries.store(index, &entry.raw(), 0).ok_or_else(|| say("it is too long"))?;
-        }
-        let done = self.lists.insert(key, list, 0).map_err(map_refusal);
+        let mut entries = (list.start..).zip(all.filter(|_| is_new));
+        let done = if entries.all(|(index, it)| self.entries.store(index, &it.raw(), 0).is_some()) {
+            self.lists.insert(key, list, 0).map_err(map_refusal)
+        } else {
+            Err("it is too long".to_owned())
+        };
         let over = match &done {
             Ok(()) => self.places.insert(key, list),
             Err(_) => Some(list),
         };
-        self.rest(over);
+        self.leave(over);
         done.map_err(|cause| say(&cause))
     }
 
@@ -121,13 +134,13 @@ impl ReachTables {
             _ => {}
         }
         let over = self.places.remove(key);
-        self.rest(over);
+        self.leave(over);
         Ok(())
     }
 
-    fn rest(&mut self, over: Option<ReachList>) {
+    fn leave(&mut self, over: Option<ReachList>) {
         if let Some(list) = over {
-            self.space.release(list.start, Instant::now());
+            self.shelf.leave(list.start, Instant::now());
         }
     }
 
@@ -149,6 +162,68 @@ impl ReachTables {
 
 fn length(list: &ReachList) -> u32 {
     list.slots.saturating_add(list.near).saturating_add(list.far)
+}
+
+/// Where lists are, each for all keys that have an equal one.
+#[derive(Debug)]
+struct Shelf {
+    space: Space,
+    by_start: BTreeMap<u32, Shelved>,
+    by_content: std::collections::HashMap<Arc<Reach>, u32>,
+}
+
+#[derive(Debug)]
+struct Shelved {
+    list: ReachList,
+    reach: Arc<Reach>,
+    keys: u32,
+}
+
+impl Shelf {
+    fn new(size: u32) -> Self {
+        let (by_start, by_content) = <_>::default();
+        Self { space: Space::new(size), by_start, by_content }
+    }
+
+    /// A list that is in the table already.
+    fn adopt(&mut self, list: ReachList, reach: &Arc<Reach>) {
+        self.space.claim(list.start, length(&list));
+        let new = || Shelved { list, reach: Arc::clone(reach), keys: 0 };
+        let shelved = self.by_start.entry(list.start).or_insert_with(new);
+        shelved.keys += 1;
+        if shelved.reach == *reach {
+            self.by_content.insert(Arc::clone(reach), list.start);
+        }
+    }
+
+    /// A place for one more key; true: its entries are to be written.
+    fn take(&mut self, reach: &Arc<Reach>, now: Instant) -> Option<(ReachList, bool)> {
+        let start = self.by_content.get(reach);
+        if let Some(shelved) = start.and_then(|start| self.by_start.get_mut(start)) {
+            shelved.keys += 1;
+            return Some((shelved.list, false));
+        }
+        let count = |part: &[ReachEntry]| u32::try_from(part.len()).unwrap_or(u32::MAX);
+        let (slots, near, far) = (count(&reach.slots), count(&reach.near), count(&reach.far));
+        let mut list = ReachList { start: 0, slots, near, far };
+        list.start = self.space.allocate(length(&list), now)?;
+        self.by_content.insert(Arc::clone(reach), list.start);
+        self.by_start.insert(list.start, Shelved { list, reach: Arc::clone(reach), keys: 1 });
+        Some((list, true))
+    }
+
+    /// One key less has the list there; what the last one leaves rests.
+    fn leave(&mut self, start: u32, now: Instant) {
+        let Some(shelved) = self.by_start.get_mut(&start) else { return };
+        shelved.keys -= 1;
+        if shelved.keys == 0 {
+            if self.by_content.get(&shelved.reach) == Some(&start) {
+                self.by_content.remove(&shelved.reach);
+            }
+            self.by_start.remove(&start);
+            self.space.release(start, now);
+        }
+    }
 }
 
 /// Which parts of a table are in use, or rest.
@@ -207,6 +282,34 @@ impl Space {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn equal_lists_are_one_until_the_last_key_leaves() {
+        let list = |numbers: [u32; 3]| {
+            let far = numbers.map(|number| ReachEntry::new(4, 0, number, 1)).to_vec();
+            Arc::new(Reach { far, ..Reach::default() })
+        };
+        let start = |taken: Option<(ReachList, bool)>| taken.map(|(it, new)| (it.start, new));
+        let (one, other) = (list([1, 2, 3]), list([1, 2, 4]));
+        let mut shelf = Shelf::new(6);
+        let now = Instant::now();
+        assert_eq!(start(shelf.take(&one, now)), Some((0, true)));
+        assert_eq!(start(shelf.take(&list([1, 2, 3]), now)), Some((0, false)));
+        assert_eq!(start(shelf.take(&other, now)), Some((3, true)));
+        assert_eq!(start(shelf.take(&list([7, 8, 9]), now)), None);
+        shelf.leave(0, now);
+        assert_eq!(start(shelf.take(&list([7, 8, 9]), now + REST * 2)), None, "one has it yet");
+        shelf.leave(0, now);
+        // What rests is not taken again, not even for an equal list.
+        assert_eq!(start(shelf.take(&one, now + REST)), None);
+        assert_eq!(start(shelf.take(&one, now + REST * 2)), Some((0, true)));
+        // What a predecessor left is found by what it says.
+        let mut next = Shelf::new(6);
+        let held = ReachList { start: 3, far: 3, ..ReachList::default() };
+        next.adopt(held, &other);
+        next.adopt(held, &other);
+        assert_eq!(start(next.take(&other, now)), Some((3, false)));
+    }
 
     #[test]
     fn what_is_left_rests_before_it_is_used_again() {

@@ -11,8 +11,8 @@ use aya::{
     maps::{HashMap, MapData, MapError},
 };
 use lb_common::abi::{
-    ClassNetwork, Client, MAX_BACKENDS, MAX_SERVICES, SCOPE_NETWORKS, SCOPE_SECOND_HALF,
-    ServiceScope, map_names,
+    ClassNetwork, Client, MAX_BACKENDS, MAX_SERVICES, SCOPE_HAS_SLOTS, SCOPE_NETWORKS,
+    SCOPE_SECOND_HALF, ServiceScope, map_names,
 };
 
 use super::{
@@ -117,6 +117,10 @@ impl Scopes {
             if scope.is_none() && wanted.kept.services.contains(&number) {
                 continue;
             }
+            // Lists that are held ahead of a plan are looked at as before.
+            let held = self.held.scopes.get(&number).filter(|_| wanted.kept.is_all);
+            let slots = held.map_or(0, |held| held.flags & SCOPE_HAS_SLOTS);
+            let scope = scope.map(|it| ServiceScope { flags: it.flags | slots, ..it });
             if note(self.store_scope(number, scope.unwrap_or_default()).ok_or_else(too_short)) {
                 keep(&mut self.held.scopes, number, scope);
             }

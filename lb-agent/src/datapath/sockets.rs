@@ -122,7 +122,17 @@ impl SocketHooks {
                 SocketStatus { cgroup: Some(cgroup.path), trouble, routes_across }
             }
             Err(error) => {
-                SocketStatus { trouble: Some(format!("{error:#}")), ..SocketStatus::default() }
+                let mut trouble = format!("{error:#}");
+                let left = hooks.attached();
+                if !left.is_empty() {
+                    trouble += &format!(
+                        "; {} programs of socket calls are attached all the same, those of before \
+                         where they could not be replaced, and go on translating: set it right, or \
+                         let `enabled = false` in [cgroup] take them off",
+                        left.len()
+                    );
+                }
+                SocketStatus { trouble: Some(trouble), ..SocketStatus::default() }
             }
         }
     }
@@ -224,15 +234,17 @@ impl Datapath {
 
     /// Makes the tables of sockets what is wanted.
     pub fn set_socket_tables(&mut self, wanted: &SocketTables) -> anyhow::Result<()> {
-        self.scopes.set(wanted).map_err(anyhow::Error::msg)?;
+        let tables = self.scopes.set(wanted).map_err(anyhow::Error::msg);
         if wanted.kept.is_all {
-            return Ok(());
+            return tables;
         }
         let nobody = (BTreeSet::new(), BTreeSet::new());
         let is_on = self.sockets.cgroup.is_some() && self.refuses_unseen;
         let (unseen, kept) =
             if is_on { (&wanted.unseen, &wanted.kept.vips) } else { (&nobody.0, &nobody.1) };
-        self.unseen.set(unseen, kept).context("routes for senders that no hook sees")
+        // Whatever was refused before: a route that is over would lead nowhere what somebody sends.
+        let routes = self.unseen.set(unseen, kept);
+        tables.and(routes.context("routes for senders that no hook sees"))
     }
 
     /// Ends sockets whose backends this data path takes out; once, and only where socket calls are

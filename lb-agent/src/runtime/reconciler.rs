@@ -212,6 +212,7 @@ impl<N: Node> Reconciler<N> {
         if self.next_sweep <= now {
             self.next_sweep = now + SWEEP;
             self.sweep(now);
+            self.callers.retry();
         }
         if self.next_look <= now {
             self.next_look = now + LOOK;

@@ -5,11 +5,14 @@
 //! others, and every class of a service that prefers the node and has backends here and elsewhere: so
 //! a call falls on a backend that it may have at the first try, and shares follow the weights.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use lb_common::abi::{
-    CLASS_ALL, CLIENT_CONTAINER, ClassNetwork, FAMILY_V4, FAMILY_V6, PREFERS_NODE, ReachEntry,
-    ReachKey, VISIBLE_TO_NOBODY,
+    CLASS_ALL, CLIENT_CONTAINER, ClassNetwork, FAMILY_V4, FAMILY_V6, MAX_REACH_LISTS, PREFERS_NODE,
+    ReachEntry, ReachKey, VISIBLE_TO_NOBODY,
 };
 
 use super::{Reach, SocketTables};
@@ -39,7 +42,7 @@ pub(super) fn lists(
     kernel: &KernelState,
     tables: &SocketTables,
     routes_across: bool,
-) -> BTreeMap<ReachKey, Reach> {
+) -> BTreeMap<ReachKey, Arc<Reach>> {
     // Of doubles the smallest number, as the plan has it.
     let services = kernel.services.iter().rev();
     let numbers: HashIndex<u32> = services.map(|(it, hash)| (*hash, *it)).collect();
@@ -51,6 +54,7 @@ pub(super) fn lists(
     } else {
         tables.clients.values().filter(is_container).map(|client| client.class).collect()
     };
+    let none = BTreeSet::new();
     let mut lists = BTreeMap::new();
     for service in snapshot.services.values() {
         // One that has one backend has nothing to choose from.
@@ -66,7 +70,9 @@ pub(super) fn lists(
             let find = |hash: &NameHash| backends.get(hash).copied();
             let candidates = candidates(service, *number, family, kernel, tables, find);
             let prefers_node = scope.flags & PREFERS_NODE != 0;
-            for (class, reach) in of_service(&candidates, prefers_node, &classes, tables) {
+            // More than there is room for are not made; the first of them is refused where it is written.
+            let classes = if lists.len() > MAX_REACH_LISTS as usize { &none } else { &classes };
+            for (class, reach) in of_service(&candidates, prefers_node, classes, tables) {
                 lists.insert(ReachKey { class, service: *number, family }, reach);
             }
         }
@@ -117,27 +123,33 @@ fn of_service(
     prefers_node: bool,
     classes: &BTreeSet<u64>,
     tables: &SocketTables,
-) -> Vec<(u64, Reach)> {
+) -> Vec<(u64, Arc<Reach>)> {
     if candidates.len() < 2 {
         return Vec::new();
     }
-    let mut lists = vec![(CLASS_ALL, reach(candidates, candidates.len(), prefers_node))];
+    let mut lists = vec![(CLASS_ALL, Arc::new(reach(candidates, candidates.len(), prefers_node)))];
     let networks: BTreeSet<u64> = candidates.iter().map(|it| it.network).collect();
     if networks.len() < 2 {
         // Whoever reaches one reaches all.
         return lists;
     }
+    // Many classes reach the same: one list is for all of them.
+    let mut made: BTreeMap<Vec<u64>, Arc<Reach>> = BTreeMap::new();
     for class in classes {
         let is_on = |network: u64| {
             network == 0 || tables.class_networks.contains(&ClassNetwork { class: *class, network })
         };
-        let reached = networks.iter().filter(|network| is_on(**network)).count();
-        if reached == 0 || reached == networks.len() {
+        let reached: Vec<u64> =
+            networks.iter().copied().filter(|network| is_on(*network)).collect();
+        if reached.is_empty() || reached.len() == networks.len() {
             continue;
         }
-        let some: Vec<Candidate> =
-            candidates.iter().filter(|it| is_on(it.network)).copied().collect();
-        lists.push((*class, reach(&some, candidates.len(), prefers_node)));
+        let list = made.entry(reached).or_insert_with_key(|reached| {
+            let is_reached = |it: &&Candidate| reached.binary_search(&it.network).is_ok();
+            let some: Vec<Candidate> = candidates.iter().filter(is_reached).copied().collect();
+            Arc::new(reach(&some, candidates.len(), prefers_node))
+        });
+        lists.push((*class, Arc::clone(list)));
     }
     lists
 }

@@ -15,6 +15,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     hash::Hasher as _,
     net::IpAddr,
+    sync::Arc,
 };
 
 use lb_common::abi::{
@@ -39,7 +40,7 @@ pub struct SocketTables {
     /// The networks that classes of clients are on.
     pub class_networks: BTreeSet<ClassNetwork>,
     /// What classes of clients reach of services.
-    pub reach: BTreeMap<ReachKey, Reach>,
+    pub reach: BTreeMap<ReachKey, Arc<Reach>>,
     /// By number of the service; networks in the first half.
     pub scopes: BTreeMap<u32, ServiceScope>,
     /// By number of the backend: its network; 0: reached by the routing table.
@@ -64,7 +65,7 @@ pub struct Kept {
 }
 
 /// What a class of clients reaches of a service: the entries of a list.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Reach {
     /// Slots of its own; none: those of the service's ring.
     pub slots: Vec<ReachEntry>,
@@ -72,6 +73,20 @@ pub struct Reach {
     pub near: Vec<ReachEntry>,
     /// The others.
     pub far: Vec<ReachEntry>,
+}
+
+impl Reach {
+    /// The same, and also who comes: nobody is led to them at the first try, and nobody who is held
+    /// loses his place.
+    #[must_use]
+    pub fn and(&self, coming: &Self) -> Self {
+        let mut both = self.clone();
+        let held: BTreeSet<u64> =
+            self.near.iter().chain(&self.far).map(|entry| entry.raw()).collect();
+        let new = coming.near.iter().chain(&coming.far);
+        both.far.extend(new.filter(|entry| !held.contains(&entry.raw())));
+        both
+    }
 }
 
 /// Containers of this node as clients, and the node itself.
@@ -189,7 +204,10 @@ pub fn ahead(kernel: &KernelState, actions: &[Action]) -> Option<KernelState> {
     let leads_somewhere = |it: &Action| {
         matches!(
             it,
-            Action::WriteService { .. } | Action::WriteBackend { .. } | Action::PutFrontend { .. }
+            Action::WriteService { .. }
+                | Action::WriteBackend { .. }
+                | Action::SetBackendState { .. }
+                | Action::PutFrontend { .. }
         )
     };
     if !actions.iter().any(leads_somewhere) {

@@ -12,7 +12,9 @@ use lb_common::abi::{
     VISIBLE_TO_NODE,
 };
 
-use super::{Clients, ContainerClient, Registry, ahead, network_hash, scope, unseen, wanted};
+use super::{
+    Clients, ContainerClient, Reach, Registry, ahead, network_hash, scope, unseen, wanted,
+};
 use crate::{
     grammar,
     model::{
@@ -349,6 +351,46 @@ fn who_prefers_the_node_has_slots_there_while_one_serves_there() {
     assert_eq!(node(BackendState::Unhealthy, None), none_here);
     let any = reached(backends(BackendState::Healthy), Preference::Any, None);
     assert_eq!(any, Some((BTreeMap::new(), vec![], vec![1, 2, 3])));
+}
+
+#[test]
+fn who_is_held_keeps_his_place_while_another_comes() {
+    let entry = |backend, generation| ReachEntry::new(4, FAMILY_V4, backend, generation);
+    let held = Reach { slots: vec![entry(1, 1)], near: vec![entry(1, 1)], far: vec![entry(2, 1)] };
+    // The same number in another generation is another backend.
+    let coming = Reach {
+        slots: vec![entry(1, 2)],
+        near: vec![entry(1, 2), entry(2, 1)],
+        far: vec![entry(3, 1)],
+    };
+    let both = held.and(&coming);
+    assert_eq!((&both.slots, &both.near), (&held.slots, &held.near));
+    assert_eq!(both.far, [entry(2, 1), entry(1, 2), entry(3, 1)]);
+    assert_eq!(held.and(&held), held);
+}
+
+#[test]
+fn a_plan_that_only_changes_states_is_announced() {
+    let (_, kernel) = world(vec![at("172.18.0.2:80", 1, HERE)], Policy::default());
+    let refuse = Action::SetBackendState { number: 1, state: 0 };
+    assert!(ahead(&kernel, &[refuse]).is_some());
+}
+
+#[test]
+fn classes_that_reach_the_same_share_one_list() {
+    let backends = vec![at("172.18.0.2:80", 1, HERE), at("172.19.0.2:80", 2, HERE)];
+    let (snapshot, kernel) = world(backends, Policy::default());
+    let mut clients = clients();
+    for number in 0..40 {
+        let own = format!("net-{number}");
+        let client = container(1000 + number, &[("front", ""), (&own, "")]);
+        clients.containers.insert(format!("caller-{number}"), client);
+    }
+    let tables = wanted(&snapshot, &kernel, Some(&clients), false);
+    let of_classes = tables.reach.iter().filter(|(key, _)| key.class != CLASS_ALL);
+    let lists: Vec<&Arc<Reach>> = of_classes.map(|(_, list)| list).collect();
+    assert_eq!(lists.len(), 40);
+    assert!(lists.iter().all(|list| Arc::ptr_eq(list, lists[0])));
 }
 
 #[test]

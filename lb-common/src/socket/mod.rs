@@ -24,7 +24,7 @@ pub use self::{
     peers::{find, is_at, is_behind, is_of, place_for, sender, translate_back},
     reach::{
         ANY_GENERATION, ATTEMPTS, Membership, NO_RING, OTHER_NETWORK, SCAN, SEES_OTHER, TAKES_IT,
-        TAKES_NOT, class_of, fallback, judge, judge_entry, pick, scan, sees,
+        TAKES_NOT, class_of, fallback, judge, judge_entry, pick, reaches, scan, sees,
     },
     trace::{Told, describe},
 };
@@ -225,7 +225,7 @@ pub fn decide<A: Family, T: SocketTables<A>>(
 }
 
 /// The backend that the socket has sent to before, as long as that takes datagrams and is reached: a
-/// container may have been taken off its network.
+/// container may have left the network since.
 #[inline(always)]
 fn kept<A: Family, T: SocketTables<A>>(
     tables: &T,
@@ -238,11 +238,8 @@ fn kept<A: Family, T: SocketTables<A>>(
     if known.service != frontend.service
         || known.generation != backend.generation
         || backend.state & TAKES_OLD_DATAGRAMS == 0
+        || !reaches(tables, class, known.backend)
     {
-        return None;
-    }
-    let network = tables.network(known.backend);
-    if network != 0 && class != CLASS_ALL && !tables.is_on(class, network) {
         return None;
     }
     let mut decision = translated(known.backend, &backend, known.port, frontend.service);

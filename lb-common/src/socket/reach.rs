@@ -92,12 +92,15 @@ pub fn judge<A: Family>(
     if !is_it || backend.state & TAKES_NEW == 0 {
         return TAKES_NOT;
     }
+    if reaches(tables, class, number) { TAKES_IT } else { OTHER_NETWORK }
+}
+
+/// Whether a class of clients is on the network of a backend.
+#[inline(always)]
+#[must_use]
+pub fn reaches<A: Family>(tables: &impl SocketTables<A>, class: u64, number: u32) -> bool {
     let network = tables.network(number);
-    if network == 0 || class == CLASS_ALL || tables.is_on(class, network) {
-        TAKES_IT
-    } else {
-        OTHER_NETWORK
-    }
+    network == 0 || class == CLASS_ALL || tables.is_on(class, network)
 }
 
 /// The same for an entry of a list. Returns what [`pick`] does.
@@ -117,20 +120,31 @@ pub fn judge_entry<A: Family>(
     }
 }
 
-/// What a class reaches of a service; where nothing of its own is said, what all do.
+/// The list of a class.
 #[inline(always)]
 fn list_of<A: Family>(
     tables: &impl SocketTables<A>,
     service: u32,
     family: u32,
     class: u64,
+) -> Option<ReachList> {
+    tables.reach_list(&ReachKey { class, service, family })
+}
+
+/// What a class reaches of a service; where nothing of its own is said, what all do.
+#[inline(always)]
+fn list_for<A: Family>(
+    tables: &impl SocketTables<A>,
+    service: u32,
+    family: u32,
+    class: u64,
 ) -> ReachList {
     if class != CLASS_ALL
-        && let Some(list) = tables.reach_list(&ReachKey { class, service, family })
+        && let Some(list) = list_of(tables, service, family, class)
     {
         return list;
     }
-    tables.reach_list(&ReachKey { class: CLASS_ALL, service, family }).unwrap_or_default()
+    list_of(tables, service, family, CLASS_ALL).unwrap_or_default()
 }
 
 /// A number below `count`, as evenly as the hash is.
@@ -158,30 +172,45 @@ pub fn pick<A: Family>(
     let Some(ring) = tables.ring(ring_number) else { return NO_RING };
     let service = ring_number / RINGS_PER_SERVICE;
     let own = if has_slots != 0 {
-        list_of(tables, service, A::NUMBER, class)
+        list_for(tables, service, A::NUMBER, class)
     } else {
         ReachList::default()
     };
-    let mut at = hash;
     let mut sees_other = 0;
-    let mut attempt = 0;
-    while attempt < ATTEMPTS {
-        let judged = if own.slots != 0 {
-            tables.judge_entry(own.start.wrapping_add(scaled(at, own.slots)), service, class)
-        } else {
-            let number = owner_of(tables, ring, at);
-            match tables.judge(number, ANY_GENERATION, class) {
-                TAKES_IT => u64::from(number),
-                OTHER_NETWORK => SEES_OTHER,
-                _ => 0,
+    if own.slots != 0 {
+        let mut at = hash;
+        let mut attempt = 0;
+        while attempt < ATTEMPTS {
+            let index = own.start.wrapping_add(scaled(at, own.slots));
+            let judged = tables.judge_entry(index, service, class);
+            if judged as u32 != BACKEND_NONE {
+                return judged;
             }
-        };
+            at = at.wrapping_add(STEP);
+            attempt += 1;
+        }
+        // Those that are preferred, and the others that are reached, before what is next for everybody.
+        let judged = tables.fallback(service, class, hash);
         if judged as u32 != BACKEND_NONE {
             return judged;
         }
-        sees_other |= judged;
+        sees_other = judged;
+    }
+    // The list may be older than those that serve; the ring never is for long.
+    let mut at = hash;
+    let mut attempt = 0;
+    while attempt < ATTEMPTS {
+        let number = owner_of(tables, ring, at);
+        match tables.judge(number, ANY_GENERATION, class) {
+            TAKES_IT => return u64::from(number),
+            OTHER_NETWORK => sees_other |= SEES_OTHER,
+            _ => {}
+        }
         at = at.wrapping_add(STEP);
         attempt += 1;
+    }
+    if own.slots != 0 {
+        return sees_other;
     }
     sees_other | tables.fallback(service, class, hash)
 }
@@ -199,7 +228,8 @@ fn owner_of<A: Family>(tables: &impl SocketTables<A>, ring: RingDescriptor, hash
 }
 
 /// Goes through the members of a service for one that takes the call and is reached, those that are
-/// preferred first. Returns what [`pick`] does.
+/// preferred first: the members that the class has of its own, and then, as those may be older, all.
+/// Returns what [`pick`] does.
 #[inline(always)]
 #[must_use]
 pub fn fallback<A: Family>(
@@ -208,7 +238,29 @@ pub fn fallback<A: Family>(
     class: u64,
     hash: u32,
 ) -> u64 {
-    let list = list_of(tables, service, A::NUMBER, class);
+    let mut sees_other = 0;
+    if class != CLASS_ALL
+        && let Some(list) = list_of(tables, service, A::NUMBER, class)
+    {
+        let judged = members(tables, &list, service, class, hash);
+        if judged as u32 != BACKEND_NONE {
+            return judged;
+        }
+        sees_other = judged;
+    }
+    let list = list_of(tables, service, A::NUMBER, CLASS_ALL).unwrap_or_default();
+    sees_other | members(tables, &list, service, class, hash)
+}
+
+/// The same for one list.
+#[inline(always)]
+fn members<A: Family>(
+    tables: &impl SocketTables<A>,
+    list: &ReachList,
+    service: u32,
+    class: u64,
+    hash: u32,
+) -> u64 {
     let near_at = list.start.wrapping_add(list.slots);
     let near = tables.scan(near_at, list.near, service, class, hash);
     if near as u32 != BACKEND_NONE {

@@ -11,8 +11,8 @@ use super::{
     },
 };
 use crate::abi::{
-    CLASS_ALL, DropReason, FAMILY_V4, NetAddr6, NetU32, PATH_LOCAL, PATH_ROUTED, ReachEntry,
-    SCOPE_HAS_SLOTS, ServiceScope, Slot, TAKES_OLD,
+    BACKEND_NONE, CLASS_ALL, DropReason, FAMILY_V4, NetAddr6, NetU32, PATH_LOCAL, PATH_ROUTED,
+    ReachEntry, SCOPE_HAS_SLOTS, ServiceScope, Slot, TAKES_OLD,
 };
 
 /// The service of [`tables`] with 100 backends, of which only the last is on the network of those
@@ -108,6 +108,8 @@ fn who_is_preferred_is_taken_as_long_as_one_lives() {
 #[test]
 fn entries_of_others_count_as_nothing() {
     let mut tables = scattered::<NetU32>();
+    // Nobody is there but in the list.
+    tables.packets.slots.fill(Slot::plain(BACKEND_NONE));
     let put = |tables: &mut HostSocketTables<NetU32>, entry| {
         tables.put_reach(key(BACK_CONTAINER, FAMILY_V4), [&[entry], &[entry], &[entry]]);
         let scope = ServiceScope { flags: EVERYBODY | SCOPE_HAS_SLOTS, ..ServiceScope::default() };
@@ -128,4 +130,24 @@ fn entries_of_others_count_as_nothing() {
     }
     tables.networks.insert(100, FRONT_NET);
     assert_eq!(put(&mut tables, entry(SERVICE, FAMILY_V4, 5)), (0, DropReason::OtherNetwork));
+}
+
+/// Its members have been replaced, and there was no room for a list that says so.
+#[test]
+fn whoever_has_a_list_that_is_old_is_led_by_that_of_all_and_by_the_ring() {
+    let check = |name: &str, all: &[u32], ring: u32, networks: &[(u32, u64)], expected: u32| {
+        let mut tables = scattered::<NetU32>();
+        let old = [ReachEntry::new(SERVICE, FAMILY_V4, 100, 4)];
+        tables.put_reach(key(BACK_CONTAINER, FAMILY_V4), [&old, &old, &[]]);
+        tables.put_reach(key(CLASS_ALL, FAMILY_V4), [&[], &[], &entries(FAMILY_V4, all)]);
+        tables.packets.slots.fill(Slot::plain(ring));
+        tables.networks.extend(networks.iter().copied());
+        let scope = ServiceScope { flags: EVERYBODY | SCOPE_HAS_SLOTS, ..ServiceScope::default() };
+        tables.scopes.insert(SERVICE, scope);
+        assert_eq!(served_by(&tables, call(BACK_CONTAINER)), [expected], "{name}");
+    };
+    check("the list of all", &[98, 99, 100], 7, &[], 100);
+    check("the ring", &[98, 99], 7, &[(7, BACK_NET)], 7);
+    check("preferred before the ring", &[100], 7, &[(7, BACK_NET)], 100);
+    check("what is not reached is not taken", &[98, 99], 7, &[], 0);
 }

@@ -375,25 +375,22 @@ fn datagrams_stay_where_the_socket_has_sent_before() {
 }
 
 #[test]
-fn datagrams_leave_a_backend_whose_network_their_container_has_left() {
+fn datagrams_of_who_has_left_the_network_of_a_backend_go_elsewhere() {
     let mut tables = tables::<NetU32>();
-    let from = |client| Call { client, ..datagram(0) };
-    let first = decide(&tables, &from(FRONT_CONTAINER), None);
-    assert_eq!((first.backend, first.is_new), (1, 1));
-    let known = known(&first);
-    tables.class_networks.remove(&on(FRONT_CONTAINER, FRONT_NET));
-    let check = |call: Call<NetU32>, expected: (u32, u32)| {
-        let decision = decide(&tables, &call, Some(&known));
+    let sent = |client| Call { client, ..datagram(0) };
+    let known = known(&decide(&tables, &sent(FRONT_CONTAINER), None));
+    assert_eq!(known.backend, 1);
+    let check = |tables: &HostSocketTables<NetU32>, call, expected: (u32, u32)| {
+        let decision = decide(tables, &call, Some(&known));
         assert_eq!((decision.backend, decision.is_new), expected, "{call:?}");
     };
-    // The one backend that is no container.
-    check(from(FRONT_CONTAINER), (3, 1));
-    check(from(NODE), (1, 0));
-    check(Call { routes_across: 1, ..from(FRONT_CONTAINER) }, (1, 0));
-    let mut anywhere = tables.clone();
-    anywhere.networks.clear();
-    let decision = decide(&anywhere, &from(FRONT_CONTAINER), Some(&known));
-    assert_eq!((decision.backend, decision.is_new), (1, 0));
+    check(&tables, sent(FRONT_CONTAINER), (1, 0));
+    tables.networks.insert(1, BACK_NET);
+    check(&tables, sent(FRONT_CONTAINER), (2, 1));
+    check(&tables, sent(BACK_CONTAINER), (1, 0));
+    // The node is on all networks, and so is everybody where the host leads across.
+    check(&tables, sent(NODE), (1, 0));
+    check(&tables, Call { routes_across: 1, ..sent(FRONT_CONTAINER) }, (1, 0));
 }
 
 #[test]

@@ -28,6 +28,15 @@ pub(super) struct Callers {
     pub(super) list: Arc<CallerList>,
     /// The tables do not say so yet.
     pub(super) is_changed: bool,
+    /// What the tables refused at the latest try.
+    refused: Option<String>,
+}
+
+impl Callers {
+    /// What was refused is tried again: there may be room by now.
+    pub(super) fn retry(&mut self) {
+        self.is_changed |= self.refused.is_some();
+    }
 }
 
 impl<N: Node> Reconciler<N> {
@@ -63,6 +72,9 @@ impl<N: Node> Reconciler<N> {
     /// The same for what a plan will lead to, before it does: no call finds a service of which it is not
     /// known who sees it, nor a backend of which it is not known who reaches it.
     pub(super) fn announce_to_sockets(&mut self, actions: &[Action]) {
+        if self.node.sockets().cgroup.is_none() {
+            return;
+        }
         let Some(after) = sockets::ahead(&self.mirror, actions) else { return };
         let known = self.callers.known.as_ref();
         let routes_across = self.node.routes_across();
@@ -72,9 +84,16 @@ impl<N: Node> Reconciler<N> {
     }
 
     fn store_socket_tables(&mut self, wanted: &SocketTables) {
-        if let Err(error) = self.node.set_socket_tables(wanted) {
-            tracing::warn!("the tables of socket calls: {error}");
+        let refused = self.node.set_socket_tables(wanted).err().map(|error| error.to_string());
+        // Of what is ahead of a plan, what follows the plan says more.
+        if wanted.kept.is_all || self.callers.refused == refused {
+            return;
         }
+        match &refused {
+            Some(error) => tracing::warn!("the tables of socket calls: {error}"),
+            None => tracing::info!("the tables of socket calls are whole again"),
+        }
+        self.callers.refused = refused;
     }
 
     /// What would become of a call; of a container that is not known, only who it is not.

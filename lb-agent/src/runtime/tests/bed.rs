@@ -202,7 +202,7 @@ impl Node for FakeNode {
     }
 
     fn sockets(&mut self) -> SocketsView {
-        SocketsView::default()
+        SocketsView { cgroup: Some("/sys/fs/cgroup".to_owned()), ..SocketsView::default() }
     }
 
     fn explain_call(
