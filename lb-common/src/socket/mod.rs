@@ -30,8 +30,8 @@ pub use self::{
 };
 use crate::{
     abi::{
-        BACKEND_NONE, CLASS_ALL, Client, DropReason, FRONTEND_DROPS, Frontend, NetAddr6, NetU16,
-        ReachEntry, ReachKey, ReachList, SCOPE_FRONT, SCOPE_HAS_SLOTS, ServiceScope, SocketPeer,
+        BACKEND_NONE, Client, DropReason, FRONTEND_DROPS, Frontend, NetAddr6, NetU16, ReachEntry,
+        ReachKey, ReachList, SCOPE_FRONT, SCOPE_HAS_SLOTS, ServiceScope, SocketPeer,
         TAKES_OLD_DATAGRAMS, VISIBLE_TO_NOBODY, Verdict, affinity_prefix_bits,
     },
     engine::{Backend, Family, Tables},
