@@ -68,7 +68,8 @@ impl<'a> LbLabels<'a> {
                 }
                 Err(_) if errors.len() == errors_max => left_out += 1,
                 Err(wrong) => {
-                    if let Some(port) = wrong.probe_of(key) {
+                    if wrong.is_of_probe(key) {
+                        let port = split_port(key).0.and_then(|port| grammar::port(port).ok());
                         read.misspelt_probes.entry(port).or_insert(key);
                     }
                     errors.push(LabelError { key: shown(key), message: wrong.describe(key) });
@@ -299,12 +300,11 @@ fn asks_for_probe(name: &str) -> bool {
 }
 
 impl WrongKey {
-    /// The port of a key that was probably to ask for a probe.
-    fn probe_of(&self, key: &str) -> Option<Option<u16>> {
-        let Self::Name = self else { return None };
-        let (port, name) = split_port(key);
-        let meant = known::nearest(name, known::LB.into_iter()).unwrap_or(name);
-        asks_for_probe(meant).then(|| port.and_then(|port| grammar::port(port).ok()))
+    /// Whether the key was probably to ask for a probe.
+    fn is_of_probe(&self, key: &str) -> bool {
+        let (_, name) = split_port(key);
+        let meant = || known::nearest(name, known::LB.into_iter()).unwrap_or(name);
+        matches!(self, Self::Name) && asks_for_probe(meant())
     }
 
     fn describe(self, key: &str) -> String {

@@ -132,9 +132,9 @@ fn a_circle_costs_the_others_nothing() {
     };
     let circle = [wish(0, 2), wish(1, 2), wish(2, 2)];
     assert_eq!(update(&circle, "s0"), (100, 1));
-    let with = |other| [&circle[..], &[other]].concat();
-    assert_eq!(update(&with(wish(4, 1)), "s4"), (1, 1));
-    assert_eq!(update(&with(wish(4, 3)), "s4"), (1, 1));
+    let beside = |other| [&circle[..], &[other]].concat();
+    assert_eq!(update(&beside(wish(4, 1)), "s4"), (1, 1));
+    assert_eq!(update(&beside(wish(4, 3)), "s4"), (1, 1));
     // Who is in it is looked at together with all.
     assert_eq!(update(&[wish(0, 2), wish(1, 1), wish(2, 2)], "s1"), (101, 0));
 }
