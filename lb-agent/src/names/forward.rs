@@ -27,6 +27,7 @@ use hickory_resolver::{
 };
 
 use super::{
+    neighbours::Neighbours,
     room::{Place, Room},
     wire::Reply,
 };
@@ -46,6 +47,7 @@ type Lookup = Shared<BoxFuture<'static, Arc<Reply>>>;
 pub(super) struct Forwarder {
     resolver: TokioResolver,
     servers: BTreeSet<IpAddr>,
+    neighbours: Neighbours,
     room: Room,
     lookups: Arc<Mutex<HashMap<(Name, RecordType), Lookup>>>,
 }
@@ -74,8 +76,8 @@ impl Waiting {
 }
 
 impl Forwarder {
-    /// Of these servers.
-    pub(super) fn new(servers: &[SocketAddr]) -> Self {
+    /// Of these servers, for these askers.
+    pub(super) fn new(servers: &[SocketAddr], neighbours: Neighbours) -> Self {
         let mut group = NameServerConfigGroup::new();
         for server in servers {
             group.merge(NameServerConfigGroup::from_ips_clear(&[server.ip()], server.port(), true));
@@ -91,6 +93,7 @@ impl Forwarder {
         Self {
             resolver: builder.build(),
             servers: servers.iter().map(|server| server.ip().to_canonical()).collect(),
+            neighbours,
             room: Room::new(WAITING_MAX, WAITING_OF_ONE_MAX),
             lookups: Arc::default(),
         }
@@ -98,8 +101,8 @@ impl Forwarder {
 
     /// Begins to ask, unless it is asked already. The error is what the asker is told at once.
     pub(super) fn ask(&self, query: &Query, source: IpAddr) -> Result<Waiting, ResponseCode> {
-        // It would ask us what we ask it.
-        if self.servers.contains(&source.to_canonical()) {
+        // It would ask us what we ask it; and for strangers nobody is asked.
+        if self.servers.contains(&source.to_canonical()) || !self.neighbours.have(source) {
             return Err(ResponseCode::Refused);
         }
         let place = self.room.take(source).ok_or(ResponseCode::ServFail)?;

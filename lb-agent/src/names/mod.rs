@@ -14,6 +14,7 @@ mod connections;
 mod datagrams;
 mod forward;
 mod listen;
+mod neighbours;
 mod responder;
 mod room;
 mod table;
@@ -34,6 +35,7 @@ use self::{
     connections::{CONNECTIONS_MAX, CONNECTIONS_OF_ONE_MAX},
     datagrams::Datagrams,
     forward::Forwarder,
+    neighbours::Neighbours,
     responder::Responder,
     room::Room,
 };
@@ -42,10 +44,12 @@ use crate::{api::types::View, config::NamesConfig};
 /// Wait after an address could not be listened on: that of a bridge comes with Docker.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Answers on every address of the configuration until `stop`, on a thread of its own. The error: there
+/// Answers on every address of the configuration until `stop`, on a thread of its own. Whoever comes by
+/// one of the front interfaces is asked for nobody else's names. The error: there
 /// is no thread to be had.
 pub fn start(
     config: &NamesConfig,
+    fronts: &[u32],
     view: &watch::Receiver<Arc<View>>,
     activity: &Arc<Activity>,
     stop: &CancellationToken,
@@ -57,17 +61,24 @@ pub fn start(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(failed)?;
     let (config, view) = (config.clone(), view.clone());
+    let neighbours = Neighbours::new(fronts);
     let (activity, stop) = (Arc::clone(activity), stop.clone());
     let thread = std::thread::Builder::new().name("lb-names".to_owned()).spawn(move || {
-        runtime.block_on(stop.run_until_cancelled(run(config, view, activity)));
+        runtime.block_on(stop.run_until_cancelled(run(config, neighbours, view, activity)));
     });
     thread.map(drop).map_err(failed)
 }
 
-async fn run(config: NamesConfig, view: watch::Receiver<Arc<View>>, activity: Arc<Activity>) {
+async fn run(
+    config: NamesConfig,
+    neighbours: Neighbours,
+    view: watch::Receiver<Arc<View>>,
+    activity: Arc<Activity>,
+) {
     let first = Names::of(&view.borrow(), config.compose);
     let (sender, names) = watch::channel(Arc::new(first));
-    let forward = (!config.forward.is_empty()).then(|| Arc::new(Forwarder::new(&config.forward)));
+    let forward =
+        (!config.forward.is_empty()).then(|| Arc::new(Forwarder::new(&config.forward, neighbours)));
     let responder = Responder { names, activity, ttl_seconds: config.ttl_seconds, forward };
     let room = Room::new(CONNECTIONS_MAX, CONNECTIONS_OF_ONE_MAX);
     for &address in &config.listen {

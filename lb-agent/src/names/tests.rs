@@ -128,3 +128,4 @@ fn compose_names_are_told_where_they_are_asked_for_and_clear() {
 
 mod hostile;
 mod over_the_wire;
+mod strangers;

@@ -148,7 +148,7 @@ impl Daemon {
 
         let registry = start_reaper(&mut node)?;
         let seen = node.take_observations();
-        let fronts = node.fronts().iter().filter_map(|front| front.ifindex).collect();
+        let fronts: Vec<u32> = node.fronts().iter().filter_map(|front| front.ifindex).collect();
         let reconciler = Reconciler::adopt(node, settings(&config, journal), started)
             .context("cannot read what the kernel holds")?;
         let runs = docker::Runs::default();
@@ -167,7 +167,7 @@ impl Daemon {
         if let Some(metrics) = metrics {
             tokio::spawn(metrics.run(stop.clone()));
         }
-        names::start(&config.names, &view, &names, &stop)?;
+        names::start(&config.names, &fronts, &view, &names, &stop)?;
         follow_callers(&config, registry, cookies, &events, &stop)?;
         let mut daemon = Self {
             config,

@@ -308,7 +308,7 @@ async fn serve(forward: Vec<SocketAddr>) -> Server {
     let (sender, receiver) = watch::channel(Arc::new(view()));
     let config = NamesConfig { listen: vec![address], forward, ..NamesConfig::default() };
     let stop = CancellationToken::new();
-    start(&config, &receiver, &Arc::default(), &stop).expect("a thread");
+    start(&config, &[], &receiver, &Arc::default(), &stop).expect("a thread");
     Server { address, view: sender, stop }
 }
 
@@ -393,7 +393,7 @@ async fn other_names_are_asked_elsewhere_where_that_is_configured() {
     let (_its_view, receiver) = watch::channel(Arc::new(view()));
     let stop = CancellationToken::new();
     let config = NamesConfig { listen: vec![at], ..NamesConfig::default() };
-    start(&config, &receiver, &Arc::default(), &stop).expect("a thread");
+    start(&config, &[], &receiver, &Arc::default(), &stop).expect("a thread");
     exchange(at, &question("restserver.local.", RecordType::A)).await;
 
     let server = serve(vec![at]).await;
