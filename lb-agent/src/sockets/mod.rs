@@ -65,7 +65,7 @@ pub struct Kept {
 }
 
 /// What a class of clients reaches of a service: the entries of a list.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Reach {
     /// Slots of its own; none: those of the service's ring.
     pub slots: Vec<ReachEntry>,
@@ -73,6 +73,15 @@ pub struct Reach {
     pub near: Vec<ReachEntry>,
     /// The others.
     pub far: Vec<ReachEntry>,
+}
+
+impl std::hash::Hash for Reach {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        for part in [&self.slots, &self.near, &self.far] {
+            state.write_usize(part.len());
+            part.iter().for_each(|entry| state.write_u64(entry.raw()));
+        }
+    }
 }
 
 impl Reach {

@@ -147,7 +147,7 @@ pub struct ReachList {
 
 /// An element of `REACH_ENTRIES`: a backend, and for whom that is written. It proves itself, so whoever
 /// reads a list while another is written in its place takes no wrong backend for one of its own.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ReachEntry(u64);
 
 impl ReachEntry {
