@@ -125,12 +125,13 @@ impl SocketHooks {
                 let mut trouble = format!("{error:#}");
                 let left = hooks.attached();
                 if !left.is_empty() {
-                    trouble += &format!(
+                    let still = format!(
                         "; {} programs of socket calls are attached all the same, those of before \
                          where they could not be replaced, and go on translating: set it right, or \
                          let `enabled = false` in [cgroup] take them off",
                         left.len()
                     );
+                    trouble += &still;
                 }
                 SocketStatus { trouble: Some(trouble), ..SocketStatus::default() }
             }

@@ -79,7 +79,9 @@ impl std::hash::Hash for Reach {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         for part in [&self.slots, &self.near, &self.far] {
             state.write_usize(part.len());
-            part.iter().for_each(|entry| state.write_u64(entry.raw()));
+            for entry in part {
+                state.write_u64(entry.raw());
+            }
         }
     }
 }

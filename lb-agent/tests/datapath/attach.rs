@@ -106,7 +106,7 @@ sandboxed! {
 
     fn what_may_take_longer_stays_until_then(sandbox) {
         let mut datapath = sandbox.open(TcMode::Auto);
-        datapath.expect_replies(&[ifindex("cont0")].into(), Duration::from_secs(600));
+        datapath.expect_replies(&[ifindex("cont0")].into(), Duration::from_mins(10));
         let deadline = Instant::now() + Duration::from_secs(10);
         while tcx_programs("cont0").is_empty() {
             assert!(Instant::now() < deadline, "{}", filters("cont0"));

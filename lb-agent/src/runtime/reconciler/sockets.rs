@@ -89,9 +89,10 @@ impl<N: Node> Reconciler<N> {
         if wanted.kept.is_all || self.callers.refused == refused {
             return;
         }
-        match &refused {
-            Some(error) => tracing::warn!("the tables of socket calls: {error}"),
-            None => tracing::info!("the tables of socket calls are whole again"),
+        if let Some(error) = &refused {
+            tracing::warn!("the tables of socket calls: {error}");
+        } else {
+            tracing::info!("the tables of socket calls are whole again");
         }
         self.callers.refused = refused;
     }
