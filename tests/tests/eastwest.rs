@@ -75,6 +75,9 @@ fn a_thousand_connections_spread_as_the_ring_says() -> Result<()> {
     let shares = scene.served(Some(&scene.client), "tcp", scene.target(), 1000)?;
     // Four standard deviations.
     ensure!(shares.values().all(|count| (437..=563).contains(count)), "{shares:?}");
+    scene.agent.lbctl("backend weight web-1 300")?;
+    let shares = scene.served(Some(&scene.client), "tcp", scene.target(), 1000)?;
+    ensure!(shares.get("web-1").is_some_and(|count| (695..=805).contains(count)), "{shares:?}");
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use lb_tests::{
     callers::{Called, Callers},
     eastwest::{Scene, shares},
     needs, process, skip,
-    world::{BALANCER, vip},
+    world::{BALANCER, RemoteHost, vip},
 };
 use nix::sys::signal::Signal;
 
@@ -177,6 +177,44 @@ fn a_service_may_call_itself() -> Result<()> {
     let _agent = stage.agent("", &["web-1"], &["web-1"])?;
     for way in ["tcp", "udp", "udp-unconnected"] {
         assert_eq!(stage.served(Some(&web), way, 5)?, names(&["web-1"]), "{way}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_backend_of_the_node_is_preferred_as_long_as_it_takes_calls() -> Result<()> {
+    needs!(docker);
+    let stage = Stage::new()?;
+    let remotes = (1..=4)
+        .map(|number| RemoteHost::start(stage.world.node(), number))
+        .collect::<Result<Vec<_>>>()?;
+    let web = stage.world.docker_client()?.container("web-1").compose("shop", "web", 1);
+    web.label("lb.8080.frontend", &format!("tcp://{BALANCER}:80"))
+        .label("lb.share", "mixed")
+        .label("lb.prefer", "node")
+        .start()?;
+    let client = stage.start("client", "bridge", None)?;
+    let mut config = stage.world.config();
+    config.cgroup = Some(stage.callers.cgroup().to_owned());
+    config.extra = format!(
+        "[[service]]\nname = \"far\"\nshare = \"mixed\"\nprefer = \"node\"\nfrontends = [\"tcp://{}\"]\n",
+        vip(80)
+    );
+    for remote in &remotes {
+        config.extra += &format!("[[service.backend]]\naddress = \"{}\"\n", remote.address);
+    }
+    let agent = stage.world.start_agent(&config)?;
+    let far: Vec<String> = remotes.iter().map(|remote| remote.address.to_string()).collect();
+    let far: Vec<&str> = far.iter().map(String::as_str).collect();
+    agent.wait_backends(&[&["web-1"], &far[..]].concat())?;
+    agent.wait_caller("client")?;
+    for from in [None, Some(&client)] {
+        // One of five backends, which a ring would give a fifth of the calls.
+        assert_eq!(stage.served(from, "tcp", 100)?, names(&["web-1"]));
+        agent.lbctl("backend disable web-1")?;
+        let others = stage.served(from, "tcp", 100)?;
+        assert_eq!(others, names(&["remote-1", "remote-2", "remote-3", "remote-4"]));
+        agent.lbctl("backend enable web-1")?;
     }
     Ok(())
 }
