@@ -23,7 +23,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Names, Question, start};
+use super::{
+    super::{Names, Question, start},
+    over_the_wire::free,
+};
 use crate::{
     api::types::View,
     config::NamesConfig,
@@ -91,9 +94,7 @@ fn any_datagram_and_any_stream_is_answered_or_dropped() {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("a runtime");
     let (socket, server, _view) = runtime.block_on(async {
-        let probe = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
-        let server = probe.local_addr().expect("an address");
-        drop(probe);
+        let server = free().await;
         let (sender, receiver) = watch::channel(Arc::<View>::default());
         let config = NamesConfig { listen: vec![server], ..NamesConfig::default() };
         let stop = CancellationToken::new();

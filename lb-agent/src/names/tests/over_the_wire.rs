@@ -301,10 +301,15 @@ impl Drop for Server {
     }
 }
 
+/// A port that nobody has, of either protocol: at an address that no other process takes ports of.
+pub(super) async fn free() -> SocketAddr {
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let probe = UdpSocket::bind((Ipv4Addr::new(127, 83, high, low), 0)).await;
+    probe.and_then(|probe| probe.local_addr()).expect("a port")
+}
+
 async fn serve(forward: Vec<SocketAddr>) -> Server {
-    let probe = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
-    let address = probe.local_addr().expect("an address");
-    drop(probe);
+    let address = free().await;
     let (sender, receiver) = watch::channel(Arc::new(view()));
     let config = NamesConfig { listen: vec![address], forward, ..NamesConfig::default() };
     let stop = CancellationToken::new();
