@@ -185,7 +185,7 @@ fn affinity_leaves_a_backend_of_weight_0_and_returns() -> Result<()> {
 #[test]
 fn datagrams_of_a_removed_backend_leave_at_once() -> Result<()> {
     needs!(namespaces);
-    let cluster = Cluster::start("drain_seconds = 0", &[ON, ON, ON])?;
+    let cluster = Cluster::start("[defaults]\ndrain_seconds = 0", &[ON, ON, ON])?;
     let mut sockets = Vec::new();
     for front in [vip(80), vip6(80)] {
         for _ in 0..60 {
