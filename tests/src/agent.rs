@@ -122,10 +122,13 @@ impl Agent {
         })
     }
 
-    /// Writes the configuration.
+    /// Writes the configuration, all at once: the agent may look at any moment.
     pub fn configure(&self, config: &AgentConfig) -> Result<()> {
         let text = config.text(&self.pins, &self.state_path());
-        fs::write(self.config_path(), text).context("cannot write lb.toml")
+        let written = self.directory.join("lb.toml.new");
+        fs::write(&written, text)
+            .and_then(|()| fs::rename(&written, self.config_path()))
+            .context("cannot write lb.toml")
     }
 
     /// Where `lb.toml` is.

@@ -300,6 +300,18 @@ impl Config {
         }
     }
 
+    /// Reads a file that is in force once more. One without a byte is not taken for an order to give up
+    /// everything: whoever writes a file in place empties it first.
+    pub fn reload(path: &Path) -> Result<Self, ConfigError> {
+        let is_empty = std::fs::metadata(path).is_ok_and(|metadata| metadata.len() == 0);
+        if is_empty {
+            let message = "is empty, as a file that is being written; write at least a comment where \
+                           nothing is wanted";
+            return Err(ConfigError::whole_file(&path.display().to_string(), message.to_owned()));
+        }
+        Self::load(path)
+    }
+
     /// Reads the file that the operator named, which must exist; when none was named, reads
     /// [`DEFAULT_PATH`], and takes the defaults when that does not exist.
     pub fn load_or_default(named: Option<&Path>) -> Result<Self, ConfigError> {

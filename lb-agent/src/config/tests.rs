@@ -170,6 +170,17 @@ fn a_named_file_must_exist() {
     );
 }
 
+#[test]
+fn a_file_that_is_being_written_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("lb.toml");
+    std::fs::write(&path, "").unwrap();
+    let error = Config::reload(&path).unwrap_err().to_string();
+    assert!(error.contains("lb.toml: is empty, as a file that is being written"), "{error}");
+    std::fs::write(&path, "# nothing\n").unwrap();
+    Config::reload(&path).unwrap();
+}
+
 /// The message for each file; panics when one is accepted.
 fn check(texts: &[&str]) -> String {
     let mut shown = String::new();

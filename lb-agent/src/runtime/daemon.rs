@@ -269,7 +269,7 @@ impl Daemon {
         let is_default = self.config.file_name == Config::default().file_name;
         let loaded = match &self.config_path {
             None if is_default => Config::load_or_default(None),
-            _ => Config::load(self.watched_path()),
+            _ => Config::reload(self.watched_path()),
         };
         let trouble = loaded.as_ref().err().map(trouble);
         match loaded {
