@@ -90,7 +90,7 @@ fn interrupted_demo_leaves_nothing() -> Result<()> {
     let directory = Directory::new()?;
     let log = directory.join("log");
     // Early, while Docker starts; and late, while requests run.
-    for (scene, delay) in [(None, 1), (None, 9), (Some("east-west"), 10)] {
+    for (scene, delay) in [(None, 1), (None, 9), (Some("east-west"), 8)] {
         let delay = Duration::from_secs(delay);
         let _turn = turn(scene)?;
         let mut demo = start(&log, scene)?;

@@ -67,12 +67,13 @@ pub(crate) fn play(printer: &mut Printer) -> Result<()> {
     wait_unhealthy(&agent, "restserver-2")?;
     let ill_ms = now_ms();
     let calls = calls.end()?;
+    process::check_interrupt()?;
     show(printer, &calls, killed_ms, ill_ms);
     printer.quote("lbctl status", &agent.lbctl("status")?);
     healths[0].end();
     let removed = agent.stop(Signal::SIGTERM).and_then(|()| agent.uninstall());
     printer.promise(removed.is_ok(), "uninstalled, and everything is removed");
-    Ok(())
+    process::check_interrupt()
 }
 
 fn show(printer: &mut Printer, calls: &[Call], killed_ms: f64, ill_ms: f64) {
