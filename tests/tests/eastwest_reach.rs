@@ -200,9 +200,9 @@ fn a_backend_of_the_node_is_preferred_as_long_as_it_takes_calls() -> Result<()> 
         "[[service]]\nname = \"far\"\nshare = \"mixed\"\nprefer = \"node\"\nfrontends = [\"tcp://{}\"]\n",
         vip(80)
     );
-    for remote in &remotes {
-        config.extra += &format!("[[service.backend]]\naddress = \"{}\"\n", remote.address);
-    }
+    let backends =
+        remotes.iter().map(|it| format!("[[service.backend]]\naddress = \"{}\"\n", it.address));
+    config.extra.extend(backends);
     let agent = stage.world.start_agent(&config)?;
     let far: Vec<String> = remotes.iter().map(|remote| remote.address.to_string()).collect();
     let far: Vec<&str> = far.iter().map(String::as_str).collect();
