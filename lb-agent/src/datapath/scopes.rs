@@ -90,6 +90,9 @@ impl Scopes {
         let is_whole = !wanted.is_partial && !wanted.kept.is_all;
         for (number, network) in changes(&self.held.networks, &wanted.networks, is_whole) {
             let network = network.unwrap_or(0);
+            if network == 0 && !self.held.networks.contains_key(&number) {
+                continue;
+            }
             if note(self.networks.store(number, &network, 0).ok_or_else(too_short)) {
                 keep(&mut self.held.networks, number, (network != 0).then_some(network));
             }

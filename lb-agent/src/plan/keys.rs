@@ -3,7 +3,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::hash::{NameHash, instance_hash, place_hash, service_hash};
+use super::{
+    hash::{NameHash, instance_hash, place_hash, service_hash},
+    planner::Planner,
+};
 use crate::model::{Backend, Service, ServiceName, Snapshot};
 
 /// Hashes of a service.
@@ -71,6 +74,13 @@ impl Keys {
         let known = Known { service: Arc::clone(service), keys: Arc::clone(&keys) };
         self.0.insert(service.name.clone(), known);
         keys
+    }
+}
+
+impl Planner {
+    /// The hashes of a service, kept as long as it is what it was.
+    pub fn keys_of(&mut self, service: &Arc<Service>) -> Arc<ServiceKeys> {
+        self.keys.of(service)
     }
 }
 

@@ -48,7 +48,7 @@ impl Default for Settings {
 #[derive(Debug)]
 pub struct Planner {
     settings: Settings,
-    keys: Keys,
+    pub(super) keys: Keys,
     extents: Extents,
     service_turn: Turn,
     backend_turn: Turn,

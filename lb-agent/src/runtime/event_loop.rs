@@ -148,7 +148,7 @@ impl<N: Node> Runtime<N> {
 
     /// Answers when what was ordered is done, or is not for the time being.
     fn answer_orders(&mut self, now: Instant) {
-        let is_at_rest = !self.reconciler.is_dirty(now);
+        let is_at_rest = self.reconciler.is_at_rest(now);
         let over = self.taken.extract_if(.., |one| is_at_rest || one.until <= now);
         for Pending { taken, answer, .. } in over {
             answer.send(Ok(self.reconciler.outcome(taken))).ok();

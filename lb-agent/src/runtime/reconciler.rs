@@ -203,7 +203,8 @@ impl<N: Node> Reconciler<N> {
     /// When [`Self::step`] has something to do although no event came.
     pub(super) fn deadline(&self) -> Instant {
         let timers = [self.next_sweep, self.next_look, self.next_resync];
-        let others = self.next_plan.into_iter().chain(self.backoff.due());
+        let tables_due = self.callers.due(false);
+        let others = self.next_plan.into_iter().chain(self.backoff.due()).chain(tables_due);
         timers.into_iter().chain(others).min().unwrap_or(self.next_sweep)
     }
 
@@ -212,7 +213,7 @@ impl<N: Node> Reconciler<N> {
         if self.next_sweep <= now {
             self.next_sweep = now + SWEEP;
             self.sweep(now);
-            self.callers.retry();
+            self.callers.retry(now);
         }
         if self.next_look <= now {
             self.next_look = now + LOOK;
@@ -244,12 +245,13 @@ impl<N: Node> Reconciler<N> {
             self.is_dirty = true;
         }
         let is_view_stale = mem::take(&mut self.is_view_stale);
-        if self.is_dirty(now) {
-            self.reconcile(inbox, now);
+        let is_dirty = self.is_dirty(now);
+        if self.callers.due(is_dirty).is_some_and(|at| at <= now) {
+            self.set_socket_tables();
             return true;
         }
-        if self.callers.is_changed {
-            self.set_socket_tables();
+        if is_dirty {
+            self.reconcile(inbox, now);
             return true;
         }
         is_view_stale
@@ -285,6 +287,11 @@ impl<N: Node> Reconciler<N> {
             local: self.local.prefixes(),
             front_ifindex: self.node.front_ifindex(),
         }
+    }
+
+    /// Whether all is done that is known.
+    pub(super) fn is_at_rest(&self, now: Instant) -> bool {
+        !self.is_dirty(now) && self.callers.are_told()
     }
 
     /// Whether more is to be done at once.
@@ -331,7 +338,7 @@ impl<N: Node> Reconciler<N> {
         if !is_interrupted {
             self.node.expect_no_more();
         }
-        self.set_socket_tables();
+        self.callers.set_changed(now);
         if is_interrupted {
             self.certain_actions = CERTAIN_ACTIONS;
             self.is_dirty = true;

@@ -15,11 +15,11 @@ use lb_common::abi::{
     ReachEntry, ReachKey, VISIBLE_TO_NOBODY,
 };
 
-use super::{Reach, SocketTables};
+use super::{Numbered, Reach, SocketTables};
 use crate::{
     maglev::{self, Member},
-    model::{BackendPath, Service, Snapshot},
-    plan::{self, HashIndex, KernelState, NameHash},
+    model::BackendPath,
+    plan::{HashIndex, KernelState, NameHash},
 };
 
 /// Sizes of slots, all primes, with the most members for which they are.
@@ -38,16 +38,15 @@ struct Candidate {
 
 /// The lists of all services that somebody of this node sees.
 pub(super) fn lists(
-    snapshot: &Snapshot,
+    services: &[Numbered<'_>],
     kernel: &KernelState,
     tables: &SocketTables,
     routes_across: bool,
 ) -> BTreeMap<ReachKey, Arc<Reach>> {
     // Of doubles the smallest number, as the plan has it.
-    let services = kernel.services.iter().rev();
-    let numbers: HashIndex<u32> = services.map(|(it, hash)| (*hash, *it)).collect();
     let held = kernel.backends.iter().rev();
-    let backends: HashIndex<u32> = held.map(|(it, held)| (held.instance_hash, *it)).collect();
+    let backends: HashIndex<(u32, u32)> =
+        held.map(|(it, held)| (held.instance_hash, (*it, held.generation))).collect();
     let is_container = |client: &&lb_common::abi::Client| client.kind == CLIENT_CONTAINER;
     let classes: BTreeSet<u64> = if routes_across {
         BTreeSet::new()
@@ -56,59 +55,58 @@ pub(super) fn lists(
     };
     let none = BTreeSet::new();
     let mut lists = BTreeMap::new();
-    for service in snapshot.services.values() {
+    for numbered in services {
         // One that has one backend has nothing to choose from.
-        if service.backends.len() < 2 {
+        if numbered.service.backends.len() < 2 {
             continue;
         }
-        let Some(number) = numbers.get(&plan::service_hash(&service.name)) else { continue };
-        let Some(scope) = tables.scopes.get(number) else { continue };
+        let Some(scope) = tables.scopes.get(&numbered.number) else { continue };
         if scope.flags & VISIBLE_TO_NOBODY != 0 {
             continue;
         }
         for family in [FAMILY_V4, FAMILY_V6] {
             let find = |hash: &NameHash| backends.get(hash).copied();
-            let candidates = candidates(service, *number, family, kernel, tables, find);
+            let candidates = candidates(numbered, family, tables, find);
             let prefers_node = scope.flags & PREFERS_NODE != 0;
             // More than there is room for are not made; the first of them is refused where it is written.
             let classes = if lists.len() > MAX_REACH_LISTS as usize { &none } else { &classes };
             for (class, reach) in of_service(&candidates, prefers_node, classes, tables) {
-                lists.insert(ReachKey { class, service: *number, family }, reach);
+                lists.insert(ReachKey { class, service: numbered.number, family }, reach);
             }
         }
     }
     lists
 }
 
-/// Who gets new flows, as in the rings: of those at one place the newest.
+/// Who gets new flows, as in the rings: of those at one place the newest. `find` knows numbers and
+/// generations.
 fn candidates(
-    service: &Service,
-    number: u32,
+    numbered: &Numbered<'_>,
     family: u32,
-    kernel: &KernelState,
     tables: &SocketTables,
-    find: impl Fn(&NameHash) -> Option<u32>,
+    find: impl Fn(&NameHash) -> Option<(u32, u32)>,
 ) -> Vec<Candidate> {
+    let Numbered { service, keys, number } = numbered;
+    let mut keys = keys.backends.iter();
     let mut candidates = Vec::new();
     for place in service.backends.chunk_by(|left, right| left.place == right.place) {
-        let takes_new = place.iter().filter(|backend| {
+        let takes_new = place.iter().zip(&mut keys).filter(|(backend, _)| {
             backend.address.is_ipv4() == (family == FAMILY_V4)
                 && backend.state.takes_new()
                 && backend.weight > 0
         });
-        let newest = takes_new.filter_map(|backend| {
-            let backend_number = find(&plan::instance_hash(&service.name, backend))?;
-            let held = kernel.backends.get(&backend_number)?;
-            Some((backend, backend_number, held.generation))
+        let newest = takes_new.filter_map(|(backend, keys)| {
+            let (backend_number, generation) = find(&keys.instance)?;
+            Some((backend, keys, backend_number, generation))
         });
-        let Some((backend, backend_number, generation)) =
+        let Some((backend, keys, backend_number, generation)) =
             newest.max_by_key(|(backend, ..)| backend.started_at_ms)
         else {
             continue;
         };
         candidates.push(Candidate {
-            entry: ReachEntry::new(number, family, backend_number, generation),
-            place: plan::place_hash(&service.name, &backend.place),
+            entry: ReachEntry::new(*number, family, backend_number, generation),
+            place: keys.place,
             weight: backend.weight,
             network: tables.networks.get(&backend_number).copied().unwrap_or(0),
             is_local: matches!(backend.path, BackendPath::Local { .. }),

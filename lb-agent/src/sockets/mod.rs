@@ -12,7 +12,7 @@ mod registry;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     hash::Hasher as _,
     net::IpAddr,
     sync::Arc,
@@ -28,8 +28,8 @@ use siphasher::sip::SipHasher24;
 pub use self::registry::{Known, Registry};
 use crate::{
     api::types::{CallerList, CallerView},
-    model::{BackendPath, IpPrefix, Policy, Preference, Snapshot},
-    plan::{self, Action, HashIndex, KernelBackend, KernelState},
+    model::{BackendPath, IpPrefix, Policy, Preference, Service, Snapshot},
+    plan::{Action, HashIndex, KernelBackend, KernelState, ServiceKeys},
 };
 
 /// What the tables of socket calls hold, or are to hold.
@@ -178,14 +178,33 @@ pub fn reach_name(name: &str, is_isolated: bool) -> String {
     if is_isolated { format!("{name} (icc=false)") } else { name.to_owned() }
 }
 
-/// What the tables are to hold. Without clients nothing has been seen yet.
+/// A service that has a number.
+struct Numbered<'a> {
+    service: &'a Service,
+    keys: Arc<ServiceKeys>,
+    /// The one that the plan goes by.
+    number: u32,
+}
+
+/// What the tables are to hold of the services that the kernel holds. Without clients nothing has been
+/// seen yet. `keys` gives the hashes of a service.
 #[must_use]
 pub fn wanted(
     snapshot: &Snapshot,
     kernel: &KernelState,
     clients: Option<&Clients>,
     routes_across: bool,
+    mut keys: impl FnMut(&Arc<Service>) -> Arc<ServiceKeys>,
 ) -> SocketTables {
+    // Of doubles the smallest number, as the plan has it.
+    let numbers = kernel.services.iter().rev();
+    let numbers: HashIndex<u32> = numbers.map(|(it, hash)| (*hash, *it)).collect();
+    let services = snapshot.services.values().filter_map(|service| {
+        let keys = keys(service);
+        let number = *numbers.get(&keys.service)?;
+        Some(Numbered { service, keys, number })
+    });
+    let services: Vec<Numbered<'_>> = services.collect();
     let nobody = Clients { is_partial: true, ..Clients::default() };
     let clients = clients.unwrap_or(&nobody);
     let (entries, class_networks) = client_entries(clients);
@@ -195,12 +214,12 @@ pub fn wanted(
         class_networks,
         reach: BTreeMap::new(),
         scopes: BTreeMap::new(),
-        networks: backend_networks(snapshot, kernel, clients),
+        networks: backend_networks(&services, kernel, clients),
         unseen: BTreeSet::new(),
-        kept: kept(snapshot, kernel),
+        kept: kept(&services, kernel),
     };
-    tables.scopes = scopes(snapshot, kernel);
-    tables.reach = lists::lists(snapshot, kernel, &tables, routes_across);
+    tables.scopes = scopes(&services, kernel);
+    tables.reach = lists::lists(&services, kernel, &tables, routes_across);
     for key in tables.reach.iter().filter(|(_, it)| !it.slots.is_empty()).map(|(key, _)| key) {
         if let Some(scope) = tables.scopes.get_mut(&key.service) {
             scope.flags |= SCOPE_HAS_SLOTS;
@@ -209,24 +228,26 @@ pub fn wanted(
     tables
 }
 
-/// What the kernel will hold of services and backends after a plan; `None`: what it holds now.
+/// What the kernel will hold after a plan of the services that it leads to, and of their backends; `None`:
+/// it leads to none.
 #[must_use]
 pub fn ahead(kernel: &KernelState, actions: &[Action]) -> Option<KernelState> {
-    let leads_somewhere = |it: &Action| {
-        matches!(
-            it,
-            Action::WriteService { .. }
-                | Action::WriteBackend { .. }
-                | Action::SetBackendState { .. }
-                | Action::PutFrontend { .. }
-        )
-    };
-    if !actions.iter().any(leads_somewhere) {
+    let led_to = actions.iter().filter_map(|action| match action {
+        Action::WriteService { number, .. } => Some(*number),
+        Action::WriteBackend { backend, .. } => Some(backend.service),
+        Action::SetBackendState { number, .. } => Some(kernel.backends.get(number)?.service),
+        Action::PutFrontend { service, .. } => Some(*service),
+        _ => None,
+    });
+    let led_to: HashSet<u32> = led_to.collect();
+    if led_to.is_empty() {
         return None;
     }
+    let services = kernel.services.iter().filter(|(number, _)| led_to.contains(number));
+    let backends = kernel.backends.iter().filter(|(_, held)| led_to.contains(&held.service));
     let mut after = KernelState {
-        services: kernel.services.clone(),
-        backends: kernel.backends.clone(),
+        services: services.map(|(number, hash)| (*number, *hash)).collect(),
+        backends: backends.map(|(number, held)| (*number, held.clone())).collect(),
         ..KernelState::default()
     };
     for action in actions {
@@ -244,9 +265,8 @@ pub fn ahead(kernel: &KernelState, actions: &[Action]) -> Option<KernelState> {
 }
 
 /// Of a provider that has not spoken yet, services are served on as they were.
-fn kept(snapshot: &Snapshot, kernel: &KernelState) -> Kept {
-    let claimed: std::collections::HashSet<_> =
-        snapshot.services.keys().map(plan::service_hash).collect();
+fn kept(claimed: &[Numbered<'_>], kernel: &KernelState) -> Kept {
+    let claimed: HashSet<_> = claimed.iter().map(|it| it.keys.service).collect();
     let services = kernel.services.iter().filter(|(_, hash)| !claimed.contains(*hash));
     let services: BTreeSet<u32> = services.map(|(number, _)| *number).collect();
     let of_them = kernel.frontends.iter().filter(|(_, number)| services.contains(number));
@@ -310,10 +330,9 @@ fn class_of<'a>(names: impl IntoIterator<Item = &'a str>) -> u64 {
     hasher.finish().max(1)
 }
 
-fn scopes(snapshot: &Snapshot, kernel: &KernelState) -> BTreeMap<u32, ServiceScope> {
-    let wanted = snapshot.services.values();
-    let wanted: HashIndex<ServiceScope> =
-        wanted.map(|it| (plan::service_hash(&it.name), scope(&it.policy))).collect();
+fn scopes(services: &[Numbered<'_>], kernel: &KernelState) -> BTreeMap<u32, ServiceScope> {
+    let wanted = services.iter().map(|it| (it.keys.service, scope(&it.service.policy)));
+    let wanted: HashIndex<ServiceScope> = wanted.collect();
     // After a failure a service may have two numbers for a while.
     let held = kernel.services.iter();
     held.filter_map(|(number, hash)| Some((*number, *wanted.get(hash)?))).collect()
@@ -345,23 +364,13 @@ pub fn scope(policy: &Policy) -> ServiceScope {
 
 /// On which network each backend that is a container is reached: the one that gave it its address.
 fn backend_networks(
-    snapshot: &Snapshot,
+    services: &[Numbered<'_>],
     kernel: &KernelState,
     clients: &Clients,
 ) -> BTreeMap<u32, u64> {
-    let mut by_instance: HashIndex<Vec<u32>> = HashIndex::default();
-    let is_local = |it: &KernelBackend| matches!(it.path, BackendPath::Local { .. });
-    // The number may have been a container's before, whose network would keep others from it.
-    let routed = kernel.backends.iter().filter(|(_, it)| !is_local(it));
-    let mut networks: BTreeMap<u32, u64> = routed.map(|(number, _)| (*number, 0)).collect();
-    if clients.containers.is_empty() {
-        return networks;
-    }
-    for (number, backend) in kernel.backends.iter().filter(|(_, it)| is_local(it)) {
-        by_instance.entry(backend.instance_hash).or_default().push(*number);
-    }
-    for service in snapshot.services.values() {
-        for backend in &service.backends {
+    let mut by_instance: HashIndex<u64> = HashIndex::default();
+    for Numbered { service, keys, .. } in services {
+        for (backend, keys) in service.backends.iter().zip(&keys.backends) {
             if !matches!(backend.path, BackendPath::Local { .. }) {
                 continue;
             }
@@ -371,14 +380,17 @@ fn backend_networks(
             let address = backend.address.ip();
             let network = container.networks.iter().find(|(_, all)| all.contains(&address));
             let Some((name, _)) = network else { continue };
-            let hash = plan::instance_hash(&service.name, backend);
-            let network = network_hash(&reach_name(name, clients.isolated.contains(name)));
-            for number in by_instance.get(&hash).into_iter().flatten() {
-                networks.insert(*number, network);
-            }
+            let name = reach_name(name, clients.isolated.contains(name));
+            by_instance.insert(keys.instance, network_hash(&name));
         }
     }
-    networks
+    let network = |held: &KernelBackend| match held.path {
+        BackendPath::Local { .. } => by_instance.get(&held.instance_hash).copied(),
+        // The number may have been a container's before, whose network would keep others from it.
+        BackendPath::Routed => Some(0),
+    };
+    let held = kernel.backends.iter();
+    held.filter_map(|(number, held)| Some((*number, network(held)?))).collect()
 }
 
 const _: () = assert!(SCOPE_NETWORKS == 4);

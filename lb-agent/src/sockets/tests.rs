@@ -13,7 +13,7 @@ use lb_common::abi::{
 };
 
 use super::{
-    Clients, ContainerClient, Reach, Registry, ahead, network_hash, scope, unseen, wanted,
+    Clients, ContainerClient, Reach, Registry, SocketTables, ahead, network_hash, scope, unseen,
 };
 use crate::{
     grammar,
@@ -21,7 +21,7 @@ use crate::{
         Backend, BackendPath, BackendState, FrontendAddress, IpPrefix, Origin, Policy, Ports,
         Preference, Protocol, ReplyFacts, Service, ServiceName, Setting, Snapshot, Visibility,
     },
-    plan::{self, Action, KernelBackend, KernelState},
+    plan::{self, Action, KernelBackend, KernelState, ServiceKeys},
 };
 
 const ID: &str = "1234";
@@ -102,6 +102,17 @@ fn world(backends: Vec<Backend>, policy: Policy) -> (Snapshot, KernelState) {
     };
     let services = BTreeMap::from([(name, Arc::new(service))]);
     (Snapshot { services, ..Snapshot::default() }, kernel)
+}
+
+/// [`super::wanted`], with hashes made anew.
+fn wanted(
+    snapshot: &Snapshot,
+    kernel: &KernelState,
+    clients: Option<&Clients>,
+    routes_across: bool,
+) -> SocketTables {
+    let keys = |service: &Arc<Service>| Arc::new(ServiceKeys::new(service));
+    super::wanted(snapshot, kernel, clients, routes_across, keys)
 }
 
 #[test]
@@ -257,8 +268,13 @@ fn what_a_plan_leads_to_is_known_before_it_is_done() {
     let told = ahead(&kernel, &actions).expect("it leads somewhere");
     let tables = wanted(&snapshot, &told, Some(&clients()), false);
     assert!(tables.scopes.contains_key(&4) && tables.networks.contains_key(&1));
-    kernel.services = after.services;
+    kernel.services = after.services.clone();
+    kernel.services.insert(5, [5, 5]);
+    kernel.backends.insert(2, KernelBackend { service: 5, ..after.backends[&1].clone() });
     assert_eq!(ahead(&kernel, &[]), None);
+    // Of other services nothing is said.
+    let told = ahead(&kernel, &actions).expect("it leads somewhere");
+    assert_eq!((told.services, told.backends), (after.services, after.backends));
 }
 
 const HERE: BackendPath = BackendPath::Local { ifindex: 9 };

@@ -3,7 +3,10 @@
 use std::{
     hash::{BuildHasher as _, RandomState},
     sync::Arc,
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 use super::{Node, Reconciler};
 use crate::{
@@ -12,12 +15,19 @@ use crate::{
         types::{CallerList, SocketsView},
     },
     explain::Caller,
+    model::Service,
     plan::Action,
     sockets::{self, Clients, SocketTables},
 };
 
 /// Characters of a container's id that are enough to mean it.
 const ID_MIN: usize = 12;
+
+/// Time from a change to the tables as a whole: mostly there is a plan to make, which says itself what
+/// cannot wait.
+const SETTLE: Duration = Duration::from_millis(5);
+/// The same, while there always is.
+const SETTLE_MAX: Duration = Duration::from_millis(250);
 
 /// Who calls from this node.
 #[derive(Debug, Default)]
@@ -26,16 +36,33 @@ pub(super) struct Callers {
     known: Option<Clients>,
     /// The same, for people.
     pub(super) list: Arc<CallerList>,
-    /// The tables do not say so yet.
-    pub(super) is_changed: bool,
+    /// Since when the tables do not say it, or not what followed from the latest plans.
+    changed_at: Option<Instant>,
     /// What the tables refused at the latest try.
     refused: Option<String>,
 }
 
 impl Callers {
     /// What was refused is tried again: there may be room by now.
-    pub(super) fn retry(&mut self) {
-        self.is_changed |= self.refused.is_some();
+    pub(super) fn retry(&mut self, now: Instant) {
+        if self.refused.is_some() {
+            self.set_changed(now);
+        }
+    }
+
+    /// Says that something else may have to be in the tables.
+    pub(super) fn set_changed(&mut self, now: Instant) {
+        self.changed_at.get_or_insert(now);
+    }
+
+    /// Whether the tables say all that is known.
+    pub(super) fn are_told(&self) -> bool {
+        self.changed_at.is_none()
+    }
+
+    /// When the tables are to be made anew; `is_busy`: there is a plan to make first.
+    pub(super) fn due(&self, is_busy: bool) -> Option<Instant> {
+        Some(self.changed_at? + if is_busy { SETTLE_MAX } else { SETTLE })
     }
 }
 
@@ -51,17 +78,20 @@ impl<N: Node> Reconciler<N> {
 
     /// Takes over who calls from this node.
     pub(super) fn set_clients(&mut self, clients: Clients) {
-        self.callers.is_changed |= self.callers.known.as_ref() != Some(&clients);
+        if self.callers.known.as_ref() != Some(&clients) {
+            self.callers.set_changed(Instant::now());
+        }
         self.callers.list = Arc::new(clients.view());
         self.callers.known = Some(clients);
     }
 
     /// Who sees what, by the numbers that the plan has given.
     pub(super) fn set_socket_tables(&mut self) {
-        self.callers.is_changed = false;
+        self.callers.changed_at = None;
         let known = self.callers.known.as_ref();
         let routes_across = self.node.routes_across();
-        let mut wanted = sockets::wanted(&self.snapshot, &self.mirror, known, routes_across);
+        let keys = |service: &Arc<Service>| self.planner.keys_of(service);
+        let mut wanted = sockets::wanted(&self.snapshot, &self.mirror, known, routes_across, keys);
         // Without the node's own addresses nothing is kept from anybody.
         if let Some(local) = self.local.prefixes() {
             wanted.unseen = sockets::unseen(&self.snapshot, &local);
@@ -78,7 +108,8 @@ impl<N: Node> Reconciler<N> {
         let Some(after) = sockets::ahead(&self.mirror, actions) else { return };
         let known = self.callers.known.as_ref();
         let routes_across = self.node.routes_across();
-        let mut wanted = sockets::wanted(&self.snapshot, &after, known, routes_across);
+        let keys = |service: &Arc<Service>| self.planner.keys_of(service);
+        let mut wanted = sockets::wanted(&self.snapshot, &after, known, routes_across, keys);
         wanted.kept.is_all = true;
         self.store_socket_tables(&wanted);
     }
