@@ -254,6 +254,23 @@ impl Agent {
         Ok(rows.clone())
     }
 
+    /// A backend by the name that people know it by.
+    pub fn backend(&self, name: &str) -> Result<Value> {
+        let row = self.rows("backend")?.into_iter().find(|row| row["display_name"] == name);
+        row.with_context(|| format!("no backend {name}"))
+    }
+
+    /// Waits until the state of a backend, and why it is in it, begins like this.
+    pub fn wait_state(&self, name: &str, expected: &str) -> Result<()> {
+        process::wait_for(&format!("{name} {expected}"), Duration::from_secs(15), || {
+            let row = self.backend(name)?;
+            let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
+            let shown = format!("{} {}", text("state"), text("state_reason"));
+            ensure!(shown.starts_with(expected), "{name} is {shown}");
+            Ok(())
+        })
+    }
+
     /// Names of the backends that take new flows, sorted; an error while the kernel's rings are not
     /// those of these backends yet.
     pub fn healthy_backends(&self) -> Result<Vec<String>> {

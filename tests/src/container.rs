@@ -154,6 +154,21 @@ impl Container {
         Ok(self.inspect("{{.State.Pid}}")?.parse()?)
     }
 
+    /// Starts a further server in it, on [`PORT`]: where process 1 serves another port, the container lives
+    /// whatever becomes of this one.
+    pub fn begin_serving(&self) -> Result<()> {
+        let serve = format!("/bin/lb-testkit serve --port {PORT} --name {}", self.name);
+        self.docker.run(&format!("exec --detach {} {serve}", self.name)).map(drop)
+    }
+
+    /// The process that serves [`PORT`] in it, as the machine numbers it.
+    pub fn server_pid(&self) -> Result<i32> {
+        let listed = self.docker.run(&format!("top {} -o pid,args", self.name))?;
+        let server = format!("--port {PORT}");
+        let line = listed.lines().find(|line| line.contains(&server)).context("no server")?;
+        Ok(line.split_whitespace().next().context("no pid")?.parse()?)
+    }
+
     /// Runs a function on a thread of its own that has entered the container's network.
     pub fn enter<T: Send>(&self, function: impl FnOnce() -> T + Send) -> Result<T> {
         let path = format!("/proc/{}/ns/net", self.pid()?);

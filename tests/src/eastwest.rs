@@ -109,6 +109,13 @@ impl Scene {
     }
 }
 
+/// A container on a network of its own, `other`, where no service is.
+pub fn stranger(world: &World, name: &str) -> Result<Container> {
+    let docker = world.docker_client()?;
+    docker.run("network create other")?;
+    docker.container(name).with("--network other").start()
+}
+
 /// All were answered, and show the address that was asked for. Returns how many each backend had.
 pub fn shares(calls: &[Called], target: SocketAddr) -> Result<BTreeMap<String, usize>> {
     let mut shares = BTreeMap::new();

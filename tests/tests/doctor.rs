@@ -29,31 +29,32 @@ fn doctor(agent: &Agent) -> Result<(Value, i32)> {
     Ok((report, output.status.code().context("killed")?))
 }
 
+/// Waits until a check says this: the report follows what is known, which takes a moment.
+fn wait_check(agent: &Agent, name: &str, level: &str, words: &[&str]) -> Result<()> {
+    process::wait_for(&format!("check {name}"), Duration::from_secs(10), || {
+        let (found, text) = check(&doctor(agent)?.0, name)?;
+        ensure!(found == level, "{name}: {text}");
+        ensure!(words.iter().all(|word| text.contains(word)), "{words:?}: {text}");
+        Ok(())
+    })
+}
+
 #[test]
 fn the_doctor_sees_what_is_wrong_with_a_node() -> Result<()> {
     needs!(docker);
     let mut world = World::docker()?;
     let docker = world.docker_client()?;
-    docker.run("network create other")?;
     let callers = Callers::of(&mut world)?;
     let web = docker.container("web").label("lb.visible", "all");
     let _web = web.balanced(&format!("tcp://{BALANCER}:80")).start()?;
-    let stranger = docker.container("stranger").with("--network other").start()?;
+    let stranger = lb_tests::eastwest::stranger(&world, "stranger")?;
     let mut config = world.config();
     config.cgroup = Some(callers.cgroup().to_owned());
     config.extra = "[names]\nlisten = ['0.0.0.0:53']\n".to_owned();
     let mut agent = world.start_agent(&config)?;
     agent.wait_backends(&["web"])?;
 
-    // The report follows the containers that are known, which takes a moment.
-    let expect = |name: &str, level: &str, words: &[&str]| -> Result<()> {
-        process::wait_for(&format!("check {name}"), Duration::from_secs(10), || {
-            let (found, text) = check(&doctor(&agent)?.0, name)?;
-            ensure!(found == level, "{name}: {text}");
-            ensure!(words.iter().all(|word| text.contains(word)), "{words:?}: {text}");
-            Ok(())
-        })
-    };
+    let expect = |name: &str, level: &str, words: &[&str]| wait_check(&agent, name, level, words);
     expect("agent", "ok", &["lb-agent"])?;
     expect("docker", "ok", &["Docker"])?;
     expect("front", "ok", &["TC by"])?;
@@ -140,14 +141,7 @@ fn other_ways_of_packets_are_found() -> Result<()> {
     let agent = world.start_agent(&config)?;
     agent.wait_backends(&["web-1"])?;
     let vip = world.front().ip();
-    let expect = |name: &str, level: &str, words: &[&str]| -> Result<()> {
-        process::wait_for(&format!("check {name}"), Duration::from_secs(10), || {
-            let (found, text) = check(&doctor(&agent)?.0, name)?;
-            ensure!(found == level, "{name}: {text}");
-            ensure!(words.iter().all(|word| text.contains(word)), "{words:?}: {text}");
-            Ok(())
-        })
-    };
+    let expect = |name: &str, level: &str, words: &[&str]| wait_check(&agent, name, level, words);
     expect("programs", "ok", &["ours alone, on 2 interfaces"])?;
     expect("routes", "warning", &["192.0.2.77 is in 192.0.2.0/24, the subnet of `front0`"])?;
     let node = world.node();

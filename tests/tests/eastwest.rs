@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use lb_tests::{
     Container, World,
     callers::{Called, Callers},
-    eastwest::{Scene, shares},
+    eastwest::{Scene, shares, stranger},
     needs, process,
     world::{BALANCER, BALANCER6, vip, vip6},
 };
@@ -123,8 +123,7 @@ fn what_cannot_be_served_is_told_at_once() -> Result<()> {
     needs!(docker);
     let world = World::docker()?;
     let docker = world.docker_client()?;
-    docker.run("network create other")?;
-    let stranger = docker.container("stranger").with("--network other").start()?;
+    let stranger = stranger(&world, "stranger")?;
     let both = docker.container("both").start()?;
     docker.run("network connect other both")?;
     let scene = Scene::with(world, |_| {})?;

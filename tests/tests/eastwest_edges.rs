@@ -17,7 +17,7 @@ use lb_common::socket::cookie_told;
 use lb_tests::{
     World,
     callers::{Called, Callers},
-    eastwest::{Scene, shares},
+    eastwest::{Scene, shares, stranger},
     needs,
     packets::object_bytes,
     process,
@@ -76,9 +76,7 @@ fn senders_that_no_hook_sees_are_told_at_once() -> Result<()> {
 fn a_call_is_explained_as_it_is_decided() -> Result<()> {
     needs!(docker);
     let world = World::docker()?;
-    let docker = world.docker_client()?;
-    docker.run("network create other")?;
-    let stranger = docker.container("stranger").with("--network other").start()?;
+    let stranger = stranger(&world, "stranger")?;
     let scene = Scene::with(world, |_| {})?;
     scene.wait_known("stranger")?;
     let explain = |from: &str, at: SocketAddr| -> Result<String> {

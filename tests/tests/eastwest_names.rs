@@ -7,7 +7,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use lb_tests::{Container, World, eastwest::Scene, needs, process, world::vip};
+use lb_tests::{
+    Container, World,
+    eastwest::{Scene, stranger},
+    needs, process,
+    world::vip,
+};
 use nix::sys::signal::Signal;
 
 /// `web.shop A`, as it goes over the wire.
@@ -51,9 +56,7 @@ fn ask(from: &Container, server: SocketAddr) -> Result<()> {
 fn every_address_of_the_node_answers_for_itself() -> Result<()> {
     needs!(docker);
     let world = World::docker()?;
-    let docker = world.docker_client()?;
-    docker.run("network create other")?;
-    let other = docker.container("other").with("--network other").start()?;
+    let other = stranger(&world, "other")?;
     let gateways = [gateway(&world, "bridge")?, gateway(&world, "other")?];
     let scene = scene(world)?;
     for server in gateways {

@@ -8,7 +8,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use lb_tests::{World, eastwest::Scene, needs, process, world::vip};
+use lb_tests::{
+    World,
+    eastwest::{Scene, stranger},
+    needs, process,
+    world::vip,
+};
 
 const EHOSTUNREACH: i32 = 113;
 
@@ -168,9 +173,7 @@ fn callers_in_user_namespaces_of_their_own_are_served() -> Result<()> {
 fn mistakes_are_explained_with_their_remedy() -> Result<()> {
     needs!(docker);
     let world = World::docker()?;
-    let docker = world.docker_client()?;
-    docker.run("network create other")?;
-    let stranger = docker.container("stranger").with("--network other").start()?;
+    let stranger = stranger(&world, "stranger")?;
     let scene = Scene::with(world, |_| {})?;
     scene.wait_known("stranger")?;
     let explain = |from: &str, at: SocketAddr, words: &[&str]| -> Result<()> {

@@ -217,8 +217,7 @@ fn syn_flood_on_the_second_of_two_services_on_a_port() -> Result<()> {
         .without_hostname()
         .start()?;
     agent.wait_backends(&["one", "two"])?;
-    let row = agent.rows("backend")?.into_iter().find(|row| row["display_name"] == "two");
-    let replies = row.context("no such backend")?["replies"].clone();
+    let replies = agent.backend("two")?["replies"].clone();
     ensure!(replies["by"] == "recorded", "{replies}");
     // Few: a client port that one service has is lost to the other, and ports follow each other.
     let first = world.client().slow_streams(vip(80), 5, Duration::from_millis(50))?;

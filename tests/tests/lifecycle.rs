@@ -5,28 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
-use lb_tests::{Agent, World, needs, process, world::BALANCER};
+use anyhow::{Result, ensure};
+use lb_tests::{World, needs, process, world::BALANCER};
 
 /// Longest wait for a change to arrive, on a busy machine too.
 const SOON: Duration = Duration::from_secs(15);
-
-/// The state of a backend, and why.
-fn state(agent: &Agent, name: &str) -> Result<String> {
-    let rows = agent.rows("backend")?;
-    let row = rows.iter().find(|row| row["display_name"] == name);
-    let row = row.with_context(|| format!("no backend {name}"))?;
-    let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
-    Ok(format!("{} {}", text("state"), text("state_reason")))
-}
-
-fn wait_state(agent: &Agent, name: &str, expected: &str) -> Result<()> {
-    process::wait_for(&format!("{name} {expected}"), SOON, || {
-        let shown = state(agent, name)?;
-        ensure!(shown.starts_with(expected), "{name} is {shown}");
-        Ok(())
-    })
-}
 
 /// Nobody but `name` answers new connections.
 fn only(world: &World, name: &str) -> Result<()> {
@@ -52,7 +35,7 @@ fn container_that_is_stopped_keeps_its_connections_until_it_ends() -> Result<()>
     let begun = Instant::now();
     let mut stop = world.docker_client()?.command();
     let mut stop = stop.args(["stop", "-t", "12", "web-1"]).stdout(Stdio::null()).spawn()?;
-    wait_state(&agent, "web-1", "draining told to end")?;
+    agent.wait_state("web-1", "draining told to end")?;
     println!("drains {:?} after docker stop", begun.elapsed());
     only(&world, "web-2")?;
     process::sleep(Duration::from_secs(6).saturating_sub(begun.elapsed()))?;
@@ -90,13 +73,13 @@ fn drain_ends_at_its_deadline_and_its_clients_are_told() -> Result<()> {
     ensure!(told.contains("web-1 of compose/shop/web:8080: drain"), "{told}");
     only(&world, "web-2")?;
     ensure!(streams.so_far()?.failures.is_empty(), "broken by the drain");
-    wait_state(&agent, "web-1", "gone drained by root")?;
+    agent.wait_state("web-1", "gone drained by root")?;
     streams.wait_until("its clients are told", SOON, |report| !report.failures.is_empty())?;
 
     // An agent that is killed leaves the order.
     agent.stop(nix::sys::signal::Signal::SIGKILL)?;
     agent.start()?;
-    wait_state(&agent, "web-1", "draining drained by root")?;
+    agent.wait_state("web-1", "draining drained by root")?;
     only(&world, "web-2")?;
     agent.lbctl("backend undrain web-1")?;
     agent.wait_backends(&["web-1", "web-2"])?;
@@ -114,7 +97,7 @@ fn frozen_container_gets_nothing_new_until_it_is_thawed() -> Result<()> {
     let agent = world.start_agent(&world.config())?;
     agent.wait_backends(&["web-1", "web-2"])?;
     webs[0].act("pause")?;
-    wait_state(&agent, "web-1", "unhealthy paused")?;
+    agent.wait_state("web-1", "unhealthy paused")?;
     only(&world, "web-2")?;
     webs[0].act("unpause")?;
     agent.wait_backends(&["web-1", "web-2"])?;

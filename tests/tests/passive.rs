@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use lb_tests::{
-    Agent, Cluster, Container, Docker, World,
+    Agent, Cluster, Container, World,
     cluster::ON,
     container::PORT,
     needs, process,
@@ -35,30 +35,21 @@ const RATE: u32 = 500;
 
 /// Containers `web-1` to `web-COUNT` that live without a server, and servers in them.
 fn start(world: &World, count: u32, label: Option<(&str, &str)>) -> Result<Vec<Container>> {
-    let docker = world.docker_client()?;
     let containers = (1..=count).map(|number| {
         let mut container = world.web(number)?.serving(IDLE_PORT);
         if let Some((key, value)) = label {
             container = container.label(key, value);
         }
         let container = container.start()?;
-        serve(&docker, container.name())?;
+        container.begin_serving()?;
         Ok(container)
     });
     containers.collect()
 }
 
-fn serve(docker: &Docker, name: &str) -> Result<()> {
-    let words = format!("exec --detach {name} /bin/lb-testkit serve --port {PORT} --name {name}");
-    docker.run(&words).map(drop)
-}
-
 /// Kills the server in a container; the container lives.
-fn kill_server(docker: &Docker, name: &str) -> Result<f64> {
-    let listed = docker.run(&format!("top {name} -o pid,args"))?;
-    let server = format!("--port {PORT}");
-    let line = listed.lines().find(|line| line.contains(&server)).context("no server")?;
-    let pid = line.split_whitespace().next().context("no pid")?.parse()?;
+fn kill_server(container: &Container) -> Result<f64> {
+    let pid = container.server_pid()?;
     let at_ms = now_ms();
     process::kill(pid, Signal::SIGKILL);
     Ok(at_ms)
@@ -123,8 +114,7 @@ fn wait_answers(load: &mut Load, count: usize) -> Result<()> {
 fn who_refuses_connections_is_out_at_once_and_back_when_it_serves() -> Result<()> {
     needs!(docker);
     let world = World::docker()?;
-    let docker = world.docker_client()?;
-    start(&world, 3, None)?;
+    let webs = start(&world, 3, None)?;
     let agent = world.start_agent(&world.config())?;
     agent.wait_backends(&["web-1", "web-2", "web-3"])?;
     let streams = world.client().streams(world.front(), 30)?;
@@ -132,7 +122,7 @@ fn who_refuses_connections_is_out_at_once_and_back_when_it_serves() -> Result<()
     for _ in 0..5 {
         let mut requests = world.client().requests(world.front(), RATE)?;
         wait_answers(&mut requests, 50)?;
-        let killed_ms = kill_server(&docker, "web-1")?;
+        let killed_ms = kill_server(&webs[0])?;
         agent.wait_backends(&["web-2", "web-3"])?;
         wait_answers(&mut requests, 100)?;
         let report = requests.finish()?;
@@ -140,7 +130,7 @@ fn who_refuses_connections_is_out_at_once_and_back_when_it_serves() -> Result<()
         times.push((ms, harmed));
         ensure!(ms < OUT_MS_MAX, "connections are refused for {ms:.1} ms: {:?}", report.failures);
 
-        serve(&docker, "web-1")?;
+        webs[0].begin_serving()?;
         agent.wait_backends(&["web-1", "web-2", "web-3"])?;
         let report = world.client().fetch(world.front(), 100)?;
         ensure!(report.check()?.by_name.contains_key("web-1"), "it is back");
@@ -192,12 +182,8 @@ fn who_answers_no_syn_is_out_soon_and_back_when_it_does() -> Result<()> {
 fn resets_in_mid_stream_count_for_nothing() -> Result<()> {
     needs!(docker);
     let world = World::docker()?;
-    for number in 1..=2 {
-        world.web(number)?.serving(IDLE_PORT).start()?;
-    }
-    let docker = world.docker_client()?;
-    let rude = docker.container("web-1");
-    serve(&docker, "web-2")?;
+    let rude = world.web(1)?.serving(IDLE_PORT).start()?;
+    world.web(2)?.serving(IDLE_PORT).start()?.begin_serving()?;
     let listener = rude.enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)))??;
     let is_over = Arc::new(AtomicBool::new(false));
     let shared = Arc::clone(&is_over);
@@ -272,24 +258,23 @@ fn syns_that_cannot_be_answered_take_nobody_out() -> Result<()> {
 fn the_last_backend_stays_and_is_served_the_moment_it_is_back() -> Result<()> {
     needs!(docker);
     let world = World::docker()?;
-    let docker = world.docker_client()?;
-    start(&world, 2, None)?;
+    let webs = start(&world, 2, None)?;
     let agent = world.start_agent(&world.config())?;
     agent.wait_backends(&["web-1", "web-2"])?;
     let requests = world.client().requests(world.front(), 100)?;
-    kill_server(&docker, "web-1")?;
+    kill_server(&webs[0])?;
     agent.wait_backends(&["web-2"])?;
-    kill_server(&docker, "web-2")?;
+    kill_server(&webs[1])?;
     process::wait_for("the state", SOON, || {
         let rows = agent.rows("service")?;
         ensure!(rows.first().is_some_and(|row| row["state"] == "panic"), "{rows:?}");
         Ok(())
     })?;
     // It is served the moment that it is back, without waiting for anything.
-    serve(&docker, "web-2")?;
+    webs[1].begin_serving()?;
     process::wait_for("an answer", SOON, || world.client().fetch_one(world.front()).map(drop))?;
     agent.wait_backends(&["web-2"])?;
-    serve(&docker, "web-1")?;
+    webs[0].begin_serving()?;
     agent.wait_backends(&["web-1", "web-2"])?;
     requests.finish()?;
     Ok(())
@@ -299,11 +284,10 @@ fn the_last_backend_stays_and_is_served_the_moment_it_is_back() -> Result<()> {
 fn nobody_is_judged_who_does_not_want_to() -> Result<()> {
     needs!(docker);
     let world = World::docker()?;
-    let docker = world.docker_client()?;
-    start(&world, 2, Some(("lb.passive", "false")))?;
+    let webs = start(&world, 2, Some(("lb.passive", "false")))?;
     let agent = world.start_agent(&world.config())?;
     agent.wait_backends(&["web-1", "web-2"])?;
-    kill_server(&docker, "web-1")?;
+    kill_server(&webs[0])?;
     let report = world.client().fetch(world.front(), 200)?;
     ensure!(report.summary()?.failed > 50, "{:?}", report.summary()?);
     agent.wait_backends(&["web-1", "web-2"])?;

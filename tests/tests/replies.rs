@@ -37,9 +37,7 @@ fn listen(container: &Container) -> Result<TcpListener> {
 /// Waits until `lbctl` says that replies of a backend are `fixed` or `recorded`, for a reason.
 fn wait_replies(agent: &Agent, name: &str, by: &str, reason: &str) -> Result<()> {
     process::wait_for(&format!("{name}: {by}"), Duration::from_secs(10), || {
-        let rows = agent.rows("backend")?;
-        let row = rows.iter().find(|row| row["display_name"] == name).context("no such backend")?;
-        let replies = &row["replies"];
+        let replies = &agent.backend(name)?["replies"];
         let shown = replies["reason"].as_str().unwrap_or_default();
         ensure!(replies["by"] == by && shown.contains(reason), "{name}: {replies}");
         Ok(())

@@ -7,20 +7,10 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use lb_tests::{Agent, World, needs, process, traffic::now_ms};
+use lb_tests::{World, needs, process, traffic::now_ms};
 
 /// Longest wait for a change to arrive, on a busy machine too.
 const SOON: Duration = Duration::from_secs(15);
-
-fn wait_state(agent: &Agent, name: &str, expected: &str) -> Result<()> {
-    process::wait_for(&format!("{name} {expected}"), SOON, || {
-        let rows = agent.rows("backend")?;
-        let row = rows.iter().find(|row| row["display_name"] == name);
-        let state = row.and_then(|row| row["state"].as_str()).unwrap_or("none").to_owned();
-        ensure!(state == expected, "{name} is {state}");
-        Ok(())
-    })
-}
 
 #[test]
 fn network_changes_cost_only_the_connections_of_that_network() -> Result<()> {
@@ -76,12 +66,12 @@ fn pause_breaks_no_connection() -> Result<()> {
     process::sleep(Duration::from_secs(1))?;
     for _ in 0..2 {
         webs[0].act("pause")?;
-        wait_state(&agent, "web-1", "unhealthy")?;
+        agent.wait_state("web-1", "unhealthy")?;
         let requests = world.client().requests(world.front(), 100)?;
         process::sleep(Duration::from_secs(2))?;
         requests.finish()?.check()?;
         webs[0].act("unpause")?;
-        wait_state(&agent, "web-1", "healthy")?;
+        agent.wait_state("web-1", "healthy")?;
     }
     // All at once: nobody serves, and afterwards everybody.
     for web in &webs {
@@ -125,7 +115,7 @@ fn signals_and_updates_that_mean_nothing_change_nothing() -> Result<()> {
     let told = agent.lbctl("event list")?;
     ensure!(!told.contains("draining") && !told.contains("unhealthy"), "{told}");
     docker.run("kill --signal SIGQUIT web-1")?;
-    wait_state(&agent, "web-1", "draining")?;
+    agent.wait_state("web-1", "draining")?;
     process::sleep(Duration::from_secs(1))?;
     requests.finish()?.check()?;
     streams.finish()?.check()?;

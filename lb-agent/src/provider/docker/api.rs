@@ -390,8 +390,8 @@ fn is_true(text: &str) -> bool {
     matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True")
 }
 
-/// The ports that have a binding. Those without one are merely exposed.
-/// Ports that Docker leads to from addresses of the node.
+/// Ports that Docker leads to from addresses of the node: those that have a binding. Those without one are
+/// merely exposed.
 fn published(ports: PortMap) -> impl Iterator<Item = String> {
     let is_bound = |bindings: &Option<Vec<_>>| bindings.as_ref().is_some_and(|it| !it.is_empty());
     ports.into_iter().filter(move |(_, bindings)| is_bound(bindings)).map(|(port, _)| port)

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use lb_tests::{
-    Container, Docker, World,
+    Container, World,
     container::PORT,
     process,
     world::{BALANCER, vip},
@@ -37,7 +37,7 @@ pub(super) fn measure(options: &ControlOptions, report: &mut Report, world: &Wor
             .label(&format!("lb.{PORT}.frontend"), &frontend)
             .serving(IDLE_PORT)
             .start()?;
-        serve(&docker, &name)?;
+        container.begin_serving()?;
         Ok(container)
     };
     let (failing, other) = (start(1)?, start(2)?);
@@ -47,31 +47,18 @@ pub(super) fn measure(options: &ControlOptions, report: &mut Report, world: &Wor
         for name in [failing.name(), other.name()] {
             clients.wait_served(name, Instant::now())?;
         }
-        let pid = server_of(&docker, failing.name())?;
+        let pid = failing.server_pid()?;
         clients.take();
         let killed = Instant::now();
         process::kill(pid, Signal::SIGKILL);
         process::sleep(AFTERMATH)?;
         let last = clients.last_not_served_by(other.name(), killed);
         last_refused.push(last.as_secs_f64() * 1e3);
-        serve(&docker, failing.name())?;
+        failing.begin_serving()?;
     }
     report.add("server gone -> last connection refused", "ms", Some(100.0), last_refused);
     for container in [failing, other] {
         container.act("rm --force")?;
     }
     Ok(())
-}
-
-fn serve(docker: &Docker, name: &str) -> Result<()> {
-    let words = format!("exec --detach {name} /bin/lb-testkit serve --port {PORT} --name {name}");
-    docker.run(&words).map(drop)
-}
-
-/// The process that serves in a container.
-fn server_of(docker: &Docker, name: &str) -> Result<i32> {
-    let listed = docker.run(&format!("top {name} -o pid,args"))?;
-    let server = format!("--port {PORT}");
-    let line = listed.lines().find(|line| line.contains(&server)).context("no server")?;
-    Ok(line.split_whitespace().next().context("no pid")?.parse()?)
 }
