@@ -1,9 +1,15 @@
-//! What probes do to traffic: containers whose health is a second port that listens or does not.
+//! What probes do to traffic: mostly of containers whose health is a second port that listens or does not.
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use lb_tests::{Docker, World, needs, process, traffic::now_ms};
+use lb_tests::{
+    Cluster, Docker, World,
+    cluster::ON,
+    needs, process,
+    traffic::now_ms,
+    world::{vip, vip6},
+};
 
 /// Port whose listener is the container's health.
 const HEALTH_PORT: u16 = 9090;
@@ -138,5 +144,52 @@ fn a_restarted_agent_takes_nobody_out() -> Result<()> {
     agent.wait_backends(&["web-1"])?;
     process::sleep(Duration::from_secs(3))?;
     requests.finish()?.check()?;
+    Ok(())
+}
+
+/// Nobody calls while it fails, so only the probe can see it.
+#[test]
+fn a_backend_of_the_file_is_probed_like_a_container() -> Result<()> {
+    needs!(namespaces);
+    let probe = "[defaults.probe]\nkind = 'tcp'\ninterval_ms = 300\ntimeout_ms = 300\nrise = 2\n";
+    let cluster = Cluster::start(probe, &[ON, ON])?;
+    let [failing, other] = &cluster.remotes[..] else { anyhow::bail!("two remotes") };
+    let wait_healthy = |count: usize| {
+        process::wait_for(&format!("{count} healthy"), SOON, || {
+            let rows = cluster.agent.rows("backend")?;
+            // Each has an address of either family.
+            let healthy = rows.iter().filter(|row| row["state"] == "healthy").count();
+            ensure!(healthy == 2 * count, "{rows:?}");
+            Ok(())
+        })
+    };
+    wait_healthy(2)?;
+    let streams = cluster.world.client().streams(vip(80), 20)?;
+    for verdict in ["reject with tcp reset", "drop"] {
+        for line in
+            ["table inet probe", "chain inet probe in { type filter hook input priority 0 ; }"]
+        {
+            failing.namespace.run(&format!("nft add {line}"))?;
+        }
+        let rule = "add rule inet probe in tcp flags & ( syn | ack ) == syn";
+        failing.namespace.run(&format!("nft {rule} {verdict}"))?;
+        wait_healthy(1)?;
+        let rows = cluster.agent.rows("backend")?;
+        let is_judged = |row: &serde_json::Value| {
+            let is_other = row["address"] == other.address.to_string().as_str()
+                || row["address"] == other.address6.to_string().as_str();
+            let failed = row["probe"]["failed"].as_u64().unwrap_or_default();
+            is_other || (row["state"] == "unhealthy" && failed >= 3)
+        };
+        ensure!(rows.iter().all(is_judged), "{rows:?}");
+        for front in [vip(80), vip6(80)] {
+            let report = cluster.world.client().fetch(front, 50)?;
+            ensure!(report.check()?.by_name.keys().all(|name| name == "remote-2"), "{verdict}");
+        }
+        failing.namespace.run("nft delete table inet probe")?;
+        wait_healthy(2)?;
+        ensure!(cluster.served_by(100)? == ["remote-1", "remote-2"], "it is back");
+    }
+    streams.finish()?.check()?;
     Ok(())
 }
