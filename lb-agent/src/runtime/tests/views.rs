@@ -1,4 +1,4 @@
-//! Views, and what is more urgent than they are.
+//! Views and the tables of socket calls, and what is more urgent than they are.
 
 use super::{
     bed::{Bed, addresses, container},
@@ -47,4 +47,20 @@ async fn deaths_without_end_do_not_keep_a_view_back() {
     bed.gone("c1").await;
     bed.wait(5 * SECOND).await;
     assert_eq!(bed.served(1), addresses(&[2]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_are_told_what_a_plan_leads_to_at_once_and_the_rest_at_rest() {
+    let bed = running().await;
+    let told = || {
+        let tables = &bed.node().socket_tables;
+        (tables.scopes.len(), tables.kept.is_all)
+    };
+    assert_eq!(told(), (3, false));
+    bed.claims("docker", &[&docker_claims()[..], &[container(2, 4)]].concat()).await;
+    bed.settle().await;
+    assert_eq!(bed.served(2), addresses(&[3, 4]));
+    assert_eq!(told(), (1, true));
+    bed.wait(Duration::from_millis(10)).await;
+    assert_eq!(told(), (3, false));
 }
