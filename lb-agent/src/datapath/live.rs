@@ -157,7 +157,7 @@ impl<'a, A: LiveFamily> LiveTables<'a, A> {
     }
 }
 
-fn open(maps: &Path, name: &str) -> anyhow::Result<MapData> {
+pub(super) fn open(maps: &Path, name: &str) -> anyhow::Result<MapData> {
     MapData::from_pin(maps.join(name)).with_context(|| format!("map `{name}` cannot be opened"))
 }
 
