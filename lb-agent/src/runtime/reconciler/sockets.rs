@@ -163,7 +163,9 @@ impl<N: Node> Reconciler<N> {
         }
         let names = clients.containers.values().flat_map(|container| container.networks.keys());
         let isolated = clients.isolated.iter().map(|name| sockets::reach_name(name, true));
-        let names = names.cloned().chain(isolated);
+        let backends = self.snapshot.services.values().flat_map(|it| &it.backends);
+        let of_backends = backends.filter_map(|it| it.network.as_deref().map(str::to_owned));
+        let names = names.cloned().chain(isolated).chain(of_backends);
         let caller = Caller {
             name: query.from.clone(),
             cookie,
