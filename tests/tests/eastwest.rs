@@ -348,8 +348,25 @@ fn what_an_earlier_agent_attached_is_told_when_the_cgroup_cannot_be_used() -> Re
     let status = agent.json("status")?;
     let trouble = status["sockets"]["trouble"].as_str().context("no trouble")?.to_owned();
     ensure!(trouble.contains("9 programs of socket calls are attached all the same"), "{trouble}");
-    // It is true.
-    scene.served(Some(&scene.client), "tcp", scene.target(), 10)?;
+    // It is true, and what they know is what there is.
+    let target = scene.target();
+    scene.served(Some(&scene.client), "tcp", target, 10)?;
+    agent.wait_caller("client")?;
+    let held = scene.callers.hold(&scene.world, Some(&scene.client), target, 100, 5)?;
+    let docker = scene.world.docker_client()?;
+    let late = docker.container("late").start()?;
+    agent.wait_caller("late")?;
+    scene.webs[0].cut_off()?;
+    scene.webs[0].act("kill")?;
+    let shares = scene.served(Some(&late), "tcp", target, 20)?;
+    assert_eq!(shares.keys().collect::<Vec<_>>(), ["web-2"]);
+    let ends = held.ends(ECONNABORTED)?;
+    ensure!((20..=80).contains(&ends.len()), "{} of 100 ended", ends.len());
+    let said = agent.lbctl(&format!("explain --from late {target}"))?;
+    ensure!(said.contains("deliver"), "{said}");
+    let doctor = agent.lbctl_command("doctor").output()?;
+    let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    ensure!(doctor.contains("are balanced as before"), "{doctor}");
     Ok(())
 }
 

@@ -63,6 +63,16 @@ pub struct SocketStatus {
     pub trouble: Option<String>,
     /// Whether the host leads containers to networks that they are not on.
     pub routes_across: bool,
+    /// Programs are attached that an earlier agent attached, where the cgroup cannot be used. They have
+    /// the same tables, so what they need to know is looked after as ever.
+    pub is_left: bool,
+}
+
+impl SocketStatus {
+    /// Whether calls are translated by programs of ours.
+    fn translates(&self) -> bool {
+        self.cgroup.is_some() || self.is_left
+    }
 }
 
 /// The pinned links.
@@ -126,7 +136,7 @@ impl SocketHooks {
             Ok(cgroup) => {
                 let trouble = cgroup.trouble();
                 let routes_across = wanted.routes_across;
-                SocketStatus { cgroup: Some(cgroup.path), trouble, routes_across }
+                SocketStatus { cgroup: Some(cgroup.path), trouble, routes_across, is_left: false }
             }
             Err(error) => {
                 let mut trouble = format!("{error:#}");
@@ -140,7 +150,8 @@ impl SocketHooks {
                     );
                     trouble += &still;
                 }
-                SocketStatus { trouble: Some(trouble), ..SocketStatus::default() }
+                let (is_left, routes_across) = (!left.is_empty(), wanted.routes_across);
+                SocketStatus { cgroup: None, trouble: Some(trouble), routes_across, is_left }
             }
         }
     }
@@ -247,7 +258,7 @@ impl Datapath {
             return tables;
         }
         let nobody = (BTreeSet::new(), BTreeSet::new());
-        let is_on = self.sockets.cgroup.is_some() && self.refuses_unseen;
+        let is_on = self.sockets.translates() && self.refuses_unseen;
         let (unseen, kept) =
             if is_on { (&wanted.unseen, &wanted.kept.vips) } else { (&nobody.0, &nobody.1) };
         // Whatever was refused before: a route that is over would lead nowhere what somebody sends.
@@ -257,7 +268,7 @@ impl Datapath {
 
     /// Ends sockets whose backends this data path takes out; only where socket calls are balanced.
     pub fn take_reaper(&mut self) -> anyhow::Result<Option<Reaper>> {
-        if self.sockets.cgroup.is_none() {
+        if !self.sockets.translates() {
             return Ok(None);
         }
         let maps = &self.maps_path;

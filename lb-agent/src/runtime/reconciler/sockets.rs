@@ -102,7 +102,7 @@ impl<N: Node> Reconciler<N> {
     /// The same for what a plan will lead to, before it does: no call finds a service of which it is not
     /// known who sees it, nor a backend of which it is not known who reaches it.
     pub(super) fn announce_to_sockets(&mut self, actions: &[Action]) {
-        if self.node.sockets().cgroup.is_none() {
+        if !self.node.sockets().is_on() {
             return;
         }
         let Some(after) = sockets::ahead(&self.mirror, actions) else { return };
@@ -157,7 +157,7 @@ impl<N: Node> Reconciler<N> {
             container.cookie
         };
         let view = self.node.sockets();
-        if view.cgroup.is_none() {
+        if !view.is_on() {
             let why = view.trouble.unwrap_or_else(|| "`enabled` in [cgroup] is false".to_owned());
             return Err(format!("socket calls are not balanced: {why}"));
         }
