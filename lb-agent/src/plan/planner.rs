@@ -1,9 +1,6 @@
 //! What is to be there: numbers for services and backends, rings, frontends.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use lb_common::abi::{self, MAX_BACKENDS, MAX_SERVICES, RingDescriptor};
 
@@ -11,7 +8,7 @@ use super::{
     Action, KernelBackend, KernelError, KernelRing, KernelState, Plan,
     draft::Draft,
     extents::{Extent, Extents},
-    hash::NameHash,
+    hash::{NameHash, NumberIndex},
     keys::{BackendKeys, Keys, ServiceKeys},
     numbers::{Clocks, NumberSet, Turn, next_generation},
     replies::ReplyClocks,
@@ -54,7 +51,7 @@ pub struct Planner {
     backend_turn: Turn,
     pub(super) service_clocks: Clocks,
     pub(super) backend_clocks: Clocks,
-    pub(super) rings: HashMap<u32, RingMemo>,
+    pub(super) rings: NumberIndex<RingMemo>,
     pub(super) reply_clocks: ReplyClocks,
     pub(super) troubles: Troubles,
 }
@@ -100,7 +97,7 @@ impl Planner {
             backend_turn: Turn::new(1..=MAX_BACKENDS),
             service_clocks: Clocks::new(settings.quarantine_ms),
             backend_clocks: Clocks::new(settings.quarantine_ms),
-            rings: HashMap::new(),
+            rings: NumberIndex::default(),
             reply_clocks: ReplyClocks::new(&settings.times),
             troubles: Troubles::default(),
         }
@@ -313,10 +310,10 @@ impl Planner {
     ) -> Option<u32> {
         let is_reachable = self.is_reachable(draft, wanted.service, backend);
         let state = state_bits(backend);
-        let held = draft.backends_by_hash.get(&hash).copied().filter(|(_, held)| {
-            (held.service, held.address, held.path)
-                == (wanted.number, backend.address, backend.path)
-        });
+        let held = draft
+            .held
+            .find(wanted.number, &hash)
+            .filter(|(_, held)| (held.address, held.path) == (backend.address, backend.path));
         if let Some((number, held)) = held {
             draft.backends_wanted.insert(number);
             draft.set_state(number, state);
