@@ -209,7 +209,7 @@ impl Planner {
             draft.services_taken[number as usize] = true;
             let rings: BTreeSet<u32> =
                 service.frontends.iter().map(|frontend| ring_of(number, frontend)).collect();
-            let members = count_places(service);
+            let members = keys.count_places();
             let is_missing = |ring: &&u32| !draft.kernel.rings.contains_key(ring);
             new_rings.extend(
                 rings
@@ -277,12 +277,11 @@ impl Planner {
 
     /// Gives every backend its number. Returns the ring members, each with whether it is IPv4.
     fn backends(&mut self, draft: &mut Draft<'_>, wanted: &Wanted<'_>) -> Vec<(bool, RingMember)> {
-        let mut keys = wanted.keys.backends.iter();
         let mut members = Vec::new();
-        for place in wanted.service.backends.chunk_by(|left, right| left.place == right.place) {
+        for place in wanted.keys.places(wanted.service) {
             // One of each family.
             let mut newest: [Option<(&Backend, BackendKeys, u32)>; 2] = [None; 2];
-            for (backend, keys) in place.iter().zip(&mut keys) {
+            for (backend, keys) in place {
                 let number = self.backend(draft, wanted, backend, keys.instance);
                 let Some(number) = number else { continue };
                 let newest = &mut newest[usize::from(backend.address.is_ipv6())];
@@ -473,10 +472,6 @@ impl Planner {
         }
         None
     }
-}
-
-fn count_places(service: &Service) -> usize {
-    service.backends.chunk_by(|left, right| left.place == right.place).count()
 }
 
 /// Order in which instances of one place came.
