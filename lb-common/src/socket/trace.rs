@@ -140,7 +140,6 @@ mod tests {
                 client_mask: mask(client.1),
                 vip: NetAddr6::from_raw(NetU32::from_raw(vip.0).words()),
                 vip_mask: mask(vip.1),
-                ..TraceFilter::default()
             }
         }
     }

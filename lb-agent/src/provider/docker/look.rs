@@ -23,7 +23,7 @@ const REFUSAL_CONFIRMED_AFTER: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) enum Look<P> {
     /// It runs, and can be served.
-    Running(ContainerFacts, Condition, Arc<P>),
+    Running(Box<ContainerFacts>, Condition, Arc<P>),
     /// It runs, and cannot be served.
     Refused(Refused, Arc<P>),
     /// Docker says that it does not run, or its process is gone.
@@ -104,7 +104,7 @@ pub(super) async fn look<E: Engine, H: Host>(
             Ok(Ok((first, second))) => {
                 let facts = located(facts, first, second);
                 let Inspected { health, is_paused, stop_signal, .. } = inspected;
-                Look::Running(facts, Condition { health, is_paused, stop_signal }, process)
+                Look::Running(facts.into(), Condition { health, is_paused, stop_signal }, process)
             }
             Ok(Err(reason)) => Look::Refused(refused(reader, &facts, reason), process),
             Err(error) => Look::Failed(error.to_string()),

@@ -423,7 +423,7 @@ fn new_run_ends_the_one_before() {
             network: None,
             second: None,
         };
-        state.looked(&id(1), Look::Running(facts, Condition::default(), process));
+        state.looked(&id(1), Look::Running(facts.into(), Condition::default(), process));
         told.extend(state.take_effects().into_iter().filter_map(|effect| match effect {
             Effect::Send(ProviderEvent::Gone { instance, .. }) => Some(format!("{instance} ends")),
             Effect::Watch { instance, .. } => Some(format!("{instance} runs")),
