@@ -152,19 +152,25 @@ impl Agent {
     /// `lb-agent SUBCOMMAND --config FILE …`, in the node's namespace.
     #[must_use]
     pub fn command(&self, words: &str) -> Command {
-        let mut words = words.split_whitespace();
         let mut command = self.namespace.command(&self.binaries.agent);
-        command.args(words.next()).arg("--config").arg(self.config_path()).args(words);
+        self.add_words(&mut command, words);
         command
+    }
+
+    fn add_words(&self, command: &mut Command, words: &str) {
+        let mut words = words.split_whitespace();
+        command.args(words.next()).arg("--config").arg(self.config_path()).args(words);
     }
 
     /// Starts it without waiting.
     pub fn launch(&mut self) -> Result<()> {
         ensure!(self.child.is_none(), "the agent runs already");
         let log = File::options().create(true).append(true).open(self.log_path())?;
-        let mut command = self.command("run");
-        command.env("LB_LOG", "info").env("NO_COLOR", "1").stdin(Stdio::null());
         // As in dist/lb-agent.service.
+        let mut command = self.namespace.command("nice");
+        command.args(["-n", "-10"]).arg(&self.binaries.agent);
+        self.add_words(&mut command, "run");
+        command.env("LB_LOG", "info").env("NO_COLOR", "1").stdin(Stdio::null());
         command.env("MALLOC_ARENA_MAX", "1").env("MALLOC_TRIM_THRESHOLD_", "131072");
         self.child = Some(command.stdout(log.try_clone()?).stderr(log).spawn()?);
         Ok(())
