@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Events per CPU: as many as somebody can make use of.
-const RATE: Rate = Rate::per_second(5_000, 1_000);
+pub const RATE: Rate = Rate::per_second(5_000, 1_000);
 
 /// Whether somebody traces.
 #[inline(always)]

@@ -114,8 +114,32 @@ impl Callers {
         count: usize,
         seconds: u64,
     ) -> Result<Held> {
+        self.hold_of("hold", world, from, target, count, seconds)
+    }
+
+    /// The same with connected sockets of UDP.
+    pub fn hold_datagrams(
+        &self,
+        world: &World,
+        from: Option<&Container>,
+        target: SocketAddr,
+        count: usize,
+        seconds: u64,
+    ) -> Result<Held> {
+        self.hold_of("hold-udp", world, from, target, count, seconds)
+    }
+
+    fn hold_of(
+        &self,
+        way: &str,
+        world: &World,
+        from: Option<&Container>,
+        target: SocketAddr,
+        count: usize,
+        seconds: u64,
+    ) -> Result<Held> {
         let mut command = self.dialer(world, from)?;
-        command.args(["hold", &target.to_string(), &count.to_string(), &seconds.to_string()]);
+        command.args([way, &target.to_string(), &count.to_string(), &seconds.to_string()]);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         let mut lines = BufReader::new(child.stdout.take().context("no output")?);
         let mut first = String::new();

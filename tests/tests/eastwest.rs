@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -233,8 +233,10 @@ fn connections_end_when_their_backend_is_gone_and_new_ones_succeed() -> Result<(
 fn connected_datagrams_are_told_and_others_move_at_once() -> Result<()> {
     needs!(docker);
     let scene = Scene::new()?;
-    let Scene { callers, webs, client, .. } = &scene;
+    let Scene { callers, webs, client, world, .. } = &scene;
     let target = scene.target();
+    // They send nothing, so nobody but us tells them.
+    let held = callers.hold_datagrams(world, Some(client), target, 100, 6)?;
     // One after the other on the same socket, about as long as it takes to kill.
     let mut command = callers.in_container(client, "sh")?;
     let dial = callers.dial_path()?.display();
@@ -244,6 +246,7 @@ fn connected_datagrams_are_told_and_others_move_at_once() -> Result<()> {
     );
     let child = command.args(["-c", &script]).stdout(std::process::Stdio::piped()).spawn()?;
     process::sleep(Duration::from_millis(300))?;
+    let killed_ms = lb_tests::traffic::now_ms();
     webs[0].act("kill")?;
     let output = String::from_utf8(child.wait_with_output()?.stdout)?;
     let failures: Vec<_> = output.lines().filter(|line| line.starts_with("errno=")).collect();
@@ -253,6 +256,10 @@ fn connected_datagrams_are_told_and_others_move_at_once() -> Result<()> {
     let names: BTreeSet<_> =
         output.lines().filter_map(|line| line.split(' ').next()?.strip_prefix("name=")).collect();
     ensure!(names.contains("web-2"), "{names:?}");
+    let ends = held.ends(ECONNABORTED)?;
+    ensure!((20..=80).contains(&ends.len()), "{} of 100 were told", ends.len());
+    let latest_ms = ends.iter().copied().fold(0.0, f64::max) - killed_ms;
+    ensure!(latest_ms < 3000.0, "the last was told after {latest_ms:.0} ms");
     Ok(())
 }
 
@@ -287,7 +294,9 @@ fn an_agent_comes_and_goes_and_calls_go_on() -> Result<()> {
     let calls =
         || -> Result<()> { call("tcp", target).and_then(|_| call("udp", target)).map(drop) };
     calls()?;
-    let held = callers.hold(&world, Some(&client), target, 200, 4)?;
+    let held = callers.hold(&world, Some(&client), target, 200, 20)?;
+    let held_datagrams = callers.hold_datagrams(&world, Some(&client), target, 10, 20)?;
+    let begun = Instant::now();
     let mut load = callers.in_container(&client, "sh")?;
     let dial = callers.dial_path()?.display();
     let script = format!("while test -e $0; do {dial} tcp {target} 20; done");
@@ -311,8 +320,11 @@ fn an_agent_comes_and_goes_and_calls_go_on() -> Result<()> {
     agent.stop(Signal::SIGTERM)?;
     let removed = agent.uninstall()?;
     ensure!(removed.contains("program lb_connect4 of socket calls"), "{removed}");
+    ensure!(begun.elapsed() < Duration::from_secs(20), "uninstalled after {:?}", begun.elapsed());
     let output = held.end()?;
-    ensure!(output.contains("alive=200"), "{output}");
+    ensure!(output.contains("alive=200") && output.contains("answered=200"), "{output}");
+    let output = held_datagrams.end()?;
+    ensure!(output.contains("alive=10") && output.contains("answered=10"), "{output}");
     let direct = SocketAddr::new(webs[0].address()?, 8080);
     call("tcp", direct)?;
     ensure!(!world.node().run("ip route show proto 108")?.contains("unreachable"));
@@ -348,8 +360,25 @@ fn what_an_earlier_agent_attached_is_told_when_the_cgroup_cannot_be_used() -> Re
     let status = agent.json("status")?;
     let trouble = status["sockets"]["trouble"].as_str().context("no trouble")?.to_owned();
     ensure!(trouble.contains("9 programs of socket calls are attached all the same"), "{trouble}");
-    // It is true.
-    scene.served(Some(&scene.client), "tcp", scene.target(), 10)?;
+    // It is true, and what they know is what there is.
+    let target = scene.target();
+    scene.served(Some(&scene.client), "tcp", target, 10)?;
+    agent.wait_caller("client")?;
+    let held = scene.callers.hold(&scene.world, Some(&scene.client), target, 100, 5)?;
+    let docker = scene.world.docker_client()?;
+    let late = docker.container("late").start()?;
+    agent.wait_caller("late")?;
+    scene.webs[0].cut_off()?;
+    scene.webs[0].act("kill")?;
+    let shares = scene.served(Some(&late), "tcp", target, 20)?;
+    assert_eq!(shares.keys().collect::<Vec<_>>(), ["web-2"]);
+    let ends = held.ends(ECONNABORTED)?;
+    ensure!((20..=80).contains(&ends.len()), "{} of 100 ended", ends.len());
+    let said = agent.lbctl(&format!("explain --from late {target}"))?;
+    ensure!(said.contains("deliver"), "{said}");
+    let doctor = agent.lbctl_command("doctor").output()?;
+    let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    ensure!(doctor.contains("are balanced as before"), "{doctor}");
     Ok(())
 }
 

@@ -288,6 +288,32 @@ fn who_was_led_to_what_died_without_an_agent_is_told_when_one_starts() -> Result
     Ok(())
 }
 
+/// For as long as it is looked for whoever was connected to one that went.
+#[test]
+fn who_is_connected_to_a_backend_that_came_back_stays_so() -> Result<()> {
+    needs!(docker);
+    let scene = Scene::new()?;
+    let target = scene.target();
+    let before = scene.callers.hold(&scene.world, Some(&scene.client), target, 200, 14)?;
+    scene.agent.lbctl("backend disable web-1")?;
+    let ended = Instant::now();
+    process::sleep(Duration::from_millis(20))?;
+    scene.agent.lbctl("backend enable web-1")?;
+    println!("back after {} ms", ended.elapsed().as_millis());
+    let held = scene.callers.hold(&scene.world, Some(&scene.client), target, 200, 12)?;
+    let on_node = scene.callers.hold(&scene.world, None, target, 50, 12)?;
+    let shares = scene.served(Some(&scene.client), "tcp", target, 100)?;
+    assert_eq!(shares.into_keys().collect::<BTreeSet<_>>(), names(&["web-1", "web-2"]));
+    for (held, all) in [(held, 200), (on_node, 50)] {
+        let output = held.end()?;
+        ensure!(output.contains(&format!("alive={all}")), "{output}");
+    }
+    // Those of before were connected to what was gone.
+    let ends = before.ends(ECONNABORTED)?;
+    ensure!((50..=150).contains(&ends.len()), "{} of 200 ended", ends.len());
+    Ok(())
+}
+
 #[test]
 fn sockets_that_have_ended_are_forgotten() -> Result<()> {
     needs!(docker);

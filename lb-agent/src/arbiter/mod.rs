@@ -353,7 +353,7 @@ fn rank(claim: &Claim) -> impl Ord + '_ {
     let backend = claim.backend.as_ref().map(|backend| {
         let name = (&backend.place, &backend.instance, &backend.display_name);
         let policy = (backend.weight, backend.state, backend.started_at_ms, backend.replies);
-        (name, backend.address, backend.path, policy)
+        (name, backend.address, backend.path, &backend.network, policy)
     });
     (claim.since_ms, &claim.service, claim.frontend, &claim.source, backend)
 }

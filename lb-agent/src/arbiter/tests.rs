@@ -36,6 +36,7 @@ fn backend(place: &str, instance: u16) -> Backend {
         started_at_ms: u64::from(instance),
         reported: None,
         asked_to_end: None,
+        network: None,
         replies: crate::model::ReplyFacts::default(),
     }
 }

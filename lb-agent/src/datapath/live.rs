@@ -14,7 +14,8 @@ use lb_common::{
     abi::{
         BackendV4, BackendV6, ClassNetwork, Client, FlowInsertions, FlowRecord, Frontend,
         FrontendKeyV4, FrontendKeyV6, HalfOpenRate, Limits, MAX_BACKENDS, NetAddr6, NetU32,
-        ReachEntry, ReachKey, ReachList, Refusals, RingDescriptor, ServiceScope, Slot, map_names,
+        ReachEntry, ReachKey, ReachList, Refusals, RingDescriptor, SCOPE_NETWORKS, ServiceScope,
+        Slot, map_names,
     },
     engine::{Backend, Family},
 };
@@ -157,7 +158,7 @@ impl<'a, A: LiveFamily> LiveTables<'a, A> {
     }
 }
 
-fn open(maps: &Path, name: &str) -> anyhow::Result<MapData> {
+pub(super) fn open(maps: &Path, name: &str) -> anyhow::Result<MapData> {
     MapData::from_pin(maps.join(name)).with_context(|| format!("map `{name}` cannot be opened"))
 }
 
@@ -254,7 +255,7 @@ impl<A: LiveFamily> lb_common::socket::SocketTables<A> for LiveTables<'_, A> {
     }
 
     fn scope(&self, service: u32) -> Option<&ServiceScope> {
-        self.sockets.scopes.get(&service)
+        Some(scope_of(self.sockets, service))
     }
 
     fn network(&self, backend: u32) -> u64 {
@@ -267,5 +268,25 @@ impl<A: LiveFamily> lb_common::socket::SocketTables<A> for LiveTables<'_, A> {
 
     fn reach_entry(&self, index: u32) -> ReachEntry {
         ReachEntry::from_raw(self.reach_entries.load(index).unwrap_or_default())
+    }
+}
+
+/// Every service has a scope in the table; in that of which none was written nobody is let.
+fn scope_of(sockets: &SocketTables, service: u32) -> &ServiceScope {
+    static NONE: ServiceScope =
+        ServiceScope { flags: 0, reserved: 0, networks: [[0; SCOPE_NETWORKS]; 2] };
+    sockets.scopes.get(&service).unwrap_or(&NONE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_without_scope_is_one_that_nobody_is_let_to() {
+        let written = ServiceScope { flags: 1, ..ServiceScope::default() };
+        let sockets = SocketTables { scopes: [(4, written)].into(), ..SocketTables::default() };
+        assert_eq!(*scope_of(&sockets, 4), written);
+        assert_eq!(*scope_of(&sockets, 5), ServiceScope::default());
     }
 }

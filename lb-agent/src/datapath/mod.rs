@@ -42,17 +42,10 @@ mod trace;
 mod uninstall;
 mod unseen;
 
-use std::{
-    collections::BTreeSet,
-    os::fd::{AsFd as _, OwnedFd},
-    path::PathBuf,
-    sync::mpsc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, path::PathBuf, sync::mpsc, time::Duration};
 
 use anyhow::{Context as _, bail};
-use aya::maps::{HashMap, MapData};
-use lb_common::abi::{Hook, META_ROUTES_REPLIES, TraceFilter, map_names, ticks_from_ns};
+use lb_common::abi::{Hook, META_ROUTES_REPLIES, TraceFilter, ticks_from_ns};
 
 use self::{
     clsact::Ownership,
@@ -86,7 +79,7 @@ use crate::{
     model::IpPrefix,
     netlink,
     plan::{Action, Kernel, KernelError, KernelState},
-    sockets::reaper::Gone,
+    sockets::reaper::News,
 };
 
 /// The programs and maps of this node. Dropping it leaves everything running.
@@ -105,11 +98,8 @@ pub struct Datapath {
     /// Whether senders that no hook sees are told that they do not arrive.
     refuses_unseen: bool,
     sockets: SocketStatus,
-    /// The map `CONNECTED`, for the reaper.
-    connected: Option<OwnedFd>,
-    /// The map `CONNECTED_DATAGRAMS`, likewise.
-    datagrams: Option<HashMap<MapData, u64, u64>>,
-    gone: Option<mpsc::Sender<Gone>>,
+    /// What becomes of backends, for the reaper.
+    news: Option<mpsc::Sender<News>>,
     observations: Option<Observations>,
     _locks: [Lock; 2],
 }
@@ -143,11 +133,6 @@ impl Datapath {
         if let Some(trouble) = &sockets.trouble {
             tracing::error!("socket calls: {trouble}");
         }
-        let connected = MapData::from_pin(pins.maps().join(map_names::CONNECTED))
-            .context("cannot open the map `CONNECTED`")?;
-        let connected = connected.fd().as_fd().try_clone_to_owned()?;
-        let datagrams = tables::take(&mut ebpf, map_names::CONNECTED_DATAGRAMS)?;
-        let datagrams = HashMap::try_from(datagrams)?;
         let mut datapath = Self {
             tables: Tables::take(&mut ebpf)?,
             hooks,
@@ -162,9 +147,7 @@ impl Datapath {
             unseen: Unseen::default(),
             refuses_unseen: options.cgroup.as_ref().is_some_and(|it| it.refuses_unseen),
             sockets,
-            connected: Some(connected),
-            datagrams: Some(datagrams),
-            gone: None,
+            news: None,
             observations: Some(Observations::take(&mut ebpf, &pins.maps())?),
             _locks: locks,
         };
@@ -384,8 +367,9 @@ impl Kernel for Datapath {
     fn execute(&mut self, action: &Action) -> Result<(), KernelError> {
         let result = self.try_execute(action).map(|()| match action {
             Action::SetBackendState { number, state: 0 } | Action::ClearBackend { number } => {
-                self.tell_gone(*number);
+                self.tell_reaper(*number, News::Gone);
             }
+            Action::SetBackendState { number, .. } => self.tell_reaper(*number, News::Back),
             _ => {}
         });
         result.map_err(|error| KernelError {

@@ -88,11 +88,7 @@ impl Scopes {
             is_done
         };
         let is_whole = !wanted.is_partial && !wanted.kept.is_all;
-        for (number, network) in changes(&self.held.networks, &wanted.networks, is_whole) {
-            let network = network.unwrap_or(0);
-            if network == 0 && !self.held.networks.contains_key(&number) {
-                continue;
-            }
+        for (number, network) in networks(&self.held.networks, wanted) {
             if note(self.networks.store(number, &network, 0).ok_or_else(too_short)) {
                 keep(&mut self.held.networks, number, (network != 0).then_some(network));
             }
@@ -186,6 +182,17 @@ fn too_short() -> Refusal {
     "a table of sockets is too short".to_owned()
 }
 
+/// Networks of backends that are to be written; 0 for what is no longer wanted, and for what is held as
+/// that already nothing.
+fn networks(held: &BTreeMap<u32, u64>, wanted: &SocketTables) -> Vec<(u32, u64)> {
+    let changes = changes(held, &wanted.networks, !wanted.kept.is_all);
+    let counts = |(number, network): &(u32, Option<u64>)| match network {
+        None => !wanted.kept.backends.contains(number),
+        Some(network) => *network != 0 || held.contains_key(number),
+    };
+    changes.into_iter().filter(counts).map(|(it, network)| (it, network.unwrap_or(0))).collect()
+}
+
 fn keep<K: Ord, V>(held: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
     match value {
         Some(value) => held.insert(key, value),
@@ -216,5 +223,20 @@ mod tests {
         assert_eq!(changes(&held, &wanted, true), [(1, None), (3, Some(31)), (4, Some(40))]);
         assert_eq!(changes(&held, &wanted, false), [(3, Some(31)), (4, Some(40))]);
         assert_eq!(changes(&wanted, &wanted, true), []);
+    }
+
+    #[test]
+    fn networks_of_what_nobody_claims_and_is_served_stay() {
+        let held = BTreeMap::from([(1, 10), (2, 20), (3, 30), (4, 40)]);
+        let mut wanted = SocketTables {
+            networks: BTreeMap::from([(2, 20), (3, 0), (5, 0), (6, 60)]),
+            // Who calls is another matter.
+            is_partial: true,
+            ..SocketTables::default()
+        };
+        wanted.kept.backends = [4].into();
+        assert_eq!(networks(&held, &wanted), [(1, 0), (3, 0), (6, 60)]);
+        wanted.kept.is_all = true;
+        assert_eq!(networks(&held, &wanted), [(3, 0), (6, 60)]);
     }
 }

@@ -15,20 +15,27 @@ use std::{
 };
 
 use anyhow::Context as _;
-use aya::{Ebpf, EbpfLoader};
-use lb_common::abi::{MAX_BACKENDS, program_names};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, Map},
+};
+use lb_common::abi::{MAX_BACKENDS, map_names, program_names};
 
 use super::{
     Datapath,
     cgroup::{self, Cgroup},
     hooks::load_program,
+    live::open,
     options::{CgroupOptions, Options},
     pins::PinDir,
     prerequisites::kernel_is_at_least,
     state_dir::remove_if_there,
     sys::{self, AttachType},
 };
-use crate::sockets::{SocketTables, reaper::Reaper};
+use crate::sockets::{
+    SocketTables,
+    reaper::{BackendId, Maps, News, Reaper},
+};
 
 /// From this version on programs of sockets can say which error their caller gets.
 const SET_RETVAL_SINCE: (u32, u32) = (6, 1);
@@ -56,6 +63,16 @@ pub struct SocketStatus {
     pub trouble: Option<String>,
     /// Whether the host leads containers to networks that they are not on.
     pub routes_across: bool,
+    /// Programs are attached that an earlier agent attached, where the cgroup cannot be used. They have
+    /// the same tables, so what they need to know is looked after as ever.
+    pub is_left: bool,
+}
+
+impl SocketStatus {
+    /// Whether calls are translated by programs of ours.
+    fn translates(&self) -> bool {
+        self.cgroup.is_some() || self.is_left
+    }
 }
 
 /// The pinned links.
@@ -119,7 +136,7 @@ impl SocketHooks {
             Ok(cgroup) => {
                 let trouble = cgroup.trouble();
                 let routes_across = wanted.routes_across;
-                SocketStatus { cgroup: Some(cgroup.path), trouble, routes_across }
+                SocketStatus { cgroup: Some(cgroup.path), trouble, routes_across, is_left: false }
             }
             Err(error) => {
                 let mut trouble = format!("{error:#}");
@@ -133,7 +150,8 @@ impl SocketHooks {
                     );
                     trouble += &still;
                 }
-                SocketStatus { trouble: Some(trouble), ..SocketStatus::default() }
+                let (is_left, routes_across) = (!left.is_empty(), wanted.routes_across);
+                SocketStatus { cgroup: None, trouble: Some(trouble), routes_across, is_left }
             }
         }
     }
@@ -240,7 +258,7 @@ impl Datapath {
             return tables;
         }
         let nobody = (BTreeSet::new(), BTreeSet::new());
-        let is_on = self.sockets.cgroup.is_some() && self.refuses_unseen;
+        let is_on = self.sockets.translates() && self.refuses_unseen;
         let (unseen, kept) =
             if is_on { (&wanted.unseen, &wanted.kept.vips) } else { (&nobody.0, &nobody.1) };
         // Whatever was refused before: a route that is over would lead nowhere what somebody sends.
@@ -248,26 +266,35 @@ impl Datapath {
         tables.and(routes.context("routes for senders that no hook sees"))
     }
 
-    /// Ends sockets whose backends this data path takes out; once, and only where socket calls are
-    /// balanced.
-    pub fn take_reaper(&mut self) -> Option<Reaper> {
-        self.sockets.cgroup.as_ref()?;
-        let connected = self.connected.take()?;
+    /// Ends sockets whose backends this data path takes out; only where socket calls are balanced.
+    pub fn take_reaper(&mut self) -> anyhow::Result<Option<Reaper>> {
+        if !self.sockets.translates() {
+            return Ok(None);
+        }
+        let maps = &self.maps_path;
+        let connected = open(maps, map_names::CONNECTED)?.fd().as_fd().try_clone_to_owned()?;
+        let datagrams = Map::LruHashMap(open(maps, map_names::CONNECTED_DATAGRAMS)?);
+        let maps = Maps {
+            connected,
+            datagrams: HashMap::try_from(datagrams)?,
+            backends_v4: Array::try_from(Map::Array(open(maps, map_names::BACKENDS_V4)?))?,
+            backends_v6: Array::try_from(Map::Array(open(maps, map_names::BACKENDS_V6)?))?,
+        };
         let (sender, receiver) = mpsc::channel();
-        self.gone = Some(sender);
+        self.news = Some(sender);
         // A predecessor that was killed may not have come to the sockets of what it took out.
         let gone_before = (1..=MAX_BACKENDS).filter_map(|number| {
             let generation = self.tables.identity(number).generation;
             (generation != 0 && self.tables.is_gone(number)).then_some((number, generation))
         });
-        Some(Reaper::new(connected, self.datagrams.take()?, receiver, gone_before.collect()))
+        Ok(Some(Reaper::new(maps, receiver, gone_before.collect())))
     }
 
-    /// Tells the reaper, if there is one.
-    pub(super) fn tell_gone(&self, number: u32) {
+    /// Tells the reaper, if there is one, what became of a backend.
+    pub(super) fn tell_reaper(&self, number: u32, news: fn(BackendId) -> News) {
         let generation = self.tables.identity(number).generation;
-        if let Some(gone) = &self.gone
-            && gone.send((number, generation)).is_err()
+        if let Some(sender) = &self.news
+            && sender.send(news((number, generation))).is_err()
         {
             tracing::debug!(number, "nobody ends its sockets; they end by themselves, later");
         }

@@ -50,34 +50,49 @@ impl Unseen {
         kept: &BTreeSet<IpAddr>,
     ) -> Result<(), RtnlError> {
         let asked = [wanted.clone(), kept.clone()];
+        self.settle(asked, |[wanted, kept]| set(wanted, kept))
+    }
+
+    /// Does what is asked for, unless that is done. What was refused is tried again when it is asked for
+    /// again.
+    fn settle<E>(
+        &mut self,
+        asked: [BTreeSet<IpAddr>; 2],
+        set: impl FnOnce(&[BTreeSet<IpAddr>; 2]) -> Result<(), E>,
+    ) -> Result<(), E> {
         if self.settled.as_ref() == Some(&asked) {
             return Ok(());
         }
-        // What is refused now is tried again when somebody looks again.
+        self.settled = None;
+        set(&asked)?;
         self.settled = Some(asked);
-        let mut rtnl = Rtnl::open()?;
-        let held = list(&mut rtnl)?;
-        let subnets = subnets(&mut rtnl)?;
-        let is_ours = |vip: &&IpAddr| {
-            !subnets.iter().any(|subnet| IpPrefix::of(**vip, subnet.length()) == *subnet)
-        };
-        let mut result = Ok(());
-        let stays = |vip: &&IpAddr| (wanted.contains(*vip) || kept.contains(*vip)) && is_ours(vip);
-        for vip in held.iter().filter(|vip| !stays(vip)) {
-            result = result.and(delete(&mut rtnl, *vip));
-        }
-        for vip in wanted.difference(&held).filter(is_ours) {
-            if !leads_somewhere(&mut rtnl, *vip) {
-                result = result.and(add(&mut rtnl, *vip));
-            }
-        }
-        result
+        Ok(())
     }
 
     /// Somebody may have changed them.
     pub(super) fn set_stale(&mut self) {
         self.settled = None;
     }
+}
+
+fn set(wanted: &BTreeSet<IpAddr>, kept: &BTreeSet<IpAddr>) -> Result<(), RtnlError> {
+    let mut rtnl = Rtnl::open()?;
+    let held = list(&mut rtnl)?;
+    let subnets = subnets(&mut rtnl)?;
+    let is_ours = |vip: &&IpAddr| {
+        !subnets.iter().any(|subnet| IpPrefix::of(**vip, subnet.length()) == *subnet)
+    };
+    let mut result = Ok(());
+    let stays = |vip: &&IpAddr| (wanted.contains(*vip) || kept.contains(*vip)) && is_ours(vip);
+    for vip in held.iter().filter(|vip| !stays(vip)) {
+        result = result.and(delete(&mut rtnl, *vip));
+    }
+    for vip in wanted.difference(&held).filter(is_ours) {
+        if !leads_somewhere(&mut rtnl, *vip) {
+            result = result.and(add(&mut rtnl, *vip));
+        }
+    }
+    result
 }
 
 /// Addresses with a route of ours.
@@ -171,4 +186,26 @@ fn change(rtnl: &mut Rtnl, kind: u16, flags: libc::c_int, vip: IpAddr) -> Result
     (header[4], header[5], header[7]) = (MAIN_TABLE, PROTOCOL, UNREACHABLE);
     let preference = DefaultNla::new(RTA_PRIORITY, PREFERENCE.to_ne_bytes().to_vec());
     rtnl.request(kind, flags, &header, &[destination, preference]).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_refused_is_tried_again_and_what_is_done_is_not() {
+        let mut unseen = Unseen::default();
+        let asked = |host: u8| [BTreeSet::from([[203, 0, 113, host].into()]), BTreeSet::new()];
+        let (refuse, agree, unasked) = (|_: &_| Err(7), |_: &_| Ok::<(), u8>(()), |_: &_| Err(8));
+        assert_eq!(unseen.settle(asked(1), refuse), Err(7));
+        assert_eq!(unseen.settle(asked(1), refuse), Err(7), "it is not done");
+        assert_eq!(unseen.settle(asked(1), agree), Ok(()));
+        assert_eq!(unseen.settle(asked(1), unasked), Ok(()), "it is done");
+        // Half of another wish may be done: neither is.
+        assert_eq!(unseen.settle(asked(2), refuse), Err(7));
+        assert_eq!(unseen.settle(asked(1), unasked), Err(8));
+        assert_eq!(unseen.settle(asked(1), agree), Ok(()));
+        unseen.set_stale();
+        assert_eq!(unseen.settle(asked(1), unasked), Err(8), "it may have changed");
+    }
 }

@@ -74,12 +74,14 @@ pub struct ContainerFacts {
     pub ifindex: u32,
     /// Who can use that address.
     pub ways_in: WaysIn,
+    /// That network, as it counts for who reaches it, if Docker knows it.
+    pub network: Option<Arc<str>>,
     /// The same of the other family, where it has both.
     pub second: Option<LocalAddress>,
 }
 
 /// An address of a container, and the node's end of the way to it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LocalAddress {
     /// The address.
     pub address: IpAddr,
@@ -87,6 +89,8 @@ pub struct LocalAddress {
     pub ifindex: u32,
     /// Who can use it.
     pub ways_in: WaysIn,
+    /// The network that it is of, as it counts for who reaches it, if Docker knows it.
+    pub network: Option<Arc<str>>,
 }
 
 impl ContainerFacts {
@@ -102,9 +106,9 @@ impl ContainerFacts {
 
     /// Its address of the VIP's family; an error says that it has none.
     fn address_for(&self, vip: IpAddr) -> Result<LocalAddress, String> {
-        let first =
-            LocalAddress { address: self.address, ifindex: self.ifindex, ways_in: self.ways_in };
-        let mut addresses = std::iter::once(first).chain(self.second);
+        let Self { address, ifindex, ways_in, ref network, ref second, .. } = *self;
+        let first = LocalAddress { address, ifindex, ways_in, network: network.clone() };
+        let mut addresses = std::iter::once(first).chain(second.clone());
         addresses.find(|it| it.address.is_ipv4() == vip.is_ipv4()).ok_or_else(|| {
             let family = if vip.is_ipv4() { "IPv4" } else { "IPv6" };
             format!(
@@ -451,6 +455,7 @@ fn backend(
         started_at_ms: facts.started_at_ms,
         reported: None,
         asked_to_end: None,
+        network: address.network,
         replies: ReplyFacts {
             ways_in: if is_published { WaysIn::Published } else { address.ways_in },
             only_answers: false,

@@ -19,6 +19,7 @@ pub(crate) fn backend(number: u8, instance: &str, state: BackendState) -> Backen
         started_at_ms: 0,
         reported: None,
         asked_to_end: None,
+        network: None,
         replies: ReplyFacts::default(),
     }
 }

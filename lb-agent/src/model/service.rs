@@ -158,6 +158,10 @@ pub struct Backend {
     pub weight: u16,
     /// How it is reached.
     pub path: BackendPath,
+    /// Of a container, the network that gave it its address, as it counts for who reaches it
+    /// ([`crate::sockets::reach_name`]); `None`: whoever is led there reaches it.
+    #[serde(default)]
+    pub network: Option<Arc<str>>,
     /// Whether it takes flows.
     pub state: BackendState,
     /// Order in which instances of one place came: of several, the greatest holds the place.

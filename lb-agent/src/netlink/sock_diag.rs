@@ -146,16 +146,18 @@ pub struct Found<'a> {
     pub stored: Option<&'a [u8]>,
 }
 
-/// Ends the sockets of a namespace of which `is_over` says so; `None`: of the
-/// calling thread's own namespace. Returns how many there were.
+/// Ends the sockets of a namespace of which `over` says why; `None`: of the calling thread's own
+/// namespace. Right before one is ended, `is_still` is asked whether that holds: finding all of them
+/// takes a while. Returns how many were ended.
 ///
 /// # Minimum kernel version
 ///
 /// Linux 5.7, with `CONFIG_INET_DIAG_DESTROY`.
-pub fn end_sockets(
+pub fn end_sockets<Why>(
     process: Option<&Process>,
     storage: BorrowedFd<'_>,
-    is_over: &dyn Fn(Found<'_>) -> bool,
+    over: &dyn Fn(Found<'_>) -> Option<Why>,
+    is_still: &dyn Fn(&Why) -> bool,
 ) -> io::Result<usize> {
     let open = || DiagSocket::open(TIMEOUT);
     let socket = match process {
@@ -165,7 +167,7 @@ pub fn end_sockets(
     let mut ended = 0;
     for family in [libc::AF_INET, libc::AF_INET6] {
         for protocol in [libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
-            ended += socket.end(family, protocol, storage, is_over)?;
+            ended += socket.end(family, protocol, storage, over, is_still)?;
         }
     }
     Ok(ended)
@@ -190,21 +192,21 @@ impl DiagSocket {
         Ok(Self(descriptor))
     }
 
-    fn end(
+    fn end<Why>(
         &self,
         family: libc::c_int,
         protocol: libc::c_int,
         storage: BorrowedFd<'_>,
-        is_over: &dyn Fn(Found<'_>) -> bool,
+        over: &dyn Fn(Found<'_>) -> Option<Why>,
+        is_still: &dyn Fn(&Why) -> bool,
     ) -> io::Result<usize> {
         let request = Request::new(family, protocol, STATES);
         let map = attribute(REQUEST_MAP, storage.as_raw_fd().cast_unsigned().as_bytes());
         let attributes = attribute(REQUEST_STORAGES | NESTED, &map);
         let mut found = Vec::new();
         let dumped = self.dump(request, &attributes, SOCKETS_MAX, &mut |answer, attributes| {
-            if is_over(Found { cookie: answer.cookie(), stored: stored(attributes) }) {
-                found.push(answer.id);
-            }
+            let one = Found { cookie: answer.cookie(), stored: stored(attributes) };
+            found.extend(over(one).map(|why| (answer.id, why)));
         });
         match dumped {
             Ok(_) => {}
@@ -213,7 +215,10 @@ impl DiagSocket {
             Err(error) => return Err(error),
         }
         let mut ended = 0;
-        for id in found {
+        for (id, why) in found {
+            if !is_still(&why) {
+                continue;
+            }
             match self.destroy(Request { id, ..request }) {
                 Ok(()) => ended += 1,
                 // It has ended by itself.

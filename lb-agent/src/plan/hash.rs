@@ -155,6 +155,7 @@ mod tests {
             started_at_ms: 1,
             reported: None,
             asked_to_end: None,
+            network: None,
             replies: crate::model::ReplyFacts::default(),
         }
     }

@@ -114,6 +114,7 @@ fn backend_at(address: SocketAddr, weight: u16) -> Backend {
         started_at_ms: 0,
         reported: None,
         asked_to_end: None,
+        network: None,
         // It is reached by the routing table, by anybody.
         replies: ReplyFacts { ways_in: WaysIn::Direct, ..ReplyFacts::default() },
     }

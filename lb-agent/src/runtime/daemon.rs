@@ -332,7 +332,7 @@ async fn ended(docker: &mut Option<Follower>) {
 
 /// Starts to end sockets whose backends are gone. `None`: socket calls are nobody's business.
 fn start_reaper(node: &mut Datapath) -> anyhow::Result<Option<Registry>> {
-    let Some(reaper) = node.take_reaper() else { return Ok(None) };
+    let Some(reaper) = node.take_reaper()? else { return Ok(None) };
     let registry = Registry::default();
     let known = registry.clone();
     std::thread::Builder::new()

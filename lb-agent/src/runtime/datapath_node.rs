@@ -121,9 +121,9 @@ impl Node for Datapath {
     }
 
     fn sockets(&mut self) -> SocketsView {
-        let SocketStatus { cgroup, trouble, routes_across } = Self::sockets(self).clone();
+        let SocketStatus { cgroup, trouble, routes_across, is_left } = Self::sockets(self).clone();
         let cgroup = cgroup.map(|path| path.display().to_string());
-        SocketsView { cgroup, trouble, routes_across, clients: Vec::new() }
+        SocketsView { cgroup, trouble, routes_across, is_left, clients: Vec::new() }
     }
 
     fn explain(&mut self, query: &ExplainQuery) -> Result<Explanation, NodeError> {

@@ -47,9 +47,9 @@ pub struct SocketTables {
     pub networks: BTreeMap<u32, u64>,
     /// Virtual addresses whose packets from this node, of which no call has told, do not arrive.
     pub unseen: BTreeSet<IpAddr>,
-    /// Clients and networks that are not named here stay as they are.
+    /// Clients and classes that are not named here stay as they are.
     pub is_partial: bool,
-    /// What is held of other services than these stays as it is.
+    /// What is held of these stays as it is.
     pub kept: Kept,
 }
 
@@ -60,6 +60,8 @@ pub struct Kept {
     pub services: BTreeSet<u32>,
     /// Their addresses.
     pub vips: BTreeSet<IpAddr>,
+    /// Numbers of backends that the kernel holds and that nobody claims at the moment.
+    pub backends: BTreeSet<u32>,
     /// Nothing is taken away: what is wanted goes ahead of a plan that leads there.
     pub is_all: bool,
 }
@@ -214,10 +216,12 @@ pub fn wanted(
         class_networks,
         reach: BTreeMap::new(),
         scopes: BTreeMap::new(),
-        networks: backend_networks(&services, kernel, clients),
+        networks: backend_networks(&services, kernel),
         unseen: BTreeSet::new(),
         kept: kept(&services, kernel),
     };
+    let is_kept = |number: &&u32| !tables.networks.contains_key(number);
+    tables.kept.backends = kernel.backends.keys().filter(is_kept).copied().collect();
     tables.scopes = scopes(&services, kernel);
     tables.reach = lists::lists(&services, kernel, &tables, routes_across);
     for key in tables.reach.iter().filter(|(_, it)| !it.slots.is_empty()).map(|(key, _)| key) {
@@ -270,7 +274,8 @@ fn kept(claimed: &[Numbered<'_>], kernel: &KernelState) -> Kept {
     let services = kernel.services.iter().filter(|(_, hash)| !claimed.contains(*hash));
     let services: BTreeSet<u32> = services.map(|(number, _)| *number).collect();
     let of_them = kernel.frontends.iter().filter(|(_, number)| services.contains(number));
-    Kept { vips: of_them.map(|(frontend, _)| frontend.vip).collect(), services, is_all: false }
+    let vips = of_them.map(|(frontend, _)| frontend.vip).collect();
+    Kept { services, vips, ..Kept::default() }
 }
 
 /// Virtual addresses to which packets without a call lead nowhere: those whose services all are for
@@ -362,26 +367,13 @@ pub fn scope(policy: &Policy) -> ServiceScope {
     scope
 }
 
-/// On which network each backend that is a container is reached: the one that gave it its address.
-fn backend_networks(
-    services: &[Numbered<'_>],
-    kernel: &KernelState,
-    clients: &Clients,
-) -> BTreeMap<u32, u64> {
+/// On which network each backend that somebody claims is reached. It comes with the claim: a call that is
+/// led to a container over a network that it is not on would wait in vain.
+fn backend_networks(services: &[Numbered<'_>], kernel: &KernelState) -> BTreeMap<u32, u64> {
     let mut by_instance: HashIndex<u64> = HashIndex::default();
     for Numbered { service, keys, .. } in services {
         for (backend, keys) in service.backends.iter().zip(&keys.backends) {
-            if !matches!(backend.path, BackendPath::Local { .. }) {
-                continue;
-            }
-            // `ID@START`, see `provider::docker`.
-            let id = backend.instance.split_once('@').map_or("", |(id, _)| id);
-            let Some(container) = clients.containers.get(id) else { continue };
-            let address = backend.address.ip();
-            let network = container.networks.iter().find(|(_, all)| all.contains(&address));
-            let Some((name, _)) = network else { continue };
-            let name = reach_name(name, clients.isolated.contains(name));
-            by_instance.insert(keys.instance, network_hash(&name));
+            by_instance.insert(keys.instance, backend.network.as_deref().map_or(0, network_hash));
         }
     }
     let network = |held: &KernelBackend| match held.path {

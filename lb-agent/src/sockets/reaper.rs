@@ -10,12 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::maps::{HashMap, MapData};
-use lb_common::abi::{SocketPeer, connected_backend};
+use aya::maps::{Array, HashMap, MapData};
+use lb_common::abi::{BackendV4, BackendV6, SocketPeer, connected_backend};
 use zerocopy::FromBytes as _;
 
 use super::Registry;
-use crate::netlink::{self, Process};
+use crate::netlink::{self, Found, Process};
 
 /// When it is looked again, after a backend went: a call that was under way then may have remembered it
 /// after the first look, and a caller may have become known since.
@@ -24,30 +24,45 @@ const LOOKS: [Duration; 3] =
 /// How often it is seen whether all callers are known.
 const WAIT: Duration = Duration::from_millis(100);
 
-/// A backend that is gone, by number and generation.
-pub type Gone = (u32, u32);
+/// A backend, by number and generation.
+pub type BackendId = (u32, u32);
+
+/// What became of a backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum News {
+    /// It takes nothing any more.
+    Gone(BackendId),
+    /// It takes something, whatever was before.
+    Back(BackendId),
+}
+
+/// The maps that tell whose sockets are to be ended.
+#[expect(missing_debug_implementations, reason = "aya's arrays have none")]
+pub struct Maps {
+    /// `CONNECTED`: what sockets remember.
+    pub connected: OwnedFd,
+    /// `CONNECTED_DATAGRAMS`: the same of sockets of UDP.
+    pub datagrams: HashMap<MapData, u64, u64>,
+    /// `BACKENDS_V4`.
+    pub backends_v4: Array<MapData, BackendV4>,
+    /// `BACKENDS_V6`.
+    pub backends_v6: Array<MapData, BackendV6>,
+}
 
 /// Ends sockets.
-#[derive(Debug)]
+#[expect(missing_debug_implementations, reason = "its maps have none")]
 pub struct Reaper {
-    connected: OwnedFd,
-    datagrams: HashMap<MapData, u64, u64>,
-    gone: Receiver<Gone>,
+    maps: Maps,
+    news: Receiver<News>,
     due: Due,
 }
 
 impl Reaper {
-    /// One that hears of what is gone, and knows what was gone before. `connected` is the map of what
-    /// sockets remember, `datagrams` that of the sockets of UDP.
+    /// One that hears what becomes of backends, and knows what was gone before.
     #[must_use]
-    pub fn new(
-        connected: OwnedFd,
-        datagrams: HashMap<MapData, u64, u64>,
-        gone: Receiver<Gone>,
-        before: BTreeSet<Gone>,
-    ) -> Self {
+    pub fn new(maps: Maps, news: Receiver<News>, before: BTreeSet<BackendId>) -> Self {
         let due = Due { unseen: before, ..Due::default() };
-        Self { connected, datagrams, gone, due }
+        Self { maps, news, due }
     }
 
     /// Works until nobody can tell it of anything any more. The calling thread must be in the node's
@@ -55,28 +70,23 @@ impl Reaper {
     pub fn run(mut self, registry: &Registry) {
         loop {
             let first = match self.due.wait(Instant::now()) {
-                None => self.gone.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(wait) => self.gone.recv_timeout(wait),
+                None => self.news.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(wait) => self.news.recv_timeout(wait),
             };
-            let mut gone: BTreeSet<Gone> = match first {
-                Ok(gone) => BTreeSet::from([gone]),
-                Err(RecvTimeoutError::Timeout) => BTreeSet::new(),
+            let first = match first {
+                Ok(news) => Some(news),
+                Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            gone.extend(self.gone.try_iter());
-            let all = self.due.take(gone, registry.is_complete(), Instant::now());
+            let news = first.into_iter().chain(self.news.try_iter());
+            let all = self.due.take(news, registry.is_complete(), Instant::now());
             if !all.is_empty() {
                 self.end(&all, registry);
             }
         }
     }
 
-    fn is_connected_to(&self, cookie: u64, gone: &BTreeSet<Gone>) -> bool {
-        let Ok(held) = self.datagrams.get(&cookie, 0) else { return false };
-        gone.contains(&connected_backend(held))
-    }
-
-    fn end(&self, gone: &BTreeSet<Gone>, registry: &Registry) {
+    fn end(&self, gone: &BTreeSet<BackendId>, registry: &Registry) {
         for known in registry.all() {
             if known.pids.is_empty() {
                 self.end_in(None, &known.name, gone);
@@ -89,12 +99,18 @@ impl Reaper {
     }
 
     /// Ends those of one namespace; `None`: the node's. False: the process has ended.
-    fn end_in(&self, process: Option<&Process>, name: &str, gone: &BTreeSet<Gone>) -> bool {
-        let result =
-            netlink::end_sockets(process, self.connected.as_fd(), &|found| match found.stored {
-                Some(value) => is_of(value, gone),
-                None => self.is_connected_to(found.cookie, gone),
-            });
+    fn end_in(&self, process: Option<&Process>, name: &str, gone: &BTreeSet<BackendId>) -> bool {
+        let over = |found: Found<'_>| {
+            let backend = match found.stored {
+                Some(value) => peer_of(value),
+                None => self.maps.datagrams.get(&found.cookie, 0).ok().map(connected_backend),
+            };
+            backend.filter(|backend| gone.contains(backend))
+        };
+        // It may have come back by now, and the socket be connected since.
+        let is_still = |backend: &BackendId| !self.maps.serves(*backend);
+        let connected = self.maps.connected.as_fd();
+        let result = netlink::end_sockets(process, connected, &over, &is_still);
         match result {
             Ok(0) => {}
             Ok(count) => tracing::info!("ended {count} sockets of {name} whose backend is gone"),
@@ -109,14 +125,23 @@ impl Reaper {
     }
 }
 
+impl Maps {
+    /// Whether a backend takes something. What cannot be read is as the agent has said.
+    fn serves(&self, (number, generation): BackendId) -> bool {
+        let v4 = self.backends_v4.get(&number, 0).map(|it| (it.state, it.generation));
+        let v6 = self.backends_v6.get(&number, 0).map(|it| (it.state, it.generation));
+        [v4, v6].into_iter().flatten().any(|(state, of)| state != 0 && of == generation)
+    }
+}
+
 /// What is to be looked for, and when.
 #[derive(Debug, Default)]
 struct Due {
     /// Once more, see [`LOOKS`].
-    again: BTreeSet<(Instant, Gone)>,
+    again: BTreeSet<(Instant, BackendId)>,
     /// When all containers have been seen for the first time: what went while no agent ran has clients
     /// of which nobody knows yet.
-    unseen: BTreeSet<Gone>,
+    unseen: BTreeSet<BackendId>,
 }
 
 impl Due {
@@ -127,13 +152,27 @@ impl Due {
         next.into_iter().chain(unseen).min()
     }
 
-    /// What is to be looked for now, when these have gone.
+    /// What is to be looked for now, after this news.
     fn take(
         &mut self,
-        mut gone: BTreeSet<Gone>,
+        news: impl IntoIterator<Item = News>,
         all_are_seen: bool,
         now: Instant,
-    ) -> BTreeSet<Gone> {
+    ) -> BTreeSet<BackendId> {
+        let mut gone = BTreeSet::new();
+        for one in news {
+            match one {
+                News::Gone(backend) => {
+                    gone.insert(backend);
+                }
+                // Who is connected from now on is served.
+                News::Back(backend) => {
+                    gone.remove(&backend);
+                    self.unseen.remove(&backend);
+                    self.again.retain(|(_, it)| *it != backend);
+                }
+            }
+        }
         if all_are_seen {
             gone.append(&mut self.unseen);
         } else {
@@ -149,10 +188,10 @@ impl Due {
     }
 }
 
-/// Whether a socket has been led to one of these.
-fn is_of(value: &[u8], gone: &BTreeSet<Gone>) -> bool {
-    SocketPeer::read_from_bytes(value)
-        .is_ok_and(|peer| peer.is_whole() && gone.contains(&(peer.backend, peer.generation)))
+/// To whom a socket of TCP has been led.
+fn peer_of(value: &[u8]) -> Option<BackendId> {
+    let peer = SocketPeer::read_from_bytes(value).ok()?;
+    peer.is_whole().then_some((peer.backend, peer.generation))
 }
 
 #[cfg(test)]
@@ -161,8 +200,16 @@ mod tests {
 
     use super::*;
 
-    fn set(numbers: &[u32]) -> BTreeSet<Gone> {
+    fn set(numbers: &[u32]) -> BTreeSet<BackendId> {
         numbers.iter().map(|number| (*number, 1)).collect()
+    }
+
+    fn gone(numbers: &[u32]) -> Vec<News> {
+        numbers.iter().map(|number| News::Gone((*number, 1))).collect()
+    }
+
+    fn back(number: u32) -> News {
+        News::Back((number, 1))
     }
 
     #[test]
@@ -171,17 +218,17 @@ mod tests {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         // Nobody is known yet, or not everybody.
-        assert_eq!(due.take(set(&[2]), false, at(0)), set(&[2]));
-        assert_eq!(due.take(set(&[]), false, at(50)), set(&[]));
+        assert_eq!(due.take(gone(&[2]), false, at(0)), set(&[2]));
+        assert_eq!(due.take(gone(&[]), false, at(50)), set(&[]));
         assert_eq!(due.wait(at(50)), Some(Duration::from_millis(50)));
-        assert_eq!(due.take(set(&[]), false, at(100)), set(&[2]));
+        assert_eq!(due.take(gone(&[]), false, at(100)), set(&[2]));
         assert_eq!(due.wait(at(100)), Some(WAIT), "until all are seen");
-        assert_eq!(due.take(set(&[3]), true, at(200)), set(&[1, 2, 3]));
-        assert_eq!(due.take(set(&[]), true, at(300)), set(&[1, 2, 3]), "and once more");
-        assert_eq!(due.take(set(&[]), true, at(1_000)), set(&[2]), "since its first look");
-        assert_eq!(due.take(set(&[]), true, at(1_200)), set(&[1, 2, 3]));
+        assert_eq!(due.take(gone(&[3]), true, at(200)), set(&[1, 2, 3]));
+        assert_eq!(due.take(gone(&[]), true, at(300)), set(&[1, 2, 3]), "and once more");
+        assert_eq!(due.take(gone(&[]), true, at(1_000)), set(&[2]), "since its first look");
+        assert_eq!(due.take(gone(&[]), true, at(1_200)), set(&[1, 2, 3]));
         assert_eq!(due.wait(at(1_200)), Some(Duration::from_millis(8_800)));
-        assert_eq!(due.take(set(&[]), true, at(10_200)), set(&[1, 2, 3]));
+        assert_eq!(due.take(gone(&[]), true, at(10_200)), set(&[1, 2, 3]));
         assert_eq!(due.wait(at(10_200)), None);
     }
 
@@ -192,9 +239,9 @@ mod tests {
         let mut looks: Vec<(u64, u32)> = Vec::new();
         for ms in 0..300 {
             let now = start + Duration::from_millis(ms);
-            let gone =
-                if ms < 50 { set(&[u32::try_from(ms).expect("a small number")]) } else { set(&[]) };
-            looks.extend(due.take(gone, true, now).into_iter().map(|(number, _)| (ms, number)));
+            let number = u32::try_from(ms).expect("a small number");
+            let news = (ms < 50).then_some(News::Gone((number, 1)));
+            looks.extend(due.take(news, true, now).into_iter().map(|(number, _)| (ms, number)));
         }
         for number in 0..50 {
             let of: Vec<u64> =
@@ -204,19 +251,33 @@ mod tests {
     }
 
     #[test]
-    fn only_whole_peers_of_what_is_gone_are_ended() {
-        let gone = BTreeSet::from([(7, 2)]);
-        let peer = |backend, generation| {
-            SocketPeer { backend, generation, ..SocketPeer::default() }.sealed()
-        };
+    fn nobody_looks_for_what_has_come_back() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut due = Due { unseen: set(&[1, 2]), ..Due::default() };
+        assert_eq!(due.take([back(1)], false, at(0)), set(&[]), "before all were seen");
+        assert_eq!(due.take(gone(&[3, 4]), true, at(10)), set(&[2, 3, 4]));
+        assert_eq!(due.take([back(3)], true, at(20)), set(&[]));
+        assert_eq!(due.take([], true, at(110)), set(&[2, 4]));
+        // One after the other, and in one breath.
+        assert_eq!(due.take([News::Gone((5, 1)), back(5)], true, at(120)), set(&[]));
+        assert_eq!(due.take([back(4), News::Gone((4, 1))], true, at(130)), set(&[4]));
+        assert_eq!(due.take([back(2), back(4)], true, at(140)), set(&[]));
+        // One of before is another.
+        assert_eq!(due.take([News::Gone((6, 2)), back(6)], true, at(150)), [(6, 2)].into());
+        assert_eq!(due.take([News::Back((6, 2))], true, at(160)), set(&[]));
+        assert_eq!(due.wait(at(160)), None);
+    }
+
+    #[test]
+    fn only_whole_peers_are_known() {
+        let peer = SocketPeer { backend: 7, generation: 2, ..SocketPeer::default() }.sealed();
         let check = |peer: SocketPeer, expected| {
-            assert_eq!(is_of(peer.as_bytes(), &gone), expected, "{peer:?}");
+            assert_eq!(peer_of(peer.as_bytes()), expected, "{peer:?}");
         };
-        check(peer(7, 2), true);
-        check(peer(7, 3), false);
-        check(peer(8, 2), false);
-        check(SocketPeer { seal: 1, ..peer(7, 2) }, false);
-        check(SocketPeer::default(), false);
-        assert!(!is_of(&peer(7, 2).as_bytes()[1..], &gone));
+        check(peer, Some((7, 2)));
+        check(SocketPeer { seal: 1, ..peer }, None);
+        check(SocketPeer::default(), None);
+        assert_eq!(peer_of(&peer.as_bytes()[1..]), None);
     }
 }

@@ -13,7 +13,8 @@ use lb_common::abi::{
 };
 
 use super::{
-    Clients, ContainerClient, Reach, Registry, SocketTables, ahead, network_hash, scope, unseen,
+    Clients, ContainerClient, Reach, Registry, SocketTables, ahead, network_hash, reach_name,
+    scope, unseen,
 };
 use crate::{
     grammar,
@@ -47,7 +48,14 @@ fn clients() -> Clients {
     Clients { node: 1, containers, ..Clients::default() }
 }
 
+/// A container's is on `front` or on `back`, as its address says.
 fn backend(address: &str, path: BackendPath) -> Backend {
+    let network = match address {
+        _ if path == BackendPath::Routed => None,
+        _ if address.starts_with("172.18.") => Some("front".into()),
+        _ if address.starts_with("172.19.") => Some("back".into()),
+        _ => None,
+    };
     Backend {
         place: "1".to_owned(),
         instance: format!("{ID}@5"),
@@ -59,6 +67,7 @@ fn backend(address: &str, path: BackendPath) -> Backend {
         started_at_ms: 5,
         reported: None,
         asked_to_end: None,
+        network,
         replies: ReplyFacts::default(),
     }
 }
@@ -166,21 +175,52 @@ fn a_container_is_known_on_all_its_networks_however_many() {
 
 #[test]
 fn a_backend_is_on_the_network_that_gave_it_its_address() {
-    let local = BackendPath::Local { ifindex: 9 };
     let backends = vec![
-        backend("172.19.0.2:80", local),
-        backend("172.18.0.2:80", local),
-        // A network that has gone, and a static backend.
-        backend("172.20.0.2:80", local),
+        backend("172.19.0.2:80", HERE),
+        backend("172.18.0.2:80", HERE),
+        // A bridge that Docker does not know, and a static backend.
+        backend("172.20.0.2:80", HERE),
         backend("172.18.0.2:81", BackendPath::Routed),
     ];
     let (snapshot, kernel) = world(backends, Policy::default());
-    let tables = wanted(&snapshot, &kernel, Some(&clients()), false);
     // Of what is not reached as a container none is said, whoever had its number before.
-    let expected = BTreeMap::from([(1, network_hash("back")), (2, network_hash("front")), (4, 0)]);
-    assert_eq!(tables.networks, expected);
-    let tables = wanted(&snapshot, &kernel, None, false);
-    assert_eq!(tables.networks, BTreeMap::from([(4, 0)]));
+    let (back, front) = (network_hash("back"), network_hash("front"));
+    let expected = BTreeMap::from([(1, back), (2, front), (3, 0), (4, 0)]);
+    // It comes with the claim: whoever calls may be known later.
+    for clients in [Some(&clients()), Some(&Clients::default()), None] {
+        let tables = wanted(&snapshot, &kernel, clients, false);
+        assert_eq!(tables.networks, expected);
+        assert!(tables.kept.backends.is_empty());
+    }
+}
+
+#[test]
+fn a_backend_of_an_unknown_caller_is_nobody_elses() {
+    let backends = vec![at("172.18.0.2:80", 1, HERE), at("172.19.0.2:80", 2, HERE)];
+    let (snapshot, kernel) = world(backends, Policy::default());
+    let caller = container(7, &[("other", "172.20.0.2")]);
+    let containers = [("caller".to_owned(), caller)].into();
+    let clients = Clients { node: 1, containers, ..Clients::default() };
+    let tables = wanted(&snapshot, &kernel, Some(&clients), false);
+    assert!(tables.reach.keys().all(|key| key.class == CLASS_ALL), "{:?}", tables.reach);
+    assert!(!tables.networks.values().any(|network| *network == 0));
+}
+
+/// Before the first plan after a start, and while one of several containers cannot be looked at.
+#[test]
+fn what_nobody_claims_and_is_served_stays_on_its_network() {
+    let backends = vec![at("172.18.0.2:80", 1, HERE), at("172.19.0.2:80", 2, HERE)];
+    let (mut snapshot, kernel) = world(backends, Policy::default());
+    let nothing = Snapshot::default();
+    let tables = wanted(&nothing, &kernel, Some(&clients()), false);
+    assert!(tables.networks.is_empty());
+    assert_eq!(tables.kept.backends, [1, 2].into());
+    for service in snapshot.services.values_mut() {
+        Arc::make_mut(service).backends.pop();
+    }
+    let tables = wanted(&snapshot, &kernel, Some(&clients()), false);
+    assert_eq!(tables.networks, [(1, network_hash("front"))].into());
+    assert_eq!(tables.kept.backends, [2].into());
 }
 
 #[test]
@@ -411,10 +451,10 @@ fn classes_that_reach_the_same_share_one_list() {
 
 #[test]
 fn nobody_reaches_another_on_a_network_that_keeps_its_containers_apart() {
-    let backends = vec![at("172.18.0.2:80", 1, HERE), at("172.19.0.2:80", 2, HERE)];
+    let mut backends = vec![at("172.18.0.2:80", 1, HERE), at("172.19.0.2:80", 2, HERE)];
+    backends[0].network = Some(reach_name("front", true).into());
     let (snapshot, kernel) = world(backends, Policy::default());
-    let mut clients = clients();
-    clients.isolated.insert("front".to_owned());
+    let clients = clients();
     let tables = wanted(&snapshot, &kernel, Some(&clients), false);
     assert_eq!(tables.networks[&1], network_hash("front (icc=false)"));
     assert_eq!(tables.networks[&2], network_hash("back"));

@@ -318,6 +318,7 @@ sandboxed! {
                 state: BackendState::Healthy,
                 reported: None,
                 asked_to_end: None,
+                network: None,
                 replies: lb_agent::model::ReplyFacts::default(),
                 started_at_ms: 0,
             };

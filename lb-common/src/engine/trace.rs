@@ -8,8 +8,8 @@ use super::{
     wire::{Address, Headers},
 };
 use crate::abi::{
-    Hook, NetAddr6, TRACE_ANY_REASON, TRACE_EDIT_DESTINATION, TRACE_EDIT_NONE, TRACE_EDIT_SOURCE,
-    TraceEvent, TraceFilter, Verdict,
+    Hook, NetAddr6, NetU16, TRACE_ANY_REASON, TRACE_EDIT_DESTINATION, TRACE_EDIT_NONE,
+    TRACE_EDIT_SOURCE, TraceEvent, TraceFilter, Verdict,
 };
 
 /// Writes what there is to tell of a packet and of the decision on it, which is carried out.
@@ -67,7 +67,7 @@ fn describe_edit<A: Family>(decision: &Decision<A>, event: &mut TraceEvent) {
         EditKind::None => {
             event.edit = TRACE_EDIT_NONE;
             event.address = NetAddr6::from_raw([0; 4]);
-            event.port = crate::abi::NetU16::new(0);
+            event.port = NetU16::new(0);
             return;
         }
     };
@@ -89,15 +89,33 @@ pub fn matches(filter: &TraceFilter, event: &TraceEvent, now_tick: u32) -> bool 
     } else {
         (&event.destination, &event.source, event.source_port)
     };
+    let TraceEvent { family, verdict, reason, backend, .. } = *event;
+    wants(filter, &Sought { client, vip, port, family, verdict, reason, backend }, now_tick)
+}
+
+/// What filters look at.
+pub(crate) struct Sought<'a> {
+    pub(crate) client: &'a NetAddr6,
+    pub(crate) vip: &'a NetAddr6,
+    pub(crate) port: NetU16,
+    pub(crate) family: u32,
+    pub(crate) verdict: u32,
+    pub(crate) reason: u32,
+    pub(crate) backend: u32,
+}
+
+/// Whether a filter wants what it looks at.
+#[inline(always)]
+pub(crate) fn wants(filter: &TraceFilter, sought: &Sought<'_>, now_tick: u32) -> bool {
     filter.until_tick != 0
         && now_tick <= filter.until_tick
-        && filter.families & (1 << (event.family & 1)) != 0
-        && filter.verdicts & (1 << (event.verdict & 31)) != 0
-        && (filter.reason == TRACE_ANY_REASON || filter.reason == event.reason)
-        && (filter.backend == 0 || filter.backend == event.backend)
-        && (filter.port == 0 || filter.port == u32::from(port.get()))
-        && has_bits(client, &filter.client, &filter.client_mask)
-        && has_bits(vip, &filter.vip, &filter.vip_mask)
+        && filter.families & (1 << (sought.family & 1)) != 0
+        && filter.verdicts & (1 << (sought.verdict & 31)) != 0
+        && (filter.reason == TRACE_ANY_REASON || filter.reason == sought.reason)
+        && (filter.backend == 0 || filter.backend == sought.backend)
+        && (filter.port == 0 || filter.port == u32::from(sought.port.get()))
+        && has_bits(sought.client, &filter.client, &filter.client_mask)
+        && has_bits(sought.vip, &filter.vip, &filter.vip_mask)
 }
 
 #[inline(always)]

@@ -13,12 +13,14 @@ use lb_common::{
         BACKEND_NONE, DROP_REASON_SLOTS, DropReason, Hook, MAX_BACKENDS, NetAddr6, NetU16, NetU32,
         TRACE_FILTERS as FILTERS, VERDICT_SLOTS, ticks_from_ns,
     },
-    engine::trace,
-    socket::{Call, Decision, Told, describe},
+    socket::{Call, Decision, Told, describe, is_wanted},
 };
 
 use super::address::{self, SocketFamily};
-use crate::maps::{BACKEND_COUNTERS, DROPS, TRACE, TRACE_FILTERS, VERDICTS};
+use crate::{
+    maps::{BACKEND_COUNTERS, DROPS, TRACE, TRACE_FILTERS, TRACE_STATE, VERDICTS},
+    trace::RATE,
+};
 
 /// Counts a decision.
 #[inline(always)]
@@ -92,8 +94,8 @@ pub extern "C" fn lb_socket_tell_v6(
     publish(&ctx, NetAddr6::from_raw(vip), address::v6(&ctx), word)
 }
 
-/// Calls are rarer than packets, and the buffer bounds what waits in it. The event is made where it is
-/// read: of one on the stack LLVM merges stores, which the verifier refuses there.
+/// Calls take from the bucket of packets: what is told of both is for the same reader. Nothing is reserved
+/// before somebody wants it: what is reserved and not wanted would keep its place in the buffer.
 #[inline(always)]
 fn publish<A: SocketFamily>(ctx: &SockAddrContext, vip: A, address: A, word: u64) -> i32 {
     let told = Told {
@@ -108,27 +110,40 @@ fn publish<A: SocketFamily>(ctx: &SockAddrContext, vip: A, address: A, word: u64
         address,
         port: address::port(ctx),
     };
-    // Full: one who traces sees fewer events than there were.
-    let Some(mut place) = TRACE.reserve(0) else { return 0 };
-    // SAFETY: `describe` writes all of it before anything is read; the helper has no preconditions.
-    let (event, now_ns) = unsafe { (&mut *place.as_mut_ptr(), bpf_ktime_get_ns()) };
-    describe(now_ns, &told, event);
-    // Read again from memory that the verifier does not follow: all ways through the program meet.
-    let event = core::hint::black_box(event);
+    // SAFETY: the helper has no preconditions.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
     let now_tick = ticks_from_ns(now_ns);
     let mut filters = 0;
     for index in 0..FILTERS {
         let Some(filter) = TRACE_FILTERS.get(index) else { continue };
-        if trace::matches(filter, event, now_tick) {
+        if is_wanted(filter, &told, now_tick) {
             filters |= 1 << index;
         }
     }
-    event.filters = filters;
-    if filters != 0 {
-        place.submit(0);
-    } else {
-        place.discard(0);
+    if filters == 0 {
+        return 0;
     }
+    let Some(state) = TRACE_STATE.get_ptr_mut(0) else { return 0 };
+    // SAFETY: an element of this CPU, of this type.
+    let (full_at_ns, lost) = unsafe { (&raw mut (*state).full_at_ns, &raw mut (*state).lost) };
+    // SAFETY: a whole word. Packets may take a token in between, which is then taken once for two.
+    let Some(next_ns) = RATE.take(unsafe { full_at_ns.read_volatile() }, now_ns) else {
+        add_one(lost);
+        return 0;
+    };
+    // SAFETY: as above.
+    unsafe { full_at_ns.write_volatile(next_ns) };
+    // The event is made where it is read: of one on the stack LLVM merges stores, which the verifier
+    // refuses there.
+    let Some(mut place) = TRACE.reserve(0) else {
+        add_one(lost);
+        return 0;
+    };
+    // SAFETY: `describe` writes all of it before anything is read.
+    let event = unsafe { &mut *place.as_mut_ptr() };
+    describe(now_ns, &told, event);
+    event.filters = filters;
+    place.submit(0);
     0
 }
 

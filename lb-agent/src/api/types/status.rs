@@ -96,11 +96,20 @@ pub struct SocketsView {
     /// Whether the host leads containers to networks that they are not on.
     #[serde(default)]
     pub routes_across: bool,
+    /// The cgroup cannot be used, and programs that an earlier agent attached go on.
+    #[serde(default)]
+    pub is_left: bool,
     /// Containers whose networks are known, by name.
     pub clients: Vec<String>,
 }
 
 impl SocketsView {
+    /// Whether calls are balanced, if only by what an earlier agent attached.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.cgroup.is_some() || self.is_left
+    }
+
     /// A line for people; nothing, where socket calls are nobody's business.
     #[must_use]
     pub fn summary(&self) -> Option<String> {
@@ -108,6 +117,9 @@ impl SocketsView {
         let trouble = trouble.as_ref().map_or_else(String::new, |trouble| format!("; {trouble}"));
         let whose = match cgroup {
             Some(cgroup) => format!("below {cgroup}, containers known {}", clients.len()),
+            None if self.is_left => {
+                format!("by an earlier agent's programs, containers known {}", clients.len())
+            }
             None if trouble.is_empty() => return None,
             None => "of nobody".to_owned(),
         };

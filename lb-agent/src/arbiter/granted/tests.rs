@@ -41,6 +41,7 @@ fn claim(wish: Wish) -> Claim {
             state: BackendState::Healthy,
             started_at_ms: 0,
             asked_to_end: None,
+            network: None,
             reported: None,
             replies: crate::model::ReplyFacts::default(),
         }),

@@ -12,22 +12,25 @@ const AS_PACKETS: &str = "their calls to a virtual address are not translated: t
 /// Whether socket calls are to be balanced at all.
 fn is_wanted(facts: &Facts) -> bool {
     let status = facts.agent.running().map(|running| &running.status.sockets);
-    let is_in_use = status.is_some_and(|it| it.cgroup.is_some() || it.trouble.is_some());
+    let is_in_use = status.is_some_and(|it| it.is_on() || it.trouble.is_some());
     facts.config.keys.cgroup.enabled || is_in_use
 }
 
 pub(super) fn cgroup(facts: &Facts) -> Vec<Finding> {
     let check = "cgroup";
-    let why = "containers and the node itself do not reach virtual addresses by socket calls";
+    let nobody = "containers and the node itself do not reach virtual addresses by socket calls";
+    let as_before = "calls below the cgroup that an earlier agent had are balanced as before; those of \
+                     other processes are not";
     if !is_wanted(facts) {
         return vec![Finding::ok(check, "socket calls are left alone: `enabled` in [cgroup]")];
     }
     let cgroup = &facts.cgroup;
     let status = facts.agent.running().map(|running| &running.status.sockets);
     if let Some(trouble) = status.and_then(|status| status.trouble.as_ref()) {
+        let is_left = status.is_some_and(|status| status.is_left);
         return vec![
             Finding::error(check, trouble)
-                .because(why)
+                .because(if is_left { as_before } else { nobody })
                 .so("correct `path` in [cgroup] of the config, and restart the agent"),
         ];
     }
@@ -50,7 +53,7 @@ pub(super) fn cgroup(facts: &Facts) -> Vec<Finding> {
                     root.display()
                 ),
             )
-            .because(why)
+            .because(nobody)
             .so("correct `path` in [cgroup] of the config"),
         ],
         _ => vec![
@@ -162,7 +165,7 @@ pub(super) fn callers(facts: &Facts) -> Vec<Finding> {
     let Some(running) = facts.agent.running().filter(|_| is_wanted(facts)) else {
         return Vec::new();
     };
-    if running.status.sockets.cgroup.is_none() {
+    if !running.status.sockets.is_on() {
         return Vec::new();
     }
     let list = &running.callers;

@@ -47,6 +47,7 @@ fn container(name: &str, image: &str, labels: &[(&str, &str)]) -> ContainerFacts
         address: Ipv4Addr::new(172, 17, 0, 2).into(),
         ifindex: 7,
         ways_in: WaysIn::OnlyOurs,
+        network: None,
         second: None,
     }
 }
@@ -178,7 +179,8 @@ fn the_address_is_of_the_family_of_the_vip() {
     let four = container("redis-1", "redis", &labels);
     let address = "fd00::3".parse().unwrap();
     let ways_in = WaysIn::Direct;
-    let second = Some(LocalAddress { address, ifindex: 9, ways_in });
+    let network = Some("six".into());
+    let second = Some(LocalAddress { address, ifindex: 9, ways_in, network });
     assert_snapshot!(check(&ContainerFacts { second, ..four.clone() }), @"
     udp://[2001:db8::10]:53 -> [fd00::3]:53 Local { ifindex: 9 }
     tcp://192.0.2.10:6379 -> 172.17.0.2:6379 Local { ifindex: 7 }

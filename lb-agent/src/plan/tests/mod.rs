@@ -44,6 +44,7 @@ pub(super) fn backend(place: &str, instance: u64, host: u8) -> Backend {
         started_at_ms: instance,
         reported: None,
         asked_to_end: None,
+        network: None,
         replies: crate::model::ReplyFacts::default(),
     }
 }

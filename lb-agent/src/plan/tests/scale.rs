@@ -27,6 +27,7 @@ fn large_service(index: u16, backends: u16) -> Service {
         started_at_ms: 1,
         reported: None,
         asked_to_end: None,
+        network: None,
         replies: ReplyFacts { ways_in: WaysIn::OnlyOurs, only_answers: false },
     };
     let vip = Ipv4Addr::new(192, 0, 2, 1).into();

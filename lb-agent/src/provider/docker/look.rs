@@ -12,6 +12,7 @@ use crate::{
     labels::{self, ContainerFacts, LocalAddress, shown},
     model::{ReportedHealth, WaysIn},
     netlink::{ContainerNetwork, ContainerWay, NetworkError},
+    sockets::reach_name,
 };
 
 /// A refusal counts when it is found twice, this far apart: while Docker connects a container to
@@ -22,7 +23,7 @@ const REFUSAL_CONFIRMED_AFTER: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) enum Look<P> {
     /// It runs, and can be served.
-    Running(ContainerFacts, Condition, Arc<P>),
+    Running(Box<ContainerFacts>, Condition, Arc<P>),
     /// It runs, and cannot be served.
     Refused(Refused, Arc<P>),
     /// Docker says that it does not run, or its process is gone.
@@ -103,7 +104,7 @@ pub(super) async fn look<E: Engine, H: Host>(
             Ok(Ok((first, second))) => {
                 let facts = located(facts, first, second);
                 let Inspected { health, is_paused, stop_signal, .. } = inspected;
-                Look::Running(facts, Condition { health, is_paused, stop_signal }, process)
+                Look::Running(facts.into(), Condition { health, is_paused, stop_signal }, process)
             }
             Ok(Err(reason)) => Look::Refused(refused(reader, &facts, reason), process),
             Err(error) => Look::Failed(error.to_string()),
@@ -158,6 +159,7 @@ async fn open_address<E: Engine>(
         Some(bridge) => engine.bridge_network(bridge).await?,
         None => None,
     };
+    let network = bridge.as_ref().map(|it| reach_name(&it.name, it.is_isolated).into());
     let ways_in = match bridge {
         Some(bridge) if bridge.is_internal => {
             return Ok(Err(format!(
@@ -174,7 +176,7 @@ async fn open_address<E: Engine>(
             if is_hidden { WaysIn::OnlyOurs } else { WaysIn::Direct }
         }
     };
-    Ok(Ok(LocalAddress { address: way.address, ifindex: way.ifindex, ways_in }))
+    Ok(Ok(LocalAddress { address: way.address, ifindex: way.ifindex, ways_in, network }))
 }
 
 fn is_same_run(this: &Inspected, that: &Inspected) -> bool {
@@ -197,6 +199,7 @@ fn facts(id: &str, inspected: &Inspected) -> ContainerFacts {
         address: Ipv4Addr::UNSPECIFIED.into(),
         ifindex: 0,
         ways_in: WaysIn::Unknown,
+        network: None,
         second: None,
     }
 }
@@ -206,8 +209,8 @@ fn located(
     first: LocalAddress,
     second: Option<LocalAddress>,
 ) -> ContainerFacts {
-    let LocalAddress { address, ifindex, ways_in } = first;
-    ContainerFacts { address, ifindex, ways_in, second, ..facts }
+    let LocalAddress { address, ifindex, ways_in, network } = first;
+    ContainerFacts { address, ifindex, ways_in, network, second, ..facts }
 }
 
 /// It asks for nothing.

@@ -103,7 +103,7 @@ impl<N: Node> Reconciler<N> {
     /// The same for what a plan will lead to, before it does: no call finds a service of which it is not
     /// known who sees it, nor a backend of which it is not known who reaches it.
     pub(super) fn announce_to_sockets(&mut self, actions: &[Action]) {
-        if self.node.sockets().cgroup.is_none() {
+        if !self.node.sockets().is_on() {
             return;
         }
         let Some(after) = sockets::ahead(&self.mirror, actions) else { return };
@@ -161,13 +161,15 @@ impl<N: Node> Reconciler<N> {
             container.cookie
         };
         let view = self.node.sockets();
-        if view.cgroup.is_none() {
+        if !view.is_on() {
             let why = view.trouble.unwrap_or_else(|| "`enabled` in [cgroup] is false".to_owned());
             return Err(format!("socket calls are not balanced: {why}"));
         }
         let names = clients.containers.values().flat_map(|container| container.networks.keys());
         let isolated = clients.isolated.iter().map(|name| sockets::reach_name(name, true));
-        let names = names.cloned().chain(isolated);
+        let backends = self.snapshot.services.values().flat_map(|it| &it.backends);
+        let of_backends = backends.filter_map(|it| it.network.as_deref().map(str::to_owned));
+        let names = names.cloned().chain(isolated).chain(of_backends);
         let caller = Caller {
             name: query.from.clone(),
             cookie,

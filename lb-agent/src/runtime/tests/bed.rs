@@ -405,6 +405,7 @@ pub(super) fn container(port: u16, id: u8) -> Claim {
             started_at_ms: 1,
             reported: None,
             asked_to_end: None,
+            network: None,
             replies: crate::model::ReplyFacts::default(),
         }),
         pooled: None,

@@ -124,7 +124,7 @@ fn mapped(target: SocketAddr) -> SocketAddr {
     }
 }
 
-fn udp_socket(target: SocketAddr) -> io::Result<UdpSocket> {
+pub(crate) fn udp_socket(target: SocketAddr) -> io::Result<UdpSocket> {
     let any: IpAddr = match target {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -140,7 +140,7 @@ fn connected(target: SocketAddr) -> io::Result<String> {
     exchange(&socket)
 }
 
-fn exchange(socket: &UdpSocket) -> io::Result<String> {
+pub(crate) fn exchange(socket: &UdpSocket) -> io::Result<String> {
     socket.send(b"ask")?;
     let mut buffer = [0; 2048];
     let (length, from) = socket.recv_from(&mut buffer)?;
@@ -151,7 +151,7 @@ fn exchange(socket: &UdpSocket) -> io::Result<String> {
     Ok(line(&buffer[..length], peer, socket.local_addr()?))
 }
 
-fn ask(mut stream: TcpStream, sends: bool) -> io::Result<String> {
+pub(crate) fn ask(mut stream: TcpStream, sends: bool) -> io::Result<String> {
     stream.set_read_timeout(Some(TIMEOUT))?;
     if sends {
         stream.write_all(REQUEST)?;

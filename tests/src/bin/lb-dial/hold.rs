@@ -1,29 +1,48 @@
-//! Many connections that only wait: when and how they end.
+//! Many sockets that only wait: when and how they end, and whether the others still serve.
 
 use std::{
     io::{self, Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpStream, UdpSocket},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, Result};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Opens so many, says `open`, and then of each that ends how and when; `alive=N` at the end.
-pub(crate) fn run(target: SocketAddr, count: usize, seconds: usize) -> Result<()> {
+use crate::calls;
+
+/// How many are asked in the end.
+const ASKED_MAX: usize = 200;
+
+/// What waits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A connection.
+    Stream,
+    /// A connected socket of UDP.
+    Datagrams,
+}
+
+enum Socket {
+    Stream(TcpStream),
+    Datagrams(UdpSocket),
+}
+
+/// Opens so many, says `open`, and then of each that ends how and when; in the end `alive=N`, and of
+/// some of those how many answer: `answered=N`.
+pub(crate) fn run(kind: Kind, target: SocketAddr, count: usize, seconds: usize) -> Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-    let mut streams = Vec::with_capacity(count);
+    let mut sockets = Vec::with_capacity(count);
     for number in 0..count {
-        let stream = TcpStream::connect(target).with_context(|| format!("connection {number}"))?;
-        stream.set_nonblocking(true)?;
-        streams.push(stream);
+        let socket = Socket::open(kind, target).with_context(|| format!("socket {number}"))?;
+        sockets.push(socket);
     }
     println!("open");
     io::stdout().flush()?;
     let end = Instant::now() + Duration::from_secs(u64::try_from(seconds)?);
-    while Instant::now() < end && !streams.is_empty() {
-        streams.retain(|stream| match end_of(stream) {
+    while Instant::now() < end && !sockets.is_empty() {
+        sockets.retain(|socket| match socket.end() {
             None => true,
             Some(how) => {
                 println!("ended={how} at_ms={}", now_ms());
@@ -32,16 +51,58 @@ pub(crate) fn run(target: SocketAddr, count: usize, seconds: usize) -> Result<()
         });
         std::thread::sleep(Duration::from_millis(5));
     }
-    println!("alive={}", streams.len());
+    println!("alive={}", sockets.len());
+    let answers = sockets.into_iter().take(ASKED_MAX).filter_map(|socket| socket.ask().ok());
+    println!("answered={}", answers.count());
     Ok(())
 }
 
-fn end_of(mut stream: &TcpStream) -> Option<i32> {
-    match stream.read(&mut [0; 64]) {
-        Ok(0) => Some(0),
-        Ok(_) => None,
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-        Err(error) => Some(error.raw_os_error().unwrap_or(-1)),
+impl Socket {
+    fn open(kind: Kind, target: SocketAddr) -> io::Result<Self> {
+        Ok(match kind {
+            Kind::Stream => {
+                let stream = TcpStream::connect(target)?;
+                stream.set_nonblocking(true)?;
+                Self::Stream(stream)
+            }
+            Kind::Datagrams => {
+                let socket = calls::udp_socket(target)?;
+                socket.connect(target)?;
+                socket.set_nonblocking(true)?;
+                Self::Datagrams(socket)
+            }
+        })
+    }
+
+    /// How it has ended, if it has.
+    fn end(&self) -> Option<i32> {
+        let mut buffer = [0; 64];
+        let read = match self {
+            Self::Stream(stream) => (&*stream).read(&mut buffer),
+            // An empty datagram is no end.
+            Self::Datagrams(socket) => socket.recv(&mut buffer).map(|length| length.max(1)),
+        };
+        match read {
+            Ok(0) => Some(0),
+            Ok(_) => None,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Err(error) => Some(error.raw_os_error().unwrap_or(-1)),
+        }
+    }
+
+    fn ask(self) -> io::Result<String> {
+        match self {
+            Self::Stream(stream) => {
+                stream.set_nonblocking(false)?;
+                let answer = calls::ask(stream, true)?;
+                // A connection that ends without a word has not answered.
+                if answer.contains("name=") { Ok(answer) } else { Err(io::Error::other(answer)) }
+            }
+            Self::Datagrams(socket) => {
+                socket.set_nonblocking(false)?;
+                calls::exchange(&socket)
+            }
+        }
     }
 }
 

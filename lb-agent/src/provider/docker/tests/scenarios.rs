@@ -44,6 +44,7 @@ fn instances_are_named_as_labels_name_them() {
         address: [172, 17, 0, 2].into(),
         ifindex: 62,
         ways_in: WaysIn::OnlyOurs,
+        network: Some("front".into()),
         second: None,
     };
     let vip = [192, 0, 2, 10].into();
@@ -52,6 +53,7 @@ fn instances_are_named_as_labels_name_them() {
     let claims = Reader::new(&config).claims(&facts);
     let backend = claims.claims[0].backend.as_ref().expect("a container is a backend");
     assert_eq!(backend.instance, instance(&facts.id, facts.started_at_ms));
+    assert_eq!(backend.network, facts.network, "socket calls are led by it");
 }
 
 #[test]
@@ -300,6 +302,7 @@ async fn internal_network_with_a_default_route_is_refused_all_the_same() {
     world.lock().start(1, true);
     let mut session = Session::start(&world);
     session.pass(Duration::from_secs(1)).await;
+    assert_eq!(session.networks, [Some("docker0".into())].into());
     world.lock().make_internal(1);
     session.pass(Duration::from_secs(1)).await;
     session.check_truth();
@@ -417,9 +420,10 @@ fn new_run_ends_the_one_before() {
             address: [172, 17, 0, 2].into(),
             ifindex: 62,
             ways_in: WaysIn::OnlyOurs,
+            network: None,
             second: None,
         };
-        state.looked(&id(1), Look::Running(facts, Condition::default(), process));
+        state.looked(&id(1), Look::Running(facts.into(), Condition::default(), process));
         told.extend(state.take_effects().into_iter().filter_map(|effect| match effect {
             Effect::Send(ProviderEvent::Gone { instance, .. }) => Some(format!("{instance} ends")),
             Effect::Watch { instance, .. } => Some(format!("{instance} runs")),

@@ -38,6 +38,8 @@ pub(crate) struct Session {
     pub(crate) states: BTreeMap<String, BackendState>,
     /// Place of each, by its name.
     pub(crate) places: BTreeMap<String, String>,
+    /// Networks that they are on.
+    pub(crate) networks: BTreeSet<Option<Arc<str>>>,
     pub(crate) refusals: Vec<Refusal>,
     /// The claims in force say that they are not all.
     pub(crate) is_partial: bool,
@@ -63,6 +65,7 @@ impl Session {
             claims: None,
             states: BTreeMap::new(),
             places: BTreeMap::new(),
+            networks: BTreeSet::new(),
             refusals: Vec::new(),
             is_partial: false,
             gone: BTreeSet::new(),
@@ -113,6 +116,7 @@ impl Session {
                 let backends = claims.claims.iter().filter_map(|claim| claim.backend.as_ref());
                 let name = |it: &Backend| it.display_name.clone();
                 self.states = backends.clone().map(|it| (name(it), it.state)).collect();
+                self.networks = backends.clone().map(|it| it.network.clone()).collect();
                 self.places = backends.map(|it| (name(it), it.place.clone())).collect();
                 self.claims = Some(new);
                 self.refusals = claims.refusals;
@@ -194,6 +198,7 @@ impl ReadContainers for OneClaim {
             started_at_ms: facts.started_at_ms,
             reported: None,
             asked_to_end: None,
+            network: facts.network.clone(),
             replies: crate::model::ReplyFacts::default(),
         };
         let frontend = FrontendAddress {
