@@ -5,6 +5,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    mem,
     sync::{Arc, LazyLock},
 };
 
@@ -14,6 +15,7 @@ use super::{
     target::{Change, Standing, Target, TargetKey},
     tracker::{Health, Rules, Tracker},
     turns::{Party, Turns},
+    view::TargetGroup,
 };
 use crate::model::{Probe, ProbeKind, ProbePlace, ReportedHealth};
 
@@ -42,6 +44,8 @@ pub struct Book {
     schedule: Schedule,
     turns: Turns,
     targets: HashMap<TargetKey, Entry>,
+    /// As they were told.
+    groups: Vec<TargetGroup>,
     keys: HashMap<TargetNumber, TargetKey>,
     next_number: TargetNumber,
 }
@@ -93,19 +97,33 @@ impl Book {
             schedule: Schedule::new(in_flight_max),
             turns: Turns::default(),
             targets: HashMap::new(),
+            groups: Vec::new(),
             keys: HashMap::new(),
             next_number: 0,
         }
     }
 
-    /// Replaces all targets. Who is the same as before keeps its health.
-    pub fn set_targets(&mut self, targets: &[Arc<Target>], now_ms: u64) -> Vec<Change> {
-        let wanted: HashSet<TargetKey> = targets.iter().map(|target| target.key).collect();
-        let absent = self.targets.keys().filter(|key| !wanted.contains(*key));
-        for key in absent.copied().collect::<Vec<_>>() {
-            self.remove(key);
+    /// Replaces all targets. Who is the same as before keeps its health; groups that were told before are
+    /// not looked at.
+    pub fn set_targets(&mut self, groups: &[TargetGroup], now_ms: u64) -> Vec<Change> {
+        let ids = |groups: &[TargetGroup]| -> HashSet<*const Vec<Arc<Target>>> {
+            groups.iter().map(Arc::as_ptr).collect()
+        };
+        // Those of before are held until the end, so that no other is where one of them was.
+        let before = mem::replace(&mut self.groups, groups.to_vec());
+        let (known, wanted) = (ids(&before), ids(groups));
+        let new: Vec<&Arc<Target>> = groups
+            .iter()
+            .filter(|group| !known.contains(&Arc::as_ptr(group)))
+            .flat_map(|group| group.iter())
+            .collect();
+        let there: HashSet<TargetKey> = new.iter().map(|target| target.key).collect();
+        for group in before.iter().filter(|group| !wanted.contains(&Arc::as_ptr(group))) {
+            for target in group.iter().filter(|target| !there.contains(&target.key)) {
+                self.remove(target.key);
+            }
         }
-        targets.iter().filter_map(|target| self.set_target(target, now_ms)).collect()
+        new.into_iter().filter_map(|target| self.set_target(target, now_ms)).collect()
     }
 
     fn set_target(&mut self, target: &Arc<Target>, now_ms: u64) -> Option<Change> {

@@ -42,6 +42,6 @@ pub(super) fn target(number: u64, probe: Option<Arc<Probe>>, assumed: Health) ->
 pub(super) fn job(probe: Probe, address: SocketAddr) -> Job {
     let target = target(1, Some(Arc::new(probe)), Health::Starting);
     let mut book = Book::new(1, 1);
-    book.set_targets(&[Arc::new(Target { address, ..target })], 0);
+    book.set_targets(&[Arc::new(vec![Arc::new(Target { address, ..target })])], 0);
     book.next_job(0).expect("a backend that starts is due at once")
 }

@@ -31,4 +31,4 @@ pub use outcome::{Failure, FailureKind, Outcome};
 pub use passive::{Observation, Sign};
 pub use run::{Check, HealthChannels, Settings, run};
 pub use target::{Change, Standing, Target, TargetKey};
-pub use view::{HealthView, PanicState, Targets};
+pub use view::{HealthView, PanicState, TargetGroup, Targets};

@@ -18,7 +18,7 @@ use super::{
     schedule::IN_FLIGHT_MAX,
     stats::Stats,
     target::{Change, TargetKey},
-    view::Targets,
+    view::{TargetGroup, Targets},
 };
 use crate::model::ProbeKind;
 
@@ -139,7 +139,9 @@ impl<C: Check> Prober<C> {
     fn set_targets(&mut self, targets: &Targets) {
         let now_ms = self.now_ms();
         let changes = self.book.set_targets(targets, now_ms);
-        let probed = targets.iter().filter(|target| target.probe.is_some()).count();
+        // All of a service have the same.
+        let is_probed = |group: &&TargetGroup| group.iter().any(|target| target.probe.is_some());
+        let probed = targets.iter().filter(is_probed).map(|group| group.len()).sum();
         self.stats.retain(probed, |key| self.book.contains(key));
         for change in changes {
             self.tell(change, now_ms);

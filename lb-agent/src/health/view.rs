@@ -29,8 +29,11 @@ use crate::{
     plan::{HashIndex, KernelState, instance_hash},
 };
 
+/// Targets of one service. As long as none of them changes, it is the same allocation.
+pub type TargetGroup = Arc<Vec<Arc<Target>>>;
+
 /// All targets, as the prober is told them.
-pub type Targets = Arc<Vec<Arc<Target>>>;
+pub type Targets = Arc<Vec<TargetGroup>>;
 
 /// What is known of the backends of the snapshot.
 #[derive(Debug, Default)]
@@ -64,7 +67,7 @@ struct Judged {
     after: Arc<Service>,
     panic: Option<PanicState>,
     /// Its backends that are followed.
-    keys: Vec<TargetKey>,
+    targets: TargetGroup,
     /// Something new is known.
     is_stale: bool,
     /// The latest snapshot that had it.
@@ -87,10 +90,10 @@ pub struct PanicState {
 impl Judged {
     /// Whether something else would become of the service, now that this is known of its backends.
     fn would_be_another(&self, standing: impl Fn(&TargetKey) -> Option<Standing>) -> bool {
-        let mut keys = self.keys.iter();
+        let mut targets = self.targets.iter();
         let standings = self.before.backends.iter().map(|backend| {
             let is_followed = backend.state != BackendState::Disabled;
-            is_followed.then(|| keys.next().and_then(&standing)).flatten()
+            is_followed.then(|| targets.next().and_then(|it| standing(&it.key))).flatten()
         });
         let standings: Vec<_> = standings.collect();
         let mut service = Arc::clone(&self.before);
@@ -191,8 +194,8 @@ impl HealthView {
         self.services.retain(|_, judged| {
             let is_there = judged.round == round;
             if !is_there {
-                is_changed |= !judged.keys.is_empty();
-                judged.keys.iter().for_each(|key| drop(entries.remove(key)));
+                is_changed |= !judged.targets.is_empty();
+                judged.targets.iter().for_each(|it| drop(entries.remove(&it.key)));
             }
             is_there
         });
@@ -211,9 +214,8 @@ impl HealthView {
     ) -> bool {
         let before = Arc::clone(service);
         let probe = service.policy.probe().map(Arc::new);
-        let known = self.services.remove(&service.name).map(|it| it.keys).unwrap_or_default();
-        let mut is_changed = false;
-        let mut keys = Vec::with_capacity(service.backends.len());
+        let known = self.services.remove(&service.name).map(|it| it.targets).unwrap_or_default();
+        let mut targets = Vec::with_capacity(service.backends.len());
         let mut standings = Vec::with_capacity(service.backends.len());
         for backend in &before.backends {
             // Who is taken out by an operator is left alone.
@@ -221,40 +223,43 @@ impl HealthView {
                 standings.push(None);
                 continue;
             }
-            let (entry, is_new) = self.follow(&before, backend, probe.as_ref(), &adopted);
-            keys.push(entry.target.key);
+            let entry = self.follow(&before, backend, probe.as_ref(), &adopted);
+            targets.push(Arc::clone(&entry.target));
             standings.push(Some(entry.standing));
-            is_changed |= is_new;
         }
-        if known != keys {
-            is_changed = true;
-            let there: HashSet<&TargetKey> = keys.iter().collect();
-            for gone in known.iter().filter(|key| !there.contains(key)) {
-                self.entries.remove(gone);
-            }
-        }
+        let is_same = known.len() == targets.len()
+            && known.iter().zip(&targets).all(|(known, it)| Arc::ptr_eq(known, it));
+        let targets = if is_same { known } else { self.replaced(&known, targets) };
         let panic = judge(service, &standings);
         let after = Arc::clone(service);
-        let judged = Judged { before, after, panic, keys, is_stale: false, round: self.round };
+        let judged = Judged { before, after, panic, targets, is_stale: false, round: self.round };
         self.services.insert(service.name.clone(), judged);
-        is_changed
+        !is_same
+    }
+
+    /// Others are followed from now on.
+    fn replaced(&mut self, known: &TargetGroup, targets: Vec<Arc<Target>>) -> TargetGroup {
+        let there: HashSet<TargetKey> = targets.iter().map(|target| target.key).collect();
+        for gone in known.iter().filter(|target| !there.contains(&target.key)) {
+            self.entries.remove(&gone.key);
+        }
+        Arc::new(targets)
     }
 
     fn send_targets(&self, snapshot: &Snapshot) {
         let judged = snapshot.services.keys().filter_map(|name| self.services.get(name));
-        let entries = judged.flat_map(|it| &it.keys).filter_map(|key| self.entries.get(key));
-        let targets = entries.map(|entry| Arc::clone(&entry.target)).collect();
-        self.targets.send_replace(Arc::new(targets));
+        let groups = judged.map(|it| Arc::clone(&it.targets)).filter(|it| !it.is_empty());
+        self.targets.send_replace(Arc::new(groups.collect()));
     }
 
-    /// The entry of a backend, and whether health has to be told of it.
+    /// The entry of a backend, whose target is another one where health has to be told of it.
     fn follow(
         &mut self,
         service: &Arc<Service>,
         backend: &Backend,
         probe: Option<&Arc<Probe>>,
         adopted: impl Fn(TargetKey) -> Option<u8>,
-    ) -> (&Entry, bool) {
+    ) -> &Entry {
         let key = instance_hash(&service.name, backend);
         match self.entries.entry(key) {
             Occupied(entry) => {
@@ -267,7 +272,7 @@ impl HealthView {
                     let target = Target::new(service, backend, probe, generation, health);
                     entry.target = Arc::new(target);
                 }
-                (entry, !is_same)
+                entry
             }
             Vacant(entry) => {
                 let generation = self.next_generation;
@@ -277,7 +282,7 @@ impl HealthView {
                 let target = Arc::new(target);
                 let standing = Standing::assumed(target.assumed);
                 let service = Arc::clone(service);
-                (entry.insert(Entry { target, standing, cause: None, service }), true)
+                entry.insert(Entry { target, standing, cause: None, service })
             }
         }
     }

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use lb_common::abi::{MAX_BACKENDS, MAX_SERVICES, TAKES_NEW};
 
 use super::{
-    Action, KernelBackend, KernelState, Plan,
+    Action, KernelState, Plan,
     extents::FreeExtents,
-    hash::{HashIndex, NameHash},
+    hash::{HashIndex, NameHash, NumberIndexSet},
+    held::HeldBackends,
     numbers::NumberSet,
     replies::Led,
     service_of,
@@ -51,9 +52,9 @@ pub(super) struct Draft<'a> {
     pub(super) now_ms: u64,
     actions: Vec<(Phase, Action)>,
     refusals: BTreeSet<Refusal>,
-    /// Kernel services and backends by their hashes; of doubles, the smallest number.
+    /// Kernel services by their hashes; of doubles, the smallest number.
     pub(super) services_by_hash: HashIndex<u32>,
-    pub(super) backends_by_hash: HashIndex<(u32, &'a KernelBackend)>,
+    pub(super) held: HeldBackends<'a>,
     /// Service numbers that anything in the kernel has, or that this plan takes.
     pub(super) services_taken: Vec<bool>,
     /// Service numbers of services that are to be there.
@@ -72,7 +73,7 @@ pub(super) struct Draft<'a> {
     still_led: HashSet<u32>,
     /// Veths of wanted backends that have the reply program, or get it by this plan.
     pub(super) replies_wanted: HashSet<u32>,
-    pub(super) rings_wanted: HashSet<u32>,
+    pub(super) rings_wanted: NumberIndexSet,
     /// Frontends that are to be there, with the numbers of their services.
     pub(super) frontends_wanted: BTreeMap<FrontendAddress, u32>,
     /// What is to be said of them, beside what their replies need.
@@ -89,7 +90,6 @@ pub(super) struct Draft<'a> {
 impl<'a> Draft<'a> {
     pub(super) fn new(kernel: &'a KernelState, sight: &'a Sight) -> Self {
         let rev = |it: &'a BTreeMap<u32, NameHash>| it.iter().rev().map(|(it, hash)| (*hash, *it));
-        let backends = kernel.backends.iter().rev();
         let mut services_taken = vec![false; MAX_SERVICES as usize];
         let in_use = kernel.services.keys().copied();
         let in_use = in_use.chain(kernel.rings.keys().map(|ring| service_of(*ring)));
@@ -106,9 +106,7 @@ impl<'a> Draft<'a> {
             actions: Vec::new(),
             refusals: BTreeSet::new(),
             services_by_hash: rev(&kernel.services).collect(),
-            backends_by_hash: backends
-                .map(|(it, held)| (held.instance_hash, (*it, held)))
-                .collect(),
+            held: HeldBackends::new(kernel),
             services_taken,
             services_wanted: vec![false; MAX_SERVICES as usize],
             backends_wanted: NumberSet::new(),
@@ -118,7 +116,7 @@ impl<'a> Draft<'a> {
             waits_for_extents: false,
             still_led: HashSet::new(),
             replies_wanted: HashSet::new(),
-            rings_wanted: HashSet::new(),
+            rings_wanted: NumberIndexSet::default(),
             frontends_wanted: BTreeMap::new(),
             frontend_flags: BTreeMap::new(),
             is_routed_wanted: false,

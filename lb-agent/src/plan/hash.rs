@@ -1,7 +1,7 @@
 //! Names -> hashes that are the same on every node, in every version, and never zero.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::{BuildHasherDefault, Hasher},
     net::IpAddr,
 };
@@ -51,6 +51,33 @@ impl NameHasher {
 
 /// A map by hashes, which need no further hashing.
 pub type HashIndex<T> = HashMap<NameHash, T, BuildHasherDefault<FirstWord>>;
+
+/// A map by numbers of services, backends or rings.
+pub(super) type NumberIndex<T> = HashMap<u32, T, BuildHasherDefault<Spread>>;
+
+/// A set of such numbers.
+pub(super) type NumberIndexSet = HashSet<u32, BuildHasherDefault<Spread>>;
+
+/// Spreads numbers that mostly follow each other: nobody out there chooses them.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Spread(u64);
+
+impl Hasher for Spread {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32((*byte).into());
+        }
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        // As far from any pattern as a multiplier can be: 2^64 by the golden ratio.
+        self.0 = (self.0.rotate_left(32) ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
 
 /// Takes a hash for what it is.
 #[derive(Clone, Default, Debug)]

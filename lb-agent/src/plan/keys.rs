@@ -16,6 +16,8 @@ pub struct ServiceKeys {
     pub service: NameHash,
     /// Those of its backends, in their order.
     pub backends: Vec<BackendKeys>,
+    /// Where the backends of each place end: those of one place follow each other.
+    ends: Vec<usize>,
 }
 
 /// Hashes of a backend.
@@ -35,10 +37,36 @@ impl ServiceKeys {
             instance: instance_hash(name, backend),
             place: place_hash(name, &backend.place),
         };
+        let mut end = 0;
+        let places = service.backends.chunk_by(|left, right| left.place == right.place);
+        let ends = places.map(|place| {
+            end += place.len();
+            end
+        });
         Self {
             service: service_hash(name),
+            ends: ends.collect(),
             backends: service.backends.iter().map(of_backend).collect(),
         }
+    }
+
+    /// Places that have backends.
+    pub fn count_places(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// The backends of each place, by whose keys these are.
+    pub fn places<'a>(
+        &'a self,
+        service: &'a Service,
+    ) -> impl Iterator<Item = impl Iterator<Item = (&'a Backend, &'a BackendKeys)>> {
+        let mut begin = 0;
+        self.ends.iter().map(move |&end| {
+            let of_place = begin..end;
+            begin = end;
+            let backends = service.backends.get(of_place.clone()).unwrap_or_default();
+            backends.iter().zip(self.backends.get(of_place).unwrap_or_default())
+        })
     }
 }
 

@@ -23,6 +23,7 @@ mod display;
 mod draft;
 mod extents;
 mod hash;
+mod held;
 mod keys;
 mod numbers;
 mod packed;

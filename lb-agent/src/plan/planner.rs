@@ -1,9 +1,6 @@
 //! What is to be there: numbers for services and backends, rings, frontends.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use lb_common::abi::{self, MAX_BACKENDS, MAX_SERVICES, RingDescriptor};
 
@@ -11,7 +8,7 @@ use super::{
     Action, KernelBackend, KernelError, KernelRing, KernelState, Plan,
     draft::Draft,
     extents::{Extent, Extents},
-    hash::NameHash,
+    hash::{NameHash, NumberIndex},
     keys::{BackendKeys, Keys, ServiceKeys},
     numbers::{Clocks, NumberSet, Turn, next_generation},
     replies::ReplyClocks,
@@ -54,7 +51,7 @@ pub struct Planner {
     backend_turn: Turn,
     pub(super) service_clocks: Clocks,
     pub(super) backend_clocks: Clocks,
-    pub(super) rings: HashMap<u32, RingMemo>,
+    pub(super) rings: NumberIndex<RingMemo>,
     pub(super) reply_clocks: ReplyClocks,
     pub(super) troubles: Troubles,
 }
@@ -100,7 +97,7 @@ impl Planner {
             backend_turn: Turn::new(1..=MAX_BACKENDS),
             service_clocks: Clocks::new(settings.quarantine_ms),
             backend_clocks: Clocks::new(settings.quarantine_ms),
-            rings: HashMap::new(),
+            rings: NumberIndex::default(),
             reply_clocks: ReplyClocks::new(&settings.times),
             troubles: Troubles::default(),
         }
@@ -212,7 +209,7 @@ impl Planner {
             draft.services_taken[number as usize] = true;
             let rings: BTreeSet<u32> =
                 service.frontends.iter().map(|frontend| ring_of(number, frontend)).collect();
-            let members = count_places(service);
+            let members = keys.count_places();
             let is_missing = |ring: &&u32| !draft.kernel.rings.contains_key(ring);
             new_rings.extend(
                 rings
@@ -280,12 +277,11 @@ impl Planner {
 
     /// Gives every backend its number. Returns the ring members, each with whether it is IPv4.
     fn backends(&mut self, draft: &mut Draft<'_>, wanted: &Wanted<'_>) -> Vec<(bool, RingMember)> {
-        let mut keys = wanted.keys.backends.iter();
         let mut members = Vec::new();
-        for place in wanted.service.backends.chunk_by(|left, right| left.place == right.place) {
+        for place in wanted.keys.places(wanted.service) {
             // One of each family.
             let mut newest: [Option<(&Backend, BackendKeys, u32)>; 2] = [None; 2];
-            for (backend, keys) in place.iter().zip(&mut keys) {
+            for (backend, keys) in place {
                 let number = self.backend(draft, wanted, backend, keys.instance);
                 let Some(number) = number else { continue };
                 let newest = &mut newest[usize::from(backend.address.is_ipv6())];
@@ -313,10 +309,10 @@ impl Planner {
     ) -> Option<u32> {
         let is_reachable = self.is_reachable(draft, wanted.service, backend);
         let state = state_bits(backend);
-        let held = draft.backends_by_hash.get(&hash).copied().filter(|(_, held)| {
-            (held.service, held.address, held.path)
-                == (wanted.number, backend.address, backend.path)
-        });
+        let held = draft
+            .held
+            .find(wanted.number, &hash)
+            .filter(|(_, held)| (held.address, held.path) == (backend.address, backend.path));
         if let Some((number, held)) = held {
             draft.backends_wanted.insert(number);
             draft.set_state(number, state);
@@ -476,10 +472,6 @@ impl Planner {
         }
         None
     }
-}
-
-fn count_places(service: &Service) -> usize {
-    service.backends.chunk_by(|left, right| left.place == right.place).count()
 }
 
 /// Order in which instances of one place came.

@@ -44,6 +44,7 @@ use lb_common::abi::{BACKEND_NONE, MAX_LOCAL, TICK_NS, ring_number};
 use super::{
     Action, KernelBackend, ReplyDefault, ReplyPort,
     draft::Draft,
+    hash::NumberIndex,
     numbers::{Clocks, NumberSet},
     planner::Planner,
     protocol_number, ring_of,
@@ -137,7 +138,7 @@ struct Leads {
 
 /// What is known of all ports while a plan is made.
 struct Ports {
-    fronts: HashMap<u32, Fronts>,
+    fronts: NumberIndex<Fronts>,
     leads: HashMap<ReplyPort, Leads>,
 }
 
@@ -351,8 +352,8 @@ fn first_default(
 }
 
 /// The frontends of every ring that has any, now or after this plan, and the first of each.
-fn fronts(draft: &Draft<'_>) -> HashMap<u32, Fronts> {
-    let mut fronts: HashMap<u32, Fronts> = HashMap::new();
+fn fronts(draft: &Draft<'_>) -> NumberIndex<Fronts> {
+    let mut fronts: NumberIndex<Fronts> = NumberIndex::default();
     let kernel = draft.kernel;
     for (frontend, service) in &kernel.frontends {
         let fronts = fronts.entry(ring_of(*service, frontend)).or_default();

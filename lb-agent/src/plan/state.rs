@@ -1,11 +1,11 @@
 //! What the tables of the data path hold, as plain data, and the actions that change them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
 };
 
-use super::{Slots, hash::NameHash};
+use super::{Slots, hash::HashIndex};
 use crate::model::{BackendPath, FrontendAddress, IpPrefix, Protocol};
 
 /// One backend as the kernel holds it.
@@ -98,8 +98,8 @@ pub struct KernelState {
 impl KernelState {
     /// State bits of backends by what they stand for. Of several numbers of one instance, the one
     /// that takes most is the one in use.
-    pub fn states(&self) -> HashMap<NameHash, u8> {
-        let mut states = HashMap::new();
+    pub fn states(&self) -> HashIndex<u8> {
+        let mut states = HashIndex::default();
         for held in self.backends.values() {
             let state = states.entry(held.instance_hash).or_default();
             *state = held.state.max(*state);

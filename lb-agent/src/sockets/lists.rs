@@ -87,10 +87,9 @@ fn candidates(
     find: impl Fn(&NameHash) -> Option<(u32, u32)>,
 ) -> Vec<Candidate> {
     let Numbered { service, keys, number } = numbered;
-    let mut keys = keys.backends.iter();
     let mut candidates = Vec::new();
-    for place in service.backends.chunk_by(|left, right| left.place == right.place) {
-        let takes_new = place.iter().zip(&mut keys).filter(|(backend, _)| {
+    for place in keys.places(service) {
+        let takes_new = place.filter(|(backend, _)| {
             backend.address.is_ipv4() == (family == FAMILY_V4)
                 && backend.state.takes_new()
                 && backend.weight > 0

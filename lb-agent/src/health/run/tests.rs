@@ -113,7 +113,8 @@ impl Bed {
                 ..fixtures::target(number, Some(Arc::clone(&probe)), assumed)
             })
         };
-        self.targets.send_replace(Arc::new(numbers.into_iter().map(target).collect()));
+        let group = numbers.into_iter().map(target).collect();
+        self.targets.send_replace(Arc::new(vec![Arc::new(group)]));
     }
 
     fn answer(&self, number: u64, wait_ms: u64, passes: bool) {

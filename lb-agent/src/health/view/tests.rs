@@ -69,7 +69,7 @@ fn who_is_probed_starts_and_who_is_not_is_healthy() {
         backend(4, "d", Disabled),
     ];
     assert_eq!(apply(&mut view, &backends, None), "starting starting draining disabled");
-    assert_eq!(view.targets().borrow().len(), 3);
+    assert_eq!(view.targets().borrow()[0].len(), 3);
     tell(&mut view, &backends[0], Health::Healthy);
     assert_eq!(apply(&mut view, &backends, None), "healthy starting draining disabled");
     let initial = Setting::new(InitialState::Healthy, Origin::Default);
@@ -100,18 +100,18 @@ fn health_is_told_of_changes_only_and_a_recreated_backend_begins_anew() {
     let second = backend(2, "b", BackendState::Healthy);
     apply(&mut view, std::slice::from_ref(&first), None);
     assert!(targets.has_changed().expect("the view is there"));
-    let generation = targets.borrow_and_update()[0].generation;
+    let generation = targets.borrow_and_update()[0][0].generation;
     assert!(tell(&mut view, &first, Health::Healthy));
     assert!(!tell(&mut view, &first, Health::Healthy));
     apply(&mut view, std::slice::from_ref(&first), None);
     assert!(!targets.has_changed().expect("the view is there"));
     let both = [first.clone(), second];
     assert_eq!(apply(&mut view, &both, None), "healthy starting");
-    assert_eq!(targets.borrow_and_update().len(), 2);
+    assert_eq!(targets.borrow_and_update()[0].len(), 2);
     // Gone and back between two looks of the prober.
     apply(&mut view, &both[1..], None);
     assert_eq!(apply(&mut view, &both, None), "starting starting");
-    assert_ne!(targets.borrow_and_update()[0].generation, generation);
+    assert_ne!(targets.borrow_and_update()[0][0].generation, generation);
     let key = instance_hash(&name(), &first);
     let standing = Standing::assumed(Health::Healthy);
     let late = Change { key, generation, standing, has_fallen: false, cause: "late".to_owned() };
@@ -150,11 +150,11 @@ fn other_settings_are_told_and_keep_the_state() {
     let one = backend(1, "a", BackendState::Healthy);
     apply(&mut view, std::slice::from_ref(&one), None);
     tell(&mut view, &one, Health::Healthy);
-    let generation = targets.borrow_and_update()[0].generation;
+    let generation = targets.borrow_and_update()[0][0].generation;
     let interval = Setting::new(1, Origin::Default);
     let other = Policy { probe_interval_ms: interval, ..policy() };
     assert_eq!(apply_with(&mut view, &[one], None, other), "healthy");
-    let told = targets.borrow_and_update()[0].clone();
+    let told = targets.borrow_and_update()[0][0].clone();
     assert_eq!((told.generation, told.assumed), (generation, Health::Healthy));
 }
 
@@ -300,7 +300,7 @@ fn a_backend_of_all_ports_is_followed_at_the_only_one_that_leads_to_it() {
         let mut snapshot = fixtures::snapshot([service]);
         view.apply_to(&mut snapshot, |_| None);
         let targets = view.targets().borrow().clone();
-        assert_eq!(targets[0].address.port(), expected, "{ports:?}");
+        assert_eq!(targets[0][0].address.port(), expected, "{ports:?}");
     };
     check(&[8080], 8080);
     check(&[8080, 8081], 0);

@@ -34,7 +34,7 @@ const SETTLE_MAX: Duration = Duration::from_millis(250);
 pub(super) struct Callers {
     /// `None`: not known yet.
     known: Option<Clients>,
-    /// The same, for people.
+    /// Those of whom the tables tell, for people.
     pub(super) list: Arc<CallerList>,
     /// Since when the tables do not say it, or not what followed from the latest plans.
     changed_at: Option<Instant>,
@@ -70,9 +70,8 @@ impl<N: Node> Reconciler<N> {
     /// How socket calls are balanced, and for whom.
     pub(super) fn sockets_view(&mut self) -> SocketsView {
         let mut view = self.node.sockets();
-        let containers = self.callers.known.iter().flat_map(|clients| clients.containers.values());
-        view.clients = containers.map(|container| container.name.clone()).collect();
-        view.clients.sort();
+        // In the order of their names.
+        view.clients = self.callers.list.callers.iter().map(|it| it.name.clone()).collect();
         view
     }
 
@@ -81,7 +80,6 @@ impl<N: Node> Reconciler<N> {
         if self.callers.known.as_ref() != Some(&clients) {
             self.callers.set_changed(Instant::now());
         }
-        self.callers.list = Arc::new(clients.view());
         self.callers.known = Some(clients);
     }
 
@@ -97,6 +95,9 @@ impl<N: Node> Reconciler<N> {
             wanted.unseen = sockets::unseen(&self.snapshot, &local);
         }
         self.store_socket_tables(&wanted);
+        if let Some(known) = &self.callers.known {
+            self.callers.list = Arc::new(known.view());
+        }
     }
 
     /// The same for what a plan will lead to, before it does: no call finds a service of which it is not
@@ -111,6 +112,9 @@ impl<N: Node> Reconciler<N> {
         let keys = |service: &Arc<Service>| self.planner.keys_of(service);
         let mut wanted = sockets::wanted(&self.snapshot, &after, known, routes_across, keys);
         wanted.kept.is_all = true;
+        // Who comes is let in when all services are known by which it is led.
+        wanted.clients.clear();
+        wanted.class_networks.clear();
         self.store_socket_tables(&wanted);
     }
 

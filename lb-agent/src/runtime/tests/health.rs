@@ -40,7 +40,8 @@ fn recreated(id: u8) -> Claim {
 pub(super) async fn tell(bed: &Bed, id: u8, health: Health) {
     let target = {
         let targets = bed.targets.borrow();
-        let target = targets.iter().find(|target| target.address == address(id));
+        let target =
+            targets.iter().flat_map(|it| it.iter()).find(|target| target.address == address(id));
         Arc::clone(target.expect("it is to be probed"))
     };
     let standing = Standing { health, was_healthy: true, is_refusing: false, is_observed: false };
@@ -93,7 +94,8 @@ async fn a_failure_interrupts_a_plan_and_comes_first() {
     bed.take_log();
     let target = {
         let targets = bed.targets.borrow();
-        Arc::clone(targets.iter().find(|it| it.address == address(1)).expect("it is probed"))
+        let mut targets = targets.iter().flat_map(|group| group.iter());
+        Arc::clone(targets.find(|it| it.address == address(1)).expect("it is probed"))
     };
     let (key, generation) = (target.key, target.generation);
     let standing =

@@ -4,7 +4,10 @@ use super::{
     bed::{Bed, addresses, container},
     *,
 };
-use crate::runtime::Event;
+use crate::{
+    runtime::Event,
+    sockets::{Clients, ContainerClient},
+};
 
 /// Two containers of one service, and a way to tell of deaths while a view is being made.
 async fn two() -> (Bed, impl Fn(&'static str) + Send + Clone + 'static) {
@@ -63,4 +66,23 @@ async fn calls_are_told_what_a_plan_leads_to_at_once_and_the_rest_at_rest() {
     assert_eq!(told(), (1, true));
     bed.wait(Duration::from_millis(10)).await;
     assert_eq!(told(), (3, false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_is_named_when_the_tables_know_it() {
+    let bed = running().await;
+    let client = ContainerClient { name: "shop".to_owned(), cookie: 7, ..Default::default() };
+    let containers = [("1234".to_owned(), client)].into();
+    let clients = Clients { node: 1, containers, ..Clients::default() };
+    bed.events.send(Event::Clients(clients)).await.expect("the runtime runs");
+    // A plan that comes first leads it nowhere.
+    bed.claims("docker", &[&docker_claims()[..], &[container(2, 4)]].concat()).await;
+    let view = bed.view().await;
+    assert!(view.callers.callers.is_empty() && view.status.sockets.clients.is_empty());
+    assert!(bed.node().socket_tables.clients.is_empty());
+    bed.wait(Duration::from_millis(10)).await;
+    let view = bed.view().await;
+    assert_eq!(view.status.sockets.clients, ["shop"]);
+    assert_eq!(view.callers.callers.len(), 1);
+    assert_eq!(bed.node().socket_tables.clients.len(), 2);
 }

@@ -166,7 +166,7 @@ fn targets(case: &Case, options: &ProbesOptions) -> Targets {
             is_routed: false,
         })
     };
-    Arc::new((0..options.targets).map(target).collect())
+    Arc::new(vec![Arc::new((0..options.targets).map(target).collect())])
 }
 
 async fn probe(
