@@ -86,7 +86,7 @@ fn probe(container: &Container, place: ProbePlace, ip: Ipv4Addr, port: Option<u1
         is_routed: false,
     };
     let mut book = Book::new(1, 1);
-    book.set_targets(&[Arc::new(target)], 0);
+    book.set_targets(&[Arc::new(vec![Arc::new(target)])], 0);
     let job = book.next_job(0).expect("it is due");
     let containers = Arc::new(One(Arc::clone(&container.process)));
     let checks = NodeChecks::new(containers, Arc::new(NoContainers), Tls::default());
