@@ -103,6 +103,8 @@ pub struct Agent {
     binaries: Binaries,
     directory: PathBuf,
     pins: PathBuf,
+    /// Variables of its environment beside ours.
+    environment: Vec<(String, String)>,
     /// Kept by the owner who succeeds; else the log is printed on drop.
     quiet: bool,
 }
@@ -118,6 +120,7 @@ impl Agent {
             binaries: Binaries::find()?.clone(),
             directory,
             pins: pins.join("lb"),
+            environment: Vec::new(),
             quiet: false,
         })
     }
@@ -129,6 +132,11 @@ impl Agent {
         fs::write(&written, text)
             .and_then(|()| fs::rename(&written, self.config_path()))
             .context("cannot write lb.toml")
+    }
+
+    /// A variable of its environment when it is started next.
+    pub fn set_variable(&mut self, key: &str, value: impl Into<String>) {
+        self.environment.push((key.to_owned(), value.into()));
     }
 
     /// Where `lb.toml` is.
@@ -152,19 +160,26 @@ impl Agent {
     /// `lb-agent SUBCOMMAND --config FILE …`, in the node's namespace.
     #[must_use]
     pub fn command(&self, words: &str) -> Command {
-        let mut words = words.split_whitespace();
         let mut command = self.namespace.command(&self.binaries.agent);
-        command.args(words.next()).arg("--config").arg(self.config_path()).args(words);
+        self.add_words(&mut command, words);
         command
+    }
+
+    fn add_words(&self, command: &mut Command, words: &str) {
+        let mut words = words.split_whitespace();
+        command.args(words.next()).arg("--config").arg(self.config_path()).args(words);
     }
 
     /// Starts it without waiting.
     pub fn launch(&mut self) -> Result<()> {
         ensure!(self.child.is_none(), "the agent runs already");
         let log = File::options().create(true).append(true).open(self.log_path())?;
-        let mut command = self.command("run");
-        command.env("LB_LOG", "info").env("NO_COLOR", "1").stdin(Stdio::null());
         // As in dist/lb-agent.service.
+        let mut command = self.namespace.command("nice");
+        command.args(["-n", "-10"]).arg(&self.binaries.agent);
+        self.add_words(&mut command, "run");
+        command.envs(self.environment.iter().map(|(key, value)| (key, value)));
+        command.env("LB_LOG", "info").env("NO_COLOR", "1").stdin(Stdio::null());
         command.env("MALLOC_ARENA_MAX", "1").env("MALLOC_TRIM_THRESHOLD_", "131072");
         self.child = Some(command.stdout(log.try_clone()?).stderr(log).spawn()?);
         Ok(())
@@ -274,7 +289,12 @@ impl Agent {
     /// Names of the backends that take new flows, sorted; an error while the kernel's rings are not
     /// those of these backends yet.
     pub fn healthy_backends(&self) -> Result<Vec<String>> {
-        let rows = self.rows("backend")?;
+        self.healthy_of(|_service| true)
+    }
+
+    fn healthy_of(&self, is_meant: impl Fn(&Value) -> bool) -> Result<Vec<String>> {
+        let mut rows = self.rows("backend")?;
+        rows.retain(|row| is_meant(&row["service"]));
         let mut names = Vec::new();
         let mut shares = BTreeMap::<String, f64>::new();
         for row in rows.iter().filter(|row| row["state"] == "healthy") {
@@ -367,6 +387,16 @@ impl Agent {
         expected.sort_unstable();
         process::wait_for("the backends", Duration::from_secs(15), || {
             let found = self.healthy_backends()?;
+            ensure!(found == expected, "healthy backends: {found:?}, expected {expected:?}");
+            Ok(())
+        })
+    }
+
+    /// Waits until exactly these backends of one service are healthy.
+    pub fn wait_backends_of(&self, service: &str, expected: &[&str]) -> Result<()> {
+        let what = format!("the backends of {service}");
+        process::wait_for(&what, Duration::from_secs(20), || {
+            let found = self.healthy_of(|it| it == service)?;
             ensure!(found == expected, "healthy backends: {found:?}, expected {expected:?}");
             Ok(())
         })

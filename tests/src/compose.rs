@@ -82,6 +82,18 @@ impl Docker {
         self.import(&directory, image, &[])
     }
 
+    /// Makes an image like that of every [`crate::Container`], with a shell, `test`, `touch` and `rm`.
+    pub fn import_image_with_shell(&self, image: &str) -> Result<()> {
+        let directory = Directory::new()?;
+        let root = directory.join("image");
+        put_shell(&root)?;
+        for applet in ["test", "touch", "rm"] {
+            put(&root, Path::new("/bin/busybox"), Path::new("bin").join(applet))?;
+        }
+        put(&root, &binaries::testkit()?, "bin/lb-testkit")?;
+        self.import(&directory, image, &[r#"ENTRYPOINT ["/bin/lb-testkit"]"#.to_owned()])
+    }
+
     /// Makes an image with a shell and Debian's `curl`. Its `apk` installs nothing: all is there.
     pub fn import_curl(&self, image: &str) -> Result<()> {
         let directory = Directory::new()?;

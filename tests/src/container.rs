@@ -42,6 +42,13 @@ impl Container {
         self
     }
 
+    /// One word for `docker run`, blanks and all: `--env=KEY=some value`.
+    #[must_use]
+    pub fn option(mut self, word: &str) -> Self {
+        self.arguments.push(word.to_owned());
+        self
+    }
+
     /// Another image.
     #[must_use]
     pub fn image(mut self, image: &str) -> Self {
@@ -180,6 +187,11 @@ impl Container {
             });
             thread.join().map_err(|_| anyhow!("panic in the network of {}", self.name))?
         })
+    }
+
+    /// Runs a program in it to its end, its words as they are.
+    pub fn run(&self, words: &[&str]) -> Result<String> {
+        process::run(self.docker.command().args(["exec", &self.name]).args(words))
     }
 
     /// `lb-testkit` with these words in it.

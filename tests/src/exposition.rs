@@ -3,11 +3,43 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::Write as _,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::namespace::Namespace;
+
+/// What is served as `/metrics` at this address in a namespace.
+pub fn scrape(namespace: &Namespace, address: &str) -> Result<String> {
+    let address: SocketAddr = address.parse()?;
+    namespace.enter(|| -> Result<String> {
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        // This version knows no chunks.
+        stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: node\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("no head")?;
+        ensure!(head.starts_with("HTTP/1.0 200"), "{head}");
+        Ok(body.to_owned())
+    })?
+}
+
+/// The whole number of the only sample of this name that has all of these labels.
+pub fn value(text: &str, name: &str, labels: &[&str]) -> Result<u64> {
+    let is_it = |line: &&str| {
+        let series = line.split(' ').next().unwrap_or_default();
+        let its = series.split('{').next() == Some(name);
+        its && labels.iter().all(|label| series.contains(label))
+    };
+    let lines: Vec<&str> = text.lines().filter(is_it).collect();
+    let [line] = lines[..] else { anyhow::bail!("{name} {labels:?}: {lines:?}") };
+    Ok(line.rsplit(' ').next().context("no value")?.parse()?)
+}
 
 /// A family while its lines are read.
 #[derive(Default)]

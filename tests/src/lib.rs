@@ -16,6 +16,7 @@ pub mod datagrams;
 pub mod docker;
 pub mod eastwest;
 pub mod exposition;
+pub mod https;
 pub mod names;
 pub mod namespace;
 pub mod packets;

@@ -147,6 +147,45 @@ fn a_restarted_agent_takes_nobody_out() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn who_comes_back_at_the_same_address_has_to_pass_by_itself() -> Result<()> {
+    needs!(docker);
+    let world = World::docker()?;
+    let docker = world.docker_client()?;
+    let start = |number: u32| {
+        let web = world.web(number)?;
+        let web = web.label("aliyun.probe.url", &format!("tcp://container:{HEALTH_PORT}"));
+        web.label("lb.probe.interval", "300ms").start()
+    };
+    let webs = [start(1)?, start(2)?];
+    heal(&docker, "web-1")?;
+    heal(&docker, "web-2")?;
+    let agent = world.start_agent(&world.config())?;
+    agent.wait_backends(&["web-1", "web-2"])?;
+    for _ in 0..3 {
+        let address = webs[0].address()?;
+        webs[0].act("rm --force")?;
+        let again = start(1)?;
+        // It serves from here on, where its predecessor was served, and has not been found to be well.
+        let requests = world.client().requests(world.front(), 200)?;
+        ensure!(again.address()? == address, "the fixture must reuse the address");
+        process::wait_for("a probe that failed", SOON, || {
+            let row = agent.backend("web-1")?;
+            let found = (row["probe"]["failed"].as_u64(), row["probe"]["passed"].as_u64());
+            ensure!(found.0 >= Some(3) && found.1 == Some(0), "{row}");
+            Ok(())
+        })?;
+        ensure!(agent.healthy_backends()? == ["web-2"]);
+        let report = requests.finish()?;
+        ensure!(report.check()?.by_name.keys().eq(["web-2"]), "{:?}", report.summaries);
+        heal(&docker, "web-1")?;
+        agent.wait_backends(&["web-1", "web-2"])?;
+        let report = world.client().fetch(world.front(), 60)?;
+        ensure!(report.check()?.by_name.len() == 2, "{:?}", report.summaries);
+    }
+    Ok(())
+}
+
 /// Nobody calls while it fails, so only the probe can see it.
 #[test]
 fn a_backend_of_the_file_is_probed_like_a_container() -> Result<()> {

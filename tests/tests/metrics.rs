@@ -1,47 +1,21 @@
 //! `/metrics` of a real agent: what it says of traffic, connections and probes, and that nothing in it
 //! is undocumented.
 
-use std::{
-    collections::BTreeSet,
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
-    time::Duration,
-};
+use std::{collections::BTreeSet, io::Write as _, net::TcpStream, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
-use lb_tests::{World, container::PORT, exposition, needs, process, world::BALANCER};
+use anyhow::{Result, ensure};
+use lb_tests::{
+    World,
+    container::PORT,
+    exposition::{self, value},
+    needs, process,
+    world::BALANCER,
+};
 
 /// Where the agent serves them, in the node's namespace.
 const LISTEN: &str = "127.0.0.1:9432";
 /// Time for what is counted in the background.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-fn scrape(world: &World) -> Result<String> {
-    let address: SocketAddr = LISTEN.parse()?;
-    world.node().enter(|| -> Result<String> {
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        // This version knows no chunks.
-        stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: node\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("no head")?;
-        ensure!(head.starts_with("HTTP/1.0 200"), "{head}");
-        Ok(body.to_owned())
-    })?
-}
-
-/// The whole number of the only sample of this name that has all of these labels.
-fn value(text: &str, name: &str, labels: &[&str]) -> Result<u64> {
-    let is_it = |line: &&str| {
-        let series = line.split(' ').next().unwrap_or_default();
-        let its = series.split('{').next() == Some(name);
-        its && labels.iter().all(|label| series.contains(label))
-    };
-    let lines: Vec<&str> = text.lines().filter(is_it).collect();
-    let [line] = lines[..] else { anyhow::bail!("{name} {labels:?}: {lines:?}") };
-    Ok(line.rsplit(' ').next().context("no value")?.parse()?)
-}
 
 #[test]
 fn metrics_tell_of_traffic_connections_and_probes() -> Result<()> {
@@ -75,7 +49,7 @@ fn metrics_tell_of_traffic_connections_and_probes() -> Result<()> {
     };
     let kept = (connect(80, 3)?, connect(81, 5)?);
     process::wait_for("the connections to be counted", PATIENCE, || {
-        let text = scrape(&world)?;
+        let text = exposition::scrape(world.node(), LISTEN)?;
         for (backend, expected) in [("fixed", 3), ("published", 5)] {
             let label = format!("backend=\"{backend}\"");
             let found = value(&text, "lb_backend_connections", &[&label])?;
@@ -85,7 +59,7 @@ fn metrics_tell_of_traffic_connections_and_probes() -> Result<()> {
     })?;
     drop(kept);
 
-    let text = scrape(&world)?;
+    let text = exposition::scrape(world.node(), LISTEN)?;
     for (backend, flows) in [("fixed", 3), ("published", 5)] {
         let label = format!("backend=\"{backend}\"");
         let get = |name, more: &str| value(&text, name, &[label.as_str(), more]);

@@ -1,16 +1,20 @@
 //! Docker away, restarting, out of order: the data path goes on with what it knows, nothing is
 //! removed, the agent says so and reconnects.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use lb_tests::{
-    Agent, World,
+    Agent, DockerOptions, RemoteHost, World,
     container::Container,
-    needs, process,
+    exposition, needs, process,
     proxy::{Fault, Proxy},
+    world::vip,
 };
 use nix::sys::signal::Signal;
+
+/// Longest wait for something to arrive, on a busy machine too.
+const SOON: Duration = Duration::from_secs(20);
 
 fn wait_trouble(agent: &Agent, is_expected: bool) -> Result<Option<String>> {
     process::wait_for(&format!("trouble: {is_expected}"), Duration::from_secs(40), || {
@@ -43,6 +47,74 @@ fn docker_that_restarts_disturbs_nobody() -> Result<()> {
     // It has eyes again.
     world.web(3)?.start()?;
     agent.wait_backends(&["web-1", "web-2", "web-3"])
+}
+
+/// Where the agent serves its metrics, in the node's namespace.
+const METRICS: &str = "127.0.0.1:9432";
+
+/// Waits until the metrics say whether Docker is seen; the file always is.
+fn wait_up(world: &World, is_up: bool) -> Result<()> {
+    process::wait_for(&format!("lb_provider_up of docker: {is_up}"), SOON, || {
+        let text = exposition::scrape(world.node(), METRICS)?;
+        for (provider, expected) in [("docker", u64::from(is_up)), ("file", 1)] {
+            let label = format!("provider=\"{provider}\"");
+            let found = exposition::value(&text, "lb_provider_up", &[&label])?;
+            ensure!(found == expected, "{provider}: {found}");
+        }
+        Ok(())
+    })
+}
+
+/// Without live-restore: an orderly end takes all containers along, a crash leaves them until the next
+/// daemon ends them; what it starts again are others, at whatever addresses.
+#[test]
+fn docker_that_takes_its_containers_along_brings_back_what_it_restarts() -> Result<()> {
+    needs!(docker);
+    let options = DockerOptions { forward_drop: false, live_restore: false };
+    let mut world = World::docker_with(options)?;
+    world.web(1)?.start()?;
+    for number in 2..=3 {
+        world.web(number)?.with("--restart always").start()?;
+    }
+    // Docker has no part in this one.
+    let remote = RemoteHost::start(world.node(), 1)?;
+    let mut config = world.config();
+    config.front.push(remote.link.clone());
+    let (beside, at) = (vip(81), remote.address);
+    config.extra = format!(
+        "[metrics]\nlisten = {METRICS:?}\n[[service]]\nname = \"remote\"\n\
+         frontends = [\"tcp://{beside}\"]\n[[service.backend]]\naddress = \"{at}\"\n"
+    );
+    let agent = world.start_agent(&config)?;
+    let service = "compose/shop/web:8080";
+    agent.wait_backends_of(service, &["web-1", "web-2", "web-3"])?;
+    let neighbour = world.client().requests(beside, 50)?;
+    for (signal, served) in [(Signal::SIGTERM, &[][..]), (Signal::SIGKILL, &["web-2", "web-3"][..])]
+    {
+        wait_up(&world, true)?;
+        let mut streams = world.client().streams(world.front(), 20)?;
+        world.docker_node()?.stop_daemon(signal);
+        wait_up(&world, false)?;
+        agent.wait_backends_of(service, served)?;
+        if served.is_empty() {
+            let begun = Instant::now();
+            ensure!(world.client().fetch_one(world.front()).is_err(), "{signal}: by the dead");
+            ensure!(begun.elapsed() < Duration::from_secs(2), "{signal}: the client waited");
+        } else {
+            world.client().fetch(world.front(), 40)?.check()?;
+            ensure!(streams.so_far()?.failures.is_empty(), "{signal}: its containers live");
+        }
+        world.docker_node()?.start_daemon()?;
+        wait_trouble(&agent, false)?;
+        wait_up(&world, true)?;
+        agent.wait_backends_of(service, &["web-2", "web-3"])?;
+        let report = world.client().fetch(world.front(), 60)?;
+        ensure!(report.check()?.by_name.keys().eq(["web-2", "web-3"]), "{:?}", report.summaries);
+        // Nobody waits for those that are gone.
+        streams.wait_until("the end of the streams", SOON, |it| it.failures.len() == 20)?;
+    }
+    neighbour.finish()?.check()?;
+    Ok(())
 }
 
 #[test]

@@ -15,8 +15,13 @@ use super::{
 };
 use crate::{
     maglev::MEMBERS_MAX,
-    model::{FrontendAddress, ProbeKind, Wishes, only_port},
+    model::{FrontendAddress, ProbeKind, Protocol, Wishes, only_port},
 };
+
+/// Where it is said what a probe does.
+fn kind_span(probe: &Spanned<raw::Probe>) -> Range<usize> {
+    probe.get_ref().kind.as_ref().map_or_else(|| probe.span(), Spanned::span)
+}
 
 impl Checker<'_> {
     /// The services, in the order of the file.
@@ -29,6 +34,7 @@ impl Checker<'_> {
         let mut lines = BTreeMap::new();
         let mut owners = Owners::beside(&labels.registrations);
         let defaults = labels.defaults.without_container();
+        let defaults_without_tcp = defaults.without_tcp();
         let mut vips: Vec<IpAddr> = labels.vips().collect();
         let mut backends: usize = 0;
         let mut checked = Vec::new();
@@ -49,11 +55,21 @@ impl Checker<'_> {
             let object =
                 format!("service `{}` in {file_name}, line {line}", service.name.get_ref());
             let expected = service.take_expected();
-            let mut wishes = self.policy(service.take_policy(), &object, Place::Service);
+            let policy = service.take_policy();
+            let probe_at = policy.probe.as_ref().map(kind_span);
+            let mut wishes = self.policy(policy, &object, Place::Service);
             self.expected(expected, &object, &mut wishes);
-            wishes.or(&defaults);
             let share = wishes.share.as_ref().and_then(|share| share.value.as_deref());
             let frontends = self.frontends(&service.frontends, line, share, &mut owners);
+            // Where one is not understood, that is told already.
+            let are_known = frontends.len() == service.frontends.get_ref().len();
+            let is_udp = |it: &FrontendAddress| it.protocol == Protocol::Udp;
+            if are_known && !frontends.is_empty() && frontends.iter().all(is_udp) {
+                self.connecting(&wishes, probe_at);
+                wishes.or(&defaults_without_tcp);
+            } else {
+                wishes.or(&defaults);
+            }
             vips.extend(frontends.iter().map(|frontend| frontend.vip));
             let first = addresses.len();
             let static_backends = self.backends(service.backend, &mut addresses);
@@ -95,6 +111,17 @@ impl Checker<'_> {
                  server's {other} address"
             );
             self.problem(span.clone(), message);
+        }
+    }
+
+    /// Where all traffic is of UDP, a probe that connects to its port would fail for ever.
+    fn connecting(&mut self, wishes: &Wishes, probe_at: Option<Range<usize>>) {
+        let probe = wishes.probe.as_ref().and_then(|probe| probe.value.as_ref());
+        if let (Some(span), true) = (probe_at, probe.is_some_and(ProbeKind::is_of_traffic)) {
+            let message = "the probe connects to the port of the traffic, and no frontend of the \
+                           service is of TCP, so nobody may be listening there; say at which port \
+                           the servers do: `port` in [service.probe]";
+            self.problem(span, message.to_owned());
         }
     }
 

@@ -100,6 +100,8 @@ pub async fn run<C: Check>(check: Arc<C>, settings: Settings, channels: HealthCh
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
         }
         prober.begin();
+        // Whatever has begun or ended since.
+        prober.stats.set_in_flight(prober.book.in_flight());
         let found = std::mem::take(&mut prober.changes);
         if !found.is_empty() && changes.send(found).await.is_err() {
             return;
@@ -178,7 +180,7 @@ impl<C: Check> Prober<C> {
     fn begin(&mut self) {
         let now_ms = self.now_ms();
         while let Some(job) = self.book.next_job(now_ms) {
-            self.stats.begun(Duration::from_millis(job.late_ms), self.book.in_flight());
+            self.stats.begun(Duration::from_millis(job.late_ms));
             let check = Arc::clone(&self.check);
             self.probes.spawn(probe(check, job));
         }

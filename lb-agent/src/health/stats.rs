@@ -213,10 +213,13 @@ impl Stats {
     }
 
     /// Counts how much later than due a probe was begun.
-    pub(super) fn begun(&self, lateness: Duration, in_flight: usize) {
-        let schedule = &mut self.lock().schedule;
-        schedule.lateness.observe(lateness);
-        schedule.in_flight = in_flight as u64;
+    pub(super) fn begun(&self, lateness: Duration) {
+        self.lock().schedule.lateness.observe(lateness);
+    }
+
+    /// Notes how many probes are under way.
+    pub(super) fn set_in_flight(&self, in_flight: usize) {
+        self.lock().schedule.in_flight = in_flight as u64;
     }
 
     /// Forgets all but these.

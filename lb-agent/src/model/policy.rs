@@ -231,6 +231,23 @@ impl Wishes {
         wishes
     }
 
+    /// The same where no traffic is of TCP: nobody need listen at the port of the traffic, so whoever
+    /// asks for probes in general does not ask for one there. That is shown with its reason.
+    #[must_use]
+    pub fn without_tcp(&self) -> Self {
+        let mut wishes = self.clone();
+        if let Some(probe) = &mut wishes.probe
+            && probe.value.as_ref().is_some_and(ProbeKind::is_of_traffic)
+        {
+            probe.value = None;
+            if let Some(written) = probe.origin.written() {
+                let object = format!("no frontend is of TCP: {}", written.object);
+                probe.origin = Origin::config(object, written.key.clone());
+            }
+        }
+        wishes
+    }
+
     /// Takes from another schema what is not wished here. A probe and its times are one thing to
     /// those who wrote them: where there is a probe already, the other's times mean nothing.
     pub fn or_schema(&mut self, lower: &Self) {

@@ -46,7 +46,7 @@ pub enum ProbeKind {
 }
 
 impl ProbeKind {
-    /// Whether it is about the port that traffic goes to, for want of another.
+    /// Whether it connects to the port that traffic goes to, for want of another.
     #[must_use]
     pub fn is_of_traffic(&self) -> bool {
         match self {

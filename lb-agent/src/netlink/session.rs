@@ -58,7 +58,7 @@ fn members(session: u32) -> io::Result<Vec<Process>> {
 }
 
 fn session_of(pid: u32) -> Option<u32> {
-    parse_session(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    parse_session(&String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/stat")).ok()?))
 }
 
 /// The session in a line of `/proc/PID/stat`. The name before it may contain anything.
@@ -71,9 +71,13 @@ fn parse_session(line: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use std::{
+        ffi::OsStr,
         io::{BufRead as _, BufReader},
+        os::unix::{ffi::OsStrExt as _, fs::symlink},
         process::{Command, Stdio},
     };
+
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -86,6 +90,44 @@ mod tests {
         check("42 (a) S 1 2 (b) c) S 1 42 17 0 -1", Some(17));
         check("42 (sleep) S 1", None);
         check("", None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_name_is_passed_over(name in any::<String>(), session: u32, state in "[A-Z]") {
+            let line = format!("42 ({name}) {state} 1 42 {session} 0 -1 4194304 99");
+            prop_assert_eq!(parse_session(&line), Some(session), "{}", line);
+        }
+
+        /// A line that ends early has no session, and no other number is taken for it.
+        #[test]
+        fn what_is_no_line_has_no_session(name in any::<String>(), fields in "[ 0-9a-z)(-]{0,20}") {
+            let line = format!("42 ({name}{fields}");
+            let found = parse_session(&line);
+            let is_there = |session: u32| line.contains(&session.to_string());
+            prop_assert!(found.is_none_or(is_there), "{:?}", found);
+            let [parent, group] = [1, 42];
+            prop_assert_eq!(parse_session(&format!("42 ({name}) S {parent} {group}")), None);
+        }
+    }
+
+    /// Names are cut after 15 bytes, whatever these are.
+    #[test]
+    fn who_is_named_by_other_bytes_than_text_is_ended_as_well() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let program = directory.path().join(OsStr::from_bytes(b"sleep-\xff"));
+        symlink("/bin/sleep", &program).expect("a link");
+        let mut leader =
+            Command::new("setsid").arg(program).arg("604").spawn().expect("`setsid` starts");
+        let session = leader.id();
+        let name = format!("/proc/{session}/comm");
+        while fs::read(&name).expect("it runs") != b"sleep-\xff\n" {
+            std::thread::yield_now();
+        }
+        let ended = end_session(session, "").expect("readable");
+        leader.kill().expect("our own child");
+        leader.wait().expect("our own child");
+        assert_eq!(ended, 1);
     }
 
     #[test]

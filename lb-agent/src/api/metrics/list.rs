@@ -171,10 +171,10 @@ metrics! {
         "Changes that the kernel refuses at this moment.",
         |told, samples| samples.add(&[], told.view.status.reconcile.failed_actions);
     "lb_reconcile_duration_seconds" Histogram &[],
-        "Durations of comparisons, with the changes that followed.",
+        "Durations of comparisons, with the changes that followed but for later ones to socket calls.",
         |told, samples| samples.add_histogram(&told.view.status.reconcile.durations);
     "lb_reconcile_lag_seconds" Histogram &[],
-        "How long after an event nothing was left to do about it.",
+        "How long after an event nothing was left to do about it in the tables of packets.",
         |told, samples| samples.add_histogram(&told.view.status.reconcile.lags);
     "process_cpu_seconds_total" Counter &[],
         "Processor time that the agent has used.",

@@ -277,7 +277,7 @@ pub struct ReconcileView {
     /// How long rounds took.
     #[serde(default)]
     pub durations: HistogramView,
-    /// How long after an event nothing was left to do.
+    /// How long after an event nothing was left to do, but for what socket calls are told later.
     #[serde(default)]
     pub lags: HistogramView,
 }

@@ -285,3 +285,6 @@ pub(crate) fn client_address(text: &str) -> Result<SocketAddr, String> {
     bare.or_else(|_| text.parse())
         .map_err(|_| format!("`{text}` is no address, with a port or without"))
 }
+
+#[cfg(test)]
+mod tests;

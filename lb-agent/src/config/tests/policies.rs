@@ -204,6 +204,60 @@ fn a_probe_of_the_traffic_needs_a_port() {
     ");
 }
 
+/// Nobody need listen by TCP at a port of UDP.
+#[test]
+fn a_probe_that_connects_needs_somebody_who_listens() {
+    let text = |frontends: &str, probe: &str| {
+        service(&format!(
+            "frontends = [{frontends}]\n{probe}\n[[service.backend]]\naddress = '192.0.2.7:53'"
+        ))
+    };
+    let (udp, both) = ("'udp://192.0.2.10:53'", "'udp://192.0.2.10:53', 'tcp://192.0.2.10:53'");
+    let probe = |text: &str| {
+        let config = Config::parse(text, "lb.toml").unwrap_or_else(|it| panic!("{text}: {it}"));
+        let (policy, _) = Policy::agreed(std::iter::once(&*config.services[0].wishes));
+        let row = policy.rows().into_iter().find(|row| row.name == "probe").expect("a probe");
+        format!("{} ({})", row.value, row.origin)
+    };
+    let mut shown = Vec::new();
+    for kind in ["tcp", "http", "https"] {
+        let defaults = format!("[defaults.probe]\nkind = '{kind}'\n");
+        for frontends in [udp, both] {
+            shown.push(probe(&format!("{defaults}{}", text(frontends, ""))));
+        }
+        let with_port = format!("{defaults}port = 8080\n{}", text(udp, ""));
+        shown.push(probe(&with_port));
+        shown.push(probe(&text(udp, &format!("probe = {{ kind = '{kind}', port = 8080 }}"))));
+    }
+    assert_snapshot!(shown.join("\n"), @"
+    none (no frontend is of TCP: [defaults] in lb.toml, `probe.kind`)
+    tcp ([defaults] in lb.toml, `probe.kind`)
+    tcp port 8080 ([defaults] in lb.toml, `probe.kind`)
+    tcp port 8080 (service `web` in lb.toml, line 2, `probe.kind`)
+    none (no frontend is of TCP: [defaults] in lb.toml, `probe.kind`)
+    http GET /, status 200-399 ([defaults] in lb.toml, `probe.kind`)
+    http port 8080 GET /, status 200-399 ([defaults] in lb.toml, `probe.kind`)
+    http port 8080 GET /, status 200-399 (service `web` in lb.toml, line 2, `probe.kind`)
+    none (no frontend is of TCP: [defaults] in lb.toml, `probe.kind`)
+    https GET /, status 200-399 ([defaults] in lb.toml, `probe.kind`)
+    https port 8080 GET /, status 200-399 ([defaults] in lb.toml, `probe.kind`)
+    https port 8080 GET /, status 200-399 (service `web` in lb.toml, line 2, `probe.kind`)
+    ");
+    let refused = check(&[
+        &text(udp, "probe = { kind = 'tcp' }"),
+        &text(udp, "probe.rise = 1\nprobe.kind = 'http'"),
+        &text(udp, "[service.probe]\nkind = 'https'"),
+        // Told once, and what is wrong first.
+        &text("'udp://192.0.2.10:53', 'tcp:/192.0.2.10:53'", "probe = { kind = 'tcp' }"),
+    ]);
+    assert_snapshot!(refused, @"
+    lb.toml:4:18: the probe connects to the port of the traffic, and no frontend of the service is of TCP, so nobody may be listening there; say at which port the servers do: `port` in [service.probe]
+    lb.toml:5:14: the probe connects to the port of the traffic, and no frontend of the service is of TCP, so nobody may be listening there; say at which port the servers do: `port` in [service.probe]
+    lb.toml:5:8: the probe connects to the port of the traffic, and no frontend of the service is of TCP, so nobody may be listening there; say at which port the servers do: `port` in [service.probe]
+    lb.toml:3:37: `tcp:/192.0.2.10:53` is no frontend; write it like tcp://192.0.2.10:80
+    ");
+}
+
 #[test]
 fn a_frontend_has_one_service_unless_it_is_shared() {
     let two = |first: &str, second: &str| {

@@ -301,6 +301,31 @@ async fn ten_thousand_probes_are_made_in_their_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn probes_under_way_are_told_until_they_have_ended() {
+    let bed = Bed::new(10);
+    let under_way = || bed.stats.total().1.in_flight;
+    let begins = async || {
+        while under_way() == 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    bed.answer(1, 500, true);
+    bed.set([1], Health::Healthy);
+    for _ in 0..3 {
+        begins().await;
+        assert_eq!(under_way(), 1);
+        // The next comes two seconds after the one before.
+        sleep(Duration::from_millis(600)).await;
+        assert_eq!(under_way(), 0);
+    }
+    // Whoever has gone is probed to the end.
+    begins().await;
+    bed.set([], Health::Healthy);
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!((under_way(), bed.stats.total().1.targets), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_silent_do_not_starve_the_others() {
     let mut bed = Bed::new(50);
     for number in 0..1000 {

@@ -55,7 +55,11 @@ impl Reader {
             wishes.or_schema(&checks);
             has_check = wishes.probe.is_some() && wishes.probe == checks.probe;
         }
-        wishes.or(&self.defaults);
+        if has_tcp {
+            wishes.or(&self.defaults);
+        } else {
+            wishes.or(&self.defaults.without_tcp());
+        }
         if has_check {
             // The last word, after that of the configuration: it is a default.
             wishes

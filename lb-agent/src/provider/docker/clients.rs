@@ -1,8 +1,10 @@
 //! All containers of the node as clients: whether they have labels or not, each may call a service.
 //!
 //! Told whole each time something changes; a storm of changes costs one listing after the other, and not
-//! one for each. One that cannot be looked at stays what it was; of one
-//! that was never seen it is waited for a while, and then the others count as all.
+//! one for each. Several are looked at at once, and what is known is told without those whose look takes
+//! long: they are told when they are known, and a look that has failed is repeated apart from the others,
+//! later each time. One that cannot be looked at stays what it was; of one that was never seen it is
+//! waited for a while, and then the others count as all.
 
 #[cfg(test)]
 mod tests;
@@ -14,16 +16,17 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{Stream, StreamExt as _};
+use futures_util::StreamExt as _;
 use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep},
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{
     Settings,
     api::Api,
-    engine::{Engine as _, EngineError, Event, What},
+    engine::{Engine as _, EngineError, What},
     state::CONTAINERS_MAX,
 };
 use crate::{
@@ -31,12 +34,24 @@ use crate::{
     sockets::{Clients, ContainerClient},
 };
 
-/// Wait after a failure.
+/// Wait after a failure: the first, and the longest of one container.
 const RETRY: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_mins(1);
 
 /// How long a container that cannot be looked at, and never was, keeps what an agent before this one
 /// wrote from being forgotten.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long what is known waits for looks under way, so that a burst is told once.
+const TOLD_WITHIN: Duration = Duration::from_millis(100);
+
+/// Looks at once: enough to keep the daemon busy, few enough to leave it free for others.
+const LOOKS_MAX: usize = 8;
+/// Of those that have failed before.
+const REPEATED_MAX: usize = 2;
+/// When a look no longer keeps the next from its turn. It ends by the time limit of answers, so those that
+/// hang are limited as well.
+const TURN: Duration = Duration::from_secs(1);
 
 /// A container in a listing, as a client.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -55,12 +70,30 @@ struct Seen {
     is_old: bool,
 }
 
+/// What Docker lists.
+#[derive(Default)]
+struct Listing {
+    /// By container id.
+    containers: BTreeMap<String, Listed>,
+    isolated: BTreeSet<String>,
+}
+
+/// A container whose last look failed.
+struct Failing {
+    since: Instant,
+    wait: Duration,
+    /// When it is looked at again.
+    again_at: Instant,
+    /// It keeps nothing any more of what was written before.
+    is_given_up: bool,
+}
+
+/// A container and what came of a look at it; nothing where it has ended.
+type Looked = (String, Result<Option<Seen>, EngineError>);
+
 /// Follows Docker for ever, through restarts and absences of the daemon. Ends when nobody listens.
 pub async fn run(settings: Settings, cookies: Cookies, clients: mpsc::Sender<Clients>) {
-    let node = node_cookie(cookies);
-    let api = Api::new(settings.socket_path.clone());
-    let (seen, failing) = (BTreeMap::new(), BTreeMap::new());
-    let mut watcher = Watcher { api, cookies, node, seen, failing, told: None, clients };
+    let mut watcher = Watcher::new(&settings, cookies, clients);
     while !watcher.clients.is_closed() {
         if let Err(error) = watcher.follow(settings.resync).await {
             tracing::debug!("clients: {error}");
@@ -81,152 +114,221 @@ pub fn node_cookie(cookies: Cookies) -> u64 {
     })
 }
 
-/// What Docker tells, and of whom it told since that was looked at.
-struct Heard<S> {
-    stream: S,
-    changed: BTreeSet<String>,
-}
-
-/// How a stream ended.
-type Ended = Result<(), EngineError>;
-
-impl<S: Stream<Item = Result<Event, EngineError>> + Unpin> Heard<S> {
-    /// Takes what comes until the work is done. `Some`: the stream ended meanwhile.
-    async fn during(
-        &mut self,
-        work: impl Future<Output = Result<(), EngineError>>,
-    ) -> Result<Option<Ended>, EngineError> {
-        let mut work = std::pin::pin!(work);
-        let mut ended = None;
-        loop {
-            // More waits at the daemon.
-            let has_room = ended.is_none() && self.changed.len() < CONTAINERS_MAX;
-            tokio::select! {
-                done = &mut work => return done.map(|()| ended),
-                end = self.first(), if has_room => ended = end,
-            }
-        }
-    }
-
-    /// Waits for something that changes anything. `Some`: the stream ended.
-    async fn first(&mut self) -> Option<Ended> {
-        loop {
-            match self.stream.next().await {
-                // A signal changes nothing here; what else there is comes with the same listing.
-                Some(Ok(event)) if matches!(event.what, What::Signalled(_)) => {}
-                Some(Ok(event)) => {
-                    self.changed.insert(event.container);
-                    return None;
-                }
-                Some(Err(error)) => return Some(Err(error)),
-                None => return Some(Ok(())),
-            }
-        }
-    }
-}
-
 struct Watcher {
-    api: Api,
+    api: Arc<Api>,
     cookies: Cookies,
     node: u64,
-    /// By container id.
+    listing: Listing,
+    /// By container id, as all that follows.
     seen: BTreeMap<String, Seen>,
-    /// Ids of those that cannot be looked at, as was said, and since when.
-    failing: BTreeMap<String, Instant>,
+    /// Those that cannot be looked at, as was said.
+    failing: BTreeMap<String, Failing>,
+    /// Those that are looked at, and whether something has happened to them meanwhile.
+    under_way: BTreeMap<String, bool>,
+    looks: JoinSet<Looked>,
+    turns: Arc<Semaphore>,
+    repeated_turns: Arc<Semaphore>,
     told: Option<Clients>,
+    /// Since when there is something that may not be told yet.
+    untold_since: Option<Instant>,
     clients: mpsc::Sender<Clients>,
 }
 
 impl Watcher {
+    fn new(settings: &Settings, cookies: Cookies, clients: mpsc::Sender<Clients>) -> Self {
+        Self {
+            api: Arc::new(Api::new(settings.socket_path.clone())),
+            cookies,
+            node: node_cookie(cookies),
+            listing: Listing::default(),
+            seen: BTreeMap::new(),
+            failing: BTreeMap::new(),
+            under_way: BTreeMap::new(),
+            looks: JoinSet::new(),
+            turns: Arc::new(Semaphore::new(LOOKS_MAX)),
+            repeated_turns: Arc::new(Semaphore::new(REPEATED_MAX)),
+            told: None,
+            untold_since: None,
+            clients,
+        }
+    }
+
     /// Follows one connection until it ends.
     async fn follow(&mut self, resync: Duration) -> Result<(), EngineError> {
         // Another one, since the stream borrows its own.
         let events = Api::new(self.api.socket_path().to_owned());
-        let stream = events.follow().await?;
-        let mut heard = Heard { stream: std::pin::pin!(stream), changed: BTreeSet::new() };
+        let mut stream = std::pin::pin!(events.follow().await?);
+        // The daemon may be another, or have come to itself.
+        let now = Instant::now();
+        self.failing.values_mut().for_each(|failing| failing.again_at = now);
+        // One at a time, and none is left behind.
+        let mut listings = JoinSet::new();
+        let mut list_at = now;
         loop {
-            // What happens while it is looked waits for one look, however much it is.
-            let ended = heard.during(self.look()).await?;
-            if let Some(ended) = ended {
-                return ended;
+            let may_list = listings.is_empty();
+            if may_list && list_at <= Instant::now() {
+                listings.spawn(list(Arc::clone(&self.api)));
+                list_at = Instant::now() + resync;
+                continue;
             }
-            if heard.changed.is_empty() {
-                tokio::select! {
-                    () = self.clients.closed() => return Ok(()),
-                    () = sleep(self.rest(resync)) => {}
-                    ended = heard.first() => if let Some(ended) = ended {
-                        return ended;
-                    },
+            let wake_at = self.wakes_at().into_iter().chain(may_list.then_some(list_at)).min();
+            tokio::select! {
+                () = self.clients.closed() => return Ok(()),
+                event = stream.next() => match event {
+                    // A signal changes nothing here; what else there is comes with the same listing.
+                    Some(Ok(event)) if matches!(event.what, What::Signalled(_)) => {}
+                    Some(Ok(event)) => {
+                        self.happened(&event.container);
+                        list_at = Instant::now();
+                    }
+                    Some(Err(error)) => return Err(error),
+                    None => return Ok(()),
+                },
+                Some(listed) = listings.join_next() => {
+                    self.listed(listed.map_err(|error| EngineError(error.to_string()))??);
                 }
+                Some(looked) = self.looks.join_next() => match looked {
+                    Ok((id, result)) => self.looked(id, result),
+                    // Whose look it was is not known: all are looked at again.
+                    Err(error) => {
+                        self.under_way.clear();
+                        self.looks = JoinSet::new();
+                        return Err(EngineError(error.to_string()));
+                    }
+                },
+                () = until(wake_at) => {}
             }
-            for id in std::mem::take(&mut heard.changed) {
-                // The process of a container that is started again is another.
-                if let Some(seen) = self.seen.get_mut(&id) {
-                    seen.is_old = true;
-                }
+            self.look_again();
+            if self.is_to_be_told() {
+                self.tell_all().await;
             }
         }
     }
 
-    /// How long nothing is looked at unless something happens.
-    fn rest(&self, resync: Duration) -> Duration {
-        let is_waited_for = |since: &Instant| since.elapsed() < PATIENCE + RETRY;
-        if self.failing.values().any(is_waited_for) { resync.min(RETRY) } else { resync }
+    /// When there is something to do even if nothing happens.
+    fn wakes_at(&self) -> Option<Instant> {
+        let told_at = self.untold_since.map(|since| since + TOLD_WITHIN);
+        let failing = self.failing.iter().filter(|(id, _)| !self.under_way.contains_key(*id));
+        let again_at = failing.map(|(_, failing)| failing.again_at);
+        // Then the others count as all.
+        let waited_for = self.failing.values().filter(|failing| !failing.is_given_up);
+        let given_up_at = waited_for.map(|failing| failing.since + PATIENCE);
+        again_at.chain(given_up_at).chain(told_at).min()
     }
 
-    async fn look(&mut self) -> Result<(), EngineError> {
-        self.api.prepare().await?;
-        let listed = self.api.clients().await?;
-        let ids: BTreeSet<&str> = listed.iter().map(|it| it.id.as_str()).collect();
-        self.failing.retain(|id, _| ids.contains(id.as_str()));
-        self.seen.retain(|id, seen| ids.contains(id.as_str()) && seen.process.is_alive());
-        let names = listed.iter().flat_map(|it| it.networks.keys()).map(String::as_str).collect();
-        let isolated = self.api.isolated(&names).await?;
-        let mut clients = Clients { node: self.node, isolated, ..Clients::default() };
-        for Listed { id, name, networks } in listed.into_iter().take(CONTAINERS_MAX) {
-            if self.seen.get(&id).is_none_or(|seen| seen.is_old) {
-                match self.examine(&id).await {
-                    Ok(seen) => {
-                        self.failing.remove(&id);
-                        self.seen.remove(&id);
-                        self.seen.extend(seen.map(|seen| (id.clone(), seen)));
-                    }
-                    // The others are known all the same.
-                    Err(error) => {
-                        let since = self.failing.entry(id.clone()).or_insert_with(|| {
-                            tracing::warn!("{name}: cannot be looked at as a caller: {error}");
-                            Instant::now()
-                        });
-                        let is_waited_for = since.elapsed() < PATIENCE;
-                        clients.is_partial |= is_waited_for && !self.seen.contains_key(&id);
-                    }
-                }
+    /// Something has happened to a container.
+    fn happened(&mut self, id: &str) {
+        // The process of a container that is started again is another.
+        if let Some(seen) = self.seen.get_mut(id) {
+            seen.is_old = true;
+        }
+        if let Some(has_changed) = self.under_way.get_mut(id) {
+            *has_changed = true;
+        }
+        if let Some(failing) = self.failing.get_mut(id) {
+            failing.again_at = Instant::now();
+        }
+    }
+
+    fn listed(&mut self, listing: Listing) {
+        self.listing = listing;
+        let listed = &self.listing.containers;
+        self.failing.retain(|id, _| listed.contains_key(id));
+        self.seen.retain(|id, seen| listed.contains_key(id) && seen.process.is_alive());
+        let wanted = listed.keys().filter(|id| {
+            self.seen.get(*id).is_none_or(|seen| seen.is_old) && !self.failing.contains_key(*id)
+        });
+        for id in wanted.cloned().collect::<Vec<_>>() {
+            self.look(id);
+        }
+        self.untold_since.get_or_insert_with(Instant::now);
+    }
+
+    /// Looks at those again whose last look failed, when it is time, and gives up to wait for some.
+    fn look_again(&mut self) {
+        let now = Instant::now();
+        let due = self.failing.iter().filter(|(_, failing)| failing.again_at <= now);
+        for id in due.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+            self.look(id);
+        }
+        for failing in self.failing.values_mut().filter(|failing| !failing.is_given_up) {
+            if failing.since + PATIENCE <= now {
+                failing.is_given_up = true;
+                self.untold_since.get_or_insert(now);
             }
-            let Some(Seen { process, cookie, .. }) = self.seen.get(&id) else { continue };
-            let client = ContainerClient { name, pid: process.pid(), cookie: *cookie, networks };
-            clients.containers.insert(id, client);
+        }
+    }
+
+    fn look(&mut self, id: String) {
+        if self.under_way.contains_key(&id) {
+            return;
+        }
+        self.under_way.insert(id.clone(), false);
+        let (api, cookies) = (Arc::clone(&self.api), self.cookies);
+        let is_repeated = self.failing.contains_key(&id);
+        let turns = if is_repeated { &self.repeated_turns } else { &self.turns };
+        let turns = Arc::clone(turns);
+        self.looks.spawn(async move {
+            let looked = in_turn(&turns, is_repeated, examine(&api, cookies, &id)).await;
+            (id, looked)
+        });
+    }
+
+    fn looked(&mut self, id: String, result: Result<Option<Seen>, EngineError>) {
+        let has_changed = self.under_way.remove(&id).unwrap_or_default();
+        let Some(Listed { name, .. }) = self.listing.containers.get(&id) else { return };
+        match result {
+            Ok(seen) => {
+                self.failing.remove(&id);
+                self.seen.remove(&id);
+                self.seen.extend(seen.map(|seen| (id.clone(), seen)));
+            }
+            // The others are known all the same.
+            Err(error) => {
+                let now = Instant::now();
+                let failing = self.failing.entry(id.clone()).or_insert_with(|| {
+                    tracing::warn!("{name}: cannot be looked at as a caller: {error}");
+                    Failing { since: now, wait: RETRY / 2, again_at: now, is_given_up: false }
+                });
+                failing.wait = (failing.wait * 2).min(RETRY_MAX);
+                failing.again_at = if has_changed { now } else { now + failing.wait };
+            }
+        }
+        self.untold_since.get_or_insert_with(Instant::now);
+        if has_changed && !self.failing.contains_key(&id) {
+            self.look(id);
+        }
+    }
+
+    /// Whether all is known that is soon to be known, or has waited long enough.
+    fn is_to_be_told(&self) -> bool {
+        let Some(since) = self.untold_since else { return false };
+        let is_first = |id: &String| !self.failing.contains_key(id);
+        since.elapsed() >= TOLD_WITHIN || !self.under_way.keys().any(is_first)
+    }
+
+    async fn tell_all(&mut self) {
+        self.untold_since = None;
+        let Listing { containers, isolated } = &self.listing;
+        let mut clients =
+            Clients { node: self.node, isolated: isolated.clone(), ..Clients::default() };
+        for (id, Listed { name, networks, .. }) in containers {
+            let Some(Seen { process, cookie, .. }) = self.seen.get(id) else {
+                clients.is_partial |= match self.failing.get(id) {
+                    Some(failing) => !failing.is_given_up,
+                    None => self.under_way.contains_key(id),
+                };
+                continue;
+            };
+            let client = ContainerClient {
+                name: name.clone(),
+                pid: process.pid(),
+                cookie: *cookie,
+                networks: networks.clone(),
+            };
+            clients.containers.insert(id.clone(), client);
         }
         self.tell(clients).await;
-        Ok(())
-    }
-
-    /// `None`: it has ended.
-    async fn examine(&self, id: &str) -> Result<Option<Seen>, EngineError> {
-        let Some(inspected) = self.api.inspect(id).await? else { return Ok(None) };
-        let Ok(process) = Process::open(inspected.pid) else { return Ok(None) };
-        let process = Arc::new(process);
-        let (inside, cookies) = (Arc::clone(&process), self.cookies);
-        let asked = tokio::task::spawn_blocking(move || cookies.of(Some(&inside))).await;
-        match asked {
-            Ok(Ok(cookie)) => Ok(Some(Seen { process, cookie, is_old: false })),
-            Ok(Err(_)) if !process.is_alive() => Ok(None),
-            // Without cookie its networks are not known to the programs, and the rest goes on.
-            Ok(Err(error)) => {
-                tracing::warn!("{}: its namespace cannot be told: {error}", inspected.name);
-                Ok(Some(Seen { process, cookie: 0, is_old: false }))
-            }
-            Err(error) => Err(EngineError(error.to_string())),
-        }
     }
 
     /// While Docker does not answer, the node's own processes are known all the same.
@@ -243,4 +345,54 @@ impl Watcher {
             self.told = Some(clients);
         }
     }
+}
+
+/// All containers, and which of their networks keep them apart.
+async fn list(api: Arc<Api>) -> Result<Listing, EngineError> {
+    api.prepare().await?;
+    let listed = api.clients().await?;
+    let names = listed.iter().flat_map(|it| it.networks.keys()).map(String::as_str).collect();
+    let isolated = api.isolated(&names).await?;
+    let containers = listed.into_iter().take(CONTAINERS_MAX).map(|it| (it.id.clone(), it));
+    Ok(Listing { containers: containers.collect(), isolated })
+}
+
+/// `None`: it has ended.
+async fn examine(api: &Api, cookies: Cookies, id: &str) -> Result<Option<Seen>, EngineError> {
+    let Some(inspected) = api.inspect(id).await? else { return Ok(None) };
+    let Ok(process) = Process::open(inspected.pid) else { return Ok(None) };
+    let process = Arc::new(process);
+    let inside = Arc::clone(&process);
+    let asked = tokio::task::spawn_blocking(move || cookies.of(Some(&inside))).await;
+    match asked {
+        Ok(Ok(cookie)) => Ok(Some(Seen { process, cookie, is_old: false })),
+        Ok(Err(_)) if !process.is_alive() => Ok(None),
+        // Without cookie its networks are not known to the programs, and the rest goes on.
+        Ok(Err(error)) => {
+            tracing::warn!("{}: its namespace cannot be told: {error}", inspected.name);
+            Ok(Some(Seen { process, cookie: 0, is_old: false }))
+        }
+        Err(error) => Err(EngineError(error.to_string())),
+    }
+}
+
+/// For ever, if there is no such moment.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A look in its turn. The first at a container makes way for others when it takes long.
+async fn in_turn<T>(turns: &Semaphore, is_repeated: bool, look: impl Future<Output = T>) -> T {
+    let turn = turns.acquire().await;
+    let mut look = std::pin::pin!(look);
+    if !is_repeated {
+        if let Ok(looked) = timeout(TURN, &mut look).await {
+            return looked;
+        }
+        drop(turn);
+    }
+    look.await
 }

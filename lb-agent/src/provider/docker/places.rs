@@ -73,7 +73,59 @@ impl Places {
 mod tests {
     use std::fs;
 
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// What somebody could have left there: pieces of such a file, or anything.
+    fn text() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop_oneof![
+            Just(r#"{"version":1,"former_names":{"#.to_owned()),
+            Just(r#"{"former_names":{"a":"b"},"version":"#.to_owned()),
+            Just("}}".to_owned()),
+            r#""[a-f0-9@]{0,6}":"\\PC{0,6}",?"#,
+            "[0-9]{1,12}",
+            r#"[\[\]{}:,"\\]{0,3}"#,
+        ];
+        prop_oneof![
+            4 => prop::collection::vec(piece, 0..6).prop_map(|pieces| pieces.concat().into()),
+            1 => prop::collection::vec(any::<u8>(), 0..60),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_in_the_file_is_read_or_refused(text in text()) {
+            let directory = tempfile::tempdir().expect("a directory");
+            let places = Places::at(directory.path());
+            fs::write(directory.path().join(FILE), &text).expect("written");
+            match places.read() {
+                // Nobody is named who is not in it, and it is the same when it is kept again.
+                Ok(names) => {
+                    let text = String::from_utf8(text).expect("JSON is text");
+                    prop_assert!(names.keys().all(|instance| text.contains(instance)), "{}", text);
+                    places.save(names.clone()).expect("it is kept");
+                    prop_assert_eq!(places.read(), Ok(names));
+                }
+                Err(cause) => {
+                    let is_told = cause.starts_with("not understood in line ")
+                        || cause.starts_with("it has version ");
+                    prop_assert!(is_told, "{}", cause);
+                    prop_assert_eq!(places.load(), FormerNames::default());
+                }
+            }
+        }
+
+        #[test]
+        fn any_names_are_read_as_they_were_kept(
+            names in prop::collection::btree_map(any::<String>(), any::<String>(), 0..20),
+        ) {
+            let directory = tempfile::tempdir().expect("a directory");
+            let places = Places::at(directory.path());
+            places.save(names.clone()).expect("it is kept");
+            prop_assert_eq!(places.read(), Ok(names));
+        }
+    }
 
     #[test]
     fn former_names_are_kept_in_a_file() {

@@ -125,6 +125,33 @@ fn datagrams_are_not_probed_by_tcp() {
     ");
 }
 
+/// Nobody need listen by TCP at a port of UDP.
+#[test]
+fn defaults_do_not_connect_to_ports_of_datagrams() {
+    let with = |kind: &str, frontend: &str| {
+        check(&format!("[defaults.probe]\nkind = '{kind}'\n"), frontend, &[])
+    };
+    for kind in ["tcp", "http", "https"] {
+        let none = "probe = none (no frontend is of TCP: [defaults] in lb.toml, `probe.kind`)\n";
+        assert_eq!(with(kind, "udp://slb:53"), none, "{kind}");
+        let by_tcp = with(kind, "tcp://slb:53");
+        assert!(by_tcp.starts_with(&format!("probe = {kind}")), "{by_tcp}");
+        assert_eq!(with(kind, "udp://slb:53,tcp://slb:53"), by_tcp.repeat(2), "{kind}");
+    }
+    assert_snapshot!(with("docker", "udp://slb:53"), @"probe = docker ([defaults] in lb.toml, `probe.kind`)");
+    let with_port = with("tcp'\nport = 8080 # '", "udp://slb:53");
+    assert_snapshot!(with_port, @"probe = tcp port 8080 ([defaults] in lb.toml, `probe.kind`)");
+    // Whoever asks for this port is given it.
+    let defaults = "[defaults.probe]\nkind = 'http'\n";
+    let asked = check(defaults, "udp://slb:53", &["lb.probe=tcp"]);
+    assert_snapshot!(asked, @"probe = tcp (container `demo-web-1`, label `lb.probe`)");
+    // What stands in is not made of what does not apply.
+    assert_snapshot!(check(defaults, "udp://slb:53", &["lb.probe=htttp"]), @"
+    refused: container `demo-web-1` lb.probe: it asks for a probe, and for none that is known; the port 80 is of UDP and served without a probe, until the labels are mended
+    refused: container `demo-web-1` lb.probe: the value `htttp` is none of none, tcp, http, https, command, docker
+    ");
+}
+
 #[test]
 fn who_wants_no_probe_has_none() {
     assert_eq!(check("", "tcp://slb:80", &[]), "");

@@ -17,6 +17,9 @@ use tokio::{
 
 use super::*;
 
+/// Well before an inspection that hangs is given up.
+const SOON: Duration = Duration::from_secs(2);
+
 /// Long enough for any machine.
 const LONG: Duration = Duration::from_secs(30);
 
@@ -27,6 +30,10 @@ struct Daemon {
     running: Mutex<BTreeSet<usize>>,
     /// Those that cannot be inspected.
     failing: Mutex<BTreeSet<usize>>,
+    /// Those whose inspection is never answered.
+    hanging: BTreeSet<usize>,
+    /// How often each was to be inspected.
+    inspections: Mutex<BTreeMap<usize, u64>>,
     /// Events that are told as soon as anybody listens, of containers that run from then on.
     storm: Vec<usize>,
     /// Those to which something happens as soon as anybody has listed them.
@@ -79,7 +86,7 @@ impl Daemon {
             sleep(self.delay).await;
             (200, self.listing())
         } else {
-            self.inspection(path)
+            self.inspection(path).await
         };
         let answer = format!(
             "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nConnection: close\r\n\
@@ -125,9 +132,13 @@ impl Daemon {
         format!("[{body}]")
     }
 
-    fn inspection(&self, path: &str) -> (u16, String) {
+    async fn inspection(&self, path: &str) -> (u16, String) {
         let asked = path.rsplit('/').nth(1).unwrap_or_default();
         let number = usize::from_str_radix(asked, 16).expect("an id of ours");
+        *self.inspections.lock().expect("a lock").entry(number).or_default() += 1;
+        if self.hanging.contains(&number) {
+            std::future::pending::<()>().await;
+        }
         if self.failing.lock().expect("a lock").contains(&number) {
             return (500, r#"{"message":"not now"}"#.to_owned());
         }
@@ -203,7 +214,7 @@ async fn a_storm_of_changes_does_not_cost_a_listing_each() {
 async fn whoever_cannot_be_looked_at_again_stays_and_keeps_nobody() {
     let daemon =
         Daemon { running: Mutex::new([1, 2].into()), troubled: vec![2], ..Daemon::default() };
-    let mut session = Session::with(daemon, Duration::from_hours(1));
+    let mut session = Session::with(daemon, Duration::from_secs(1));
     session.told("both", |clients| clients.containers.len() == 2).await;
     let is_troubled = async {
         while session.daemon.failing.lock().expect("a lock").is_empty() {
@@ -234,4 +245,43 @@ async fn whoever_was_never_seen_is_waited_for_and_not_for_ever() {
     session.daemon.failing.lock().expect("a lock").clear();
     let clients = session.told("both", |clients| clients.containers.len() == 2).await;
     assert!(!clients.is_partial);
+}
+
+#[tokio::test]
+async fn whoever_hangs_keeps_nobody_from_being_known() {
+    // More than are looked at at once.
+    let hanging: BTreeSet<usize> = (1..=LOOKS_MAX + 1).collect();
+    let one =
+        Daemon { running: Mutex::new([1, 20].into()), hanging: [1].into(), ..Daemon::default() };
+    let mut session = Session::with(one, Duration::from_secs(1));
+    let is_known = |clients: &Clients, number| clients.containers.contains_key(&id(number));
+    let soon = session.told("the other", |clients| is_known(clients, 20));
+    let clients = timeout(SOON, soon).await.expect("it is known soon");
+    assert!(clients.is_partial, "the one that hangs is waited for");
+    let all = hanging.iter().copied().chain([20]).collect();
+    let many = Daemon { running: Mutex::new(all), hanging, ..Daemon::default() };
+    let mut session = Session::with(many, Duration::from_hours(1));
+    let soon = session.told("the last", |clients| is_known(clients, 20));
+    timeout(SOON * 2, soon).await.expect("it is known before the first of the others has failed");
+}
+
+/// A daemon that is in trouble is not troubled further, whatever happens to others.
+#[tokio::test]
+async fn whoever_cannot_be_looked_at_is_so_ever_later() {
+    const STORM: usize = 100;
+    let daemon = Daemon {
+        running: Mutex::new([500].into()),
+        failing: Mutex::new([500].into()),
+        storm: (1..=STORM).collect(),
+        delay: Duration::from_millis(20),
+        ..Daemon::default()
+    };
+    let begun = Instant::now();
+    let mut session = Session::with(daemon, Duration::from_millis(50));
+    session.told("the others", |clients| clients.containers.len() == STORM).await;
+    session.told("an end of it", |clients| !clients.is_partial).await;
+    let asked = session.daemon.inspections.lock().expect("a lock")[&500];
+    // At 0, 1, 3, 7 seconds, and so on.
+    let limit = u64::from((begun.elapsed().as_secs() + 1).ilog2()) + 1;
+    assert!((2..=limit).contains(&asked), "{asked} inspections, and not up to {limit}");
 }

@@ -57,11 +57,18 @@ impl<P: Process> State<P> {
             let mut others = self.containers.iter().filter(|(other, _)| *other != id);
             others.any(|(_, other)| other.run.is_some() && other.name == *former)
         };
-        let holder =
-            self.places.holder(name, instance).map(|holder| container_of(holder).to_owned());
+        let holder = self.places.holder(name, instance).map(container_of);
+        // Names are unique: who bore it when it was seen last was renamed, and is not yet looked at.
+        let bearer = || {
+            let mut others = self.containers.iter().filter(|(other, _)| *other != id);
+            others.find(|(_, other)| other.name == name && other.living().is_some())
+        };
+        let renamed = former.as_ref().and_then(|_| bearer());
+        let holder = holder.or(renamed.map(|(other, _)| other.as_str()));
+        let holder = holder.map(str::to_owned);
         let former = former.filter(|former| holder.is_none() && !is_borne(former));
         self.places.set(instance, former.as_deref());
-        // Who was known by this name is so no longer.
+        // Who had the place of this name has it no longer.
         if let Some(holder) = holder {
             self.want_look(&holder);
         }

@@ -1,6 +1,6 @@
 //! Containers that are told to end, frozen and thawed, renamed, and that die while Docker is away.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     session::{RESYNC, Session},
@@ -200,6 +200,40 @@ async fn renamed_container_keeps_its_place_until_another_bears_its_name() {
     world.lock().start(1, true);
     check(&mut session, &[("c1", "c1"), ("c2", "c2"), ("web", "web")]).await;
     assert_eq!(world.lock().former_names.len(), 0);
+}
+
+/// Names are changed one behind the other, and seen as it comes.
+#[tokio::test(start_paused = true)]
+async fn a_name_that_goes_on_takes_its_place_along_whoever_is_looked_at_first() {
+    for (first, second) in [(1, 2), (2, 1)] {
+        // As a deployment does, and an exchange.
+        for (renamed, expected) in [
+            ([(1, "old"), (2, "c1")], [("c1", "c1"), ("old", "old")]),
+            ([(1, "c2"), (2, "c1")], [("c1", "c1"), ("c2", "c2")]),
+        ] {
+            let world = World::default();
+            for number in 1..=2 {
+                world.lock().start(number, true);
+            }
+            let mut session = Session::start(&world);
+            session.pass(Duration::from_secs(1)).await;
+            let names = BTreeMap::from(renamed);
+            world.lock().mute = true;
+            for (number, name) in &names {
+                world.lock().rename_to(*number, name);
+            }
+            world.lock().mute = false;
+            for number in [first, second] {
+                world.lock().rename_to(number, names[&number]);
+                session.pass(Duration::from_millis(20)).await;
+            }
+            session.pass(Duration::from_secs(1)).await;
+            session.check_truth();
+            let places = session.places.iter();
+            let places = places.map(|(name, place)| (name.as_str(), place.as_str()));
+            assert_eq!(places.collect::<Vec<_>>(), expected, "{first} first");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -54,7 +54,7 @@ enum Part {
     Deaths,
     /// Probes that fail.
     Probes,
-    /// Servers that are gone while their containers live.
+    /// Servers that are gone, or silent, while their containers live.
     Passive,
     /// What the agent takes when nothing happens.
     Idle,

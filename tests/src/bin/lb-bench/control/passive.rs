@@ -1,8 +1,12 @@
-//! A server that is gone while its container lives: only the traffic shows it, as nobody probes.
+//! A server that is gone, or silent, while its container lives: only the traffic shows it, as nobody
+//! probes.
 
-use std::time::{Duration, Instant};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use lb_tests::{
     Container, World,
     container::PORT,
@@ -25,6 +29,11 @@ const IDLE_PORT: u16 = 9000;
 const AFTERMATH: Duration = PATIENCE.saturating_mul(2);
 /// A backend is tried again the later the more often it failed.
 const RUNS_MAX: u32 = 20;
+
+/// A firewall in the container that swallows all SYNs to its server, and its end.
+const MUTE: &str = "table inet bench { chain in { type filter hook input priority 0 ; \
+                    tcp flags & ( syn | ack ) == syn drop ; } ; }";
+const UNMUTE: &str = "delete table inet bench";
 
 pub(super) fn measure(options: &ControlOptions, report: &mut Report, world: &World) -> Result<()> {
     let docker = world.docker_client()?;
@@ -57,8 +66,29 @@ pub(super) fn measure(options: &ControlOptions, report: &mut Report, world: &Wor
         failing.begin_serving()?;
     }
     report.add("server gone -> last connection refused", "ms", Some(100.0), last_refused);
+    let mut last_unanswered = Vec::new();
+    for _ in 0..options.runs.min(RUNS_MAX) {
+        for name in [failing.name(), other.name()] {
+            clients.wait_served(name, Instant::now())?;
+        }
+        clients.take();
+        nft(&failing, MUTE)?;
+        let muted = Instant::now();
+        process::sleep(AFTERMATH)?;
+        let last = clients.last_not_served_by(other.name(), muted);
+        last_unanswered.push(last.as_secs_f64() * 1e3);
+        nft(&failing, UNMUTE)?;
+    }
+    // Silence takes time to tell, so no goal is set for it.
+    report.add("server silent -> last connection unanswered", "ms", None, last_unanswered);
     for container in [failing, other] {
         container.act("rm --force")?;
     }
     Ok(())
+}
+
+/// `nft` in the network of a container.
+fn nft(container: &Container, rules: &str) -> Result<()> {
+    let changed = container.enter(|| process::run(Command::new("nft").arg(rules)))?;
+    changed.map(drop).with_context(|| format!("in the network of {}", container.name()))
 }
