@@ -134,15 +134,19 @@ pub fn body(text: &str) -> Result<String, String> {
     }
 }
 
-/// `["redis-cli", "ping"]` as it stands; anything else by the container's shell.
+/// `["redis-cli", "ping"]` as it stands; anything else by the container's shell, also a test
+/// like `[ -e /tmp/ready ]`.
 pub fn command(text: &str) -> Result<Vec<String>, String> {
     if text.is_empty() || text.len() > COMMAND_BYTES_MAX || text.contains('\0') {
         return Err(format!("is no command of 1 to {COMMAND_BYTES_MAX} bytes"));
     }
-    if !text.starts_with('[') {
-        return Ok(["/bin/sh", "-c", text].map(str::to_owned).into());
+    match serde_json::from_str::<Vec<String>>(text) {
+        Ok(list) => words(list),
+        Err(_) if text.starts_with('[') && !text.starts_with("[ ") && !text.starts_with("[[ ") => {
+            Err(not_words())
+        }
+        Err(_) => Ok(["/bin/sh", "-c", text].map(str::to_owned).into()),
     }
-    serde_json::from_str::<Vec<String>>(text).map_err(|_| not_words()).and_then(words)
 }
 
 /// A command word by word.

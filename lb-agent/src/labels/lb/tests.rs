@@ -178,12 +178,13 @@ fn what_is_about_a_port_goes_before_what_is_about_all() {
 
 #[test]
 fn probes_have_the_parts_of_their_kind() {
-    let kinds: [&[(&str, &str)]; 6] = [
+    let kinds: [&[(&str, &str)]; 7] = [
         &[("lb.probe", "none")],
         &[("lb.probe", "tcp"), ("lb.probe.port", "81")],
         &[("lb.probe", "docker")],
         &[("lb.probe", "command"), ("lb.probe.command", "redis-cli ping | grep PONG")],
         &[("lb.probe", "command"), ("lb.probe.command", "[\"redis-cli\", \"ping; reboot\"]")],
+        &[("lb.probe", "command"), ("lb.probe.command", "[ \"$A\" = ok ]")],
         &[("lb.probe", "http")],
     ];
     assert_snapshot!(kinds.map(check).concat(), @r#"
@@ -192,6 +193,7 @@ fn probes_have_the_parts_of_their_kind() {
     probe = docker (container `web-1`, label `lb.probe`)
     probe = command ["/bin/sh", "-c", "redis-cli ping | grep PONG"] (container `web-1`, label `lb.probe`)
     probe = command ["redis-cli", "ping; reboot"] (container `web-1`, label `lb.probe`)
+    probe = command ["/bin/sh", "-c", "[ \"$A\" = ok ]"] (container `web-1`, label `lb.probe`)
     probe = http GET /, status 200-399 (container `web-1`, label `lb.probe`)
     "#);
 }
