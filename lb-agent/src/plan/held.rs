@@ -9,10 +9,10 @@ use super::{KernelBackend, KernelState, NameHash, hash::HashIndex};
 const FEW: usize = 32;
 
 /// A backend and its number.
-pub(super) type Held<'a> = (u32, &'a KernelBackend);
+pub(crate) type Held<'a> = (u32, &'a KernelBackend);
 
 /// They, sorted by service and number.
-pub(super) struct HeldBackends<'a> {
+pub(crate) struct HeldBackends<'a> {
     all: Vec<Held<'a>>,
     /// Where each service's end; they begin where those of the one before it do.
     ends: Vec<usize>,
@@ -21,7 +21,8 @@ pub(super) struct HeldBackends<'a> {
 }
 
 impl<'a> HeldBackends<'a> {
-    pub(super) fn new(kernel: &'a KernelState) -> Self {
+    /// Those of these tables.
+    pub(crate) fn new(kernel: &'a KernelState) -> Self {
         // Whoever wrote other numbers than there are, no service is looked for there.
         let is_numbered = |held: &&KernelBackend| held.service < MAX_SERVICES;
         let mut ends = vec![0; MAX_SERVICES as usize];
@@ -61,7 +62,7 @@ impl<'a> HeldBackends<'a> {
     }
 
     /// The one of a service with this hash; of doubles, the one with the smallest number.
-    pub(super) fn find(&self, service: u32, hash: &NameHash) -> Option<Held<'a>> {
+    pub(crate) fn find(&self, service: u32, hash: &NameHash) -> Option<Held<'a>> {
         let of_it = self.of(service);
         if of_it.len() <= FEW {
             return of_it.iter().find(|(_, held)| held.instance_hash == *hash).copied();

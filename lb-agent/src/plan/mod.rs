@@ -45,6 +45,7 @@ use lb_common::abi::{self, FAMILY_V4, FAMILY_V6};
 
 pub use apply::{Applied, Outcome, apply, reconcile};
 pub use hash::{HashIndex, NameHash, instance_hash, place_hash, service_hash};
+pub(crate) use held::HeldBackends;
 pub use keys::{BackendKeys, ServiceKeys};
 pub use packed::Slots;
 pub use planner::{Planner, Settings};

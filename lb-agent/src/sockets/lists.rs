@@ -19,7 +19,7 @@ use super::{Numbered, Reach, SocketTables};
 use crate::{
     maglev::{self, Member},
     model::BackendPath,
-    plan::{HashIndex, KernelState, NameHash},
+    plan::{HeldBackends, KernelState, NameHash},
 };
 
 /// Sizes of slots, all primes, with the most members for which they are.
@@ -43,10 +43,7 @@ pub(super) fn lists(
     tables: &SocketTables,
     routes_across: bool,
 ) -> BTreeMap<ReachKey, Arc<Reach>> {
-    // Of doubles the smallest number, as the plan has it.
-    let held = kernel.backends.iter().rev();
-    let backends: HashIndex<(u32, u32)> =
-        held.map(|(it, held)| (held.instance_hash, (*it, held.generation))).collect();
+    let held = HeldBackends::new(kernel);
     let is_container = |client: &&lb_common::abi::Client| client.kind == CLIENT_CONTAINER;
     let classes: BTreeSet<u64> = if routes_across {
         BTreeSet::new()
@@ -65,8 +62,7 @@ pub(super) fn lists(
             continue;
         }
         for family in [FAMILY_V4, FAMILY_V6] {
-            let find = |hash: &NameHash| backends.get(hash).copied();
-            let candidates = candidates(numbered, family, tables, find);
+            let candidates = candidates(numbered, family, tables, &held);
             let prefers_node = scope.flags & PREFERS_NODE != 0;
             // More than there is room for are not made; the first of them is refused where it is written.
             let classes = if lists.len() > MAX_REACH_LISTS as usize { &none } else { &classes };
@@ -78,13 +74,12 @@ pub(super) fn lists(
     lists
 }
 
-/// Who gets new flows, as in the rings: of those at one place the newest. `find` knows numbers and
-/// generations.
+/// Who gets new flows, as in the rings: of those at one place the newest.
 fn candidates(
     numbered: &Numbered<'_>,
     family: u32,
     tables: &SocketTables,
-    find: impl Fn(&NameHash) -> Option<(u32, u32)>,
+    held: &HeldBackends<'_>,
 ) -> Vec<Candidate> {
     let Numbered { service, keys, number } = numbered;
     let mut candidates = Vec::new();
@@ -95,8 +90,8 @@ fn candidates(
                 && backend.weight > 0
         });
         let newest = takes_new.filter_map(|(backend, keys)| {
-            let (backend_number, generation) = find(&keys.instance)?;
-            Some((backend, keys, backend_number, generation))
+            let (backend_number, held) = held.find(*number, &keys.instance)?;
+            Some((backend, keys, backend_number, held.generation))
         });
         let Some((backend, keys, backend_number, generation)) =
             newest.max_by_key(|(backend, ..)| backend.started_at_ms)

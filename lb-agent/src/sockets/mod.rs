@@ -28,7 +28,7 @@ use siphasher::sip::SipHasher24;
 pub use self::registry::{Known, Registry};
 use crate::{
     api::types::{CallerList, CallerView},
-    model::{BackendPath, IpPrefix, Policy, Preference, Service, Snapshot},
+    model::{Backend, BackendPath, IpPrefix, Policy, Preference, Service, Snapshot},
     plan::{Action, HashIndex, KernelBackend, KernelState, ServiceKeys},
 };
 
@@ -372,7 +372,10 @@ pub fn scope(policy: &Policy) -> ServiceScope {
 fn backend_networks(services: &[Numbered<'_>], kernel: &KernelState) -> BTreeMap<u32, u64> {
     let mut by_instance: HashIndex<u64> = HashIndex::default();
     for Numbered { service, keys, .. } in services {
-        for (backend, keys) in service.backends.iter().zip(&keys.backends) {
+        let backends = service.backends.iter().zip(&keys.backends);
+        // Of the others nobody asks.
+        let is_local = |it: &&Backend| matches!(it.path, BackendPath::Local { .. });
+        for (backend, keys) in backends.filter(|(backend, _)| is_local(backend)) {
             by_instance.insert(keys.instance, backend.network.as_deref().map_or(0, network_hash));
         }
     }

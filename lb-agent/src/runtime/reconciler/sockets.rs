@@ -16,7 +16,7 @@ use crate::{
     },
     explain::Caller,
     model::Service,
-    plan::Action,
+    plan::{Action, KernelState},
     sockets::{self, Clients, SocketTables},
 };
 
@@ -36,6 +36,8 @@ pub(super) struct Callers {
     known: Option<Clients>,
     /// Those of whom the tables tell, for people.
     pub(super) list: Arc<CallerList>,
+    /// The same of those of whom the tables do not tell yet.
+    next_list: Option<Arc<CallerList>>,
     /// Since when the tables do not say it, or not what followed from the latest plans.
     changed_at: Option<Instant>,
     /// What the tables refused at the latest try.
@@ -79,24 +81,22 @@ impl<N: Node> Reconciler<N> {
     pub(super) fn set_clients(&mut self, clients: Clients) {
         if self.callers.known.as_ref() != Some(&clients) {
             self.callers.set_changed(Instant::now());
+            self.callers.next_list = Some(Arc::new(clients.view()));
+            self.callers.known = Some(clients);
         }
-        self.callers.known = Some(clients);
     }
 
     /// Who sees what, by the numbers that the plan has given.
     pub(super) fn set_socket_tables(&mut self) {
         self.callers.changed_at = None;
-        let known = self.callers.known.as_ref();
-        let routes_across = self.node.routes_across();
-        let keys = |service: &Arc<Service>| self.planner.keys_of(service);
-        let mut wanted = sockets::wanted(&self.snapshot, &self.mirror, known, routes_across, keys);
+        let mut wanted = self.wanted_tables(None);
         // Without the node's own addresses nothing is kept from anybody.
         if let Some(local) = self.local.prefixes() {
             wanted.unseen = sockets::unseen(&self.snapshot, &local);
         }
         self.store_socket_tables(&wanted);
-        if let Some(known) = &self.callers.known {
-            self.callers.list = Arc::new(known.view());
+        if let Some(list) = self.callers.next_list.take() {
+            self.callers.list = list;
         }
     }
 
@@ -107,15 +107,21 @@ impl<N: Node> Reconciler<N> {
             return;
         }
         let Some(after) = sockets::ahead(&self.mirror, actions) else { return };
-        let known = self.callers.known.as_ref();
-        let routes_across = self.node.routes_across();
-        let keys = |service: &Arc<Service>| self.planner.keys_of(service);
-        let mut wanted = sockets::wanted(&self.snapshot, &after, known, routes_across, keys);
+        let mut wanted = self.wanted_tables(Some(&after));
         wanted.kept.is_all = true;
         // Who comes is let in when all services are known by which it is led.
         wanted.clients.clear();
         wanted.class_networks.clear();
         self.store_socket_tables(&wanted);
+    }
+
+    /// What follows for the tables from what the kernel holds, or will hold.
+    fn wanted_tables(&mut self, after: Option<&KernelState>) -> SocketTables {
+        let kernel = after.unwrap_or(&self.mirror);
+        let known = self.callers.known.as_ref();
+        let routes_across = self.node.routes_across();
+        let keys = |service: &Arc<Service>| self.planner.keys_of(service);
+        sockets::wanted(&self.snapshot, kernel, known, routes_across, keys)
     }
 
     fn store_socket_tables(&mut self, wanted: &SocketTables) {
