@@ -222,11 +222,13 @@ impl Datapath {
         self.hooks.attachments()
     }
 
-    /// Everything that the kernel holds.
+    /// Everything that the kernel holds. What the tables of socket calls hold is looked at as well, for
+    /// [`Self::set_socket_tables`] to set right.
     pub fn read_state(&mut self) -> anyhow::Result<KernelState> {
         let state = self.tables.read();
         self.tables.trim();
         let mut state = state?;
+        self.scopes.refresh()?;
         for attachment in self.hooks.attachments() {
             if attachment.hook == Hook::TcReply && self.hooks.is_alive(attachment) {
                 state.reply_interfaces.insert(attachment.ifindex);

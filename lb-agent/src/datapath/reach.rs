@@ -49,18 +49,22 @@ impl ReachTables {
         })
     }
 
-    /// What the kernel holds.
+    /// What the kernel holds, whoever wrote it.
     pub(super) fn read(&mut self) -> anyhow::Result<BTreeMap<ReachKey, Arc<Reach>>> {
-        let mut held = BTreeMap::new();
-        (self.shelf, self.places) = (Shelf::new(self.entries.entries()), BTreeMap::new());
+        let (mut held, mut places) = (BTreeMap::new(), BTreeMap::new());
+        let mut shelf = Shelf::new(self.entries.entries());
         for entry in &self.lists {
             let (key, list) = entry.context("`REACH_LISTS` cannot be read")?;
             // One that lies beyond the table, or over another, is written anew.
-            let reach = Arc::new(self.content(&list));
-            self.shelf.adopt(list, &reach);
-            self.places.insert(key, list);
+            let known = shelf.known(&list);
+            let reach = known.unwrap_or_else(|| Arc::new(self.content(&list)));
+            shelf.adopt(list, &reach);
+            places.insert(key, list);
             held.insert(key, reach);
         }
+        self.entries.trim();
+        shelf.space.rest_as(&self.shelf.space, Instant::now());
+        (self.shelf, self.places) = (shelf, places);
         Ok(held)
     }
 
@@ -196,6 +200,12 @@ impl Shelf {
         }
     }
 
+    /// What a list says that another key has, too.
+    fn known(&self, list: &ReachList) -> Option<Arc<Reach>> {
+        let shelved = self.by_start.get(&list.start).filter(|it| it.list == *list)?;
+        Some(Arc::clone(&shelved.reach))
+    }
+
     /// A place for one more key; true: its entries are to be written.
     fn take(&mut self, reach: &Arc<Reach>, now: Instant) -> Option<(ReachList, bool)> {
         let start = self.by_content.get(reach);
@@ -246,6 +256,22 @@ impl Space {
     fn claim(&mut self, start: u32, length: u32) {
         let known = self.taken.entry(start).or_default();
         *known = length.max(*known);
+    }
+
+    /// What was in use or rested before, and no list names now, rests: programs may still be reading it.
+    fn rest_as(&mut self, before: &Self, now: Instant) {
+        let resting: BTreeMap<u32, Instant> =
+            before.resting.iter().map(|(left, start)| (*start, *left)).collect();
+        let left = before.taken.iter().filter(|(start, _)| !self.taken.contains_key(start));
+        let since = |start: &u32| resting.get(start).copied().unwrap_or(now);
+        let mut left: Vec<_> =
+            left.map(|(start, length)| (since(start), *start, *length)).collect();
+        // The first to be used again is the one that has rested longest.
+        left.sort_unstable();
+        for (since, start, length) in left {
+            self.taken.insert(start, length);
+            self.resting.push_back((since, start));
+        }
     }
 
     fn allocate(&mut self, length: u32, now: Instant) -> Option<u32> {
@@ -323,6 +349,32 @@ mod tests {
         assert_eq!(space.allocate(4, now + REST), None);
         assert_eq!(space.allocate(4, now + REST * 2), Some(4));
         assert_eq!(space.allocate(1, now + REST * 2), None);
+    }
+
+    #[test]
+    fn what_is_no_longer_named_rests_after_a_new_reading_as_well() {
+        let mut before = Space::new(12);
+        let now = Instant::now();
+        let all: Vec<_> = (0..3).filter_map(|_| before.allocate(4, now)).collect();
+        assert_eq!(all, [0, 4, 8]);
+        before.release(4, now);
+        // The list at 8 was deleted by somebody; the one at 0 is there.
+        let mut space = Space::new(12);
+        space.claim(0, 4);
+        let later = now + REST / 2;
+        space.rest_as(&before, later);
+        assert_eq!(space.allocate(4, now + REST), None);
+        assert_eq!(space.allocate(4, later + REST), Some(4), "it rests since it was left");
+        assert_eq!(space.allocate(4, later + REST), None, "it rests since it was missed");
+        assert_eq!(space.allocate(4, later + REST * 2), Some(8));
+        // One that a list names again is not taken from it.
+        let mut again = Space::new(12);
+        again.claim(4, 4);
+        let mut left = Space::new(12);
+        left.claim(4, 4);
+        left.release(4, now);
+        again.rest_as(&left, now);
+        assert_eq!(again.allocate(8, now + REST * 2), None);
     }
 
     #[test]

@@ -46,13 +46,26 @@ impl Scopes {
             held: SocketTables::default(),
         };
         scopes.held = scopes.read()?;
-        scopes.services.trim();
-        scopes.networks.trim();
         Ok(scopes)
     }
 
+    /// Looks at what the kernel holds: what somebody else has written or deleted there is set right by
+    /// the next [`Self::set`].
+    pub(super) fn refresh(&mut self) -> anyhow::Result<()> {
+        let found = self.read()?;
+        // What is the same stays: its lists are shared with what is wanted.
+        if found != self.held {
+            tracing::warn!(
+                tables = differences(&found, &self.held).join(", "),
+                "somebody has changed the tables of socket calls; they are set right",
+            );
+            self.held = found;
+        }
+        Ok(())
+    }
+
     /// What the kernel holds.
-    pub(super) fn read(&mut self) -> anyhow::Result<SocketTables> {
+    fn read(&mut self) -> anyhow::Result<SocketTables> {
         let mut held = SocketTables { reach: self.reach.read()?, ..SocketTables::default() };
         for key in self.class_networks.keys() {
             held.class_networks.insert(key.context("`CLASS_NETWORKS` cannot be read")?);
@@ -66,6 +79,8 @@ impl Scopes {
         held.scopes = scopes.map(|(number, it)| (number, in_force(&it))).collect();
         let networks = (0..=MAX_BACKENDS).filter_map(|it| Some((it, self.networks.load(it)?)));
         held.networks = networks.filter(|(_, it)| *it != 0).collect();
+        self.services.trim();
+        self.networks.trim();
         Ok(held)
     }
 
@@ -159,6 +174,18 @@ impl Scopes {
         }
         self.services.store(number, &new, FLAGS_WORD)
     }
+}
+
+/// Names of the tables in which two differ.
+fn differences(one: &SocketTables, other: &SocketTables) -> Vec<&'static str> {
+    let tables = [
+        (map_names::CLIENTS, one.clients == other.clients),
+        (map_names::CLASS_NETWORKS, one.class_networks == other.class_networks),
+        (map_names::REACH_LISTS, one.reach == other.reach),
+        (map_names::SERVICE_SCOPES, one.scopes == other.scopes),
+        (map_names::BACKEND_NETWORKS, one.networks == other.networks),
+    ];
+    tables.into_iter().filter(|(_, is_same)| !is_same).map(|(name, _)| name).collect()
 }
 
 /// What counts of a scope, as if it were in the first half.

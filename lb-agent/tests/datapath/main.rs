@@ -5,6 +5,7 @@
 
 mod adopt;
 mod attach;
+mod calls;
 mod records;
 mod sandbox;
 mod tables;
