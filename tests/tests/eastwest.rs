@@ -62,7 +62,7 @@ fn every_kind_of_call_is_balanced_and_shows_the_vip() -> Result<()> {
         // Many datagrams of one socket go to one backend.
         let one = scene.served(from, "udp-unconnected", target, 50)?;
         ensure!(one.len() == 1, "a socket went to two backends");
-        let short = scene.dial(from, "short", target, 1)?;
+        let short = scene.dial(from, "short-tcp", target, 1)?;
         ensure!(short == [Called::Failed(nix::errno::Errno::EINVAL as i32)], "{short:?}");
     }
     Ok(())

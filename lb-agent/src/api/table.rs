@@ -270,7 +270,9 @@ pub fn trace_line(line: &TraceLine) -> String {
     match line {
         TraceLine::Begin { seconds } => format!("tracing for {seconds} seconds"),
         TraceLine::Packet(packet) => printable(&packet.line()),
-        TraceLine::Lost { packets } => format!("{packets} packets were too many to be shown"),
+        TraceLine::Lost { packets } => {
+            format!("{packets} packets or calls were too many to be shown")
+        }
     }
 }
 

@@ -15,7 +15,9 @@ use nix::{
     },
 };
 
-const TIMEOUT: Duration = Duration::from_secs(3);
+use crate::cut::Cut;
+
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(3);
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 
 /// A kind of call.
@@ -34,8 +36,10 @@ pub(crate) enum Way {
     UdpAgain,
     /// A connected socket that sends nothing, and whom it shows as its peer.
     Peer,
-    /// An address that is cut off.
-    Short,
+    /// A socket of multipath TCP.
+    Mptcp,
+    /// An address of a length of its own.
+    Cut(Cut),
 }
 
 impl Way {
@@ -52,8 +56,8 @@ impl Way {
             "udp-mapped-unconnected" => Self::UdpMappedUnconnected,
             "udp-again" => Self::UdpAgain,
             "peer" => Self::Peer,
-            "short" => Self::Short,
-            _ => return None,
+            "mptcp" => Self::Mptcp,
+            _ => return Cut::parse(word).map(Self::Cut),
         })
     }
 }
@@ -83,7 +87,8 @@ impl Caller {
             Way::UdpMappedUnconnected => self.unconnected(mapped(target)),
             Way::UdpAgain => self.again(target),
             Way::Peer => peer(target),
-            Way::Short => short(),
+            Way::Mptcp => mptcp(target),
+            Way::Cut(cut) => cut.call(target),
         }
     }
 
@@ -174,7 +179,7 @@ fn stream_socket(target: SocketAddr, flags: SockFlag) -> io::Result<OwnedFd> {
     Ok(socket(family, SockType::Stream, flags | SockFlag::SOCK_CLOEXEC, None)?)
 }
 
-fn stream_of(socket: OwnedFd) -> TcpStream {
+pub(crate) fn stream_of(socket: OwnedFd) -> TcpStream {
     // SAFETY: the descriptor is ours, and given away.
     unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }
 }
@@ -228,11 +233,17 @@ fn peer(target: SocketAddr) -> io::Result<String> {
     ))
 }
 
-/// What the kernel says to an address of four bytes; it is not a program's to answer.
-fn short() -> io::Result<String> {
-    let socket = stream_socket((Ipv4Addr::LOCALHOST, 80).into(), SockFlag::empty())?;
-    let address = libc::sockaddr { sa_family: 2, sa_data: [0; 14] };
-    // SAFETY: the address lives during the call, and is longer than it is said to be.
-    let result = unsafe { libc::connect(socket.as_raw_fd(), &raw const address, 4) };
-    if result == 0 { Ok("connected".to_owned()) } else { Err(io::Error::last_os_error()) }
+/// `ENOPROTOOPT` or `EPROTONOSUPPORT` where the kernel has none.
+fn mptcp(target: SocketAddr) -> io::Result<String> {
+    let family = if target.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
+    // SAFETY: no pointer is given.
+    let socket = unsafe { libc::socket(family, kind, libc::IPPROTO_MPTCP) };
+    if socket < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor, which is nobody else's.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    connect(socket.as_raw_fd(), &SockaddrStorage::from(target))?;
+    ask(stream_of(socket), true)
 }

@@ -4,6 +4,7 @@
 //! One line per call: `name=… peer=… client=…` as the server and the socket say it, or `errno=…`.
 
 mod calls;
+mod cut;
 mod hold;
 mod odd;
 
@@ -17,7 +18,8 @@ usage: lb-dial WAY ADDRESS:PORT [COUNT]
        lb-dial hold|hold-udp ADDRESS:PORT COUNT SECONDS
        lb-dial odd ADDRESS:PORT ADDRESS:PORT ADDRESS:PORT
 ways:  tcp tcp-nonblocking tcp-fastopen tcp-bound tcp-mapped udp udp-unconnected udp-mapped
-       udp-mapped-unconnected udp-again peer short";
+       udp-mapped-unconnected udp-again peer mptcp short-tcp short-udp short-udp-unconnected old-tcp old-udp
+       old-udp-unconnected";
 
 fn main() -> ExitCode {
     match run() {

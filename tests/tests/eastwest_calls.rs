@@ -1,0 +1,243 @@
+//! East-west: IPv6 by the programs that people run, calls of odd kinds, and what is told of many.
+
+use std::{
+    collections::BTreeSet,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use lb_tests::{
+    Agent, Container, World,
+    callers::{Called, Callers},
+    eastwest::{Scene, shares},
+    needs, process, skip,
+    world::{BALANCER6, vip, vip6},
+};
+
+const EINVAL: i32 = 22;
+const ENETUNREACH: i32 = 101;
+const EHOSTUNREACH: i32 = 113;
+/// The container network's gateway, and with it the node.
+const GATEWAY6: &str = "fd00:77::1";
+
+/// Two backends and a caller on a network of both families, and a service of names by IPv6.
+struct Six {
+    agent: Agent,
+    callers: Callers,
+    client: Container,
+    world: World,
+}
+
+impl Six {
+    fn new() -> Result<Self> {
+        let mut world = World::docker()?;
+        let callers = Callers::of(&mut world)?;
+        let docker = world.docker_client()?;
+        docker.run(&format!(
+            "network create --ipv6 --subnet fd00:77::/64 --gateway {GATEWAY6} six"
+        ))?;
+        for number in [1, 2] {
+            let web = docker.container(&format!("web-{number}")).with("--network six");
+            let frontends = format!("tcp://{BALANCER6}:80,udp://{BALANCER6}:80");
+            web.compose("shop", "web", number).label("lb.8080.frontend", &frontends).start()?;
+        }
+        let client = docker.container("client").with("--network six").start()?;
+        let mut config = world.config_of_both_families();
+        config.cgroup = Some(callers.cgroup().to_owned());
+        let name_server = vip6(53);
+        config.extra = format!(
+            "[names]\nlisten = [\"[{GATEWAY6}]:5353\"]\ncompose = true\n\
+             [[service]]\nname = \"dns\"\nfrontends = [\"udp://{name_server}\", \"tcp://{name_server}\"]\n\
+             [[service.backend]]\naddress = \"[{GATEWAY6}]:5353\"\n"
+        );
+        let agent = world.start_agent(&config)?;
+        let six = Self { agent, callers, client, world };
+        process::wait_for("the backends", Duration::from_secs(15), || {
+            let healthy = six.agent.healthy_backends()?;
+            ensure!(healthy.len() == 3, "{healthy:?}");
+            Ok(())
+        })?;
+        six.agent.wait_caller("client")?;
+        Ok(six)
+    }
+
+    fn dial(&self, way: &str, count: usize) -> Result<Vec<Called>> {
+        self.callers.dial(&self.world, Some(&self.client), way, vip6(80), count)
+    }
+}
+
+#[test]
+fn curl_and_dig_call_by_ipv6() -> Result<()> {
+    needs!(docker);
+    let six = Six::new()?;
+    let ask = |program: &str, words: &[&str]| -> Result<String> {
+        process::run(six.callers.in_container(&six.client, program)?.args(words))
+    };
+    let mut names = BTreeSet::new();
+    for _ in 0..20 {
+        let url = format!("http://{}/", vip6(80));
+        let said =
+            ask("curl", &["-6", "--globoff", "--silent", "--fail", "--max-time", "3", &url])?;
+        names.extend(said.split(' ').next().map(str::to_owned));
+        let client = format!("client=[{}]", six.client.address6()?);
+        ensure!(said.contains(&client), "{said} does not name {client}");
+    }
+    ensure!(names == ["name=web-1", "name=web-2"].map(str::to_owned).into(), "{names:?}");
+    if !has("dig") {
+        skip!("dig is not installed");
+    }
+    let (at, address) = (format!("@{}", vip6(0).ip()), vip6(0).ip().to_string());
+    process::wait_for("an answer", Duration::from_secs(5), || {
+        // Its own socket is connected, and it does not take answers from strangers.
+        for transport in ["+notcp", "+tcp"] {
+            let words = ["-6", &at, "+short", "+time=2", "+tries=1", transport, "AAAA", "web.shop"];
+            let answer = ask("dig", &words)?;
+            ensure!(answer.trim() == address, "{transport}: {answer}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn senders_by_ipv6_that_no_hook_sees_are_told_at_once() -> Result<()> {
+    needs!(docker);
+    let mut six = Six::new()?;
+    let vip = vip6(80).ip();
+    let route = |is_there: bool| {
+        process::wait_for("the route", Duration::from_secs(5), || {
+            let routes = six.world.node().run("ip -6 route show proto 108")?;
+            ensure!(routes.contains(&format!("unreachable {vip}")) == is_there, "{routes}");
+            Ok(())
+        })
+    };
+    route(true)?;
+    let node = six.world.node().path().display().to_string();
+    let container = format!("/proc/{}/ns/net", six.client.pid()?);
+    // What is forwarded is answered by ICMP, "no route".
+    for (network, errno) in [(node, EHOSTUNREACH), (container, ENETUNREACH)] {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "nsenter", &format!("--net={network}")]);
+        command.arg(six.callers.dial_path()?).args(["tcp", &vip6(80).to_string(), "1"]);
+        let begun = Instant::now();
+        let said = process::run(&mut command)?;
+        ensure!(said.starts_with(&format!("errno={errno} ")), "{network}: {said}");
+        ensure!(begun.elapsed() < Duration::from_secs(2), "after {:?}", begun.elapsed());
+    }
+    ensure!(shares(&six.dial("tcp", 10)?, vip6(80))?.len() <= 2);
+    six.world.client().fetch(vip6(80), 10)?.check()?;
+    // It goes with the rest, and nothing else does.
+    six.agent.stop(nix::sys::signal::Signal::SIGTERM)?;
+    let before = six.world.node().run("ip -6 route show")?;
+    six.agent.uninstall()?;
+    let after = six.world.node().run("ip -6 route show")?;
+    let lost: Vec<&str> = before.lines().filter(|line| !after.contains(*line)).collect();
+    ensure!(
+        !lost.is_empty() && lost.iter().all(|line| line.starts_with("unreachable ")),
+        "{lost:?}"
+    );
+    Ok(())
+}
+
+/// The kernel's own error; and an address of IPv6 without a scope is none that is short.
+#[test]
+fn short_addresses_are_the_kernels_to_refuse() -> Result<()> {
+    needs!(docker);
+    let six = Six::new()?;
+    let shorts = ["short-tcp", "short-udp", "short-udp-unconnected"];
+    for from in [None, Some(&six.client)] {
+        for target in [vip(80), vip6(80)] {
+            for way in shorts {
+                let calls = six.callers.dial(&six.world, from, way, target, 1)?;
+                ensure!(calls == [Called::Failed(EINVAL)], "{way} to {target}: {calls:?}");
+            }
+        }
+    }
+    for way in ["old-tcp", "old-udp", "old-udp-unconnected"] {
+        shares(&six.dial(way, 4)?, vip6(80)).context(way)?;
+    }
+    // Nobody else notices.
+    shares(&six.dial("tcp", 10)?, vip6(80))?;
+    Ok(())
+}
+
+/// To its peer a socket of multipath TCP is one of TCP, and the servers here know no other.
+#[test]
+fn multipath_tcp_is_led_and_refused_as_tcp_is() -> Result<()> {
+    needs!(docker);
+    let scene = Scene::new()?;
+    let target = scene.target();
+    let node = scene.world.node();
+    match node.run("sysctl -n net.mptcp.enabled") {
+        Ok(enabled) if enabled.trim() == "1" => {}
+        Ok(enabled) => skip!("net.mptcp.enabled is {}", enabled.trim()),
+        Err(_) => skip!("this kernel has no multipath TCP"),
+    }
+    for from in [None, Some(&scene.client)] {
+        let mut names = BTreeSet::new();
+        for call in scene.dial(from, "mptcp", target, 20)? {
+            let Called::Answered { name, client, .. } = call else {
+                anyhow::bail!("from {from:?}: {call:?}");
+            };
+            names.insert(name);
+            if let Some(from) = from {
+                ensure!(client.ip() == from.address()?, "a backend saw {client}");
+            }
+        }
+        ensure!(names == ["web-1", "web-2"].map(str::to_owned).into(), "{names:?}");
+        scene.refused(from, "mptcp", vip(81), 111)?;
+    }
+    Ok(())
+}
+
+/// Refused datagrams are told each: more of them than anybody can read are counted, and that is said.
+#[test]
+fn calls_that_are_too_many_to_tell_are_counted() -> Result<()> {
+    needs!(docker);
+    const CALLS: usize = 40_000;
+    let scene = Scene::new()?;
+    let mut trace = scene.agent.lbctl_command("trace --port 81 --seconds 6 -o json");
+    let begun = Instant::now();
+    let trace = trace.stdout(Stdio::piped()).spawn()?;
+    let shown = scene.agent.lbctl_command("trace --port 81 --seconds 6");
+    let shown = { shown }.stdout(Stdio::piped()).spawn()?;
+    process::sleep(Duration::from_millis(700))?;
+    let calls = scene.dial(Some(&scene.client), "udp-unconnected", vip(81), CALLS)?;
+    ensure!(calls.iter().all(|call| *call == Called::Failed(111)), "not all were refused");
+    let took = begun.elapsed();
+    let output = String::from_utf8(trace.wait_with_output()?.stdout)?;
+    let (mut told, mut lost) = (0, 0);
+    for line in output.lines() {
+        let line: serde_json::Value = serde_json::from_str(line)?;
+        match line["what"].as_str() {
+            Some("packet") => {
+                ensure!(line["hook"] == "socket" && line["reason"] == "no_frontend", "{line}");
+                told += 1;
+            }
+            Some("lost") => lost += line["packets"].as_u64().context("no number")? as usize,
+            _ => {}
+        }
+    }
+    println!("{told} told and {lost} lost of {CALLS} calls in {took:?}");
+    assert_eq!(told + lost, CALLS, "every call is told or counted");
+    // The bucket of each processor, and 5,000 more for each second.
+    let cpus = std::thread::available_parallelism()?.get();
+    let most = cpus * (1_000 + 5_000 * (took.as_secs() as usize + 1));
+    ensure!(told >= 1_000 && told <= most, "{told} of at most {most} were told");
+    let shown = String::from_utf8(shown.wait_with_output()?.stdout)?;
+    let says = shown.lines().find(|line| line.contains("were too many to be shown"));
+    println!("{}", says.context("nothing says that some were not told")?);
+    // Afterwards there is room again.
+    let trace = scene.agent.lbctl_command("trace --port 81 --seconds 2");
+    let trace = { trace }.stdout(Stdio::piped()).spawn()?;
+    process::sleep(Duration::from_millis(700))?;
+    scene.dial(Some(&scene.client), "udp-unconnected", vip(81), 3)?;
+    let said = String::from_utf8(trace.wait_with_output()?.stdout)?;
+    assert_eq!(said.matches("drop, no_frontend").count(), 3, "{said}");
+    Ok(())
+}
+
+fn has(program: &str) -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&paths).any(|directory| directory.join(program).is_file())
+}
