@@ -68,50 +68,58 @@ impl Six {
 }
 
 #[test]
-fn curl_and_dig_call_by_ipv6() -> Result<()> {
+fn calls_by_ipv6_are_led_shown_and_refused() -> Result<()> {
     needs!(docker);
-    let six = Six::new()?;
-    let ask = |program: &str, words: &[&str]| -> Result<String> {
-        process::run(six.callers.in_container(&six.client, program)?.args(words))
-    };
+    let mut six = Six::new()?;
+    curl_is_served(&six).context("curl")?;
+    short_addresses_are_the_kernels_to_refuse(&six).context("short addresses")?;
+    let has_dig = has("dig");
+    if has_dig {
+        dig_is_served(&six).context("dig")?;
+    }
+    senders_that_no_hook_sees_are_told_at_once(&mut six).context("senders that no hook sees")?;
+    if !has_dig {
+        skip!("dig is not installed");
+    }
+    Ok(())
+}
+
+fn curl_is_served(six: &Six) -> Result<()> {
     let mut names = BTreeSet::new();
     for _ in 0..20 {
         let url = format!("http://{}/", vip6(80));
-        let said =
-            ask("curl", &["-6", "--globoff", "--silent", "--fail", "--max-time", "3", &url])?;
+        let mut curl = six.callers.in_container(&six.client, "curl")?;
+        curl.args(["-6", "--globoff", "--silent", "--fail", "--max-time", "3", &url]);
+        let said = process::run(&mut curl)?;
         names.extend(said.split(' ').next().map(str::to_owned));
         let client = format!("client=[{}]", six.client.address6()?);
         ensure!(said.contains(&client), "{said} does not name {client}");
     }
     ensure!(names == ["name=web-1", "name=web-2"].map(str::to_owned).into(), "{names:?}");
-    if !has("dig") {
-        skip!("dig is not installed");
-    }
+    Ok(())
+}
+
+fn dig_is_served(six: &Six) -> Result<()> {
     let (at, address) = (format!("@{}", vip6(0).ip()), vip6(0).ip().to_string());
     process::wait_for("an answer", Duration::from_secs(5), || {
         // Its own socket is connected, and it does not take answers from strangers.
         for transport in ["+notcp", "+tcp"] {
             let words = ["-6", &at, "+short", "+time=2", "+tries=1", transport, "AAAA", "web.shop"];
-            let answer = ask("dig", &words)?;
+            let mut dig = six.callers.in_container(&six.client, "dig")?;
+            let answer = process::run(dig.args(words))?;
             ensure!(answer.trim() == address, "{transport}: {answer}");
         }
         Ok(())
     })
 }
 
-#[test]
-fn senders_by_ipv6_that_no_hook_sees_are_told_at_once() -> Result<()> {
-    needs!(docker);
-    let mut six = Six::new()?;
+fn senders_that_no_hook_sees_are_told_at_once(six: &mut Six) -> Result<()> {
     let vip = vip6(80).ip();
-    let route = |is_there: bool| {
-        process::wait_for("the route", Duration::from_secs(5), || {
-            let routes = six.world.node().run("ip -6 route show proto 108")?;
-            ensure!(routes.contains(&format!("unreachable {vip}")) == is_there, "{routes}");
-            Ok(())
-        })
-    };
-    route(true)?;
+    process::wait_for("the route", Duration::from_secs(5), || {
+        let routes = six.world.node().run("ip -6 route show proto 108")?;
+        ensure!(routes.contains(&format!("unreachable {vip}")), "{routes}");
+        Ok(())
+    })?;
     let node = six.world.node().path().display().to_string();
     let container = format!("/proc/{}/ns/net", six.client.pid()?);
     // What is forwarded is answered by ICMP, "no route".
@@ -140,10 +148,7 @@ fn senders_by_ipv6_that_no_hook_sees_are_told_at_once() -> Result<()> {
 }
 
 /// The kernel's own error; and an address of IPv6 without a scope is none that is short.
-#[test]
-fn short_addresses_are_the_kernels_to_refuse() -> Result<()> {
-    needs!(docker);
-    let six = Six::new()?;
+fn short_addresses_are_the_kernels_to_refuse(six: &Six) -> Result<()> {
     let shorts = ["short-tcp", "short-udp", "short-udp-unconnected"];
     for from in [None, Some(&six.client)] {
         for target in [vip(80), vip6(80)] {
@@ -196,10 +201,10 @@ fn calls_that_are_too_many_to_tell_are_counted() -> Result<()> {
     needs!(docker);
     const CALLS: usize = 40_000;
     let scene = Scene::new()?;
-    let mut trace = scene.agent.lbctl_command("trace --port 81 --seconds 6 -o json");
+    let mut trace = scene.agent.lbctl_command("trace --port 81 --seconds 4 -o json");
     let begun = Instant::now();
     let trace = trace.stdout(Stdio::piped()).spawn()?;
-    let shown = scene.agent.lbctl_command("trace --port 81 --seconds 6");
+    let shown = scene.agent.lbctl_command("trace --port 81 --seconds 4");
     let shown = { shown }.stdout(Stdio::piped()).spawn()?;
     process::sleep(Duration::from_millis(700))?;
     let calls = scene.dial(Some(&scene.client), "udp-unconnected", vip(81), CALLS)?;
