@@ -63,8 +63,8 @@ pub struct SocketStatus {
     pub trouble: Option<String>,
     /// Whether the host leads containers to networks that they are not on.
     pub routes_across: bool,
-    /// Programs are attached that an earlier agent attached, where the cgroup cannot be used. They have
-    /// the same tables, so what they need to know is looked after as ever.
+    /// Programs are attached that an earlier agent attached, where the cgroup cannot be used or they cannot
+    /// be taken off. They have the same tables, so what they need to know is looked after as ever.
     pub is_left: bool,
 }
 
@@ -130,7 +130,8 @@ impl SocketHooks {
         let hooks = Self::at(&pins.sockets());
         let Some(wanted) = &options.cgroup else {
             let trouble = hooks.detach_all().err().map(|error| format!("{error:#}"));
-            return SocketStatus { trouble, ..SocketStatus::default() };
+            let is_left = !hooks.attached().is_empty();
+            return SocketStatus { trouble, is_left, ..SocketStatus::default() };
         };
         match hooks.attach(ebpf, pins, wanted) {
             Ok(cgroup) => {

@@ -42,6 +42,8 @@ pub(super) struct Callers {
     changed_at: Option<Instant>,
     /// What the tables refused at the latest try.
     refused: Option<String>,
+    /// The tables hold nothing, since nobody reads them.
+    are_cleared: bool,
 }
 
 impl Callers {
@@ -89,12 +91,18 @@ impl<N: Node> Reconciler<N> {
     /// Who sees what, by the numbers that the plan has given.
     pub(super) fn set_socket_tables(&mut self) {
         self.callers.changed_at = None;
-        let mut wanted = self.wanted_tables(None);
-        // Without the node's own addresses nothing is kept from anybody.
-        if let Some(local) = self.local.prefixes() {
-            wanted.unseen = sockets::unseen(&self.snapshot, &local);
+        if self.node.sockets().is_on() {
+            let mut wanted = self.wanted_tables(None);
+            // Without the node's own addresses nothing is kept from anybody.
+            if let Some(local) = self.local.prefixes() {
+                wanted.unseen = sockets::unseen(&self.snapshot, &local);
+            }
+            self.store_socket_tables(&wanted);
+        } else if !self.callers.are_cleared {
+            // What an earlier agent has left is true no longer when programs are attached again.
+            self.store_socket_tables(&SocketTables::default());
+            self.callers.are_cleared = self.callers.refused.is_none();
         }
-        self.store_socket_tables(&wanted);
         if let Some(list) = self.callers.next_list.take() {
             self.callers.list = list;
         }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     runtime::Event,
-    sockets::{Clients, ContainerClient},
+    sockets::{Clients, ContainerClient, SocketTables},
 };
 
 /// Two containers of one service, and a way to tell of deaths while a view is being made.
@@ -85,4 +85,22 @@ async fn a_caller_is_named_when_the_tables_know_it() {
     assert_eq!(view.status.sockets.clients, ["shop"]);
     assert_eq!(view.callers.callers.len(), 1);
     assert_eq!(bed.node().socket_tables.clients.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn tables_that_nobody_reads_are_cleared_once_and_not_made() {
+    let bed = running().await;
+    assert_eq!(bed.node().socket_tables.scopes.len(), 3);
+    bed.node().has_no_calls = true;
+    let before = bed.node().socket_tables_set;
+    bed.claims("docker", &[&docker_claims()[..], &[container(2, 4)]].concat()).await;
+    bed.wait(Duration::from_millis(10)).await;
+    assert_eq!(bed.served(2), addresses(&[3, 4]));
+    let is_empty = |bed: &Bed| bed.node().socket_tables == SocketTables::default();
+    assert!(is_empty(&bed) && bed.node().socket_tables_set == before + 1);
+    // Neither another plan nor a look at everything makes them.
+    bed.claims("docker", &docker_claims()).await;
+    bed.wait(Duration::from_mins(3)).await;
+    assert_eq!(bed.served(2), addresses(&[3]));
+    assert!(is_empty(&bed) && bed.node().socket_tables_set == before + 1);
 }
