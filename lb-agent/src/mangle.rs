@@ -1,5 +1,12 @@
 //! What hostile senders make of valid input, for tests of parsers.
 
+use std::{
+    ffi::OsStr,
+    io,
+    os::unix::{ffi::OsStrExt as _, process::CommandExt as _},
+    process::{Child, Command},
+};
+
 use proptest::prelude::*;
 
 /// Changes of one input.
@@ -39,4 +46,17 @@ pub(crate) fn mangled_text(text: &str) -> impl Strategy<Value = String> {
 /// Texts without any sense.
 pub(crate) fn any_text() -> impl Strategy<Value = String> {
     prop_oneof![any::<String>(), "[ -~\\n\\t]{0,200}", "\\PC{0,100}"]
+}
+
+/// A process that sleeps, and whose name in `/proc/PID/stat` is no UTF-8 and looks like the fields behind
+/// it.
+pub(crate) fn sleeper_without_name() -> io::Result<Child> {
+    let directory = tempfile::tempdir()?;
+    let program = directory.path().join(OsStr::from_bytes(b"s\xff) S 1"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut found = std::env::split_paths(&path).map(|it| it.join("sleep"));
+    let sleep = found.find(|it| it.is_file()).ok_or(io::ErrorKind::NotFound)?;
+    std::os::unix::fs::symlink(sleep, &program)?;
+    // It has been executed when this returns.
+    Command::new(program).arg0("sleep").arg("60").spawn()
 }

@@ -88,11 +88,12 @@ impl Process {
 
     /// When it was started.
     pub fn started_at(&self) -> io::Result<BootTicks> {
-        let line = fs::read_to_string(format!("/proc/{}/stat", self.pid))?;
+        let line = fs::read(format!("/proc/{}/stat", self.pid))?;
         if !self.is_alive() {
             return Err(gone(self.pid));
         }
-        let start = parse_start(&line);
+        // In a name may be any bytes.
+        let start = parse_start(&String::from_utf8_lossy(&line));
         start.ok_or_else(|| io::Error::other(format!("/proc/{}/stat has no start", self.pid)))
     }
 
@@ -101,11 +102,11 @@ impl Process {
     /// True is a proof, read while the process lived. False proves nothing: a container may have
     /// moved its processes.
     pub fn is_in_control_group_of(&self, name: &str) -> io::Result<bool> {
-        let groups = fs::read_to_string(format!("/proc/{}/cgroup", self.pid))?;
+        let groups = fs::read(format!("/proc/{}/cgroup", self.pid))?;
         if !self.is_alive() {
             return Err(gone(self.pid));
         }
-        Ok(groups.contains(name))
+        Ok(String::from_utf8_lossy(&groups).contains(name))
     }
 }
 
@@ -200,6 +201,18 @@ mod tests {
         child.wait().expect("our own child");
         let started_at = started_at.expect("a start");
         assert!(before < started_at && started_at < after, "{before:?} {started_at:?} {after:?}");
+    }
+
+    #[test]
+    fn a_process_may_have_a_name_that_is_no_text() {
+        let mut child = crate::mangle::sleeper_without_name().expect("it starts");
+        let process = Process::open(child.id()).expect("a child that runs");
+        let started_at = process.started_at();
+        let is_in_group = process.is_in_control_group_of("");
+        child.kill().expect("our own child");
+        child.wait().expect("our own child");
+        assert!(started_at.expect("a start") <= BootTicks::now().expect("a clock"));
+        assert!(is_in_group.expect("readable"));
     }
 
     #[test]

@@ -95,18 +95,23 @@ fn list() -> Vec<Found> {
 
 /// `None`: a thread of the kernel, or it has ended.
 fn look_at(pid: u32) -> Option<Found> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let text = text(&format!("/proc/{pid}/stat"))?;
     let (name, is_program) = parse::stat(&text)?;
     if !is_program {
         return None;
     }
-    let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let cgroup = self::text(&format!("/proc/{pid}/cgroup"))?;
     Some(Found {
         pid,
         name: name.to_owned(),
         cgroup: parse::cgroup_of(&cgroup)?.to_owned(),
         namespace: namespace_of(&pid.to_string()),
     })
+}
+
+/// A file in which anybody's names are: in those may be any bytes.
+fn text(path: &str) -> Option<String> {
+    Some(String::from_utf8_lossy(&fs::read(path).ok()?).into_owned())
 }
 
 fn namespace_of(process: &str) -> Option<String> {
@@ -126,4 +131,20 @@ fn raw_sockets(pid: u32, owner: String) -> Option<RawSockets> {
     };
     let (raw, packet) = (count("raw") + count("raw6"), count("packet"));
     (raw + packet > 0).then_some(RawSockets { owner, raw, packet })
+}
+
+#[cfg(all(test, feature = "agent"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_may_have_a_name_that_is_no_text() {
+        let mut child = crate::mangle::sleeper_without_name().expect("it starts");
+        let found = look_at(child.id());
+        child.kill().expect("our own child");
+        child.wait().expect("our own child");
+        let found = found.expect("it runs");
+        assert_eq!(found.name, "s\u{fffd}) S 1");
+        assert!(found.cgroup.starts_with('/') && found.namespace == namespace_of("self"));
+    }
 }
