@@ -266,6 +266,7 @@ impl Reader {
             let service = ServiceAt {
                 port: ask.container_port,
                 has_tcp: tcp.contains(&ask.container_port),
+                container_has_tcp: !tcp.is_empty(),
                 is_registered: ask.service.is_some(),
             };
             let wishes = by_service

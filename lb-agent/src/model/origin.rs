@@ -74,6 +74,22 @@ impl Origin {
         }
     }
 
+    /// The same with another word for the object.
+    #[must_use]
+    pub fn of_object(&self, object: impl FnOnce(&str) -> String) -> Self {
+        let renamed = |written: &Written| {
+            Arc::new(Written { object: object(&written.object), key: written.key.clone() })
+        };
+        match self {
+            Self::Default => Self::Default,
+            Self::Registrator => Self::Registrator,
+            Self::Config(written) => Self::Config(renamed(written)),
+            Self::Instead(written) => Self::Instead(renamed(written)),
+            Self::Environment(written) => Self::Environment(renamed(written)),
+            Self::Label(written) => Self::Label(renamed(written)),
+        }
+    }
+
     /// Containers go before the configuration, and that before the default. What stands in for a wish
     /// goes behind a wish.
     pub(super) fn rank(&self) -> u8 {

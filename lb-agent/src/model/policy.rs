@@ -236,16 +236,26 @@ impl Wishes {
     #[must_use]
     pub fn without_tcp(&self) -> Self {
         let mut wishes = self.clone();
-        if let Some(probe) = &mut wishes.probe
-            && probe.value.as_ref().is_some_and(ProbeKind::is_of_traffic)
-        {
-            probe.value = None;
-            if let Some(written) = probe.origin.written() {
-                let object = format!("no frontend is of TCP: {}", written.object);
-                probe.origin = Origin::config(object, written.key.clone());
-            }
+        if wishes.has_probe_of_traffic() {
+            wishes.leave_probe_out();
         }
         wishes
+    }
+
+    /// Whether somebody asks for a probe that connects to the port of the traffic; what stands in for one
+    /// is none.
+    #[must_use]
+    pub fn has_probe_of_traffic(&self) -> bool {
+        let kind = self.probe.as_ref().and_then(|probe| probe.value.as_ref());
+        kind.is_some_and(ProbeKind::is_of_traffic) && !self.has_stand_in()
+    }
+
+    /// Nobody is probed, and the origin says why: no frontend is of TCP.
+    pub fn leave_probe_out(&mut self) {
+        if let Some(probe) = &mut self.probe {
+            probe.value = None;
+            probe.origin = probe.origin.of_object(|it| format!("no frontend is of TCP: {it}"));
+        }
     }
 
     /// Takes from another schema what is not wished here. A probe and its times are one thing to

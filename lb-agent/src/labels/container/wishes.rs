@@ -29,6 +29,8 @@ pub(super) struct ServiceAt {
     pub(super) port: u16,
     /// Some frontend leads there by TCP.
     pub(super) has_tcp: bool,
+    /// Some frontend leads to the container by TCP, here or at another port.
+    pub(super) container_has_tcp: bool,
     pub(super) is_registered: bool,
 }
 
@@ -39,7 +41,7 @@ impl Reader {
         service: ServiceAt,
         refusals: &mut Refusals<'_>,
     ) -> Wishes {
-        let ServiceAt { port, has_tcp, is_registered } = service;
+        let ServiceAt { port, has_tcp, is_registered, .. } = service;
         let (mut wishes, errors) = schemas.own.wishes(port, schemas.object);
         refusals.extend(errors);
         if schemas.routes(port) {
@@ -58,6 +60,7 @@ impl Reader {
         if has_tcp {
             wishes.or(&self.defaults);
         } else {
+            refusals.extend(spare_datagrams(&mut wishes, service));
             wishes.or(&self.defaults.without_tcp());
         }
         if has_check {
@@ -82,6 +85,34 @@ impl Reader {
         }
         wishes
     }
+}
+
+/// At a port of UDP alone nobody need listen by TCP, so who asks for a probe of the whole container asks for
+/// none there; who names the port has it. Where no port is of TCP, nothing would be left of it.
+pub(super) fn spare_datagrams(wishes: &mut Wishes, service: ServiceAt) -> Option<LabelError> {
+    let ServiceAt { port, container_has_tcp, .. } = service;
+    if !wishes.has_probe_of_traffic() {
+        return None;
+    }
+    let key = wishes.probe.as_ref()?.origin.written()?.key.clone();
+    if key.split(['.', '_']).any(|part| part.parse() == Ok(port)) {
+        return None;
+    }
+    if container_has_tcp {
+        wishes.leave_probe_out();
+        return None;
+    }
+    wishes.probe = None;
+    let own = match key.strip_prefix(registrator::PREFIX) {
+        Some(rest) => format!("{}{port}_{rest}", registrator::PREFIX),
+        None => format!("lb.{port}.probe"),
+    };
+    let message = format!(
+        "the probe connects to the port of the traffic, and no frontend of the container is of TCP, so \
+         nobody may be listening there and the port {port} is not probed so; where somebody listens, \
+         ask for it by `{own}`, or name another port by `lb.probe.port`"
+    );
+    Some(LabelError { key, message })
 }
 
 /// All labels and variables of Registrator, and the labels of Aliyun, read.

@@ -4,7 +4,11 @@ use std::fmt::Write as _;
 
 use insta::assert_snapshot;
 
-use super::{check_with, composed};
+use super::{
+    super::wishes::{ServiceAt, spare_datagrams},
+    check_with, composed,
+};
+use crate::model::{Origin, ProbeKind, Setting, Wishes};
 
 const BALANCER: &str = "[[balancer]]\nname = 'slb'\nvip = '192.0.2.10'\n";
 const REGISTRATOR: &str = "[[registrator]]\nname = 'web'\nfrontend = 'tcp://192.0.2.11:80'\n";
@@ -143,13 +147,61 @@ fn defaults_do_not_connect_to_ports_of_datagrams() {
     assert_snapshot!(with_port, @"probe = tcp port 8080 ([defaults] in lb.toml, `probe.kind`)");
     // Whoever asks for this port is given it.
     let defaults = "[defaults.probe]\nkind = 'http'\n";
-    let asked = check(defaults, "udp://slb:53", &["lb.probe=tcp"]);
-    assert_snapshot!(asked, @"probe = tcp (container `demo-web-1`, label `lb.probe`)");
+    let asked = check(defaults, "udp://slb:53", &["lb.80.probe=tcp"]);
+    assert_snapshot!(asked, @"probe = tcp (container `demo-web-1`, label `lb.80.probe`)");
     // What stands in is not made of what does not apply.
     assert_snapshot!(check(defaults, "udp://slb:53", &["lb.probe=htttp"]), @"
     refused: container `demo-web-1` lb.probe: it asks for a probe, and for none that is known; the port 80 is of UDP and served without a probe, until the labels are mended
     refused: container `demo-web-1` lb.probe: the value `htttp` is none of none, tcp, http, https, command, docker
     ");
+}
+
+/// Who asks for a probe of the whole container means the ports at which somebody listens.
+#[test]
+fn a_probe_of_the_container_is_one_of_its_ports_of_tcp() {
+    let two = |labels: &[&str]| {
+        let labels = [&["lb.9090.frontend=tcp://slb:90"], labels].concat();
+        check("", "udp://slb:53", &labels)
+    };
+    for kind in ["tcp", "http", "https"] {
+        let said = format!("lb.probe={kind}");
+        let of_whole = "container `demo-web-1`, label `lb.probe`";
+        let none = format!("probe = none (no frontend is of TCP: {of_whole})\n");
+        let shown = two(&[&said]);
+        assert!(shown.contains(&none) && !shown.contains("refused"), "{shown}");
+        assert!(shown.contains(&format!("probe = {kind}")), "{shown}");
+    }
+    let mut shown = two(&["lb.probe=tcp", "lb.80.probe=tcp"]);
+    writeln!(shown, "{}", two(&["lb.probe=tcp", "lb.probe.port=9090"])).unwrap();
+    writeln!(shown, "{}", two(&["lb.probe=docker"])).unwrap();
+    assert_snapshot!(shown, @"
+    probe = tcp (container `demo-web-1`, label `lb.80.probe`)
+    probe = tcp (container `demo-web-1`, label `lb.probe`)
+    probe = tcp port 9090 (container `demo-web-1`, label `lb.probe`)
+    probe = tcp port 9090 (container `demo-web-1`, label `lb.probe`)
+
+    probe = docker (container `demo-web-1`, label `lb.probe`)
+    probe = docker (container `demo-web-1`, label `lb.probe`)
+    ");
+    // Where nothing would be left of it.
+    assert_snapshot!(check("", "udp://slb:53", &["lb.probe=http"]), @"refused: container `demo-web-1` lb.probe: the probe connects to the port of the traffic, and no frontend of the container is of TCP, so nobody may be listening there and the port 80 is not probed so; where somebody listens, ask for it by `lb.80.probe`, or name another port by `lb.probe.port`");
+    let by_name = |key: &str| {
+        let probe =
+            Setting::new(Some(ProbeKind::Tcp { port: None }), Origin::environment("a", key));
+        let mut wishes = Wishes { probe: Some(probe), ..Wishes::default() };
+        let at =
+            ServiceAt { port: 80, has_tcp: false, container_has_tcp: false, is_registered: true };
+        let refused = spare_datagrams(&mut wishes, at);
+        assert_eq!(wishes.probe.is_none(), refused.is_some(), "{key}");
+        refused.map(|error| error.message.contains("by `SERVICE_80_CHECK_TCP`, or name another"))
+    };
+    assert_eq!(by_name("SERVICE_CHECK_TCP"), Some(true));
+    assert_eq!(by_name("SERVICE_80_CHECK_TCP"), None);
+    // Another schema may know better.
+    let docker = "[defaults.probe]\nkind = 'docker'\n";
+    let shown = check(docker, "udp://slb:53", &["lb.probe=tcp"]);
+    assert!(shown.starts_with("probe = docker ([defaults] in lb.toml"), "{shown}");
+    assert!(shown.contains("refused: container `demo-web-1` lb.probe: "), "{shown}");
 }
 
 #[test]
