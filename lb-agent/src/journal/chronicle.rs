@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::{
+    api::types::ReplicasView,
     model::{BackendState, FrontendAddress, ServiceName},
     steering::Subject,
 };
@@ -37,6 +38,8 @@ pub struct Seen {
     pub frontends: BTreeMap<FrontendAddress, ServiceName>,
     /// Services in panic.
     pub panics: BTreeSet<ServiceName>,
+    /// Of services whose labels say how many replicas there are to be.
+    pub replicas: BTreeMap<ServiceName, ReplicasView>,
     /// What is not granted: the object, and the message.
     pub refusals: BTreeSet<(String, String)>,
     /// What providers complain about.
@@ -65,8 +68,8 @@ pub struct Chronicle {
 }
 
 impl Chronicle {
-    /// What is new at this moment, where only these services may have changed: `now` has no backends
-    /// and frontends of others. `why` knows why a backend is what it is, or is no longer there.
+    /// What is new at this moment, where only these services may have changed: `now` has no backends,
+    /// frontends and replicas of others. `why` knows why a backend is what it is, or is no longer there.
     pub fn compare(
         &mut self,
         now: Seen,
@@ -77,6 +80,7 @@ impl Chronicle {
         let mut drafts = Vec::new();
         frontends(before, &now, &mut drafts);
         backends(before, &now, why, &mut drafts);
+        replicas(before, &now, &mut drafts);
         for (names, others, what) in [
             (&now.panics, &before.panics, "panic: who fails gets new connections, too"),
             (&before.panics, &now.panics, "the panic is over"),
@@ -98,8 +102,9 @@ impl Chronicle {
         for provider in before.troubles.keys().filter(|it| !now.troubles.contains_key(*it)) {
             drafts.push(Draft::of(provider, "all is well".to_owned()));
         }
-        let Seen { backends, frontends, panics, refusals, troubles } = now;
+        let Seen { backends, frontends, replicas, panics, refusals, troubles } = now;
         self.before.backends.extend(backends);
+        self.before.replicas.extend(replicas);
         self.before.frontends.extend(frontends);
         (self.before.panics, self.before.refusals) = (panics, refusals);
         self.before.troubles = troubles;
@@ -113,7 +118,7 @@ impl Chronicle {
 
     /// What was seen of these services, and of everything else.
     fn take(&mut self, changed: &BTreeSet<ServiceName>) -> Seen {
-        let Seen { backends, frontends, panics, refusals, troubles } = &mut self.before;
+        let Seen { backends, frontends, replicas, panics, refusals, troubles } = &mut self.before;
         let mut taken = Seen {
             panics: mem::take(panics),
             refusals: mem::take(refusals),
@@ -124,6 +129,7 @@ impl Chronicle {
             let its = backends.range(Subject::first(service)..).map(|(subject, _)| subject);
             let its: Vec<_> = its.take_while(|it| it.service == *service).cloned().collect();
             taken.backends.extend(its.iter().filter_map(|it| backends.remove_entry(it)));
+            taken.replicas.extend(replicas.remove_entry(service));
         }
         let theirs = frontends.iter().filter(|(_, service)| changed.contains(*service));
         let theirs: Vec<_> = theirs.map(|(frontend, _)| *frontend).collect();
@@ -186,6 +192,33 @@ fn backends(
     for (subject, seen) in &before.backends {
         if !now.backends.contains_key(subject) {
             drafts.push(of(subject, seen, "went".to_owned()).because(why(subject)));
+        }
+    }
+}
+
+/// Whether there are as many as there are to be; how many are missing is no news of its own.
+fn replicas(before: &Seen, now: &Seen, drafts: &mut Vec<Draft>) {
+    let are_few = |it: &ReplicasView| it.present < it.expected;
+    let were_few = |name| before.replicas.get(name).is_some_and(are_few);
+    let mut tell = |name: &ServiceName, what: String, why: Option<&str>| {
+        drafts.push(Draft::of(&name.0, what).because(why.map(str::to_owned)));
+    };
+    for (name, seen) in &now.replicas {
+        let what = format!("{} of {} replicas are there", seen.present, seen.expected);
+        match (were_few(name), are_few(seen)) {
+            (false, true) => tell(name, what, Some("its labels expect more")),
+            (true, false) => tell(name, what, None),
+            _ => {}
+        }
+    }
+    // With its last container a service is gone, and what its labels have expected.
+    for (name, seen) in before.replicas.iter().filter(|(name, _)| !now.replicas.contains_key(name))
+    {
+        let next = now.backends.range(Subject::first(name)..).next();
+        let is_gone = next.is_none_or(|(subject, _)| subject.service != *name);
+        if is_gone && !are_few(seen) && seen.expected > 0 {
+            let what = format!("0 of {} replicas are there", seen.expected);
+            tell(name, what, Some("its labels expected more"));
         }
     }
 }

@@ -6,6 +6,7 @@ use insta::assert_snapshot;
 
 use super::*;
 use crate::{
+    api::types::ReplicasView,
     model::{BackendState, FrontendAddress, Ports, Protocol, ServiceName},
     steering::Subject,
 };
@@ -94,6 +95,41 @@ fn what_has_changed_is_told() {
     container `x` -: no longer refused (-)
     docker -: all is well (-)
     ");
+}
+
+#[test]
+fn fewer_replicas_than_expected_are_told_once_and_when_all_are_there_again() {
+    let mut chronicle = Chronicle::default();
+    let mut compare = |count: u16, expected: Option<u32>| {
+        let backends = (0..count).map(|it| (subject(it), seen(it, BackendState::Healthy, None)));
+        let replicas = |expected| ReplicasView { expected, present: count.into() };
+        let name = ServiceName("web".to_owned());
+        let now = Seen {
+            backends: backends.collect(),
+            replicas: expected.map(|expected| (name, replicas(expected))).into_iter().collect(),
+            ..Seen::default()
+        };
+        let drafts = chronicle.compare(now, &web(), |_| None);
+        told(&drafts.into_iter().filter(|it| it.backend.is_none()).collect::<Vec<_>>())
+    };
+    let few = |count| format!("web -: {count} of 3 replicas are there (its labels expect more)\n");
+    let all = "web -: 3 of 3 replicas are there (-)\n";
+    // One after the other, as Compose starts them.
+    assert_eq!(compare(1, Some(3)), few(1));
+    assert_eq!(compare(2, Some(3)), "");
+    assert_eq!(compare(3, Some(3)), all);
+    assert_eq!(compare(4, Some(3)), "", "an update starts the next one first");
+    assert_eq!(compare(2, Some(3)), few(2));
+    assert_eq!(compare(3, Some(3)), all);
+    // What is expected no longer is missed no longer.
+    assert_eq!(compare(2, Some(3)), few(2));
+    assert_eq!(compare(2, None), "");
+    assert_eq!(compare(3, Some(3)), "");
+    // The last one takes the labels with it.
+    let none = "web -: 0 of 3 replicas are there (its labels expected more)\n";
+    assert_eq!(compare(0, None), none);
+    assert_eq!(compare(0, None), "");
+    assert_eq!(compare(3, Some(3)), "", "it is another service, of which nothing was said");
 }
 
 #[test]

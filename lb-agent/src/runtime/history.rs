@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{clock::wall_clock_ms, orders::Orders};
+use super::{clock::wall_clock_ms, orders::Orders, view};
 use crate::{
     api::{events::ConflictView, steer::Will, types::RefusalView},
     arbiter,
@@ -155,6 +155,11 @@ impl Present<'_> {
                 (Subject::new(&service.name, backend), seen)
             })
         });
+        let replicas = services.clone().filter_map(|service| {
+            let expected = service.policy.scale.value?;
+            Some((service.name.clone(), view::replicas(service, expected)))
+        });
+        let replicas = replicas.collect();
         let frontends = services.flat_map(|service| {
             service.frontends.iter().map(|frontend| (*frontend, service.name.clone()))
         });
@@ -163,6 +168,7 @@ impl Present<'_> {
         Seen {
             backends: backends.collect(),
             frontends: frontends.collect(),
+            replicas,
             panics: self.health.panics().keys().cloned().collect(),
             refusals: refusals.collect(),
             troubles: self.troubles.clone(),

@@ -152,7 +152,7 @@ fn service_view(
 }
 
 /// A replica with an address of either family is two backends at one place.
-fn replicas(service: &Service, expected: u32) -> ReplicasView {
+pub(super) fn replicas(service: &Service, expected: u32) -> ReplicasView {
     let leaves = |it: &&Backend| matches!(it.state, BackendState::Draining | BackendState::Gone);
     let present = service.backends.iter().filter(|it| !leaves(it));
     let places: BTreeSet<&str> = present.map(|it| &*it.place).collect();
