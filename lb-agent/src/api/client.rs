@@ -21,12 +21,15 @@ use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
-use super::types::ErrorBody;
+use super::{table::printable, types::ErrorBody};
 
 /// Time for one request, from connecting to the last byte of the answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// An answer is read up to this size: 65,536 backends at under 1 KiB each.
 const ANSWER_BYTES_MAX: usize = 128 * 1024 * 1024;
+
+/// Of what an answer says is wrong so many characters are told.
+const MESSAGE_CHARS_MAX: usize = 2000;
 
 /// A client of one agent.
 #[derive(Clone, Debug)]
@@ -203,7 +206,7 @@ impl Client {
             |_| String::from_utf8_lossy(&body).into_owned(),
             |body: ErrorBody| body.error,
         );
-        Err(ClientError::Answer { status, message })
+        Err(ClientError::Answer { status, message: bounded(&message) })
     }
 
     fn unreachable(&self, error: &io::Error) -> ClientError {
@@ -220,8 +223,19 @@ impl Client {
     }
 
     fn protocol(&self, cause: &dyn fmt::Display) -> ClientError {
-        ClientError::Protocol { socket: self.socket.clone(), cause: cause.to_string() }
+        let cause = bounded(&cause.to_string());
+        ClientError::Protocol { socket: self.socket.clone(), cause }
     }
+}
+
+/// What came from behind the socket, for a terminal: whoever answers there may be anybody.
+fn bounded(text: &str) -> String {
+    let mut characters = text.trim_end().chars();
+    let mut shown = printable(&characters.by_ref().take(MESSAGE_CHARS_MAX).collect::<String>());
+    if characters.next().is_some() {
+        shown.push('…');
+    }
+    shown
 }
 
 /// A task that ends with its owner.

@@ -4,8 +4,64 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 
-use super::trace::{Prefix, TraceLine, TraceQuery};
+use super::{
+    client::{Client, ClientError},
+    trace::{Prefix, TraceLine, TraceQuery},
+    types::VipList,
+};
 use crate::mangle::{any_text, mangled, mangled_text};
+
+/// What a client makes of these bytes in the place of an answer.
+fn ask_one_who_says(answer: &[u8]) -> Result<VipList, ClientError> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("api.sock");
+        let listener = tokio::net::UnixListener::bind(&path).expect("a socket");
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.expect("a client");
+            stream.read(&mut [0; 1024]).await.expect("a request");
+            // Who has heard enough may have gone.
+            drop(stream.write_all(answer).await);
+        };
+        let client = Client::new(&path);
+        tokio::join!(client.get("/v1/vips"), serve).0
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    /// An error says whose answer it was, and what was wrong with it, in one line.
+    #[test]
+    fn any_answer_is_read_or_named(
+        answer in prop_oneof![
+            mangled("HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\n{\"vips\":[]}"),
+            mangled("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nb\r\n{\"vips\":[]}\r\n0\r\n\r\n"),
+            mangled("HTTP/1.1 404 Not Found\r\ncontent-length: 17\r\n\r\n{\"error\":\"no x\"}\n"),
+            mangled(format!("HTTP/1.1 500 No\r\n\r\n{}", "\u{1b}[31mx".repeat(1000))),
+            prop::collection::vec(any::<u8>(), 0..100),
+        ],
+    ) {
+        if let Err(error) = ask_one_who_says(&answer) {
+            let said = error.to_string();
+            let names = match &error {
+                ClientError::Answer { status, .. } => {
+                    said.starts_with(&format!("the agent answered {status}: "))
+                }
+                ClientError::Protocol { socket, cause } => {
+                    said.contains(&format!("`{}` does not answer as", socket.display()))
+                        && !cause.is_empty()
+                }
+                _ => false,
+            };
+            prop_assert!(names, "{}", said);
+            prop_assert!(!said.chars().any(char::is_control), "{:?}", said);
+            prop_assert!(said.chars().count() < 20_000, "{} characters", said.len());
+        }
+    }
+}
 
 proptest! {
     /// A prefix is what it says it is, or none.

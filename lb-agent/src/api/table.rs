@@ -420,7 +420,7 @@ fn titled(title: &str, lines: impl Iterator<Item = String>) -> String {
 }
 
 /// The text with control characters escaped.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut out, character| {
         if is_control(character) {
             out.extend(character.escape_unicode());

@@ -1,5 +1,7 @@
 //! What people see, as snapshots.
 
+#[cfg(feature = "agent")]
+mod garbled;
 mod json;
 mod words;
 
@@ -339,9 +341,8 @@ fn provider_views() -> Vec<ProviderView> {
         .into()
 }
 
-#[test]
-fn status_says_what_is_wrong() {
-    let view = StatusView {
+fn status_view() -> StatusView {
+    StatusView {
         version: "0.1.0".to_owned(),
         abi_version: 1,
         uptime_seconds: 93_784,
@@ -368,7 +369,12 @@ fn status_says_what_is_wrong() {
             ..ReconcileView::default()
         },
         ..StatusView::default()
-    };
+    }
+}
+
+#[test]
+fn status_says_what_is_wrong() {
+    let view = status_view();
     assert_snapshot!(status(&view), @r#"
     lb-agent 0.1.0, ABI 1, up 1d2h
     rounds 3, actions 42, latest round 812 us, 1 refused by the kernel (again in 2 s)
