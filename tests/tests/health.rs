@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use lb_tests::{
-    Cluster, Docker, World,
+    Cluster, Container, Docker, World,
     cluster::ON,
     needs, process,
     traffic::now_ms,
@@ -15,6 +15,13 @@ use lb_tests::{
 const HEALTH_PORT: u16 = 9090;
 /// Longest wait for a change of health to arrive, on a busy machine too.
 const SOON: Duration = Duration::from_secs(20);
+
+/// A replica of the service, with that as its probe.
+fn start_probed(world: &World, number: u32, interval: &str) -> Result<Container> {
+    let url = format!("tcp://container:{HEALTH_PORT}");
+    let web = world.web(number)?.label("aliyun.probe.url", &url);
+    web.label("lb.probe.interval", interval).start()
+}
 
 /// Makes a container healthy; by killing what it returns, unhealthy again.
 fn heal(docker: &Docker, name: &str) -> Result<()> {
@@ -39,11 +46,7 @@ fn who_fails_its_probe_gets_nothing_new_and_keeps_what_it_has() -> Result<()> {
     let world = World::docker()?;
     let docker = world.docker_client()?;
     for number in 1..=2 {
-        world
-            .web(number)?
-            .label("aliyun.probe.url", &format!("tcp://container:{HEALTH_PORT}"))
-            .label("lb.probe.interval", "500ms")
-            .start()?;
+        start_probed(&world, number, "500ms")?;
     }
     let agent = world.start_agent(&world.config())?;
     let state = |expected: &str| {
@@ -90,11 +93,7 @@ fn a_rolling_update_that_fails_keeps_the_last_good_ones_while_they_answer() -> R
     needs!(docker);
     let world = World::docker()?;
     let docker = world.docker_client()?;
-    let start = |number: u32| {
-        let web = world.web(number)?;
-        let web = web.label("aliyun.probe.url", &format!("tcp://container:{HEALTH_PORT}"));
-        web.label("lb.probe.interval", "500ms").start()
-    };
+    let start = |number| start_probed(&world, number, "500ms");
     for number in 1..=2 {
         start(number)?;
         heal(&docker, &format!("web-{number}"))?;
@@ -133,8 +132,7 @@ fn a_restarted_agent_takes_nobody_out() -> Result<()> {
     needs!(docker);
     let world = World::docker()?;
     let docker = world.docker_client()?;
-    let probe = format!("tcp://container:{HEALTH_PORT}");
-    world.web(1)?.label("aliyun.probe.url", &probe).start()?;
+    start_probed(&world, 1, "2s")?;
     let mut agent = world.start_agent(&world.config())?;
     heal(&docker, "web-1")?;
     agent.wait_backends(&["web-1"])?;
@@ -152,11 +150,7 @@ fn who_comes_back_at_the_same_address_has_to_pass_by_itself() -> Result<()> {
     needs!(docker);
     let world = World::docker()?;
     let docker = world.docker_client()?;
-    let start = |number: u32| {
-        let web = world.web(number)?;
-        let web = web.label("aliyun.probe.url", &format!("tcp://container:{HEALTH_PORT}"));
-        web.label("lb.probe.interval", "300ms").start()
-    };
+    let start = |number| start_probed(&world, number, "300ms");
     let webs = [start(1)?, start(2)?];
     heal(&docker, "web-1")?;
     heal(&docker, "web-2")?;

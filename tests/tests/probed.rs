@@ -32,7 +32,13 @@ struct Probed<'a> {
     replicas: [&'a str; 2],
 }
 
-impl Probed<'_> {
+impl<'a> Probed<'a> {
+    /// The service of [`World::web`].
+    fn webs(world: &'a World, agent: &'a Agent) -> Self {
+        let (service, replicas) = ("compose/shop/web:8080", ["web-1", "web-2"]);
+        Self { world, agent, service, front: world.front(), replicas }
+    }
+
     /// Waits until both are served.
     fn wait_in(&self) -> Result<()> {
         self.agent.wait_backends_of(self.service, &self.replicas)?;
@@ -272,13 +278,7 @@ fn by_the_healthcheck_of_docker() -> Result<()> {
     for web in &webs {
         web.run(&["/bin/touch", "/tmp/well"])?;
     }
-    let probed = Probed {
-        world: &world,
-        agent: &agent,
-        service: "compose/shop/web:8080",
-        front: world.front(),
-        replicas: ["web-1", "web-2"],
-    };
+    let probed = Probed::webs(&world, &agent);
     probed.check(
         "",
         || webs[0].run(&["/bin/rm", "/tmp/well"]).map(drop),
@@ -312,13 +312,7 @@ fn from_inside_where_only_the_container_itself_is_answered() -> Result<()> {
     agent.wait_state("web-1", "unhealthy")?;
     check_nobody(&world, world.front())?;
     let (mut failing, _others) = (Some(listen(&webs[0])?), [listen(&webs[1])?, listen(&outside)?]);
-    let probed = Probed {
-        world: &world,
-        agent: &agent,
-        service: "compose/shop/web:8080",
-        front: world.front(),
-        replicas: ["web-1", "web-2"],
-    };
+    let probed = Probed::webs(&world, &agent);
     let mut again = None;
     probed.check(
         "refused",

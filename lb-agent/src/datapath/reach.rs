@@ -52,19 +52,19 @@ impl ReachTables {
     /// What the kernel holds, whoever wrote it.
     pub(super) fn read(&mut self) -> anyhow::Result<BTreeMap<ReachKey, Arc<Reach>>> {
         let (mut held, mut places) = (BTreeMap::new(), BTreeMap::new());
-        let mut shelf = Shelf::new(self.entries.entries());
+        let mut anew = Shelf::new(self.entries.entries());
         for entry in &self.lists {
             let (key, list) = entry.context("`REACH_LISTS` cannot be read")?;
             // One that lies beyond the table, or over another, is written anew.
-            let known = shelf.known(&list);
+            let known = anew.known(&list);
             let reach = known.unwrap_or_else(|| Arc::new(self.content(&list)));
-            shelf.adopt(list, &reach);
+            anew.adopt(list, &reach);
             places.insert(key, list);
             held.insert(key, reach);
         }
         self.entries.trim();
-        shelf.space.rest_as(&self.shelf.space, Instant::now());
-        (self.shelf, self.places) = (shelf, places);
+        anew.space.rest_as(&self.shelf.space, Instant::now());
+        (self.shelf, self.places) = (anew, places);
         Ok(held)
     }
 
