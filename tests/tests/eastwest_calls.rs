@@ -15,6 +15,9 @@ use lb_tests::{
     world::{BALANCER6, vip, vip6},
 };
 
+/// Far more than anybody is told of at once.
+const CALLS: usize = 40_000;
+
 const EINVAL: i32 = 22;
 const ENETUNREACH: i32 = 101;
 const EHOSTUNREACH: i32 = 113;
@@ -199,7 +202,6 @@ fn multipath_tcp_is_led_and_refused_as_tcp_is() -> Result<()> {
 #[test]
 fn calls_that_are_too_many_to_tell_are_counted() -> Result<()> {
     needs!(docker);
-    const CALLS: usize = 40_000;
     let scene = Scene::new()?;
     let mut trace = scene.agent.lbctl_command("trace --port 81 --seconds 4 -o json");
     let begun = Instant::now();
