@@ -3,6 +3,7 @@
 mod drains;
 mod faults;
 mod holds;
+mod lives;
 mod replies;
 mod reply_flows;
 mod scale;
