@@ -310,10 +310,10 @@ async fn backends(
         let Some(name) = query.service else {
             return Ok(BackendList { backends: view.backends.clone() });
         };
-        if !view.services.iter().any(|service| service.name.0 == name) {
+        if !view.services.iter().any(|service| *service.name.0 == *name) {
             return Err(no_service(&name));
         }
-        let backends = view.backends.iter().filter(|backend| backend.service.0 == name);
+        let backends = view.backends.iter().filter(|backend| *backend.service.0 == *name);
         Ok(BackendList { backends: backends.cloned().collect() })
     };
     source.shown(pick).await

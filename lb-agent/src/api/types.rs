@@ -348,7 +348,7 @@ impl View {
     /// Everything about one service; `None`: there is none of this name.
     #[must_use]
     pub fn detail(&self, name: &str) -> Option<ServiceDetail> {
-        let service = self.services.iter().find(|service| service.name.0 == name)?.clone();
+        let service = self.services.iter().find(|service| *service.name.0 == *name)?.clone();
         let rows = self.policies.get(&service.name).map_or_else(Vec::new, |policy| policy.rows());
         let settings = rows.into_iter().map(|row| SettingView {
             name: row.name.to_owned(),

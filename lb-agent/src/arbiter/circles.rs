@@ -3,8 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Joined;
-use crate::model::{Origin, Refusal, ServiceName};
+use crate::model::{Origin, Refusal, Service, ServiceName};
 
 /// Circles that are told.
 const CIRCLES_MAX: usize = 16;
@@ -19,10 +18,12 @@ struct Waits<'a> {
 }
 
 /// Tells of each circle once, at the one of its services whose name comes first.
-pub(super) fn tell(services: &BTreeMap<ServiceName, Joined>, refusals: &mut BTreeSet<Refusal>) {
+/// The services are in the order of their names.
+pub(super) fn told<'a>(services: impl Iterator<Item = &'a Service>) -> BTreeSet<Refusal> {
+    let mut refusals = BTreeSet::new();
     let mut graph: BTreeMap<&str, Waits<'_>> = BTreeMap::new();
-    for (name, joined) in services {
-        let depends = &joined.service.policy.depends;
+    for Service { name, policy, .. } in services {
+        let depends = &policy.depends;
         if depends.value.is_empty() {
             continue;
         }
@@ -40,6 +41,7 @@ pub(super) fn tell(services: &BTreeMap<ServiceName, Joined>, refusals: &mut BTre
         let key = written.map(|it| it.key.clone());
         refusals.insert(Refusal { object, key, message: message(circle) });
     }
+    refusals
 }
 
 fn message(circle: &[&str]) -> String {
@@ -63,7 +65,7 @@ fn message(circle: &[&str]) -> String {
 
 /// `compose/shop/web` of `compose/shop/web:80@192.0.2.10`.
 fn base(name: &ServiceName) -> &str {
-    let name = name.0.split_once('@').map_or(name.0.as_str(), |(name, _)| name);
+    let name = name.0.split_once('@').map_or(&*name.0, |(name, _)| name);
     name.rsplit_once(':').map_or(name, |(name, _)| name)
 }
 

@@ -1,29 +1,43 @@
 //! What was granted last, so that a change of one service costs no look at those that have nothing to
 //! do with it.
 //!
-//! It is always what [`super::arbitrate`] makes of all claims. Where nothing was refused and nobody is in
-//! anybody's way, the services depend on their own claims only, and those whose claims have not
-//! changed stay; everything else is arbitrated anew.
+//! It is always what [`super::arbitrate`] makes of all claims. What becomes of a service follows from
+//! its own claims only, unless others want the same frontends, or ports of the same ranges; names find
+//! addresses among all names, circles are seen of all services that wait, and the tables have room
+//! for so many. So long as the services whose claims have changed meet nobody at their frontends, now or
+//! before, and there is room for everybody, they alone are arbitrated, and all others stay as they
+//! are; else everything is arbitrated anew.
 
-use std::{collections::BTreeSet, mem, sync::Arc};
+mod usage;
+mod wants;
 
-use super::{Incumbents, Limits, Outcome, outcome, union};
-use crate::model::{Claim, FrontendAddress, Refusal, Service, ServiceName, Snapshot};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    sync::Arc,
+};
+
+use self::{usage::Usage, wants::Wants};
+use super::{Holders, Limits, Outcome, Refusals, circles, outcome, pool::Names, union};
+use crate::model::{Claim, Refusal, Service, ServiceName, Snapshot};
 
 /// More changes than this are not looked at one by one.
 const TOUCHED_MAX: usize = 128;
-/// Entries that a frontend of one port may need: its own, and its VIP's.
-const ENTRIES_MAX: usize = 2;
 
 /// The latest outcome.
 #[derive(Clone, Debug, Default)]
 pub struct Granted {
+    limits: Limits,
     snapshot: Snapshot,
+    /// What is told: `refused`, and `circles`.
     refusals: Vec<Refusal>,
-    /// Something was refused, beside what is told of services that wait for each other.
-    is_refused: bool,
-    /// What it depends on beside the claims; `None`: nothing was arbitrated yet.
-    incumbents: Option<Incumbents>,
+    refused: Refusals,
+    circles: BTreeSet<Refusal>,
+    names: Names,
+    wants: Wants,
+    usage: Usage,
+    /// Whether all this is of the latest claims, and nobody waits for room that others have.
+    is_whole: bool,
 }
 
 impl Granted {
@@ -42,100 +56,116 @@ impl Granted {
     pub fn update(
         &mut self,
         touched: &BTreeSet<ServiceName>,
-        incumbents: Incumbents,
+        incumbents: &impl Holders,
         claims: impl Fn(Option<&BTreeSet<ServiceName>>) -> Vec<Claim>,
     ) {
-        let is_settled = touched.is_empty()
-            && self.incumbents.as_ref().is_some_and(|it| self.is_simple() || *it == incumbents);
-        if is_settled {
-            return;
-        }
-        if !self.is_simple()
+        let of_touched = || if touched.is_empty() { Vec::new() } else { claims(Some(touched)) };
+        if !self.is_whole
             || touched.len() > TOUCHED_MAX
-            || !self
-                .replace(touched, || outcome(claims(Some(touched)), &incumbents, Limits::default()))
+            || !self.wants.is_settled(incumbents)
+            || !self.replace(touched, incumbents, of_touched())
         {
-            let before = mem::take(&mut self.snapshot);
-            let Outcome { snapshot, refusals, circles } =
-                outcome(claims(None), &incumbents, Limits::default());
-            self.snapshot = snapshot;
-            self.is_refused = !refusals.is_empty();
-            self.refusals = union(refusals, circles);
-            self.share(&before);
-        }
-        self.incumbents = Some(incumbents);
-    }
-
-    /// Services that are as they were are the same as before, for those who remember them.
-    fn share(&mut self, before: &Snapshot) {
-        for (name, service) in &mut self.snapshot.services {
-            if let Some(known) = before.services.get(name).filter(|known| *known == service) {
-                *service = Arc::clone(known);
-            }
+            self.arbitrate(incumbents, claims(None));
         }
     }
 
-    /// Whether nothing was refused, and no address chosen.
-    fn is_simple(&self) -> bool {
-        let Snapshot { conflicts, names, .. } = &self.snapshot;
-        self.incumbents.is_some() && !self.is_refused && conflicts.is_empty() && names.is_empty()
+    /// Everything anew.
+    fn arbitrate(&mut self, incumbents: &impl Holders, mut claims: Vec<Claim>) {
+        let before = mem::take(&mut self.snapshot);
+        self.refused.clear();
+        self.names = Names::of(&claims, incumbents);
+        self.names.give(&mut claims, &mut self.refused);
+        self.wants = Wants::of(&claims, incumbents);
+        let Outcome { snapshot, circles, is_short } =
+            outcome(claims, incumbents, self.limits, &mut self.refused);
+        self.snapshot = snapshot;
+        self.snapshot.names = self.names.by_name();
+        self.circles = circles;
+        self.refusals = union(&self.refused, &self.circles);
+        self.usage = self.snapshot.services.values().map(|it| Usage::of(it)).sum();
+        self.is_whole = !is_short;
+        share(&mut self.snapshot.services, &before);
     }
 
-    /// Puts services in the place of the touched ones. False: they are in somebody's way, or in their
-    /// own, or there may be no room.
+    /// Puts services in the place of the touched ones. False: others may be concerned, and nothing
+    /// that is remembered counts any more.
     fn replace(
         &mut self,
         touched: &BTreeSet<ServiceName>,
-        arbitrate: impl FnOnce() -> Outcome,
+        incumbents: &impl Holders,
+        mut claims: Vec<Claim>,
     ) -> bool {
-        let Outcome { snapshot: new, refusals, .. } = arbitrate();
-        // Whether services wait for each other is seen of all of them only.
-        let waits = |service: &Arc<Service>| !service.policy.depends.value.is_empty();
-        let mut before = touched.iter().filter_map(|name| self.snapshot.services.get(name));
-        if !refusals.is_empty()
-            || !new.conflicts.is_empty()
-            || !new.names.is_empty()
-            || new.services.values().any(waits)
-            || before.any(waits)
-        {
+        let Some(has_other_names) = self.names.replace(touched, &claims, incumbents) else {
+            return false;
+        };
+        if has_other_names {
+            self.snapshot.names = self.names.by_name();
+        }
+        if touched.is_empty() {
+            return true;
+        }
+        let mut refused = Refusals::new();
+        self.names.give(&mut claims, &mut refused);
+        if !self.wants.replace(touched, &claims) {
             return false;
         }
-        let others = || {
-            let services = self.snapshot.services.iter();
-            services.filter(|(name, _)| !touched.contains(*name)).map(|(_, service)| &**service)
-        };
-        let frontends = || new.services.values().flat_map(|service| &service.frontends);
-        let is_in_the_way = |other: &FrontendAddress| {
-            frontends().any(|one| {
-                (one.vip, one.protocol) == (other.vip, other.protocol)
-                    && one.ports.overlap(other.ports)
-            })
-        };
-        if frontends().any(|frontend| frontend.ports.is_wide())
-            || others().flat_map(|service| &service.frontends).any(is_in_the_way)
-            || !has_room(others().chain(new.services.values().map(|service| &**service)))
-        {
+        let Outcome { snapshot: mut new, is_short, .. } =
+            outcome(claims, incumbents, self.limits, &mut refused);
+        let before = touched.iter().filter_map(|name| self.snapshot.services.get(name));
+        let before: Usage = before.map(|it| Usage::of(it)).sum();
+        let now: Usage = new.services.values().map(|it| Usage::of(it)).sum();
+        self.usage = self.usage.without(before).with(now);
+        if is_short || !self.usage.is_within(self.limits) || !self.wants.is_within(self.limits) {
             return false;
         }
-        let services = &mut self.snapshot.services;
-        services.retain(|name, _| !touched.contains(name));
-        services.extend(new.services);
+        share(&mut new.services, &self.snapshot);
+        self.put(touched, new, refused);
         true
+    }
+
+    /// What became of the touched services, whatever else is as it was.
+    fn put(&mut self, touched: &BTreeSet<ServiceName>, mut new: Snapshot, mut refused: Refusals) {
+        let services = &mut self.snapshot.services;
+        let (mut is_other_circle, mut is_other_refusal) = (false, false);
+        for name in touched {
+            let service = new.services.remove(name);
+            is_other_circle |= !waits_for_the_same(services.get(name), service.as_ref());
+            match service {
+                Some(service) => drop(services.insert(name.clone(), service)),
+                None => drop(services.remove(name)),
+            }
+            let refused = refused.remove(name);
+            is_other_refusal |= self.refused.get(name) != refused.as_ref();
+            match refused {
+                Some(refused) => drop(self.refused.insert(name.clone(), refused)),
+                None => drop(self.refused.remove(name)),
+            }
+        }
+        if is_other_circle {
+            self.circles = circles::told(services.values().map(|it| &**it));
+        }
+        if is_other_circle || is_other_refusal {
+            self.refusals = union(&self.refused, &self.circles);
+        }
     }
 }
 
-/// Whether there is room for these, counted generously.
-fn has_room<'a>(services: impl Iterator<Item = &'a Service>) -> bool {
-    let limits = Limits::default();
-    let (mut count, mut backends, mut frontends) = (0, 0, 0);
-    for service in services {
-        count += 1;
-        backends += service.backends.len();
-        frontends += service.frontends.len();
+/// Whether a service has the same part in circles as before.
+fn waits_for_the_same(before: Option<&Arc<Service>>, now: Option<&Arc<Service>>) -> bool {
+    let depends = |service: Option<&Arc<Service>>| {
+        let depends = service.map(|it| &it.policy.depends);
+        depends.filter(|it| !it.value.is_empty()).cloned()
+    };
+    depends(before) == depends(now)
+}
+
+/// Services that are as they were are the same as before, for those who remember them.
+fn share(services: &mut BTreeMap<ServiceName, Arc<Service>>, before: &Snapshot) {
+    for (name, service) in services {
+        if let Some(known) = before.services.get(name).filter(|known| *known == service) {
+            *service = Arc::clone(known);
+        }
     }
-    count <= limits.services
-        && backends <= limits.backends
-        && frontends * (ENTRIES_MAX + 1) <= limits.frontends
 }
 
 #[cfg(test)]

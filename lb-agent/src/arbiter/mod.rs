@@ -12,6 +12,7 @@
 
 mod circles;
 mod granted;
+mod incumbents;
 mod overlap;
 mod policy;
 mod pool;
@@ -28,6 +29,7 @@ use std::{
 use lb_common::abi;
 
 pub use granted::Granted;
+pub use incumbents::{Holders, Incumbents};
 pub use policy::{yield_to_exclusive, yields};
 
 use crate::{
@@ -36,11 +38,9 @@ use crate::{
         Backend, Claim, Conflict, Datagrams, FrontendAddress, Policy, Refusal, ReplyFacts, Service,
         ServiceName, Snapshot,
     },
-    plan::{NameHash, service_hash},
+    plan::service_hash,
 };
-
-/// Who has which frontend now: the hash of the service's name, [`service_hash`].
-pub type Incumbents = BTreeMap<FrontendAddress, NameHash>;
+use pool::Names;
 
 /// What the tables have room for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,48 +82,58 @@ impl Default for Limits {
 /// 3. the one with the oldest claim, and of the same age the one whose name comes first.
 ///
 /// An incumbent that no longer claims a frontend has lost it.
-pub fn arbitrate(claims: Vec<Claim>, incumbents: &Incumbents) -> (Snapshot, Vec<Refusal>) {
+pub fn arbitrate(claims: Vec<Claim>, incumbents: &impl Holders) -> (Snapshot, Vec<Refusal>) {
     arbitrate_within(claims, incumbents, Limits::default())
 }
 
 /// [`arbitrate`] with other limits.
 pub fn arbitrate_within(
-    claims: Vec<Claim>,
-    incumbents: &Incumbents,
+    mut claims: Vec<Claim>,
+    incumbents: &impl Holders,
     limits: Limits,
 ) -> (Snapshot, Vec<Refusal>) {
-    let Outcome { snapshot, refusals, circles } = outcome(claims, incumbents, limits);
-    (snapshot, union(refusals, circles))
+    let mut refusals = Refusals::new();
+    let names = Names::of(&claims, incumbents);
+    names.give(&mut claims, &mut refusals);
+    let Outcome { mut snapshot, circles, .. } = outcome(claims, incumbents, limits, &mut refusals);
+    snapshot.names = names.by_name();
+    (snapshot, union(&refusals, &circles))
 }
 
-/// What [`arbitrate`] gives, in parts.
+/// What is not granted, by the service that it was asked for.
+type Refusals = BTreeMap<ServiceName, BTreeSet<Refusal>>;
+
+/// What becomes of claims whose names have their addresses.
 struct Outcome {
     snapshot: Snapshot,
-    /// What is not granted.
-    refusals: BTreeSet<Refusal>,
     /// What is told of services that wait for each other, and are served all the same.
     circles: BTreeSet<Refusal>,
+    /// Something finds no room that all services share.
+    is_short: bool,
 }
 
-fn union(mut refusals: BTreeSet<Refusal>, circles: BTreeSet<Refusal>) -> Vec<Refusal> {
-    refusals.extend(circles);
-    refusals.into_iter().collect()
+fn union(refusals: &Refusals, circles: &BTreeSet<Refusal>) -> Vec<Refusal> {
+    let all: BTreeSet<&Refusal> = refusals.values().flatten().chain(circles).collect();
+    all.into_iter().cloned().collect()
 }
 
-fn outcome(mut claims: Vec<Claim>, incumbents: &Incumbents, limits: Limits) -> Outcome {
-    let (mut refusals, mut circles) = (BTreeSet::new(), BTreeSet::new());
-    let names = pool::assign(&mut claims, incumbents, &mut refusals);
-    let (granted, conflicts) = resolve_conflicts(claims, incumbents, &mut refusals);
-    let services = join(granted, &mut refusals);
-    circles::tell(&services, &mut circles);
-    let mut snapshot = room::fit(services, limits, &mut refusals);
-    snapshot.names = names;
+fn outcome(
+    claims: Vec<Claim>,
+    incumbents: &impl Holders,
+    limits: Limits,
+    refusals: &mut Refusals,
+) -> Outcome {
+    let (granted, conflicts) = resolve_conflicts(claims, incumbents, refusals);
+    let services = join(granted, refusals);
+    let circles = circles::told(services.values().map(|joined| &joined.service));
+    let (mut snapshot, is_short) = room::fit(services, limits, refusals);
     snapshot.conflicts = conflicts;
-    Outcome { snapshot, refusals, circles }
+    Outcome { snapshot, circles, is_short }
 }
 
-fn refuse(refusals: &mut BTreeSet<Refusal>, object: &str, message: String) {
-    refusals.insert(Refusal { object: object.to_owned(), key: None, message });
+fn refuse(refusals: &mut Refusals, service: &ServiceName, object: &str, message: String) {
+    let refusal = Refusal { object: object.to_owned(), key: None, message };
+    refusals.entry(service.clone()).or_default().insert(refusal);
 }
 
 /// The service that a frontend belongs to, and the claim that it owes this to.
@@ -144,8 +154,8 @@ impl Owner<'_> {
 /// The claims whose service owns the frontend that they want, and the conflicts of the others.
 fn resolve_conflicts(
     claims: Vec<Claim>,
-    incumbents: &Incumbents,
-    refusals: &mut BTreeSet<Refusal>,
+    incumbents: &impl Holders,
+    refusals: &mut Refusals,
 ) -> (Vec<Claim>, Vec<Conflict>) {
     let mut owners: BTreeMap<FrontendAddress, Owner<'_>> = BTreeMap::new();
     for claim in &claims {
@@ -154,8 +164,8 @@ fn resolve_conflicts(
             // Most claims are of a service that was looked at: no need to hash its name again.
             Some(best) if best.claim.service == claim.service => best.is_incumbent,
             _ => incumbents
-                .get(&claim.frontend)
-                .is_some_and(|incumbent| *incumbent == service_hash(&claim.service)),
+                .holder(&claim.frontend)
+                .is_some_and(|incumbent| incumbent == service_hash(&claim.service)),
         };
         let rival = Owner { claim, is_incumbent };
         if best.is_none_or(|best| rival.rank() < best.rank()) {
@@ -210,7 +220,7 @@ fn is_granted(
     claim: &Claim,
     owners: &BTreeMap<FrontendAddress, Owner<'_>>,
     overlaps: &BTreeMap<FrontendAddress, FrontendAddress>,
-    refusals: &mut BTreeSet<Refusal>,
+    refusals: &mut Refusals,
 ) -> bool {
     let Claim { frontend, service, source, .. } = claim;
     if let Some(Owner { claim: owner, is_incumbent }) = owners.get(frontend)
@@ -234,7 +244,7 @@ fn is_granted(
              {reason} {}; {instead}, or remove one of the two",
             owner.service, owner.source
         );
-        refuse(refusals, source, message);
+        refuse(refusals, service, source, message);
         return false;
     }
     if let Some(other) = overlaps.get(frontend)
@@ -246,7 +256,7 @@ fn is_granted(
              or name both in the config file, where the narrower wins",
             owner.service, owner.source
         );
-        refuse(refusals, source, message);
+        refuse(refusals, service, source, message);
         return false;
     }
     if let Some(backend) = &claim.backend
@@ -257,7 +267,7 @@ fn is_granted(
              are not translated into each other; use addresses of one family",
             backend.address
         );
-        refuse(refusals, source, message);
+        refuse(refusals, service, source, message);
         return false;
     }
     true
@@ -274,7 +284,7 @@ struct Joined {
     since_ms: u64,
 }
 
-fn join(mut claims: Vec<Claim>, refusals: &mut BTreeSet<Refusal>) -> BTreeMap<ServiceName, Joined> {
+fn join(mut claims: Vec<Claim>, refusals: &mut Refusals) -> BTreeMap<ServiceName, Joined> {
     // Of claims that contradict each other the same one is heard whatever the order of arrival.
     claims.sort_by(|left, right| rank(left).cmp(&rank(right)));
     let mut services = BTreeMap::new();
@@ -316,7 +326,7 @@ fn join(mut claims: Vec<Claim>, refusals: &mut BTreeSet<Refusal>) -> BTreeMap<Se
                      as {}; the latter counts. Give the two different names",
                     claim.source, backend.place, claim.service, backend.address, first.address
                 );
-                refuse(refusals, &claim.source, message);
+                refuse(refusals, &claim.service, &claim.source, message);
             }
         }
     }
@@ -328,9 +338,11 @@ fn join(mut claims: Vec<Claim>, refusals: &mut BTreeSet<Refusal>) -> BTreeMap<Se
 
 impl Joined {
     /// What follows from all claims together.
-    fn settle(&mut self, refusals: &mut BTreeSet<Refusal>) {
+    fn settle(&mut self, refusals: &mut Refusals) {
         let (policy, told) = mem::take(&mut self.wished).agree(&self.service.name);
-        refusals.extend(told);
+        if !told.is_empty() {
+            refusals.entry(self.service.name.clone()).or_default().extend(told);
+        }
         let only_answers = policy.datagrams.value == Datagrams::Answers;
         for (backend, _) in self.backends.values_mut() {
             backend.replies.only_answers = only_answers;

@@ -6,16 +6,16 @@ use std::{
     sync::Arc,
 };
 
-use super::{Joined, Limits, refuse};
-use crate::model::{Backend, FrontendAddress, Protocol, Refusal, ServiceName, Snapshot};
+use super::{Joined, Limits, Refusals, refuse};
+use crate::model::{Backend, FrontendAddress, Protocol, ServiceName, Snapshot};
 
 /// As many services, frontends and backends as there is room for, the oldest first, so that a new
-/// one never displaces what already works.
+/// one never displaces what already works. True: some find none that had room if they were alone.
 pub(super) fn fit(
     services: BTreeMap<ServiceName, Joined>,
     limits: Limits,
-    refusals: &mut BTreeSet<Refusal>,
-) -> Snapshot {
+    refusals: &mut Refusals,
+) -> (Snapshot, bool) {
     let mut by_age: Vec<Joined> = services.into_values().collect();
     by_age.sort_by(|left, right| {
         (left.since_ms, &left.service.name).cmp(&(right.since_ms, &right.service.name))
@@ -24,13 +24,14 @@ pub(super) fn fit(
     let mut room = Room::new(limits);
     for joined in by_age {
         let Joined { mut service, backends, .. } = joined;
-        let object = format!("service `{}`", service.name);
+        let object = object(&service.name);
         if snapshot.services.len() == limits.services {
             let message = format!(
                 "the node has room for {} services, and older ones have it all; remove one",
                 limits.services
             );
-            refuse(refusals, &object, message);
+            room.is_short = true;
+            refuse(refusals, &service.name, &object, message);
             continue;
         }
         let wanted = service.frontends.len();
@@ -43,15 +44,20 @@ pub(super) fn fit(
                 limits.frontends,
                 limits.ranges_per_list
             );
-            refuse(refusals, &object, message);
+            room.is_short = true;
+            refuse(refusals, &service.name, &object, message);
         }
         if service.frontends.is_empty() {
             continue;
         }
-        service.backends = room.take_backends(backends, &object, refusals);
+        service.backends = room.take_backends(backends, &service.name, refusals);
         snapshot.services.insert(service.name.clone(), Arc::new(service));
     }
-    snapshot
+    (snapshot, room.is_short)
+}
+
+fn object(service: &ServiceName) -> String {
+    format!("service `{service}`")
 }
 
 /// What of the limits is used.
@@ -65,6 +71,8 @@ struct Room {
     /// Ranges by list.
     ranges: BTreeMap<(IpAddr, Protocol), usize>,
     vips: BTreeSet<IpAddr>,
+    /// Something found no room.
+    is_short: bool,
 }
 
 impl Room {
@@ -76,6 +84,7 @@ impl Room {
             port_lists: [0; 2],
             ranges: BTreeMap::new(),
             vips: BTreeSet::new(),
+            is_short: false,
         }
     }
 
@@ -104,8 +113,8 @@ impl Room {
     fn take_backends(
         &mut self,
         backends: BTreeMap<(String, String, bool), (Backend, String)>,
-        object: &str,
-        refusals: &mut BTreeSet<Refusal>,
+        service: &ServiceName,
+        refusals: &mut Refusals,
     ) -> Vec<Backend> {
         let mut backends: Vec<Backend> =
             backends.into_values().map(|(backend, _)| backend).collect();
@@ -120,7 +129,8 @@ impl Room {
                 wanted - granted,
                 self.limits.backends
             );
-            refuse(refusals, object, message);
+            self.is_short |= granted < own;
+            refuse(refusals, service, &object(service), message);
             backends.sort_by(|left, right| age(left).cmp(&age(right)));
             backends.truncate(granted);
             backends.sort_by(|left, right| place(left).cmp(&place(right)));

@@ -44,7 +44,7 @@ fn backend(place: &str, instance: u16) -> Backend {
 /// A claim by a container that is named after service and place.
 fn claim(service: &str, port: u16, place: &str, since_ms: u64) -> Claim {
     Claim {
-        service: ServiceName(service.to_owned()),
+        service: ServiceName(service.into()),
         frontend: frontend(port),
         backend: Some(backend(place, 1)),
         pooled: None,
@@ -80,7 +80,8 @@ fn check(claims: &[Claim]) -> String {
 
 /// The outcome where these services have these ports, which must be the same whatever the order.
 fn check_after(owners: &[(&str, u16)], claims: &[Claim]) -> String {
-    let incumbents = owners.iter().map(|(service, port)| incumbent(service, *port)).collect();
+    let incumbents: Incumbents =
+        owners.iter().map(|(service, port)| incumbent(service, *port)).collect();
     let outcome = show(&arbitrate(claims.to_vec(), &incumbents));
     let reversed: Vec<Claim> = claims.iter().rev().cloned().collect();
     assert_eq!(outcome, show(&arbitrate(reversed, &incumbents)));
@@ -88,7 +89,7 @@ fn check_after(owners: &[(&str, u16)], claims: &[Claim]) -> String {
 }
 
 fn incumbent(service: &str, port: u16) -> (FrontendAddress, [u64; 2]) {
-    (frontend(port), service_hash(&ServiceName(service.to_owned())))
+    (frontend(port), service_hash(&ServiceName(service.into())))
 }
 
 #[test]
@@ -364,7 +365,7 @@ fn any_claim() -> impl Strategy<Value = Claim> {
     });
     (0..4_u8, 80..83_u16, prop::option::weighted(0.9, backend), 0..3_u64, 0..6_u8).prop_map(
         |(service, port, backend, since_ms, source)| Claim {
-            service: ServiceName(format!("s{service}")),
+            service: ServiceName(format!("s{service}").into()),
             frontend: frontend(port),
             backend,
             pooled: None,

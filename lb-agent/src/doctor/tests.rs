@@ -27,7 +27,7 @@ fn caller(name: &str, pid: u32, network: &str, address: &str) -> CallerView {
 }
 
 fn vip(address: &str) -> VipView {
-    let service = ServiceName("compose/shop/web:80".to_owned());
+    let service = ServiceName("compose/shop/web:80".into());
     VipView {
         vip: address.parse().expect("an address"),
         balancers: Vec::new(),
@@ -238,7 +238,7 @@ fn whose_calls_are_not_seen_is_said() {
         .callers
         .push(CallerView { is_known: false, ..caller("odd", 72, "other", "172.19.0.2") });
     running.callers.unreached.push(UnreachedView {
-        service: ServiceName("compose/shop/web:80".to_owned()),
+        service: ServiceName("compose/shop/web:80".into()),
         not_visible: vec!["client".to_owned()],
         other_network: vec!["a".to_owned(), "b".to_owned()],
     });

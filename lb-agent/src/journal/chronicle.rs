@@ -158,7 +158,7 @@ fn backends(
     drafts: &mut Vec<Draft>,
 ) {
     let of = |subject: &Subject, seen: &BackendSeen, what: String| Draft {
-        object: subject.service.0.clone(),
+        object: subject.service.0.to_string(),
         backend: Some(seen.name.clone()),
         what,
         why: None,

@@ -16,7 +16,7 @@ fn moment(at_ms: u64) -> Moment {
 }
 
 fn subject(number: u16) -> Subject {
-    let mut subject = Subject::first(&ServiceName("web".to_owned()));
+    let mut subject = Subject::first(&ServiceName("web".into()));
     subject.instance = format!("c{number}");
     subject
 }
@@ -34,7 +34,7 @@ fn frontend(port: u16) -> FrontendAddress {
 
 /// The only service.
 fn web() -> BTreeSet<ServiceName> {
-    [ServiceName("web".to_owned())].into()
+    [ServiceName("web".into())].into()
 }
 
 fn told(drafts: &[Draft]) -> String {
@@ -59,7 +59,7 @@ fn what_has_changed_is_told() {
             (subject(3), seen(3, Healthy, None)),
         ]
         .into(),
-        frontends: [(frontend(80), ServiceName("web".to_owned()))].into(),
+        frontends: [(frontend(80), ServiceName("web".into()))].into(),
         ..Seen::default()
     };
     assert_snapshot!(told(&chronicle.compare(now.clone(), &web(), why)), @"
@@ -72,8 +72,8 @@ fn what_has_changed_is_told() {
     now.backends.insert(subject(1), seen(1, Draining, Some(100)));
     now.backends.insert(subject(2), seen(9, Healthy, Some(50)));
     now.backends.remove(&subject(3));
-    now.frontends = [(frontend(81), ServiceName("web".to_owned()))].into();
-    now.panics.insert(ServiceName("web".to_owned()));
+    now.frontends = [(frontend(81), ServiceName("web".into()))].into();
+    now.panics.insert(ServiceName("web".into()));
     now.refusals.insert(("container `x`".to_owned(), "no room".to_owned()));
     now.troubles.insert("docker", "it is away".to_owned());
     assert_snapshot!(told(&chronicle.compare(now.clone(), &web(), why)), @"
@@ -103,7 +103,7 @@ fn fewer_replicas_than_expected_are_told_once_and_when_all_are_there_again() {
     let mut compare = |count: u16, expected: Option<u32>| {
         let backends = (0..count).map(|it| (subject(it), seen(it, BackendState::Healthy, None)));
         let replicas = |expected| ReplicasView { expected, present: count.into() };
-        let name = ServiceName("web".to_owned());
+        let name = ServiceName("web".into());
         let now = Seen {
             backends: backends.collect(),
             replicas: expected.map(|expected| (name, replicas(expected))).into_iter().collect(),

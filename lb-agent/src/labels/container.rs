@@ -419,7 +419,7 @@ fn claim(
         }
         (None, Some(service)) => {
             backend.place = replica.identity(port);
-            ServiceName(service)
+            ServiceName(service.into())
         }
         (None, None) => replica.service_name(port, &ask.frontend, ask.pooled.as_ref()),
     };

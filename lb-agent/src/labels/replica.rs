@@ -27,13 +27,13 @@ impl Replica {
     ) -> ServiceName {
         let name = format!("{}:{port}", self.service);
         if !self.is_by_image {
-            return ServiceName(name);
+            return ServiceName(name.into());
         }
         if let Some(pooled) = pooled {
-            return ServiceName(format!("{name}@{}", pooled.name));
+            return ServiceName(format!("{name}@{}", pooled.name).into());
         }
         let address = SocketAddr::new(frontend.vip, frontend.ports.first());
-        ServiceName(format!("{name}@{address}"))
+        ServiceName(format!("{name}@{address}").into())
     }
 
     /// The place among replicas of other services, and of other ports.

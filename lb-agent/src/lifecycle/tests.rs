@@ -14,7 +14,7 @@ fn policy(drain: u32, grace: u32, slow_start: u32) -> Policy {
 }
 
 fn name() -> ServiceName {
-    ServiceName("web".to_owned())
+    ServiceName("web".into())
 }
 
 fn snapshot(state: BackendState, policy: &Policy) -> Snapshot {

@@ -27,7 +27,7 @@ pub(crate) fn backend(number: u8, instance: &str, state: BackendState) -> Backen
 /// A service that is served nowhere.
 pub(crate) fn service(name: &str, backends: &[Backend], policy: Policy) -> Service {
     Service {
-        name: ServiceName(name.to_owned()),
+        name: ServiceName(name.into()),
         frontends: [].into(),
         backends: backends.to_vec(),
         policy: Arc::new(policy),

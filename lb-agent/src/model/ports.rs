@@ -16,6 +16,8 @@ pub struct Ports {
 impl Ports {
     /// Every port there is.
     pub const ALL: Self = Self { first: 1, last: u16::MAX };
+    /// The first in order.
+    pub const LOWEST: Self = Self { first: 1, last: 1 };
 
     /// A single port; 0 is none.
     #[must_use]

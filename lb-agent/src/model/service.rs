@@ -51,12 +51,12 @@ pub fn only_port<'a>(
 /// `docker/IMAGE:PORT@VIP:PORT`, `registrator/NAME`, `share/NAME@FRONTEND`, `file/NAME`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct ServiceName(pub String);
+pub struct ServiceName(pub Arc<str>);
 
 impl ServiceName {
     /// Of those that share a frontend by a name; `at` is the frontend, or the name that it is of.
     pub fn shared(share: &str, at: &impl fmt::Display) -> Self {
-        Self(format!("share/{share}@{at}"))
+        Self(format!("share/{share}@{at}").into())
     }
 }
 

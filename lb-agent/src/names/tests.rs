@@ -20,7 +20,7 @@ fn vip(address: &str, names: &[&str], frontends: &[&str]) -> VipView {
         VipFrontendView {
             protocol,
             ports,
-            service: ServiceName("x".to_owned()),
+            service: ServiceName("x".into()),
             state: ServingState::Serving,
         }
     });
@@ -37,7 +37,7 @@ fn vip(address: &str, names: &[&str], frontends: &[&str]) -> VipView {
 
 fn service(name: &str, frontends: &[&str]) -> ServiceView {
     ServiceView {
-        name: ServiceName(name.to_owned()),
+        name: ServiceName(name.into()),
         frontends: frontends.iter().map(|text| frontend(text)).collect(),
         protocols: Vec::new(),
         ring_size: None,

@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn hashes_never_change() {
-        let service = ServiceName("compose/shop/web:80".to_owned());
+        let service = ServiceName("compose/shop/web:80".into());
         let hashes = [
             service_hash(&service),
             instance_hash(&service, &backend()),
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn what_is_written_once_is_part_of_the_identity() {
-        let service = ServiceName("web".to_owned());
+        let service = ServiceName("web".into());
         let change = |change: fn(&mut Backend)| {
             let mut changed = backend();
             change(&mut changed);
@@ -191,7 +191,7 @@ mod tests {
         assert_eq!(same.iter().collect::<BTreeSet<_>>().len(), 1);
         let different = [
             same[0],
-            instance_hash(&ServiceName("web2".to_owned()), &backend()),
+            instance_hash(&ServiceName("web2".into()), &backend()),
             change(|it| it.instance.push('1')),
             change(|it| it.address.set_port(81)),
             change(|it| it.address.set_ip([10, 0, 0, 2].into())),

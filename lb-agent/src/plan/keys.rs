@@ -189,7 +189,7 @@ mod tests {
         let Backend { place, .. } = &latest.backends[0];
         assert_eq!(place, "10");
         // Of another name, although its backends are the same.
-        let name = ServiceName("other".to_owned());
+        let name = ServiceName("other".into());
         let other = Arc::new(Service { name: name.clone(), ..(*latest).clone() });
         assert_eq!(*keys.of(&other).keys, ServiceKeys::new(&other));
         let services = [(name, other)].into();

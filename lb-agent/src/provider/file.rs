@@ -34,7 +34,7 @@ fn service_claims<'a>(
     let share = service.wishes.share.as_ref().and_then(|share| share.value.as_ref());
     let name_at = move |frontend: &FrontendAddress| match share {
         Some(share) => ServiceName::shared(share, frontend),
-        None => ServiceName(format!("file/{}", service.name)),
+        None => ServiceName(format!("file/{}", service.name).into()),
     };
     let wishes_of = move |backend: &StaticBackend| {
         let own = own.get(&(backend.weight, backend.exclusive));

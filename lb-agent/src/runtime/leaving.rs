@@ -128,7 +128,7 @@ mod tests {
             let backends: Vec<_> = numbers.iter().map(|number| fixed(*number)).collect();
             fixtures::service("web", &backends, Policy::default())
         };
-        let name = ServiceName("web".to_owned());
+        let name = ServiceName("web".into());
         let mut kernel = KernelState::default();
         kernel.services.insert(7, service_hash(&name));
         for number in 1..=3 {

@@ -29,6 +29,8 @@ pub(super) struct Ledger {
 struct Entry {
     /// `None`: it has told nothing yet.
     claims: Option<Claims>,
+    /// Where in its claims those of a service are.
+    by_service: BTreeMap<ServiceName, Vec<usize>>,
     /// It was started anew and has told nothing since; its claims are those of its predecessor.
     is_restarting: bool,
     trouble: Option<String>,
@@ -45,11 +47,15 @@ impl Ledger {
     /// Replaces a provider's claims. True: something changed.
     pub(super) fn set_claims(&mut self, provider: &'static str, claims: Claims) -> bool {
         let entry = self.providers.entry(provider).or_default();
-        let instances: BTreeSet<&str> = instances(&claims).collect();
-        entry.gone.retain(|instance| instances.contains(instance.as_str()));
+        if !entry.gone.is_empty() {
+            let instances: BTreeSet<&str> = instances(&claims).collect();
+            entry.gone.retain(|instance| instances.contains(instance.as_str()));
+        }
         let is_changed = entry.claims.as_ref() != Some(&claims);
         if is_changed {
-            self.touched.extend(changed_services(entry.claims.as_ref(), &claims));
+            let before = entry.claims.as_ref().map_or(&[][..], |claims| &claims.claims);
+            self.touched.extend(changed_services(before, &claims.claims));
+            entry.by_service = by_service(&claims.claims);
         }
         entry.claims = Some(claims);
         mem::take(&mut entry.is_restarting) || is_changed
@@ -126,23 +132,27 @@ impl Ledger {
     ) -> impl Iterator<Item = (&'static str, &Claim, Option<&Backend>)> {
         self.providers.iter().flat_map(|(name, entry)| {
             let claims = entry.claims.iter().flat_map(|claims| &claims.claims);
-            claims.map(|claim| {
-                let is_there = |backend: &&Backend| {
-                    backend.instance.is_empty() || !entry.gone.contains(&backend.instance)
-                };
-                (*name, claim, claim.backend.as_ref().filter(is_there))
-            })
+            claims.map(|claim| (*name, claim, entry.backend_in_force(claim)))
         })
     }
 
-    /// Claims in force of some services.
-    pub(super) fn claims_of(
-        &self,
-        is_asked: impl Fn(&ServiceName) -> bool,
-    ) -> impl Iterator<Item = Claim> {
-        self.in_force()
-            .filter(move |(_, claim, _)| is_asked(&claim.service))
-            .map(|(_, claim, backend)| Claim { backend: backend.cloned(), ..claim.clone() })
+    /// Claims in force, of all services or of some.
+    pub(super) fn claims_of(&self, services: Option<&BTreeSet<ServiceName>>) -> Vec<Claim> {
+        let in_force = |claim: &Claim, backend: Option<&Backend>| Claim {
+            backend: backend.cloned(),
+            ..claim.clone()
+        };
+        let Some(services) = services else {
+            return self.in_force().map(|(_, claim, backend)| in_force(claim, backend)).collect();
+        };
+        let mut asked = Vec::new();
+        for entry in self.providers.values() {
+            let indexes = services.iter().filter_map(|name| entry.by_service.get(name)).flatten();
+            let claims = entry.claims.as_ref().map_or(&[][..], |claims| &claims.claims);
+            let claims = indexes.filter_map(|index| claims.get(*index));
+            asked.extend(claims.map(|claim| in_force(claim, entry.backend_in_force(claim))));
+        }
+        asked
     }
 
     /// What the providers themselves refused.
@@ -172,11 +182,35 @@ impl Ledger {
     }
 }
 
+impl Entry {
+    /// The backend of a claim, if it is not dead.
+    fn backend_in_force<'a>(&self, claim: &'a Claim) -> Option<&'a Backend> {
+        let is_there = |backend: &&Backend| {
+            backend.instance.is_empty() || !self.gone.contains(&backend.instance)
+        };
+        claim.backend.as_ref().filter(is_there)
+    }
+}
+
+fn by_service(claims: &[Claim]) -> BTreeMap<ServiceName, Vec<usize>> {
+    let mut by_service: BTreeMap<ServiceName, Vec<usize>> = BTreeMap::new();
+    for (index, claim) in claims.iter().enumerate() {
+        by_service.entry(claim.service.clone()).or_default().push(index);
+    }
+    by_service
+}
+
 /// Services of which something else is claimed, or in another order.
-fn changed_services(before: Option<&Claims>, now: &Claims) -> BTreeSet<ServiceName> {
+fn changed_services(before: &[Claim], now: &[Claim]) -> BTreeSet<ServiceName> {
+    // Mostly one container comes or goes: what stands before and behind it is what it was.
+    let same = before.iter().zip(now).take_while(|(before, now)| before == now).count();
+    let (before, now) = (&before[same..], &now[same..]);
+    let ends = before.iter().rev().zip(now.iter().rev());
+    let same = ends.take_while(|(before, now)| before == now).count();
+    let both = [&before[..before.len() - same], &now[..now.len() - same]];
     let mut services: BTreeMap<&ServiceName, [Vec<&Claim>; 2]> = BTreeMap::new();
-    for (index, claims) in [before, Some(now)].into_iter().enumerate() {
-        for claim in claims.iter().flat_map(|claims| &claims.claims) {
+    for (index, claims) in both.into_iter().enumerate() {
+        for claim in claims {
             services.entry(&claim.service).or_default()[index].push(claim);
         }
     }
@@ -188,3 +222,6 @@ fn instances(claims: &Claims) -> impl Iterator<Item = &str> {
     let backends = claims.claims.iter().filter_map(|claim| claim.backend.as_ref());
     backends.map(|backend| backend.instance.as_str())
 }
+
+#[cfg(test)]
+mod tests;

@@ -85,7 +85,7 @@ fn policy(visible: &str, prefer: Preference) -> Policy {
 
 /// A service with these backends, numbered from 1, and the tables that hold it as number 4.
 fn world(backends: Vec<Backend>, policy: Policy) -> (Snapshot, KernelState) {
-    let name = ServiceName("compose/shop/web:80".to_owned());
+    let name = ServiceName("compose/shop/web:80".into());
     let mut kernel = KernelState::default();
     kernel.services.insert(4, plan::service_hash(&name));
     for (number, backend) in (1..).zip(&backends) {

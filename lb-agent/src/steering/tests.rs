@@ -12,7 +12,7 @@ use crate::{
 };
 
 fn name(service: &str) -> ServiceName {
-    ServiceName(service.to_owned())
+    ServiceName(service.into())
 }
 
 fn backend(number: u8, state: BackendState) -> Backend {
@@ -245,7 +245,7 @@ fn any_request() -> impl Strategy<Value = SteerRequest> {
     (name, prop::option::of(prop_oneof![any::<String>(), "[ab]"]), order).prop_map(
         |(backend, service, order)| SteerRequest {
             backend,
-            service: service.map(ServiceName),
+            service: service.map(|it| ServiceName(it.into())),
             order,
         },
     )

@@ -327,7 +327,7 @@ sandboxed! {
                 protocol: Protocol::Tcp,
                 ports: Ports::one(port).unwrap(),
             };
-            let name = ServiceName("file/ports".to_owned());
+            let name = ServiceName("file/ports".into());
             Service {
                 name,
                 frontends: ports.map(frontend).collect(),

@@ -45,7 +45,7 @@ fn backend(service: ServiceName) -> BackendView {
 
 fn view() -> View {
     let mut view = View::default();
-    let service = ServiceName("compose/shop/a\"b\\c\nd:80".to_owned());
+    let service = ServiceName("compose/shop/a\"b\\c\nd:80".into());
     view.services.push(ServiceView {
         name: service.clone(),
         frontends: Vec::new(),

@@ -86,7 +86,7 @@ fn no_frontend(view: &View, at: SocketAddr, protocol: Protocol) -> Option<String
 }
 
 fn no_backend(view: &View, service: &str) -> String {
-    let name = ServiceName(service.to_owned());
+    let name = ServiceName(service.into());
     let members: Vec<&BackendView> =
         view.backends.iter().filter(|backend| backend.service == name).collect();
     if members.is_empty() {

@@ -104,5 +104,5 @@ fn service_at(view: &View, at: SocketAddr, protocol: Protocol) -> Option<String>
     });
     let narrowest = covering
         .min_by_key(|frontend| frontend.ports.last().wrapping_sub(frontend.ports.first()))?;
-    Some(narrowest.service.0.clone())
+    Some(narrowest.service.0.to_string())
 }

@@ -29,7 +29,7 @@ fn view(rounds: u64) -> Arc<View> {
     view.status.version = "1.2.3".to_owned();
     view.status.reconcile.rounds = rounds;
     view.services.push(ServiceView {
-        name: ServiceName("file/a b:80".to_owned()),
+        name: ServiceName("file/a b:80".into()),
         frontends: vec![],
         protocols: vec![],
         ring_size: None,

@@ -135,7 +135,7 @@ impl BackendNames {
         BackendName {
             number,
             name: backend.map(|backend| backend.display_name.clone()),
-            service: backend.map(|backend| backend.service.0.clone()),
+            service: backend.map(|backend| backend.service.0.to_string()),
         }
     }
 }

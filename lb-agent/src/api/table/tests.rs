@@ -30,7 +30,7 @@ fn vip() -> IpAddr {
 }
 
 fn service_name() -> ServiceName {
-    ServiceName("compose/shop/redis:6379".to_owned())
+    ServiceName("compose/shop/redis:6379".into())
 }
 
 fn frontend(port: u16) -> FrontendAddress {
@@ -46,7 +46,7 @@ fn vip_views() -> Vec<VipView> {
         VipFrontendView {
             protocol: Protocol::Tcp,
             ports: Ports::one(80).expect("a port"),
-            service: ServiceName("file/web".to_owned()),
+            service: ServiceName("file/web".into()),
             state: ServingState::Down,
         },
         VipFrontendView {
@@ -157,7 +157,7 @@ fn service_list_counts_what_does_not_fit() {
     };
     let views = [
         service(service_name(), &[6379], Some(4093)),
-        service(ServiceName("file/web".to_owned()), &[80, 81, 82, 83], None),
+        service(ServiceName("file/web".into()), &[80, 81, 82, 83], None),
     ];
     assert_snapshot!(services(&views), @"
     SERVICE                  FRONTENDS                                   RING  HEALTHY  STATE     CONNS  FLOWS     IN   OUT  SOURCE

@@ -78,7 +78,7 @@ fn check_circles(services: &[(&str, &str)]) -> String {
     let mut granted = Granted::default();
     for count in 1..=claims.len() {
         let touched = [claims[count - 1].service.clone()].into();
-        granted.update(&touched, Incumbents::new(), |only| {
+        granted.update(&touched, &Incumbents::new(), |only| {
             let is_asked = |it: &&Claim| only.is_none_or(|only| only.contains(&it.service));
             claims[..count].iter().filter(is_asked).cloned().collect()
         });
@@ -297,7 +297,7 @@ fn thousands_of_names_are_found_among_thousands_of_frontends() {
     let others = (0..30_000_u32).map(|number| {
         let vip = std::net::Ipv4Addr::from_bits(0xc612_0000 + number).into();
         let ports = crate::model::Ports::one(81).unwrap();
-        let other = service_hash(&crate::model::ServiceName(format!("other{number}")));
+        let other = service_hash(&crate::model::ServiceName(format!("other{number}").into()));
         (crate::model::FrontendAddress { vip, ports, ..claims[0].frontend }, other)
     });
     let incumbents: Incumbents = held.chain(others).collect();

@@ -91,7 +91,7 @@ async fn answer(cli: &Cli) -> Result<(String, ExitCode), ClientError> {
     if let Command::Backend { command } = &cli.command
         && let Some((whom, order)) = order(command)
     {
-        let service = whom.service.clone().map(ServiceName);
+        let service = whom.service.clone().map(|it| ServiceName(it.into()));
         let request = SteerRequest { backend: whom.backend.clone(), service, order };
         let answer: SteerAnswer = client.post(steer::PATH, &request).await?;
         let is_done = answer.pending.is_none();

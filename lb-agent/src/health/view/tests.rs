@@ -17,7 +17,7 @@ fn policy() -> Policy {
 }
 
 fn name() -> ServiceName {
-    ServiceName("web".to_owned())
+    ServiceName("web".into())
 }
 
 /// Applies, and returns the states of the snapshot and those that are shown.
@@ -254,10 +254,10 @@ proptest! {
                     services.insert(service.name.clone(), service);
                 }
                 Happening::Goes(number) => {
-                    services.remove(&ServiceName(format!("s{number}")));
+                    services.remove(&ServiceName(format!("s{number}").into()));
                 }
                 Happening::Finds(service, number, is_second, health, is_refusing) => {
-                    let name = ServiceName(format!("s{service}"));
+                    let name = ServiceName(format!("s{service}").into());
                     let backend = backend(number, instance(is_second), BackendState::Healthy);
                     let key = instance_hash(&name, &backend);
                     let Some(entry) = view.entries.get(&key) else { continue };

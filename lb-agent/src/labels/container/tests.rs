@@ -272,7 +272,7 @@ proptest! {
         prop_assert_eq!(claims.claims.len(), 1);
         let claim = &claims.claims[0];
         let backend = claim.backend.as_ref().unwrap();
-        let texts = [&claim.service.0, &claim.source, &backend.place, &backend.display_name];
+        let texts = [&*claim.service.0, &claim.source, &backend.place, &backend.display_name];
         for text in texts {
             prop_assert!(text.chars().count() < 2000 && !text.chars().any(char::is_control));
         }

@@ -26,7 +26,7 @@ impl Step {
     /// What is wanted from now on, after this.
     pub(super) fn wanted(&self, before: &Snapshot) -> Snapshot {
         let Some(index) = self.only else { return self.snapshot.clone() };
-        let name = ServiceName(format!("s{index}"));
+        let name = ServiceName(format!("s{index}").into());
         let mut after = before.clone();
         after.services.remove(&name);
         if let Some(service) = self.snapshot.services.get(&name) {

@@ -54,7 +54,7 @@ pub(super) fn service(name: &str, ports: &[u16], mut backends: Vec<Backend>) -> 
     backends
         .sort_by(|left, right| (&left.place, &left.instance).cmp(&(&right.place, &right.instance)));
     Service {
-        name: ServiceName(name.to_owned()),
+        name: ServiceName(name.into()),
         frontends: ports.iter().map(|port| frontend(*port)).collect::<BTreeSet<_>>(),
         backends,
         policy: sized(1021),

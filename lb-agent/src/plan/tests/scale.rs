@@ -32,7 +32,7 @@ fn large_service(index: u16, backends: u16) -> Service {
     };
     let vip = Ipv4Addr::new(192, 0, 2, 1).into();
     Service {
-        name: ServiceName(format!("compose/project/service-{index}:8080")),
+        name: ServiceName(format!("compose/project/service-{index}:8080").into()),
         frontends: [FrontendAddress {
             vip,
             protocol: Protocol::Tcp,

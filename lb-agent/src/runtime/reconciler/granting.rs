@@ -1,28 +1,13 @@
 //! What the providers ask for, on its way to a plan.
 
 use super::{Node, Reconciler};
-use crate::{arbiter::Incumbents, model::ServiceName, plan::KernelState};
 
 impl<N: Node> Reconciler<N> {
     /// What the providers ask for, as far as it is granted.
     pub(super) fn arbitrate(&mut self) {
         let touched = self.ledger.take_touched();
-        let ledger = &self.ledger;
-        self.granted.update(&touched, incumbents(&self.mirror), |services| {
-            let is_asked = |name: &ServiceName| services.is_none_or(|them| them.contains(name));
-            ledger.claims_of(is_asked).collect()
-        });
+        self.granted.update(&touched, &self.mirror, |services| self.ledger.claims_of(services));
         self.snapshot = self.granted.snapshot().clone();
         self.leaving.apply(&touched, &mut self.snapshot, &self.mirror);
     }
-}
-
-/// Who has which frontend: what the kernel says, since it alone outlives the agent.
-fn incumbents(kernel: &KernelState) -> Incumbents {
-    let hash_of = |number| kernel.services.get(number).copied();
-    kernel
-        .frontends
-        .iter()
-        .filter_map(|(frontend, number)| Some((*frontend, hash_of(number)?)))
-        .collect()
 }

@@ -48,7 +48,7 @@ impl<N: Node> Reconciler<N> {
             return None;
         }
         let concerns = |object: &str| {
-            object == Self::TABLES || services.iter().any(|name| object.contains(&name.0))
+            object == Self::TABLES || services.iter().any(|name| object.contains(&*name.0))
         };
         let failures = self.failures.iter().filter(|failure| concerns(&failure.object));
         let told = failures.map(|failure| format!("{}: {}", failure.object, failure.message));
@@ -90,7 +90,7 @@ impl<N: Node> Reconciler<N> {
             tracing::info!("{by} says: {line}");
         }
         let drafts = told.into_iter().map(|it| Draft {
-            object: it.service.0,
+            object: it.service.0.to_string(),
             backend: Some(it.backend),
             what: format!("told: {}", it.what),
             why: Some(format!("{by} says so")),

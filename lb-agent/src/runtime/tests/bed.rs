@@ -399,7 +399,7 @@ pub(super) fn frontend(port: u16) -> FrontendAddress {
 pub(super) fn container(port: u16, id: u8) -> Claim {
     let ring_size = Some(Setting { value: Some(1021), ..Setting::default() });
     Claim {
-        service: ServiceName(format!("compose/shop/s{port}:80")),
+        service: ServiceName(format!("compose/shop/s{port}:80").into()),
         frontend: frontend(port),
         backend: Some(Backend {
             place: id.to_string(),
@@ -433,7 +433,7 @@ pub(super) fn entry(port: u16, id: u8) -> Claim {
         started_at_ms: 0,
         ..backend
     });
-    let service = ServiceName(format!("file/s{port}"));
+    let service = ServiceName(format!("file/s{port}").into());
     Claim { service, backend, since_ms: 0, ..container }
 }
 

@@ -20,7 +20,7 @@ fn file() -> Vec<Claim> {
     for index in 0..SERVICES {
         for id in 1..=BACKENDS {
             let mut claim = entry(10_000 + index, id);
-            claim.service = ServiceName(format!("file/s{index}"));
+            claim.service = ServiceName(format!("file/s{index}").into());
             if let Some(backend) = &mut claim.backend {
                 let [high, low] = index.to_be_bytes();
                 backend.address = ([10, 128 + high, low, id], 80).into();

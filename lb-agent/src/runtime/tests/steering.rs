@@ -293,15 +293,15 @@ async fn events_tell_what_happens_and_why() {
     bed.gone("c1").await;
     bed.claims("docker", &[container(1, 2)]).await;
     let mut intruder = container(1, 9);
-    intruder.service.0 = "docker/intruder".to_owned();
+    intruder.service.0 = "docker/intruder".into();
     intruder.since_ms = 2;
     bed.wait(SECOND).await;
     bed.claims("docker", &[container(1, 2), intruder]).await;
     bed.wait(SECOND).await;
     let view = bed.view().await;
     assert_eq!(view.conflicts.len(), 1);
-    assert_eq!(view.conflicts[0].contender.0, "docker/intruder");
-    assert_eq!(view.conflicts[0].owner.0, "compose/shop/s1:80");
+    assert_eq!(&*view.conflicts[0].contender.0, "docker/intruder");
+    assert_eq!(&*view.conflicts[0].owner.0, "compose/shop/s1:80");
     assert!(view.conflicts[0].since_ms > 0);
     let trouble = Some("the daemon is away".to_owned());
     let away = crate::provider::ProviderEvent::Status { provider: "docker", trouble };

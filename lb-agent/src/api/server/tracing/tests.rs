@@ -18,7 +18,7 @@ use crate::{
 fn backend(number: u32, name: &str, address: &str) -> BackendView {
     BackendView {
         number: Some(number),
-        service: ServiceName("file/web".to_owned()),
+        service: ServiceName("file/web".into()),
         place: name.to_owned(),
         display_name: name.to_owned(),
         address: address.parse().unwrap(),

@@ -73,7 +73,7 @@ fn events_and_conflicts() {
         owned: frontend,
         owner: service_name(),
         owner_source: "container `shop-redis-1`, label `aliyun.lb.port_6379`".to_owned(),
-        contender: ServiceName("docker/redis:6379@192.0.2.10:6379".to_owned()),
+        contender: ServiceName("docker/redis:6379@192.0.2.10:6379".into()),
         contender_source: "container `mine`, label `aliyun.lb.port_6379`".to_owned(),
         since_ms: 1_735_689_600_001,
     };

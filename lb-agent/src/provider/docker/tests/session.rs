@@ -207,7 +207,7 @@ impl ReadContainers for OneClaim {
             ports: Ports::one(6379).expect("a port"),
         };
         let claim = Claim {
-            service: ServiceName("docker/redis:6379".to_owned()),
+            service: ServiceName("docker/redis:6379".into()),
             frontend,
             backend: Some(backend),
             pooled: None,
