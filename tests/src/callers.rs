@@ -12,7 +12,7 @@ use std::{
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc::{self, Receiver},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -149,7 +149,10 @@ impl Callers {
         let (sender, lines) = mpsc::channel();
         thread::spawn(move || {
             // Whoever has gone wants to hear no more.
-            output.lines().map_while(Result::ok).all(|line| sender.send(line).is_ok())
+            output
+                .lines()
+                .map_while(Result::ok)
+                .all(|line| sender.send((Instant::now(), line)).is_ok())
         });
         Ok(Held { child, input, lines, count })
     }
@@ -173,15 +176,17 @@ impl Callers {
 const ASKED_MAX: usize = 200;
 /// Longest wait for the first of them to end.
 const FIRST_END: Duration = Duration::from_secs(20);
-/// When so long none has ended, the others go on: twice the longest that is promised between two.
-const QUIET: Duration = Duration::from_secs(3);
+/// When so long none has ended, the others go on: the agent looks twice in the second after something
+/// has gone.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// Connections that wait, until this is dropped.
 #[derive(Debug)]
 pub struct Held {
     child: Child,
     input: Option<ChildStdin>,
-    lines: Receiver<String>,
+    /// Each with the moment when it came.
+    lines: Receiver<(Instant, String)>,
     count: usize,
 }
 
@@ -199,10 +204,11 @@ impl Held {
     /// with this error. Those that have not are let go, and have to answer.
     pub fn ends(self, errno: i32) -> Result<Vec<f64>> {
         let mut output = Vec::new();
-        let mut patience = FIRST_END;
-        while let Ok(line) = self.lines.recv_timeout(patience) {
+        let mut deadline = Instant::now() + FIRST_END;
+        let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+        while let Ok((came_at, line)) = self.lines.recv_timeout(left(deadline)) {
             output.push(line);
-            patience = QUIET;
+            deadline = came_at + QUIET;
         }
         let count = self.count;
         output.extend(self.let_go()?);
@@ -221,7 +227,7 @@ impl Held {
     /// What there is to say yet, in lines.
     fn let_go(mut self) -> Result<Vec<String>> {
         drop(self.input.take());
-        let output = self.lines.iter().collect();
+        let output = self.lines.iter().map(|(_, line)| line).collect();
         self.child.wait()?;
         Ok(output)
     }
