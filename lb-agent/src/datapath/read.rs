@@ -25,15 +25,17 @@ impl Tables {
                 state.services.insert(number, service.name_hash);
             }
         }
+        let mut backends = Vec::new();
         for number in 1..=MAX_BACKENDS {
             let identity =
                 self.identities.load(number).context("`BACKEND_IDENTITIES` is too short")?;
             if identity.instance_hash != [0; 2] {
-                state.backends.insert(number, self.read_backend(number, &identity));
+                backends.push((number, self.read_backend(number, &identity)));
             } else if identity.generation != 0 {
                 state.free_generations.insert(number, identity.generation);
             }
         }
+        state.backends = backends.into_iter().collect();
         for ring in 0..Self::ring_count() {
             let raw = self.rings.load(ring).context("`RINGS` is too short")?;
             let descriptor = RingDescriptor::from_raw(raw);

@@ -7,7 +7,9 @@ use std::{
 
 use lb_common::abi::{BACKEND_NONE, META_ROUTED_BACKENDS, TAKES_NEW};
 
-use super::{Action, Kernel, KernelError, KernelState, Planner, Sight, ring_of, service_of};
+use super::{
+    Action, Kernel, KernelBackend, KernelError, KernelState, Planner, Sight, ring_of, service_of,
+};
 use crate::model::{BackendPath, FrontendAddress, Refusal, Snapshot};
 
 /// Plans that [`reconcile`] makes before it gives up for now.
@@ -283,12 +285,10 @@ impl KernelState {
                 self.backends.insert(number, backend);
             }
             Action::SetBackendState { number, state } => {
-                if let Some(backend) = self.backends.get_mut(&number) {
-                    backend.state = state;
-                }
+                self.backends.update(number, |backend| backend.state = state);
             }
             Action::ClearBackend { number } => {
-                if let Some(backend) = self.backends.remove(&number) {
+                if let Some(backend) = self.backends.remove(number) {
                     self.free_generations.insert(number, backend.generation);
                 }
             }
@@ -332,9 +332,8 @@ impl KernelState {
     fn absorb_replies(&mut self, action: &Action) {
         match action {
             Action::SetRecordsReplies { number, records_replies } => {
-                if let Some(backend) = self.backends.get_mut(number) {
-                    backend.records_replies = *records_replies;
-                }
+                let change = |it: &mut KernelBackend| it.records_replies = *records_replies;
+                self.backends.update(*number, change);
             }
             Action::PutReplyDefault { port, default } => {
                 self.reply_defaults.insert(*port, *default);

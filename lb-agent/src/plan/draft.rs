@@ -8,7 +8,6 @@ use super::{
     Action, KernelState, Plan,
     extents::FreeExtents,
     hash::{HashIndex, NameHash, NumberIndexSet},
-    held::HeldBackends,
     numbers::NumberSet,
     replies::Led,
     service_of,
@@ -52,9 +51,10 @@ pub(super) struct Draft<'a> {
     pub(super) now_ms: u64,
     actions: Vec<(Phase, Action)>,
     refusals: BTreeSet<Refusal>,
+    /// How often something was refused.
+    refused: usize,
     /// Kernel services by their hashes; of doubles, the smallest number.
     pub(super) services_by_hash: HashIndex<u32>,
-    pub(super) held: HeldBackends<'a>,
     /// Service numbers that anything in the kernel has, or that this plan takes.
     pub(super) services_taken: Vec<bool>,
     /// Service numbers of services that are to be there.
@@ -69,6 +69,8 @@ pub(super) struct Draft<'a> {
     pub(super) is_out_of_backends: bool,
     /// Some ring waits for a resting extent.
     pub(super) waits_for_extents: bool,
+    /// Backend numbers that rings refer to in whose place this plan publishes others.
+    pub(super) replaced: Vec<u32>,
     /// Backends that rings go on leading to which should not: they cannot be replaced now.
     still_led: HashSet<u32>,
     /// Veths of wanted backends that have the reply program, or get it by this plan.
@@ -79,7 +81,9 @@ pub(super) struct Draft<'a> {
     /// What is to be said of them, beside what their replies need.
     pub(super) frontend_flags: BTreeMap<FrontendAddress, u32>,
     pub(super) is_routed_wanted: bool,
-    /// Backends that clients are led to.
+    /// Rings of datagrams not all of which are answers.
+    pub(super) unasked: NumberIndexSet,
+    /// Backends that clients are led to, beside those of settled services.
     pub(super) led: Vec<Led>,
     /// Veths of ports whose replies have a default after this plan.
     pub(super) reply_default_links: HashSet<u32>,
@@ -94,7 +98,7 @@ impl<'a> Draft<'a> {
         let in_use = kernel.services.keys().copied();
         let in_use = in_use.chain(kernel.rings.keys().map(|ring| service_of(*ring)));
         let in_use = in_use.chain(kernel.frontends.values().copied());
-        for number in in_use.chain(kernel.backends.values().map(|backend| backend.service)) {
+        for number in in_use.chain(kernel.backends.services()) {
             if let Some(taken) = services_taken.get_mut(number as usize) {
                 *taken = true;
             }
@@ -105,8 +109,8 @@ impl<'a> Draft<'a> {
             now_ms: sight.now_ms,
             actions: Vec::new(),
             refusals: BTreeSet::new(),
+            refused: 0,
             services_by_hash: rev(&kernel.services).collect(),
-            held: HeldBackends::new(kernel),
             services_taken,
             services_wanted: vec![false; MAX_SERVICES as usize],
             backends_wanted: NumberSet::new(),
@@ -114,12 +118,14 @@ impl<'a> Draft<'a> {
             slots_due_ms: None,
             is_out_of_backends: false,
             waits_for_extents: false,
+            replaced: Vec::new(),
             still_led: HashSet::new(),
             replies_wanted: HashSet::new(),
             rings_wanted: NumberIndexSet::default(),
             frontends_wanted: BTreeMap::new(),
             frontend_flags: BTreeMap::new(),
             is_routed_wanted: false,
+            unasked: NumberIndexSet::default(),
             led: Vec::new(),
             reply_default_links: HashSet::new(),
             free_extents: None,
@@ -180,7 +186,13 @@ impl<'a> Draft<'a> {
     }
 
     pub(super) fn refuse(&mut self, object: String, message: String) {
+        self.refused += 1;
         self.refusals.insert(Refusal { object, key: None, message });
+    }
+
+    /// Another one than before: something was planned or refused since.
+    pub(super) fn progress(&self) -> (usize, usize) {
+        (self.actions.len(), self.refused)
     }
 
     pub(super) fn is_service_wanted(&self, number: u32) -> bool {

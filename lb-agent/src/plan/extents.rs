@@ -29,7 +29,7 @@ impl Extent {
 }
 
 /// The resting times.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Extents {
     pool: u32,
     quarantine_ms: u64,

@@ -74,8 +74,9 @@ impl Hasher for Spread {
         self.0 = (self.0.rotate_left(32) ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 
+    /// Tables look at the lowest bits first, where multiples of a power of two are all alike.
     fn finish(&self) -> u64 {
-        self.0
+        self.0.rotate_left(32)
     }
 }
 

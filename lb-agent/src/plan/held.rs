@@ -1,123 +1,232 @@
-//! The backends that the kernel holds, by service: a plan asks for each of them, and a table of all by
-//! their hashes takes longer to make, and to look into, than all else that is asked.
+//! The backends that the kernel holds, and what is asked of them at every plan: whose they are, which of
+//! them are behind veths, and whether anything about those of a service is another than before.
 
-use lb_common::abi::MAX_SERVICES;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Deref,
+    sync::Arc,
+};
 
-use super::{KernelBackend, KernelState, NameHash, hash::HashIndex};
+use super::{
+    KernelBackend,
+    hash::{NameHash, NumberIndex},
+};
+use crate::model::BackendPath;
 
-/// Backends of a service that are looked through one by one.
-const FEW: usize = 32;
+/// Backends of a service by their hashes. Whatever becomes of one of them, the list is another one: who
+/// has kept it sees by [`Arc::ptr_eq`] whether they still are what they were.
+pub(crate) type OfService = Arc<[(NameHash, u32)]>;
 
-/// A backend and its number.
-pub(crate) type Held<'a> = (u32, &'a KernelBackend);
-
-/// They, sorted by service and number.
-pub(crate) struct HeldBackends<'a> {
-    all: Vec<Held<'a>>,
-    /// Where each service's end; they begin where those of the one before it do.
-    ends: Vec<usize>,
-    /// Of services that have more than a few.
-    many: HashIndex<Held<'a>>,
+/// Backends by their numbers.
+#[derive(Clone, Debug, Default)]
+pub struct HeldBackends {
+    all: BTreeMap<u32, KernelBackend>,
+    services: NumberIndex<OfService>,
+    local: BTreeSet<u32>,
 }
 
-impl<'a> HeldBackends<'a> {
-    /// Those of these tables.
-    pub(crate) fn new(kernel: &'a KernelState) -> Self {
-        // Whoever wrote other numbers than there are, no service is looked for there.
-        let is_numbered = |held: &&KernelBackend| held.service < MAX_SERVICES;
-        let mut ends = vec![0; MAX_SERVICES as usize];
-        for held in kernel.backends.values().filter(is_numbered) {
-            ends[held.service as usize] += 1;
+impl HeldBackends {
+    /// Puts a backend there. Returns who had its number before.
+    pub fn insert(&mut self, number: u32, backend: KernelBackend) -> Option<KernelBackend> {
+        let before = self.remove(number);
+        let entry = (backend.instance_hash, number);
+        self.change(backend.service, |them| {
+            let position = them.partition_point(|it| *it < entry);
+            them.insert(position, entry);
+        });
+        if is_local(&backend) {
+            self.local.insert(number);
         }
-        let mut count = 0;
-        for end in &mut ends {
-            (*end, count) = (count, count + *end);
-        }
-        let mut all: Vec<Option<Held<'a>>> = vec![None; count];
-        for (number, held) in kernel.backends.iter().filter(|(_, held)| is_numbered(held)) {
-            let end = &mut ends[held.service as usize];
-            all[*end] = Some((*number, held));
-            *end += 1;
-        }
-        let mut backends =
-            Self { all: all.into_iter().flatten().collect(), ends, many: HashIndex::default() };
-        for service in 0..MAX_SERVICES {
-            let of_it = backends.of(service);
-            if of_it.len() > FEW {
-                // Of doubles the smallest number.
-                let by_hash = of_it.iter().rev().map(|held| (held.1.instance_hash, *held));
-                let by_hash: Vec<_> = by_hash.collect();
-                backends.many.extend(by_hash);
-            }
-        }
-        backends
+        self.all.insert(number, backend);
+        before
     }
 
-    /// Those of a service, in the order of their numbers.
-    fn of(&self, service: u32) -> &[Held<'a>] {
-        let service = service as usize;
-        let begin = service.checked_sub(1).map_or(Some(&0), |before| self.ends.get(before));
-        let range = begin.zip(self.ends.get(service)).map(|(begin, end)| *begin..*end);
-        range.and_then(|range| self.all.get(range)).unwrap_or_default()
+    /// Takes a backend away.
+    pub fn remove(&mut self, number: u32) -> Option<KernelBackend> {
+        let before = self.all.remove(&number)?;
+        self.local.remove(&number);
+        self.change(before.service, |them| them.retain(|(_, it)| *it != number));
+        Some(before)
+    }
+
+    /// Changes a backend, if it is there.
+    pub fn update(&mut self, number: u32, change: impl FnOnce(&mut KernelBackend)) {
+        if let Some(mut backend) = self.remove(number) {
+            change(&mut backend);
+            self.insert(number, backend);
+        }
+    }
+
+    /// Those of a service, if it has any.
+    pub(crate) fn of_service(&self, service: u32) -> Option<&OfService> {
+        self.services.get(&service)
+    }
+
+    /// Numbers of the services that have any.
+    pub(super) fn services(&self) -> impl Iterator<Item = u32> {
+        self.services.keys().copied()
+    }
+
+    /// Those behind veths, by their numbers.
+    pub(super) fn local(&self) -> impl Iterator<Item = (u32, &KernelBackend)> {
+        self.local.iter().filter_map(|number| Some((*number, self.all.get(number)?)))
     }
 
     /// The one of a service with this hash; of doubles, the one with the smallest number.
-    pub(crate) fn find(&self, service: u32, hash: &NameHash) -> Option<Held<'a>> {
-        let of_it = self.of(service);
-        if of_it.len() <= FEW {
-            return of_it.iter().find(|(_, held)| held.instance_hash == *hash).copied();
+    pub(crate) fn find(&self, service: u32, hash: &NameHash) -> Option<(u32, &KernelBackend)> {
+        let them = self.services.get(&service)?;
+        let first = them.partition_point(|(other, _)| other < hash);
+        let (_, number) = them.get(first).filter(|(other, _)| other == hash)?;
+        Some((*number, self.all.get(number)?))
+    }
+
+    /// Makes the list of a service anew; it stays sorted.
+    fn change(&mut self, service: u32, change: impl FnOnce(&mut Vec<(NameHash, u32)>)) {
+        let mut them = self.services.remove(&service).map_or_else(Vec::new, |them| them.to_vec());
+        change(&mut them);
+        if !them.is_empty() {
+            self.services.insert(service, them.into());
         }
-        self.many.get(hash).filter(|(_, held)| held.service == service).copied()
+    }
+}
+
+fn is_local(backend: &KernelBackend) -> bool {
+    matches!(backend.path, BackendPath::Local { .. })
+}
+
+impl Deref for HeldBackends {
+    type Target = BTreeMap<u32, KernelBackend>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.all
+    }
+}
+
+impl PartialEq for HeldBackends {
+    fn eq(&self, other: &Self) -> bool {
+        self.all == other.all
+    }
+}
+
+impl Eq for HeldBackends {}
+
+impl<'a> IntoIterator for &'a HeldBackends {
+    type Item = (&'a u32, &'a KernelBackend);
+    type IntoIter = std::collections::btree_map::Iter<'a, u32, KernelBackend>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.all.iter()
+    }
+}
+
+impl FromIterator<(u32, KernelBackend)> for HeldBackends {
+    fn from_iter<T: IntoIterator<Item = (u32, KernelBackend)>>(backends: T) -> Self {
+        let all: BTreeMap<u32, KernelBackend> = backends.into_iter().collect();
+        let mut services: NumberIndex<Vec<(NameHash, u32)>> = NumberIndex::default();
+        for (number, backend) in &all {
+            services.entry(backend.service).or_default().push((backend.instance_hash, *number));
+        }
+        let sorted = services.into_iter().map(|(service, mut them)| {
+            them.sort_unstable();
+            (service, them.into())
+        });
+        let services = sorted.collect();
+        let local = all.iter().filter(|(_, backend)| is_local(backend));
+        let local = local.map(|(number, _)| *number).collect();
+        Self { all, services, local }
+    }
+}
+
+impl<const N: usize> From<[(u32, KernelBackend); N]> for HeldBackends {
+    fn from(backends: [(u32, KernelBackend); N]) -> Self {
+        backends.into_iter().collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::model::BackendPath;
+    use proptest::prelude::*;
 
-    #[test]
-    fn each_is_found_at_its_service_and_nowhere_else() {
-        let mut kernel = KernelState::default();
-        let mut add = |number: u32, service: u32, hash: u64| {
-            let held = KernelBackend {
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Insert(u32, KernelBackend),
+        Remove(u32),
+        Update(u32, KernelBackend),
+    }
+
+    fn any_backend() -> impl Strategy<Value = KernelBackend> {
+        (0..4_u32, 0..6_u64, 0..3_u32, 0..8_u8).prop_map(|(service, hash, ifindex, state)| {
+            let path = match ifindex {
+                0 => BackendPath::Routed,
+                ifindex => BackendPath::Local { ifindex },
+            };
+            KernelBackend {
                 instance_hash: [hash, 1],
                 service,
                 generation: 1,
                 address: ([10, 0, 0, 1], 80).into(),
-                path: BackendPath::Routed,
-                state: 7,
+                path,
+                state,
                 records_replies: true,
-            };
-            kernel.backends.insert(number, held);
-        };
-        // Numbers of services are mixed, and some have many.
-        for number in 1..=300 {
-            let service = match number % 3 {
-                0 => 0,
-                1 => number % 50,
-                _ => MAX_SERVICES - 1,
-            };
-            add(number, service, u64::from(number));
+            }
+        })
+    }
+
+    fn any_step() -> impl Strategy<Value = Step> {
+        let number = || 1..12_u32;
+        prop_oneof![
+            3 => (number(), any_backend()).prop_map(|(number, it)| Step::Insert(number, it)),
+            1 => number().prop_map(Step::Remove),
+            1 => (number(), any_backend()).prop_map(|(number, it)| Step::Update(number, it)),
+        ]
+    }
+
+    /// What the indexes say must be what one sees who looks through all.
+    fn check(held: &HeldBackends) {
+        let again: HeldBackends = held.iter().map(|(number, it)| (*number, it.clone())).collect();
+        assert_eq!(held.services, again.services);
+        assert_eq!(held.local, again.local);
+        for service in 0..4 {
+            for hash in 0..6 {
+                let hash = [hash, 1];
+                let found = held.find(service, &hash);
+                let is_it = |(_, it): &(&u32, &KernelBackend)| {
+                    (it.service, it.instance_hash) == (service, hash)
+                };
+                let expected = held.iter().find(is_it).map(|(number, it)| (*number, it));
+                assert_eq!(found, expected, "{service} {hash:?}");
+            }
         }
-        // Doubles, in a service of few and in one of many; and a service that cannot be.
-        add(1000, 7, 7);
-        add(1001, 0, 3);
-        add(1002, MAX_SERVICES, 5);
-        let held = HeldBackends::new(&kernel);
-        for (number, backend) in &kernel.backends {
-            let found = held.find(backend.service, &backend.instance_hash).map(|it| it.0);
-            let expected = match number {
-                1000 => Some(7),
-                1001 => Some(3),
-                1002 => None,
-                _ => Some(*number),
-            };
-            assert_eq!(found, expected, "{number}");
-            let elsewhere = (backend.service + 1) % MAX_SERVICES;
-            assert_eq!(held.find(elsewhere, &backend.instance_hash).map(|it| it.0), None);
+    }
+
+    proptest! {
+        #[test]
+        fn indexes_agree_and_tell_every_change(
+            steps in prop::collection::vec(any_step(), 0..40)
+        ) {
+            let mut held = HeldBackends::default();
+            for step in steps {
+                let before = held.clone();
+                match step {
+                    Step::Insert(number, backend) => drop(held.insert(number, backend)),
+                    Step::Remove(number) => drop(held.remove(number)),
+                    Step::Update(number, to) => held.update(number, |it| *it = to),
+                }
+                check(&held);
+                for service in 0..4 {
+                    let of = |it: &HeldBackends| -> Vec<(u32, KernelBackend)> {
+                        let its = it.iter().filter(|(_, it)| it.service == service);
+                        its.map(|(number, it)| (*number, it.clone())).collect()
+                    };
+                    if of(&before) != of(&held) {
+                        let lists = [before.of_service(service), held.of_service(service)];
+                        let is_same = matches!(lists, [Some(a), Some(b)] if Arc::ptr_eq(a, b));
+                        prop_assert!(!is_same, "a change of service {service} is not seen");
+                    }
+                }
+            }
         }
-        assert!(held.find(u32::MAX, &[1, 1]).is_none());
-        assert!(HeldBackends::new(&KernelState::default()).find(0, &[1, 1]).is_none());
     }
 }

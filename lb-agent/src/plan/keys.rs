@@ -6,6 +6,7 @@ use std::{collections::HashMap, sync::Arc};
 use super::{
     hash::{NameHash, instance_hash, place_hash, service_hash},
     planner::Planner,
+    settled::Settled,
 };
 use crate::model::{Backend, Service, ServiceName, Snapshot};
 
@@ -71,44 +72,74 @@ impl ServiceKeys {
 }
 
 /// Hashes of the services of the latest snapshots.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Keys(HashMap<ServiceName, Known>);
 
-#[derive(Debug)]
-struct Known {
+#[derive(Clone, Debug)]
+pub(super) struct Known {
     service: Arc<Service>,
-    keys: Arc<ServiceKeys>,
+    pub(super) keys: Arc<ServiceKeys>,
+    /// It is as it should be, as far as is known.
+    pub(super) settled: Option<Arc<Settled>>,
 }
 
 impl Keys {
-    /// Forgets services that are no longer there.
+    /// Forgets services that are no longer there, when all that are there were asked for.
     pub(super) fn retain(&mut self, snapshot: &Snapshot) {
-        self.0.retain(|name, _| snapshot.services.contains_key(name));
+        if self.0.len() != snapshot.services.len() {
+            self.0.retain(|name, _| snapshot.services.contains_key(name));
+        }
     }
 
     /// Those of a service.
-    pub(super) fn of(&mut self, service: &Arc<Service>) -> Arc<ServiceKeys> {
-        if let Some(known) = self.0.get_mut(&service.name) {
-            if !Arc::ptr_eq(&known.service, service) {
-                if !has_same_keys(&known.service, service) {
-                    known.keys = Arc::new(ServiceKeys::new(service));
-                }
-                known.service = Arc::clone(service);
+    pub(super) fn of(&mut self, service: &Arc<Service>) -> Known {
+        let Some(known) = self.0.get_mut(&service.name) else {
+            let known = Known::new(service);
+            self.0.insert(service.name.clone(), known.clone());
+            return known;
+        };
+        if !Arc::ptr_eq(&known.service, service) {
+            if !has_same_keys(&known.service, service) {
+                *known = Known::new(service);
             }
-            debug_assert_eq!(*known.keys, ServiceKeys::new(service), "kept keys are the keys");
-            return Arc::clone(&known.keys);
+            known.service = Arc::clone(service);
+            known.settled = None;
         }
+        debug_assert_eq!(*known.keys, ServiceKeys::new(service), "kept keys are the keys");
+        known.clone()
+    }
+
+    /// Remembers that a service is as it should be.
+    pub(super) fn note_settled(&mut self, name: &ServiceName, settled: Settled) {
+        if let Some(known) = self.0.get_mut(name) {
+            known.settled = Some(Arc::new(settled));
+        }
+    }
+
+    /// Names of services that are as they should be.
+    #[cfg(test)]
+    pub(super) fn settled(&self) -> impl Iterator<Item = &ServiceName> {
+        self.0.iter().filter(|(_, known)| known.settled.is_some()).map(|(name, _)| name)
+    }
+
+    /// Forgets of all services that they are as they should be.
+    #[cfg(test)]
+    pub(super) fn forget_settled(&mut self) {
+        self.0.values_mut().for_each(|known| known.settled = None);
+    }
+}
+
+impl Known {
+    fn new(service: &Arc<Service>) -> Self {
         let keys = Arc::new(ServiceKeys::new(service));
-        let known = Known { service: Arc::clone(service), keys: Arc::clone(&keys) };
-        self.0.insert(service.name.clone(), known);
-        keys
+        Self { service: Arc::clone(service), keys, settled: None }
     }
 }
 
 impl Planner {
     /// The hashes of a service, kept as long as it is what it was.
     pub fn keys_of(&mut self, service: &Arc<Service>) -> Arc<ServiceKeys> {
-        self.keys.of(service)
+        self.keys.of(service).keys
     }
 }
 
@@ -149,7 +180,7 @@ mod tests {
         ];
         for change in changes {
             for _ in 0..2 {
-                assert_eq!(*keys.of(&latest), ServiceKeys::new(&latest));
+                assert_eq!(*keys.of(&latest).keys, ServiceKeys::new(&latest));
             }
             let mut next = (*latest).clone();
             change(&mut next);
@@ -160,7 +191,7 @@ mod tests {
         // Of another name, although its backends are the same.
         let name = ServiceName("other".to_owned());
         let other = Arc::new(Service { name: name.clone(), ..(*latest).clone() });
-        assert_eq!(*keys.of(&other), ServiceKeys::new(&other));
+        assert_eq!(*keys.of(&other).keys, ServiceKeys::new(&other));
         let services = [(name, other)].into();
         keys.retain(&Snapshot { services, ..Snapshot::default() });
         assert_eq!(keys.0.len(), 1);

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive};
 use lb_common::abi::{MAX_BACKENDS, Slot};
 
 /// Hands out numbers in turn, so that one that became free is used again as late as possible.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Turn {
     range: RangeInclusive<u32>,
     last: Option<u32>,
@@ -39,7 +39,7 @@ impl Turn {
 
 /// Since when each retired number has been unused. A number that is used again, or is not asked for
 /// in one pass, starts anew.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Clocks<K = u32> {
     quarantine_ms: u64,
     previous: BTreeMap<K, u64>,

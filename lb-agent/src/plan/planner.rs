@@ -1,6 +1,6 @@
 //! What is to be there: numbers for services and backends, rings, frontends.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use lb_common::abi::{self, MAX_BACKENDS, MAX_SERVICES, RingDescriptor};
 
@@ -9,11 +9,13 @@ use super::{
     draft::Draft,
     extents::{Extent, Extents},
     hash::{NameHash, NumberIndex},
-    keys::{BackendKeys, Keys, ServiceKeys},
+    keys::{BackendKeys, Keys, Known, ServiceKeys},
+    memo::RingMemo,
     numbers::{Clocks, NumberSet, Turn, next_generation},
     replies::ReplyClocks,
     ring::{NewRing, Pool, RingMember, choose_sizes, desired_owners, warn_if_coarse},
     ring_of,
+    settled::Settled,
     sight::{Sight, Times},
     slots::{Circumstances, Watch},
     state_bits,
@@ -42,7 +44,7 @@ impl Default for Settings {
 /// Makes plans, and remembers between them what the kernel's tables do not show: since when numbers
 /// and extents rest, what failed, and which rings are known to be right. Losing it (a restart) costs
 /// some time and nothing else.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Planner {
     settings: Settings,
     pub(super) keys: Keys,
@@ -56,34 +58,16 @@ pub struct Planner {
     pub(super) troubles: Troubles,
 }
 
-/// What is known of a ring as long as its descriptor stays what it is.
-#[derive(Debug)]
-pub(super) struct RingMemo {
-    start: u32,
-    epoch: u32,
-    size: usize,
-    /// Backend numbers that its slots refer to.
-    pub(super) numbers: Vec<u32>,
-    /// The members that its slots are right for.
-    members: Option<Vec<RingMember>>,
-    /// When its slots change although its members do not; `None`: all are plain.
-    watch: Option<Watch>,
-}
-
-impl RingMemo {
-    fn is_of(&self, ring: &KernelRing) -> bool {
-        (self.start, self.epoch, self.size) == (ring.start, ring.epoch, ring.slots.len())
-    }
-}
-
 /// A service that is to be there.
 pub(super) struct Wanted<'a> {
     pub(super) service: &'a Service,
-    keys: Arc<ServiceKeys>,
+    pub(super) keys: Arc<ServiceKeys>,
+    /// That it is as it should be, as far as is known.
+    pub(super) settled: Option<Arc<Settled>>,
     pub(super) number: u32,
     is_new: bool,
     /// Its rings with their sizes.
-    rings: Vec<(u32, u32)>,
+    pub(super) rings: Vec<(u32, u32)>,
 }
 
 impl Planner {
@@ -119,19 +103,32 @@ impl Planner {
     /// What to change so that the kernel holds the snapshot. Plan again after the actions have been
     /// executed, until there are none: resting times begin when a plan sees what is no longer used.
     pub fn plan(&mut self, kernel: &KernelState, snapshot: &Snapshot, sight: &Sight) -> Plan {
+        #[cfg(test)]
+        let of_one_that_forgets = self.plan_of_one_that_forgets(kernel, snapshot, sight);
+        let plan = self.make_plan(kernel, snapshot, sight);
+        #[cfg(test)]
+        assert!(of_one_that_forgets.is_none_or(|it| it == plan), "not what it is from nothing");
+        plan
+    }
+
+    pub(super) fn make_plan(
+        &mut self,
+        kernel: &KernelState,
+        snapshot: &Snapshot,
+        sight: &Sight,
+    ) -> Plan {
         let now_ms = sight.now_ms;
         self.adopt(kernel, now_ms);
         self.troubles.forget_old(now_ms);
-        let referenced = self.look_at_rings(kernel);
+        self.look_at_rings(kernel);
         let mut draft = Draft::new(kernel, sight);
         let wanted = self.services(&mut draft, snapshot);
-        draft.led.reserve(wanted.iter().map(|it| it.service.backends.len()).sum());
         for service in &wanted {
             self.service(&mut draft, service);
         }
         draft.frontends(&wanted);
         self.replies(&mut draft);
-        self.removals(&mut draft, &referenced);
+        self.removals(&mut draft);
         let due_ms = [
             self.service_clocks.next_over_ms(now_ms),
             self.backend_clocks.next_over_ms(now_ms),
@@ -163,38 +160,12 @@ impl Planner {
         }
     }
 
-    /// The backend numbers that any ring refers to.
-    fn look_at_rings(&mut self, kernel: &KernelState) -> NumberSet {
-        let mut scratch = NumberSet::new();
-        let mut referenced = NumberSet::new();
-        self.rings.retain(|number, _| kernel.rings.contains_key(number));
-        for (number, ring) in &kernel.rings {
-            let memo = self.rings.get(number).filter(|memo| memo.is_of(ring));
-            if memo.is_none() {
-                let memo = RingMemo {
-                    start: ring.start,
-                    epoch: ring.epoch,
-                    size: ring.slots.len(),
-                    numbers: scratch.of_slots(ring.slots.different()),
-                    members: None,
-                    watch: None,
-                };
-                self.rings.insert(*number, memo);
-            }
-            for backend in &self.rings[number].numbers {
-                referenced.insert(*backend);
-            }
-        }
-        referenced
-    }
-
     /// Gives every service its number, and its rings their sizes.
     fn services<'a>(&mut self, draft: &mut Draft<'_>, snapshot: &'a Snapshot) -> Vec<Wanted<'a>> {
-        self.keys.retain(snapshot);
         let mut wanted = Vec::new();
         let mut new_rings = Vec::new();
         for service in snapshot.services.values() {
-            let keys = self.keys.of(service);
+            let Known { keys, settled, .. } = self.keys.of(service);
             let held = draft.services_by_hash.get(&keys.service).copied();
             let taken = &draft.services_taken;
             let number = held.or_else(|| self.service_turn.next(|number| taken[number as usize]));
@@ -207,8 +178,10 @@ impl Planner {
                 continue;
             };
             draft.services_taken[number as usize] = true;
-            let rings: BTreeSet<u32> =
+            let mut rings: Vec<u32> =
                 service.frontends.iter().map(|frontend| ring_of(number, frontend)).collect();
+            rings.sort_unstable();
+            rings.dedup();
             let members = keys.count_places();
             let is_missing = |ring: &&u32| !draft.kernel.rings.contains_key(ring);
             new_rings.extend(
@@ -217,8 +190,9 @@ impl Planner {
                     .filter(is_missing)
                     .map(|_| NewRing { asked: service.ring_size(), members }),
             );
-            wanted.push((service, keys, number, held.is_none(), rings));
+            wanted.push((service, (keys, settled), number, held.is_none(), rings));
         }
+        self.keys.retain(snapshot);
         let held = draft.kernel.rings.values();
         let sizes = held.map(|ring| u32::try_from(ring.slots.len()).unwrap_or(u32::MAX));
         let pool = Pool {
@@ -229,7 +203,7 @@ impl Planner {
         let mut sizes = choose_sizes(&new_rings, pool).into_iter();
         wanted
             .into_iter()
-            .map(|(service, keys, number, is_new, rings)| {
+            .map(|(service, (keys, settled), number, is_new, rings)| {
                 let rings = rings.into_iter().filter_map(|ring| {
                     let held = draft.kernel.rings.get(&ring);
                     let held = held.and_then(|ring| u32::try_from(ring.slots.len()).ok());
@@ -239,7 +213,7 @@ impl Planner {
                     }
                     Some((ring, size?))
                 });
-                Wanted { service, keys, number, is_new, rings: rings.collect() }
+                Wanted { service, keys, settled, number, is_new, rings: rings.collect() }
             })
             .collect()
     }
@@ -260,6 +234,10 @@ impl Planner {
             return;
         }
         draft.services_wanted[wanted.number as usize] = true;
+        if self.leave_settled(draft, wanted) {
+            return;
+        }
+        let before = draft.progress();
         if wanted.is_new {
             let name_hash = wanted.keys.service;
             draft.push(Action::WriteService { number: wanted.number, name_hash });
@@ -272,6 +250,9 @@ impl Planner {
                 members.iter().filter(|it| it.0 == is_v4).map(|it| it.1).collect();
             warn_if_coarse(draft, wanted.service, *size, of_family.len());
             self.ring(draft, wanted, *ring, *size, of_family);
+        }
+        if draft.progress() == before {
+            self.note_settled(draft.kernel, wanted);
         }
     }
 
@@ -310,7 +291,8 @@ impl Planner {
         let is_reachable = self.is_reachable(draft, wanted.service, backend);
         let state = state_bits(backend);
         let held = draft
-            .held
+            .kernel
+            .backends
             .find(wanted.number, &hash)
             .filter(|(_, held)| (held.address, held.path) == (backend.address, backend.path));
         if let Some((number, held)) = held {
@@ -440,7 +422,9 @@ impl Planner {
             members: Some(members),
             watch,
         };
-        self.rings.insert(ring, memo);
+        if let Some(before) = self.rings.insert(ring, memo) {
+            draft.replaced.extend(before.numbers);
+        }
         draft.push(Action::PublishRing {
             ring,
             content: KernelRing { start, epoch, slots: slots.into() },

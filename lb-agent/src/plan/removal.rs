@@ -1,33 +1,33 @@
 //! What is no longer to be there: taken from new traffic at once, from the tables when no reader can
 //! see it any more.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    cell::OnceCell,
+    collections::{HashMap, HashSet},
+};
 
 use lb_common::abi::{META_REPLY_DEFAULTS, META_ROUTED_BACKENDS, RINGS_PER_SERVICE};
 
-use super::{Action, KernelBackend, draft::Draft, numbers::NumberSet, planner::Planner};
+use super::{Action, KernelBackend, draft::Draft, planner::Planner};
 use crate::model::BackendPath;
 
 impl Planner {
-    pub(super) fn removals(&mut self, draft: &mut Draft<'_>, referenced: &NumberSet) {
+    pub(super) fn removals(&mut self, draft: &mut Draft<'_>) {
         let kernel = draft.kernel;
         for ring in kernel.rings.keys() {
             if !draft.rings_wanted.contains(ring) {
                 draft.push(Action::ClearRing { ring: *ring });
             }
         }
-        let remaining = self.gone_backends(draft, referenced);
+        let remaining = self.gone_backends(draft);
         self.links(draft, &remaining);
         draft.flags(&remaining);
         self.gone_services(draft, &remaining);
     }
 
     /// Returns what the tables hold of gone backends after this plan.
-    fn gone_backends<'a>(
-        &mut self,
-        draft: &mut Draft<'a>,
-        referenced: &NumberSet,
-    ) -> Vec<&'a KernelBackend> {
+    fn gone_backends<'a>(&mut self, draft: &mut Draft<'a>) -> Vec<&'a KernelBackend> {
+        let referenced = OnceCell::new();
         self.backend_clocks.begin();
         let mut remaining = Vec::new();
         for (number, backend) in &draft.kernel.backends {
@@ -37,7 +37,7 @@ impl Planner {
             }
             if backend.state != 0 {
                 draft.push(Action::SetBackendState { number, state: 0 });
-            } else if !referenced.contains(number)
+            } else if !referenced.get_or_init(|| self.referenced(draft)).contains(number)
                 && self.backend_clocks.is_over(number, draft.now_ms)
             {
                 draft.push(Action::ClearBackend { number });

@@ -34,20 +34,17 @@
 //! Since when a port is left or alone is not in the tables: after a restart the time begins anew. So
 //! it takes longer, and nothing breaks.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    net::SocketAddr,
-};
+use std::{collections::HashMap, net::SocketAddr};
 
 use lb_common::abi::{BACKEND_NONE, MAX_LOCAL, TICK_NS, ring_number};
 
 use super::{
     Action, KernelBackend, ReplyDefault, ReplyPort,
     draft::Draft,
-    hash::NumberIndex,
+    fronts::{AllFronts, address_of},
     numbers::{Clocks, NumberSet},
     planner::Planner,
-    protocol_number, ring_of,
+    protocol_number,
     sight::Times,
     trouble::Subject,
 };
@@ -70,7 +67,7 @@ pub(super) struct Led {
 }
 
 /// How long ports have been as they are.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct ReplyClocks {
     /// The default's frontend leads nobody there.
     left: Clocks<ReplyPort>,
@@ -97,33 +94,6 @@ impl ReplyClocks {
     }
 }
 
-/// The frontends of a ring.
-#[derive(Default)]
-struct Fronts {
-    /// Those that lead there, now or after this plan.
-    all: BTreeSet<SocketAddr>,
-    wanted: BTreeSet<FrontendAddress>,
-    /// Those whose flows are not recorded now.
-    trusted: BTreeSet<FrontendAddress>,
-    /// The one whose flows need not be recorded.
-    first: Option<FrontendAddress>,
-}
-
-impl Fronts {
-    /// Chooses the first frontend. Nobody takes the place of one that the kernel still has.
-    fn choose_first(&mut self, may_have_defaults: bool) {
-        let may = |frontend: &&FrontendAddress| may_have_defaults && has_one_port(frontend);
-        let held = self.wanted.intersection(&self.trusted).find(may);
-        let new = self.wanted.iter().find(may).filter(|_| self.trusted.is_empty());
-        self.first = held.or(new).copied();
-    }
-
-    /// Flows of a frontend that is not the first are not recorded yet.
-    fn is_unsettled(&self) -> bool {
-        self.trusted.iter().any(|frontend| Some(*frontend) != self.first)
-    }
-}
-
 /// Who leads to a port.
 #[derive(Default)]
 struct Leads {
@@ -138,7 +108,7 @@ struct Leads {
 
 /// What is known of all ports while a plan is made.
 struct Ports {
-    fronts: NumberIndex<Fronts>,
+    fronts: AllFronts,
     leads: HashMap<ReplyPort, Leads>,
 }
 
@@ -150,6 +120,9 @@ impl Draft<'_> {
         (number, held): (u32, Option<&KernelBackend>),
         backend: &Backend,
     ) {
+        if !backend.replies.only_answers {
+            self.unasked.insert(ring_of_datagrams(service, backend.address));
+        }
         self.led.push(Led {
             service,
             number,
@@ -195,19 +168,19 @@ impl Planner {
     pub(super) fn replies(&mut self, draft: &mut Draft<'_>) {
         let is_local_known = draft.local();
         let local_trouble = self.troubles.current(Subject::Local, draft.now_ms).is_some();
-        let mut ports = Ports { fronts: fronts(draft), leads: HashMap::new() };
+        let mut ports = Ports { fronts: AllFronts::new(draft), leads: HashMap::new() };
         let may_have_defaults = is_local_known && !local_trouble;
         self.look_at_ports(draft, &mut ports, may_have_defaults);
         let defaults = self.reply_defaults(draft, &ports);
         records(draft, &ports, &defaults);
-        draft.put_frontends(|ring| ports.fronts.get(&ring).and_then(|fronts| fronts.first));
+        draft.put_frontends(|ring| ports.fronts.of(ring).and_then(|fronts| fronts.first));
     }
 
     fn look_at_ports(&self, draft: &Draft<'_>, ports: &mut Ports, may_have_defaults: bool) {
         let Ports { fronts, leads } = ports;
         for led in draft.led.iter().filter(|led| led.has_flows) {
             for (port, ring) in ports_of(led.service, led.path, led.address) {
-                let Some(fronts) = fronts.get(&ring) else { continue };
+                let Some(fronts) = fronts.of(ring) else { continue };
                 let has_trouble = || {
                     let subject = Subject::ReplyDefault(port);
                     self.troubles.current(subject, draft.now_ms).is_some()
@@ -225,14 +198,14 @@ impl Planner {
                 }
             }
         }
-        for backend in draft.kernel.backends.values() {
+        for (_, backend) in draft.kernel.backends.local() {
             for (port, ring) in ports_of(backend.service, backend.path, backend.address) {
                 let is_asked =
                     leads.contains_key(&port) || draft.kernel.reply_defaults.contains_key(&port);
                 if is_asked {
                     let lead = leads.entry(port).or_default();
                     // Until its state is stored, clients are led to it.
-                    if backend.state != 0 && fronts.contains_key(&ring) {
+                    if backend.state != 0 && fronts.of(ring).is_some() {
                         lead.rings.push(ring);
                     }
                 }
@@ -297,9 +270,10 @@ impl Planner {
                 return first_default(draft, ports, port, lead);
             }
         }
-        let leading = lead.numbers.iter().find(|(ring, _)| {
-            ports.fronts.get(ring).is_some_and(|fronts| fronts.all.contains(&held.vip))
-        });
+        let leading = lead
+            .numbers
+            .iter()
+            .find(|(ring, _)| ports.fronts.of(*ring).is_some_and(|fronts| fronts.has(held.vip)));
         let is_held = |backend: &KernelBackend| {
             (backend.path, backend.address)
                 == (BackendPath::Local { ifindex: port.ifindex }, port.address)
@@ -322,16 +296,14 @@ impl Planner {
 impl Ports {
     /// Whether a frontend leads to the port.
     fn leads_from(&self, lead: &Leads, vip: SocketAddr) -> bool {
-        lead.rings.iter().any(|ring| self.fronts[ring].all.contains(&vip))
+        let mut fronts = lead.rings.iter().filter_map(|ring| self.fronts.of(*ring));
+        fronts.any(|fronts| fronts.has(vip))
     }
 
     /// Whether others do.
     fn has_others(&self, lead: &Leads, vip: SocketAddr) -> bool {
-        let has_other = |ring: &u32| {
-            let all = &self.fronts[ring].all;
-            all.len() > usize::from(all.contains(&vip))
-        };
-        lead.rings.iter().any(has_other)
+        let mut fronts = lead.rings.iter().filter_map(|ring| self.fronts.of(*ring));
+        fronts.any(|fronts| fronts.has_other_than(vip))
     }
 }
 
@@ -349,36 +321,6 @@ fn first_default(
     let is_ambiguous = is_in_use || has_other_ways || ports.has_others(lead, vip);
     let front_ifindex = draft.sight.front_ifindex;
     Some(ReplyDefault { vip, backend, front_ifindex, is_ambiguous, has_other_ways })
-}
-
-/// The frontends of every ring that has any, now or after this plan, and the first of each.
-fn fronts(draft: &Draft<'_>) -> NumberIndex<Fronts> {
-    let mut fronts: NumberIndex<Fronts> = NumberIndex::default();
-    let kernel = draft.kernel;
-    for (frontend, service) in &kernel.frontends {
-        let fronts = fronts.entry(ring_of(*service, frontend)).or_default();
-        fronts.all.insert(address_of(frontend));
-        if !kernel.recorded_frontends.contains(frontend) {
-            fronts.trusted.insert(*frontend);
-        }
-    }
-    for (frontend, service) in &draft.frontends_wanted {
-        let fronts = fronts.entry(ring_of(*service, frontend)).or_default();
-        fronts.all.insert(address_of(frontend));
-        fronts.wanted.insert(*frontend);
-    }
-    // Of datagrams only those that are answers.
-    let mut unasked = BTreeSet::new();
-    for led in draft.led.iter().filter(|led| !led.facts.only_answers) {
-        let ring = ring_for(led.service, led.address, Protocol::Udp);
-        if fronts.contains_key(&ring) {
-            unasked.insert(ring);
-        }
-    }
-    for (ring, fronts) in &mut fronts {
-        fronts.choose_first(!unasked.contains(ring));
-    }
-    fronts
 }
 
 /// Says of each backend whether its flows are recorded.
@@ -403,16 +345,16 @@ fn records(draft: &mut Draft<'_>, ports: &Ports, defaults: &HashMap<ReplyPort, R
     for one in &draft.led {
         led.insert(one.number);
     }
-    for (number, held) in &draft.kernel.backends {
+    for (number, held) in draft.kernel.backends.local() {
         let needs_records = |(port, ring): (ReplyPort, u32)| {
-            let first = ports.fronts.get(&ring).and_then(|fronts| fronts.first);
+            let first = ports.fronts.of(ring).and_then(|fronts| fronts.first);
             let default = defaults.get(&port);
             first.is_some_and(|first| !is_default_for(default, &first))
                 || default.is_some_and(|default| default.has_other_ways)
         };
-        let is_trusted = held.state != 0 && !held.records_replies && !led.contains(*number);
+        let is_trusted = held.state != 0 && !held.records_replies && !led.contains(number);
         if is_trusted && ports_of(held.service, held.path, held.address).any(needs_records) {
-            changed.push(Action::SetRecordsReplies { number: *number, records_replies: true });
+            changed.push(Action::SetRecordsReplies { number, records_replies: true });
         }
     }
     draft.set_records_replies(&written);
@@ -428,7 +370,7 @@ fn has_defaults(led: &Led, ports: &Ports, defaults: &HashMap<ReplyPort, ReplyDef
         return false;
     }
     for (port, ring) in ports_of(led.service, led.path, led.address) {
-        let Some(fronts) = ports.fronts.get(&ring) else { continue };
+        let Some(fronts) = ports.fronts.of(ring) else { continue };
         if fronts.is_unsettled() && fronts.first.is_none() {
             return false;
         }
@@ -452,13 +394,9 @@ fn is_eligible(led: &Led) -> bool {
     led.facts.ways_in == WaysIn::OnlyOurs && led.address.port() != 0
 }
 
-/// A frontend of several ports leads the same flow of a client there in several ways.
-fn has_one_port(frontend: &FrontendAddress) -> bool {
-    !frontend.ports.is_wide()
-}
-
-fn address_of(frontend: &FrontendAddress) -> SocketAddr {
-    SocketAddr::new(frontend.vip, frontend.ports.first())
+/// The ring of datagrams to a backend.
+pub(super) fn ring_of_datagrams(service: u32, address: SocketAddr) -> u32 {
+    ring_for(service, address, Protocol::Udp)
 }
 
 fn ring_for(service: u32, address: SocketAddr, protocol: Protocol) -> u32 {

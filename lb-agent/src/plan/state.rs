@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use super::{Slots, hash::HashIndex};
+use super::{HeldBackends, Slots, hash::HashIndex};
 use crate::model::{BackendPath, FrontendAddress, IpPrefix, Protocol};
 
 /// One backend as the kernel holds it.
@@ -71,7 +71,7 @@ pub struct KernelState {
     /// Service number -> hash of the service's name.
     pub services: BTreeMap<u32, [u64; 2]>,
     /// Backend number -> backend.
-    pub backends: BTreeMap<u32, KernelBackend>,
+    pub backends: HeldBackends,
     /// Last generation of backend numbers that are free now and were in use before.
     pub free_generations: BTreeMap<u32, u32>,
     /// Ring number (`lb_common::abi::ring_number`) -> ring.

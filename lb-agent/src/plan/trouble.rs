@@ -22,14 +22,14 @@ pub(super) enum Subject {
     Local,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Trouble {
     pub(super) cause: String,
     retry_ms: u64,
     pause_ms: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Troubles(HashMap<Subject, Trouble>);
 
 impl Troubles {

@@ -40,7 +40,7 @@ const PUBLISH_DELAY: Duration = Duration::from_millis(250);
 /// The same, when there is no such time.
 const PUBLISH_DELAY_MAX: Duration = Duration::from_secs(1);
 
-/// Views in a row that are given up for somebody's death or failure before one is made all the same.
+/// Views in a row that are given up for what the kernel should hear of before one is made all the same.
 const GIVEN_UP_MAX: u32 = 16;
 
 /// The loop.
@@ -160,8 +160,8 @@ impl<N: Node> Runtime<N> {
         self.publish_at = Some((latest.min(now + PUBLISH_DELAY), latest));
     }
 
-    /// Makes the view for those who have asked, and when one is due. A death or a failure that comes
-    /// meanwhile goes first: a view of all backends may take tens of milliseconds.
+    /// Makes the view for those who have asked, and when one is due. Whoever comes, dies or fails meanwhile
+    /// goes first: a view of all backends may take tens of milliseconds.
     fn show(&mut self, now: Instant) {
         // While there is more to do nobody waits for a view, but not for ever.
         let is_busy = self.reconciler.is_dirty(now);
@@ -171,7 +171,7 @@ impl<N: Node> Runtime<N> {
         }
         let gives_up = self.given_up < GIVEN_UP_MAX;
         let inbox = &mut self.inbox;
-        let mut is_urgent = || gives_up && inbox.has_bad_news();
+        let mut is_urgent = || gives_up && inbox.has_news();
         let view = if self.askers.is_empty() {
             self.reconciler.view(now, &mut is_urgent)
         } else {

@@ -1,5 +1,5 @@
-//! Events in the order in which they came, with one exception: deaths and failures may be looked for
-//! ahead.
+//! Events in the order in which they came, with one exception: whether there are some that cannot wait
+//! may be looked at ahead.
 
 use std::collections::VecDeque;
 
@@ -19,11 +19,13 @@ pub(super) struct Inbox {
     stash: VecDeque<Event>,
     /// Of those in the stash, so many are deaths and failures.
     bad: usize,
+    /// So many lead to a plan.
+    news: usize,
 }
 
 impl Inbox {
     pub(super) fn new(channel: mpsc::Receiver<Event>) -> Self {
-        Self { channel, stash: VecDeque::new(), bad: 0 }
+        Self { channel, stash: VecDeque::new(), bad: 0, news: 0 }
     }
 
     /// The next event; `None` when nobody can send any more.
@@ -42,18 +44,29 @@ impl Inbox {
     fn pop_stashed(&mut self) -> Option<Event> {
         let event = self.stash.pop_front()?;
         self.bad -= usize::from(is_bad(&event));
+        self.news -= usize::from(is_news(&event));
         Some(event)
     }
 
     /// Whether somebody died, or turned out to fail, while something else was being done. The events
     /// stay, and are bad news until they are taken.
     pub(super) fn has_bad_news(&mut self) -> bool {
-        while self.bad == 0 && self.stash.len() < STASH_MAX {
+        self.look_ahead(|this| this.bad > 0)
+    }
+
+    /// Whether something came that the kernel should hear of, while nothing was done but told.
+    pub(super) fn has_news(&mut self) -> bool {
+        self.look_ahead(|this| this.news > 0)
+    }
+
+    fn look_ahead(&mut self, is_found: impl Fn(&Self) -> bool) -> bool {
+        while !is_found(self) && self.stash.len() < STASH_MAX {
             let Ok(event) = self.channel.try_recv() else { break };
             self.bad += usize::from(is_bad(&event));
+            self.news += usize::from(is_news(&event));
             self.stash.push_back(event);
         }
-        self.bad > 0
+        is_found(self)
     }
 }
 
@@ -65,9 +78,23 @@ fn is_bad(event: &Event) -> bool {
     }
 }
 
+fn is_news(event: &Event) -> bool {
+    match event {
+        Event::Provider(event) => match event {
+            ProviderEvent::Claims { .. }
+            | ProviderEvent::Gone { .. }
+            | ProviderEvent::Expected { .. } => true,
+            ProviderEvent::Status { .. } => false,
+        },
+        Event::Health(_) => true,
+        Event::Clients(_) | Event::Restarting(_) | Event::Balancers(_) => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Claims;
 
     fn gone(instance: &str) -> Event {
         ProviderEvent::Gone { provider: "docker", instance: instance.to_owned() }.into()
@@ -81,21 +108,27 @@ mod tests {
     async fn looking_ahead_keeps_the_order() {
         let (sender, receiver) = mpsc::channel(16);
         let mut inbox = Inbox::new(receiver);
-        assert!(!inbox.has_bad_news());
-        for event in [status(), gone("a"), gone("b"), status()] {
+        let claims =
+            || Event::from(ProviderEvent::Claims { provider: "docker", claims: Claims::default() });
+        assert!(!inbox.has_bad_news() && !inbox.has_news());
+        sender.send(status()).await.expect("room");
+        assert!(!inbox.has_news());
+        sender.send(claims()).await.expect("room");
+        assert!(inbox.has_news() && !inbox.has_bad_news());
+        for event in [gone("a"), gone("b"), status()] {
             sender.send(event).await.expect("room");
         }
-        assert!(inbox.has_bad_news());
+        assert!(inbox.has_bad_news() && inbox.has_news());
         assert!(inbox.has_bad_news(), "until it is taken");
         drop(sender);
         let mut events = Vec::new();
         while let Some(event) = inbox.next().await {
             events.push(event);
-            if events.len() == 2 {
+            if events.len() == 3 {
                 assert!(inbox.has_bad_news(), "another one follows");
             }
         }
-        assert!(!inbox.has_bad_news());
-        assert_eq!(events, [status(), gone("a"), gone("b"), status()]);
+        assert!(!inbox.has_bad_news() && !inbox.has_news());
+        assert_eq!(events, [status(), claims(), gone("a"), gone("b"), status()]);
     }
 }

@@ -166,7 +166,7 @@ mod tests {
         let again = fixtures::snapshot([service(&[2])]);
         let second = apply(&again, &[], &kernel);
         assert!(!Arc::ptr_eq(&first, &second));
-        kernel.backends.remove(&3);
+        kernel.backends.remove(3);
         assert_eq!(places(&apply(&again, &[], &kernel)).len(), 2);
     }
 }

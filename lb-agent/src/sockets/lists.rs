@@ -43,7 +43,7 @@ pub(super) fn lists(
     tables: &SocketTables,
     routes_across: bool,
 ) -> BTreeMap<ReachKey, Arc<Reach>> {
-    let held = HeldBackends::new(kernel);
+    let held = &kernel.backends;
     let is_container = |client: &&lb_common::abi::Client| client.kind == CLIENT_CONTAINER;
     let classes: BTreeSet<u64> = if routes_across {
         BTreeSet::new()
@@ -62,7 +62,7 @@ pub(super) fn lists(
             continue;
         }
         for family in [FAMILY_V4, FAMILY_V6] {
-            let candidates = candidates(numbered, family, tables, &held);
+            let candidates = candidates(numbered, family, tables, held);
             let prefers_node = scope.flags & PREFERS_NODE != 0;
             // More than there is room for are not made; the first of them is refused where it is written.
             let classes = if lists.len() > MAX_REACH_LISTS as usize { &none } else { &classes };
@@ -79,7 +79,7 @@ fn candidates(
     numbered: &Numbered<'_>,
     family: u32,
     tables: &SocketTables,
-    held: &HeldBackends<'_>,
+    held: &HeldBackends,
 ) -> Vec<Candidate> {
     let Numbered { service, keys, number } = numbered;
     let mut candidates = Vec::new();

@@ -248,10 +248,12 @@ pub fn ahead(kernel: &KernelState, actions: &[Action]) -> Option<KernelState> {
         return None;
     }
     let services = kernel.services.iter().filter(|(number, _)| led_to.contains(number));
-    let backends = kernel.backends.iter().filter(|(_, held)| led_to.contains(&held.service));
+    let lists = led_to.iter().filter_map(|service| kernel.backends.of_service(*service));
+    let numbers = lists.flat_map(|them| them.iter().map(|(_, number)| *number));
+    let backends = numbers.filter_map(|it| Some((it, kernel.backends.get(&it)?.clone())));
     let mut after = KernelState {
         services: services.map(|(number, hash)| (*number, *hash)).collect(),
-        backends: backends.map(|(number, held)| (*number, held.clone())).collect(),
+        backends: backends.collect(),
         ..KernelState::default()
     };
     for action in actions {

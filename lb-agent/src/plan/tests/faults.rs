@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     model::{
-        Backend, BackendPath, BackendState, FrontendAddress, Ports, Protocol, Service, Snapshot,
-        WaysIn,
+        Backend, BackendPath, BackendState, FrontendAddress, Ports, Protocol, Service, ServiceName,
+        Snapshot, WaysIn,
     },
     plan::{
         Action, Kernel, KernelError, KernelState, Planner, Settings, Sight, Times,
@@ -259,6 +259,29 @@ struct Step {
     /// A ring of which a flow is left without a record.
     refused_ring: Option<u32>,
     others: Option<u32>,
+    /// All other services stay what they were.
+    only: Option<usize>,
+}
+
+impl Step {
+    /// What is wanted from now on, after this.
+    fn wanted(&self, before: &Snapshot) -> Snapshot {
+        let Some(index) = self.only else { return self.snapshot.clone() };
+        let name = ServiceName(format!("s{index}"));
+        let mut after = before.clone();
+        after.services.remove(&name);
+        if let Some(service) = self.snapshot.services.get(&name) {
+            let mut service = (**service).clone();
+            let is_taken = |it: &FrontendAddress| {
+                after.services.values().any(|other| other.frontends.contains(it))
+            };
+            service.frontends.retain(|frontend| !is_taken(frontend));
+            if !service.frontends.is_empty() {
+                after.services.insert(name, service.into());
+            }
+        }
+        after
+    }
 }
 
 fn any_backend() -> impl Strategy<Value = Backend> {
@@ -288,9 +311,16 @@ fn any_backend() -> impl Strategy<Value = Backend> {
 fn any_snapshot() -> impl Strategy<Value = Snapshot> {
     // Which of three services has which frontend, and the backends of each.
     let owners = prop::collection::vec(0..4_usize, 4);
-    let backends = prop::collection::vec(prop::collection::vec(any_backend(), 0..4), 3);
+    let of_service = (prop::collection::vec(any_backend(), 0..4), prop::bool::weighted(0.4));
+    let backends = prop::collection::vec(of_service, 3);
     (owners, backends).prop_map(|(owners, backends)| {
-        let services = backends.into_iter().enumerate().filter_map(|(index, backends)| {
+        let all = backends.into_iter().enumerate();
+        let services = all.filter_map(|(index, (mut backends, are_routed))| {
+            if are_routed {
+                for backend in &mut backends {
+                    backend.path = BackendPath::Routed;
+                }
+            }
             let ports: Vec<u16> = (80..)
                 .zip(&owners)
                 .filter(|(_, owner)| **owner == index)
@@ -320,13 +350,15 @@ fn any_step() -> impl Strategy<Value = Step> {
         prop_oneof![Just(0_u64), 1..200_u64, 500..2500_u64, Just(10_000_u64), Just(30_000_u64)];
     let refused_ring = prop::option::weighted(0.2, 0..8_u32);
     let others = prop::option::weighted(0.5, 0..3_u32);
-    (any_snapshot(), wait_ms, prop::bool::weighted(0.2), refused_ring, others).prop_map(
-        |(snapshot, wait_ms, restart, refused_ring, others)| Step {
+    let only = prop::option::weighted(0.5, 0..4_usize);
+    (any_snapshot(), wait_ms, prop::bool::weighted(0.2), refused_ring, others, only).prop_map(
+        |(snapshot, wait_ms, restart, refused_ring, others, only)| Step {
             snapshot,
             wait_ms,
             restart,
             refused_ring,
             others,
+            only,
         },
     )
 }
@@ -335,25 +367,26 @@ fn live(steps: &[Step], seed: u64) -> Auditor {
     let mut auditor = Auditor::new(seed);
     let mut mirror = KernelState::default();
     let mut planner = Planner::new(SETTINGS);
+    let mut wanted = Snapshot::default();
     for step in steps {
+        wanted = step.wanted(&wanted);
         if step.restart {
             planner = Planner::new(SETTINGS);
             mirror = auditor.state.clone();
             auditor.restart();
         }
         auditor.others = step.others;
-        auditor.drains.expect(&step.snapshot);
+        auditor.drains.expect(&wanted);
         if let Some(ring) = step.refused_ring {
             auditor.refused_ticks.insert(ring, tick_at(auditor.now_ms));
         }
         let view = auditor.sight(auditor.now_ms);
         let mut sight = || view.clone();
-        reconcile(&mut planner, &mut auditor, &mut mirror, &step.snapshot, &mut sight);
+        reconcile(&mut planner, &mut auditor, &mut mirror, &wanted, &mut sight);
         assert_eq!(mirror, auditor.state);
         auditor.now_ms += step.wait_ms;
         auditor.reply_flows.pass(&auditor.state, auditor.now_ms);
     }
-    let Some(last) = steps.last() else { return auditor };
     (auditor.fail_percent, auditor.others) = (0, None);
     let is_plain = |state: &KernelState| {
         let mut slots = state.rings.values().flat_map(|ring| &ring.slots);
@@ -363,8 +396,7 @@ fn live(steps: &[Step], seed: u64) -> Auditor {
     for _ in 0..100 {
         let view = auditor.sight(auditor.now_ms);
         let mut sight = || view.clone();
-        let outcome =
-            reconcile(&mut planner, &mut auditor, &mut mirror, &last.snapshot, &mut sight);
+        let outcome = reconcile(&mut planner, &mut auditor, &mut mirror, &wanted, &mut sight);
         assert!(outcome.is_settled, "{outcome:?}");
         is_over = outcome.due_ms.is_none() && is_plain(&auditor.state);
         if is_over {
@@ -374,15 +406,12 @@ fn live(steps: &[Step], seed: u64) -> Auditor {
         auditor.now_ms = auditor.now_ms.max(outcome.due_ms.unwrap_or(auditor.now_ms + 5000));
     }
     assert!(is_over, "it is never settled:\n{}", auditor.state);
-    assert_holds(&auditor.state, &last.snapshot);
+    assert_holds(&auditor.state, &wanted);
     // A successor finds nothing to do, and keeps quiet when the quarantine is over.
     let mut successor = Planner::new(SETTINGS);
     for later_ms in [0, QUARANTINE_MS] {
-        let plan = successor.plan(
-            &auditor.state,
-            &last.snapshot,
-            &auditor.sight(auditor.now_ms + later_ms),
-        );
+        let plan =
+            successor.plan(&auditor.state, &wanted, &auditor.sight(auditor.now_ms + later_ms));
         assert_eq!(plan.actions, [], "{plan}");
     }
     auditor

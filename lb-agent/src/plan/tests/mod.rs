@@ -67,17 +67,17 @@ fn sized(ring_size: u32) -> Arc<Policy> {
     Arc::new(Policy { ring_size, ..Policy::default() })
 }
 
-fn snapshot(services: Vec<Service>) -> Snapshot {
+pub(super) fn snapshot(services: Vec<Service>) -> Snapshot {
     let services = services.into_iter().map(|it| (it.name.clone(), Arc::new(it))).collect();
     Snapshot { services, ..Snapshot::default() }
 }
 
 /// A node: planner, kernel and clock.
-struct Node {
-    planner: Planner,
+pub(super) struct Node {
+    pub(super) planner: Planner,
     settings: Settings,
-    kernel: KernelState,
-    now_ms: u64,
+    pub(super) kernel: KernelState,
+    pub(super) now_ms: u64,
     refused_ticks: BTreeMap<u32, u32>,
     /// Slots of rings that have a record of another backend than their `cur`.
     others: BTreeSet<(u32, u32)>,
@@ -96,7 +96,7 @@ fn sight(now_ms: u64) -> Sight {
 }
 
 impl Node {
-    fn new(ring_slots: u32) -> Self {
+    pub(super) fn new(ring_slots: u32) -> Self {
         let settings = Settings { ring_slots, quarantine_ms: 2000, times: Times::default() };
         let planner = Planner::new(settings);
         Self {
@@ -124,7 +124,7 @@ impl Node {
     }
 
     /// One plan, shown, and executed.
-    fn step(&mut self, snapshot: &Snapshot) -> String {
+    pub(super) fn step(&mut self, snapshot: &Snapshot) -> String {
         let plan = self.planner.plan(&self.kernel, snapshot, &self.sight());
         let shown = plan.to_string();
         for action in &plan.actions {
@@ -134,7 +134,7 @@ impl Node {
     }
 
     /// Plans until nothing is left to do.
-    fn settle(&mut self, snapshot: &Snapshot) -> Outcome {
+    pub(super) fn settle(&mut self, snapshot: &Snapshot) -> Outcome {
         let mut kernel = self.kernel.clone();
         let sight = self.sight();
         let Self { planner, kernel: mirror, .. } = self;
@@ -145,7 +145,7 @@ impl Node {
     }
 
     /// Settles now, and again each time it says that it is due, at most until `until_ms`.
-    fn rest(&mut self, snapshot: &Snapshot, until_ms: u64) {
+    pub(super) fn rest(&mut self, snapshot: &Snapshot, until_ms: u64) {
         while let Some(due_ms) = self.settle(snapshot).due_ms.filter(|due_ms| *due_ms <= until_ms) {
             assert!(due_ms > self.now_ms, "due at {due_ms}, and it is {}", self.now_ms);
             self.now_ms = due_ms;

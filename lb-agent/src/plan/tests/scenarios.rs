@@ -169,7 +169,7 @@ fn a_service_number_stays_as_long_as_its_backends() {
     let nothing = Snapshot::default();
     node.settle(&nothing);
     // The store of one state byte was lost.
-    node.kernel.backends.get_mut(&1).unwrap().state = 3;
+    node.kernel.backends.update(1, |backend| backend.state = 3);
     node.now_ms += 2000;
     assert_snapshot!(node.step(&nothing), @"
     backend 1: takes nothing
@@ -445,7 +445,8 @@ fn inconsistent_tables_are_repaired() {
     // services that are not there, a ring that points to nobody.
     let double = right.backends[&1].clone();
     let stray = KernelBackend { service: 77, instance_hash: [7, 7], ..double.clone() };
-    node.kernel.backends.extend([(9, double), (10, stray)]);
+    node.kernel.backends.insert(9, double);
+    node.kernel.backends.insert(10, stray);
     node.kernel.frontends.insert(frontend(99), 78);
     let ring = KernelRing { start: 5000, epoch: 1, ..right.rings[&0].clone() };
     node.kernel.rings.insert(79 * 4, ring);
