@@ -6,10 +6,13 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _},
+    io::{BufRead as _, BufReader},
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, ChildStdout, Command, Stdio},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::mpsc::{self, Receiver},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -112,9 +115,8 @@ impl Callers {
         from: Option<&Container>,
         target: SocketAddr,
         count: usize,
-        seconds: u64,
     ) -> Result<Held> {
-        self.hold_of("hold", world, from, target, count, seconds)
+        self.hold_of("hold", world, from, target, count)
     }
 
     /// The same with connected sockets of UDP.
@@ -124,9 +126,8 @@ impl Callers {
         from: Option<&Container>,
         target: SocketAddr,
         count: usize,
-        seconds: u64,
     ) -> Result<Held> {
-        self.hold_of("hold-udp", world, from, target, count, seconds)
+        self.hold_of("hold-udp", world, from, target, count)
     }
 
     fn hold_of(
@@ -136,16 +137,24 @@ impl Callers {
         from: Option<&Container>,
         target: SocketAddr,
         count: usize,
-        seconds: u64,
     ) -> Result<Held> {
         let mut command = self.dialer(world, from)?;
-        command.args([way, &target.to_string(), &count.to_string(), &seconds.to_string()]);
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-        let mut lines = BufReader::new(child.stdout.take().context("no output")?);
+        command.args([way, &target.to_string(), &count.to_string()]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let input = child.stdin.take();
+        let mut output = BufReader::new(child.stdout.take().context("no output")?);
         let mut first = String::new();
-        lines.read_line(&mut first)?;
+        output.read_line(&mut first)?;
         ensure!(first == "open\n", "not open: `{first}`");
-        Ok(Held { child, lines })
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            // Whoever has gone wants to hear no more.
+            output
+                .lines()
+                .map_while(Result::ok)
+                .all(|line| sender.send((Instant::now(), line)).is_ok())
+        });
+        Ok(Held { child, input, lines, count })
     }
 
     /// The dialer, for scripts.
@@ -163,33 +172,64 @@ impl Callers {
     }
 }
 
-/// Connections that wait.
+/// So many of them are asked in the end, by `lb-dial`.
+const ASKED_MAX: usize = 200;
+/// Longest wait for the first of them to end.
+const FIRST_END: Duration = Duration::from_secs(20);
+/// When so long none has ended, the others go on: the agent looks twice in the second after something
+/// has gone.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// Connections that wait, until this is dropped.
 #[derive(Debug)]
 pub struct Held {
     child: Child,
-    lines: BufReader<ChildStdout>,
+    input: Option<ChildStdin>,
+    /// Each with the moment when it came.
+    lines: Receiver<(Instant, String)>,
+    count: usize,
 }
 
 impl Held {
-    /// Waits for the end, and says what became of each.
-    pub fn end(mut self) -> Result<String> {
-        let mut text = String::new();
-        self.lines.read_to_string(&mut text)?;
-        self.child.wait()?;
-        Ok(text)
+    /// Lets them go, and checks that every one is alive, and that those of them which are asked answer.
+    pub fn all_answer(self) -> Result<()> {
+        let count = self.count;
+        let output = self.let_go()?;
+        let expected = [format!("alive={count}"), format!("answered={}", count.min(ASKED_MAX))];
+        ensure!(output == expected, "of {count}: {output:?}");
+        Ok(())
     }
 
-    /// Waits for the end, and says when connections have ended, in milliseconds since the epoch: all of
-    /// them with this error.
+    /// Waits until no more of them end, and says when they have, in milliseconds since the epoch: all
+    /// with this error. Those that have not are let go, and have to answer.
     pub fn ends(self, errno: i32) -> Result<Vec<f64>> {
-        let text = self.end()?;
+        let mut output = Vec::new();
+        let mut deadline = Instant::now() + FIRST_END;
+        let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+        while let Ok((came_at, line)) = self.lines.recv_timeout(left(deadline)) {
+            output.push(line);
+            deadline = came_at + QUIET;
+        }
+        let count = self.count;
+        output.extend(self.let_go()?);
         let mut ends = Vec::new();
-        for line in text.lines().filter_map(|line| line.strip_prefix("ended=")) {
+        for line in output.iter().filter_map(|line| line.strip_prefix("ended=")) {
             let (how, at_ms) = line.split_once(" at_ms=").context("no time")?;
             ensure!(how == errno.to_string(), "one ended with {how} and not with {errno}");
             ends.push(at_ms.parse()?);
         }
+        let alive = count - ends.len();
+        let answered = format!("answered={}", alive.min(ASKED_MAX));
+        ensure!(output.last() == Some(&answered), "{alive} are alive: {:?}", output.last());
         Ok(ends)
+    }
+
+    /// What there is to say yet, in lines.
+    fn let_go(mut self) -> Result<Vec<String>> {
+        drop(self.input.take());
+        let output = self.lines.iter().map(|(_, line)| line).collect();
+        self.child.wait()?;
+        Ok(output)
     }
 }
 

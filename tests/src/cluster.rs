@@ -37,7 +37,11 @@ impl Cluster {
     /// Starts as many remote hosts as there are weights, and an agent. The service has TCP and UDP of
     /// both families at port 80.
     pub fn start(settings: &str, weights: Weights<'_>) -> Result<Self> {
-        let world = World::plain()?;
+        Self::start_in(World::plain()?, settings, weights)
+    }
+
+    /// The same in a world without Docker that is there.
+    pub fn start_in(world: World, settings: &str, weights: Weights<'_>) -> Result<Self> {
         // Whoever is not the client's neighbour is somewhere behind it.
         world.node().ip(&format!("route add default via {}", crate::world::CLIENT))?;
         let numbers = 1..=u8::try_from(weights.len())?;

@@ -115,6 +115,16 @@ impl Container {
         Ok(self)
     }
 
+    /// Starts several at the same time. Which address each of them gets is a matter of chance.
+    pub fn start_all(containers: impl IntoIterator<Item = Self>) -> Result<Vec<Self>> {
+        thread::scope(|scope| {
+            let starts = containers.into_iter().map(|it| scope.spawn(|| it.start()));
+            let starts: Vec<_> = starts.collect();
+            let ends = starts.into_iter().map(|it| it.join().map_err(|_| anyhow!("a panic"))?);
+            ends.collect()
+        })
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {

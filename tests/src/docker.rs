@@ -141,7 +141,7 @@ impl DockerNode {
     /// Starts one and waits until it answers; about two seconds.
     pub fn start(options: DockerOptions) -> Result<Self> {
         let namespace = Namespace::new()?;
-        let directory = Directory::new()?;
+        let directory = Directory::in_memory()?;
         let cgroup = names::unique();
         let docker = Docker::at(directory.join("docker.sock"));
         let mut node = Self { daemon: None, docker, cgroup, options, namespace, directory };
@@ -212,22 +212,12 @@ impl DockerNode {
 }
 
 impl Drop for DockerNode {
+    /// Nobody needs the daemon to tidy up: its mounts and links are in namespaces that end with its
+    /// processes, and its files are removed with their directory.
     fn drop(&mut self) {
-        if self.daemon.is_some()
-            && let Ok(ids) = self.docker.run("ps --all --quiet")
-            && !ids.is_empty()
-        {
-            let ids: Vec<_> = ids.split_whitespace().collect();
-            let removed = process::run(self.docker.command().args(["rm", "--force"]).args(ids));
-            if let Err(error) = removed {
-                eprintln!("{error:#}");
-            }
-        }
         if let Some(mut daemon) = self.daemon.take() {
-            process::signal(&daemon, Signal::SIGTERM);
-            if !process::wait_child(&mut daemon, Duration::from_secs(15)) {
-                eprintln!("dockerd did not end:\n{}", self.log());
-            }
+            process::signal(&daemon, Signal::SIGKILL);
+            process::wait_child(&mut daemon, Duration::from_secs(15));
         }
         names::end_processes_of(self.directory.path());
         names::remove_cgroups(&self.cgroup);

@@ -10,6 +10,8 @@ use std::{
     },
 };
 
+use anyhow::Context as _;
+
 use crate::process;
 
 /// How every name of ours begins: namespaces, directories, cgroups.
@@ -173,6 +175,22 @@ impl Directory {
         let path = Path::new(ROOT).join(unique());
         fs::create_dir_all(&path)?;
         Ok(Self { path })
+    }
+
+    /// One whose files are in memory. A Docker daemon synchronizes its files at every step, and the file
+    /// system below a container's whenever that is unmounted: on a disk the tests would wait for that.
+    pub fn in_memory() -> anyhow::Result<Self> {
+        let directory = Self::new()?;
+        let options = Some("mode=0755,size=1g");
+        nix::mount::mount(
+            Some("tmpfs"),
+            directory.path(),
+            Some("tmpfs"),
+            nix::mount::MsFlags::empty(),
+            options,
+        )
+        .with_context(|| format!("cannot mount a tmpfs at {}", directory.path().display()))?;
+        Ok(directory)
     }
 
     /// Where it is.

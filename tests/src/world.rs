@@ -78,7 +78,7 @@ pub struct World {
     directory: Directory,
     /// Worlds run one after the other: several at once on a small machine would disturb each
     /// other's timing.
-    _turn: Flock<File>,
+    _turn: Option<Flock<File>>,
 }
 
 /// Waits until no other world exists, and keeps it so until this is dropped.
@@ -92,7 +92,16 @@ pub fn take_turn() -> Result<Flock<File>> {
 impl World {
     /// A world without Docker.
     pub fn plain() -> Result<Self> {
-        let turn = take_turn()?;
+        Self::plain_with(Some(take_turn()?))
+    }
+
+    /// A world without Docker that waits for no other, and for which no other waits: where hardly
+    /// anything happens, and nothing soon.
+    pub fn beside_others() -> Result<Self> {
+        Self::plain_with(None)
+    }
+
+    fn plain_with(turn: Option<Flock<File>>) -> Result<Self> {
         let node = Namespace::new()?;
         node.sysctl("net.ipv4.ip_forward=1")?;
         node.sysctl("net.ipv6.conf.all.forwarding=1")?;
@@ -106,11 +115,11 @@ impl World {
 
     /// A world with Docker.
     pub fn docker_with(options: DockerOptions) -> Result<Self> {
-        let turn = take_turn()?;
+        let turn = Some(take_turn()?);
         Self::around(turn, Node::Docker(Box::new(DockerNode::start(options)?)))
     }
 
-    fn around(turn: Flock<File>, node: Node) -> Result<Self> {
+    fn around(turn: Option<Flock<File>>, node: Node) -> Result<Self> {
         let client = Namespace::new()?;
         let directory = Directory::new()?;
         let bpffs = BpfFs::mount(&directory)?;
@@ -164,9 +173,10 @@ impl World {
             .balanced(&format!("http://{BALANCER}:{FRONT_PORT}")))
     }
 
-    /// `count` such replicas, started.
+    /// `count` such replicas, started at the same time.
     pub fn start_webs(&self, count: u32) -> Result<Vec<Container>> {
-        (1..=count).map(|number| self.web(number)?.start()).collect()
+        let webs: Vec<_> = (1..=count).map(|number| self.web(number)).collect::<Result<_>>()?;
+        Container::start_all(webs)
     }
 
     /// Files of this world.

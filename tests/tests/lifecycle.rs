@@ -34,11 +34,11 @@ fn container_that_is_stopped_keeps_its_connections_until_it_ends() -> Result<()>
 
     let begun = Instant::now();
     let mut stop = world.docker_client()?.command();
-    let mut stop = stop.args(["stop", "-t", "12", "web-1"]).stdout(Stdio::null()).spawn()?;
+    let mut stop = stop.args(["stop", "-t", "8", "web-1"]).stdout(Stdio::null()).spawn()?;
     agent.wait_state("web-1", "draining told to end")?;
     println!("drains {:?} after docker stop", begun.elapsed());
     only(&world, "web-2")?;
-    process::sleep(Duration::from_secs(6).saturating_sub(begun.elapsed()))?;
+    process::sleep(Duration::from_secs(4).saturating_sub(begun.elapsed()))?;
     ensure!(stop.try_wait()?.is_none(), "Docker still waits for it");
     only(&world, "web-2")?;
     let broken = streams.so_far()?.failures.len();

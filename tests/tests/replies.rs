@@ -257,9 +257,11 @@ fn node_talks_to_containers_directly() -> Result<()> {
     }
     // An address that the node gets later is its own within seconds.
     node.ip(&format!("addr add 192.0.2.77/24 dev {FRONT}"))?;
-    process::sleep(Duration::from_secs(12))?;
     let later = SocketAddr::from(([192, 0, 2, 77], 0));
-    let talk = Talk::accept(node.enter(|| connect_here(later, direct))??, &listener)?;
+    let client = process::wait_for("its own address", Duration::from_secs(15), || {
+        node.enter(|| connect_here(later, direct))?
+    })?;
+    let talk = Talk::accept(client, &listener)?;
     talk.push("greeting")?;
     outside.exchange()
 }

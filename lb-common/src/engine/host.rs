@@ -3,7 +3,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     hash::Hash,
     net::IpAddr,
     vec::Vec,
@@ -65,17 +65,17 @@ pub struct HostTables<A: Family> {
     /// `PORT_LISTS_*`: the last port of the range that begins with the key's.
     pub wide_frontends: Vec<(A::FrontendKey, u16, Frontend)>,
     /// `RINGS`.
-    pub rings: HashMap<u32, RingDescriptor>,
+    pub rings: BTreeMap<u32, RingDescriptor>,
     /// `RING_SLOTS`.
     pub slots: Vec<Slot>,
     /// `BACKENDS_*`.
-    pub backends: HashMap<u32, A::BackendRecord>,
+    pub backends: BTreeMap<u32, A::BackendRecord>,
     /// `FLOWS_*`.
     pub flows: RefCell<RecordTable<A::FlowKey, FlowRecord>>,
     /// `HALF_FLOWS_*`.
     pub half_flows: RefCell<RecordTable<A::FlowKey, FlowRecord>>,
     /// `REFUSALS`.
-    pub refusals: RefCell<HashMap<u32, Refusals>>,
+    pub refusals: RefCell<BTreeMap<u32, Refusals>>,
     /// `HALF_OPEN_RATE`.
     pub half_open_rate: Cell<HalfOpenRate>,
     /// `FLOW_ROOM` of the family.
@@ -208,9 +208,9 @@ impl<A: Family> HostTables<A> {
             limits,
             frontends: HashMap::new(),
             wide_frontends: Vec::new(),
-            rings: HashMap::new(),
+            rings: BTreeMap::new(),
             slots: Vec::new(),
-            backends: HashMap::new(),
+            backends: BTreeMap::new(),
             flows: RecordTable::refusing(records_max).into(),
             half_flows: RecordTable::evicting(half_open_max).into(),
             refusals: RefCell::default(),

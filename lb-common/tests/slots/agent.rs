@@ -1,6 +1,6 @@
 //! The agent: numbers, publications, scans.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use lb_common::{
     abi::{
@@ -50,20 +50,20 @@ pub(crate) struct Agent {
     pub(crate) order: Order,
     hold_ticks: u32,
     /// The ring before the last publication, and until when it may be read.
-    pub(crate) previous: HashMap<u32, (RingDescriptor, u64)>,
+    pub(crate) previous: BTreeMap<u32, (RingDescriptor, u64)>,
     /// (number, when it may be used again); generations by number.
     free: VecDeque<(u32, u64)>,
-    generations: HashMap<u32, u32>,
-    pub(crate) instance_of: HashMap<(u32, u32), usize>,
+    generations: BTreeMap<u32, u32>,
+    pub(crate) instance_of: BTreeMap<(u32, u32), usize>,
     /// State by instance, as the agent sees it: what is gone for it owns nothing any more, even if
     /// the kernel has not been told.
-    pub(crate) decided: HashMap<usize, u8>,
-    extent: HashMap<u32, u32>,
+    pub(crate) decided: BTreeMap<usize, u8>,
+    extent: BTreeMap<u32, u32>,
     epoch: u32,
     pending: Option<Pending>,
     published_at: u64,
     scan: Option<Scan>,
-    findings: HashMap<(u32, u32), Finding>,
+    findings: BTreeMap<(u32, u32), Finding>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -86,17 +86,17 @@ impl Agent {
         Self {
             order,
             hold_ticks: ticks_from_seconds(hold_seconds),
-            previous: HashMap::new(),
+            previous: BTreeMap::new(),
             free: (1..=NUMBERS).map(|number| (number, 0)).collect(),
-            generations: HashMap::new(),
-            instance_of: HashMap::new(),
-            decided: HashMap::new(),
-            extent: HashMap::new(),
+            generations: BTreeMap::new(),
+            instance_of: BTreeMap::new(),
+            decided: BTreeMap::new(),
+            extent: BTreeMap::new(),
             epoch: 0,
             pending: None,
             published_at: 0,
             scan: None,
-            findings: HashMap::new(),
+            findings: BTreeMap::new(),
         }
     }
 

@@ -9,6 +9,7 @@ mod skips;
 mod summary;
 
 use std::process::{Command, ExitCode};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -18,7 +19,7 @@ use crate::ebpf::{self, Build};
 use crate::{command, packages};
 use runner::Run;
 use skips::SkipLog;
-use summary::Tally;
+use summary::{Outcome, Tally};
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -76,9 +77,8 @@ pub(crate) fn run(options: &Options, extent: Extent) -> Result<ExitCode> {
             Ok(())
         });
         if let Some(binaries) = binaries {
-            let mut kernel = kernel_tests(options.filter.as_deref(), &binaries);
-            kernel.command.env(skips::VARIABLE, skip_log.path());
-            session.tests(&mut kernel);
+            let [patient, kernel] = kernel_tests(options.filter.as_deref(), &binaries);
+            session.tests_beside(patient, kernel, &skip_log);
         }
     }
     session.count_skips(&skip_log)?;
@@ -154,17 +154,23 @@ fn unit_tests(filter: Option<&str>) -> Vec<Run> {
     ]
 }
 
-/// In-kernel and end-to-end tests: one at a time, as they share a kernel and measure time.
-fn kernel_tests(filter: Option<&str>, binaries: &Binaries) -> Run {
-    let mut command = command::host_cargo();
-    command.args(["test", "--package", "lb-tests", "--locked", "--no-fail-fast"]);
-    command.args(filter);
-    command.args(["--", "--test-threads", "1"]);
-    command.env("INSTA_UPDATE", "no");
-    command.env("LB_AGENT", &binaries.agent);
-    command.env("LB_CTL", &binaries.lbctl);
-    command.env("LB_TESTKIT", &binaries.testkit);
-    Run { name: "in-kernel and end-to-end tests", command, limit: LIMIT_KERNEL }
+/// In-kernel and end-to-end tests: one at a time, as they share a kernel and measure time. Beside them
+/// may run those that come first here: they only wait.
+fn kernel_tests(filter: Option<&str>, binaries: &Binaries) -> [Run; 2] {
+    let run = |name, targets: &[&str], words: &[&str]| {
+        let mut command = command::host_cargo();
+        command.args(["test", "--package", "lb-tests", "--locked", "--no-fail-fast"]);
+        command.args(targets).args(filter).args(["--", "--test-threads", "1"]).args(words);
+        command.env("INSTA_UPDATE", "no");
+        command.env("LB_AGENT", &binaries.agent);
+        command.env("LB_CTL", &binaries.lbctl);
+        command.env("LB_TESTKIT", &binaries.testkit);
+        Run { name, command, limit: LIMIT_KERNEL }
+    };
+    [
+        run("tests of idle connections", &["--test", "idle"], &[]),
+        run("in-kernel and end-to-end tests", &[], &["--skip", "idle_connections"]),
+    ]
 }
 
 impl Session {
@@ -187,7 +193,33 @@ impl Session {
 
     fn tests(&mut self, run: &mut Run) {
         println!("\n=== {}", run.name);
-        let outcome = runner::execute(run);
+        self.count(runner::execute(run, |line| println!("{line}")));
+    }
+
+    /// Both at once. What the first writes is shown when both have ended.
+    fn tests_beside(&mut self, mut first: Run, mut second: Run, skip_log: &SkipLog) {
+        for run in [&mut first, &mut second] {
+            run.command.env(skips::VARIABLE, skip_log.path());
+        }
+        let name = first.name;
+        println!("\n=== {name}: they run beside what follows");
+        let beside = thread::spawn(move || {
+            let mut lines = Vec::new();
+            let outcome = runner::execute(&mut first, |line| lines.push(line.to_owned()));
+            (outcome, lines)
+        });
+        self.tests(&mut second);
+        println!("\n=== {name}: how they ended");
+        if let Ok((outcome, lines)) = beside.join() {
+            println!("{}", lines.join("\n"));
+            self.count(outcome);
+        } else {
+            self.tally.failed += 1;
+            self.failures.push(format!("{name}: the thread that ran them panicked"));
+        }
+    }
+
+    fn count(&mut self, outcome: Outcome) {
         self.tally.add(outcome.tally);
         self.failures.extend(outcome.failures);
     }

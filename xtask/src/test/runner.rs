@@ -21,10 +21,13 @@ pub(super) struct Run {
     pub(super) limit: Duration,
 }
 
-/// Runs to the end, or to the limit.
-pub(super) fn execute(run: &mut Run) -> Outcome {
+/// Runs to the end, or to the limit. Whatever it writes is shown line by line.
+pub(super) fn execute(run: &mut Run, mut show: impl FnMut(&str)) -> Outcome {
     let mut reader = Reader::default();
-    let complaint = match follow(run, &mut reader) {
+    let complaint = match follow(run, |line| {
+        show(line);
+        reader.line(line);
+    }) {
         Ok(None) => None,
         Ok(Some(complaint)) => Some(complaint),
         Err(error) => Some(format!("{error:#}")),
@@ -41,7 +44,7 @@ pub(super) fn execute(run: &mut Run) -> Outcome {
 }
 
 /// What there is to complain about, if anything.
-fn follow(run: &mut Run, reader: &mut Reader) -> Result<Option<String>> {
+fn follow(run: &mut Run, mut hear: impl FnMut(&str)) -> Result<Option<String>> {
     let limited = !std::io::stdin().is_terminal();
     if limited {
         // A group of its own, to end it with everything that it has started. At a terminal this
@@ -64,10 +67,7 @@ fn follow(run: &mut Run, reader: &mut Reader) -> Result<Option<String>> {
         let left = deadline.saturating_duration_since(Instant::now());
         let wait = if limited { left } else { Duration::from_hours(1) };
         match lines.recv_timeout(wait) {
-            Ok(line) => {
-                println!("{line}");
-                reader.line(&line);
-            }
+            Ok(line) => hear(&line),
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) if limited => {
                 super::kill_group(child.id())?;

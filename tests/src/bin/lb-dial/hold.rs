@@ -3,7 +3,12 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpStream, UdpSocket},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, Result};
@@ -28,9 +33,9 @@ enum Socket {
     Datagrams(UdpSocket),
 }
 
-/// Opens so many, says `open`, and then of each that ends how and when; in the end `alive=N`, and of
-/// some of those how many answer: `answered=N`.
-pub(crate) fn run(kind: Kind, target: SocketAddr, count: usize, seconds: usize) -> Result<()> {
+/// Opens so many, says `open`, and then of each that ends how and when, until nobody writes to the
+/// standard input any more; then `alive=N`, and of some of those how many answer: `answered=N`.
+pub(crate) fn run(kind: Kind, target: SocketAddr, count: usize) -> Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     let mut sockets = Vec::with_capacity(count);
@@ -40,8 +45,14 @@ pub(crate) fn run(kind: Kind, target: SocketAddr, count: usize, seconds: usize) 
     }
     println!("open");
     io::stdout().flush()?;
-    let end = Instant::now() + Duration::from_secs(u64::try_from(seconds)?);
-    while Instant::now() < end && !sockets.is_empty() {
+    let is_over = Arc::new(AtomicBool::new(false));
+    let shared = Arc::clone(&is_over);
+    thread::spawn(move || {
+        // However the input ends, it is over.
+        drop(io::copy(&mut io::stdin(), &mut io::sink()));
+        shared.store(true, Ordering::Relaxed);
+    });
+    while !is_over.load(Ordering::Relaxed) {
         sockets.retain(|socket| match socket.end() {
             None => true,
             Some(how) => {
@@ -49,7 +60,8 @@ pub(crate) fn run(kind: Kind, target: SocketAddr, count: usize, seconds: usize) 
                 false
             }
         });
-        std::thread::sleep(Duration::from_millis(5));
+        io::stdout().flush()?;
+        thread::sleep(Duration::from_millis(5));
     }
     println!("alive={}", sockets.len());
     let answers = sockets.into_iter().take(ASKED_MAX).filter_map(|socket| socket.ask().ok());

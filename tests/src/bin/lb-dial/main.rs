@@ -15,7 +15,7 @@ use calls::Way;
 
 const USAGE: &str = "\
 usage: lb-dial WAY ADDRESS:PORT [COUNT]
-       lb-dial hold|hold-udp ADDRESS:PORT COUNT SECONDS
+       lb-dial hold|hold-udp ADDRESS:PORT COUNT
        lb-dial odd ADDRESS:PORT ADDRESS:PORT ADDRESS:PORT
 ways:  tcp tcp-nonblocking tcp-fastopen tcp-bound tcp-mapped udp udp-unconnected udp-mapped
        udp-mapped-unconnected udp-again peer mptcp short-tcp short-udp short-udp-unconnected old-tcp old-udp
@@ -44,8 +44,7 @@ fn run() -> Result<()> {
     }
     let kinds = [("hold", hold::Kind::Stream), ("hold-udp", hold::Kind::Datagrams)];
     if let Some((_, kind)) = kinds.into_iter().find(|(name, _)| *name == way) {
-        let (count, seconds) = (number(2)?.context("COUNT")?, number(3)?.context("SECONDS")?);
-        return hold::run(kind, target, count, seconds);
+        return hold::run(kind, target, number(2)?.context("COUNT")?);
     }
     let Some(way) = Way::parse(way) else { bail!("no such way: {way}") };
     let mut socket = calls::Caller::new(way);
