@@ -14,10 +14,10 @@ mod ramp;
 #[cfg(test)]
 mod tests;
 
-use std::{cell::OnceCell, collections::HashMap, sync::Arc};
+use std::{cell::OnceCell, collections::HashMap, mem, sync::Arc};
 
 use crate::{
-    model::{Backend, BackendState, Policy, ServiceName, Snapshot},
+    model::{Backend, BackendState, Policy, QuietServices, ServiceName, Snapshot},
     plan::{KernelState, NameHash, instance_hash},
 };
 use ramp::Ramp;
@@ -26,6 +26,8 @@ use ramp::Ramp;
 #[derive(Debug, Default)]
 pub struct Lifecycle {
     entries: HashMap<NameHash, Entry>,
+    /// Services none of whose backends is followed.
+    quiet: QuietServices,
     round: u64,
 }
 
@@ -77,16 +79,19 @@ impl Lifecycle {
             states.get(&key).is_some_and(|bits| bits & lb_common::abi::TAKES_NEW != 0)
         };
         let mut due_ms: Option<u64> = None;
-        for service in snapshot.services.values_mut() {
+        let mut quiet = mem::take(&mut self.quiet);
+        quiet.look_at_others(&mut snapshot.services, |service| {
             let policy = &service.policy;
             let ramp = Ramp::new(policy.slow_start_seconds.value);
             let is_panic = ramp.is_some() && is_panic(&service.name);
             // Most services are left as they are, and shared.
             let mut changes = Vec::new();
+            let mut is_quiet = true;
             for (index, backend) in service.backends.iter().enumerate() {
                 if !is_followed(backend.state, ramp) {
                     continue;
                 }
+                is_quiet = false;
                 let key = instance_hash(&service.name, backend);
                 let entry = self.enter(key, backend.state, now_ms, || takes_new(key));
                 let next_ms = match (entry.clock(policy), ramp) {
@@ -108,7 +113,9 @@ impl Lifecycle {
                 let backend = &mut Arc::make_mut(service).backends[index];
                 (backend.state, backend.weight) = (state, weight);
             }
-        }
+            is_quiet
+        });
+        self.quiet = quiet;
         let round = self.round;
         self.entries.retain(|_, entry| entry.round == round);
         due_ms

@@ -8,6 +8,7 @@ mod origin;
 mod policy;
 mod ports;
 mod probe;
+mod quiet;
 mod service;
 mod visibility;
 
@@ -18,6 +19,7 @@ pub use policy::{
 };
 pub use ports::Ports;
 pub use probe::{HttpProbe, Probe, ProbeKind, ProbePlace, ReportedHealth};
+pub use quiet::QuietServices;
 pub use service::{
     Backend, BackendPath, BackendState, FrontendAddress, IpPrefix, Protocol, ReplyFacts, Service,
     ServiceName, Snapshot, WaysIn, only_port,

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{leaving::Leaving, ledger::Ledger};
 use crate::{
     api::steer::{SteerError, SteerRequest, SteeringView},
-    model::{Backend, BackendState, ServiceName, Snapshot},
+    model::{Backend, BackendState, QuietServices, ServiceName, Snapshot},
     steering::{Giver, Steering, Store, Subject, Told},
 };
 
@@ -17,6 +17,8 @@ pub(super) struct Orders {
     store: Option<Store>,
     /// Backends that are not in order by the word of their provider.
     provided: BTreeMap<Subject, BackendState>,
+    /// Services all of whose backends are in order.
+    in_order: QuietServices,
 }
 
 impl Orders {
@@ -27,7 +29,7 @@ impl Orders {
             tracing::error!("{message}");
             Steering::default()
         });
-        Self { steering, store, provided: BTreeMap::new() }
+        Self { steering, store, provided: BTreeMap::new(), in_order: QuietServices::default() }
     }
 
     /// Takes an order for those named backends that are served.
@@ -55,13 +57,13 @@ impl Orders {
     /// gone.
     pub(super) fn apply(&mut self, snapshot: &mut Snapshot, ledger: &Ledger, leaving: &Leaving) {
         self.provided.clear();
-        for service in snapshot.services.values() {
-            for backend in &service.backends {
-                if backend.state != BackendState::Healthy {
-                    self.provided.insert(Subject::new(&service.name, backend), backend.state);
-                }
-            }
-        }
+        let Self { provided, in_order, .. } = self;
+        in_order.look_at_others(&mut snapshot.services, |service| {
+            let other = service.backends.iter().filter(|it| it.state != BackendState::Healthy);
+            let before = provided.len();
+            provided.extend(other.map(|it| (Subject::new(&service.name, it), it.state)));
+            provided.len() == before
+        });
         if self.steering.is_empty() {
             return;
         }

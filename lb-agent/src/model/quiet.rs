@@ -1,0 +1,98 @@
+//! Services of which there is nothing to be said, as long as they are what they were.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{Service, ServiceName};
+
+/// Services that were looked through in vain. As long as a snapshot has the same ones, their backends,
+/// of which there may be thousands, need not be looked at again.
+#[derive(Clone, Debug, Default)]
+pub struct QuietServices(BTreeMap<ServiceName, Arc<Service>>);
+
+impl QuietServices {
+    /// Looks at all services of a snapshot but these. `look` says whether there was nothing to be seen;
+    /// a service that it changes is not one of these.
+    pub fn look_at_others(
+        &mut self,
+        services: &mut BTreeMap<ServiceName, Arc<Service>>,
+        mut look: impl FnMut(&mut Arc<Service>) -> bool,
+    ) {
+        let mut quiet = self.0.iter().peekable();
+        let mut news = Vec::new();
+        for (name, service) in &mut *services {
+            // Names are compared only where something is another than before.
+            let is_same = loop {
+                match quiet.peek() {
+                    Some((_, known)) if Arc::ptr_eq(known, service) => break true,
+                    Some((other, _)) if *other < name => drop(quiet.next()),
+                    _ => break false,
+                }
+            };
+            if is_same {
+                quiet.next();
+                continue;
+            }
+            let before = Arc::clone(service);
+            news.push((name.clone(), look(service).then_some(before)));
+        }
+        for (name, service) in news {
+            match service {
+                Some(service) => drop(self.0.insert(name, service)),
+                None => drop(self.0.remove(&name)),
+            }
+        }
+        if self.0.len() > services.len() {
+            self.0.retain(|name, _| services.contains_key(name));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::{BackendState, Policy, Snapshot, fixtures};
+
+    proptest! {
+        /// Whatever comes, those with something to be seen are looked at, and others once.
+        #[test]
+        fn nothing_is_overlooked(
+            // For each snapshot, which version of each service it has, if any.
+            rounds in prop::collection::vec(prop::collection::vec(0..4_usize, 6), 1..8)
+        ) {
+            let version = |service: usize, version: usize| {
+                let state = [BackendState::Healthy, BackendState::Healthy, BackendState::Draining];
+                let backends = [fixtures::backend(1, "c1", state[version])];
+                Arc::new(fixtures::service(&format!("s{service}"), &backends, Policy::default()))
+            };
+            let all: Vec<Vec<Arc<Service>>> =
+                (0..6).map(|it| (0..3).map(|of| version(it, of)).collect()).collect();
+            let mut quiet = QuietServices::default();
+            let mut before: BTreeMap<ServiceName, Arc<Service>> = BTreeMap::new();
+            let mut ever = Vec::new();
+            for round in rounds {
+                let chosen = round.iter().zip(&all).filter_map(|(version, of)| of.get(*version));
+                let services = chosen.map(|it| (it.name.clone(), Arc::clone(it)));
+                let mut snapshot = Snapshot { services: services.collect(), ..Snapshot::default() };
+                let mut seen = Vec::new();
+                let is_quiet = |it: &Service| it.backends[0].state == BackendState::Healthy;
+                quiet.look_at_others(&mut snapshot.services, |service| {
+                    seen.push(service.name.clone());
+                    is_quiet(service)
+                });
+                for (name, service) in &snapshot.services {
+                    let is_same = |it: &Arc<Service>| Arc::ptr_eq(it, service);
+                    let is_seen = seen.contains(name);
+                    if !is_quiet(service) || !ever.iter().any(is_same) {
+                        prop_assert!(is_seen, "{name:?} is overlooked");
+                    } else if before.get(name).is_some_and(is_same) {
+                        prop_assert!(!is_seen, "{name:?} is looked at again");
+                    }
+                }
+                before = snapshot.services;
+                ever.extend(before.values().cloned());
+            }
+        }
+    }
+}
