@@ -36,8 +36,10 @@ pub struct Granted {
     names: Names,
     wants: Wants,
     usage: Usage,
-    /// Whether all this is of the latest claims, and nobody waits for room that others have.
-    is_whole: bool,
+    /// Whether all this is of the latest claims.
+    is_known: bool,
+    /// Whether somebody waits for room that others have.
+    is_short: bool,
 }
 
 impl Granted {
@@ -60,7 +62,10 @@ impl Granted {
         claims: impl Fn(Option<&BTreeSet<ServiceName>>) -> Vec<Claim>,
     ) {
         let of_touched = || if touched.is_empty() { Vec::new() } else { claims(Some(touched)) };
-        if !self.is_whole
+        // Who waits for room may get what any change leaves.
+        let is_waiting = self.is_short && !touched.is_empty();
+        if !self.is_known
+            || is_waiting
             || touched.len() > TOUCHED_MAX
             || !self.wants.is_settled(incumbents)
             || !self.replace(touched, incumbents, of_touched())
@@ -83,7 +88,7 @@ impl Granted {
         self.circles = circles;
         self.refusals = union(&self.refused, &self.circles);
         self.usage = self.snapshot.services.values().map(|it| Usage::of(it)).sum();
-        self.is_whole = !is_short;
+        (self.is_known, self.is_short) = (true, is_short);
         share(&mut self.snapshot.services, &before);
     }
 

@@ -53,14 +53,14 @@ impl Scopes {
     /// the next [`Self::set`].
     pub(super) fn refresh(&mut self) -> anyhow::Result<()> {
         let found = self.read()?;
-        // What is the same stays: its lists are shared with what is wanted.
         if found != self.held {
             tracing::warn!(
                 tables = differences(&found, &self.held).join(", "),
                 "somebody has changed the tables of socket calls; they are set right",
             );
-            self.held = found;
         }
+        // Also where it is the same: its lists are those that were just read, and held once.
+        self.held = found;
         Ok(())
     }
 

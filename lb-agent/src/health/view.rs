@@ -6,7 +6,6 @@
 
 use std::{
     borrow::Cow,
-    cell::OnceCell,
     collections::{
         BTreeMap, HashMap, HashSet,
         hash_map::Entry::{Occupied, Vacant},
@@ -26,7 +25,7 @@ use crate::{
     api::types::ProbeView,
     arbiter,
     model::{Backend, BackendState, InitialState, Probe, Service, ServiceName, Snapshot},
-    plan::{HashIndex, KernelState, instance_hash},
+    plan::{HashIndex, HeldStates, KernelState, instance_hash},
 };
 
 /// Targets of one service. As long as none of them changes, it is the same allocation.
@@ -173,11 +172,15 @@ impl HealthView {
     /// left it in the kernel.
     pub fn apply(&mut self, snapshot: &mut Snapshot, kernel: &KernelState) {
         // Few plans have new backends.
-        let held = OnceCell::new();
-        self.apply_to(snapshot, |key| held.get_or_init(|| kernel.states()).get(&key).copied());
+        let held = HeldStates::new(kernel);
+        self.apply_to(snapshot, |service, key| held.of(service, &key));
     }
 
-    fn apply_to(&mut self, snapshot: &mut Snapshot, adopted: impl Fn(TargetKey) -> Option<u8>) {
+    fn apply_to(
+        &mut self,
+        snapshot: &mut Snapshot,
+        adopted: impl Fn(&ServiceName, TargetKey) -> Option<u8>,
+    ) {
         self.round += 1;
         let mut is_changed = false;
         for service in snapshot.services.values_mut() {
@@ -210,7 +213,7 @@ impl HealthView {
     fn judge(
         &mut self,
         service: &mut Arc<Service>,
-        adopted: impl Fn(TargetKey) -> Option<u8>,
+        adopted: impl Fn(&ServiceName, TargetKey) -> Option<u8>,
     ) -> bool {
         let before = Arc::clone(service);
         let probe = service.policy.probe().map(Arc::new);
@@ -258,7 +261,7 @@ impl HealthView {
         service: &Arc<Service>,
         backend: &Backend,
         probe: Option<&Arc<Probe>>,
-        adopted: impl Fn(TargetKey) -> Option<u8>,
+        adopted: impl Fn(&ServiceName, TargetKey) -> Option<u8>,
     ) -> &Entry {
         let key = instance_hash(&service.name, backend);
         match self.entries.entry(key) {
@@ -277,7 +280,8 @@ impl HealthView {
             Vacant(entry) => {
                 let generation = self.next_generation;
                 self.next_generation += 1;
-                let assumed = assumed(adopted(key), service.policy.probe_initial.value);
+                let assumed =
+                    assumed(adopted(&service.name, key), service.policy.probe_initial.value);
                 let target = Target::new(service, backend, probe, generation, assumed);
                 let target = Arc::new(target);
                 let standing = Standing::assumed(target.assumed);

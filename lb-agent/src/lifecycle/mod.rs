@@ -14,11 +14,11 @@ mod ramp;
 #[cfg(test)]
 mod tests;
 
-use std::{cell::OnceCell, collections::HashMap, mem, sync::Arc};
+use std::{collections::HashMap, mem, sync::Arc};
 
 use crate::{
     model::{Backend, BackendState, Policy, QuietServices, ServiceName, Snapshot},
-    plan::{KernelState, NameHash, instance_hash},
+    plan::{HeldStates, KernelState, NameHash, instance_hash},
 };
 use ramp::Ramp;
 
@@ -73,10 +73,9 @@ impl Lifecycle {
     ) -> Option<u64> {
         self.round += 1;
         // Few plans have backends that have just become healthy.
-        let held = OnceCell::new();
-        let takes_new = |key: NameHash| {
-            let states = held.get_or_init(|| kernel.states());
-            states.get(&key).is_some_and(|bits| bits & lb_common::abi::TAKES_NEW != 0)
+        let held = HeldStates::new(kernel);
+        let takes_new = |service: &ServiceName, key: NameHash| {
+            held.of(service, &key).is_some_and(|bits| bits & lb_common::abi::TAKES_NEW != 0)
         };
         let mut due_ms: Option<u64> = None;
         let mut quiet = mem::take(&mut self.quiet);
@@ -93,7 +92,8 @@ impl Lifecycle {
                 }
                 is_quiet = false;
                 let key = instance_hash(&service.name, backend);
-                let entry = self.enter(key, backend.state, now_ms, || takes_new(key));
+                let entry =
+                    self.enter(key, backend.state, now_ms, || takes_new(&service.name, key));
                 let next_ms = match (entry.clock(policy), ramp) {
                     (Some(clock), _) if clock.ends_ms() <= now_ms => {
                         changes.push((index, BackendState::Gone, backend.weight));

@@ -51,10 +51,18 @@ impl HeldBackends {
 
     /// Changes a backend, if it is there.
     pub fn update(&mut self, number: u32, change: impl FnOnce(&mut KernelBackend)) {
-        if let Some(mut backend) = self.remove(number) {
-            change(&mut backend);
+        let Some(held) = self.all.get_mut(&number) else { return };
+        let mut backend = held.clone();
+        change(&mut backend);
+        let place = |it: &KernelBackend| (it.service, it.instance_hash, is_local(it));
+        if place(held) != place(&backend) {
             self.insert(number, backend);
+            return;
         }
+        if let Some(them) = self.services.get_mut(&held.service) {
+            *them = Arc::from(&them[..]);
+        }
+        *held = backend;
     }
 
     /// Those of a service, if it has any.
@@ -74,10 +82,24 @@ impl HeldBackends {
 
     /// The one of a service with this hash; of doubles, the one with the smallest number.
     pub(crate) fn find(&self, service: u32, hash: &NameHash) -> Option<(u32, &KernelBackend)> {
-        let them = self.services.get(&service)?;
+        let number = self.numbers(service, hash).next()?;
+        Some((number, self.all.get(&number)?))
+    }
+
+    /// All of a service with this hash.
+    pub(super) fn doubles(
+        &self,
+        service: u32,
+        hash: &NameHash,
+    ) -> impl Iterator<Item = &KernelBackend> {
+        self.numbers(service, hash).filter_map(|number| self.all.get(&number))
+    }
+
+    fn numbers(&self, service: u32, hash: &NameHash) -> impl Iterator<Item = u32> {
+        let them = self.services.get(&service).map_or(&[][..], |them| them);
         let first = them.partition_point(|(other, _)| other < hash);
-        let (_, number) = them.get(first).filter(|(other, _)| other == hash)?;
-        Some((*number, self.all.get(number)?))
+        let hash = *hash;
+        them[first..].iter().take_while(move |(other, _)| *other == hash).map(|(_, it)| *it)
     }
 
     /// Makes the list of a service anew; it stays sorted.
@@ -197,6 +219,8 @@ mod tests {
                 };
                 let expected = held.iter().find(is_it).map(|(number, it)| (*number, it));
                 assert_eq!(found, expected, "{service} {hash:?}");
+                let doubles = held.iter().filter(is_it).map(|(_, it)| it);
+                assert!(held.doubles(service, &hash).eq(doubles));
             }
         }
     }

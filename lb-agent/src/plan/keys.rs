@@ -1,5 +1,6 @@
-//! Hashes of services and their backends, kept as long as nothing changes that they are made of:
-//! making them takes longer than all else that is done with a service that is as it was.
+//! What is kept of services from one plan to the next: the hashes of them and of their backends, as long
+//! as nothing changes that they are made of (making them takes longer than all else that is done with a
+//! service that is as it was), and that they are settled.
 
 use std::{collections::HashMap, sync::Arc};
 

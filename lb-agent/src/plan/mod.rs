@@ -54,7 +54,8 @@ pub use packed::Slots;
 pub use planner::{Planner, Settings};
 pub use sight::{Scan, Sight, Times};
 pub use state::{
-    Action, Kernel, KernelBackend, KernelError, KernelRing, KernelState, ReplyDefault, ReplyPort,
+    Action, HeldStates, Kernel, KernelBackend, KernelError, KernelRing, KernelState, ReplyDefault,
+    ReplyPort,
 };
 
 use crate::model::{Backend, FrontendAddress, Protocol, Refusal};

@@ -42,7 +42,7 @@ impl Default for Settings {
 }
 
 /// Makes plans, and remembers between them what the kernel's tables do not show: since when numbers
-/// and extents rest, what failed, and which rings are known to be right. Losing it (a restart) costs
+/// and extents rest, what failed, which rings are known to be right, and which services settled. Losing it (a restart) costs
 /// some time and nothing else.
 #[derive(Clone, Debug)]
 pub struct Planner {

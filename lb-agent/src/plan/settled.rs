@@ -1,7 +1,7 @@
 //! Services that a plan left as they were, and that are as they were still: the next plan need not look
 //! at their backends again, of which there may be thousands.
 //!
-//! A plan is what it would be without this: the planner's tests compare each with one that forgets.
+//! A plan is what it would be without this: tests compare each of a small node with one that forgets.
 
 use std::sync::Arc;
 

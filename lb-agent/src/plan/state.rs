@@ -1,12 +1,13 @@
 //! What the tables of the data path hold, as plain data, and the actions that change them.
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
 };
 
-use super::{HeldBackends, Slots, hash::HashIndex};
-use crate::model::{BackendPath, FrontendAddress, IpPrefix, Protocol};
+use super::{HeldBackends, NameHash, Slots, hash::HashIndex, service_hash};
+use crate::model::{BackendPath, FrontendAddress, IpPrefix, Protocol, ServiceName};
 
 /// One backend as the kernel holds it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -95,16 +96,33 @@ pub struct KernelState {
     pub flags: u32,
 }
 
-impl KernelState {
-    /// State bits of backends by what they stand for. Of several numbers of one instance, the one
+/// State bits that the kernel holds, for those who ask for few of them.
+#[derive(Debug)]
+pub struct HeldStates<'a> {
+    kernel: &'a KernelState,
+    /// Numbers of services by their hashes, made when somebody asks.
+    services: OnceCell<HashIndex<Vec<u32>>>,
+}
+
+impl<'a> HeldStates<'a> {
+    /// Those of these tables.
+    pub fn new(kernel: &'a KernelState) -> Self {
+        Self { kernel, services: OnceCell::new() }
+    }
+
+    /// State bits of a backend, by the hash of its instance. Of several numbers of one instance, the one
     /// that takes most is the one in use.
-    pub fn states(&self) -> HashIndex<u8> {
-        let mut states = HashIndex::default();
-        for held in self.backends.values() {
-            let state = states.entry(held.instance_hash).or_default();
-            *state = held.state.max(*state);
-        }
-        states
+    pub fn of(&self, service: &ServiceName, instance: &NameHash) -> Option<u8> {
+        let services = self.services.get_or_init(|| {
+            let mut services: HashIndex<Vec<u32>> = HashIndex::default();
+            for (number, hash) in &self.kernel.services {
+                services.entry(*hash).or_default().push(*number);
+            }
+            services
+        });
+        let numbers = services.get(&service_hash(service))?.iter();
+        let backends = &self.kernel.backends;
+        numbers.flat_map(|service| backends.doubles(*service, instance)).map(|it| it.state).max()
     }
 }
 

@@ -54,8 +54,9 @@ pub struct Runtime<N> {
     taken: Vec<Pending>,
     /// Who waits for a view with the counters of a later moment than their question's: all get the same.
     askers: Vec<oneshot::Sender<Arc<View>>>,
-    /// Views in a row that were begun and given up.
+    /// Views in a row that were begun and given up, and when that was first.
     given_up: u32,
+    given_up_since: Option<Instant>,
     /// When the view is to be made anew, and when that is at the latest.
     publish_at: Option<(Instant, Instant)>,
 }
@@ -81,6 +82,7 @@ impl<N: Node> Runtime<N> {
             taken: Vec::new(),
             askers: Vec::new(),
             given_up: 0,
+            given_up_since: None,
             publish_at: None,
         }
     }
@@ -169,7 +171,8 @@ impl<N: Node> Runtime<N> {
         if self.askers.is_empty() && !self.publish_at.is_some_and(is_due) {
             return;
         }
-        let gives_up = self.given_up < GIVEN_UP_MAX;
+        let is_late = |since: Instant| since + PUBLISH_DELAY_MAX <= now;
+        let gives_up = self.given_up < GIVEN_UP_MAX && !self.given_up_since.is_some_and(is_late);
         let inbox = &mut self.inbox;
         let mut is_urgent = || gives_up && inbox.has_news();
         let view = if self.askers.is_empty() {
@@ -179,9 +182,10 @@ impl<N: Node> Runtime<N> {
         };
         let Some(view) = view.map(Arc::new) else {
             self.given_up += 1;
+            self.given_up_since.get_or_insert(now);
             return;
         };
-        (self.given_up, self.publish_at) = (0, None);
+        (self.given_up, self.given_up_since, self.publish_at) = (0, None, None);
         self.view.send_replace(Arc::clone(&view));
         for asker in self.askers.drain(..) {
             asker.send(Arc::clone(&view)).ok();

@@ -19,7 +19,7 @@ pub(super) struct Inbox {
     stash: VecDeque<Event>,
     /// Of those in the stash, so many are deaths and failures.
     bad: usize,
-    /// So many lead to a plan.
+    /// So many may lead to a plan.
     news: usize,
 }
 

@@ -249,6 +249,14 @@ fn nothing_is_looked_at_without_a_change_and_everything_with_many() {
     assert_eq!(looks(BTreeSet::new()), all.len());
     assert_eq!(looks(BTreeSet::new()), 0);
     assert_eq!(looks([name(1)].into()), 1);
+    // Who waits for room may get what any change leaves, and nothing is left without one.
+    let limits = Limits { services: 1, ..Limits::default() };
+    let mut short = Granted { limits, ..Granted::default() };
+    let mut looks_short = |touched| update(&mut short, &touched, &holders, &all);
+    assert_eq!(looks_short(BTreeSet::new()), all.len());
+    assert_eq!(looks_short(BTreeSet::new()), 0);
+    assert_eq!(looks_short([name(1)].into()), all.len());
+    let mut looks = |touched| update(&mut granted, &touched, &holders, &all);
     let many = (0..=TOUCHED_MAX).map(|number| ServiceName(format!("s{number}").into()));
     assert_eq!(looks(many.collect()), all.len());
 }

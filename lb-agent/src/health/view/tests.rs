@@ -32,7 +32,7 @@ fn apply_with(
     policy: Policy,
 ) -> String {
     let mut snapshot = fixtures::snapshot([fixtures::service("web", backends, policy)]);
-    view.apply_to(&mut snapshot, |_| held);
+    view.apply_to(&mut snapshot, |_, _| held);
     let service = &snapshot.services[&name()];
     let states = service.backends.iter().map(|backend| {
         let shown = view.shown_state(&name(), backend);
@@ -271,9 +271,9 @@ proptest! {
             }
             let before = Snapshot { services: services.clone(), ..Snapshot::default() };
             let (mut one, mut other) = (before.clone(), before);
-            view.apply_to(&mut one, |_| None);
+            view.apply_to(&mut one, |_, _| None);
             forgetful.services.values_mut().for_each(|it| it.is_stale = true);
-            forgetful.apply_to(&mut other, |_| None);
+            forgetful.apply_to(&mut other, |_, _| None);
             prop_assert_eq!(one, other);
             prop_assert_eq!(view.panics(), forgetful.panics());
             let targets = |view: &HealthView| Arc::clone(&view.targets().borrow());
@@ -298,7 +298,7 @@ fn a_backend_of_all_ports_is_followed_at_the_only_one_that_leads_to_it() {
         };
         service.frontends = ports.iter().map(at).collect();
         let mut snapshot = fixtures::snapshot([service]);
-        view.apply_to(&mut snapshot, |_| None);
+        view.apply_to(&mut snapshot, |_, _| None);
         let targets = view.targets().borrow().clone();
         assert_eq!(targets[0][0].address.port(), expected, "{ports:?}");
     };

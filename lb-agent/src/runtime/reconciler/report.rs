@@ -41,6 +41,9 @@ impl<N: Node> Reconciler<N> {
         now: Instant,
         is_urgent: IsUrgent<'_>,
     ) -> Option<View> {
+        if is_urgent() {
+            return None;
+        }
         if self.counters_age_out <= now {
             self.counters_age_out = now + COUNTERS_AGE_MAX;
             let numbers: Vec<u32> = self.mirror.backends.keys().copied().collect();
@@ -48,6 +51,9 @@ impl<N: Node> Reconciler<N> {
                 Ok(counters) => self.counters = counters,
                 Err(error) => tracing::warn!("cannot read the counters: {error}"),
             }
+        }
+        if is_urgent() {
+            return None;
         }
         self.connections.ask(&self.snapshot, &self.mirror);
         self.view(now, is_urgent)
