@@ -118,7 +118,7 @@ fn a_new_agent_gives_their_full_weight_to_those_who_have_it() {
                 state,
                 records_replies: true,
             };
-            kernel.services.insert(1, service_hash(&name()));
+            kernel.services.insert(1, crate::plan::service_hash(&name()));
             kernel.backends.insert(1, held);
         }
         Lifecycle::default().apply(&mut snapshot, &kernel, |_| false, 0);
