@@ -238,9 +238,14 @@ impl Datapath {
     }
 
     /// Deletes records that count no more, of a bounded number that it looks at, and tells what a
-    /// scan of all of them found when one is over. `clock` tells the tick, [`now_tick`] but in tests.
-    pub fn sweep(&mut self, clock: &dyn Fn() -> u32) -> anyhow::Result<SweepReport> {
-        let report = self.tables.sweep(clock);
+    /// scan of all of them found when one is over. `clock` tells the tick, [`now_tick`] but in tests;
+    /// `is_urgent` is asked now and then whether there is something that cannot wait.
+    pub fn sweep(
+        &mut self,
+        clock: &dyn Fn() -> u32,
+        is_urgent: &mut dyn FnMut() -> bool,
+    ) -> anyhow::Result<SweepReport> {
+        let report = self.tables.sweep(clock, is_urgent);
         self.tables.trim();
         report
     }

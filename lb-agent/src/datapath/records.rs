@@ -4,33 +4,30 @@
 //! The programs insert and refresh records, and never look for old ones. A call of the sweep looks
 //! at a bounded number of entries and the next goes on from there.
 
-use std::{
-    collections::BTreeMap,
-    mem::{offset_of, size_of},
-    sync::atomic::{AtomicU64, Ordering},
-};
+mod flows;
+
+use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use aya::{
-    Ebpf, Pod,
+    Ebpf,
     maps::{MapData, PerCpuArray},
 };
 use lb_common::{
     abi::{
-        BackendIdentity, FAMILY_V4, FAMILY_V6, FlowInsertions, FlowKeyV4, FlowKeyV6, FlowRecord,
-        FlowRoom, Frontend, Limits, Meta, NetAddr6, NetU32, Refusals, ReplyKeyV4, ReplyKeyV6,
-        ReplyRecordV4, ReplyRecordV6, RingDescriptor, SCOPE_FRONT, Slot, map_names, reply_class,
-        ring_number,
+        FAMILY_V4, FAMILY_V6, FlowInsertions, FlowKeyV4, FlowKeyV6, FlowRecord, FlowRoom, Limits,
+        Meta, NetAddr6, NetU32, ReplyKeyV4, ReplyKeyV6, ReplyRecordV4, ReplyRecordV6, map_names,
+        reply_class,
     },
-    engine::{Backend, Family, is_fresh, is_spent, slot_hash},
-    slots::{self, Sweep},
+    engine::{Family as _, is_fresh, is_spent},
+    slots::Sweep,
 };
-use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use self::flows::{Sweeper, SweptFamily};
 use super::{
     connections::Connections,
     mapped::MappedArray,
-    record_table::{Kept, Pass, RecordTable},
+    record_table::{Pass, RecordTable},
     tables::{Tables, mapped, take},
 };
 use crate::plan::Scan;
@@ -48,6 +45,21 @@ pub struct SweepReport {
     pub replies_deleted: u64,
     /// The scan of all flows that was finished by this call.
     pub scan: Option<Scan>,
+    /// Something was more urgent; some tables were left for the next call.
+    pub is_interrupted: bool,
+}
+
+impl SweepReport {
+    fn add(&mut self, part: Part, pass: &Pass) {
+        let (seen, deleted) = match part {
+            Part::HalfFlows | Part::Flows => (&mut self.flows_seen, &mut self.flows_deleted),
+            Part::HalfReplies | Part::Replies => {
+                (&mut self.replies_seen, &mut self.replies_deleted)
+            }
+        };
+        *seen += pass.seen;
+        *deleted += pass.deleted;
+    }
 }
 
 /// The tables that are swept.
@@ -66,6 +78,8 @@ pub(super) struct Records {
     inserted_before: [u64; 2],
     /// `None`: the next call begins one.
     progress: Option<ScanProgress>,
+    /// Index of the part that the next call begins with.
+    next_part: usize,
     /// Connections whose replies are recorded: IPv4, IPv6.
     connections: [Connections; 2],
 }
@@ -95,6 +109,7 @@ impl Records {
             flow_insertions: PerCpuArray::try_from(take(ebpf, map_names::FLOW_INSERTIONS)?)?,
             inserted_before: [0; 2],
             progress: None,
+            next_part: 0,
             connections: Default::default(),
         };
         for family in [FAMILY_V4, FAMILY_V6] {
@@ -156,34 +171,60 @@ impl Records {
     }
 }
 
+/// What is swept without a pause.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Part {
+    HalfFlows,
+    Flows,
+    HalfReplies,
+    Replies,
+}
+
+impl Part {
+    const ALL: [Self; 4] = [Self::HalfFlows, Self::Flows, Self::HalfReplies, Self::Replies];
+}
+
 impl Tables {
     /// Deletes records that are dead, and those that say what their slot says. When a whole scan of
-    /// the flows is over, tells what it found. `clock` tells the present tick.
-    pub(super) fn sweep(&mut self, clock: &dyn Fn() -> u32) -> anyhow::Result<SweepReport> {
+    /// the flows is over, tells what it found. `clock` tells the present tick; `is_urgent` is asked
+    /// between tables, and the next call goes on with those that were left.
+    pub(super) fn sweep(
+        &mut self,
+        clock: &dyn Fn() -> u32,
+        is_urgent: &mut dyn FnMut() -> bool,
+    ) -> anyhow::Result<SweepReport> {
         // After an error some entries have not been seen: the scan begins anew.
         let mut progress = match self.records.progress.take() {
             Some(progress) => progress,
             None => self.records.begin(clock())?,
         };
-        let flows = self.sweep_flows(&mut progress, clock)?;
-        let replies = self.sweep_replies(clock)?;
-        let scan = if progress.flows_done == [true; 2] {
-            Some(progress.scan)
+        let mut report = SweepReport::default();
+        let first = self.records.next_part;
+        for index in 0..Part::ALL.len() {
+            if index > 0 && is_urgent() {
+                report.is_interrupted = true;
+                break;
+            }
+            let index = (first + index) % Part::ALL.len();
+            self.records.next_part = (index + 1) % Part::ALL.len();
+            let part = Part::ALL[index];
+            let pass = match part {
+                Part::HalfFlows | Part::Flows => self.sweep_flows(part, &mut progress, clock)?,
+                Part::HalfReplies | Part::Replies => self.sweep_replies(part, clock)?,
+            };
+            report.add(part, &pass);
+        }
+        if progress.flows_done == [true; 2] {
+            report.scan = Some(progress.scan);
         } else {
             self.records.progress = Some(progress);
-            None
-        };
-        Ok(SweepReport {
-            flows_seen: flows.seen,
-            flows_deleted: flows.deleted,
-            replies_seen: replies.seen,
-            replies_deleted: replies.deleted,
-            scan,
-        })
+        }
+        Ok(report)
     }
 
     fn sweep_flows(
         &mut self,
+        part: Part,
         progress: &mut ScanProgress,
         clock: &dyn Fn() -> u32,
     ) -> anyhow::Result<Pass> {
@@ -211,11 +252,15 @@ impl Tables {
             frontend: &|key| frontends.lookup_v6(key),
         };
         let ScanProgress { scan, half_flows_done, flows_done } = progress;
-        let [half_done_v4, half_done_v6] = half_flows_done;
-        // What was reset before it was open needs no place.
-        let mut total = v4.sweep(&mut records.half_flows_v4, true, half_done_v4, scan)?;
-        total += v6.sweep(&mut records.half_flows_v6, true, half_done_v6, scan)?;
-        if *half_done_v4 && *half_done_v6 {
+        if part == Part::HalfFlows {
+            let [done_v4, done_v6] = half_flows_done;
+            // What was reset before it was open needs no place.
+            let mut total = v4.sweep(&mut records.half_flows_v4, true, done_v4, scan)?;
+            total += v6.sweep(&mut records.half_flows_v6, true, done_v6, scan)?;
+            return Ok(total);
+        }
+        let mut total = Pass::default();
+        if *half_flows_done == [true; 2] {
             let was_done = *flows_done;
             let [done_v4, done_v6] = flows_done;
             let is_crowded = records.flows_v4.is_crowded();
@@ -233,7 +278,7 @@ impl Tables {
         Ok(total)
     }
 
-    fn sweep_replies(&mut self, clock: &dyn Fn() -> u32) -> anyhow::Result<Pass> {
+    fn sweep_replies(&mut self, part: Part, clock: &dyn Fn() -> u32) -> anyhow::Result<Pass> {
         let Self { records, backends_v4, backends_v6, meta, .. } = self;
         let limits = meta.load(0).unwrap_or_default().limits;
         let Records {
@@ -261,8 +306,11 @@ impl Tables {
         };
         let judge_half_v4 = |_: &_, reply: &_, now_tick| judge_v4(reply, now_tick, true);
         let judge_half_v6 = |_: &_, reply: &_, now_tick| judge_v6(reply, now_tick, true);
-        let mut total = half_replies_v4.sweep(clock, judge_half_v4, |_, _, _| {})?;
-        total += half_replies_v6.sweep(clock, judge_half_v6, |_, _, _| {})?;
+        if part == Part::HalfReplies {
+            let mut total = half_replies_v4.sweep(clock, judge_half_v4, |_, _, _| {})?;
+            total += half_replies_v6.sweep(clock, judge_half_v6, |_, _, _| {})?;
+            return Ok(total);
+        }
         let is_crowded = replies_v4.is_crowded();
         let pass = replies_v4.sweep(
             clock,
@@ -276,7 +324,7 @@ impl Tables {
             |_, _, _| {},
         )?;
         connections_v4.end_call(&pass);
-        total += pass;
+        let mut total = pass;
         let is_crowded = replies_v6.is_crowded();
         let pass = replies_v6.sweep(
             clock,
@@ -309,143 +357,4 @@ fn judge_reply(
         && is_fresh(class, last_seen_tick, limits, now_tick)
         && !is_spent(class, last_seen_tick, limits, now_tick, is_crowded);
     if is_alive { Sweep::Ignore } else { Sweep::Delete }
-}
-
-/// What a sweep of flows knows.
-struct Sweeper<'a> {
-    headers: &'a MappedArray<u64>,
-    ring_slots: &'a MappedArray<u64>,
-    refusals: &'a MappedArray<Refusals>,
-    identities: &'a MappedArray<BackendIdentity>,
-    hash_seed: u64,
-    limits: Limits,
-    clock: &'a dyn Fn() -> u32,
-}
-
-/// The same of one family.
-struct SweptFamily<'a, A: Family> {
-    sweeper: &'a Sweeper<'a>,
-    /// `FAMILY_*`.
-    family: u32,
-    backend: &'a dyn Fn(u32) -> Backend<A>,
-    frontend: &'a dyn Fn(&A::FrontendKey) -> Frontend,
-}
-
-/// Where a flow falls.
-struct Place {
-    ring: u32,
-    /// Within the ring.
-    index: u32,
-    slot: Slot,
-}
-
-impl<A: Family<FlowKey: SweptKey>> SweptFamily<'_, A> {
-    /// Goes on in one of the family's tables, unless all of it is done. From a crowded one flows go
-    /// that have ended, as far as was seen.
-    fn sweep(
-        &self,
-        table: &mut RecordTable<A::FlowKey, FlowRecord>,
-        is_crowded: bool,
-        is_done: &mut bool,
-        scan: &mut Scan,
-    ) -> anyhow::Result<Pass> {
-        if *is_done {
-            return Ok(Pass::default());
-        }
-        let pass = table.sweep(
-            self.sweeper.clock,
-            |key, flow, now_tick| {
-                let limits = &self.sweeper.limits;
-                if is_crowded && is_spent(flow.class, flow.last_seen_tick, limits, now_tick, true) {
-                    return Sweep::Delete;
-                }
-                let slot = self.place(key).map(|place| place.slot);
-                slots::sweep(flow, &(self.backend)(flow.backend), slot, limits, now_tick)
-            },
-            |kept, key, flow| self.note(kept, key, flow, scan),
-        )?;
-        *is_done = pass.is_whole;
-        Ok(pass)
-    }
-
-    fn note(&self, kept: Kept, key: &A::FlowKey, flow: &FlowRecord, scan: &mut Scan) {
-        let place = self.place(key);
-        // A flow without a frontend falls, when it has one again, on the ring that it has now.
-        let ring = place.as_ref().map_or_else(|| self.ring_of(key, flow), |place| place.ring);
-        match (kept, place) {
-            (Kept::Found, Some(place)) => scan.note_other(ring, place.index),
-            (Kept::Found, None) => scan.note_others(ring),
-            (Kept::Rewritten, _) => {
-                let word = self.sweeper.refusals.shared::<AtomicU64>(ring);
-                if let Some(word) = word {
-                    note_refusal(word, (self.sweeper.clock)());
-                }
-            }
-        }
-    }
-
-    /// The ring of the service that a record's backend has.
-    fn ring_of(&self, key: &A::FlowKey, flow: &FlowRecord) -> u32 {
-        let service = self.sweeper.identities.load(flow.backend).unwrap_or_default().service;
-        let protocol = u8::try_from(A::tuple(key).protocol).unwrap_or_default();
-        ring_number(service, self.family, protocol)
-    }
-
-    /// Finds a flow's slot as the data path does; `None`: it has no frontend, or that no ring.
-    fn place(&self, flow: &A::FlowKey) -> Option<Place> {
-        let flow = A::tuple(flow);
-        let protocol = u8::try_from(flow.protocol).ok()?;
-        let key = A::frontend_key(flow.server, flow.server_port, protocol, SCOPE_FRONT);
-        let frontend = (self.frontend)(&key);
-        if !frontend.is_served() {
-            return None;
-        }
-        let Sweeper { headers, ring_slots, hash_seed, .. } = self.sweeper;
-        let ring = frontend.ring;
-        let descriptor = RingDescriptor::from_raw(headers.load(ring).unwrap_or_default());
-        if descriptor.size() == 0 {
-            return None;
-        }
-        let index = descriptor.slot_index(slot_hash(*hash_seed, frontend.flags, &flow));
-        let slot = ring_slots.load(index).map(Slot::from_raw)?;
-        Some(Place { ring, index: index - descriptor.start(), slot })
-    }
-}
-
-/// Stores [`Refusals::refused_tick`] and leaves the other half of the word, which the data path may be
-/// storing.
-fn note_refusal(word: &AtomicU64, tick: u32) {
-    const OFFSET: usize = offset_of!(Refusals, refused_tick);
-    let mut known = word.load(Ordering::Acquire);
-    loop {
-        let mut bytes = known.to_ne_bytes();
-        bytes[OFFSET..OFFSET + size_of::<u32>()].copy_from_slice(&tick.to_ne_bytes());
-        let noted = u64::from_ne_bytes(bytes);
-        match word.compare_exchange(known, noted, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => return,
-            Err(stored) => known = stored,
-        }
-    }
-}
-
-/// A key that is read from a table of the kernel.
-trait SweptKey: Pod + FromBytes + IntoBytes + Immutable {}
-impl SweptKey for FlowKeyV4 {}
-impl SweptKey for FlowKeyV6 {}
-
-#[cfg(test)]
-mod tests {
-    use zerocopy::IntoBytes as _;
-
-    use super::{AtomicU64, FromBytes as _, Ordering, Refusals, note_refusal};
-
-    #[test]
-    fn a_refusal_is_noted_beside_what_the_data_path_stores() {
-        let before = Refusals { refused_tick: 5, full_tick: 7 };
-        let word = AtomicU64::new(u64::read_from_bytes(before.as_bytes()).expect("eight bytes"));
-        note_refusal(&word, 9);
-        let after = word.load(Ordering::Acquire);
-        let after = Refusals::read_from_bytes(after.as_bytes()).expect("eight bytes");
-        assert_eq!(after, Refusals { refused_tick: 9, full_tick: 7 });
-    }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use lb_common::abi::{TraceEvent, TraceFilter};
 
 use super::{
-    node::{Node, NodeCounters, NodeError},
+    node::{Node, NodeCounters, NodeError, Swept},
     tracers::TraceSource,
 };
 use crate::{
@@ -13,10 +13,10 @@ use crate::{
         explain::{CallExplanation, CallQuery, ExplainQuery, Explanation},
         types::{BackendCountersView, DropView, FrontView, RecordsView, SocketsView, VerdictView},
     },
-    datapath::{Datapath, FrontStatus, SocketStatus, TraceReader, Way, now_tick},
+    datapath::{Datapath, FrontStatus, SocketStatus, SweepReport, TraceReader, Way, now_tick},
     explain::Caller,
     model::IpPrefix,
-    plan::{KernelState, Scan},
+    plan::KernelState,
     sockets::SocketTables,
 };
 
@@ -25,11 +25,12 @@ impl Node for Datapath {
         Self::read_state(self).map_err(|error| NodeError(format!("{error:#}")))
     }
 
-    fn sweep_records(&mut self) -> Result<Option<Scan>, NodeError> {
-        match self.sweep(&now_tick) {
+    fn sweep_records(&mut self, is_urgent: &mut dyn FnMut() -> bool) -> Result<Swept, NodeError> {
+        match self.sweep(&now_tick, is_urgent) {
             Ok(report) => {
                 tracing::trace!("{report:?}");
-                Ok(report.scan)
+                let SweepReport { scan, is_interrupted, .. } = report;
+                Ok(Swept { scan, is_interrupted })
             }
             Err(error) => Err(NodeError(format!("{error:#}"))),
         }

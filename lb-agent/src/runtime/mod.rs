@@ -33,7 +33,7 @@ mod view;
 mod watch;
 
 pub use event_loop::{Runtime, RuntimeChannels, spawn};
-pub use node::{Node, NodeCounters, NodeError};
+pub use node::{Node, NodeCounters, NodeError, Swept};
 pub use reconciler::{Reconciler, Settings};
 pub use tracers::{EVENTS_WAITING, Told, TraceRequest, TraceSource, Tracers};
 

@@ -18,14 +18,23 @@ use crate::{
     sockets::SocketTables,
 };
 
+/// How far a sweep came.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Swept {
+    /// What a scan of all records found, if it has come to its end.
+    pub scan: Option<Scan>,
+    /// Something was more urgent: the next sweep goes on from there.
+    pub is_interrupted: bool,
+}
+
 /// The node's data path. Implemented by `datapath`, and by a fake in tests.
 pub trait Node: Kernel + Send {
     /// Everything that the kernel holds at this moment.
     fn read_state(&mut self) -> Result<KernelState, NodeError>;
 
-    /// Removes records that are over, a bounded number at a time. Says what a scan of all records
-    /// found when it has come to its end.
-    fn sweep_records(&mut self) -> Result<Option<Scan>, NodeError>;
+    /// Removes records that are over, a bounded number at a time. `is_urgent` is asked now and then
+    /// whether there is something that cannot wait.
+    fn sweep_records(&mut self, is_urgent: &mut dyn FnMut() -> bool) -> Result<Swept, NodeError>;
 
     /// Ticks since boot.
     fn now_tick(&self) -> u32;

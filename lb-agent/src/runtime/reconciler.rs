@@ -25,7 +25,7 @@ use super::{
     leaving::Leaving,
     ledger::Ledger,
     local::Local,
-    node::{Node, NodeCounters, NodeError},
+    node::{Node, NodeCounters, NodeError, Swept},
     orders::Orders,
     pressure::Alarms,
     progress::Progress,
@@ -49,6 +49,8 @@ use crate::{
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 /// Time between two sweeps of the recorded flows.
 const SWEEP: Duration = Duration::from_secs(1);
+/// The same, where one was interrupted.
+const SWEEP_ON: Duration = Duration::from_millis(100);
 /// Time for which a scan of the recorded flows is good enough: slots can wait, and a plan costs.
 const SCAN_AGE: Duration = Duration::from_secs(5);
 /// Time between two looks at the interfaces.
@@ -211,8 +213,8 @@ impl<N: Node> Reconciler<N> {
     /// Does what is due at `now`. True: the view may have changed.
     pub(super) fn step(&mut self, inbox: &mut Inbox, now: Instant) -> bool {
         if self.next_sweep <= now {
-            self.next_sweep = now + SWEEP;
-            self.sweep(now);
+            let is_interrupted = self.sweep(inbox, now);
+            self.next_sweep = now + if is_interrupted { SWEEP_ON } else { SWEEP };
             self.callers.retry(now);
         }
         if self.next_look <= now {
@@ -257,20 +259,23 @@ impl<N: Node> Reconciler<N> {
         is_view_stale
     }
 
-    /// Sweeps the recorded flows, and sees whether slots have waited for what it shows.
-    fn sweep(&mut self, now: Instant) {
-        match self.node.sweep_records() {
-            Ok(Some(scan)) if self.next_scan <= now => {
-                self.next_scan = now + SCAN_AGE;
-                self.scan = Some(scan);
-            }
-            Ok(_) => {}
-            Err(error) => tracing::warn!("cannot sweep the recorded flows: {error}"),
+    /// Sweeps the recorded flows, and sees whether slots have waited for what it shows. True: whoever
+    /// came goes first, and there is more to sweep.
+    fn sweep(&mut self, inbox: &mut Inbox, now: Instant) -> bool {
+        let swept = self.node.sweep_records(&mut || inbox.has_news());
+        let Swept { scan, is_interrupted } = swept.unwrap_or_else(|error| {
+            tracing::warn!("cannot sweep the recorded flows: {error}");
+            Swept::default()
+        });
+        if scan.is_some() && self.next_scan <= now {
+            self.next_scan = now + SCAN_AGE;
+            self.scan = scan;
         }
         // Lent for the plan, which may be large.
         let sight = self.sight(now);
         self.is_dirty |= self.planner.is_due(&sight);
         self.scan = sight.scan;
+        is_interrupted
     }
 
     /// What a plan is made from, with the scan taken out of `self`.

@@ -153,7 +153,7 @@ sandboxed! {
             tables.replies.insert(key, reply, 0).unwrap();
         }
 
-        let report = datapath.sweep(&|| NOW).unwrap();
+        let report = datapath.sweep(&|| NOW, &mut || false).unwrap();
         let stay: Vec<u16> = cases.iter().filter(|case| case.2).map(|case| case.0).collect();
         assert_eq!(left_v4(&tables), (stay, vec![1, 2, 3, 4, 5, 6, 9, 10, 11, 100]));
         assert_eq!((report.flows_seen, report.flows_deleted), (11, 6));
@@ -162,14 +162,14 @@ sandboxed! {
         assert_eq!((counters.records.flows_v4, counters.records.replies_v4), (5, 10));
         assert_eq!(counters.records.limit, 4_096);
 
-        let report = datapath.sweep(&|| NOW).unwrap();
+        let report = datapath.sweep(&|| NOW, &mut || false).unwrap();
         assert_eq!((report.flows_deleted, report.replies_deleted), (0, 0));
 
         // A frontend may come back; what its flows may need holds all slots of the ring.
         let vip = "192.0.2.10".parse().unwrap();
         let frontend = FrontendAddress { vip, protocol: Protocol::Tcp, ports: Ports::one(80).unwrap() };
         datapath.execute(&Action::DeleteFrontend { frontend }).unwrap();
-        let report = datapath.sweep(&|| NOW).unwrap();
+        let report = datapath.sweep(&|| NOW, &mut || false).unwrap();
         assert_eq!(report.flows_deleted, 0);
         let scan = report.scan.unwrap();
         assert!((0..1021).all(|slot| scan.finding(0, slot).has_other));
@@ -177,7 +177,7 @@ sandboxed! {
         for number in [1, 2] {
             datapath.execute(&Action::SetBackendState { number, state: 0 }).unwrap();
         }
-        let report = datapath.sweep(&|| NOW).unwrap();
+        let report = datapath.sweep(&|| NOW, &mut || false).unwrap();
         assert_eq!(report.flows_deleted, 5);
         assert!(!report.scan.unwrap().finding(0, 0).has_other);
     }
@@ -212,7 +212,7 @@ sandboxed! {
             let reply = ReplyRecordV4 { generation, class, last_seen_tick, ..reply };
             table.insert(key, reply, 0).unwrap();
         }
-        let report = datapath.sweep(&|| NOW).unwrap();
+        let report = datapath.sweep(&|| NOW, &mut || false).unwrap();
         let mut left: Vec<u16> =
             table.keys().map(|key: Result<ReplyKeyV4, _>| key.unwrap().client_port.get()).collect();
         left.sort_unstable();
@@ -242,17 +242,17 @@ sandboxed! {
 
         // Moving: all are needed, and the slots are not asked for.
         serve(&mut datapath, Slot::new(1, 2, SLOT_MOVING, NOW - 10));
-        let report = datapath.sweep(&|| NOW).unwrap();
+        let report = datapath.sweep(&|| NOW, &mut || false).unwrap();
         assert_eq!((report.flows_seen, report.flows_deleted), (5, 0));
         assert_eq!(others(&report.scan.unwrap()), 0);
 
         // Settled just now: somebody may still see it moving.
         serve(&mut datapath, Slot::new(1, 0, SLOT_SETTLED, NOW - 2));
-        let report = datapath.sweep(&|| NOW).unwrap();
+        let report = datapath.sweep(&|| NOW, &mut || false).unwrap();
         assert_eq!(report.flows_deleted, 0);
 
         // Settled: those of the owner say what the slot says, the others hold it.
-        let report = datapath.sweep(&|| NOW + 1).unwrap();
+        let report = datapath.sweep(&|| NOW + 1, &mut || false).unwrap();
         assert_eq!((report.flows_seen, report.flows_deleted), (5, 3));
         let scan = report.scan.unwrap();
         assert_eq!(others(&scan), 2);
@@ -261,13 +261,13 @@ sandboxed! {
 
         // The last flow of another is over.
         datapath.execute(&Action::SetBackendState { number: 2, state: 0 }).unwrap();
-        let report = datapath.sweep(&|| NOW + 1).unwrap();
+        let report = datapath.sweep(&|| NOW + 1, &mut || false).unwrap();
         assert_eq!((report.flows_deleted, others(&report.scan.unwrap())), (2, 0));
 
         // Plain: what a late CPU wrote goes.
         serve(&mut datapath, Slot::plain(1));
         insert(&mut tables);
-        assert_eq!(datapath.sweep(&|| NOW + 1).unwrap().flows_deleted, 3);
+        assert_eq!(datapath.sweep(&|| NOW + 1, &mut || false).unwrap().flows_deleted, 3);
     }
 
     fn scan_of_many_records_takes_several_calls(sandbox) {
@@ -283,7 +283,7 @@ sandboxed! {
         }
         for round in 0..2 {
             let scans: Vec<Option<Scan>> =
-                (0..3).map(|call| datapath.sweep(&|| NOW + round * 3 + call).unwrap().scan).collect();
+                (0..3).map(|call| datapath.sweep(&|| NOW + round * 3 + call, &mut || false).unwrap().scan).collect();
             let [None, None, Some(scan)] = &scans[..] else { panic!("{scans:?}") };
             assert_eq!(scan.finding(0, 0).begun_tick, NOW + round * 3);
             assert!((0..1021).all(|slot| scan.finding(0, slot).has_other));
@@ -312,7 +312,7 @@ sandboxed! {
             insert(port, CLASS_ESTABLISHED, ended);
         }
         let deleted = |datapath: &mut Datapath| {
-            let report = datapath.sweep(&|| NOW).unwrap();
+            let report = datapath.sweep(&|| NOW, &mut || false).unwrap();
             (report.flows_deleted, report.replies_deleted)
         };
         // Half full it is not crowded yet, and it has to be counted first.
@@ -362,7 +362,7 @@ sandboxed! {
             insert(inserted.replace(3_084));
             NOW
         };
-        datapath.sweep(&clock).unwrap();
+        datapath.sweep(&clock, &mut || false).unwrap();
         assert_eq!(rooms.get(&FAMILY_V4, 0).unwrap(), room(share - 3_000 - 84, 2));
         assert_eq!(rooms.get(&FAMILY_V6, 0).unwrap(), room(share, 2));
 
@@ -371,7 +371,7 @@ sandboxed! {
             let record = record(1, 7, NOW, CLASS_ESTABLISHED);
             tables.flows.insert(flow_v4(port), record, 0).unwrap();
         }
-        datapath.sweep(&|| NOW).unwrap();
+        datapath.sweep(&|| NOW, &mut || false).unwrap();
         assert_eq!(rooms.get(&FAMILY_V4, 0).unwrap(), room(0, 3));
     }
 
@@ -410,10 +410,45 @@ sandboxed! {
             };
             tables.replies.insert(reply, value, 0).unwrap();
         }
-        let report = datapath.sweep(&|| NOW).unwrap();
+        let report = datapath.sweep(&|| NOW, &mut || false).unwrap();
         assert_eq!((report.flows_deleted, report.replies_deleted), (1, 1));
         assert!(tables.flows.get(&flow(1), 0).is_ok());
         assert_eq!(tables.replies.keys().count(), 1);
+    }
+
+    fn interrupted_sweep_goes_on_with_the_other_tables(sandbox) {
+        let mut datapath = sandbox.open(TcMode::Auto);
+        let backend = a_backend("10.0.0.1:8080", 7, TAKES_OLD);
+        datapath.execute(&Action::WriteBackend { number: 1, backend }).unwrap();
+        serve(&mut datapath, Slot::new(1, 0, SLOT_MOVING, NOW - 10));
+        let mut tables = tables_v4(sandbox);
+        let mut half_flows = sandbox.lru_hash_map(map_names::HALF_FLOWS_V4);
+        let mut half_replies = sandbox.lru_hash_map(map_names::HALF_REPLIES_V4);
+        // What there is is of a generation that is over.
+        for (port, class) in [(1, CLASS_HALF_OPEN), (2, CLASS_ESTABLISHED)] {
+            let flow = record(1, 6, NOW, class);
+            let (key, reply) = reply_v4(port, 1);
+            let reply = ReplyRecordV4 { generation: 6, ..reply };
+            if class == CLASS_HALF_OPEN {
+                half_flows.insert(flow_v4(port), flow, 0).unwrap();
+                half_replies.insert(key, reply, 0).unwrap();
+            } else {
+                tables.flows.insert(flow_v4(port), flow, 0).unwrap();
+                tables.replies.insert(key, reply, 0).unwrap();
+            }
+        }
+        for round in 0..2 {
+            let reports: Vec<_> =
+                (0..4).map(|_| datapath.sweep(&|| NOW, &mut || true).unwrap()).collect();
+            let deleted = reports.iter().map(|it| (it.flows_deleted, it.replies_deleted));
+            let expected =
+                if round == 0 { [(1, 0), (1, 0), (0, 1), (0, 1)] } else { [(0, 0); 4] };
+            assert_eq!(deleted.collect::<Vec<_>>(), expected);
+            assert!(reports.iter().all(|it| it.is_interrupted));
+            let scans = reports.iter().map(|it| it.scan.is_some());
+            assert_eq!(scans.collect::<Vec<_>>(), [false, true, false, false]);
+        }
+        assert!(!datapath.sweep(&|| NOW, &mut || false).unwrap().is_interrupted);
     }
 
     fn full_table_is_swept_entirely(sandbox) {
@@ -429,7 +464,7 @@ sandboxed! {
             let (key, reply) = reply_v4(port, 1);
             tables.replies.insert(key, ReplyRecordV4 { generation, ..reply }, 0).unwrap();
         }
-        let report = datapath.sweep(&|| NOW).unwrap();
+        let report = datapath.sweep(&|| NOW, &mut || false).unwrap();
         assert_eq!((report.flows_seen, report.flows_deleted), (4_096, 3_072));
         assert_eq!((report.replies_seen, report.replies_deleted), (4_096, 3_072));
         let stay: Vec<u16> = (0..4_096).filter(|port| port % 4 == 0).collect();

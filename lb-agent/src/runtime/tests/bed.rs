@@ -17,7 +17,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::super::{
-    Event, Node, NodeCounters, NodeError, Reconciler, Runtime, RuntimeChannels, Settings,
+    Event, Node, NodeCounters, NodeError, Reconciler, Runtime, RuntimeChannels, Settings, Swept,
 };
 use crate::{
     api::{
@@ -150,7 +150,7 @@ impl Node for FakeNode {
         Ok(node.kernel.clone())
     }
 
-    fn sweep_records(&mut self) -> Result<Option<Scan>, NodeError> {
+    fn sweep_records(&mut self, is_urgent: &mut dyn FnMut() -> bool) -> Result<Swept, NodeError> {
         let now_tick = self.now_tick();
         let mut node = self.lock();
         node.sweeps += 1;
@@ -158,7 +158,8 @@ impl Node for FakeNode {
         for (ring, slot) in &node.others {
             scan.note_other(*ring, *slot);
         }
-        Ok(Some(scan))
+        let is_interrupted = is_urgent();
+        Ok(Swept { scan: Some(scan).filter(|_| !is_interrupted), is_interrupted })
     }
 
     fn now_tick(&self) -> u32 {
