@@ -9,6 +9,7 @@ pub mod agent;
 pub mod binaries;
 pub mod bpffs;
 pub mod callers;
+pub mod calling;
 pub mod cluster;
 pub mod compose;
 pub mod container;

@@ -2,15 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
-    path::PathBuf,
-    process::{Child, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Result, ensure};
 use lb_tests::{
     Container, World,
+    calling::Calling,
     eastwest::{Scene, stranger, web},
     needs, process,
 };
@@ -19,36 +17,20 @@ use nix::sys::signal::Signal;
 const ECONNREFUSED: &str = "111";
 const EHOSTUNREACH: &str = "113";
 
-/// Calls without rest, until it is asked what became of them.
-struct Load {
-    child: Child,
-    flag: PathBuf,
+fn start(scene: &Scene, from: &Container) -> Result<Calling> {
+    let Scene { callers, world, .. } = scene;
+    Calling::start(callers, world, from, &["tcp", "udp"], scene.target())
 }
 
-impl Load {
-    fn start(scene: &Scene, from: &Container) -> Result<Self> {
-        let flag = scene.world.directory().join(format!("load-{}", from.name()));
-        fs::write(&flag, [])?;
-        let (dial, target) = (scene.callers.dial_path()?.display(), scene.target());
-        let script =
-            format!("while test -e $0; do {dial} tcp {target} 20; {dial} udp {target} 20; done");
-        let mut shell = scene.callers.in_container(from, "sh")?;
-        let child = shell.args(["-c", &script]).arg(&flag).stdout(Stdio::piped()).spawn()?;
-        Ok(Self { child, flag })
+/// How many calls ended in each way: by the number of the error, or `answered`.
+fn ends(calling: Calling) -> Result<BTreeMap<String, usize>> {
+    let mut ends = BTreeMap::new();
+    for line in calling.end()? {
+        let errno = line.strip_prefix("errno=").and_then(|rest| rest.split(' ').next());
+        *ends.entry(errno.unwrap_or("answered").to_owned()).or_insert(0) += 1;
     }
-
-    /// How many calls ended in each way: by the number of the error, or `answered`.
-    fn end(self) -> Result<BTreeMap<String, usize>> {
-        fs::remove_file(&self.flag)?;
-        let output = String::from_utf8(self.child.wait_with_output()?.stdout)?;
-        let mut ends = BTreeMap::new();
-        for line in output.lines() {
-            let errno = line.strip_prefix("errno=").and_then(|rest| rest.split(' ').next());
-            *ends.entry(errno.unwrap_or("answered").to_owned()).or_insert(0) += 1;
-        }
-        println!("{ends:?}");
-        Ok(ends)
-    }
+    println!("{ends:?}");
+    Ok(ends)
 }
 
 /// None was answered, and none waited: each heard one of these errors.
@@ -71,7 +53,7 @@ fn scene() -> Result<(Scene, Container)> {
 fn who_is_on_another_network_is_told_while_backends_come_and_go() -> Result<()> {
     needs!(docker);
     let (scene, stranger) = scene()?;
-    let load = Load::start(&scene, &stranger)?;
+    let calling = start(&scene, &stranger)?;
     let begun = Instant::now();
     for round in 3..6 {
         // In the same place, by another number, and one more of them.
@@ -80,10 +62,11 @@ fn who_is_on_another_network_is_told_while_backends_come_and_go() -> Result<()> 
         }
         let further = web(&scene.world, round)?.start()?;
         scene.agent.wait_backends(&["web-1", "web-2", further.name()])?;
+        calling.goes_on()?;
         further.act("rm --force")?;
     }
     println!("9 came in {:?}", begun.elapsed());
-    let ends = load.end()?;
+    let ends = ends(calling)?;
     // For a moment there was none at all.
     only(&ends, &[EHOSTUNREACH, ECONNREFUSED])?;
     ensure!(ends.contains_key(EHOSTUNREACH), "{ends:?}");
@@ -105,23 +88,26 @@ fn who_is_on_another_network_is_told_while_the_agent_is_restarted() -> Result<()
     };
     let before = networks(&scene)?;
     ensure!(before.len() == 2 && before[0] == before[1], "{before:?}");
-    let load = Load::start(&scene, &stranger)?;
+    let calling = start(&scene, &stranger)?;
     for signal in [Signal::SIGKILL, Signal::SIGTERM] {
         scene.agent.stop(signal)?;
+        calling.goes_on()?;
         scene.agent.start()?;
         assert_eq!(networks(&scene)?, before, "right after the start");
         scene.agent.wait_backends(&["web-1", "web-2"])?;
+        calling.goes_on()?;
     }
     // Without Docker nobody claims the backends, which live and are kept.
     scene.agent.stop(Signal::SIGKILL)?;
     scene.world.docker_node()?.stop_daemon(Signal::SIGKILL);
     scene.agent.start()?;
     process::sleep(Duration::from_secs(4))?;
+    calling.goes_on()?;
     assert_eq!(networks(&scene)?, before, "without Docker");
     scene.world.docker_node()?.start_daemon()?;
     scene.agent.wait_backends(&["web-1", "web-2"])?;
     scene.wait_known("stranger")?;
-    only(&load.end()?, &[EHOSTUNREACH])?;
+    only(&ends(calling)?, &[EHOSTUNREACH])?;
     scene.served(Some(&scene.client), "tcp", scene.target(), 10)?;
     Ok(())
 }

@@ -10,6 +10,7 @@ use aya::maps::{HashMap, Map, MapData};
 use lb_tests::{
     Agent, Container, World,
     callers::{Called, Callers},
+    calling::Calling,
     eastwest::{Scene, shares},
     needs, process, skip,
     world::{BALANCER, RemoteHost, vip},
@@ -398,13 +399,9 @@ fn an_agent_of_another_version_of_the_tables_leaves_them_alone() -> Result<()> {
     let mut scene = Scene::new()?;
     let target = scene.target();
     let held = scene.callers.hold(&scene.world, Some(&scene.client), target, 200)?;
-    let mut load = scene.callers.in_container(&scene.client, "sh")?;
-    let dial = scene.callers.dial_path()?.display();
-    let script = format!("while test -e $0; do {dial} tcp {target} 20; done");
-    let flag = scene.world.directory().join("load");
-    std::fs::write(&flag, [])?;
-    let load =
-        load.args(["-c", &script]).arg(&flag).stdout(std::process::Stdio::piped()).spawn()?;
+    let Scene { callers, world, client, .. } = &scene;
+    let calling = Calling::start(callers, world, client, &["tcp"], target)?;
+    calling.goes_on()?;
     scene.agent.stop(Signal::SIGTERM)?;
     // As an agent of another version would have left it.
     let path = scene.agent.pin_path().join("maps/META");
@@ -417,9 +414,9 @@ fn an_agent_of_another_version_of_the_tables_leaves_them_alone() -> Result<()> {
     let log = scene.agent.log();
     ensure!(log.contains(&format!("have ABI version {}", other.abi_version)), "{log}");
     ensure!(log.contains("`lb-agent uninstall` clears it"), "{log}");
-    std::fs::remove_file(&flag)?;
-    let output = String::from_utf8(load.wait_with_output()?.stdout)?;
-    ensure!(output.lines().count() > 20 && !output.contains("errno="), "{output}");
+    calling.goes_on()?;
+    let failed: Vec<_> = calling.end()?.into_iter().filter(|it| it.contains("errno=")).collect();
+    ensure!(failed.is_empty(), "{failed:?}");
     // The way over: what is connected stays so, and new calls fail until the next agent serves.
     drop(scene.agent.stop(Signal::SIGKILL));
     scene.agent.uninstall()?;

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io,
     os::{fd::OwnedFd, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
@@ -37,6 +38,13 @@ impl Cgroup {
     }
 }
 
+/// The mounts that a process sees. Anybody may have mounted something whose name is no text: nothing
+/// that is looked for here.
+pub(super) fn read_mounts(process: &str) -> io::Result<String> {
+    let mounts = fs::read(format!("/proc/{process}/mountinfo"))?;
+    Ok(String::from_utf8_lossy(&mounts).into_owned())
+}
+
 /// Opens the directory, or without one the root of the hierarchy.
 pub(super) fn open(path: Option<&Path>) -> anyhow::Result<Cgroup> {
     if let Some(path) = path {
@@ -44,7 +52,7 @@ pub(super) fn open(path: Option<&Path>) -> anyhow::Result<Cgroup> {
             format!("`path` in [cgroup] of the config, `{}`, cannot be used", path.display())
         });
     }
-    let mounts = fs::read_to_string("/proc/self/mountinfo").context("/proc is not mounted")?;
+    let mounts = read_mounts("self").context("/proc is not mounted")?;
     if let Some(path) = mounted_root(&mounts) {
         return open_directory(&path)
             .with_context(|| format!("the cgroup v2 root `{}` cannot be used", path.display()));

@@ -15,7 +15,7 @@ use nix::{
     sys::statfs::{BPF_FS_MAGIC, SYSFS_MAGIC, statfs},
 };
 
-use super::state_dir::StateDir;
+use super::{cgroup, state_dir::StateDir};
 
 /// Where a bpffs belongs on a node; nothing else do we mount.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -141,7 +141,7 @@ fn mount_bpffs_if_needed(pin_path: &Path, state: &StateDir) -> anyhow::Result<()
 /// A bpffs that only a private mount namespace shows goes with the last process in it, and all pins
 /// with it; one that PID 1 also shows stays.
 fn check_mount_namespace(pin_path: &Path) -> anyhow::Result<()> {
-    let Ok(mounts) = fs::read_to_string("/proc/1/mountinfo") else {
+    let Ok(mounts) = cgroup::read_mounts("1") else {
         // Not allowed to look (hidepid): then it is the operator who mounted the bpffs for us.
         return Ok(());
     };
@@ -159,8 +159,7 @@ fn check_mount_namespace(pin_path: &Path) -> anyhow::Result<()> {
 /// Whether a mount that we make is also PID 1's. The links in `/proc/1/ns` may be read only with
 /// all capabilities of PID 1; the numbers of mounts, no two alike in all namespaces, by anybody.
 fn is_mount_namespace_of_init() -> bool {
-    let mounts = |process| fs::read_to_string(format!("/proc/{process}/mountinfo"));
-    match (mounts("1"), mounts("thread-self")) {
+    match (cgroup::read_mounts("1"), cgroup::read_mounts("thread-self")) {
         (Ok(init), Ok(own)) => share_a_mount(&init, &own),
         _ => true,
     }

@@ -216,7 +216,7 @@ fn replicas(before: &Seen, now: &Seen, drafts: &mut Vec<Draft>) {
     {
         let next = now.backends.range(Subject::first(name)..).next();
         let is_gone = next.is_none_or(|(subject, _)| subject.service != *name);
-        if is_gone && !are_few(seen) && seen.expected > 0 {
+        if is_gone && seen.present > 0 && seen.expected > 0 {
             let what = format!("0 of {} replicas are there", seen.expected);
             tell(name, what, Some("its labels expected more"));
         }

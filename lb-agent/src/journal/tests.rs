@@ -130,6 +130,9 @@ fn fewer_replicas_than_expected_are_told_once_and_when_all_are_there_again() {
     assert_eq!(compare(0, None), none);
     assert_eq!(compare(0, None), "");
     assert_eq!(compare(3, Some(3)), "", "it is another service, of which nothing was said");
+    // Also where some were gone before.
+    assert_eq!(compare(2, Some(3)), few(2));
+    assert_eq!(compare(0, None), none);
 }
 
 #[test]

@@ -14,9 +14,10 @@ use crate::doctor::facts::{InterfaceFacts, KernelFacts, Route};
 const PINS: [(&str, &str); 2] =
     [("Cilium", "/sys/fs/bpf/cilium"), ("Calico", "/sys/fs/bpf/calico")];
 
-/// A file; nothing, where it cannot be read.
+/// A file; nothing, where it cannot be read. What is no text in it (names of mounts are anybody's) is
+/// nothing that is looked for.
 pub(super) fn read(path: &str) -> String {
-    fs::read_to_string(path).unwrap_or_default()
+    fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
 pub(super) fn kernel() -> KernelFacts {

@@ -110,7 +110,7 @@ pub(super) fn spare_datagrams(wishes: &mut Wishes, service: ServiceAt) -> Option
     let message = format!(
         "the probe connects to the port of the traffic, and no frontend of the container is of TCP, so \
          nobody may be listening there and the port {port} is not probed so; where somebody listens, \
-         ask for it by `{own}`, or name another port by `lb.probe.port`"
+         ask for it by `{own}`, or by `lb.probe` with another port in `lb.probe.port`"
     );
     Some(LabelError { key, message })
 }

@@ -184,7 +184,7 @@ fn a_probe_of_the_container_is_one_of_its_ports_of_tcp() {
     probe = docker (container `demo-web-1`, label `lb.probe`)
     ");
     // Where nothing would be left of it.
-    assert_snapshot!(check("", "udp://slb:53", &["lb.probe=http"]), @"refused: container `demo-web-1` lb.probe: the probe connects to the port of the traffic, and no frontend of the container is of TCP, so nobody may be listening there and the port 80 is not probed so; where somebody listens, ask for it by `lb.80.probe`, or name another port by `lb.probe.port`");
+    assert_snapshot!(check("", "udp://slb:53", &["lb.probe=http"]), @"refused: container `demo-web-1` lb.probe: the probe connects to the port of the traffic, and no frontend of the container is of TCP, so nobody may be listening there and the port 80 is not probed so; where somebody listens, ask for it by `lb.80.probe`, or by `lb.probe` with another port in `lb.probe.port`");
     let by_name = |key: &str| {
         let probe =
             Setting::new(Some(ProbeKind::Tcp { port: None }), Origin::environment("a", key));
