@@ -193,7 +193,7 @@ fn a_probe_of_the_container_is_one_of_its_ports_of_tcp() {
             ServiceAt { port: 80, has_tcp: false, container_has_tcp: false, is_registered: true };
         let refused = spare_datagrams(&mut wishes, at);
         assert_eq!(wishes.probe.is_none(), refused.is_some(), "{key}");
-        refused.map(|error| error.message.contains("by `SERVICE_80_CHECK_TCP`, or name another"))
+        refused.map(|error| error.message.contains("by `SERVICE_80_CHECK_TCP`, or by `lb.probe`"))
     };
     assert_eq!(by_name("SERVICE_CHECK_TCP"), Some(true));
     assert_eq!(by_name("SERVICE_80_CHECK_TCP"), None);
