@@ -214,6 +214,10 @@ impl Tables {
             };
             report.add(part, &pass);
         }
+        if !report.is_interrupted {
+            // Flows follow half-open ones in one call, so that a scan takes no second one.
+            self.records.next_part = 0;
+        }
         if progress.flows_done == [true; 2] {
             report.scan = Some(progress.scan);
         } else {

@@ -7,7 +7,7 @@ use super::{draft::Draft, hash::NumberIndex, ring_of};
 use crate::model::FrontendAddress;
 
 /// A frontend that leads to a ring, now or after this plan.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Front {
     ring: u32,
     frontend: FrontendAddress,
@@ -17,7 +17,7 @@ struct Front {
 }
 
 /// All of them, by their rings.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct AllFronts {
     all: Vec<Front>,
     rings: NumberIndex<OfRing>,

@@ -448,7 +448,12 @@ sandboxed! {
             let scans = reports.iter().map(|it| it.scan.is_some());
             assert_eq!(scans.collect::<Vec<_>>(), [false, true, false, false]);
         }
-        assert!(!datapath.sweep(&|| NOW, &mut || false).unwrap().is_interrupted);
+        assert!(datapath.sweep(&|| NOW, &mut || true).unwrap().is_interrupted);
+        // From then on each is whole, and a whole scan.
+        for _ in 0..3 {
+            let report = datapath.sweep(&|| NOW, &mut || false).unwrap();
+            assert!(!report.is_interrupted && report.scan.is_some());
+        }
     }
 
     fn full_table_is_swept_entirely(sandbox) {
