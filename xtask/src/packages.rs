@@ -1,10 +1,12 @@
 //! Installs system packages: only when something is missing, and never silently.
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
-use crate::command;
+use crate::{command, workspace};
 
 /// A program that is needed, and the Debian package that has it.
 pub(crate) struct Need {
@@ -37,6 +39,9 @@ pub(crate) const TESTBED: &[Need] = &[
     Need { program: "tar", package: "tar" },
 ];
 
+/// What tests run whose package would start it as a service of this machine: it is unpacked instead.
+pub(crate) const UNPACKED: &[Need] = &[Need { program: "nginx", package: "nginx" }];
+
 /// Sees to it that every program is there.
 pub(crate) fn ensure_programs(needs: &[Need]) -> Result<()> {
     let missing: Vec<&Need> =
@@ -49,6 +54,40 @@ pub(crate) fn ensure_programs(needs: &[Need]) -> Result<()> {
     packages.sort();
     packages.dedup();
     install(&packages, &format!("for {}", programs.join(", ")))
+}
+
+/// Unpacks a program below the target directory. Returns the directory that has it; `None`: the machine
+/// has it already.
+pub(crate) fn unpack(need: &Need) -> Result<Option<PathBuf>> {
+    let Need { program, package } = need;
+    if command::find_program(program).is_some() {
+        return Ok(None);
+    }
+    let directory = workspace::target_dir().join("tools").join(package);
+    let programs = directory.join("usr/sbin");
+    if programs.join(program).is_file() {
+        return Ok(Some(programs));
+    }
+    if let Some(obstacle) = obstacle() {
+        bail!(
+            "{program} is missing, of package {package}; {obstacle}, so please install it yourself"
+        );
+    }
+    println!("unpacking package {package} for {program}, without installing it");
+    fs::create_dir_all(&directory)?;
+    let download = || command::run(apt_get().current_dir(&directory).args(["download", package]));
+    if download().is_err() {
+        command::run(apt_get().arg("update"))?;
+        download()?;
+    }
+    for entry in fs::read_dir(&directory)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            command::run(Command::new("dpkg-deb").arg("--extract").arg(&path).arg(&directory))?;
+        }
+    }
+    ensure!(programs.join(program).is_file(), "package {package} has no {program}");
+    Ok(Some(programs))
 }
 
 /// Whether packages can be installed here at all; the text says why not.

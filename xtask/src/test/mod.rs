@@ -8,6 +8,7 @@ mod runner;
 mod skips;
 mod summary;
 
+use std::env;
 use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -58,9 +59,17 @@ pub(crate) fn run(options: &Options, extent: Extent) -> Result<ExitCode> {
     let started = Instant::now();
     let mut session = Session::default();
     let skip_log = SkipLog::create()?;
+    // Directories of programs that the machine does not have.
+    let mut tools = Vec::new();
 
     if !options.no_kernel {
-        session.check("packages", || packages::ensure_programs(packages::TESTBED));
+        session.check("packages", || {
+            packages::ensure_programs(packages::TESTBED)?;
+            for need in packages::UNPACKED {
+                tools.extend(packages::unpack(need)?);
+            }
+            Ok(())
+        });
         session.check("build-ebpf", || ebpf::build_and_check(&Build::release()).map(drop));
     }
     if options.filter.is_none() {
@@ -77,7 +86,12 @@ pub(crate) fn run(options: &Options, extent: Extent) -> Result<ExitCode> {
             Ok(())
         });
         if let Some(binaries) = binaries {
-            let [patient, kernel] = kernel_tests(options.filter.as_deref(), &binaries);
+            let [mut patient, mut kernel] = kernel_tests(options.filter.as_deref(), &binaries);
+            let present = env::var_os("PATH").unwrap_or_default();
+            let path = env::join_paths(env::split_paths(&present).chain(tools))?;
+            for run in [&mut patient, &mut kernel] {
+                run.command.env("PATH", &path);
+            }
             session.tests_beside(patient, kernel, &skip_log);
         }
     }
