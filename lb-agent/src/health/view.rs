@@ -7,7 +7,7 @@
 use std::{
     borrow::Cow,
     collections::{
-        BTreeMap, HashMap, HashSet,
+        BTreeMap, HashSet,
         hash_map::Entry::{Occupied, Vacant},
     },
     sync::Arc,
@@ -24,7 +24,7 @@ use super::{
 use crate::{
     api::types::ProbeView,
     arbiter,
-    model::{Backend, BackendState, InitialState, Probe, Service, ServiceName, Snapshot},
+    model::{Backend, BackendState, Beside, InitialState, Probe, Service, ServiceName, Snapshot},
     plan::{HashIndex, HeldStates, KernelState, instance_hash},
 };
 
@@ -38,12 +38,11 @@ pub type Targets = Arc<Vec<TargetGroup>>;
 #[derive(Debug, Default)]
 pub struct HealthView {
     entries: HashIndex<Entry>,
-    services: HashMap<ServiceName, Judged>,
+    services: BTreeMap<ServiceName, Judged>,
     targets: watch::Sender<Targets>,
     stats: Arc<Stats>,
     panics: BTreeMap<ServiceName, PanicState>,
     next_generation: u64,
-    round: u64,
 }
 
 #[derive(Debug)]
@@ -69,8 +68,6 @@ struct Judged {
     targets: TargetGroup,
     /// Something new is known.
     is_stale: bool,
-    /// The latest snapshot that had it.
-    round: u64,
 }
 
 /// A service in panic, for people.
@@ -181,32 +178,44 @@ impl HealthView {
         snapshot: &mut Snapshot,
         adopted: impl Fn(&ServiceName, TargetKey) -> Option<u8>,
     ) {
-        self.round += 1;
-        let mut is_changed = false;
-        for service in snapshot.services.values_mut() {
-            let judged = self.services.get_mut(&service.name);
-            match judged.filter(|it| !it.is_stale && Arc::ptr_eq(&it.before, service)) {
-                Some(judged) => {
-                    judged.round = self.round;
-                    *service = Arc::clone(&judged.after);
+        let mut judged = Beside::new(&mut self.services);
+        let mut others = Vec::new();
+        for (name, service) in &mut snapshot.services {
+            match judged.same(service, |judged| &judged.before) {
+                Some(judged) if !judged.is_stale => {
+                    if !Arc::ptr_eq(&judged.after, service) {
+                        *service = Arc::clone(&judged.after);
+                    }
                 }
-                None => is_changed |= self.judge(service, &adopted),
+                _ => others.push(name.clone()),
             }
         }
-        let (round, entries) = (self.round, &mut self.entries);
-        self.services.retain(|_, judged| {
-            let is_there = judged.round == round;
-            if !is_there {
-                is_changed |= !judged.targets.is_empty();
-                judged.targets.iter().for_each(|it| drop(entries.remove(&it.key)));
+        let mut is_changed = false;
+        let mut panics = self.panics.clone();
+        for name in others {
+            let Some(service) = snapshot.services.get_mut(&name) else { continue };
+            is_changed |= self.judge(service, &adopted);
+            match self.services.get(&name).and_then(|judged| judged.panic) {
+                Some(panic) => drop(panics.insert(name, panic)),
+                None => drop(panics.remove(&name)),
             }
-            is_there
-        });
+        }
+        if self.services.len() > snapshot.services.len() {
+            let entries = &mut self.entries;
+            self.services.retain(|name, judged| {
+                let is_there = snapshot.services.contains_key(name);
+                if !is_there {
+                    is_changed |= !judged.targets.is_empty();
+                    judged.targets.iter().for_each(|it| drop(entries.remove(&it.key)));
+                    panics.remove(name);
+                }
+                is_there
+            });
+        }
         if is_changed {
-            self.send_targets(snapshot);
+            self.send_targets();
         }
-        let panics = self.services.iter().filter_map(|(name, it)| Some((name.clone(), it.panic?)));
-        self.tell_panics(panics.collect());
+        self.tell_panics(panics);
     }
 
     /// Gives the backends of a service their states. True: others are to be followed than before.
@@ -235,7 +244,7 @@ impl HealthView {
         let targets = if is_same { known } else { self.replaced(&known, targets) };
         let panic = judge(service, &standings);
         let after = Arc::clone(service);
-        let judged = Judged { before, after, panic, targets, is_stale: false, round: self.round };
+        let judged = Judged { before, after, panic, targets, is_stale: false };
         self.services.insert(service.name.clone(), judged);
         !is_same
     }
@@ -249,9 +258,9 @@ impl HealthView {
         Arc::new(targets)
     }
 
-    fn send_targets(&self, snapshot: &Snapshot) {
-        let judged = snapshot.services.keys().filter_map(|name| self.services.get(name));
-        let groups = judged.map(|it| Arc::clone(&it.targets)).filter(|it| !it.is_empty());
+    fn send_targets(&self) {
+        let followed = self.services.values().filter(|judged| !judged.targets.is_empty());
+        let groups = followed.map(|judged| Arc::clone(&judged.targets));
         self.targets.send_replace(Arc::new(groups.collect()));
     }
 

@@ -19,7 +19,7 @@ pub use policy::{
 };
 pub use ports::Ports;
 pub use probe::{HttpProbe, Probe, ProbeKind, ProbePlace, ReportedHealth};
-pub use quiet::QuietServices;
+pub use quiet::{Beside, QuietServices};
 pub use service::{
     Backend, BackendPath, BackendState, FrontendAddress, IpPrefix, Protocol, ReplyFacts, Service,
     ServiceName, Snapshot, WaysIn, only_port,

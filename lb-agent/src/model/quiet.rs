@@ -1,11 +1,41 @@
-//! Services of which there is nothing to be said, as long as they are what they were.
+//! What is remembered of services, as long as they are the very ones that they were: their backends, of
+//! which there may be thousands, need not be looked at again.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, iter::Peekable, sync::Arc};
 
 use super::{Service, ServiceName};
 
-/// Services that were looked through in vain. As long as a snapshot has the same ones, their backends,
-/// of which there may be thousands, need not be looked at again.
+/// What is remembered of each, walked through beside the services of a snapshot: both are in the order of
+/// their names.
+pub struct Beside<I: Iterator>(Peekable<I>);
+
+impl<'a, T, I: Iterator<Item = (&'a ServiceName, T)>> Beside<I> {
+    /// From the first one on.
+    pub fn new(remembered: impl IntoIterator<IntoIter = I, Item = I::Item>) -> Self {
+        Self(remembered.into_iter().peekable())
+    }
+
+    /// What is remembered of the next service, if it still is the one that it was then.
+    pub fn same(
+        &mut self,
+        service: &Arc<Service>,
+        then: impl Fn(&T) -> &Arc<Service>,
+    ) -> Option<T> {
+        loop {
+            let (name, remembered) = self.0.peek()?;
+            // Names are compared only where something is another than before.
+            if Arc::ptr_eq(then(remembered), service) {
+                return self.0.next().map(|(_, remembered)| remembered);
+            }
+            if **name >= service.name {
+                return None;
+            }
+            self.0.next();
+        }
+    }
+}
+
+/// Services of which there was nothing to be said.
 #[derive(Clone, Debug, Default)]
 pub struct QuietServices(BTreeMap<ServiceName, Arc<Service>>);
 
@@ -17,19 +47,10 @@ impl QuietServices {
         services: &mut BTreeMap<ServiceName, Arc<Service>>,
         mut look: impl FnMut(&mut Arc<Service>) -> bool,
     ) {
-        let mut quiet = self.0.iter().peekable();
+        let mut quiet = Beside::new(&self.0);
         let mut news = Vec::new();
         for (name, service) in &mut *services {
-            // Names are compared only where something is another than before.
-            let is_same = loop {
-                match quiet.peek() {
-                    Some((_, known)) if Arc::ptr_eq(known, service) => break true,
-                    Some((other, _)) if *other < name => drop(quiet.next()),
-                    _ => break false,
-                }
-            };
-            if is_same {
-                quiet.next();
+            if quiet.same(service, |known| known).is_some() {
                 continue;
             }
             let before = Arc::clone(service);

@@ -9,12 +9,13 @@ use super::{
     extents::FreeExtents,
     hash::{HashIndex, NameHash, NumberIndexSet},
     numbers::NumberSet,
+    policy::FrontendPair,
     replies::Led,
     service_of,
     sight::Sight,
     slots::Watch,
 };
-use crate::model::{FrontendAddress, Refusal};
+use crate::model::Refusal;
 
 /// When an action has its turn; actions of one phase keep the order in which they were found.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -76,10 +77,8 @@ pub(super) struct Draft<'a> {
     /// Veths of wanted backends that have the reply program, or get it by this plan.
     pub(super) replies_wanted: HashSet<u32>,
     pub(super) rings_wanted: NumberIndexSet,
-    /// Frontends that are to be there, with the numbers of their services.
-    pub(super) frontends_wanted: BTreeMap<FrontendAddress, u32>,
-    /// What is to be said of them, beside what their replies need.
-    pub(super) frontend_flags: BTreeMap<FrontendAddress, u32>,
+    /// Frontends that are there, and that are to be, in their order.
+    pub(super) frontend_pairs: Vec<FrontendPair>,
     pub(super) is_routed_wanted: bool,
     /// Rings of datagrams not all of which are answers.
     pub(super) unasked: NumberIndexSet,
@@ -122,8 +121,7 @@ impl<'a> Draft<'a> {
             still_led: HashSet::new(),
             replies_wanted: HashSet::new(),
             rings_wanted: NumberIndexSet::default(),
-            frontends_wanted: BTreeMap::new(),
-            frontend_flags: BTreeMap::new(),
+            frontend_pairs: Vec::new(),
             is_routed_wanted: false,
             unasked: NumberIndexSet::default(),
             led: Vec::new(),

@@ -4,7 +4,7 @@
 //! published, so an extent rests for the quarantine before it is filled again. What is in use is
 //! always read from the kernel's state; only the resting times are kept here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::KernelRing;
 
@@ -35,14 +35,14 @@ pub(super) struct Extents {
     quarantine_ms: u64,
     /// Extents that are no longer used, with the time until which they rest.
     resting: Vec<(Extent, u64)>,
-    /// Extents that were in use, or were about to be, when this was last asked.
-    used: BTreeSet<Extent>,
+    /// Extents that were in use, or were about to be, when this was last asked, in their order.
+    used: Vec<Extent>,
     is_first: bool,
 }
 
 impl Extents {
     pub(super) fn new(pool: u32, quarantine_ms: u64) -> Self {
-        Self { pool, quarantine_ms, resting: Vec::new(), used: BTreeSet::new(), is_first: true }
+        Self { pool, quarantine_ms, resting: Vec::new(), used: Vec::new(), is_first: true }
     }
 
     /// Looks at what the kernel has now: what is no longer in use begins to rest. What a
@@ -58,15 +58,19 @@ impl Extents {
     ) {
         self.resting.retain(|(_, until_ms)| *until_ms > now_ms);
         let until_ms = now_ms + self.quarantine_ms;
-        let in_use: BTreeSet<Extent> = rings.values().map(Extent::of).collect();
+        let mut in_use: Vec<Extent> = rings.values().map(Extent::of).collect();
+        in_use.sort_unstable();
+        in_use.dedup();
         if std::mem::take(&mut self.is_first) && !never_used {
-            let free = self.gaps(in_use.iter().copied().collect());
+            let free = self.gaps(in_use.clone());
             let until_ms = now_ms + self.quarantine_ms.min(ADOPTION_REST_MS);
             self.resting.extend(free.into_iter().map(|extent| (extent, until_ms)));
         }
-        let freed = self.used.difference(&in_use);
-        self.resting.extend(freed.map(|extent| (*extent, until_ms)));
-        self.used = in_use;
+        if self.used != in_use {
+            let freed = self.used.iter().filter(|extent| in_use.binary_search(extent).is_err());
+            self.resting.extend(freed.map(|extent| (*extent, until_ms)));
+            self.used = in_use;
+        }
     }
 
     /// What can be filled now.
@@ -77,12 +81,16 @@ impl Extents {
 
     /// An extent is going to be filled: whether or not this succeeds, it is used from now on.
     pub(super) fn mark_used(&mut self, extent: Extent) {
-        self.used.insert(extent);
+        if let Err(place) = self.used.binary_search(&extent) {
+            self.used.insert(place, extent);
+        }
     }
 
     /// It has not been filled after all, and nobody was told of it: it need not rest.
     pub(super) fn mark_unused(&mut self, extent: Extent) {
-        self.used.remove(&extent);
+        if let Ok(place) = self.used.binary_search(&extent) {
+            self.used.remove(place);
+        }
     }
 
     /// When the next resting extent becomes free.

@@ -3,7 +3,12 @@
 
 use std::{net::SocketAddr, ops::Range};
 
-use super::{draft::Draft, hash::NumberIndex, ring_of};
+use super::{
+    draft::Draft,
+    hash::NumberIndex,
+    policy::{FrontendEntry, FrontendPair},
+    ring_of,
+};
 use crate::model::FrontendAddress;
 
 /// A frontend that leads to a ring, now or after this plan.
@@ -40,29 +45,20 @@ pub(super) struct Fronts<'a> {
 impl AllFronts {
     /// Those of the kernel and those of the plan.
     pub(super) fn new(draft: &Draft<'_>) -> Self {
-        let kernel = draft.kernel;
-        let held = kernel.frontends.iter().map(|(frontend, service)| Front {
-            ring: ring_of(*service, frontend),
-            frontend: *frontend,
-            is_wanted: false,
-            is_trusted: !kernel.recorded_frontends.contains(frontend),
-        });
-        let wanted = draft.frontends_wanted.iter().map(|(frontend, service)| Front {
-            ring: ring_of(*service, frontend),
-            frontend: *frontend,
-            is_wanted: true,
-            is_trusted: false,
-        });
-        let mut all: Vec<Front> = held.chain(wanted).collect();
+        let fronts_of = |pair: &FrontendPair| {
+            let ring = |entry: FrontendEntry| ring_of(entry.service, &pair.frontend);
+            let (held, wanted) = (pair.held.map(ring), pair.wanted.map(ring));
+            let front = |ring| Front {
+                ring,
+                frontend: pair.frontend,
+                is_wanted: wanted == Some(ring),
+                is_trusted: held == Some(ring) && !pair.is_recorded,
+            };
+            let other = wanted.filter(|_| held != wanted);
+            [held.map(front), other.map(front)].into_iter().flatten()
+        };
+        let mut all: Vec<Front> = draft.frontend_pairs.iter().flat_map(fronts_of).collect();
         all.sort_unstable_by_key(|front| (front.ring, front.frontend));
-        all.dedup_by(|next, kept| {
-            let is_same = (next.ring, next.frontend) == (kept.ring, kept.frontend);
-            if is_same {
-                kept.is_wanted |= next.is_wanted;
-                kept.is_trusted |= next.is_trusted;
-            }
-            is_same
-        });
         let mut begin = 0;
         let rings = all.chunk_by(|left, right| left.ring == right.ring).map(|them| {
             let range = begin..begin + them.len();

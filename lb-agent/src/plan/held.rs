@@ -95,7 +95,8 @@ impl HeldBackends {
         self.numbers(service, hash).filter_map(|number| self.all.get(&number))
     }
 
-    fn numbers(&self, service: u32, hash: &NameHash) -> impl Iterator<Item = u32> {
+    /// Their numbers.
+    pub(super) fn numbers(&self, service: u32, hash: &NameHash) -> impl Iterator<Item = u32> {
         let them = self.services.get(&service).map_or(&[][..], |them| them);
         let first = them.partition_point(|(other, _)| other < hash);
         let hash = *hash;

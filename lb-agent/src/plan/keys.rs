@@ -2,14 +2,14 @@
 //! as nothing changes that they are made of (making them takes longer than all else that is done with a
 //! service that is as it was), and that they are settled.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     hash::{NameHash, instance_hash, place_hash, service_hash},
     planner::Planner,
     settled::Settled,
 };
-use crate::model::{Backend, Service, ServiceName, Snapshot};
+use crate::model::{Backend, Beside, Service, ServiceName, Snapshot};
 
 /// Hashes of a service.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -74,7 +74,7 @@ impl ServiceKeys {
 
 /// Hashes of the services of the latest snapshots.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Keys(HashMap<ServiceName, Known>);
+pub(super) struct Keys(BTreeMap<ServiceName, Known>);
 
 #[derive(Clone, Debug)]
 pub(super) struct Known {
@@ -85,11 +85,18 @@ pub(super) struct Known {
 }
 
 impl Keys {
-    /// Forgets services that are no longer there, when all that are there were asked for.
-    pub(super) fn retain(&mut self, snapshot: &Snapshot) {
-        if self.0.len() != snapshot.services.len() {
+    /// Those of all services of a snapshot, in their order. Others are forgotten.
+    pub(super) fn of_all(&mut self, snapshot: &Snapshot) -> Vec<Known> {
+        let mut known = Beside::new(&self.0);
+        let services = snapshot.services.values();
+        let same = services.clone().map(|it| known.same(it, |known| &known.service).cloned());
+        let same: Vec<Option<Known>> = same.collect();
+        let all = services.zip(same);
+        let all = all.map(|(service, known)| known.unwrap_or_else(|| self.of(service))).collect();
+        if self.0.len() > snapshot.services.len() {
             self.0.retain(|name, _| snapshot.services.contains_key(name));
         }
+        all
     }
 
     /// Those of a service.
@@ -138,9 +145,9 @@ impl Known {
 }
 
 impl Planner {
-    /// The hashes of a service, kept as long as it is what it was.
-    pub fn keys_of(&mut self, service: &Arc<Service>) -> Arc<ServiceKeys> {
-        self.keys.of(service).keys
+    /// The hashes of the services of a snapshot, in their order; kept as long as those are what they were.
+    pub fn keys_of_all(&mut self, snapshot: &Snapshot) -> impl Iterator<Item = Arc<ServiceKeys>> {
+        self.keys.of_all(snapshot).into_iter().map(|known| known.keys)
     }
 }
 
@@ -193,8 +200,13 @@ mod tests {
         let name = ServiceName("other".into());
         let other = Arc::new(Service { name: name.clone(), ..(*latest).clone() });
         assert_eq!(*keys.of(&other).keys, ServiceKeys::new(&other));
-        let services = [(name, other)].into();
-        keys.retain(&Snapshot { services, ..Snapshot::default() });
-        assert_eq!(keys.0.len(), 1);
+        let services = [(name, Arc::clone(&other))].into();
+        let snapshot = Snapshot { services, ..Snapshot::default() };
+        for _ in 0..2 {
+            let all = keys.of_all(&snapshot);
+            assert_eq!(all.len(), 1);
+            assert_eq!(*all[0].keys, ServiceKeys::new(&other));
+            assert_eq!(keys.0.len(), 1);
+        }
     }
 }

@@ -24,6 +24,11 @@ impl RingMemo {
         (self.start, self.epoch, self.size) == (ring.start, ring.epoch, ring.slots.len())
     }
 
+    /// How many slots it has.
+    pub(super) fn slots(&self) -> u32 {
+        u32::try_from(self.size).unwrap_or(u32::MAX)
+    }
+
     /// Its slots are right and plain.
     pub(super) fn is_settled(&self) -> bool {
         self.members.is_some() && self.watch.is_none()

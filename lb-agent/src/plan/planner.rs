@@ -160,12 +160,14 @@ impl Planner {
         }
     }
 
-    /// Gives every service its number, and its rings their sizes.
+    /// Gives every service its number, and its rings their sizes. The rings of the kernel are those that
+    /// are known.
     fn services<'a>(&mut self, draft: &mut Draft<'_>, snapshot: &'a Snapshot) -> Vec<Wanted<'a>> {
         let mut wanted = Vec::new();
         let mut new_rings = Vec::new();
-        for service in snapshot.services.values() {
-            let Known { keys, settled, .. } = self.keys.of(service);
+        let known = self.keys.of_all(snapshot);
+        for (service, known) in snapshot.services.values().zip(known) {
+            let Known { keys, settled, .. } = known;
             let held = draft.services_by_hash.get(&keys.service).copied();
             let taken = &draft.services_taken;
             let number = held.or_else(|| self.service_turn.next(|number| taken[number as usize]));
@@ -183,7 +185,7 @@ impl Planner {
             rings.sort_unstable();
             rings.dedup();
             let members = keys.count_places();
-            let is_missing = |ring: &&u32| !draft.kernel.rings.contains_key(ring);
+            let is_missing = |ring: &&u32| !self.rings.contains_key(*ring);
             new_rings.extend(
                 rings
                     .iter()
@@ -192,21 +194,18 @@ impl Planner {
             );
             wanted.push((service, (keys, settled), number, held.is_none(), rings));
         }
-        self.keys.retain(snapshot);
-        let held = draft.kernel.rings.values();
-        let sizes = held.map(|ring| u32::try_from(ring.slots.len()).unwrap_or(u32::MAX));
+        let held = self.rings.values().map(RingMemo::slots);
         let pool = Pool {
             slots: self.settings.ring_slots,
-            used: sizes.clone().fold(0, u32::saturating_add),
-            largest: sizes.max().unwrap_or(0),
+            used: held.clone().fold(0, u32::saturating_add),
+            largest: held.max().unwrap_or(0),
         };
         let mut sizes = choose_sizes(&new_rings, pool).into_iter();
         wanted
             .into_iter()
             .map(|(service, (keys, settled), number, is_new, rings)| {
                 let rings = rings.into_iter().filter_map(|ring| {
-                    let held = draft.kernel.rings.get(&ring);
-                    let held = held.and_then(|ring| u32::try_from(ring.slots.len()).ok());
+                    let held = self.rings.get(&ring).map(RingMemo::slots);
                     let size = held.or_else(|| sizes.next().flatten());
                     if size.is_none() {
                         self.refuse_ring(draft, service);

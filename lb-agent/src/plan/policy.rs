@@ -1,78 +1,139 @@
 //! Frontends and VIPs, and what a service's policy means for them in the tables.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, mem};
 
 use lb_common::abi::{FRONTEND_DROPS, affinity_flags};
 
-use super::{Action, draft::Draft, planner::Wanted, ring_of};
-use crate::model::{Affinity, FrontendAddress, Policy, Service, Unreachable};
+use super::{Action, KernelState, draft::Draft, planner::Wanted, ring_of};
+use crate::model::{Affinity, FrontendAddress, Policy, Unreachable};
+
+/// What the tables say of a frontend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct FrontendEntry {
+    /// The number of its service.
+    pub(super) service: u32,
+    /// As in [`KernelState::frontend_flags`].
+    pub(super) flags: u32,
+}
+
+/// A frontend that the tables have, or are to have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FrontendPair {
+    pub(super) frontend: FrontendAddress,
+    /// What they say of it now.
+    pub(super) held: Option<FrontendEntry>,
+    /// Whether each of its flows is recorded now.
+    pub(super) is_recorded: bool,
+    /// What they are to say.
+    pub(super) wanted: Option<FrontendEntry>,
+}
 
 impl Draft<'_> {
     /// Frontends whose ring is there, and their VIPs.
-    pub(super) fn frontends(&mut self, wanted: &[Wanted<'_>]) {
-        for Wanted { service, number, .. } in wanted {
+    pub(super) fn frontends(&mut self, services: &[Wanted<'_>]) {
+        let mut wanted = Vec::with_capacity(services.len());
+        for Wanted { service, number, .. } in services {
             for frontend in &service.frontends {
                 if self.rings_wanted.contains(&ring_of(*number, frontend)) {
-                    self.frontends_wanted.insert(*frontend, *number);
-                    self.want_flags(service, *frontend, *number);
+                    let flags = flags_of(&service.policy, frontend);
+                    wanted.push((*frontend, FrontendEntry { service: *number, flags }));
                 }
             }
         }
+        wanted.sort_by_key(|(frontend, _)| *frontend);
+        let mut pairs = pairs(self.kernel, wanted);
+        for pair in &mut pairs {
+            self.keep_affinity(pair, services);
+        }
+        let is_wanted = |pair: &&FrontendPair| pair.wanted.is_some();
+        let mut vips: Vec<_> = pairs.iter().filter(is_wanted).map(|it| it.frontend.vip).collect();
+        vips.dedup();
+        let vips = BTreeSet::from_iter(vips);
         let kernel = self.kernel;
-        let vips: BTreeSet<_> = self.frontends_wanted.keys().map(|frontend| frontend.vip).collect();
         for vip in vips.difference(&kernel.vips) {
             self.push(Action::PutVip { vip: *vip });
         }
         for vip in kernel.vips.difference(&vips) {
             self.push(Action::DeleteVip { vip: *vip });
         }
-        for frontend in kernel.frontends.keys() {
-            if !self.frontends_wanted.contains_key(frontend) {
-                self.push(Action::DeleteFrontend { frontend: *frontend });
-            }
+        for FrontendPair { frontend, .. } in pairs.iter().filter(|pair| !is_wanted(pair)) {
+            self.push(Action::DeleteFrontend { frontend: *frontend });
         }
+        self.frontend_pairs = pairs;
     }
 
     /// Puts frontends that are not in the tables as they should be. Flows of all are recorded but those of
     /// the first one of each ring.
     pub(super) fn put_frontends(&mut self, first_of: impl Fn(u32) -> Option<FrontendAddress>) {
-        let kernel = self.kernel;
-        let mut puts = Vec::new();
-        for (frontend, service) in &self.frontends_wanted {
-            let records_replies = first_of(ring_of(*service, frontend)) != Some(*frontend);
-            let flags = self.frontend_flags.get(frontend).copied().unwrap_or(0);
-            if kernel.frontends.get(frontend) != Some(service)
-                || kernel.recorded_frontends.contains(frontend) != records_replies
-                || kernel.frontend_flags.get(frontend).copied().unwrap_or(0) != flags
-            {
-                let (frontend, service) = (*frontend, *service);
-                puts.push(Action::PutFrontend { frontend, service, records_replies, flags });
+        for pair in mem::take(&mut self.frontend_pairs) {
+            let FrontendPair { frontend, held, is_recorded, wanted } = pair;
+            let Some(FrontendEntry { service, flags }) = wanted else { continue };
+            let records_replies = first_of(ring_of(service, &frontend)) != Some(frontend);
+            if held != wanted || is_recorded != records_replies {
+                self.push(Action::PutFrontend { frontend, service, records_replies, flags });
             }
-        }
-        for action in puts {
-            self.push(action);
         }
     }
 
-    /// Says what the tables are to say of a frontend. Affinity is part of the hash that leads flows to
-    /// their slots: with another one, flows that nothing records would find other backends. So a
-    /// frontend keeps the one that it was made with.
-    pub(super) fn want_flags(&mut self, service: &Service, frontend: FrontendAddress, number: u32) {
-        let mut flags = flags_of(&service.policy, &frontend);
-        if self.kernel.frontends.get(&frontend) == Some(&number) {
-            let held = self.kernel.frontend_flags.get(&frontend).copied().unwrap_or(0);
-            if (held ^ flags) & !FRONTEND_DROPS != 0 {
-                let message = format!(
-                    "the affinity of the frontend {frontend} stays what it was when it was made, since \
-                     connections would move; to change it, remove the frontend and add it again"
-                );
-                self.refuse(format!("service `{}`", service.name), message);
-                flags = held & !FRONTEND_DROPS | flags & FRONTEND_DROPS;
-            }
+    /// Affinity is part of the hash that leads flows to their slots: with another one, flows that nothing
+    /// records would find other backends. So a frontend keeps the one that it was made with.
+    fn keep_affinity(&mut self, pair: &mut FrontendPair, services: &[Wanted<'_>]) {
+        let (Some(held), Some(wanted)) = (pair.held, &mut pair.wanted) else { return };
+        if held.service != wanted.service || (held.flags ^ wanted.flags) & !FRONTEND_DROPS == 0 {
+            return;
         }
-        if flags != 0 {
-            self.frontend_flags.insert(frontend, flags);
+        wanted.flags = held.flags & !FRONTEND_DROPS | wanted.flags & FRONTEND_DROPS;
+        let message = format!(
+            "the affinity of the frontend {} stays what it was when it was made, since connections would \
+             move; to change it, remove the frontend and add it again",
+            pair.frontend
+        );
+        let service = services.iter().find(|it| it.number == held.service);
+        let name = service.map_or_else(String::new, |it| it.service.name.to_string());
+        self.refuse(format!("service `{name}`"), message);
+    }
+}
+
+/// What the tables have beside what is wanted, which is sorted; of doubles the last one counts.
+fn pairs(kernel: &KernelState, wanted: Vec<(FrontendAddress, FrontendEntry)>) -> Vec<FrontendPair> {
+    let mut pairs = Vec::with_capacity(kernel.frontends.len().max(wanted.len()));
+    let mut wanted = wanted.into_iter().peekable();
+    let mut recorded = kernel.recorded_frontends.iter().peekable();
+    let mut flags = kernel.frontend_flags.iter().peekable();
+    let new = |(frontend, entry)| FrontendPair {
+        frontend,
+        held: None,
+        is_recorded: false,
+        wanted: Some(entry),
+    };
+    for (frontend, service) in &kernel.frontends {
+        while let Some(before) = wanted.next_if(|(it, _)| it < frontend) {
+            push_last(&mut pairs, new(before));
         }
+        while recorded.next_if(|it| *it < frontend).is_some() {}
+        while flags.next_if(|(it, _)| *it < frontend).is_some() {}
+        let flags = flags.next_if(|(it, _)| *it == frontend).map_or(0, |(_, flags)| *flags);
+        let mut pair = FrontendPair {
+            frontend: *frontend,
+            held: Some(FrontendEntry { service: *service, flags }),
+            is_recorded: recorded.next_if_eq(&frontend).is_some(),
+            wanted: None,
+        };
+        while let Some((_, entry)) = wanted.next_if(|(it, _)| it == frontend) {
+            pair.wanted = Some(entry);
+        }
+        pairs.push(pair);
+    }
+    for last in wanted {
+        push_last(&mut pairs, new(last));
+    }
+    pairs
+}
+
+fn push_last(pairs: &mut Vec<FrontendPair>, pair: FrontendPair) {
+    match pairs.last_mut() {
+        Some(last) if last.frontend == pair.frontend => *last = pair,
+        _ => pairs.push(pair),
     }
 }
 

@@ -96,6 +96,16 @@ pub struct KernelState {
     pub flags: u32,
 }
 
+impl KernelState {
+    /// Numbers of a backend, by its service and the hash of its instance. There is more than one only
+    /// where somebody else has written to the tables.
+    pub fn numbers_of(&self, service: &ServiceName, instance: &NameHash) -> Vec<u32> {
+        let hash = service_hash(service);
+        let services = self.services.iter().filter(|(_, other)| **other == hash);
+        services.flat_map(|(number, _)| self.backends.numbers(*number, instance)).collect()
+    }
+}
+
 /// State bits that the kernel holds, for those who ask for few of them.
 #[derive(Debug)]
 pub struct HeldStates<'a> {

@@ -13,7 +13,7 @@ use crate::{
     health::HealthView,
     journal::{BackendSeen, Chronicle, Draft, Journal, Moment, Seen},
     lifecycle::{Clock, Lifecycle},
-    model::{Backend, BackendState, Conflict, Service, ServiceName, Snapshot},
+    model::{Backend, BackendState, Beside, Conflict, Service, ServiceName, Snapshot},
     provider::file,
     steering::Subject,
 };
@@ -85,18 +85,17 @@ impl History {
     /// Services that are not what they were. In panic what is shown of a backend is not in the service.
     fn changed(&mut self, present: &Present<'_>) -> BTreeSet<ServiceName> {
         let services = &present.snapshot.services;
-        let mut changed = BTreeSet::new();
+        let mut known = Beside::new(&self.services);
+        let mut others = Vec::new();
         for (name, service) in services {
             let is_panic = present.health.panics().contains_key(name);
-            let known = self.services.get(name);
-            let is_same = known.is_some_and(|(known, was_panic)| {
-                Arc::ptr_eq(known, service) && !is_panic && !was_panic
-            });
-            if !is_same {
-                changed.insert(name.clone());
-                self.services.insert(name.clone(), (Arc::clone(service), is_panic));
+            let was_panic = known.same(service, |(then, _)| then).map(|(_, was_panic)| *was_panic);
+            if is_panic || was_panic != Some(false) {
+                others.push((name.clone(), (Arc::clone(service), is_panic)));
             }
         }
+        let mut changed: BTreeSet<_> = others.iter().map(|(name, _)| name.clone()).collect();
+        self.services.extend(others);
         if self.services.len() > services.len() {
             let gone = self.services.extract_if(.., |name, _| !services.contains_key(name));
             changed.extend(gone.map(|(name, _)| name));

@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     mem,
+    net::SocketAddr,
     sync::Arc,
 };
 
@@ -79,19 +80,16 @@ impl Leaving {
     fn look(&mut self, touched: &BTreeSet<ServiceName>, snapshot: &Snapshot, kernel: &KernelState) {
         let services = touched.iter().filter_map(|name| snapshot.services.get(name));
         let by_hash: BTreeMap<_, _> = services.map(|it| (service_hash(&it.name), it)).collect();
-        let mut there: BTreeMap<u32, (&ServiceName, HashSet<_>)> = BTreeMap::new();
         for (number, hash) in &kernel.services {
-            if let Some(service) = by_hash.get(hash) {
-                let routed = service.backends.iter().filter(|it| it.path == BackendPath::Routed);
-                there.insert(*number, (&service.name, routed.map(|it| it.address).collect()));
-            }
-        }
-        for (number, held) in &kernel.backends {
-            if keeps_flows(held)
-                && let Some((name, addresses)) = there.get(&held.service)
-                && !addresses.contains(&held.address)
-            {
-                self.members.insert(*number, (*name).clone());
+            let Some(service) = by_hash.get(hash) else { continue };
+            let routed = service.backends.iter().filter(|it| it.path == BackendPath::Routed);
+            let addresses: HashSet<SocketAddr> = routed.map(|it| it.address).collect();
+            let held = kernel.backends.of_service(*number).into_iter().flat_map(|them| them.iter());
+            for (_, number) in held {
+                let held = kernel.backends.get(number).filter(|held| keeps_flows(held));
+                if held.is_some_and(|held| !addresses.contains(&held.address)) {
+                    self.members.insert(*number, service.name.clone());
+                }
             }
         }
     }

@@ -189,20 +189,19 @@ struct Numbered<'a> {
 }
 
 /// What the tables are to hold of the services that the kernel holds. Without clients nothing has been
-/// seen yet. `keys` gives the hashes of a service.
+/// seen yet. `keys` are the hashes of the services of the snapshot, in their order.
 #[must_use]
 pub fn wanted(
     snapshot: &Snapshot,
     kernel: &KernelState,
     clients: Option<&Clients>,
     routes_across: bool,
-    mut keys: impl FnMut(&Arc<Service>) -> Arc<ServiceKeys>,
+    keys: impl IntoIterator<Item = Arc<ServiceKeys>>,
 ) -> SocketTables {
     // Of doubles the smallest number, as the plan has it.
     let numbers = kernel.services.iter().rev();
     let numbers: HashIndex<u32> = numbers.map(|(it, hash)| (*hash, *it)).collect();
-    let services = snapshot.services.values().filter_map(|service| {
-        let keys = keys(service);
+    let services = snapshot.services.values().zip(keys).filter_map(|(service, keys)| {
         let number = *numbers.get(&keys.service)?;
         Some(Numbered { service, keys, number })
     });

@@ -122,7 +122,7 @@ fn wanted(
     clients: Option<&Clients>,
     routes_across: bool,
 ) -> SocketTables {
-    let keys = |service: &Arc<Service>| Arc::new(ServiceKeys::new(service));
+    let keys = snapshot.services.values().map(|service| Arc::new(ServiceKeys::new(service)));
     super::wanted(snapshot, kernel, clients, routes_across, keys)
 }
 

@@ -86,10 +86,10 @@ impl<N: Node> Reconciler<N> {
         self.history.has_died(instance);
         for (service, backend) in self.ledger.set_gone(provider, instance) {
             let hash = plan::instance_hash(&service, &backend);
-            let is_it = |held: &plan::KernelBackend| held.instance_hash == hash && held.state != 0;
-            let held = self.mirror.backends.iter().filter(|(_, held)| is_it(held));
-            let numbers: Vec<u32> = held.map(|(number, _)| *number).collect();
-            for number in numbers {
+            for number in self.mirror.numbers_of(&service, &hash) {
+                if self.mirror.backends.get(&number).is_none_or(|held| held.state == 0) {
+                    continue;
+                }
                 let action = Action::SetBackendState { number, state: 0 };
                 match self.node.execute(&action) {
                     Ok(()) => {

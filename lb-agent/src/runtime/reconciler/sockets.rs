@@ -15,7 +15,6 @@ use crate::{
         types::{CallerList, SocketsView},
     },
     explain::Caller,
-    model::Service,
     plan::{Action, KernelState},
     sockets::{self, Clients, SocketTables},
 };
@@ -128,7 +127,7 @@ impl<N: Node> Reconciler<N> {
         let kernel = after.unwrap_or(&self.mirror);
         let known = self.callers.known.as_ref();
         let routes_across = self.node.routes_across();
-        let keys = |service: &Arc<Service>| self.planner.keys_of(service);
+        let keys = self.planner.keys_of_all(&self.snapshot);
         sockets::wanted(&self.snapshot, kernel, known, routes_across, keys)
     }
 
