@@ -29,7 +29,8 @@ pub struct AgentConfig {
     /// Docker's socket; `None` switches the provider off.
     pub docker: Option<PathBuf>,
     /// The cgroup whose processes' socket calls are balanced; `None`: nobody's. Never the root: that
-    /// would be every process of the machine.
+    /// would be every process of the machine. An empty path is left out, for an agent that sees another
+    /// root.
     pub cgroup: Option<PathBuf>,
     /// More keys of `[cgroup]`.
     pub cgroup_keys: String,
@@ -76,7 +77,11 @@ impl AgentConfig {
         );
         let cgroup = self.cgroup.as_ref().map_or_else(
             || "enabled = false".to_owned(),
-            |path| format!("path = \"{}\"\n{}", path.display(), self.cgroup_keys),
+            |path| {
+                let path = Some(path.display().to_string()).filter(|path| !path.is_empty());
+                let key = path.map(|path| format!("path = \"{path}\"\n")).unwrap_or_default();
+                key + &self.cgroup_keys
+            },
         );
         let balancer = |(name, vip): &(String, String)| {
             format!("[[balancer]]\nname = {name:?}\nvip = {vip:?}\n")
@@ -105,6 +110,8 @@ pub struct Agent {
     pins: PathBuf,
     /// Variables of its environment beside ours.
     environment: Vec<(String, String)>,
+    /// What runs it.
+    launcher: Vec<String>,
     /// Kept by the owner who succeeds; else the log is printed on drop.
     quiet: bool,
 }
@@ -121,6 +128,8 @@ impl Agent {
             directory,
             pins: pins.join("lb"),
             environment: Vec::new(),
+            // As in dist/lb-agent.service.
+            launcher: ["nice", "-n", "-10"].map(str::to_owned).to_vec(),
             quiet: false,
         })
     }
@@ -137,6 +146,16 @@ impl Agent {
     /// A variable of its environment when it is started next.
     pub fn set_variable(&mut self, key: &str, value: impl Into<String>) {
         self.environment.push((key.to_owned(), value.into()));
+    }
+
+    /// Another program than the one under test when it is started next.
+    pub fn set_program(&mut self, path: PathBuf) {
+        self.binaries.agent = path;
+    }
+
+    /// What runs it when it is started next: a program and its arguments, before its own.
+    pub fn set_launcher(&mut self, words: Vec<String>) {
+        self.launcher = words;
     }
 
     /// Where `lb.toml` is.
@@ -174,9 +193,9 @@ impl Agent {
     pub fn launch(&mut self) -> Result<()> {
         ensure!(self.child.is_none(), "the agent runs already");
         let log = File::options().create(true).append(true).open(self.log_path())?;
-        // As in dist/lb-agent.service.
-        let mut command = self.namespace.command("nice");
-        command.args(["-n", "-10"]).arg(&self.binaries.agent);
+        let (program, arguments) = self.launcher.split_first().context("nothing runs the agent")?;
+        let mut command = self.namespace.command(program);
+        command.args(arguments).arg(&self.binaries.agent);
         self.add_words(&mut command, "run");
         command.envs(self.environment.iter().map(|(key, value)| (key, value)));
         command.env("LB_LOG", "info").env("NO_COLOR", "1").stdin(Stdio::null());

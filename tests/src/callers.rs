@@ -72,6 +72,12 @@ impl Callers {
         &self.cgroup
     }
 
+    /// Where programs that are started here run: below it, with no cgroup in it.
+    #[must_use]
+    pub fn leaf(&self) -> &Path {
+        &self.leaf
+    }
+
     /// A program on the node's network.
     #[must_use]
     pub fn on_node(&self, world: &World, program: &str) -> Command {

@@ -17,7 +17,8 @@ use crate::process;
 /// How every name of ours begins: namespaces, directories, cgroups.
 pub const PREFIX: &str = "lbt-";
 
-/// Where directories of ours are: on disk, since a Docker daemon's data cannot be on every tmpfs.
+/// Where directories of ours are: on disk. What a Docker daemon writes is on a tmpfs of the test's own,
+/// mounted below.
 pub const ROOT: &str = "/var/tmp";
 
 /// A name that nothing else has: `lbt-PID-N`.

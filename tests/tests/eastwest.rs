@@ -13,6 +13,7 @@ use lb_tests::{
     calling::Calling,
     eastwest::{Scene, shares, stranger},
     needs, process,
+    tracing::Tracing,
     world::{BALANCER, BALANCER6, vip, vip6},
 };
 use nix::sys::signal::Signal;
@@ -385,16 +386,14 @@ fn what_an_earlier_agent_attached_is_told_when_the_cgroup_cannot_be_used() -> Re
 fn calls_are_traced_while_somebody_looks() -> Result<()> {
     needs!(docker);
     let scene = Scene::new()?;
-    let mut command = scene.agent.lbctl_command("trace --seconds 3");
-    let child = command.stdout(std::process::Stdio::piped()).spawn()?;
-    process::sleep(Duration::from_millis(700))?;
+    let trace = Tracing::start(&scene.agent, "--seconds 2")?;
     scene.served(None, "tcp", scene.target(), 5)?;
     scene.dial(None, "tcp", vip(81), 1)?;
-    let output = String::from_utf8(child.wait_with_output()?.stdout)?;
-    let calls: Vec<_> = output.lines().filter(|line| line.contains(" socket ")).collect();
+    let output = trace.rest();
+    let calls: Vec<_> = output.iter().filter(|line| line.contains(" socket ")).collect();
     let served = format!("> {}: deliver to ", scene.target());
     let count = calls.iter().filter(|line| line.contains(&served)).count();
-    ensure!(count == 5 && calls.iter().all(|line| line.contains("namespace ")), "{output}");
-    ensure!(calls.iter().any(|line| line.contains("drop, no_frontend")), "{output}");
+    ensure!(count == 5 && calls.iter().all(|line| line.contains("namespace ")), "{output:#?}");
+    ensure!(calls.iter().any(|line| line.contains("drop, no_frontend")), "{output:#?}");
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    process::{Command, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -12,6 +12,7 @@ use lb_tests::{
     callers::{Called, Callers},
     eastwest::{Scene, shares},
     needs, process, skip,
+    tracing::Tracing,
     world::{BALANCER6, vip, vip6},
 };
 
@@ -203,19 +204,15 @@ fn multipath_tcp_is_led_and_refused_as_tcp_is() -> Result<()> {
 fn calls_that_are_too_many_to_tell_are_counted() -> Result<()> {
     needs!(docker);
     let scene = Scene::new()?;
-    let mut trace = scene.agent.lbctl_command("trace --port 81 --seconds 4 -o json");
     let begun = Instant::now();
-    let trace = trace.stdout(Stdio::piped()).spawn()?;
-    let shown = scene.agent.lbctl_command("trace --port 81 --seconds 4");
-    let shown = { shown }.stdout(Stdio::piped()).spawn()?;
-    process::sleep(Duration::from_millis(700))?;
+    let trace = Tracing::start(&scene.agent, "--port 81 --seconds 4 -o json")?;
+    let shown = Tracing::start(&scene.agent, "--port 81 --seconds 4")?;
     let calls = scene.dial(Some(&scene.client), "udp-unconnected", vip(81), CALLS)?;
     ensure!(calls.iter().all(|call| *call == Called::Failed(111)), "not all were refused");
     let took = begun.elapsed();
-    let output = String::from_utf8(trace.wait_with_output()?.stdout)?;
     let (mut told, mut lost) = (0, 0);
-    for line in output.lines() {
-        let line: serde_json::Value = serde_json::from_str(line)?;
+    for line in trace.rest() {
+        let line: serde_json::Value = serde_json::from_str(&line)?;
         match line["what"].as_str() {
             Some("packet") => {
                 ensure!(line["hook"] == "socket" && line["reason"] == "no_frontend", "{line}");
@@ -231,16 +228,15 @@ fn calls_that_are_too_many_to_tell_are_counted() -> Result<()> {
     let cpus = std::thread::available_parallelism()?.get();
     let most = cpus * (1_000 + 5_000 * (took.as_secs() as usize + 1));
     ensure!(told >= 1_000 && told <= most, "{told} of at most {most} were told");
-    let shown = String::from_utf8(shown.wait_with_output()?.stdout)?;
-    let says = shown.lines().find(|line| line.contains("were too many to be shown"));
+    let shown = shown.rest();
+    let says = shown.iter().find(|line| line.contains("were too many to be shown"));
     println!("{}", says.context("nothing says that some were not told")?);
     // Afterwards there is room again.
-    let trace = scene.agent.lbctl_command("trace --port 81 --seconds 2");
-    let trace = { trace }.stdout(Stdio::piped()).spawn()?;
-    process::sleep(Duration::from_millis(700))?;
+    let trace = Tracing::start(&scene.agent, "--port 81 --seconds 2")?;
     scene.dial(Some(&scene.client), "udp-unconnected", vip(81), 3)?;
-    let said = String::from_utf8(trace.wait_with_output()?.stdout)?;
-    assert_eq!(said.matches("drop, no_frontend").count(), 3, "{said}");
+    let said = trace.rest();
+    let count = said.iter().filter(|line| line.contains("drop, no_frontend")).count();
+    assert_eq!(count, 3, "{said:#?}");
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     net::SocketAddr,
+    path::PathBuf,
     process::Command,
     time::{Duration, Instant},
 };
@@ -229,5 +230,44 @@ fn a_kernel_that_tells_no_cookies_is_asked_by_a_call() -> Result<()> {
         _ => None,
     };
     assert_eq!((told(&before), told(&after)), (None, Some(known)), "{before:?} {after:?}");
+    Ok(())
+}
+
+/// The root of an agent's own cgroup namespace stands for that of the machine, where nothing is ever attached:
+/// nothing else is different for an agent that has to mount the hierarchy itself.
+#[test]
+fn a_hierarchy_that_is_mounted_nowhere_is_opened_by_the_agent() -> Result<()> {
+    needs!(docker);
+    let mut world = World::docker()?;
+    let callers = Callers::of(&mut world)?;
+    lb_tests::eastwest::web(&world, 1)?.start()?;
+    let mut config = world.config();
+    config.cgroup = Some(PathBuf::new());
+    let mut agent = world.prepare_agent(&config)?;
+    // From the cgroup of those who call on the node, which has no children and thus takes processes. No
+    // agent is started where one step fails, and none that would see the machine's root.
+    let script = format!(
+        "echo $$ > {}/cgroup.procs && exec unshare --cgroup --mount sh -c '\
+         umount --all --lazy --types cgroup2 && ! grep -q cgroup2 /proc/self/mountinfo \
+         && grep -q ^0::/$ /proc/self/cgroup && exec \"$@\"' inner \"$@\"",
+        callers.leaf().display()
+    );
+    agent.set_launcher(["sh", "-c", &script, "outer"].map(str::to_owned).to_vec());
+    agent.start()?;
+    agent.wait_backends(&["web-1"])?;
+    let status = agent.json("status")?;
+    assert_eq!(status["sockets"]["cgroup"], "cgroup2:/", "{}", status["sockets"]);
+    let trouble = status["sockets"]["trouble"].as_str().context("no trouble")?;
+    ensure!(trouble.contains("run it with `--cgroupns host`"), "{trouble}");
+    let calls = callers.dial(&world, None, "tcp", vip(80), 5)?;
+    shares(&calls, vip(80))?;
+    let calls = callers.dial(&world, None, "udp", vip(81), 1)?;
+    ensure!(calls == [Called::Failed(ECONNREFUSED)], "{calls:?}");
+    // The next one finds the same.
+    agent.stop(nix::sys::signal::Signal::SIGKILL)?;
+    agent.start()?;
+    let calls = callers.dial(&world, None, "tcp", vip(80), 5)?;
+    shares(&calls, vip(80))?;
+    agent.set_quiet();
     Ok(())
 }

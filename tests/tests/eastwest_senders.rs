@@ -12,6 +12,7 @@ use lb_tests::{
     World,
     eastwest::{Scene, stranger},
     needs, process,
+    tracing::Tracing,
     world::vip,
 };
 
@@ -198,11 +199,10 @@ fn mistakes_are_explained_with_their_remedy() -> Result<()> {
     let unknown = scene.agent.lbctl("explain --from nobody 203.0.113.10:80").err();
     let unknown = format!("{:#}", unknown.context("nobody is explained")?);
     ensure!(unknown.contains("no container `nobody`") && unknown.contains("client"), "{unknown}");
-    let child = scene.agent.lbctl_command("trace --seconds 2").stdout(Stdio::piped()).spawn()?;
-    process::sleep(Duration::from_millis(700))?;
+    let trace = Tracing::start(&scene.agent, "--seconds 2")?;
     scene.dial(Some(&scene.client), "tcp", vip(80), 1)?;
     scene.dial(Some(&stranger), "tcp", vip(81), 1)?;
-    let said = String::from_utf8(child.wait_with_output()?.stdout)?;
+    let said = trace.rest().join("\n");
     ensure!(said.contains("no_backend") && said.contains("no_frontend"), "{said}");
     Ok(())
 }

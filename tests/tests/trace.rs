@@ -1,73 +1,16 @@
 //! What `lbctl` tells of single packets: `trace`, `explain`, drops, and metrics.
 
-use std::{
-    io::{BufRead as _, BufReader},
-    os::fd::AsFd as _,
-    process::{Child, Stdio},
-    sync::mpsc::{self, Receiver},
-    thread,
-    time::Duration,
-};
+use std::{os::fd::AsFd as _, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, Map, MapData};
 use lb_common::abi::{META_TRACES, Meta, map_names};
 use lb_tests::{
     Agent, AgentConfig, RemoteHost, World, needs, process,
+    tracing::Tracing,
     world::{CLIENT, FRONT, VIP, vip},
 };
 use serde_json::Value;
-
-/// `lbctl trace … -o json`, running; ended on drop.
-struct Trace {
-    child: Child,
-    lines: Receiver<Value>,
-}
-
-impl Trace {
-    /// Returns once packets are told of.
-    fn start(agent: &Agent, words: &str) -> Result<Self> {
-        let mut command = agent.lbctl_command(&format!("trace {words} -o json"));
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-        let output = child.stdout.take().context("no output")?;
-        let (sender, lines) = mpsc::channel();
-        thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                let value = serde_json::from_str(&line).unwrap_or(Value::String(line));
-                if sender.send(value).is_err() {
-                    return;
-                }
-            }
-        });
-        let trace = Self { child, lines };
-        let first = trace.next()?;
-        ensure!(first["what"] == "begin", "{first}");
-        Ok(trace)
-    }
-
-    fn next(&self) -> Result<Value> {
-        self.lines.recv_timeout(Duration::from_secs(10)).context("nothing is told")
-    }
-
-    /// The next packet of which all of this is told.
-    fn find(&self, expected: &[(&str, &str)]) -> Result<Value> {
-        let mut others = Vec::new();
-        loop {
-            let packet = self.next().with_context(|| format!("only {others:#?}"))?;
-            if expected.iter().all(|(key, value)| packet[key] == *value) {
-                return Ok(packet);
-            }
-            others.push(packet);
-        }
-    }
-}
-
-impl Drop for Trace {
-    fn drop(&mut self) {
-        process::signal(&self.child, nix::sys::signal::Signal::SIGTERM);
-        process::wait_child(&mut self.child, Duration::from_secs(5));
-    }
-}
 
 fn is_tracing(agent: &Agent) -> Result<bool> {
     let map = MapData::from_pin(agent.pin_path().join("maps").join(map_names::META))?;
@@ -103,9 +46,9 @@ fn packets_are_told_of_while_somebody_traces() -> Result<()> {
     let (_remotes, agent) = start(&world)?;
     ensure!(!is_tracing(&agent)?, "nobody traces yet");
 
-    let all = Trace::start(&agent, &format!("--client {CLIENT}"))?;
-    let closed = Trace::start(&agent, &format!("--dropped --vip {VIP} --count 1"))?;
-    let others = Trace::start(&agent, "--client 198.51.100.0/24 --seconds 2")?;
+    let all = Tracing::start(&agent, &format!("--client {CLIENT} -o json"))?;
+    let closed = Tracing::start(&agent, &format!("--dropped --vip {VIP} --count 1 -o json"))?;
+    let others = Tracing::start(&agent, "--client 198.51.100.0/24 --seconds 2 -o json")?;
     ensure!(is_tracing(&agent)?);
 
     // A port that nobody serves.
@@ -120,7 +63,7 @@ fn packets_are_told_of_while_somebody_traces() -> Result<()> {
     ];
     all.find(&refused)?;
     closed.find(&refused)?;
-    ensure!(closed.lines.recv_timeout(Duration::from_secs(5)).is_err(), "one was asked for");
+    closed.ends_without_more(Duration::from_secs(5)).context("one was asked for")?;
 
     // A connection, both ways.
     let answer = world.client().fetch_one(vip(80))?;
@@ -144,7 +87,7 @@ fn packets_are_told_of_while_somebody_traces() -> Result<()> {
     ])?;
 
     // Who is not meant is told nothing; with the last one all is switched off.
-    ensure!(others.lines.recv_timeout(Duration::from_secs(5)).is_err(), "another client's");
+    others.ends_without_more(Duration::from_secs(5)).context("another client's")?;
     drop((all, closed, others));
     process::wait_for("the end", Duration::from_secs(5), || {
         ensure!(!is_tracing(&agent)?, "somebody still traces");

@@ -56,7 +56,7 @@ impl Scopes {
         if found != self.held {
             tracing::warn!(
                 tables = differences(&found, &self.held).join(", "),
-                "somebody has changed the tables of socket calls; they are set right",
+                "somebody has changed the tables of socket calls",
             );
         }
         // Also where it is the same: its lists are those that were just read, and held once.

@@ -24,6 +24,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const EVENTS_PER_LOOK: usize = 4096;
 /// Events that wait for one client.
 pub const EVENTS_WAITING: usize = 1024;
+/// Time for a client to read on, so that it hears what it has missed although its trace has ended.
+const LAST_WORD: Duration = Duration::from_secs(10);
 
 /// Where events come from: the data path, or a test.
 pub trait TraceSource: Send {
@@ -174,7 +176,9 @@ impl<S: TraceSource> Tracers<S> {
             tracer.lost += lost_now;
             tracer.tell_lost();
             if tracer.until <= now || tracer.told.is_closed() {
-                *place = None;
+                if let Some(tracer) = place.take() {
+                    tracer.end();
+                }
                 has_ended = true;
             }
         }
@@ -197,6 +201,14 @@ impl Tracer {
     fn tell_lost(&mut self) {
         if self.lost > 0 && self.told.try_send(Told::Lost(self.lost)).is_ok() {
             self.lost = 0;
+        }
+    }
+
+    /// Whoever reads slowly is told in the end, too, what he has missed.
+    fn end(self) {
+        let Self { told, lost, .. } = self;
+        if lost > 0 {
+            tokio::spawn(async move { told.send_timeout(Told::Lost(lost), LAST_WORD).await });
         }
     }
 }

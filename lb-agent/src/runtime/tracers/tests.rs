@@ -159,6 +159,26 @@ async fn what_is_lost_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_reads_late_is_told_what_is_lost() {
+    let bed = Bed::new();
+    let mut received = bed.trace(80, &[], 10, 1).await.unwrap();
+    for backend in 1..=3 {
+        bed.tell(80, backend);
+    }
+    sleep(Duration::from_secs(11)).await;
+    assert_eq!(bed.in_force(), 0);
+    assert!(matches!(received.recv().await, Some(Told::Packet(_))));
+    assert_eq!(received.recv().await, Some(Told::Lost(2)));
+    assert_eq!(received.recv().await, None, "the stream ends");
+    // Who never reads holds nothing up for long.
+    let unread = bed.trace(80, &[], 10, 1).await.unwrap();
+    bed.tell(80, 1);
+    bed.tell(80, 2);
+    sleep(Duration::from_secs(11) + LAST_WORD).await;
+    assert_eq!(unread.sender_strong_count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn more_than_there_are_filters_is_refused() {
     let bed = Bed::new();
     let mut all = Vec::new();

@@ -9,6 +9,7 @@ use super::*;
 use crate::{
     api::{
         events::{ConflictList, EventList},
+        explain::{CallExplanation, Explanation},
         steer::SteerAnswer,
         trace::TraceLine,
         types::{BackendList, ErrorBody, ServiceList},
@@ -27,6 +28,61 @@ fn shown<T: DeserializeOwned + Serialize>(
     // Every number that was read is one that can be written.
     serde_json::to_string_pretty(&read)?;
     Ok(table(&read))
+}
+
+fn trace_line_shown(answer: &[u8]) -> Result<String, serde_json::Error> {
+    shown(answer, |it: &TraceLine| trace_line(it) + "\n")
+}
+
+fn backend() -> Value {
+    json!({ "number": 7, "name": "web-1", "service": "compose/shop/web:80" })
+}
+
+fn packet() -> Value {
+    json!({
+        "what": "packet", "unix_us": 1_735_689_600_000_001_u64, "hook": "tc_front", "protocol": "tcp",
+        "kind": "S", "source": "192.0.2.2:40000", "destination": "192.0.2.10:80", "length_bytes": 60,
+        "verdict": "route", "reason": "no_backend", "answer": "reset", "to": "10.0.0.1:8080",
+        "from": "192.0.2.10:80", "backend": backend(), "ingress_ifindex": 2, "egress_ifindex": 0,
+        "flow_record": "new", "reply_record": "kept",
+    })
+}
+
+/// With every kind of step.
+fn explained(question: Value) -> Value {
+    let reply = json!({
+        "vip": "192.0.2.10:80", "backend": backend(), "class": "established", "age_seconds": 3,
+        "flags": ["ambiguous"],
+    });
+    let flow = json!({
+        "backend": backend(), "generation": 2, "class": "half_open", "age_seconds": 1, "is_live": true,
+    });
+    json!({
+        "question": question,
+        "steps": [
+            {"step": "frontend", "state": "served", "service": "web", "number": 3, "flags": ["drops"]},
+            {"step": "hash", "of": "the flow", "hash": 12},
+            {"step": "ring", "ring": 12, "slots": 1021, "epoch": 4},
+            {"step": "slot", "index": 5, "state": "moving", "cur": backend(), "old": backend(),
+             "age_seconds": 6},
+            {"step": "flow_record", "table": "flows", "record": flow},
+            {"step": "pressure", "of": "half_open", "value": 9},
+            {"step": "backend", "backend": backend(), "address": "10.0.0.1:8080", "takes": ["new"],
+             "path": "local", "ifindex": 9, "generation": 2},
+            {"step": "caller", "name": "client", "kind": "container", "networks": ["bridge"]},
+            {"step": "scope", "visible": ["network:bridge"], "prefers_node": true, "is_seen": false},
+            {"step": "reach", "of": "everybody", "slots": 0, "preferred": 1, "others": 2},
+            {"step": "network", "backend": backend(), "network": "bridge", "is_reached": true},
+            {"step": "reply_record", "table": "replies", "record": reply},
+            {"step": "reply_default", "default": reply},
+        ],
+        "outcome": {
+            "verdict": "deliver", "reason": "no_backend", "answer": "reset", "backend": backend(),
+            "to": "10.0.0.1:8080", "from": "192.0.2.10:80", "ifindex": 9, "flow_record": "new",
+            "reply_record": "new", "replies": "recorded",
+        },
+        "notes": ["the container is on another network"],
+    })
 }
 
 /// Each kind of answer, and how it is shown.
@@ -65,8 +121,17 @@ fn answers() -> Vec<(Value, Show)> {
         (json!({ "done": ["web-1: drain"], "pending": "later", "warning": "forgotten" }), |it| {
             shown(it, |it: &SteerAnswer| steered(it))
         }),
-        (json!({ "what": "lost", "packets": 7 }), |it| {
-            shown(it, |it: &TraceLine| trace_line(it) + "\n")
+        (json!({ "what": "begin", "seconds": 9 }), trace_line_shown),
+        (packet(), trace_line_shown),
+        (json!({ "what": "lost", "packets": 7 }), trace_line_shown),
+        (
+            explained(
+                json!({"client": "192.0.2.2:40000", "vip": "192.0.2.10:80", "protocol": "tcp"}),
+            ),
+            |it| shown(it, |it: &Explanation| explanation(it)),
+        ),
+        (explained(json!({"from": "client", "vip": "192.0.2.10:80", "protocol": "udp"})), |it| {
+            shown(it, |it: &CallExplanation| explanation(it))
         }),
         (json!({ "error": "no such service" }), |it| {
             shown(it, |it: &ErrorBody| printable(&it.error))
@@ -149,7 +214,7 @@ proptest! {
             Err(error) => {
                 let said = error.to_string();
                 // Of values with a tag it is not known any more where they stood.
-                let words = [" at line ", "missing field", "invalid ", "unknown "];
+                let words = [" at line ", "missing field", "duplicate field", "invalid ", "unknown "];
                 prop_assert!(words.iter().any(|word| said.contains(word)), "{}", said);
             }
         }
