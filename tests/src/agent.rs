@@ -1,5 +1,7 @@
 //! `lb-agent` as an operator runs it: a configuration file, a process, `lbctl` beside it.
 
+mod config;
+
 use std::{
     collections::BTreeMap,
     fs::{self, File},
@@ -14,91 +16,19 @@ use serde_json::Value;
 
 use crate::{binaries::Binaries, namespace::Namespace, process};
 
+pub use config::AgentConfig;
+
 /// How long an agent may take until it answers.
 const READY: Duration = Duration::from_secs(15);
 
-/// What goes into `lb.toml`.
-#[derive(Clone, Debug)]
-pub struct AgentConfig {
-    /// Front interfaces; none: the agent's default.
-    pub front: Vec<String>,
-    /// `auto`, `native`, `generic`, `off`.
-    pub xdp: String,
-    /// `auto`, `tcx`, `clsact`.
-    pub tc: String,
-    /// Docker's socket; `None` switches the provider off.
-    pub docker: Option<PathBuf>,
-    /// The cgroup whose processes' socket calls are balanced; `None`: nobody's. Never the root: that
-    /// would be every process of the machine. An empty path is left out, for an agent that sees another
-    /// root.
-    pub cgroup: Option<PathBuf>,
-    /// More keys of `[cgroup]`.
-    pub cgroup_keys: String,
-    /// Time between two full listings of Docker.
-    pub resync_seconds: u32,
-    /// Name and VIP.
-    pub balancers: Vec<(String, String)>,
-    /// Keys that stand before all tables.
-    pub keys: String,
-    /// Anything else, after the tables above.
-    pub extra: String,
-}
+/// Runs `$@` in a cgroup namespace whose root is `$0`, where no cgroup v2 is mounted. Where one step fails
+/// nothing is run: it would see the machine's root.
+const IN_ITS_OWN_CGROUPS: &str = r#"echo $$ > "$0/cgroup.procs" && exec unshare --cgroup --mount sh -c '
+    umount --all --lazy --types cgroup2 && ! grep -q cgroup2 /proc/self/mountinfo &&
+    grep -q ^0::/$ /proc/self/cgroup && exec "$@"' inner "$@""#;
 
-impl AgentConfig {
-    /// One front interface, nothing else.
-    #[must_use]
-    pub fn new(front: &str) -> Self {
-        Self {
-            front: vec![front.to_owned()],
-            xdp: "auto".to_owned(),
-            tc: "auto".to_owned(),
-            docker: None,
-            cgroup: None,
-            cgroup_keys: String::new(),
-            resync_seconds: 2,
-            balancers: Vec::new(),
-            keys: String::new(),
-            extra: String::new(),
-        }
-    }
-
-    /// The file's text.
-    fn text(&self, pins: &Path, state: &Path) -> String {
-        let state = state.display();
-        let front = if self.front.is_empty() {
-            String::new()
-        } else {
-            format!("front = {:?}\n", self.front)
-        };
-        let resync = self.resync_seconds;
-        let docker = self.docker.as_ref().map_or_else(
-            || "enabled = false".to_owned(),
-            |at| format!("endpoint = \"unix://{}\"\nresync_seconds = {resync}", at.display()),
-        );
-        let cgroup = self.cgroup.as_ref().map_or_else(
-            || "enabled = false".to_owned(),
-            |path| {
-                let path = Some(path.display().to_string()).filter(|path| !path.is_empty());
-                let key = path.map(|path| format!("path = \"{path}\"\n")).unwrap_or_default();
-                key + &self.cgroup_keys
-            },
-        );
-        let balancer = |(name, vip): &(String, String)| {
-            format!("[[balancer]]\nname = {name:?}\nvip = {vip:?}\n")
-        };
-        format!(
-            "{front}{}\npin_path = \"{}\"\nstate_path = \"{state}\"\nhash_seed = 1\n\
-             [xdp]\nmode = {:?}\n[tc]\nmode = {:?}\n[api]\nsocket = \"{state}/api.sock\"\n\
-             [docker]\n{docker}\n[cgroup]\n{cgroup}\n{}{}\n",
-            self.keys,
-            pins.display(),
-            self.xdp,
-            self.tc,
-            self.balancers.iter().map(balancer).collect::<String>(),
-            self.extra,
-        )
-    }
-}
+/// The unit that operators run it by: for its environment.
+const UNIT: &str = include_str!("../../dist/lb-agent.service");
 
 /// An agent; killed on drop, its log shown when the test panics.
 #[derive(Debug)]
@@ -110,8 +40,8 @@ pub struct Agent {
     pins: PathBuf,
     /// Variables of its environment beside ours.
     environment: Vec<(String, String)>,
-    /// What runs it.
-    launcher: Vec<String>,
+    /// Root of its cgroup namespace; `None`: it is in that of the machine.
+    cgroup_root: Option<PathBuf>,
     /// Kept by the owner who succeeds; else the log is printed on drop.
     quiet: bool,
 }
@@ -128,14 +58,23 @@ impl Agent {
             directory,
             pins: pins.join("lb"),
             environment: Vec::new(),
-            // As in dist/lb-agent.service.
-            launcher: ["nice", "-n", "-10"].map(str::to_owned).to_vec(),
+            cgroup_root: None,
             quiet: false,
         })
     }
 
+    /// From its next start on this is the root of a cgroup namespace of its own, and no cgroup v2 is
+    /// mounted where it looks. It has to be one that takes processes.
+    pub fn set_cgroup_root(&mut self, root: &Path) {
+        self.cgroup_root = Some(root.to_owned());
+    }
+
     /// Writes the configuration, all at once: the agent may look at any moment.
     pub fn configure(&self, config: &AgentConfig) -> Result<()> {
+        ensure!(
+            self.cgroup_root.as_ref() == config.cgroup.as_ref().filter(|_| config.is_cgroup_root),
+            "an agent that looks for the root of its cgroups would find that of the machine"
+        );
         let text = config.text(&self.pins, &self.state_path());
         let written = self.directory.join("lb.toml.new");
         fs::write(&written, text)
@@ -151,11 +90,6 @@ impl Agent {
     /// Another program than the one under test when it is started next.
     pub fn set_program(&mut self, path: PathBuf) {
         self.binaries.agent = path;
-    }
-
-    /// What runs it when it is started next: a program and its arguments, before its own.
-    pub fn set_launcher(&mut self, words: Vec<String>) {
-        self.launcher = words;
     }
 
     /// Where `lb.toml` is.
@@ -193,13 +127,24 @@ impl Agent {
     pub fn launch(&mut self) -> Result<()> {
         ensure!(self.child.is_none(), "the agent runs already");
         let log = File::options().create(true).append(true).open(self.log_path())?;
-        let (program, arguments) = self.launcher.split_first().context("nothing runs the agent")?;
-        let mut command = self.namespace.command(program);
-        command.args(arguments).arg(&self.binaries.agent);
+        let mut command = match &self.cgroup_root {
+            None => {
+                // As the unit says.
+                let mut command = self.namespace.command("nice");
+                command.args(["-n", "-10"]);
+                command
+            }
+            Some(root) => {
+                let mut command = self.namespace.command("sh");
+                command.args(["-c", IN_ITS_OWN_CGROUPS]).arg(root);
+                command
+            }
+        };
+        command.arg(&self.binaries.agent);
         self.add_words(&mut command, "run");
         command.envs(self.environment.iter().map(|(key, value)| (key, value)));
         command.env("LB_LOG", "info").env("NO_COLOR", "1").stdin(Stdio::null());
-        command.env("MALLOC_ARENA_MAX", "1").env("MALLOC_TRIM_THRESHOLD_", "131072");
+        command.envs(unit_environment());
         self.child = Some(command.stdout(log.try_clone()?).stderr(log).spawn()?);
         Ok(())
     }
@@ -462,6 +407,11 @@ impl Agent {
     fn log_path(&self) -> PathBuf {
         self.directory.join("log")
     }
+}
+
+fn unit_environment() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let lines = UNIT.lines().filter_map(|line| line.strip_prefix("Environment="));
+    lines.flat_map(|line| line.split(' ').filter_map(|word| word.split_once('=')))
 }
 
 impl Drop for Agent {

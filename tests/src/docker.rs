@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 
 use crate::{
@@ -150,11 +150,22 @@ impl DockerNode {
         Ok(node)
     }
 
-    /// Starts the daemon, where it is not running.
+    /// Starts the daemon, where it is not running. It gives up by itself when its containerd takes more than
+    /// 15 seconds, which happens on a busy machine: then it is started once more.
     pub fn start_daemon(&mut self) -> Result<()> {
         if self.options.forward_drop {
             self.namespace.sysctl("net.ipv4.ip_forward=0")?;
         }
+        if !self.try_start_daemon()? {
+            println!("dockerd has ended, and is started again:\n{}", self.log());
+            self.stop_daemon(Signal::SIGKILL);
+            ensure!(self.try_start_daemon()?, "dockerd has ended:\n{}", self.log());
+        }
+        Ok(())
+    }
+
+    /// Whether it answers, and has not ended.
+    fn try_start_daemon(&mut self) -> Result<bool> {
         let log = File::options().create(true).append(true).open(self.directory.join("log"))?;
         let mut command = self.namespace.command("unshare");
         command
@@ -165,10 +176,17 @@ impl DockerNode {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
-        self.daemon = Some(command.spawn()?);
-        let ready = process::wait_for("dockerd", Duration::from_secs(30), || self.docker.ready());
-        ready.with_context(|| self.log())?;
-        Ok(())
+        let mut daemon = command.spawn()?;
+        let ready = process::wait_for("dockerd", Duration::from_secs(30), || {
+            if daemon.try_wait()?.is_some() {
+                return Ok(false);
+            }
+            self.docker.ready().map(|_version| true)
+        });
+        if !matches!(ready, Ok(false)) {
+            self.daemon = Some(daemon);
+        }
+        ready.with_context(|| self.log())
     }
 
     /// Ends the daemon by this signal and waits for its end. With `live_restore` containers live on.
@@ -177,10 +195,29 @@ impl DockerNode {
             process::signal(&daemon, signal);
             process::wait_child(&mut daemon, Duration::from_secs(20));
         }
-        // A killed daemon leaves its pid files. Its containerd dies with it, but where nothing reaps
-        // it the next daemon would take the number in the file for a living one.
+        // Its containerd dies with it, but may take a while, and the next one would wait for its database.
+        let containerd = fs::read_to_string(self.directory.join("exec/containerd/containerd.pid"));
+        if let Some(pid) = containerd.ok().and_then(|text| text.trim().parse().ok()) {
+            self.wait_dead(pid);
+        }
+        // A killed daemon leaves its pid files, and where nothing reaps its containerd the next daemon would
+        // take the number in the file for a living one.
         for file in ["docker.pid", "exec/containerd/containerd.pid"] {
             drop(fs::remove_file(self.directory.join(file)));
+        }
+    }
+
+    /// Waits for our containerd to end, for which a zombie counts; one that takes too long is killed.
+    fn wait_dead(&self, pid: i32) {
+        let directory = self.directory.path().display().to_string();
+        let is_over = || {
+            // A zombie has no words; the number may be somebody else's by now.
+            let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            !String::from_utf8_lossy(&words).contains(&directory)
+        };
+        if !process::poll(Duration::from_secs(10), is_over) {
+            process::kill(pid, Signal::SIGKILL);
+            process::poll(Duration::from_secs(10), is_over);
         }
     }
 

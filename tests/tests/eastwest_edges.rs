@@ -1,9 +1,10 @@
 //! East-west at its edges: who is not seen, whose address it is, what cannot be had.
 
 use std::{
-    fs::File,
+    collections::BTreeSet,
+    fs::{self, File},
     net::SocketAddr,
-    path::PathBuf,
+    os::unix::fs::MetadataExt as _,
     process::Command,
     time::{Duration, Instant},
 };
@@ -11,12 +12,15 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use aya::{
     EbpfLoader,
-    programs::{CgroupAttachMode, CgroupSockAddr},
+    programs::{
+        CgroupAttachMode, CgroupSockAddr,
+        links::{FdLink, PinnedLink},
+    },
 };
 use lb_agent::netlink::Cookies;
 use lb_common::socket::cookie_told;
 use lb_tests::{
-    World,
+    Agent, AgentConfig, World,
     callers::{Called, Callers},
     eastwest::{Scene, shares, stranger},
     needs,
@@ -24,6 +28,8 @@ use lb_tests::{
     process,
     world::{BALANCER, vip},
 };
+
+use nix::sys::signal::Signal;
 
 const ECONNREFUSED: i32 = 111;
 const EHOSTUNREACH: i32 = 113;
@@ -181,7 +187,7 @@ fn a_cgroup_that_cannot_be_written_can_be_attached_to() -> Result<()> {
     let mut world = World::docker()?;
     let callers = Callers::of(&mut world)?;
     let place = world.directory().join("read-only");
-    std::fs::create_dir(&place)?;
+    fs::create_dir(&place)?;
     let at = place.display().to_string();
     process::run(Command::new("mount").arg("--bind").arg(callers.cgroup()).arg(&at))?;
     let unmount = || process::run(Command::new("umount").arg(&at));
@@ -233,6 +239,26 @@ fn a_kernel_that_tells_no_cookies_is_asked_by_a_call() -> Result<()> {
     Ok(())
 }
 
+/// The cgroups that an agent's programs of socket calls are attached to, by their numbers.
+fn attached_to(agent: &Agent) -> Result<BTreeSet<u64>> {
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir(agent.pin_path().join("sockets"))? {
+        let link = FdLink::from(PinnedLink::from_pin(entry?.path())?);
+        let id = link.info()?.id();
+        for entry in fs::read_dir("/proc/self/fdinfo")? {
+            // Descriptors come and go.
+            let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
+            let field = |key: &str| {
+                text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok())
+            };
+            if field("link_id:") == Some(u64::from(id)) {
+                found.insert(field("cgroup_id:").context("no cgroup")?);
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// The root of an agent's own cgroup namespace stands for that of the machine, where nothing is ever attached:
 /// nothing else is different for an agent that has to mount the hierarchy itself.
 #[test]
@@ -241,33 +267,29 @@ fn a_hierarchy_that_is_mounted_nowhere_is_opened_by_the_agent() -> Result<()> {
     let mut world = World::docker()?;
     let callers = Callers::of(&mut world)?;
     lb_tests::eastwest::web(&world, 1)?.start()?;
-    let mut config = world.config();
-    config.cgroup = Some(PathBuf::new());
-    let mut agent = world.prepare_agent(&config)?;
-    // From the cgroup of those who call on the node, which has no children and thus takes processes. No
-    // agent is started where one step fails, and none that would see the machine's root.
-    let script = format!(
-        "echo $$ > {}/cgroup.procs && exec unshare --cgroup --mount sh -c '\
-         umount --all --lazy --types cgroup2 && ! grep -q cgroup2 /proc/self/mountinfo \
-         && grep -q ^0::/$ /proc/self/cgroup && exec \"$@\"' inner \"$@\"",
-        callers.leaf().display()
-    );
-    agent.set_launcher(["sh", "-c", &script, "outer"].map(str::to_owned).to_vec());
-    agent.start()?;
-    agent.wait_backends(&["web-1"])?;
-    let status = agent.json("status")?;
-    assert_eq!(status["sockets"]["cgroup"], "cgroup2:/", "{}", status["sockets"]);
-    let trouble = status["sockets"]["trouble"].as_str().context("no trouble")?;
-    ensure!(trouble.contains("run it with `--cgroupns host`"), "{trouble}");
-    let calls = callers.dial(&world, None, "tcp", vip(80), 5)?;
-    shares(&calls, vip(80))?;
-    let calls = callers.dial(&world, None, "udp", vip(81), 1)?;
-    ensure!(calls == [Called::Failed(ECONNREFUSED)], "{calls:?}");
-    // The next one finds the same.
-    agent.stop(nix::sys::signal::Signal::SIGKILL)?;
-    agent.start()?;
-    let calls = callers.dial(&world, None, "tcp", vip(80), 5)?;
-    shares(&calls, vip(80))?;
+    // That of those who call on the node: it has no children, and thus takes processes.
+    let root = callers.leaf().to_owned();
+    let mut agent = world.prepare_agent(&world.config())?;
+    agent.set_cgroup_root(&root);
+    let cgroup = Some(root.clone());
+    agent.configure(&AgentConfig { cgroup, is_cgroup_root: true, ..world.config() })?;
+    for start in ["the first", "the next one"] {
+        agent.start()?;
+        agent.wait_backends(&["web-1"])?;
+        let status = agent.json("status")?;
+        assert_eq!(status["sockets"]["cgroup"], "cgroup2:/", "{start}: {}", status["sockets"]);
+        assert_eq!(attached_to(&agent)?, [fs::metadata(&root)?.ino()].into(), "{start}");
+        // Where it can be seen that the first process is elsewhere, it is told.
+        if fs::read_link("/proc/1/ns/cgroup").is_ok() {
+            let trouble = status["sockets"]["trouble"].as_str().context("no trouble")?;
+            ensure!(trouble.contains("run it with `--cgroupns host`"), "{start}: {trouble}");
+        }
+        let calls = callers.dial(&world, None, "tcp", vip(80), 5)?;
+        shares(&calls, vip(80)).context(start)?;
+        let calls = callers.dial(&world, None, "udp", vip(81), 1)?;
+        ensure!(calls == [Called::Failed(ECONNREFUSED)], "{start}: {calls:?}");
+        agent.stop(Signal::SIGKILL)?;
+    }
     agent.set_quiet();
     Ok(())
 }

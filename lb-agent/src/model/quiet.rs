@@ -75,7 +75,39 @@ mod tests {
     use super::*;
     use crate::model::{BackendState, Policy, Snapshot, fixtures};
 
+    type Services = BTreeMap<ServiceName, Arc<Service>>;
+
+    /// Of up to six services, these versions; there are three of each.
+    fn chosen(all: &[Vec<Arc<Service>>], versions: &[usize]) -> Services {
+        let chosen = versions.iter().zip(all).filter_map(|(version, of)| of.get(*version));
+        chosen.map(|it| (it.name.clone(), Arc::clone(it))).collect()
+    }
+
+    fn all() -> Vec<Vec<Arc<Service>>> {
+        let version = |service: usize| {
+            let name = format!("s{service}");
+            Arc::new(fixtures::service(&name, &[], Policy::default()))
+        };
+        (0..6).map(|service| (0..3).map(|_| version(service)).collect()).collect()
+    }
+
     proptest! {
+        /// As if each was looked up by its name.
+        #[test]
+        fn those_that_are_the_same_are_found_beside_others(
+            then in prop::collection::vec(0..4_usize, 6),
+            now in prop::collection::vec(0..4_usize, 6),
+        ) {
+            let all = all();
+            let (then, now) = (chosen(&all, &then), chosen(&all, &now));
+            let mut beside = Beside::new(&then);
+            for (name, service) in &now {
+                let found = beside.same(service, |it| it).is_some();
+                let is_same = then.get(name).is_some_and(|it| Arc::ptr_eq(it, service));
+                prop_assert_eq!(found, is_same, "{:?}", name);
+            }
+        }
+
         /// Whatever comes, those with something to be seen are looked at, and others once.
         #[test]
         fn nothing_is_overlooked(

@@ -92,7 +92,16 @@ impl Keys {
         let same = services.clone().map(|it| known.same(it, |known| &known.service).cloned());
         let same: Vec<Option<Known>> = same.collect();
         let all = services.zip(same);
-        let all = all.map(|(service, known)| known.unwrap_or_else(|| self.of(service))).collect();
+        let all: Vec<Known> =
+            all.map(|(service, known)| known.unwrap_or_else(|| self.of(service))).collect();
+        debug_assert!(
+            snapshot
+                .services
+                .values()
+                .zip(&all)
+                .all(|(it, known)| *known.keys == ServiceKeys::new(it)),
+            "kept keys are the keys",
+        );
         if self.0.len() > snapshot.services.len() {
             self.0.retain(|name, _| snapshot.services.contains_key(name));
         }
@@ -113,7 +122,6 @@ impl Keys {
             known.service = Arc::clone(service);
             known.settled = None;
         }
-        debug_assert_eq!(*known.keys, ServiceKeys::new(service), "kept keys are the keys");
         known.clone()
     }
 

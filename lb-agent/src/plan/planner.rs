@@ -160,11 +160,12 @@ impl Planner {
         }
     }
 
-    /// Gives every service its number, and its rings their sizes. The rings of the kernel are those that
-    /// are known.
+    /// Gives every service its number, and its rings their sizes, which are known since
+    /// [`Self::look_at_rings`].
     fn services<'a>(&mut self, draft: &mut Draft<'_>, snapshot: &'a Snapshot) -> Vec<Wanted<'a>> {
         let mut wanted = Vec::new();
         let mut new_rings = Vec::new();
+        debug_assert!(self.rings.keys().all(|ring| draft.kernel.rings.contains_key(ring)));
         let known = self.keys.of_all(snapshot);
         for (service, known) in snapshot.services.values().zip(known) {
             let Known { keys, settled, .. } = known;

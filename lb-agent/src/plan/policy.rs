@@ -149,3 +149,56 @@ fn flags_of(policy: &Policy, frontend: &FrontendAddress) -> u32 {
     };
     affinity | drops
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, net::Ipv4Addr};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::{Ports, Protocol};
+
+    fn frontend(port: u16) -> FrontendAddress {
+        let vip = Ipv4Addr::new(192, 0, 2, 1).into();
+        FrontendAddress { vip, protocol: Protocol::Tcp, ports: Ports::one(port).expect("a port") }
+    }
+
+    proptest! {
+        /// As if each was looked up in every table.
+        #[test]
+        fn what_is_held_stands_beside_what_is_wanted(
+            held in prop::collection::btree_map(1..9_u16, 0..3_u32, 0..8),
+            recorded in prop::collection::btree_set(1..9_u16, 0..8),
+            flags in prop::collection::btree_map(1..9_u16, 1..3_u32, 0..8),
+            wanted in prop::collection::vec((1..9_u16, 0..3_u32, 0..3_u32), 0..8),
+        ) {
+            let kernel = KernelState {
+                frontends: held.iter().map(|(port, service)| (frontend(*port), *service)).collect(),
+                recorded_frontends: recorded.iter().map(|port| frontend(*port)).collect(),
+                frontend_flags: flags.iter().map(|(port, it)| (frontend(*port), *it)).collect(),
+                ..KernelState::default()
+            };
+            let mut wanted: Vec<(FrontendAddress, FrontendEntry)> = wanted
+                .into_iter()
+                .map(|(port, service, flags)| (frontend(port), FrontendEntry { service, flags }))
+                .collect();
+            // Of doubles the last one.
+            let last: BTreeMap<_, _> = wanted.iter().copied().collect();
+            wanted.sort_by_key(|(frontend, _)| *frontend);
+            let found = pairs(&kernel, wanted);
+            let mut all: Vec<_> = kernel.frontends.keys().chain(last.keys()).copied().collect();
+            all.sort_unstable();
+            all.dedup();
+            prop_assert!(found.iter().map(|pair| pair.frontend).eq(all));
+            for FrontendPair { frontend, held, is_recorded, wanted } in found {
+                let flags = kernel.frontend_flags.get(&frontend).copied().unwrap_or(0);
+                let entry = kernel.frontends.get(&frontend);
+                prop_assert_eq!(held, entry.map(|it| FrontendEntry { service: *it, flags }));
+                let has_record = kernel.recorded_frontends.contains(&frontend);
+                prop_assert_eq!(is_recorded, entry.is_some() && has_record);
+                prop_assert_eq!(wanted, last.get(&frontend).copied());
+            }
+        }
+    }
+}

@@ -98,7 +98,7 @@ pub struct KernelState {
 
 impl KernelState {
     /// Numbers of a backend, by its service and the hash of its instance. There is more than one only
-    /// where somebody else has written to the tables.
+    /// where somebody else has written to the tables; a backend whose service is not in them has none.
     pub fn numbers_of(&self, service: &ServiceName, instance: &NameHash) -> Vec<u32> {
         let hash = service_hash(service);
         let services = self.services.iter().filter(|(_, other)| **other == hash);

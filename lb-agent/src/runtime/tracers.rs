@@ -204,7 +204,7 @@ impl Tracer {
         }
     }
 
-    /// Whoever reads slowly is told in the end, too, what he has missed.
+    /// Whoever reads slowly is told what he has missed also when his time is over.
     fn end(self) {
         let Self { told, lost, .. } = self;
         if lost > 0 {

@@ -49,7 +49,7 @@ fn packet() -> Value {
 }
 
 /// With every kind of step.
-fn explained(question: Value) -> Value {
+fn explained(question: &Value) -> Value {
     let reply = json!({
         "vip": "192.0.2.10:80", "backend": backend(), "class": "established", "age_seconds": 3,
         "flags": ["ambiguous"],
@@ -126,11 +126,11 @@ fn answers() -> Vec<(Value, Show)> {
         (json!({ "what": "lost", "packets": 7 }), trace_line_shown),
         (
             explained(
-                json!({"client": "192.0.2.2:40000", "vip": "192.0.2.10:80", "protocol": "tcp"}),
+                &json!({"client": "192.0.2.2:40000", "vip": "192.0.2.10:80", "protocol": "tcp"}),
             ),
             |it| shown(it, |it: &Explanation| explanation(it)),
         ),
-        (explained(json!({"from": "client", "vip": "192.0.2.10:80", "protocol": "udp"})), |it| {
+        (explained(&json!({"from": "client", "vip": "192.0.2.10:80", "protocol": "udp"})), |it| {
             shown(it, |it: &CallExplanation| explanation(it))
         }),
         (json!({ "error": "no such service" }), |it| {

@@ -14,6 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use lb_tests::{
     Agent, Container, World,
+    callers::Callers,
     container::PORT,
     process,
     world::{BALANCER, FRONT_PORT, vip},
@@ -42,9 +43,12 @@ const PROBE_PORT: u16 = 9999;
 const FALL: usize = 3;
 
 pub(super) fn measure(options: &ControlOptions, report: &mut Report) -> Result<()> {
-    let world = World::docker()?;
+    let mut world = World::docker()?;
+    // Socket calls are balanced, as they are by default.
+    let callers = Callers::of(&mut world)?;
     world.node().ip("route add 10.128.0.0/9 via 192.0.2.2")?;
     let mut config = world.config();
+    config.cgroup = Some(callers.cgroup().to_owned());
     config.resync_seconds = 30;
     config.extra = options.file_services();
     let mut agent = world.start_agent(&config)?;
