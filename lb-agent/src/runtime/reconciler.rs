@@ -248,7 +248,9 @@ impl<N: Node> Reconciler<N> {
         }
         let is_view_stale = mem::take(&mut self.is_view_stale);
         let is_dirty = self.is_dirty(now);
-        if self.callers.due(is_dirty).is_some_and(|at| at <= now) {
+        let are_due = |is_busy| self.callers.due(is_busy).is_some_and(|at| at <= now);
+        // Whoever comes meanwhile goes first, for a while.
+        if are_due(is_dirty) && (are_due(true) || !inbox.has_news()) {
             self.set_socket_tables();
             return true;
         }
@@ -343,7 +345,7 @@ impl<N: Node> Reconciler<N> {
         if !is_interrupted {
             self.node.expect_no_more();
         }
-        self.callers.set_changed(now);
+        self.callers.set_planned(now);
         if is_interrupted {
             self.certain_actions = CERTAIN_ACTIONS;
             self.is_dirty = true;

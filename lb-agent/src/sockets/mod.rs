@@ -219,7 +219,11 @@ pub fn wanted(
         unseen: BTreeSet::new(),
         kept: kept(&services, kernel),
     };
-    let is_kept = |number: &&u32| !tables.networks.contains_key(number);
+    let mut claimed = tables.networks.keys().peekable();
+    let is_kept = |number: &&u32| {
+        while claimed.next_if(|it| it < number).is_some() {}
+        claimed.next_if_eq(number).is_none()
+    };
     tables.kept.backends = kernel.backends.keys().filter(is_kept).copied().collect();
     tables.scopes = scopes(&services, kernel);
     tables.reach = lists::lists(&services, kernel, &tables, routes_across);
@@ -290,7 +294,10 @@ pub fn unseen(snapshot: &Snapshot, local: &BTreeSet<IpPrefix>) -> BTreeSet<IpAdd
         let is_for_us = scope(&service.policy).flags & VISIBLE_TO_NOBODY == 0;
         let set = if is_for_us { &mut vips } else { &mut others };
         set.extend(service.frontends.iter().map(|frontend| frontend.vip));
-        others.extend(service.backends.iter().map(|backend| backend.address.ip()));
+    }
+    // Mostly of far more backends than there are addresses.
+    for backend in snapshot.services.values().flat_map(|service| &service.backends) {
+        vips.remove(&backend.address.ip());
     }
     let is_somebodys = |vip: &IpAddr| {
         vip.is_loopback()

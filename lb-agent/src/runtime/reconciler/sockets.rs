@@ -22,9 +22,12 @@ use crate::{
 /// Characters of a container's id that are enough to mean it.
 const ID_MIN: usize = 12;
 
-/// Time from a change to the tables as a whole: mostly there is a plan to make, which says itself what
-/// cannot wait.
+/// Time from a change of the callers to the tables as a whole: mostly there is a plan to make, which says
+/// itself what cannot wait.
 const SETTLE: Duration = Duration::from_millis(5);
+/// The same from a plan, which has announced whom calls are led to. What is over can wait, and making the
+/// tables of many services takes longer than the next plan, which may be due soon.
+const SETTLE_PLANNED: Duration = Duration::from_millis(50);
 /// The same, while there always is.
 const SETTLE_MAX: Duration = Duration::from_millis(250);
 
@@ -37,8 +40,10 @@ pub(super) struct Callers {
     pub(super) list: Arc<CallerList>,
     /// The same of those of whom the tables do not tell yet.
     next_list: Option<Arc<CallerList>>,
-    /// Since when the tables do not say it, or not what followed from the latest plans.
+    /// Since when the tables do not say it.
     changed_at: Option<Instant>,
+    /// Since when they do not say what followed from the latest plans.
+    planned_at: Option<Instant>,
     /// What the tables refused at the latest try.
     refused: Option<String>,
     /// The tables hold nothing, since nobody reads them.
@@ -58,14 +63,21 @@ impl Callers {
         self.changed_at.get_or_insert(now);
     }
 
+    /// Says that a plan was made.
+    pub(super) fn set_planned(&mut self, now: Instant) {
+        self.planned_at.get_or_insert(now);
+    }
+
     /// Whether the tables say all that is known.
     pub(super) fn are_told(&self) -> bool {
-        self.changed_at.is_none()
+        self.changed_at.or(self.planned_at).is_none()
     }
 
     /// When the tables are to be made anew; `is_busy`: there is a plan to make first.
     pub(super) fn due(&self, is_busy: bool) -> Option<Instant> {
-        Some(self.changed_at? + if is_busy { SETTLE_MAX } else { SETTLE })
+        let after = |settle| if is_busy { SETTLE_MAX } else { settle };
+        let changed = self.changed_at.map(|at| at + after(SETTLE));
+        changed.into_iter().chain(self.planned_at.map(|at| at + after(SETTLE_PLANNED))).min()
     }
 }
 
@@ -89,7 +101,7 @@ impl<N: Node> Reconciler<N> {
 
     /// Who sees what, by the numbers that the plan has given.
     pub(super) fn set_socket_tables(&mut self) {
-        self.callers.changed_at = None;
+        (self.callers.changed_at, self.callers.planned_at) = (None, None);
         if self.node.sockets().is_on() {
             let mut wanted = self.wanted_tables(None);
             // Without the node's own addresses nothing is kept from anybody.
