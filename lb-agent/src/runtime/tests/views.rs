@@ -64,7 +64,7 @@ async fn calls_are_told_what_a_plan_leads_to_at_once_and_the_rest_at_rest() {
     bed.settle().await;
     assert_eq!(bed.served(2), addresses(&[3, 4]));
     assert_eq!(told(), (1, true));
-    bed.wait(Duration::from_millis(10)).await;
+    bed.wait(Duration::from_millis(60)).await;
     assert_eq!(told(), (3, false));
 }
 
@@ -94,7 +94,7 @@ async fn tables_that_nobody_reads_are_cleared_once_and_not_made() {
     bed.node().has_no_calls = true;
     let before = bed.node().socket_tables_set;
     bed.claims("docker", &[&docker_claims()[..], &[container(2, 4)]].concat()).await;
-    bed.wait(Duration::from_millis(10)).await;
+    bed.wait(Duration::from_millis(60)).await;
     assert_eq!(bed.served(2), addresses(&[3, 4]));
     let is_empty = |bed: &Bed| bed.node().socket_tables == SocketTables::default();
     assert!(is_empty(&bed) && bed.node().socket_tables_set == before + 1);
