@@ -22,8 +22,9 @@ pub use config::AgentConfig;
 const READY: Duration = Duration::from_secs(15);
 
 /// Runs `$@` in a cgroup namespace whose root is `$0`, where no cgroup v2 is mounted. Where one step fails
-/// nothing is run: it would see the machine's root.
-const IN_ITS_OWN_CGROUPS: &str = r#"echo $$ > "$0/cgroup.procs" && exec unshare --cgroup --mount sh -c '
+/// nothing is run: it would see the machine's root, which is the one without a type.
+const IN_ITS_OWN_CGROUPS: &str = r#"
+    test -e "$0/cgroup.type" && echo $$ > "$0/cgroup.procs" && exec unshare --cgroup --mount sh -c '
     umount --all --lazy --types cgroup2 && ! grep -q cgroup2 /proc/self/mountinfo &&
     grep -q ^0::/$ /proc/self/cgroup && exec "$@"' inner "$@""#;
 

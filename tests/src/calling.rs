@@ -27,6 +27,8 @@ pub struct Calling {
     lines: Arc<Mutex<Vec<String>>>,
     /// Who reads it all the time: a full pipe would stop the calls.
     reader: Option<JoinHandle<()>>,
+    /// Of one turn of all ways.
+    turn: usize,
 }
 
 impl Calling {
@@ -55,15 +57,15 @@ impl Calling {
                 }
             }
         });
-        Ok(Self { child, flag, lines, reader: Some(reader) })
+        Ok(Self { child, flag, lines, reader: Some(reader), turn: ways.len() * CALLS })
     }
 
-    /// Waits for some more calls: whatever is so now, calls are made under it.
+    /// Waits for more calls of each way: whatever is so now, they are made under it.
     pub fn goes_on(&self) -> Result<()> {
         let before = self.lines().len();
         process::wait_for("further calls", Duration::from_secs(20), || {
             let made = self.lines().len() - before;
-            ensure!(made >= 2 * CALLS, "{made} calls since {before}");
+            ensure!(made >= self.turn + CALLS, "{made} calls since {before}");
             Ok(())
         })
     }

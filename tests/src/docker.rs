@@ -153,9 +153,6 @@ impl DockerNode {
     /// Starts the daemon, where it is not running. It gives up by itself when its containerd takes more than
     /// 15 seconds, which happens on a busy machine: then it is started once more.
     pub fn start_daemon(&mut self) -> Result<()> {
-        if self.options.forward_drop {
-            self.namespace.sysctl("net.ipv4.ip_forward=0")?;
-        }
         if !self.try_start_daemon()? {
             println!("dockerd has ended, and is started again:\n{}", self.log());
             self.stop_daemon(Signal::SIGKILL);
@@ -166,6 +163,9 @@ impl DockerNode {
 
     /// Whether it answers, and has not ended.
     fn try_start_daemon(&mut self) -> Result<bool> {
+        if self.options.forward_drop {
+            self.namespace.sysctl("net.ipv4.ip_forward=0")?;
+        }
         let log = File::options().create(true).append(true).open(self.directory.join("log"))?;
         let mut command = self.namespace.command("unshare");
         command

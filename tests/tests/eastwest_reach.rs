@@ -209,6 +209,11 @@ fn a_backend_of_the_node_is_preferred_as_long_as_it_takes_calls() -> Result<()> 
     let far: Vec<&str> = far.iter().map(String::as_str).collect();
     agent.wait_backends(&[&["web-1"], &far[..]].concat())?;
     agent.wait_caller("client")?;
+    // A preference follows the plan that leads to a new backend.
+    process::wait_for("the preference", Duration::from_secs(5), || {
+        ensure!(stage.served(Some(&client), "tcp", 20)? == names(&["web-1"]));
+        Ok(())
+    })?;
     for from in [None, Some(&client)] {
         // One of five backends, which a ring would give a fifth of the calls.
         assert_eq!(stage.served(from, "tcp", 100)?, names(&["web-1"]));

@@ -99,7 +99,7 @@ impl<N: Node> Runtime<N> {
             let wake = self.wake(now);
             let takes_orders = self.taken.len() < TAKEN_MAX && self.reconciler.takes_orders(now);
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return self.reconciler.end(),
                 event = self.inbox.next() => match event {
                     Some(event) => self.reconciler.take(event),
                     None => return,

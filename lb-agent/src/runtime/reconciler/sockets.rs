@@ -28,7 +28,7 @@ const SETTLE: Duration = Duration::from_millis(5);
 /// The same from a plan, which has announced whom calls are led to. What is over can wait, and making the
 /// tables of many services takes longer than the next plan, which may be due soon.
 const SETTLE_PLANNED: Duration = Duration::from_millis(50);
-/// The same, while there always is.
+/// The same, while there always is a plan to make, or somebody comes.
 const SETTLE_MAX: Duration = Duration::from_millis(250);
 
 /// Who calls from this node.
@@ -116,6 +116,13 @@ impl<N: Node> Reconciler<N> {
         }
         if let Some(list) = self.callers.next_list.take() {
             self.callers.list = list;
+        }
+    }
+
+    /// Makes the tables that were to wait, for nobody else will.
+    pub(in crate::runtime) fn end(&mut self) {
+        if !self.callers.are_told() {
+            self.set_socket_tables();
         }
     }
 

@@ -81,6 +81,8 @@ impl<N: Node> Reconciler<N> {
         let told = self.steering.take(request, named, is_served, Giver { by, at_ms });
         let told = told.map_err(|error| self.not_known(error))?;
         self.is_dirty = true;
+        // Whoever has given it waits until all is told.
+        self.callers.set_changed(now);
         let services = told.iter().map(|it| it.service.clone()).collect();
         self.progress.told(now);
         let warning = self.steering.save();

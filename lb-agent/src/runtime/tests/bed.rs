@@ -244,7 +244,7 @@ pub(super) struct Bed {
     /// What is published for those who do not ask.
     pub(super) published: watch::Receiver<Arc<View>>,
     pub(super) journal: Arc<Journal>,
-    stop: CancellationToken,
+    pub(super) stop: CancellationToken,
     task: JoinHandle<()>,
 }
 

@@ -64,8 +64,23 @@ async fn calls_are_told_what_a_plan_leads_to_at_once_and_the_rest_at_rest() {
     bed.settle().await;
     assert_eq!(bed.served(2), addresses(&[3, 4]));
     assert_eq!(told(), (1, true));
-    bed.wait(Duration::from_millis(60)).await;
+    bed.wait(Duration::from_millis(40)).await;
+    assert_eq!(told(), (1, true));
+    bed.wait(Duration::from_millis(20)).await;
     assert_eq!(told(), (3, false));
+}
+
+/// Whoever stops an agent in between leaves tables that say all.
+#[tokio::test(start_paused = true)]
+async fn tables_that_wait_are_made_in_the_end() {
+    let bed = running().await;
+    bed.claims("docker", &[&docker_claims()[..], &[container(2, 4)]].concat()).await;
+    bed.settle().await;
+    assert!(bed.node().socket_tables.kept.is_all);
+    bed.stop.cancel();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert!(!bed.node().socket_tables.kept.is_all);
+    assert_eq!(bed.node().socket_tables.scopes.len(), 3);
 }
 
 #[tokio::test(start_paused = true)]
