@@ -80,6 +80,14 @@ impl Calling {
         Ok(std::mem::take(&mut *self.lines()))
     }
 
+    /// Ends, and checks that none failed.
+    pub fn none_failed(self) -> Result<()> {
+        let calls = self.end()?;
+        let failed: Vec<_> = calls.iter().filter(|call| call.contains("errno=")).collect();
+        ensure!(failed.is_empty(), "of {} calls: {failed:?}", calls.len());
+        Ok(())
+    }
+
     fn lines(&self) -> MutexGuard<'_, Vec<String>> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }

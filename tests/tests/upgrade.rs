@@ -65,9 +65,7 @@ fn check(xdp: &str) -> Result<()> {
     scene.agent.wait_backends(&["web-1", "web-2"])?;
     calling.goes_on()?;
 
-    let calls = calling.end()?;
-    let failed: Vec<_> = calls.iter().filter(|call| call.starts_with("errno=")).collect();
-    ensure!(failed.is_empty(), "of {}: {failed:?}", calls.len());
+    calling.none_failed()?;
     held.all_answer().context("connections")?;
     datagrams.all_answer().context("connected datagrams")?;
     let requests = requests.finish()?;
