@@ -173,6 +173,10 @@ pub static HAS_COARSE_CLOCK: Global<u32> = Global::new(1);
 #[unsafe(no_mangle)]
 pub static HAS_SET_RETVAL: Global<u32> = Global::new(1);
 
+/// Whether the kernel has multipath TCP and `bpf_skc_to_mptcp_sock` (Linux 5.19); as above.
+#[unsafe(no_mangle)]
+pub static HAS_MPTCP_SOCK: Global<u32> = Global::new(0);
+
 /// A call to this address, and the port below, is the agent's, which wants to know the cookie of the
 /// caller's namespace; 0: nobody asks. As above.
 #[unsafe(no_mangle)]

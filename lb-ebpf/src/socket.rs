@@ -6,7 +6,7 @@
 //! | `lb_sendmsg4`, `lb_sendmsg6` | a datagram to an address | VIP -> backend |
 //! | `lb_recvmsg4`, `lb_recvmsg6` | the sender of a datagram | backend -> VIP |
 //! | `lb_getpeername4`, `lb_getpeername6` | `getpeername` | backend -> VIP |
-//! | `lb_sock_release` | the end of a socket | forgets it |
+//! | `lb_sock_release` | the end of a socket | forgets it, and counts it no longer |
 //!
 //! Unlike those of packets these programs may be interrupted by another on their CPU, and on some
 //! kernels preempted, so they keep everything on their stack and count by atomic additions.
@@ -203,7 +203,7 @@ fn connect<A: SocketFamily>(ctx: &SockAddrContext, asked: A, is_v6: bool) -> i32
     let action = match decision.verdict {
         Verdict::Deliver | Verdict::Route => {
             // When there is no memory for it, the peer is shown as the backend.
-            storage::remember_peer(ctx, &decision.peer(&call, 1));
+            storage::remember_peer(ctx, &decision.peer(&call, 1), protocol);
             if protocol == u32::from(PROTOCOL_UDP) {
                 storage::remember_connected(ctx, decision.backend, decision.generation);
             }
@@ -213,7 +213,7 @@ fn connect<A: SocketFamily>(ctx: &SockAddrContext, asked: A, is_v6: bool) -> i32
         Verdict::Drop => refuse(decision.errno),
         _ => {
             // A socket may have had another peer before.
-            storage::forget_peer(ctx);
+            storage::forget_peer(ctx, protocol);
             if protocol == u32::from(PROTOCOL_UDP) {
                 storage::forget_asked_for(ctx, asked, call.port);
             }

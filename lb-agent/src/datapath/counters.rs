@@ -20,7 +20,7 @@ pub struct Counters {
     /// How full the tables of recorded flows are.
     pub records: RecordCounts,
     /// Connections by backend number, of those whose replies are recorded, as the last whole sweep
-    /// found them; `None`: none has ended yet.
+    /// found them, and of sockets of this node; `None`: no sweep has ended yet.
     pub connections: Option<BTreeMap<u32, u64>>,
 }
 
@@ -41,7 +41,12 @@ pub struct RecordCounts {
 
 impl Tables {
     /// Counters of these backends, and all that are of no backend.
-    pub(super) fn counters(&self, backends: &[u32], limit: u32) -> anyhow::Result<Counters> {
+    pub(super) fn counters(
+        &self,
+        backends: &[u32],
+        limit: u32,
+        sees_ends: bool,
+    ) -> anyhow::Result<Counters> {
         let mut counters = Counters {
             records: RecordCounts {
                 flows_v4: self.records.flows_v4.counted(),
@@ -58,7 +63,12 @@ impl Tables {
                 .backend_counters
                 .get(&number, 0)
                 .with_context(|| format!("counters of backend {number}"))?;
-            counters.backends.insert(number, sum(&values));
+            let sum = sum(&values);
+            let connections = counters.connections.as_mut();
+            if let Some(connections) = connections.filter(|_| sees_ends && sum.sockets != 0) {
+                *connections.entry(number).or_default() += open_sockets(&sum);
+            }
+            counters.backends.insert(number, sum);
         }
         for &reason in DropReason::ALL {
             let values = self.drops.get(&(reason as u32), 0).context("`DROPS`")?;
@@ -75,6 +85,11 @@ impl Tables {
     }
 }
 
+/// Below none are those of whom a number's count, which began anew, did not know.
+fn open_sockets(sum: &BackendCounters) -> u64 {
+    u64::try_from(sum.sockets.cast_signed()).unwrap_or(0)
+}
+
 fn sum(values: &[BackendCounters]) -> BackendCounters {
     values.iter().fold(BackendCounters::default(), |sum, value| BackendCounters {
         packets_in: sum.packets_in.wrapping_add(value.packets_in),
@@ -83,6 +98,7 @@ fn sum(values: &[BackendCounters]) -> BackendCounters {
         bytes_out: sum.bytes_out.wrapping_add(value.bytes_out),
         flows: sum.flows.wrapping_add(value.flows),
         refusals: sum.refusals.wrapping_add(value.refusals),
+        sockets: sum.sockets.wrapping_add(value.sockets),
         // What is not counted but belongs to one CPU.
         ..BackendCounters::default()
     })

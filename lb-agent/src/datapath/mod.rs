@@ -275,7 +275,7 @@ impl Datapath {
 
     /// Counters of these backends, and those that are of no backend.
     pub fn counters(&self, backends: &[u32]) -> anyhow::Result<Counters> {
-        self.tables.counters(backends, self.records)
+        self.tables.counters(backends, self.records, self.sockets.sees_ends)
     }
 
     /// Puts the reply program on a host-side veth; idempotent.

@@ -40,6 +40,9 @@ use crate::sockets::{
 /// From this version on programs of sockets can say which error their caller gets.
 const SET_RETVAL_SINCE: (u32, u32) = (6, 1);
 
+/// From this version on programs can tell the sockets below those of multipath TCP.
+const MPTCP_SOCK_SINCE: (u32, u32) = (5, 19);
+
 /// Every program with the call that it is for. Those that translate back come first: whoever is led
 /// to a backend is shown the address that it asked for.
 const CALLS: [(&str, AttachType); 9] = [
@@ -66,6 +69,8 @@ pub struct SocketStatus {
     /// Programs are attached that an earlier agent attached, where the cgroup cannot be used or they cannot
     /// be taken off. They have the same tables, so what they need to know is looked after as ever.
     pub is_left: bool,
+    /// The ends of sockets are seen: what the programs count as open is.
+    pub sees_ends: bool,
 }
 
 impl SocketStatus {
@@ -114,6 +119,16 @@ pub(super) fn set_constants<'a>(
     loader.override_global("ROUTES_ACROSS", value(routes_across), false);
     let has_set_retval = kernel_is_at_least(SET_RETVAL_SINCE);
     loader.override_global("HAS_SET_RETVAL", value(has_set_retval), false);
+    loader.override_global("HAS_MPTCP_SOCK", value(has_mptcp_sock()), false);
+}
+
+/// Whether programs can tell the sockets below those of multipath TCP. The verifier refuses to ask
+/// where the kernel has none, or no types.
+fn has_mptcp_sock() -> bool {
+    kernel_is_at_least(MPTCP_SOCK_SINCE)
+        && ["/proc/sys/net/mptcp", "/sys/kernel/btf/vmlinux"]
+            .iter()
+            .all(|it| Path::new(it).exists())
 }
 
 impl SocketHooks {
@@ -131,13 +146,15 @@ impl SocketHooks {
         let Some(wanted) = &options.cgroup else {
             let trouble = hooks.detach_all().err().map(|error| format!("{error:#}"));
             let is_left = !hooks.attached().is_empty();
-            return SocketStatus { trouble, is_left, ..SocketStatus::default() };
+            let sees_ends = hooks.see_ends();
+            return SocketStatus { trouble, is_left, sees_ends, ..SocketStatus::default() };
         };
-        match hooks.attach(ebpf, pins, wanted) {
+        let status = match hooks.attach(ebpf, pins, wanted) {
             Ok(cgroup) => {
                 let trouble = cgroup.trouble();
                 let routes_across = wanted.routes_across;
-                SocketStatus { cgroup: Some(cgroup.path), trouble, routes_across, is_left: false }
+                let cgroup = Some(cgroup.path);
+                SocketStatus { cgroup, trouble, routes_across, ..SocketStatus::default() }
             }
             Err(error) => {
                 let mut trouble = format!("{error:#}");
@@ -152,9 +169,15 @@ impl SocketHooks {
                     trouble += &still;
                 }
                 let (is_left, routes_across) = (!left.is_empty(), wanted.routes_across);
-                SocketStatus { cgroup: None, trouble: Some(trouble), routes_across, is_left }
+                let trouble = Some(trouble);
+                SocketStatus { trouble, routes_across, is_left, ..SocketStatus::default() }
             }
-        }
+        };
+        SocketStatus { sees_ends: hooks.see_ends(), ..status }
+    }
+
+    fn see_ends(&self) -> bool {
+        self.attached().contains(&program_names::SOCK_RELEASE)
     }
 
     fn attach(

@@ -83,7 +83,7 @@ impl Node for Datapath {
                 packets_out: counted.packets_out,
                 bytes_out: counted.bytes_out,
                 flows: counted.flows,
-                refusals: counted.refusals,
+                refusals: counted.refusals.into(),
             };
             (*number, view)
         });
@@ -122,7 +122,8 @@ impl Node for Datapath {
     }
 
     fn sockets(&mut self) -> SocketsView {
-        let SocketStatus { cgroup, trouble, routes_across, is_left } = Self::sockets(self).clone();
+        let SocketStatus { cgroup, trouble, routes_across, is_left, .. } =
+            Self::sockets(self).clone();
         let cgroup = cgroup.map(|path| path.display().to_string());
         SocketsView { cgroup, trouble, routes_across, is_left, clients: Vec::new() }
     }

@@ -398,6 +398,7 @@ sandboxed! {
             bytes_out: 4,
             flows: 5,
             refusals: 6,
+            sockets: 7,
             ..BackendCounters::default()
         };
         let all = cpus as u64;
@@ -407,7 +408,8 @@ sandboxed! {
             packets_out: 3 * all,
             bytes_out: 4 * all,
             flows: 5 * all,
-            refusals: 6 * all,
+            refusals: 6 * cpus as u32,
+            sockets: 7 * cpus as u32,
             ..BackendCounters::default()
         };
         let path = |name: &str| sandbox.pins().join("maps").join(name);

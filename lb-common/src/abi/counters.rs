@@ -20,8 +20,12 @@ pub struct BackendCounters {
     pub bytes_out: u64,
     /// SYNs that were forwarded to the backend, and sockets that were connected to it.
     pub flows: u64,
-    /// Connections that it refused: answers to a SYN that say that nobody listens.
-    pub refusals: u64,
+    /// Connections that it refused: answers to a SYN that say that nobody listens. Comes round, of which
+    /// whoever reads a counter knows.
+    pub refusals: u32,
+    /// TCP sockets of this node that were led to it on this CPU, less those that were closed or led
+    /// elsewhere on it: the sum of all CPUs, which comes round as well, says how many there are.
+    pub sockets: u32,
     /// SYNs that this CPU forwarded since it saw the backend's latest packet.
     pub unanswered: u32,
     /// [`moment_from_ns`] of the first of them.

@@ -70,7 +70,7 @@ pub use trace::{
 pub use xdp::XdpInterface;
 
 /// Version of everything in this module. Maps pinned under another version are not adopted.
-pub const ABI_VERSION: u32 = 8;
+pub const ABI_VERSION: u32 = 9;
 
 /// Services that the tables have room for; service numbers are `0..MAX_SERVICES`.
 pub const MAX_SERVICES: u32 = 4096;

@@ -41,7 +41,7 @@ pub fn note_reply(counters: &mut BackendCounters) {
 /// A connection was refused. True: it is to be told.
 #[inline(always)]
 pub fn note_refusal(counters: &mut BackendCounters, now_moment: u32) -> bool {
-    counters.refusals += 1;
+    counters.refusals = counters.refusals.wrapping_add(1);
     is_due(counters, now_moment)
 }
 

@@ -1,31 +1,96 @@
 //! What sockets remember. It is part of the socket: it ends with it, no other socket can push it out,
 //! and its memory counts as the socket's own.
 
-use aya_ebpf::{EbpfContext as _, helpers::bpf_get_socket_cookie, programs::SockAddrContext};
+use core::ptr;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::{
+        bpf_get_socket_cookie,
+        generated::{bpf_sk_storage_get, bpf_skc_to_mptcp_sock},
+    },
+    programs::{SockAddrContext, SockContext},
+};
 use lb_common::{
     abi::{
-        FAMILY_V4, FAMILY_V6, NetAddr6, NetU16, NetU32, SOCKET_PEERS, SocketPeer, SocketPeers,
-        connected_to,
+        BACKEND_NONE, FAMILY_V4, FAMILY_V6, NetAddr6, NetU16, NetU32, PROTOCOL_TCP, SOCKET_PEERS,
+        SocketPeer, SocketPeers, connected_to,
     },
     engine::wire::Address as _,
     socket::{Call, Decision, find, is_at, is_behind, is_of, place_for, sender, translate_back},
 };
 
-use super::address::{self, SocketFamily};
-use crate::maps::{CONNECTED, CONNECTED_DATAGRAMS, DATAGRAM_PEERS};
+use super::{
+    address::{self, SocketFamily},
+    tell,
+};
+use crate::maps::{
+    BACKEND_IDENTITIES, CONNECTED, CONNECTED_DATAGRAMS, DATAGRAM_PEERS, HAS_MPTCP_SOCK,
+};
 
 /// Remembers whom a socket is connected to. False: there is no memory.
 #[inline(always)]
-pub fn remember_peer(ctx: &SockAddrContext, peer: &SocketPeer) -> bool {
+pub fn remember_peer(ctx: &SockAddrContext, peer: &SocketPeer, protocol: u32) -> bool {
     // SAFETY: the socket is the context's own, and lives.
     let place = unsafe { CONNECTED.get_or_insert_ptr_mut(ctx, None) };
     if place.is_null() {
         return false;
     }
+    if is_counted(ctx, protocol) {
+        // SAFETY: as below.
+        leave(unsafe { &*place });
+        tell::count_socket(peer.backend, true);
+    }
     // SAFETY: the socket's own storage, of this type. Another thread may write it at once: the seal
     // shows it.
     unsafe { *place = *peer };
     true
+}
+
+/// Whether the socket is counted among those of its backend: one of TCP whose end is seen, which that of
+/// the kernel's own, under one of multipath TCP, is not.
+#[inline(always)]
+fn is_counted(ctx: &SockAddrContext, protocol: u32) -> bool {
+    if protocol != u32::from(PROTOCOL_TCP) {
+        return false;
+    }
+    if HAS_MPTCP_SOCK.load() == 0 {
+        return true;
+    }
+    // SAFETY: the context is the kernel's.
+    let socket = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
+    // SAFETY: the context's socket lives.
+    unsafe { bpf_skc_to_mptcp_sock(socket.cast()) }.is_null()
+}
+
+/// Counts a TCP socket no longer among those of its backend. The kernel holds the socket, so nobody else
+/// writes what it remembers.
+#[inline(always)]
+fn leave(peer: &SocketPeer) {
+    if peer.seal == 0 || peer.backend == BACKEND_NONE {
+        return;
+    }
+    // With another generation the number's count began anew.
+    if let Some(identity) = BACKEND_IDENTITIES.get(peer.backend)
+        && identity.generation == peer.generation
+    {
+        tell::count_socket(peer.backend, false);
+    }
+}
+
+/// Forgets whom a TCP socket was connected to, which is closed.
+#[inline(always)]
+pub fn forget_closed(ctx: &SockContext) {
+    let map = (&raw const CONNECTED).cast_mut().cast();
+    // SAFETY: a map of sockets and, as this kind of program has it, a socket for its context.
+    let place = unsafe { bpf_sk_storage_get(map, ctx.as_ptr(), ptr::null_mut(), 0) };
+    let place = place.cast::<SocketPeer>();
+    if !place.is_null() {
+        // SAFETY: the socket's own storage, of this type.
+        leave(unsafe { &*place });
+        // SAFETY: as above; without its seal it counts as nothing.
+        unsafe { (&raw mut (*place).seal).write_volatile(0) };
+    }
 }
 
 /// Lets the agent find the socket when its backend is gone.
@@ -39,10 +104,14 @@ pub fn remember_connected(ctx: &SockAddrContext, backend: u32, generation: u32) 
 
 /// Forgets whom a socket was connected to before.
 #[inline(always)]
-pub fn forget_peer(ctx: &SockAddrContext) {
+pub fn forget_peer(ctx: &SockAddrContext, protocol: u32) {
     // SAFETY: as above.
     let place = unsafe { CONNECTED.get_ptr_mut(ctx) };
     if !place.is_null() {
+        if is_counted(ctx, protocol) {
+            // SAFETY: as above.
+            leave(unsafe { &*place });
+        }
         // SAFETY: as above; without its seal it counts as nothing.
         unsafe { (&raw mut (*place).seal).write_volatile(0) };
         // Else it would be ended with a backend that it has left.

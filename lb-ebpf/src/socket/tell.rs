@@ -42,6 +42,19 @@ pub fn count<A: SocketFamily>(decision: &Decision<A>) {
     }
 }
 
+/// Counts a TCP socket among those of its backend, or no longer.
+#[inline(always)]
+pub fn count_socket(backend: u32, is_one_more: bool) {
+    if let Some(counters) = BACKEND_COUNTERS.get_ptr_mut(backend) {
+        let difference = if is_one_more { 1 } else { u32::MAX };
+        // SAFETY: an aligned word of a map, as below.
+        unsafe {
+            let place = &raw mut (*counters).sockets;
+            atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(place, difference)
+        };
+    }
+}
+
 /// One instruction, in whose middle nothing of this CPU comes.
 #[inline(always)]
 fn add_one(place: *mut u64) {
