@@ -9,8 +9,11 @@ use crate::{
     Agent, AgentConfig, Container, World,
     callers::{Called, Callers},
     process,
-    world::BALANCER,
+    world::{BALANCER, BALANCER6},
 };
+
+/// The gateway of [`Scene::of_both_families`], and with it the node.
+pub const GATEWAY6: &str = "fd00:77::1";
 
 /// It. Fields end in this order: the agent before the world that it runs in.
 #[derive(Debug)]
@@ -48,8 +51,41 @@ impl Scene {
         let webs = vec![web(&world, 1)?.start()?, web(&world, 2)?.start()?];
         let client = world.docker_client()?.container("client").start()?;
         let mut config = world.config();
-        config.cgroup = Some(callers.cgroup().to_owned());
         configure(&mut config);
+        Self::begin(callers, webs, client, world, config)
+    }
+
+    /// On a network of both families, by which both backends are served.
+    pub fn of_both_families(configure: impl FnOnce(&mut AgentConfig)) -> Result<Self> {
+        let mut world = World::docker()?;
+        let callers = Callers::of(&mut world)?;
+        let docker = world.docker_client()?;
+        docker.run(&format!(
+            "network create --ipv6 --subnet fd00:77::/64 --gateway {GATEWAY6} both"
+        ))?;
+        let frontends = [BALANCER, BALANCER6]
+            .map(|balancer| format!("tcp://{balancer}:80,udp://{balancer}:80"))
+            .join(",");
+        let container = |name: &str| docker.container(name).with("--network both");
+        let web = |number| {
+            let web = container(&format!("web-{number}")).compose("shop", "web", number);
+            web.label("lb.8080.frontend", &frontends).start()
+        };
+        let webs = vec![web(1)?, web(2)?];
+        let client = container("client").start()?;
+        let mut config = world.config_of_both_families();
+        configure(&mut config);
+        Self::begin(callers, webs, client, world, config)
+    }
+
+    fn begin(
+        callers: Callers,
+        webs: Vec<Container>,
+        client: Container,
+        world: World,
+        mut config: AgentConfig,
+    ) -> Result<Self> {
+        config.cgroup = Some(callers.cgroup().to_owned());
         let agent = world.start_agent(&config)?;
         let scene = Self { agent, callers, webs, client, world };
         process::wait_for("the backends", Duration::from_secs(15), || {

@@ -14,7 +14,7 @@ use lb_tests::{
     eastwest::{Scene, shares, stranger},
     needs, process,
     tracing::Tracing,
-    world::{BALANCER, BALANCER6, vip, vip6},
+    world::{BALANCER, vip, vip6},
 };
 use nix::sys::signal::Signal;
 
@@ -86,38 +86,19 @@ fn a_thousand_connections_spread_as_the_ring_says() -> Result<()> {
 #[test]
 fn both_families_are_balanced() -> Result<()> {
     needs!(docker);
-    let mut world = World::docker()?;
-    let callers = Callers::of(&mut world)?;
-    let docker = world.docker_client()?;
-    docker.run("network create --ipv6 --subnet fd00:77::/64 six")?;
-    let container = |name: &str| docker.container(name).with("--network six");
-    for number in [1, 2] {
-        container(&format!("web-{number}"))
-            .compose("shop", "web", number)
-            .label("lb.8080.frontend", &format!("tcp://{BALANCER6}:80,udp://{BALANCER6}:80"))
-            .start()?;
-    }
-    let client = container("client").start()?;
-    let mut config = world.config_of_both_families();
-    config.cgroup = Some(callers.cgroup().to_owned());
-    let agent = world.start_agent(&config)?;
-    agent.wait_backends(&["web-1", "web-2"])?;
-    agent.wait_caller("client")?;
+    let scene = Scene::of_both_families(|_| {})?;
+    let client = Some(&scene.client);
     let target = vip6(80);
     for way in ["tcp", "tcp-nonblocking", "tcp-fastopen", "tcp-bound", "udp"] {
         let count = if way == "tcp-bound" { 1 } else { 20 };
-        let calls = callers.dial(&world, Some(&client), way, target, count)?;
-        from_address(&calls, client.address6()?).context(way)?;
+        let calls = scene.dial(client, way, target, count)?;
+        from_address(&calls, scene.client.address6()?).context(way)?;
         let shares = shares(&calls, target).context(way)?;
         ensure!(count == 1 || shares.len() == 2, "{way}: {shares:?}");
     }
-    let calls = callers.dial(&world, Some(&client), "udp-unconnected", target, 20)?;
-    ensure!(shares(&calls, target)?.len() == 1);
-    let calls = callers.dial(&world, None, "tcp", target, 20)?;
-    ensure!(shares(&calls, target)?.len() == 2, "from the node");
-    let wrong = callers.dial(&world, Some(&client), "tcp", vip6(81), 1)?;
-    ensure!(wrong == [Called::Failed(ECONNREFUSED)], "{wrong:?}");
-    Ok(())
+    ensure!(scene.served(client, "udp-unconnected", target, 20)?.len() == 1);
+    ensure!(scene.served(None, "tcp", target, 20)?.len() == 2, "from the node");
+    scene.refused(client, "tcp", vip6(81), ECONNREFUSED)
 }
 
 #[test]

@@ -8,12 +8,11 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use lb_tests::{
-    Agent, Container, World,
-    callers::{Called, Callers},
-    eastwest::{Scene, shares},
+    callers::Called,
+    eastwest::{GATEWAY6, Scene},
     needs, process, skip,
     tracing::Tracing,
-    world::{BALANCER6, vip, vip6},
+    world::{vip, vip6},
 };
 
 /// Far more than anybody is told of at once.
@@ -22,59 +21,17 @@ const CALLS: usize = 40_000;
 const EINVAL: i32 = 22;
 const ENETUNREACH: i32 = 101;
 const EHOSTUNREACH: i32 = 113;
-/// The container network's gateway, and with it the node.
-const GATEWAY6: &str = "fd00:77::1";
-
-/// Two backends and a caller on a network of both families, and a service of names by IPv6.
-struct Six {
-    agent: Agent,
-    callers: Callers,
-    client: Container,
-    world: World,
-}
-
-impl Six {
-    fn new() -> Result<Self> {
-        let mut world = World::docker()?;
-        let callers = Callers::of(&mut world)?;
-        let docker = world.docker_client()?;
-        docker.run(&format!(
-            "network create --ipv6 --subnet fd00:77::/64 --gateway {GATEWAY6} six"
-        ))?;
-        for number in [1, 2] {
-            let web = docker.container(&format!("web-{number}")).with("--network six");
-            let frontends = format!("tcp://{BALANCER6}:80,udp://{BALANCER6}:80");
-            web.compose("shop", "web", number).label("lb.8080.frontend", &frontends).start()?;
-        }
-        let client = docker.container("client").with("--network six").start()?;
-        let mut config = world.config_of_both_families();
-        config.cgroup = Some(callers.cgroup().to_owned());
-        let name_server = vip6(53);
+#[test]
+fn calls_by_ipv6_are_led_shown_and_refused() -> Result<()> {
+    needs!(docker);
+    let name_server = vip6(53);
+    let mut six = Scene::of_both_families(|config| {
         config.extra = format!(
             "[names]\nlisten = [\"[{GATEWAY6}]:5353\"]\ncompose = true\n\
              [[service]]\nname = \"dns\"\nfrontends = [\"udp://{name_server}\", \"tcp://{name_server}\"]\n\
              [[service.backend]]\naddress = \"[{GATEWAY6}]:5353\"\n"
         );
-        let agent = world.start_agent(&config)?;
-        let six = Self { agent, callers, client, world };
-        process::wait_for("the backends", Duration::from_secs(15), || {
-            let healthy = six.agent.healthy_backends()?;
-            ensure!(healthy.len() == 3, "{healthy:?}");
-            Ok(())
-        })?;
-        six.agent.wait_caller("client")?;
-        Ok(six)
-    }
-
-    fn dial(&self, way: &str, count: usize) -> Result<Vec<Called>> {
-        self.callers.dial(&self.world, Some(&self.client), way, vip6(80), count)
-    }
-}
-
-#[test]
-fn calls_by_ipv6_are_led_shown_and_refused() -> Result<()> {
-    needs!(docker);
-    let mut six = Six::new()?;
+    })?;
     curl_is_served(&six).context("curl")?;
     short_addresses_are_the_kernels_to_refuse(&six).context("short addresses")?;
     let has_dig = has("dig");
@@ -88,7 +45,7 @@ fn calls_by_ipv6_are_led_shown_and_refused() -> Result<()> {
     Ok(())
 }
 
-fn curl_is_served(six: &Six) -> Result<()> {
+fn curl_is_served(six: &Scene) -> Result<()> {
     let mut names = BTreeSet::new();
     for _ in 0..20 {
         let url = format!("http://{}/", vip6(80));
@@ -103,7 +60,7 @@ fn curl_is_served(six: &Six) -> Result<()> {
     Ok(())
 }
 
-fn dig_is_served(six: &Six) -> Result<()> {
+fn dig_is_served(six: &Scene) -> Result<()> {
     let (at, address) = (format!("@{}", vip6(0).ip()), vip6(0).ip().to_string());
     process::wait_for("an answer", Duration::from_secs(5), || {
         // Its own socket is connected, and it does not take answers from strangers.
@@ -117,7 +74,7 @@ fn dig_is_served(six: &Six) -> Result<()> {
     })
 }
 
-fn senders_that_no_hook_sees_are_told_at_once(six: &mut Six) -> Result<()> {
+fn senders_that_no_hook_sees_are_told_at_once(six: &mut Scene) -> Result<()> {
     let vip = vip6(80).ip();
     process::wait_for("the route", Duration::from_secs(5), || {
         let routes = six.world.node().run("ip -6 route show proto 108")?;
@@ -136,7 +93,7 @@ fn senders_that_no_hook_sees_are_told_at_once(six: &mut Six) -> Result<()> {
         ensure!(said.starts_with(&format!("errno={errno} ")), "{network}: {said}");
         ensure!(begun.elapsed() < Duration::from_secs(2), "after {:?}", begun.elapsed());
     }
-    ensure!(shares(&six.dial("tcp", 10)?, vip6(80))?.len() <= 2);
+    six.served(Some(&six.client), "tcp", vip6(80), 10)?;
     six.world.client().fetch(vip6(80), 10)?.check()?;
     // It goes with the rest, and nothing else does.
     six.agent.stop(nix::sys::signal::Signal::SIGTERM)?;
@@ -152,21 +109,20 @@ fn senders_that_no_hook_sees_are_told_at_once(six: &mut Six) -> Result<()> {
 }
 
 /// The kernel's own error; and an address of IPv6 without a scope is none that is short.
-fn short_addresses_are_the_kernels_to_refuse(six: &Six) -> Result<()> {
+fn short_addresses_are_the_kernels_to_refuse(six: &Scene) -> Result<()> {
     let shorts = ["short-tcp", "short-udp", "short-udp-unconnected"];
     for from in [None, Some(&six.client)] {
         for target in [vip(80), vip6(80)] {
             for way in shorts {
-                let calls = six.callers.dial(&six.world, from, way, target, 1)?;
-                ensure!(calls == [Called::Failed(EINVAL)], "{way} to {target}: {calls:?}");
+                six.refused(from, way, target, EINVAL)?;
             }
         }
     }
     for way in ["old-tcp", "old-udp", "old-udp-unconnected"] {
-        shares(&six.dial(way, 4)?, vip6(80)).context(way)?;
+        six.served(Some(&six.client), way, vip6(80), 4)?;
     }
     // Nobody else notices.
-    shares(&six.dial("tcp", 10)?, vip6(80))?;
+    six.served(Some(&six.client), "tcp", vip6(80), 10)?;
     Ok(())
 }
 

@@ -4,11 +4,10 @@ use std::{fs, net::SocketAddr, path::PathBuf, process::Child, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use lb_tests::{
-    Agent, Container, World,
-    callers::{Callers, Held},
+    callers::{Called, Held},
     eastwest::Scene,
     needs, process, traffic,
-    world::{BALANCER, BALANCER6, vip, vip6},
+    world::{vip, vip6},
 };
 use nix::sys::signal::Signal;
 
@@ -19,50 +18,24 @@ const SOCKETS: usize = 100;
 /// after something has gone.
 const LATEST_MS: f64 = 3000.0;
 
-/// Two backends and a caller on a network of both families.
-struct Both {
-    agent: Agent,
-    callers: Callers,
-    webs: Vec<Container>,
-    client: Container,
-    world: World,
+/// By which both are asked, and the one by sockets of the other.
+fn targets() -> Result<[SocketAddr; 3]> {
+    Ok([vip(80), vip6(80), mapped(vip(80))?])
 }
 
-impl Both {
-    fn new() -> Result<Self> {
-        let mut world = World::docker()?;
-        let callers = Callers::of(&mut world)?;
-        let docker = world.docker_client()?;
-        docker.run("network create --ipv6 --subnet fd00:77::/64 both")?;
-        let container = |name: &str| docker.container(name).with("--network both");
-        let frontends = [BALANCER, BALANCER6]
-            .map(|balancer| format!("tcp://{balancer}:80,udp://{balancer}:80"))
-            .join(",");
-        let mut webs = Vec::new();
-        for number in [1, 2] {
-            let web = container(&format!("web-{number}")).compose("shop", "web", number);
-            webs.push(web.label("lb.8080.frontend", &frontends).start()?);
+/// Sockets of all kinds and families, of a container and of the node, and what they are.
+fn hold_all(scene: &Scene) -> Result<Vec<(String, Held)>> {
+    let Scene { callers, world, client, .. } = scene;
+    let mut held = Vec::new();
+    for target in targets()? {
+        for (whose, from) in [("a container's", Some(client)), ("the node's", None)] {
+            let streams = callers.hold(world, from, target, SOCKETS).context(whose)?;
+            held.push((format!("{whose} connections to {target}"), streams));
+            let datagrams = callers.hold_datagrams(world, from, target, SOCKETS).context(whose)?;
+            held.push((format!("{whose} datagrams to {target}"), datagrams));
         }
-        let client = container("client").start()?;
-        let mut config = world.config_of_both_families();
-        config.cgroup = Some(callers.cgroup().to_owned());
-        let agent = world.start_agent(&config)?;
-        process::wait_for("the backends", Duration::from_secs(15), || {
-            let healthy = agent.healthy_backends()?;
-            ensure!(healthy.iter().filter(|name| name.starts_with("web-")).count() >= 2);
-            Ok(())
-        })?;
-        agent.wait_caller("client")?;
-        Ok(Self { agent, callers, webs, client, world })
     }
-
-    fn hold(&self, from: Option<&Container>, target: SocketAddr) -> Result<[Held; 2]> {
-        let Self { callers, world, .. } = self;
-        Ok([
-            callers.hold(world, from, target, SOCKETS)?,
-            callers.hold_datagrams(world, from, target, SOCKETS)?,
-        ])
-    }
+    Ok(held)
 }
 
 /// As a socket of IPv6 names an address of IPv4.
@@ -74,19 +47,11 @@ fn mapped(target: SocketAddr) -> Result<SocketAddr> {
 #[test]
 fn sockets_of_every_family_end_with_their_backend() -> Result<()> {
     needs!(docker);
-    let mut both = Both::new()?;
-    let targets = [vip(80), vip6(80), mapped(vip(80))?];
-    let mut held = Vec::new();
-    for target in targets {
-        for (whose, from) in [("a container's", Some(&both.client)), ("the node's", None)] {
-            let [streams, datagrams] = both.hold(from, target).context(whose)?;
-            held.push((format!("{whose} connections to {target}"), streams));
-            held.push((format!("{whose} datagrams to {target}"), datagrams));
-        }
-    }
+    let mut scene = Scene::of_both_families(|_| {})?;
+    let held = hold_all(&scene)?;
     // Its network goes first: nothing that it sends in the end arrives, so nobody but us tells them.
-    let pid = both.webs[0].pid()?;
-    both.webs[0].cut_off()?;
+    let pid = scene.webs[0].pid()?;
+    scene.webs[0].cut_off()?;
     let killed_ms = traffic::now_ms();
     process::kill(pid, Signal::SIGKILL);
     for (what, held) in held {
@@ -97,7 +62,39 @@ fn sockets_of_every_family_end_with_their_backend() -> Result<()> {
         ensure!((20..=80).contains(&ends.len()), "{what}: {} ended", ends.len());
         ensure!(latest_ms < LATEST_MS, "{what}: the last ended after {latest_ms:.0} ms");
     }
-    both.agent.set_quiet();
+    scene.agent.set_quiet();
+    Ok(())
+}
+
+#[test]
+fn sockets_of_every_family_outlive_the_agent_and_what_it_made() -> Result<()> {
+    needs!(docker);
+    let mut scene = Scene::of_both_families(|_| {})?;
+    let held = hold_all(&scene)?;
+    let asking: Vec<Asking> = (0..4)
+        .map(|number| Asking::start(&scene, number, "udp-unconnected"))
+        .collect::<Result<_>>()?;
+    scene.agent.stop(Signal::SIGTERM)?;
+    go_on(&asking, "answers without agent")?;
+    let asked: Vec<Asked> = asking.into_iter().map(Asking::end).collect::<Result<_>>()?;
+    ensure!(asked.iter().all(|it| it.failures.is_empty()), "{asked:?}");
+    scene.agent.uninstall()?;
+    for (what, held) in held {
+        held.all_answer().with_context(|| what)?;
+    }
+    // Whoever asks for an address itself is led nowhere else, and none that is virtual is left.
+    let Scene { client, webs, .. } = &scene;
+    for address in [webs[0].address()?, webs[0].address6()?] {
+        for way in ["tcp", "udp", "udp-unconnected"] {
+            let direct = SocketAddr::new(address, 8080);
+            let served = scene.served(Some(client), way, direct, 4)?;
+            ensure!(served.keys().eq(["web-1"]), "{way} to {direct}: {served:?}");
+        }
+    }
+    for target in targets()? {
+        let calls = scene.dial(Some(client), "tcp", target, 1)?;
+        ensure!(matches!(calls[..], [Called::Failed(_)]), "{target}: {calls:?}");
+    }
     Ok(())
 }
 
@@ -149,6 +146,19 @@ impl Asking {
     }
 }
 
+/// Waits until each has more answers.
+fn go_on(all: &[Asking], what: &str) -> Result<()> {
+    let before: Vec<_> = all.iter().map(Asking::told_bytes).collect::<Result<_>>()?;
+    process::wait_for(what, Duration::from_secs(10), || {
+        for (asking, before) in all.iter().zip(&before) {
+            // Some lines, of about sixty each.
+            let more = asking.told_bytes()? - before;
+            ensure!(more > 1000, "{more} bytes more in {}", asking.told.display());
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn a_socket_that_is_not_connected_moves_with_its_next_datagram() -> Result<()> {
     needs!(docker);
@@ -157,21 +167,10 @@ fn a_socket_that_is_not_connected_moves_with_its_next_datagram() -> Result<()> {
     let all = (0..16).zip(ways.into_iter().cycle());
     let all = all.map(|(number, way)| Asking::start(&scene, number, way));
     let all: Vec<Asking> = all.collect::<Result<_>>()?;
-    let go_on = |what: &str| {
-        let before: Vec<_> = all.iter().map(Asking::told_bytes).collect::<Result<_>>()?;
-        process::wait_for(what, Duration::from_secs(10), || {
-            for (asking, before) in all.iter().zip(&before) {
-                // Some lines, of about sixty each.
-                let more = asking.told_bytes()? - before;
-                ensure!(more > 1000, "{more} bytes more in {}", asking.told.display());
-            }
-            Ok(())
-        })
-    };
-    go_on("answers")?;
+    go_on(&all, "answers")?;
     process::kill(scene.webs[0].pid()?, Signal::SIGKILL);
     // Whoever waits for the answer to what was under way does so for three seconds.
-    go_on("answers after the kill")?;
+    go_on(&all, "answers after the kill")?;
     let all: Vec<_> = all.into_iter().map(Asking::end).collect::<Result<_>>()?;
     println!("{all:?}");
     for Asked { names, failures } in &all {
