@@ -6,6 +6,10 @@
 //! refused, so that whoever asks goes on to its next server, unless the configuration names servers to
 //! ask instead.
 //!
+//! Messages and questions to other servers are hickory's (`hickory-proto`, `hickory-resolver`). The loops
+//! are our own and not `hickory-server`'s, which begins a task for each question whoever asks, and however
+//! many: this one stands between containers that trust each other little, beside what must not wait.
+//!
 //! Everything that askers can make it hold is bounded: connections by [`connections`], questions that
 //! wait for other servers by [`forward`], questions of ours by being answered one after the other.
 

@@ -213,3 +213,44 @@ impl<N: Node> Reconciler<N> {
         self.node.explain_call(query, &caller).map_err(|error| error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `events`: milliseconds and what was said then; `due`: when the tables are to be made, while there
+    /// is nothing else to do and while there is.
+    #[track_caller]
+    fn check(events: &[(u64, &str)], due: [Option<u64>; 2]) {
+        let begun = Instant::now();
+        let mut callers = Callers::default();
+        for (at_ms, event) in events {
+            let at = begun + Duration::from_millis(*at_ms);
+            match *event {
+                "changed" => callers.set_changed(at),
+                "planned" => callers.set_planned(at),
+                "refused" => callers.refused = Some("no room".to_owned()),
+                "retry" => callers.retry(at),
+                other => panic!("{other}"),
+            }
+        }
+        let found = [false, true].map(|is_busy| callers.due(is_busy));
+        let expected = due.map(|ms| ms.map(|ms| begun + Duration::from_millis(ms)));
+        assert_eq!(found, expected, "{events:?}");
+        assert_eq!(callers.are_told(), due[0].is_none(), "{events:?}");
+    }
+
+    #[test]
+    fn tables_wait_for_plans_but_not_for_ever() {
+        check(&[], [None, None]);
+        check(&[(0, "changed")], [Some(5), Some(250)]);
+        check(&[(0, "planned")], [Some(50), Some(250)]);
+        // From the first of many on.
+        check(&[(0, "planned"), (40, "planned"), (200, "planned")], [Some(50), Some(250)]);
+        check(&[(0, "planned"), (10, "changed")], [Some(15), Some(250)]);
+        check(&[(0, "planned"), (48, "changed")], [Some(50), Some(250)]);
+        check(&[(100, "changed"), (120, "planned")], [Some(105), Some(350)]);
+        check(&[(0, "retry")], [None, None]);
+        check(&[(0, "refused"), (1000, "retry")], [Some(1005), Some(1250)]);
+    }
+}

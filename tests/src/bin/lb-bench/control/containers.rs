@@ -26,6 +26,7 @@ use super::{
     clients::{Clients, PATIENCE},
     kernel::{Rings, Watch},
     moments::Moments,
+    noise::Noise,
     passive,
     report::Report,
     resources,
@@ -65,7 +66,9 @@ pub(super) fn measure(options: &ControlOptions, report: &mut Report) -> Result<(
 
     if options.has(Part::Deaths) {
         let watch = Watch::start(rings, ring);
+        let noise = Noise::start()?;
         deaths(options, report, &world, &webs, &clients, &watch)?;
+        noise.end(report)?;
     }
     drop(clients);
     if options.has(Part::Probes) {

@@ -8,6 +8,7 @@ mod clients;
 mod containers;
 mod kernel;
 mod moments;
+mod noise;
 mod passive;
 mod report;
 mod resources;
