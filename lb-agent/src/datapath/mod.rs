@@ -8,6 +8,7 @@
 mod cgroup;
 mod clsact;
 mod connections;
+mod constants;
 mod counters;
 mod early;
 mod explain;

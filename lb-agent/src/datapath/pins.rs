@@ -24,10 +24,10 @@ use aya_obj::generated::bpf_map_type;
 use lb_common::abi::{ABI_VERSION, Meta, map_names};
 
 use super::{
+    constants::Constants,
     mapped::MappedArray,
     object::{self, MapDefinition},
     options::Options,
-    sockets,
 };
 
 /// What an operator can do about pins that do not fit.
@@ -159,9 +159,9 @@ fn create_directory(path: &Path) -> anyhow::Result<()> {
 }
 
 fn load(object: &[u8], options: &Options, maps: &Path) -> anyhow::Result<Ebpf> {
-    let constants = sockets::Constants::of(options);
+    let constants = Constants::of(options);
     let mut loader = EbpfLoader::new();
-    sockets::set_constants(&mut loader, options, &constants);
+    constants.set(&mut loader, options);
     for &name in map_names::ALL {
         loader.map_pin_path(name, maps.join(name));
         if let Some(entries) = object::configured_entries(name, options) {

@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::Context as _;
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf,
     maps::{Array, HashMap, Map},
 };
 use lb_common::abi::{MAX_BACKENDS, map_names, program_names};
@@ -28,7 +28,6 @@ use super::{
     live::open,
     options::{CgroupOptions, Options},
     pins::PinDir,
-    prerequisites::kernel_is_at_least,
     state_dir::remove_if_there,
     sys::{self, AttachType},
 };
@@ -36,12 +35,6 @@ use crate::sockets::{
     SocketTables,
     reaper::{BackendId, Maps, News, Reaper},
 };
-
-/// From this version on programs of sockets can say which error their caller gets.
-const SET_RETVAL_SINCE: (u32, u32) = (6, 1);
-
-/// From this version on programs can tell the sockets below those of multipath TCP.
-const MPTCP_SOCK_SINCE: (u32, u32) = (5, 19);
 
 /// Every program with the call that it is for. Those that translate back come first: whoever is led
 /// to a backend is shown the address that it asked for.
@@ -84,51 +77,6 @@ impl SocketStatus {
 #[derive(Clone, Debug)]
 pub(super) struct SocketHooks {
     path: PathBuf,
-}
-
-/// What the programs are told when they are loaded.
-#[derive(Debug, Default)]
-pub(super) struct Constants {
-    cookie_address: u32,
-    cookie_port: u32,
-}
-
-impl Constants {
-    pub(super) fn of(options: &Options) -> Self {
-        let question = options.cgroup.as_ref().and_then(|cgroup| cgroup.cookie_question);
-        question.map_or_else(Self::default, |question| Self {
-            // As the kernel has them in a call.
-            cookie_address: question.ip().to_bits().to_be(),
-            cookie_port: question.port().to_be().into(),
-        })
-    }
-}
-
-/// Tells them.
-pub(super) fn set_constants<'a>(
-    loader: &mut EbpfLoader<'a>,
-    options: &Options,
-    constants: &'a Constants,
-) {
-    static YES: u32 = 1;
-    static NO: u32 = 0;
-    loader.override_global("COOKIE_ADDRESS", &constants.cookie_address, false);
-    loader.override_global("COOKIE_PORT", &constants.cookie_port, false);
-    let value = |is: bool| if is { &YES } else { &NO };
-    let routes_across = options.cgroup.as_ref().is_some_and(|cgroup| cgroup.routes_across);
-    loader.override_global("ROUTES_ACROSS", value(routes_across), false);
-    let has_set_retval = kernel_is_at_least(SET_RETVAL_SINCE);
-    loader.override_global("HAS_SET_RETVAL", value(has_set_retval), false);
-    loader.override_global("HAS_MPTCP_SOCK", value(has_mptcp_sock()), false);
-}
-
-/// Whether programs can tell the sockets below those of multipath TCP. The verifier refuses to ask
-/// where the kernel has none, or no types.
-fn has_mptcp_sock() -> bool {
-    kernel_is_at_least(MPTCP_SOCK_SINCE)
-        && ["/proc/sys/net/mptcp", "/sys/kernel/btf/vmlinux"]
-            .iter()
-            .all(|it| Path::new(it).exists())
 }
 
 impl SocketHooks {
