@@ -158,6 +158,10 @@ impl Tables {
         let previous = self.identity(number);
         // Counters of a number that had another backend begin anew.
         if previous.generation != 0 && previous != identity {
+            // From here on a socket that is closed and was the former one's counts for nothing.
+            let begun = BackendIdentity { generation: identity.generation, ..previous };
+            let stored = self.identities.store(number, &begun, IDENTITY_WORD);
+            stored.ok_or_else(|| no_backend(number))?;
             self.reset_counters(number)?;
         }
         let (path, ifindex) = match backend.path {

@@ -362,6 +362,12 @@ impl Entry {
         if !self.target.is_reported() || self.is_suspected {
             return None;
         }
+        // Docker may say so as well of one that runs on, when its daemon was started anew and has not
+        // checked it yet (`initHealthMonitor` in moby's `daemon/health.go`).
+        let is_judged = self.tracker.health() != Health::Starting;
+        if is_judged && self.target.reported == Some(ReportedHealth::Starting) {
+            return None;
+        }
         let (health, text) = match self.target.reported {
             Some(ReportedHealth::Starting) => (Health::Starting, "Docker says: starting"),
             Some(ReportedHealth::Healthy) => (Health::Healthy, "Docker says: healthy"),

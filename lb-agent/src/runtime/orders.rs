@@ -10,11 +10,19 @@ use crate::{
     steering::{Giver, Steering, Store, Subject, Told},
 };
 
+/// Time for which a container that is not known to be dead may be asked for by nobody without its orders
+/// being forgotten: it may be between two networks, or its labels between two configurations.
+const AWAY_MAX_MS: u64 = 10 * 60 * 1000;
+
 /// Orders, and what they meet.
 #[derive(Debug)]
 pub(super) struct Orders {
     steering: Steering,
     store: Option<Store>,
+    /// Of orders for containers that nobody asks for: since when.
+    away: BTreeMap<Subject, u64>,
+    /// Instances with orders that have died, until those are forgotten.
+    dead: BTreeSet<String>,
     /// Backends that are not in order by the word of their provider.
     provided: BTreeMap<Subject, BackendState>,
     /// Services all of whose backends are in order.
@@ -29,7 +37,14 @@ impl Orders {
             tracing::error!("{message}");
             Steering::default()
         });
-        Self { steering, store, provided: BTreeMap::new(), in_order: QuietServices::default() }
+        Self {
+            steering,
+            store,
+            away: BTreeMap::new(),
+            dead: BTreeSet::new(),
+            provided: BTreeMap::new(),
+            in_order: QuietServices::default(),
+        }
     }
 
     /// Takes an order for those named backends that are served.
@@ -53,9 +68,22 @@ impl Orders {
         Some(message)
     }
 
+    /// An instance is dead: what it was told is forgotten when nobody names it any more.
+    pub(super) fn has_died(&mut self, instance: &str) {
+        if self.steering.is_about(instance) {
+            self.dead.insert(instance.to_owned());
+        }
+    }
+
     /// Gives the backends of a snapshot what operators want, and forgets orders for those who are
     /// gone.
-    pub(super) fn apply(&mut self, snapshot: &mut Snapshot, ledger: &Ledger, leaving: &Leaving) {
+    pub(super) fn apply(
+        &mut self,
+        snapshot: &mut Snapshot,
+        ledger: &Ledger,
+        leaving: &Leaving,
+        now_ms: u64,
+    ) {
         self.provided.clear();
         let Self { provided, in_order, .. } = self;
         in_order.look_at_others(&mut snapshot.services, |service| {
@@ -72,11 +100,32 @@ impl Orders {
             let there = ledger.named().chain(leaving.backends());
             let there: BTreeSet<Subject> =
                 there.map(|(service, backend)| Subject::new(service, backend)).collect();
-            if self.steering.retain(&there) {
+            if self.forget_others(&there, now_ms) {
                 self.save();
             }
         }
         self.steering.apply(snapshot);
+    }
+
+    /// Forgets orders for those who are gone, and for containers that are away for too long. True: there
+    /// were some.
+    fn forget_others(&mut self, there: &BTreeSet<Subject>, now_ms: u64) -> bool {
+        let Self { steering, away, dead, .. } = self;
+        let mut still_away = BTreeMap::new();
+        let has_forgotten = steering.retain(|subject| {
+            if there.contains(subject) {
+                return true;
+            }
+            if subject.instance.is_empty() || dead.contains(&subject.instance) {
+                return false;
+            }
+            let since_ms = away.get(subject).copied().unwrap_or(now_ms);
+            still_away.insert(subject.clone(), since_ms);
+            now_ms.saturating_sub(since_ms) < AWAY_MAX_MS
+        });
+        *away = still_away;
+        dead.retain(|instance| steering.is_about(instance));
+        has_forgotten
     }
 
     /// What operators want of a backend.

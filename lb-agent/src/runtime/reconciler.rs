@@ -317,10 +317,10 @@ impl<N: Node> Reconciler<N> {
         }
         let started = std::time::Instant::now();
         self.arbitrate();
-        self.steering.apply(&mut self.snapshot, &self.ledger, &self.leaving);
+        let now_ms = self.milliseconds(now);
+        self.steering.apply(&mut self.snapshot, &self.ledger, &self.leaving, now_ms);
         self.health.apply(&mut self.snapshot, &self.mirror);
         let is_panic = |name: &ServiceName| self.health.panics().contains_key(name);
-        let now_ms = self.milliseconds(now);
         let lifecycle_due_ms =
             self.lifecycle.apply(&mut self.snapshot, &self.mirror, is_panic, now_ms);
         self.local.look(&self.node);

@@ -8,10 +8,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -200,11 +197,16 @@ impl Steering {
         self.orders.get(&Subject::new(service, backend))
     }
 
-    /// Forgets orders for those that are no longer there. True: there were some.
-    pub fn retain(&mut self, there: &BTreeSet<Subject>) -> bool {
+    /// Forgets orders for those of whom this says so. True: there were some.
+    pub fn retain(&mut self, mut is_kept: impl FnMut(&Subject) -> bool) -> bool {
         let before = self.orders.len();
-        self.orders.retain(|subject, _| there.contains(subject));
+        self.orders.retain(|subject, _| is_kept(subject));
         before != self.orders.len()
+    }
+
+    /// Whether there are orders for this instance.
+    pub fn is_about(&self, instance: &str) -> bool {
+        self.orders.keys().any(|subject| subject.instance == instance)
     }
 
     /// Whether there are no orders.

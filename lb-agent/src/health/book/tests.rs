@@ -329,9 +329,13 @@ fn docker_is_believed_at_once() {
     insta::assert_snapshot!(bed.changes(), @r"
     1 Healthy: Docker says: healthy
     1 Unhealthy: Docker says: unhealthy
-    1 Starting: Docker says: starting
     1 Healthy: is to be probed by its HEALTHCHECK and has none, so it counts as healthy; give its image one, or choose another probe
     ");
+    // A daemon that was started anew knows nothing yet of those that run on.
+    for reported in [ReportedHealth::Starting, ReportedHealth::Healthy, ReportedHealth::Starting] {
+        bed.set(&[said(Some(reported))]);
+    }
+    assert_eq!(bed.changes(), "");
     // What the data path saw counts more, until a connection says otherwise.
     bed.now_ms += 120_000;
     bed.set(&[said(Some(ReportedHealth::Healthy))]);

@@ -84,6 +84,7 @@ impl<N: Node> Reconciler<N> {
     /// One store per backend: no new flow goes there from now on. The plan follows.
     fn bury(&mut self, provider: &'static str, instance: &str) {
         self.history.has_died(instance);
+        self.steering.has_died(instance);
         for (service, backend) in self.ledger.set_gone(provider, instance) {
             let hash = plan::instance_hash(&service, &backend);
             for number in self.mirror.numbers_of(&service, &hash) {

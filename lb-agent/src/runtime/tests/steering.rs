@@ -122,6 +122,35 @@ async fn orders_outlive_the_agent_and_not_the_backend() {
     assert_eq!(store.load().map(|steering| steering.is_empty()), Ok(true));
 }
 
+/// Between two networks, or two configurations of labels, nobody asks for a container that lives.
+#[tokio::test(start_paused = true)]
+async fn an_order_outlives_a_while_without_claims() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = Store::at(directory.path());
+    let bed = with_two(Some(store.clone())).await;
+    let both = [container(1, 1), container(1, 2)];
+    let away = |seconds| {
+        let (bed, both) = (&bed, &both);
+        async move {
+            bed.claims("docker", &both[1..]).await;
+            bed.wait(seconds * SECOND).await;
+            bed.claims("docker", both).await;
+            bed.wait(SECOND).await;
+            bed.served(1)
+        }
+    };
+    bed.steer("shop-s1-1", Order::Disable).await.expect("it is there");
+    assert_eq!(away(500).await, addresses(&[2]));
+    assert_eq!(away(500).await, addresses(&[2]), "it has been there in between");
+    assert_eq!(away(700).await, addresses(&[1, 2]), "for too long");
+    bed.steer("shop-s1-1", Order::Disable).await.expect("it is there");
+    bed.claims("docker", &both[1..]).await;
+    bed.wait(SECOND).await;
+    bed.gone("c1").await;
+    bed.wait(SECOND).await;
+    assert_eq!(store.load().map(|steering| steering.is_empty()), Ok(true), "it died");
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_order_outlives_a_change_of_place() {
     let directory = tempfile::tempdir().expect("a directory");
