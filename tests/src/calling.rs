@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{Container, World, callers::Callers, process};
+use crate::{Container, World, callers::Callers, names, process};
 
 /// Calls of one run of `lb-dial`.
 const CALLS: usize = 20;
@@ -40,7 +40,7 @@ impl Calling {
         ways: &[&str],
         target: SocketAddr,
     ) -> Result<Self> {
-        let flag = world.directory().join(format!("calling-{}", from.name()));
+        let flag = world.directory().join(names::unique());
         fs::write(&flag, [])?;
         let dial = callers.dial_path()?.display();
         let runs = ways.iter().map(|way| format!("{dial} {way} {target} {CALLS}; "));

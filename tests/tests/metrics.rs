@@ -12,7 +12,7 @@ use anyhow::{Result, ensure};
 use lb_tests::{
     World,
     container::PORT,
-    eastwest::Scene,
+    eastwest::{Scene, shares},
     exposition::{self, value},
     needs, process,
     world::{BALANCER, vip},
@@ -125,6 +125,8 @@ fn sockets_of_this_node_are_connections_until_they_are_closed() -> Result<()> {
     scene.served(Some(&scene.client), "tcp", vip(81), 100)?;
     // Its ends are not seen, so it is not counted; where the kernel has none, the calls fail.
     scene.dial(Some(&scene.client), "mptcp", vip(81), 10)?;
+    let moved = scene.dial(Some(&scene.client), "tcp-moved", vip(81), 10)?;
+    shares(&moved, vip(80))?;
     let direct = SocketAddr::new(published.address()?, PORT);
     scene.served(Some(&scene.client), "tcp", direct, 10)?;
     scene.refused(Some(&scene.client), "tcp", vip(82), ECONNREFUSED)?;

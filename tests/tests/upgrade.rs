@@ -5,13 +5,16 @@ use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use lb_tests::{
-    Agent, World, binaries::Binaries, calling::Calling, eastwest::Scene, needs, other_programs,
+    Agent, binaries::Binaries, calling::Calling, eastwest::Scene, needs, other_programs,
+    world::vip6,
 };
 use nix::sys::signal::Signal;
 
 /// Calls by every program that leads or answers, of sockets of both families.
 const WAYS: [&str; 6] =
     ["tcp", "tcp-mapped", "udp", "udp-mapped", "udp-unconnected", "udp-mapped-unconnected"];
+/// The same of the other family.
+const WAYS6: [&str; 3] = ["tcp", "udp", "udp-unconnected"];
 
 /// Another program at each hook, and no hook more or less.
 fn replaced(before: &BTreeMap<String, u64>, agent: &Agent) -> Result<BTreeMap<String, u64>> {
@@ -29,7 +32,7 @@ fn replace(agent: &mut Agent, signal: Signal, program: &Path) -> Result<()> {
 }
 
 fn check(xdp: &str) -> Result<()> {
-    let mut scene = Scene::with(World::docker()?, |config| {
+    let mut scene = Scene::of_both_families(|config| {
         xdp.clone_into(&mut config.xdp);
         "tcx".clone_into(&mut config.tc);
     })?;
@@ -44,28 +47,32 @@ fn check(xdp: &str) -> Result<()> {
     let requests = scene.world.client().requests(target, 200)?;
     let held = scene.callers.hold(&scene.world, Some(&scene.client), target, 200)?;
     let datagrams = scene.callers.hold_datagrams(&scene.world, Some(&scene.client), target, 10)?;
-    let calling = Calling::start(&scene.callers, &scene.world, &scene.client, &WAYS, target)?;
-    calling.goes_on()?;
+    let call = |ways: &[&str], target| {
+        Calling::start(&scene.callers, &scene.world, &scene.client, ways, target)
+    };
+    let calling = [call(&WAYS, target)?, call(&WAYS6, vip6(80))?];
+    let go_on = || calling.iter().try_for_each(Calling::goes_on);
+    go_on()?;
 
     replace(&mut scene.agent, Signal::SIGTERM, &other)?;
     let second = replaced(&first, &scene.agent).context("upgraded")?;
-    calling.goes_on()?;
+    go_on()?;
     // It does its work, with what the first has made: nobody new is led to a backend that drains.
     scene.agent.lbctl("backend drain web-1")?;
     scene.agent.wait_backends(&["web-2"])?;
     let shares = scene.served(Some(&scene.client), "tcp", target, 20)?;
     assert_eq!(shares.keys().collect::<Vec<_>>(), ["web-2"]);
-    calling.goes_on()?;
+    go_on()?;
     scene.agent.lbctl("backend undrain web-1")?;
     scene.agent.wait_backends(&["web-1", "web-2"])?;
-    calling.goes_on()?;
+    go_on()?;
     replace(&mut scene.agent, Signal::SIGKILL, &original)?;
     let last = replaced(&second, &scene.agent).context("and back")?;
     assert_eq!(first, last);
     scene.agent.wait_backends(&["web-1", "web-2"])?;
-    calling.goes_on()?;
+    go_on()?;
 
-    calling.none_failed()?;
+    calling.into_iter().try_for_each(Calling::none_failed)?;
     held.all_answer().context("connections")?;
     datagrams.all_answer().context("connected datagrams")?;
     let requests = requests.finish()?;

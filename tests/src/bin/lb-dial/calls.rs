@@ -15,7 +15,7 @@ use nix::{
     },
 };
 
-use crate::cut::Cut;
+use crate::{cut::Cut, odd::disconnect};
 
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(3);
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
@@ -36,6 +36,8 @@ pub(crate) enum Way {
     UdpAgain,
     /// A connected socket that sends nothing, and whom it shows as its peer.
     Peer,
+    /// A socket that was connected before, and is connected to the port below then.
+    TcpMoved,
     /// A socket of multipath TCP.
     Mptcp,
     /// An address of a length of its own.
@@ -49,6 +51,7 @@ impl Way {
             "tcp-nonblocking" => Self::TcpNonblocking,
             "tcp-fastopen" => Self::TcpFastopen,
             "tcp-bound" => Self::TcpBound,
+            "tcp-moved" => Self::TcpMoved,
             "tcp-mapped" => Self::TcpMapped,
             "udp" => Self::Udp,
             "udp-unconnected" => Self::UdpUnconnected,
@@ -81,6 +84,7 @@ impl Caller {
             Way::TcpNonblocking => nonblocking(target),
             Way::TcpFastopen => fastopen(target),
             Way::TcpBound => bound(target),
+            Way::TcpMoved => moved(target),
             Way::Udp => connected(target),
             Way::UdpMapped => connected(mapped(target)),
             Way::UdpUnconnected => self.unconnected(target),
@@ -220,6 +224,15 @@ fn bound(target: SocketAddr) -> io::Result<String> {
     };
     bind(socket.as_raw_fd(), &SockaddrStorage::from(any))?;
     connect(socket.as_raw_fd(), &SockaddrStorage::from(target))?;
+    ask(stream_of(socket), true)
+}
+
+fn moved(target: SocketAddr) -> io::Result<String> {
+    let socket = stream_socket(target, SockFlag::empty())?;
+    connect(socket.as_raw_fd(), &SockaddrStorage::from(target))?;
+    disconnect(&socket)?;
+    let below = SocketAddr::new(target.ip(), target.port() - 1);
+    connect(socket.as_raw_fd(), &SockaddrStorage::from(below))?;
     ask(stream_of(socket), true)
 }
 

@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
-    os::fd::{AsRawFd as _, OwnedFd},
+    os::fd::{AsRawFd, OwnedFd},
     time::Duration,
 };
 
@@ -82,7 +82,7 @@ fn to_another(one: SocketAddr, other: SocketAddr) -> Result<()> {
 }
 
 /// `connect` to `AF_UNSPEC`.
-fn disconnect(socket: &UdpSocket) -> io::Result<()> {
+pub(crate) fn disconnect(socket: &impl AsRawFd) -> io::Result<()> {
     let nobody = libc::sockaddr { sa_family: 0, sa_data: [0; 14] };
     // SAFETY: the address lives during the call, and is as long as is said.
     let result = unsafe { libc::connect(socket.as_raw_fd(), &raw const nobody, 16) };
