@@ -59,17 +59,17 @@ fn check(xdp: &str) -> Result<()> {
     go_on()?;
     // It does its work, with what the first has made: nobody new is led to a backend that drains.
     scene.agent.lbctl("backend drain web-1")?;
-    scene.agent.wait_backends(&["web-2"])?;
+    scene.agent.wait_backends(&["web-2"; 2])?;
     let shares = scene.served(Some(&scene.client), "tcp", target, 20)?;
     assert_eq!(shares.keys().collect::<Vec<_>>(), ["web-2"]);
     go_on()?;
     scene.agent.lbctl("backend undrain web-1")?;
-    scene.agent.wait_backends(&["web-1", "web-2"])?;
+    scene.agent.wait_backends(&["web-1", "web-1", "web-2", "web-2"])?;
     go_on()?;
     replace(&mut scene.agent, Signal::SIGKILL, &original)?;
     let last = replaced(&second, &scene.agent).context("and back")?;
     assert_eq!(first, last);
-    scene.agent.wait_backends(&["web-1", "web-2"])?;
+    scene.agent.wait_backends(&["web-1", "web-1", "web-2", "web-2"])?;
     go_on()?;
 
     calling.into_iter().try_for_each(Calling::none_failed)?;
