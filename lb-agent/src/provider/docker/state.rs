@@ -134,6 +134,8 @@ pub(super) struct State<P> {
     claims_of: ClaimsOf,
     containers: BTreeMap<String, Container<P>>,
     heard: Heard,
+    /// Number of the connection that tells what happens.
+    connection: u64,
     places: Places,
     /// Containers that concern us and do not run, as far as they were heard of: the next news of them is
     /// that they are connected to a network.
@@ -164,6 +166,7 @@ impl<P: Process> State<P> {
             claims_of,
             containers: BTreeMap::new(),
             heard: Heard::default(),
+            connection: 0,
             places: Places::default(),
             made: BTreeSet::new(),
             inherited: BTreeSet::new(),
@@ -192,6 +195,7 @@ impl<P: Process> State<P> {
         if self.disconnected.take().is_some() {
             tracing::info!(source = self.source, "connected to Docker again");
         }
+        self.past_begins();
         self.effects.push(Effect::ListSoon);
     }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     session::{RESYNC, Session},
-    world::World,
+    world::{World, id},
 };
 use crate::model::BackendState::{Draining, Healthy, Unhealthy};
 
@@ -139,7 +139,7 @@ async fn the_past_that_is_told_again_says_nothing_about_the_next_run() {
     session.pass(Duration::from_secs(1)).await;
     assert_eq!(session.states["c1"], Healthy);
     // A new connection begins with the latest events of all; here it breaks after the signal.
-    world.lock().tell_past(2);
+    world.lock().tell_past(4);
     session.pass(Duration::from_secs(1)).await;
     assert_eq!(session.states["c1"], Healthy, "it was heard of before");
     // One that was not heard of then, and the death that followed it.
@@ -157,6 +157,56 @@ async fn the_past_that_is_told_again_says_nothing_about_the_next_run() {
     world.lock().signal(1, "INT");
     session.pass(Duration::from_millis(10)).await;
     assert_eq!(session.states["c1"], Draining);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_past_that_is_told_again_leaves_the_drain_of_the_next_run() {
+    for lost in [false, true] {
+        let world = World::default();
+        world.lock().start(1, true);
+        let mut session = Session::start(&world);
+        session.pass(Duration::from_secs(1)).await;
+        world.lock().signal(1, "TERM");
+        world.lock().mute = lost;
+        world.lock().kill(1);
+        world.lock().mute = false;
+        world.lock().start(1, true);
+        session.pass(Duration::from_secs(1)).await;
+        world.lock().signal(1, "TERM");
+        session.pass(Duration::from_secs(1)).await;
+        assert_eq!(session.states["c1"], Draining);
+        // As far as the signal to the former run, its death, the signal to this one.
+        for told in [4, 5, usize::MAX, usize::MAX] {
+            world.lock().tell_past(told);
+            session.pass(Duration::from_mins(1)).await;
+            session.check_truth();
+            assert_eq!(session.states["c1"], Draining, "after {told} events, lost: {lost}");
+        }
+        world.lock().kill(1);
+        world.lock().start(1, true);
+        session.pass(Duration::from_secs(1)).await;
+        session.check_states();
+    }
+}
+
+/// Its daemon came back without its past, which it keeps nowhere.
+#[tokio::test(start_paused = true)]
+async fn signal_to_a_run_that_was_never_seen_is_not_for_the_next() {
+    let world = World::default();
+    world.lock().start(1, true);
+    world.lock().broken.insert(id(1));
+    let mut session = Session::start(&world);
+    session.pass(Duration::from_secs(1)).await;
+    world.lock().signal(1, "TERM");
+    session.pass(Duration::from_secs(1)).await;
+    world.lock().break_streams();
+    world.lock().kill(1);
+    world.lock().start(1, true);
+    session.pass(Duration::from_secs(10)).await;
+    world.lock().broken.clear();
+    session.pass(RESYNC).await;
+    session.check_truth();
+    session.check_states();
 }
 
 #[tokio::test(start_paused = true)]
