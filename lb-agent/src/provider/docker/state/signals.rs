@@ -19,6 +19,8 @@ use super::{
 /// Signals that are remembered to have been heard. Of events of the past, which are told again with
 /// every connection, the daemon has fewer.
 const HEARD_MAX: usize = 1024;
+/// The connections of a predecessor.
+const BEFORE_ALL: u64 = 0;
 
 impl<P: Process> State<P> {
     /// A connection begins, and with it the past. What was sent to nobody known is told again; where
@@ -39,6 +41,7 @@ impl<P: Process> State<P> {
             let instance = container.living().map(|run| run.instance.clone());
             container.signals.sent(signalled, instance, self.connection);
             self.changed |= container.settle_states();
+            self.keep_asking(id);
         } else {
             container.signals.told_again(signalled, self.connection);
         }
@@ -51,6 +54,7 @@ impl<P: Process> State<P> {
         container.signals.run_ended(self.connection);
         if container.living().is_some() {
             self.changed |= container.settle_states();
+            self.keep_asking(id);
         }
     }
 }
@@ -101,10 +105,16 @@ impl Signals {
         unassigned.map(|sent| sent.signalled).collect()
     }
 
-    /// A run became known: what was sent to nobody known was sent to it.
-    pub(super) fn run_began(&mut self, instance: &str) {
+    /// A run became known: what was sent to nobody known was sent to it, after what a predecessor
+    /// knew to have asked it to end.
+    pub(super) fn run_began(&mut self, instance: &str, asked: Option<Signalled>) {
         for sent in &mut self.sent {
             sent.instance.get_or_insert_with(|| instance.to_owned());
+        }
+        let is_known = |asked| self.sent.iter().any(|sent| sent.signalled == asked);
+        if let Some(signalled) = asked.filter(|asked| !is_known(*asked)) {
+            let instance = Some(instance.to_owned());
+            self.sent.insert(0, Sent { signalled, instance, connection: BEFORE_ALL });
         }
     }
 
@@ -124,7 +134,7 @@ pub(super) struct Heard(VecDeque<(String, Signalled)>);
 
 impl Heard {
     /// Remembers a signal. False: it was heard of before.
-    fn is_news(&mut self, container: &str, signalled: Signalled) -> bool {
+    pub(super) fn is_news(&mut self, container: &str, signalled: Signalled) -> bool {
         if self.0.iter().any(|(known, sent)| known == container && *sent == signalled) {
             return false;
         }

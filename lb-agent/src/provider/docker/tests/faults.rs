@@ -24,6 +24,8 @@ enum Step {
     DaemonGoes,
     DaemonComes,
     StreamsBreak,
+    /// Another provider goes on.
+    Successor,
     Time(u64),
 }
 
@@ -41,6 +43,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::DaemonGoes),
         2 => Just(Step::DaemonComes),
         2 => Just(Step::StreamsBreak),
+        1 => Just(Step::Successor),
         6 => (0..30_u64).prop_map(Step::Time),
         3 => (0..400_u64).prop_map(Step::Time),
         1 => (0..60_000_u64).prop_map(Step::Time),
@@ -67,6 +70,7 @@ fn take(world: &World, step: &Step) -> Duration {
         }
         Step::DaemonComes => world.down = false,
         Step::StreamsBreak => world.break_streams(),
+        Step::Successor => {}
         Step::Time(milliseconds) => return Duration::from_millis(milliseconds),
     }
     Duration::ZERO
@@ -82,6 +86,10 @@ async fn faults_do_no_harm(steps: Vec<Step>, percent: u64, seed: u64) {
     world.lock().remember();
     let mut session = Session::start(&world);
     for step in &steps {
+        if matches!(step, Step::Successor) {
+            drop(session);
+            session = Session::start(&world);
+        }
         let time = take(&world, step);
         session.pass(time.max(Duration::from_millis(1))).await;
         for claim in session.served() {

@@ -189,6 +189,50 @@ async fn the_past_that_is_told_again_leaves_the_drain_of_the_next_run() {
     }
 }
 
+/// As after a reload, and after a restart of the agent.
+#[tokio::test(start_paused = true)]
+async fn a_provider_goes_on_with_the_drains_of_the_one_before() {
+    for told in [0, 4, 5, usize::MAX] {
+        let world = World::default();
+        for number in 1..=3 {
+            world.lock().start(number, true);
+        }
+        let mut session = Session::start(&world);
+        session.pass(Duration::from_secs(1)).await;
+        world.lock().signal(1, "TERM");
+        world.lock().kill(1);
+        world.lock().start(1, true);
+        session.pass(Duration::from_secs(1)).await;
+        for number in 1..=2 {
+            world.lock().signal(number, "TERM");
+        }
+        session.pass(Duration::from_secs(1)).await;
+        for _ in 0..2 {
+            // Docker has forgotten what happened, or all but the beginning.
+            world.lock().tell_past(told);
+            drop(session);
+            session = Session::start(&world);
+            session.pass(Duration::from_secs(1)).await;
+            session.check_truth();
+            session.check_states();
+            assert_eq!(world.lock().asked_to_end.len(), 2);
+        }
+        // Who ends is forgotten, also while nobody looks.
+        world.lock().kill(1);
+        session.pass(Duration::from_secs(1)).await;
+        drop(session);
+        world.lock().kill(2);
+        for number in 1..=2 {
+            world.lock().start(number, true);
+        }
+        session = Session::start(&world);
+        session.pass(Duration::from_secs(1)).await;
+        session.check_truth();
+        session.check_states();
+        assert_eq!(world.lock().asked_to_end.len(), 0);
+    }
+}
+
 /// Its daemon came back without its past, which it keeps nowhere.
 #[tokio::test(start_paused = true)]
 async fn signal_to_a_run_that_was_never_seen_is_not_for_the_next() {

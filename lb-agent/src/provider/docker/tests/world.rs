@@ -25,6 +25,7 @@ use tokio::{
 use self::faults::Faults;
 pub(crate) use self::process::FakeProcess;
 use super::super::{
+    endings::AskedToEnd,
     engine::{BridgeNetwork, Engine, EngineError, Event, Inspected, Summary, What},
     host::{Host, Process as _},
     places::FormerNames,
@@ -55,6 +56,7 @@ pub(crate) struct Inner {
     followed: BTreeMap<String, Arc<FakeProcess>>,
     /// What a provider has kept.
     pub(crate) former_names: FormerNames,
+    pub(crate) asked_to_end: AskedToEnd,
     /// Nobody is told of anything.
     pub(crate) mute: bool,
     /// Questions that were asked.
@@ -426,6 +428,14 @@ impl Host for World {
 
     async fn keep(&self, former_names: FormerNames) {
         self.lock().former_names = former_names;
+    }
+
+    fn asked_to_end(&self) -> AskedToEnd {
+        self.lock().asked_to_end.clone()
+    }
+
+    async fn keep_asked(&self, asked: AskedToEnd) {
+        self.lock().asked_to_end = asked;
     }
 }
 
