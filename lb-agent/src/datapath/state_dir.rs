@@ -14,7 +14,10 @@ use std::{
 use anyhow::{Context as _, bail};
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::{provider::docker::Places, steering::Store};
+use crate::{
+    provider::docker::{Endings, Places},
+    steering::Store,
+};
 
 const LOCK: &str = "lock";
 const BPFFS: &str = "bpffs-mount";
@@ -125,7 +128,7 @@ impl StateDir {
     }
 
     /// Files in the directory that the agent made: locks and notes, orders of operators, former names
-    /// of containers, and the API socket of an agent that was killed.
+    /// of containers and which of them were asked to end, and the API socket of an agent that was killed.
     pub(super) fn own_files(&self) -> Vec<PathBuf> {
         self.file_names()
             .iter()
@@ -134,6 +137,7 @@ impl StateDir {
                     || [LOCK, BPFFS, "api.sock"].contains(&name.as_str())
                     || Store::FILES.contains(&name.as_str())
                     || Places::FILES.contains(&name.as_str())
+                    || Endings::FILES.contains(&name.as_str())
             })
             .map(|name| self.path.join(name))
             .collect()

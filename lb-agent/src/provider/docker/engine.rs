@@ -6,6 +6,7 @@ use std::{
 };
 
 use futures_util::Stream;
+use serde::{Deserialize, Serialize};
 
 use super::signal::Signal;
 use crate::{labels::ContainerPort, model::ReportedHealth};
@@ -96,7 +97,8 @@ pub(super) enum What {
 }
 
 /// A signal was sent to a container.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Signalled {
     /// Which.
     pub(super) signal: Signal,

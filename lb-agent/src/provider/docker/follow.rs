@@ -222,6 +222,7 @@ impl<E: Engine, H: Host> Follower<E, H> {
     /// Goes on where a predecessor ended: who dies while Docker is away is told of all the same.
     fn take_over(&mut self) {
         self.state.remember(self.host.former_names());
+        self.state.take_over_asked(self.host.asked_to_end());
         for (instance, process) in self.host.followed() {
             self.state.inherit(instance.clone());
             self.watch(container_of(&instance).to_owned(), instance, process);
@@ -264,6 +265,7 @@ impl<E: Engine, H: Host> Follower<E, H> {
                     self.watch(id, instance, process);
                 }
                 Effect::Keep(former_names) => self.host.keep(former_names).await,
+                Effect::KeepAsked(asked) => self.host.keep_asked(asked).await,
                 Effect::ListSoon => self.schedule.soon(),
                 Effect::ListAgain => failed = true,
             }

@@ -2,7 +2,7 @@
 
 use std::{future::Future, io, sync::Arc, time::Duration};
 
-use super::{Places, Runs, places::FormerNames};
+use super::{Endings, Places, Runs, endings::AskedToEnd, places::FormerNames};
 use crate::netlink::{self, BootTicks, ContainerNetwork, NetworkError};
 
 /// How often a process is looked at when it cannot be waited for.
@@ -55,18 +55,25 @@ pub(super) trait Host: Send + Sync + 'static {
 
     /// Keeps these and no others.
     fn keep(&self, former_names: FormerNames) -> impl Future<Output = ()> + Send;
+
+    /// The runs that a predecessor knew to be asked to end.
+    fn asked_to_end(&self) -> AskedToEnd;
+
+    /// Keeps these and no others.
+    fn keep_asked(&self, asked: AskedToEnd) -> impl Future<Output = ()> + Send;
 }
 
 /// The real node.
 pub(super) struct Node {
     runs: Runs,
     places: Option<Places>,
+    endings: Option<Endings>,
 }
 
 impl Node {
-    /// Tells `runs` which containers run.
-    pub(super) fn new(runs: Runs, places: Option<Places>) -> Self {
-        Self { runs, places }
+    /// Tells `runs` which containers run, and which of them were asked to end.
+    pub(super) fn new(runs: Runs, places: Option<Places>, endings: Option<Endings>) -> Self {
+        Self { runs, places, endings }
     }
 }
 
@@ -128,6 +135,24 @@ impl Host for Node {
             tracing::warn!(
                 "former names of containers cannot be kept in `state_path`: {error}; who was renamed \
                  changes its place in the ring with the next start of the agent"
+            );
+        }
+    }
+
+    fn asked_to_end(&self) -> AskedToEnd {
+        let load = || self.endings.as_ref().map(Endings::load).unwrap_or_default();
+        self.runs.asked_to_end().unwrap_or_else(load)
+    }
+
+    async fn keep_asked(&self, asked: AskedToEnd) {
+        self.runs.set_asked_to_end(asked);
+        let Some(endings) = self.endings.clone() else { return };
+        let runs = self.runs.clone();
+        let saved = tokio::task::spawn_blocking(move || runs.save_asked_to_end(&endings)).await;
+        if let Err(error) = saved.map_err(io::Error::other).flatten() {
+            tracing::warn!(
+                "which containers were asked to end cannot be kept in `state_path`: {error}; after \
+                 the next start of the agent some of them may serve new clients again"
             );
         }
     }

@@ -13,6 +13,7 @@
 mod api;
 pub mod clients;
 mod commands;
+mod endings;
 mod engine;
 mod follow;
 mod host;
@@ -30,7 +31,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
-pub use self::{commands::Commands, places::Places, runs::Runs};
+pub use self::{commands::Commands, endings::Endings, places::Places, runs::Runs};
 use super::ProviderEvent;
 use crate::{labels::ContainerFacts, model::Claims};
 
@@ -46,6 +47,8 @@ pub struct Settings {
     resync: Duration,
     /// Where former names of containers are kept; `None`: nowhere.
     places: Option<Places>,
+    /// Where it is kept which containers were asked to end; `None`: nowhere.
+    endings: Option<Endings>,
 }
 
 /// Why there are no [`Settings`].
@@ -63,7 +66,7 @@ impl Settings {
     pub fn new(endpoint: &str, resync: Duration) -> Result<Self, EndpointError> {
         match endpoint.strip_prefix("unix://") {
             Some(path) if path.starts_with('/') && path.len() > 1 => {
-                Ok(Self { socket_path: path.to_owned(), resync, places: None })
+                Ok(Self { socket_path: path.to_owned(), resync, places: None, endings: None })
             }
             _ => Err(EndpointError { endpoint: endpoint.to_owned() }),
         }
@@ -73,6 +76,12 @@ impl Settings {
     #[must_use]
     pub fn with_places(self, places: Places) -> Self {
         Self { places: Some(places), ..self }
+    }
+
+    /// The same, with it kept there which containers were asked to end.
+    #[must_use]
+    pub fn with_endings(self, endings: Endings) -> Self {
+        Self { endings: Some(endings), ..self }
     }
 }
 
@@ -116,7 +125,7 @@ impl ReadContainers for crate::labels::Reader {
 
 /// Follows Docker for ever, through restarts and absences of the daemon. Ends when the receiving end
 /// of `events` is closed. `runs` is told which containers run; those that are in it already, as a
-/// predecessor left it, are told when they end, whatever Docker says.
+/// predecessor left it, are told when they end, whatever Docker says, and stay asked to end.
 pub async fn run(
     settings: Settings,
     runs: Runs,
@@ -127,7 +136,7 @@ pub async fn run(
     let engine = api::Api::new(settings.socket_path);
     follow::follow(
         engine,
-        host::Node::new(runs, settings.places),
+        host::Node::new(runs, settings.places, settings.endings),
         follow::Pace::new(settings.resync),
         source,
         claims_of,

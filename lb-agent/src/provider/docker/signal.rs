@@ -2,8 +2,11 @@
 
 use std::str::FromStr as _;
 
+use serde::{Deserialize, Serialize};
+
 /// A number of a signal.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(try_from = "i32", into = "i32")]
 pub(super) struct Signal(i32);
 
 impl Default for Signal {
@@ -19,8 +22,8 @@ impl Signal {
     /// `15`, `TERM`, `SIGTERM`, `RTMIN+3`; `None`: it is none of them.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let name = text.trim().to_ascii_uppercase();
-        if let Ok(number) = name.parse() {
-            return (1..=64).contains(&number).then_some(Self(number));
+        if let Ok(number) = name.parse::<i32>() {
+            return Self::try_from(number).ok();
         }
         let name = name.strip_prefix("SIG").unwrap_or(&name);
         if let Some(offset) = name.strip_prefix("RTMIN") {
@@ -36,6 +39,25 @@ impl Signal {
     pub(super) fn asks_to_end(self, stop_signal: Self) -> bool {
         let is_polite = [libc::SIGTERM, libc::SIGINT].contains(&self.0);
         (is_polite || self == stop_signal) && self.0 != libc::SIGKILL
+    }
+}
+
+/// No signal has this number.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} is no number of a signal")]
+pub(super) struct NoSignal(i32);
+
+impl TryFrom<i32> for Signal {
+    type Error = NoSignal;
+
+    fn try_from(number: i32) -> Result<Self, NoSignal> {
+        (1..=64).contains(&number).then_some(Self(number)).ok_or(NoSignal(number))
+    }
+}
+
+impl From<Signal> for i32 {
+    fn from(Signal(number): Signal) -> Self {
+        number
     }
 }
 

@@ -10,6 +10,7 @@
 //! - What was not found out is tried again, and said.
 
 mod container;
+mod endings;
 mod places;
 mod runs;
 mod signals;
@@ -21,6 +22,7 @@ use std::{
 
 use super::{
     ClaimsOf, PROVIDER,
+    endings::AskedToEnd,
     engine::{Event, Summary, What},
     host::Process,
     instance,
@@ -29,6 +31,7 @@ use super::{
     report::{Trouble, claims_of_refused},
 };
 use crate::{labels, model::Claims, provider::ProviderEvent};
+use endings::Endings;
 use places::Places;
 use runs::gone;
 use signals::{Heard, Signals};
@@ -60,6 +63,8 @@ pub(super) enum Effect<P> {
     },
     /// Keep these names of renamed containers and no others.
     Keep(FormerNames),
+    /// Keep that these runs were asked to end, and no others.
+    KeepAsked(AskedToEnd),
     /// List soon: something has changed.
     ListSoon,
     /// List again, later with every time: something did not work.
@@ -134,7 +139,10 @@ pub(super) struct State<P> {
     claims_of: ClaimsOf,
     containers: BTreeMap<String, Container<P>>,
     heard: Heard,
+    /// Number of the connection that tells what happens.
+    connection: u64,
     places: Places,
+    endings: Endings,
     /// Containers that concern us and do not run, as far as they were heard of: the next news of them is
     /// that they are connected to a network.
     made: BTreeSet<String>,
@@ -164,7 +172,9 @@ impl<P: Process> State<P> {
             claims_of,
             containers: BTreeMap::new(),
             heard: Heard::default(),
+            connection: 0,
             places: Places::default(),
+            endings: Endings::default(),
             made: BTreeSet::new(),
             inherited: BTreeSet::new(),
             effects: Vec::new(),
@@ -192,6 +202,7 @@ impl<P: Process> State<P> {
         if self.disconnected.take().is_some() {
             tracing::info!(source = self.source, "connected to Docker again");
         }
+        self.past_begins();
         self.effects.push(Effect::ListSoon);
     }
 
@@ -319,6 +330,7 @@ impl<P: Process> State<P> {
             self.remove_run(id);
             self.effects.push(Effect::ListSoon);
         } else if self.inherited.remove(ended) {
+            self.endings.set(ended, None);
             self.effects.push(gone(ended));
             self.effects.push(Effect::ListSoon);
         }
@@ -328,6 +340,7 @@ impl<P: Process> State<P> {
     pub(super) fn take_effects(&mut self) -> Vec<Effect<P>> {
         let mut effects = std::mem::take(&mut self.effects);
         effects.extend(self.places.take_changed().map(Effect::Keep));
+        effects.extend(self.endings.take_changed().map(Effect::KeepAsked));
         let settled = self.phase == Phase::Settled;
         let is_partial = self.is_partial();
         if settled && (self.changed || is_partial != self.told_partial) {
@@ -439,6 +452,7 @@ impl<P: Process> State<P> {
         if self.coverage == Coverage::Listed && !self.containers.values().any(is_pending) {
             self.coverage = Coverage::Complete;
             self.forget_places();
+            self.forget_endings();
         }
     }
 

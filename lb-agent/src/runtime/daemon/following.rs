@@ -57,7 +57,8 @@ impl Follower {
 
 impl Daemon {
     /// Starts the Docker provider. One that is there already is started anew only when it has to
-    /// know something else: with it goes what it knows, but for whose death is still to be told.
+    /// know something else: with it goes what it knows, but for whose death is still to be told,
+    /// and who was asked to end.
     pub(super) async fn follow_docker(&mut self) -> anyhow::Result<()> {
         let docker = &self.config.docker;
         if !docker.enabled {
@@ -69,7 +70,9 @@ impl Daemon {
         }
         let resync = Duration::from_secs(docker.resync_seconds.into());
         let settings = docker::Settings::new(&docker.endpoint, resync)?;
-        let settings = settings.with_places(docker::Places::at(&self.config.state_path));
+        let settings = settings
+            .with_places(docker::Places::at(&self.config.state_path))
+            .with_endings(docker::Endings::at(&self.config.state_path));
         if let Some(previous) = self.docker.take() {
             // Nothing that it has told may come after this.
             previous.stop().await;

@@ -50,6 +50,7 @@ impl<P> Run<P> {
     pub(super) fn settle_states(&mut self, signals: &Signals) -> bool {
         let Some(condition) = self.condition else { return false };
         let asked_to_end = signals.latest_asking(&self.instance, condition.stop_signal);
+        let asked_to_end = asked_to_end.map(|signalled| signalled.at_ns);
         let state = if asked_to_end.is_some() {
             BackendState::Draining
         } else if condition.is_paused {

@@ -11,11 +11,16 @@ use crate::provider::ProviderEvent;
 impl<P: Process> State<P> {
     /// A look found that the container runs.
     pub(super) fn runs(&mut self, id: &str, name: String, run: Run<P>) {
+        self.take_in_run(id, name, run);
+        self.keep_asking(id);
+    }
+
+    fn take_in_run(&mut self, id: &str, name: String, run: Run<P>) {
         let Some(container) = self.containers.get_mut(id) else { return };
         container.failure = None;
         container.name = name;
         let mut run = run;
-        container.signals.run_began(&run.instance);
+        container.signals.run_began(&run.instance, self.endings.get(&run.instance));
         self.inherited.remove(&run.instance);
         run.settle_states(&container.signals);
         match &mut container.run {
@@ -29,6 +34,7 @@ impl<P: Process> State<P> {
             }
             Some(known) => {
                 self.places.set(&known.instance, None);
+                self.endings.set(&known.instance, None);
                 self.effects.push(gone(&known.instance));
             }
             None => {}
@@ -71,6 +77,7 @@ impl<P: Process> State<P> {
         if let Some(run) = container.run.take() {
             tracing::debug!(container = container.name, instance = run.instance, "container ended");
             self.places.set(&run.instance, None);
+            self.endings.set(&run.instance, None);
             self.effects.push(gone(&run.instance));
             self.changed = true;
         }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     session::{RESYNC, Session},
-    world::World,
+    world::{World, id},
 };
 use crate::model::BackendState::{Draining, Healthy, Unhealthy};
 
@@ -139,7 +139,7 @@ async fn the_past_that_is_told_again_says_nothing_about_the_next_run() {
     session.pass(Duration::from_secs(1)).await;
     assert_eq!(session.states["c1"], Healthy);
     // A new connection begins with the latest events of all; here it breaks after the signal.
-    world.lock().tell_past(2);
+    world.lock().tell_past(4);
     session.pass(Duration::from_secs(1)).await;
     assert_eq!(session.states["c1"], Healthy, "it was heard of before");
     // One that was not heard of then, and the death that followed it.
@@ -157,6 +157,100 @@ async fn the_past_that_is_told_again_says_nothing_about_the_next_run() {
     world.lock().signal(1, "INT");
     session.pass(Duration::from_millis(10)).await;
     assert_eq!(session.states["c1"], Draining);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_past_that_is_told_again_leaves_the_drain_of_the_next_run() {
+    for lost in [false, true] {
+        let world = World::default();
+        world.lock().start(1, true);
+        let mut session = Session::start(&world);
+        session.pass(Duration::from_secs(1)).await;
+        world.lock().signal(1, "TERM");
+        world.lock().mute = lost;
+        world.lock().kill(1);
+        world.lock().mute = false;
+        world.lock().start(1, true);
+        session.pass(Duration::from_secs(1)).await;
+        world.lock().signal(1, "TERM");
+        session.pass(Duration::from_secs(1)).await;
+        assert_eq!(session.states["c1"], Draining);
+        // As far as the signal to the former run, its death, the signal to this one.
+        for told in [4, 5, usize::MAX, usize::MAX] {
+            world.lock().tell_past(told);
+            session.pass(Duration::from_mins(1)).await;
+            session.check_truth();
+            assert_eq!(session.states["c1"], Draining, "after {told} events, lost: {lost}");
+        }
+        world.lock().kill(1);
+        world.lock().start(1, true);
+        session.pass(Duration::from_secs(1)).await;
+        session.check_states();
+    }
+}
+
+/// As after a reload, and after a restart of the agent.
+#[tokio::test(start_paused = true)]
+async fn a_provider_goes_on_with_the_drains_of_the_one_before() {
+    for told in [0, 4, 5, usize::MAX] {
+        let world = World::default();
+        for number in 1..=3 {
+            world.lock().start(number, true);
+        }
+        let mut session = Session::start(&world);
+        session.pass(Duration::from_secs(1)).await;
+        world.lock().signal(1, "TERM");
+        world.lock().kill(1);
+        world.lock().start(1, true);
+        session.pass(Duration::from_secs(1)).await;
+        for number in 1..=2 {
+            world.lock().signal(number, "TERM");
+        }
+        session.pass(Duration::from_secs(1)).await;
+        for _ in 0..2 {
+            // Docker has forgotten what happened, or all but the beginning.
+            world.lock().tell_past(told);
+            drop(session);
+            session = Session::start(&world);
+            session.pass(Duration::from_secs(1)).await;
+            session.check_truth();
+            session.check_states();
+            assert_eq!(world.lock().asked_to_end.len(), 2);
+        }
+        // Who ends is forgotten, also while nobody looks.
+        world.lock().kill(1);
+        session.pass(Duration::from_secs(1)).await;
+        drop(session);
+        world.lock().kill(2);
+        for number in 1..=2 {
+            world.lock().start(number, true);
+        }
+        session = Session::start(&world);
+        session.pass(Duration::from_secs(1)).await;
+        session.check_truth();
+        session.check_states();
+        assert_eq!(world.lock().asked_to_end.len(), 0);
+    }
+}
+
+/// Its daemon came back without its past, which it keeps nowhere.
+#[tokio::test(start_paused = true)]
+async fn signal_to_a_run_that_was_never_seen_is_not_for_the_next() {
+    let world = World::default();
+    world.lock().start(1, true);
+    world.lock().broken.insert(id(1));
+    let mut session = Session::start(&world);
+    session.pass(Duration::from_secs(1)).await;
+    world.lock().signal(1, "TERM");
+    session.pass(Duration::from_secs(1)).await;
+    world.lock().break_streams();
+    world.lock().kill(1);
+    world.lock().start(1, true);
+    session.pass(Duration::from_secs(10)).await;
+    world.lock().broken.clear();
+    session.pass(RESYNC).await;
+    session.check_truth();
+    session.check_states();
 }
 
 #[tokio::test(start_paused = true)]

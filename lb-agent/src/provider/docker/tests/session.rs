@@ -148,6 +148,16 @@ impl Session {
         assert!(self.claims.is_some(), "no claims yet: {:?}", self.trouble);
         assert_eq!(self.served(), self.world.lock().truth());
     }
+
+    /// As far as the provider was told of all signals.
+    #[track_caller]
+    pub(crate) fn check_states(&self) {
+        let served = self.served();
+        let is_served = |name: &str| served.iter().any(|it| it.rsplit(' ').next() == Some(name));
+        let states: BTreeMap<String, BackendState> =
+            self.states.clone().into_iter().filter(|(name, _)| is_served(name)).collect();
+        assert_eq!(states, self.world.lock().states());
+    }
 }
 
 impl Drop for Session {

@@ -4,6 +4,7 @@
 //! daemon's answers are made at the beginning or at the end of a wait, fail, are empty, lack
 //! containers or never come, all from one seed.
 
+mod events;
 mod faults;
 mod process;
 
@@ -24,12 +25,15 @@ use tokio::{
 use self::faults::Faults;
 pub(crate) use self::process::FakeProcess;
 use super::super::{
-    engine::{BridgeNetwork, Engine, EngineError, Event, Inspected, Signalled, Summary, What},
+    endings::AskedToEnd,
+    engine::{BridgeNetwork, Engine, EngineError, Event, Inspected, Summary, What},
     host::{Host, Process as _},
     places::FormerNames,
-    signal::Signal,
 };
-use crate::netlink::{BootTicks, ContainerNetwork, ContainerWay, NetworkError, NetworkRefusal};
+use crate::{
+    model::BackendState,
+    netlink::{BootTicks, ContainerNetwork, ContainerWay, NetworkError, NetworkRefusal},
+};
 
 /// The node and its daemon.
 #[derive(Clone, Default)]
@@ -52,6 +56,7 @@ pub(crate) struct Inner {
     followed: BTreeMap<String, Arc<FakeProcess>>,
     /// What a provider has kept.
     pub(crate) former_names: FormerNames,
+    pub(crate) asked_to_end: AskedToEnd,
     /// Nobody is told of anything.
     pub(crate) mute: bool,
     /// Questions that were asked.
@@ -60,6 +65,8 @@ pub(crate) struct Inner {
     clock_ms: u64,
     /// Whatever happened, told or not.
     past: Vec<Event>,
+    /// How many of the first events of all a new connection tells again.
+    retold: usize,
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "independent facts")]
@@ -81,6 +88,7 @@ struct Run {
     pid: u32,
     started_at_ms: u64,
     alive: Arc<watch::Sender<bool>>,
+    is_asked_to_end: bool,
 }
 
 /// A container's id, as Docker has them.
@@ -130,8 +138,12 @@ impl Inner {
         // The smallest free number, so that stale ones soon point to other processes.
         let taken: BTreeSet<u32> = self.runs().map(|(_, run)| run.pid).collect();
         let pid = (1..u32::MAX).find(|pid| !taken.contains(pid)).expect("few containers");
-        let run =
-            Run { pid, started_at_ms: self.clock_ms, alive: Arc::new(watch::channel(true).0) };
+        let run = Run {
+            pid,
+            started_at_ms: self.clock_ms,
+            alive: Arc::new(watch::channel(true).0),
+            is_asked_to_end: false,
+        };
         let is_new = !self.containers.contains_key(&id(number));
         let container = self.containers.entry(id(number)).or_insert_with(|| Container {
             name: format!("c{number}"),
@@ -165,15 +177,6 @@ impl Inner {
         self.ended.insert(format!("{}@{}", id(number), run.started_at_ms));
         let labelled = Some(labelled);
         self.tell_all(&Event { container: id(number), labelled, what: What::Died });
-    }
-
-    /// Sends a signal to a container, which does not mind. `docker stop` begins like that.
-    pub(crate) fn signal(&mut self, number: u8, signal: &str) {
-        self.clock_ms += 1;
-        let labelled = self.containers.get(&id(number)).map(|container| container.labelled);
-        let signal = Signal::parse(signal).expect("a signal");
-        let what = What::Signalled(Signalled { signal, at_ns: self.clock_ms * 1_000_000 });
-        self.tell_all(&Event { container: id(number), labelled, what });
     }
 
     /// Sets the daemon's clock.
@@ -235,50 +238,37 @@ impl Inner {
         }
     }
 
-    /// The daemon goes away, and with it all streams of events.
-    pub(crate) fn break_streams(&mut self) {
-        self.listeners.clear();
-    }
-
-    /// Tells listeners; now and then one misses it.
-    fn tell(&mut self, number: u8, labelled: Option<bool>) {
-        self.tell_all(&Event { container: id(number), labelled, what: What::Changed });
-    }
-
-    /// Tells the first events of all again.
-    pub(crate) fn tell_past(&mut self, count: usize) {
-        let past: Vec<Event> = self.past.iter().take(count).cloned().collect();
-        for event in past {
-            self.listeners.retain(|listener| listener.send(Ok(event.clone())).is_ok());
-        }
-    }
-
-    fn tell_all(&mut self, event: &Event) {
-        self.past.push(event.clone());
-        let lost = self.faults.happens() || self.mute;
-        let broken = self.faults.happens();
-        self.listeners.retain(|listener| lost || listener.send(Ok(event.clone())).is_ok());
-        if broken {
-            for listener in self.listeners.drain(..) {
-                let error = EngineError("expected value at line 1 column 1".to_owned());
-                let _gone = listener.send(Err(error));
-            }
-        }
-    }
-
     fn runs(&self) -> impl Iterator<Item = (&String, &Run)> {
         self.containers.iter().filter_map(|(id, container)| Some((id, container.run.as_ref()?)))
     }
 
     /// What the provider should say: instance, address and name of all that live and can be served.
     pub(crate) fn truth(&self) -> Vec<String> {
-        let served = self.containers.iter().filter_map(|(id, container)| {
-            let run = container.run.as_ref()?;
-            let serves = container.labelled && container.refused.is_none() && !container.internal;
-            let Container { address, name, .. } = container;
-            serves.then(|| format!("{id}@{} {address} {name}", run.started_at_ms))
+        let served = self.served().map(|(id, Container { address, name, .. }, run)| {
+            format!("{id}@{} {address} {name}", run.started_at_ms)
         });
         served.collect()
+    }
+
+    /// The state in which each of them should be, by its name.
+    pub(crate) fn states(&self) -> BTreeMap<String, BackendState> {
+        let states = self.served().map(|(_, container, run)| {
+            let state = match (run.is_asked_to_end, container.is_paused) {
+                (true, _) => BackendState::Draining,
+                (false, true) => BackendState::Unhealthy,
+                (false, false) => BackendState::Healthy,
+            };
+            (container.name.clone(), state)
+        });
+        states.collect()
+    }
+
+    fn served(&self) -> impl Iterator<Item = (&String, &Container, &Run)> {
+        self.containers.iter().filter_map(|(id, container)| {
+            let run = container.run.as_ref()?;
+            let serves = container.labelled && container.refused.is_none() && !container.internal;
+            serves.then_some((id, container, run))
+        })
     }
 
     /// Whether an instance lives.
@@ -340,8 +330,7 @@ impl Engine for World {
     ) -> Result<impl Stream<Item = Result<Event, EngineError>> + Send, EngineError> {
         self.delay().await;
         self.misbehave().await?;
-        let (sender, receiver) = mpsc::unbounded_channel();
-        self.lock().listeners.push(sender);
+        let receiver = self.lock().listen();
         Ok(Box::pin(stream::unfold(receiver, async |mut receiver| {
             receiver.recv().await.map(|event| (event, receiver))
         })))
@@ -439,6 +428,14 @@ impl Host for World {
 
     async fn keep(&self, former_names: FormerNames) {
         self.lock().former_names = former_names;
+    }
+
+    fn asked_to_end(&self) -> AskedToEnd {
+        self.lock().asked_to_end.clone()
+    }
+
+    async fn keep_asked(&self, asked: AskedToEnd) {
+        self.lock().asked_to_end = asked;
     }
 }
 
