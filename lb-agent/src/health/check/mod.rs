@@ -38,7 +38,8 @@ pub trait Containers: Send + Sync + 'static {
 /// Runs commands in containers.
 pub trait RunInContainer: Send + Sync + 'static {
     /// Runs a command to its end, or ends it, with all that it has started, when `timeout` has passed
-    /// since its turn came. It waits for its turn no longer than [`patience`].
+    /// since its turn came. It waits for its turn no longer than [`patience`], and is ended within
+    /// [`END_WITHIN`].
     fn run<'a>(
         &'a self,
         instance: &'a str,
@@ -46,6 +47,9 @@ pub trait RunInContainer: Send + Sync + 'static {
         timeout: Duration,
     ) -> BoxFuture<'a, Result<Exited, RunError>>;
 }
+
+/// Longest time that it takes to find and end a command that did not end by itself.
+pub const END_WITHIN: Duration = Duration::from_secs(5);
 
 /// Longest time that a command with this timeout waits for others before it is run.
 #[must_use]

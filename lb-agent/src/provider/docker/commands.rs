@@ -22,8 +22,8 @@ use tokio::{
 
 use super::api;
 use crate::{
-    health::check::{Exited, RunError, RunInContainer, patience},
-    netlink::end_session,
+    health::check::{END_WITHIN, Exited, RunError, RunInContainer, patience},
+    netlink::{BootTicks, Process, end_session},
 };
 
 /// Commands under way at once: each of them costs Docker and the node some tens of milliseconds.
@@ -36,8 +36,6 @@ const ANSWER_WITHIN_SECONDS: u64 = 30;
 const OUTPUT_BYTES_MAX: usize = 1024;
 /// How often a command is looked at that has closed its output and not ended.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
-/// Time to find and kill a command that did not end.
-const KILL_WITHIN: Duration = Duration::from_secs(5);
 
 /// Runs commands by the daemon behind one socket.
 #[derive(Clone, Debug)]
@@ -109,8 +107,9 @@ impl Commands {
         self,
         container: String,
         argv: Vec<String>,
-        deadline: Instant,
+        timeout: Duration,
     ) -> Result<Exited, RunError> {
+        let deadline = Instant::now() + timeout;
         let options = CreateExecOptions {
             attach_stdout: Some(true),
             attach_stderr: Some(true),
@@ -125,9 +124,9 @@ impl Commands {
         };
         match timeout_at(deadline, self.follow(&exec)).await {
             Ok(ended) => ended,
+            Err(_elapsed) if self.end(&exec, &container, timeout / 2).await => Err(RunError::Late),
             Err(_elapsed) => {
-                self.kill(&exec, &container).await;
-                Err(RunError::Late)
+                Err(RunError::NotRun("Docker did not start the command in time".to_owned()))
             }
         }
     }
@@ -156,22 +155,43 @@ impl Commands {
         }
     }
 
-    async fn kill(&self, exec: &str, container: &str) {
-        let limit = Instant::now() + KILL_WITHIN;
-        let Ok(client) = self.client() else { return };
-        let Ok(Ok(looked)) = timeout_at(limit, client.inspect_exec(exec)).await else {
-            return;
-        };
-        // It may have ended, and what it has started in the background not.
-        let Some(pid) = looked.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0)
-        else {
-            return;
-        };
+    /// Ends a command whose time is over. Whether it had this much of it for itself: of what Docker
+    /// takes to start a command, the command knows nothing.
+    async fn end(&self, exec: &str, container: &str, least: Duration) -> bool {
+        let limit = Instant::now() + END_WITHIN;
+        let Ok(Some(pid)) = timeout_at(limit, self.process_of(exec)).await else { return false };
         let group = container.to_owned();
-        let ended = tokio::task::spawn_blocking(move || end_session(pid, &group)).await;
-        if let Ok(Err(error)) = ended {
+        let ended = tokio::task::spawn_blocking(move || {
+            let has_begun = has_begun_before(pid, least);
+            (has_begun, end_session(pid, &group))
+        });
+        let Ok((has_begun, ended)) = ended.await else { return false };
+        if let Err(error) = ended {
             tracing::warn!(container, pid, %error, "cannot end a probe's command");
         }
+        has_begun
+    }
+
+    /// The process of a command, as soon as Docker has started it; `None`: it will not. The process may
+    /// have ended, and what it has started in the background not.
+    async fn process_of(&self, exec: &str) -> Option<u32> {
+        loop {
+            let looked = self.client().ok()?.inspect_exec(exec).await.ok()?;
+            let pid = looked.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0);
+            if pid.is_some() || looked.exit_code.is_some() {
+                return pid;
+            }
+            sleep(LOOK_INTERVAL).await;
+        }
+    }
+}
+
+/// Whether a process was started that long ago. One that has ended was.
+fn has_begun_before(pid: u32, ago: Duration) -> bool {
+    let started_at = Process::open(pid).and_then(|process| process.started_at());
+    match (started_at, BootTicks::ago(ago)) {
+        (Ok(started_at), Ok(moment)) => started_at <= moment,
+        _ => true,
     }
 }
 
@@ -186,12 +206,11 @@ impl RunInContainer for Commands {
             // Who waits for others has not failed.
             let limit = Instant::now() + patience(timeout);
             let turn = self.turns.take(instance, limit).await.map_err(RunError::NotRun)?;
-            let deadline = Instant::now() + timeout;
             let container = super::container_of(instance).to_owned();
             let (this, argv) = (self.clone(), argv.to_vec());
             // Whoever gives up waiting must not keep the command from being ended.
             let task = tokio::spawn(async move {
-                let ended = this.run_to_end(container, argv, deadline).await;
+                let ended = this.run_to_end(container, argv, timeout).await;
                 drop(turn);
                 ended
             });
@@ -216,29 +235,4 @@ fn failure(error: &Error) -> RunError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn no_container_takes_the_turns_of_others() {
-        let turns = Turns::new();
-        let soon = || Instant::now() + Duration::from_secs(1);
-        let mut taken = Vec::new();
-        for _ in 0..COMMANDS_PER_CONTAINER_MAX {
-            taken.push(turns.take("greedy", soon()).await.expect("a turn"));
-        }
-        let error = turns.take("greedy", soon()).await.expect_err("it has its share");
-        assert_eq!(error, "2 other commands of this container are under way; it has to wait");
-        for number in COMMANDS_PER_CONTAINER_MAX..COMMANDS_MAX {
-            taken.push(turns.take(&number.to_string(), soon()).await.expect("a turn"));
-        }
-        let error = turns.take("one more", soon()).await.expect_err("all are taken");
-        assert_eq!(error, "16 other commands are under way; it has to wait");
-        // Who waits is served when another one ends, and nothing is kept of those who are done.
-        let waiting = turns.take("greedy", soon());
-        drop(taken);
-        drop(waiting.await.expect("a turn"));
-        drop(turns.take("another", soon()).await.expect("a turn"));
-        assert_eq!(turns.own.lock().expect("no panic").len(), 1);
-    }
-}
+mod tests;
