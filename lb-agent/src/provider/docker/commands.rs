@@ -3,11 +3,9 @@
 //! A command that does not end in time is killed with all that it has started: Docker would let it run
 //! for ever, and the next probe would add another one.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
-    time::Duration,
-};
+mod turns;
+
+use std::time::Duration;
 
 use bollard::{
     API_DEFAULT_VERSION, Docker,
@@ -15,21 +13,15 @@ use bollard::{
     exec::{CreateExecOptions, StartExecOptions, StartExecResults},
 };
 use futures_util::{StreamExt as _, future::BoxFuture};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, sleep, timeout_at},
-};
+use tokio::time::{Instant, sleep, timeout_at};
 
+use self::turns::Turns;
 use super::api;
 use crate::{
-    health::check::{END_WITHIN, Exited, RunError, RunInContainer, patience},
+    health::check::{Command, END_WITHIN, Exited, RunError, RunInContainer, patience},
     netlink::{BootTicks, Process, end_session},
 };
 
-/// Commands under way at once: each of them costs Docker and the node some tens of milliseconds.
-const COMMANDS_MAX: usize = 16;
-/// The same for one container: those of others must not wait for one whose commands never end.
-const COMMANDS_PER_CONTAINER_MAX: usize = 2;
 /// Longest wait for Docker to begin an answer.
 const ANSWER_WITHIN_SECONDS: u64 = 30;
 /// Bytes of output that are kept; the rest is read and dropped.
@@ -42,50 +34,6 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 pub struct Commands {
     socket_path: String,
     turns: Turns,
-}
-
-/// Who may run a command.
-#[derive(Clone, Debug)]
-struct Turns {
-    all: Arc<Semaphore>,
-    /// By instance, as long as somebody has or wants a turn.
-    own: Arc<Mutex<HashMap<String, Weak<Semaphore>>>>,
-}
-
-/// A turn, until it is dropped.
-type Turn = (OwnedSemaphorePermit, OwnedSemaphorePermit);
-
-impl Turns {
-    fn new() -> Self {
-        Self { all: Arc::new(Semaphore::new(COMMANDS_MAX)), own: Arc::default() }
-    }
-
-    /// A turn for a command of this container, once there is one. An error says whom it waits for.
-    async fn take(&self, instance: &str, limit: Instant) -> Result<Turn, String> {
-        let busy = |count: usize, whose: &str| {
-            format!("{count} other commands{whose} are under way; it has to wait")
-        };
-        let own = self.own(instance);
-        let own = timeout_at(limit, own.acquire_owned()).await;
-        let Ok(Ok(own)) = own else {
-            return Err(busy(COMMANDS_PER_CONTAINER_MAX, " of this container"));
-        };
-        let all = timeout_at(limit, Arc::clone(&self.all).acquire_owned()).await;
-        let Ok(Ok(all)) = all else { return Err(busy(COMMANDS_MAX, "")) };
-        Ok((all, own))
-    }
-
-    fn own(&self, instance: &str) -> Arc<Semaphore> {
-        // Nothing is left half done by a panic.
-        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = own.get(instance).and_then(Weak::upgrade) {
-            return known;
-        }
-        own.retain(|_, turns| turns.strong_count() > 0);
-        let turns = Arc::new(Semaphore::new(COMMANDS_PER_CONTAINER_MAX));
-        own.insert(instance.to_owned(), Arc::downgrade(&turns));
-        turns
-    }
 }
 
 impl Commands {
@@ -196,22 +144,21 @@ fn has_begun_before(pid: u32, ago: Duration) -> bool {
 }
 
 impl RunInContainer for Commands {
-    fn run<'a>(
-        &'a self,
-        instance: &'a str,
-        argv: &'a [String],
-        timeout: Duration,
-    ) -> BoxFuture<'a, Result<Exited, RunError>> {
+    fn run<'a>(&'a self, command: Command<'a>) -> BoxFuture<'a, Result<Exited, RunError>> {
+        let Command { service, instance, argv, timeout } = command;
         Box::pin(async move {
             // Who waits for others has not failed.
             let limit = Instant::now() + patience(timeout);
-            let turn = self.turns.take(instance, limit).await.map_err(RunError::NotRun)?;
+            let turn = self.turns.take(service, instance, limit).await;
+            let turn = turn.map_err(RunError::NotRun)?;
             let container = super::container_of(instance).to_owned();
             let (this, argv) = (self.clone(), argv.to_vec());
+            let deadline = Instant::now() + timeout;
             // Whoever gives up waiting must not keep the command from being ended.
             let task = tokio::spawn(async move {
                 let ended = this.run_to_end(container, argv, timeout).await;
-                drop(turn);
+                // Whosever fault that is: others had to wait as long.
+                turn.end(Instant::now() >= deadline);
                 ended
             });
             task.await.unwrap_or_else(|error| Err(RunError::NotRun(error.to_string())))

@@ -1,12 +1,12 @@
 //! Commands by a daemon that does not start them, or not in time.
 
-use std::{collections::VecDeque, path::Path, process::Stdio};
+use std::{collections::VecDeque, path::Path, process::Stdio, sync::Arc};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
     process::{Child, Command as Program},
-    sync::Mutex as AsyncMutex,
+    sync::Mutex,
     time::timeout,
 };
 
@@ -33,8 +33,8 @@ enum Says {
 /// A daemon that takes commands, and never says that it has started one.
 struct Daemon {
     /// Of these the last is for all questions after it.
-    says: AsyncMutex<VecDeque<Says>>,
-    process: AsyncMutex<Option<Child>>,
+    says: Mutex<VecDeque<Says>>,
+    process: Mutex<Option<Child>>,
 }
 
 impl Daemon {
@@ -113,7 +113,7 @@ async fn check(what: &str, is_begun: bool, says: &[Says], expected: &str) {
     let path = directory.path().join("docker.sock");
     let says: VecDeque<Says> = says.iter().copied().collect();
     let has_process = says.contains(&Says::Process);
-    let daemon = Arc::new(Daemon { says: AsyncMutex::new(says), process: AsyncMutex::new(None) });
+    let daemon = Arc::new(Daemon { says: Mutex::new(says), process: Mutex::new(None) });
     daemon.serve(&path);
     if is_begun {
         daemon.begin().await;
@@ -121,7 +121,9 @@ async fn check(what: &str, is_begun: bool, says: &[Says], expected: &str) {
     let socket_path = path.to_str().expect("a path in ASCII").to_owned();
     let commands = Commands { socket_path, turns: Turns::new() };
     // Any control group has a name that contains nothing.
-    let ended = commands.run("", &["sleep".to_owned()], TIMEOUT).await;
+    let argv = ["sleep".to_owned()];
+    let command = Command { service: "web", instance: "", argv: &argv, timeout: TIMEOUT };
+    let ended = commands.run(command).await;
     let ended = ended.map(|exited| exited.status);
     assert_eq!(format!("{ended:?}"), expected, "{what}");
     if has_process {
@@ -145,27 +147,4 @@ async fn who_was_not_started_in_time_has_not_failed() {
         check("it has only begun", false, &[Process], not_run),
         check("it begins too late", false, &[NoProcess, NoProcess, Process], not_run),
     );
-}
-
-#[tokio::test(start_paused = true)]
-async fn no_container_takes_the_turns_of_others() {
-    let turns = Turns::new();
-    let soon = || Instant::now() + Duration::from_secs(1);
-    let mut taken = Vec::new();
-    for _ in 0..COMMANDS_PER_CONTAINER_MAX {
-        taken.push(turns.take("greedy", soon()).await.expect("a turn"));
-    }
-    let error = turns.take("greedy", soon()).await.expect_err("it has its share");
-    assert_eq!(error, "2 other commands of this container are under way; it has to wait");
-    for number in COMMANDS_PER_CONTAINER_MAX..COMMANDS_MAX {
-        taken.push(turns.take(&number.to_string(), soon()).await.expect("a turn"));
-    }
-    let error = turns.take("one more", soon()).await.expect_err("all are taken");
-    assert_eq!(error, "16 other commands are under way; it has to wait");
-    // Who waits is served when another one ends, and nothing is kept of those who are done.
-    let waiting = turns.take("greedy", soon());
-    drop(taken);
-    drop(waiting.await.expect("a turn"));
-    drop(turns.take("another", soon()).await.expect("a turn"));
-    assert_eq!(turns.own.lock().expect("no panic").len(), 1);
 }
