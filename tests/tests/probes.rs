@@ -12,10 +12,13 @@ use lb_agent::{
     health::{
         Check as _, Outcome, Target,
         book::Book,
-        check::{Containers, Exited, NoContainers, NodeChecks, RunError, RunInContainer as _, Tls},
+        check::{
+            Command, Containers, Exited, NoContainers, NodeChecks, RunError, RunInContainer as _,
+            Tls,
+        },
         tracker::Health,
     },
-    model::{Probe, ProbeKind, ProbePlace},
+    model::{Probe, ProbeKind, ProbePlace, ServiceName},
     netlink::Process,
     provider::docker,
 };
@@ -76,6 +79,7 @@ fn probe(container: &Container, place: ProbePlace, ip: Ipv4Addr, port: Option<u1
     let target = Target {
         key: [1, 1],
         generation: 1,
+        service: ServiceName("probed".into()),
         display_name: "a container".to_owned(),
         address: SocketAddr::new(IpAddr::V4(ip), 1),
         instance: "id@1".to_owned(),
@@ -193,7 +197,8 @@ fn commands_in_containers() -> Result<()> {
         let argv: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
         let instance = format!("{id}@1");
         let timeout = Duration::from_millis(timeout_ms);
-        runtime.block_on(async { commands.run(&instance, &argv, timeout).await })
+        let command = Command { service: "probed", instance: &instance, argv: &argv, timeout };
+        runtime.block_on(async { commands.run(command).await })
     };
     let patient_ms = 20_000;
     let testkit = "/bin/lb-testkit";
@@ -225,7 +230,10 @@ fn commands_in_containers() -> Result<()> {
         let argv = [vec![testkit.to_owned()], argv(seconds).to_vec()].concat();
         let (commands, instance) = (commands.clone(), format!("{id}@1"));
         let timeout = Duration::from_secs(10);
-        async move { commands.run(&instance, &argv, timeout).await }
+        async move {
+            let command = Command { service: "probed", instance: &instance, argv: &argv, timeout };
+            commands.run(command).await
+        }
     };
     let ended = runtime.block_on(async { tokio::join!(slow(3), slow(3), slow(8)) });
     for ended in [&ended.0, &ended.1, &ended.2] {
@@ -262,7 +270,8 @@ fn commands_that_do_not_end_leave_nothing_behind() -> Result<()> {
         let argv = ["/bin/sh", "-c", line].map(str::to_owned);
         let instance = format!("{id}@1");
         let timeout = Duration::from_secs(2);
-        let ended = runtime.block_on(async { commands.run(&instance, &argv, timeout).await });
+        let command = Command { service: "probed", instance: &instance, argv: &argv, timeout };
+        let ended = runtime.block_on(async { commands.run(command).await });
         ensure!(ended == Err(RunError::Late), "{line}: {ended:?}");
         let processes = docker.run("top probed -o pid,args")?;
         let sleeping: Vec<&str> =

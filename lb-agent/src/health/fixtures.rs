@@ -7,7 +7,7 @@ use super::{
     target::Target,
     tracker::Health,
 };
-use crate::model::{Probe, ProbeKind, ProbePlace};
+use crate::model::{Probe, ProbeKind, ProbePlace, ServiceName};
 
 /// One probe decides, and one is made every two seconds.
 pub(super) fn probe() -> Probe {
@@ -27,6 +27,7 @@ pub(super) fn target(number: u64, probe: Option<Arc<Probe>>, assumed: Health) ->
     Target {
         key: [number, 1],
         generation: 1,
+        service: ServiceName("web".into()),
         display_name: format!("web: `web-{number}`"),
         address: ([10, 0, 0, 1], 80).into(),
         instance: format!("id{number}@1"),

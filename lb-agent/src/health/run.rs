@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{
     book::{Book, Job, Ticket},
-    check::patience,
+    check::{END_WITHIN, patience},
     inquiry::{Witness, inquire},
     outcome::{FailureKind, Outcome},
     passive::{Docket, Observation, Ruling},
@@ -27,8 +27,8 @@ const LATENESS_MAX: Duration = Duration::from_millis(250);
 
 /// Makes probes: the one thing to implement for another kind of them.
 pub trait Check: Send + Sync + 'static {
-    /// Probes once. It is given up when the probe's timeout has passed, and that of a command when it has
-    /// passed since its turn came.
+    /// Probes once. It is given up when the probe's timeout has passed. A command times itself, since its
+    /// turn has to come first and it has to be ended; when that takes too long, it says nothing.
     fn check(&self, job: &Job) -> impl Future<Output = Outcome> + Send;
 }
 
@@ -209,11 +209,8 @@ impl<C: Check> Prober<C> {
 pub(super) async fn probe<C: Check>(check: Arc<C>, job: Job) -> Ended {
     let (ticket, key, timeout_ms) = (job.ticket, job.target.key, job.probe.timeout_ms.max(1));
     let timeout = Duration::from_millis(u64::from(timeout_ms));
-    let timeout = match job.probe.kind {
-        // It may have to wait for others first, and times itself from there on.
-        ProbeKind::Command { .. } => timeout + patience(timeout),
-        _ => timeout,
-    };
+    let is_command = matches!(job.probe.kind, ProbeKind::Command { .. });
+    let timeout = if is_command { patience(timeout) + timeout + END_WITHIN } else { timeout };
     let started = Instant::now();
     // Whatever happens in it, the book has to learn that it has ended.
     let guarded = AssertUnwindSafe(tokio::time::timeout(timeout, check.check(&job))).catch_unwind();
@@ -222,6 +219,10 @@ pub(super) async fn probe<C: Check>(check: Arc<C>, job: Job) -> Ended {
         // The timer itself was late: it is this node that has no time.
         Ok(Err(_elapsed)) if started.elapsed() > timeout + LATENESS_MAX => {
             Outcome::Inconclusive("the node is too busy to probe in time".to_owned())
+        }
+        // Whoever runs it would have told that it is late.
+        Ok(Err(_elapsed)) if is_command => {
+            Outcome::Inconclusive("nobody says what became of the command".to_owned())
         }
         Ok(Err(_elapsed)) => {
             Outcome::failed(FailureKind::Late, format!("no answer within {timeout_ms} ms"))

@@ -4,7 +4,9 @@ use std::{net::SocketAddr, sync::Arc};
 
 use super::tracker::Health;
 use crate::{
-    model::{Backend, BackendPath, Probe, ProbeKind, ReportedHealth, Service, only_port},
+    model::{
+        Backend, BackendPath, Probe, ProbeKind, ReportedHealth, Service, ServiceName, only_port,
+    },
     plan::{NameHash, instance_hash},
 };
 
@@ -18,6 +20,8 @@ pub struct Target {
     pub key: TargetKey,
     /// Tells it from a predecessor of the same name, whose results say nothing about it.
     pub generation: u64,
+    /// Whose backend it is.
+    pub service: ServiceName,
     /// What it is called in messages.
     pub display_name: String,
     /// Where traffic goes. A backend of all ports that only one leads to has that; port 0: several do.
@@ -77,6 +81,7 @@ impl Target {
         Self {
             key: instance_hash(name, backend),
             generation,
+            service: name.clone(),
             display_name: format!("{name}: `{}`", backend.display_name),
             address: address(service, backend),
             instance: backend.instance.clone(),

@@ -117,7 +117,13 @@ pub struct BootTicks(pub u64);
 impl BootTicks {
     /// The current tick.
     pub fn now() -> io::Result<Self> {
+        Self::ago(Duration::ZERO)
+    }
+
+    /// The tick of that long ago.
+    pub fn ago(span: Duration) -> io::Result<Self> {
         let since_boot = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME)?);
+        let since_boot = since_boot.saturating_sub(span);
         let second = sysconf(SysconfVar::CLK_TCK)?.and_then(|ticks| u64::try_from(ticks).ok());
         let second = second.ok_or_else(|| io::Error::other("the kernel has no clock ticks"))?;
         let nanoseconds = u128::from(second) * since_boot.as_nanos();

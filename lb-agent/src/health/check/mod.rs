@@ -20,6 +20,7 @@ use super::{
     book::Job,
     outcome::{FailureKind, Outcome},
     run::Check,
+    target::Target,
 };
 use crate::{
     model::{HttpProbe, ProbeKind},
@@ -37,15 +38,27 @@ pub trait Containers: Send + Sync + 'static {
 
 /// Runs commands in containers.
 pub trait RunInContainer: Send + Sync + 'static {
-    /// Runs a command to its end, or ends it, with all that it has started, when `timeout` has passed
-    /// since its turn came. It waits for its turn no longer than [`patience`].
-    fn run<'a>(
-        &'a self,
-        instance: &'a str,
-        argv: &'a [String],
-        timeout: Duration,
-    ) -> BoxFuture<'a, Result<Exited, RunError>>;
+    /// Runs a command to its end, or ends it, with all that it has started, when its timeout has passed
+    /// since its turn came. It waits for its turn no longer than [`patience`], and is ended within
+    /// [`END_WITHIN`].
+    fn run<'a>(&'a self, command: Command<'a>) -> BoxFuture<'a, Result<Exited, RunError>>;
 }
+
+/// What is run where.
+#[derive(Clone, Copy, Debug)]
+pub struct Command<'a> {
+    /// The service that is probed: those of one wait for each other rather than for those of others.
+    pub service: &'a str,
+    /// A run of a container, by [`crate::model::Backend::instance`].
+    pub instance: &'a str,
+    /// The program and its arguments.
+    pub argv: &'a [String],
+    /// Longest time that it may take.
+    pub timeout: Duration,
+}
+
+/// Longest time that it takes to find and end a command that did not end by itself.
+pub const END_WITHIN: Duration = Duration::from_secs(5);
 
 /// Longest time that a command with this timeout waits for others before it is run.
 #[must_use]
@@ -87,12 +100,7 @@ impl Containers for NoContainers {
 }
 
 impl RunInContainer for NoContainers {
-    fn run<'a>(
-        &'a self,
-        _instance: &'a str,
-        _argv: &'a [String],
-        _timeout: Duration,
-    ) -> BoxFuture<'a, Result<Exited, RunError>> {
+    fn run<'a>(&'a self, _command: Command<'a>) -> BoxFuture<'a, Result<Exited, RunError>> {
         Box::pin(async { Err(RunError::NotRun("the Docker provider is off".to_owned())) })
     }
 }
@@ -139,7 +147,9 @@ impl NodeChecks {
             return Outcome::Inconclusive(text.to_owned());
         }
         let timeout = Duration::from_millis(u64::from(job.probe.timeout_ms));
-        match self.commands.run(&job.target.instance, argv, timeout).await {
+        let Target { service, instance, .. } = &*job.target;
+        let command = Command { service: &service.0, instance, argv, timeout };
+        match self.commands.run(command).await {
             Ok(Exited { status: 0, .. }) => Outcome::Passed("exit status 0".into()),
             Ok(Exited { status, output }) => {
                 let shown = shown(&output);

@@ -396,14 +396,11 @@ async fn https_with_and_without_verification() {
 struct Commands;
 
 impl RunInContainer for Commands {
-    fn run<'a>(
-        &'a self,
-        instance: &'a str,
-        argv: &'a [String],
-        timeout: Duration,
-    ) -> BoxFuture<'a, Result<Exited, RunError>> {
+    fn run<'a>(&'a self, command: Command<'a>) -> BoxFuture<'a, Result<Exited, RunError>> {
+        let Command { service, instance, argv, timeout } = command;
         Box::pin(async move {
-            assert_eq!((instance, timeout), ("id1@1", Duration::from_millis(PATIENT_MS.into())));
+            assert_eq!((service, instance), ("web", "id1@1"));
+            assert_eq!(timeout, Duration::from_millis(PATIENT_MS.into()));
             match argv[0].as_str() {
                 "late" => Err(RunError::Late),
                 "refused" => Err(RunError::Refused("no such program".to_owned())),

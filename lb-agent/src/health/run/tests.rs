@@ -285,6 +285,39 @@ async fn who_is_probed_by_a_busy_node_has_not_failed() {
     assert_eq!(outcome, Outcome::Inconclusive("the node is too busy to probe in time".to_owned()));
 }
 
+/// Says after so many milliseconds that it was late.
+struct Late(u64);
+
+impl Check for Late {
+    async fn check(&self, _job: &Job) -> Outcome {
+        sleep(Duration::from_millis(self.0)).await;
+        Outcome::failed(FailureKind::Late, "it was late")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_that_nobody_tells_of_has_not_failed() {
+    let command = || ProbeKind::Command { argv: vec!["true".to_owned()] };
+    let failed = |text: &'static str| Outcome::failed(FailureKind::Late, text);
+    let unknown = || Outcome::Inconclusive("nobody says what became of the command".to_owned());
+    let cases = [
+        // A second of its own, half a one in which it waits for its turn, and what it takes to end it.
+        (command(), 1400, failed("it was late")),
+        (command(), 1600, failed("it was late")),
+        (command(), 6400, failed("it was late")),
+        (command(), 6600, unknown()),
+        (ProbeKind::Tcp { port: None }, 900, failed("it was late")),
+        (ProbeKind::Tcp { port: None }, 1100, failed("no answer within 1000 ms")),
+    ];
+    for (kind, after_ms, expected) in cases {
+        let case = format!("{kind:?} after {after_ms} ms");
+        let probe = Probe { kind, timeout_ms: 1000, ..fixtures::probe() };
+        let job = fixtures::job(probe, ([10, 0, 0, 1], 80).into());
+        let outcome = super::probe(Arc::new(Late(after_ms)), job).await.outcome;
+        assert_eq!(outcome, expected, "{case}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn ten_thousand_probes_are_made_in_their_time() {
     let bed = Bed::new(IN_FLIGHT_MAX);

@@ -3,11 +3,9 @@
 //! A command that does not end in time is killed with all that it has started: Docker would let it run
 //! for ever, and the next probe would add another one.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
-    time::Duration,
-};
+mod turns;
+
+use std::time::Duration;
 
 use bollard::{
     API_DEFAULT_VERSION, Docker,
@@ -15,79 +13,27 @@ use bollard::{
     exec::{CreateExecOptions, StartExecOptions, StartExecResults},
 };
 use futures_util::{StreamExt as _, future::BoxFuture};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, sleep, timeout_at},
-};
+use tokio::time::{Instant, sleep, timeout_at};
 
+use self::turns::Turns;
 use super::api;
 use crate::{
-    health::check::{Exited, RunError, RunInContainer, patience},
-    netlink::end_session,
+    health::check::{Command, END_WITHIN, Exited, RunError, RunInContainer, patience},
+    netlink::{BootTicks, Process, end_session},
 };
 
-/// Commands under way at once: each of them costs Docker and the node some tens of milliseconds.
-const COMMANDS_MAX: usize = 16;
-/// The same for one container: those of others must not wait for one whose commands never end.
-const COMMANDS_PER_CONTAINER_MAX: usize = 2;
 /// Longest wait for Docker to begin an answer.
 const ANSWER_WITHIN_SECONDS: u64 = 30;
 /// Bytes of output that are kept; the rest is read and dropped.
 const OUTPUT_BYTES_MAX: usize = 1024;
 /// How often a command is looked at that has closed its output and not ended.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
-/// Time to find and kill a command that did not end.
-const KILL_WITHIN: Duration = Duration::from_secs(5);
 
 /// Runs commands by the daemon behind one socket.
 #[derive(Clone, Debug)]
 pub struct Commands {
     socket_path: String,
     turns: Turns,
-}
-
-/// Who may run a command.
-#[derive(Clone, Debug)]
-struct Turns {
-    all: Arc<Semaphore>,
-    /// By instance, as long as somebody has or wants a turn.
-    own: Arc<Mutex<HashMap<String, Weak<Semaphore>>>>,
-}
-
-/// A turn, until it is dropped.
-type Turn = (OwnedSemaphorePermit, OwnedSemaphorePermit);
-
-impl Turns {
-    fn new() -> Self {
-        Self { all: Arc::new(Semaphore::new(COMMANDS_MAX)), own: Arc::default() }
-    }
-
-    /// A turn for a command of this container, once there is one. An error says whom it waits for.
-    async fn take(&self, instance: &str, limit: Instant) -> Result<Turn, String> {
-        let busy = |count: usize, whose: &str| {
-            format!("{count} other commands{whose} are under way; it has to wait")
-        };
-        let own = self.own(instance);
-        let own = timeout_at(limit, own.acquire_owned()).await;
-        let Ok(Ok(own)) = own else {
-            return Err(busy(COMMANDS_PER_CONTAINER_MAX, " of this container"));
-        };
-        let all = timeout_at(limit, Arc::clone(&self.all).acquire_owned()).await;
-        let Ok(Ok(all)) = all else { return Err(busy(COMMANDS_MAX, "")) };
-        Ok((all, own))
-    }
-
-    fn own(&self, instance: &str) -> Arc<Semaphore> {
-        // Nothing is left half done by a panic.
-        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = own.get(instance).and_then(Weak::upgrade) {
-            return known;
-        }
-        own.retain(|_, turns| turns.strong_count() > 0);
-        let turns = Arc::new(Semaphore::new(COMMANDS_PER_CONTAINER_MAX));
-        own.insert(instance.to_owned(), Arc::downgrade(&turns));
-        turns
-    }
 }
 
 impl Commands {
@@ -109,8 +55,9 @@ impl Commands {
         self,
         container: String,
         argv: Vec<String>,
-        deadline: Instant,
+        timeout: Duration,
     ) -> Result<Exited, RunError> {
+        let deadline = Instant::now() + timeout;
         let options = CreateExecOptions {
             attach_stdout: Some(true),
             attach_stderr: Some(true),
@@ -125,9 +72,9 @@ impl Commands {
         };
         match timeout_at(deadline, self.follow(&exec)).await {
             Ok(ended) => ended,
+            Err(_elapsed) if self.end(&exec, &container, timeout / 2).await => Err(RunError::Late),
             Err(_elapsed) => {
-                self.kill(&exec, &container).await;
-                Err(RunError::Late)
+                Err(RunError::NotRun("Docker did not start the command in time".to_owned()))
             }
         }
     }
@@ -156,43 +103,62 @@ impl Commands {
         }
     }
 
-    async fn kill(&self, exec: &str, container: &str) {
-        let limit = Instant::now() + KILL_WITHIN;
-        let Ok(client) = self.client() else { return };
-        let Ok(Ok(looked)) = timeout_at(limit, client.inspect_exec(exec)).await else {
-            return;
-        };
-        // It may have ended, and what it has started in the background not.
-        let Some(pid) = looked.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0)
-        else {
-            return;
-        };
+    /// Ends a command whose time is over. Whether it had this much of it for itself: of what Docker
+    /// takes to start a command, the command knows nothing.
+    async fn end(&self, exec: &str, container: &str, least: Duration) -> bool {
+        let limit = Instant::now() + END_WITHIN;
+        let Ok(Some(pid)) = timeout_at(limit, self.process_of(exec)).await else { return false };
         let group = container.to_owned();
-        let ended = tokio::task::spawn_blocking(move || end_session(pid, &group)).await;
-        if let Ok(Err(error)) = ended {
+        let ended = tokio::task::spawn_blocking(move || {
+            let has_begun = has_begun_before(pid, least);
+            (has_begun, end_session(pid, &group))
+        });
+        let Ok((has_begun, ended)) = ended.await else { return false };
+        if let Err(error) = ended {
             tracing::warn!(container, pid, %error, "cannot end a probe's command");
+        }
+        has_begun
+    }
+
+    /// The process of a command, as soon as Docker has started it; `None`: it will not. The process may
+    /// have ended, and what it has started in the background not.
+    async fn process_of(&self, exec: &str) -> Option<u32> {
+        loop {
+            let looked = self.client().ok()?.inspect_exec(exec).await.ok()?;
+            let pid = looked.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0);
+            if pid.is_some() || looked.exit_code.is_some() {
+                return pid;
+            }
+            sleep(LOOK_INTERVAL).await;
         }
     }
 }
 
+/// Whether a process was started that long ago. One that has ended was.
+fn has_begun_before(pid: u32, ago: Duration) -> bool {
+    let started_at = Process::open(pid).and_then(|process| process.started_at());
+    match (started_at, BootTicks::ago(ago)) {
+        (Ok(started_at), Ok(moment)) => started_at <= moment,
+        _ => true,
+    }
+}
+
 impl RunInContainer for Commands {
-    fn run<'a>(
-        &'a self,
-        instance: &'a str,
-        argv: &'a [String],
-        timeout: Duration,
-    ) -> BoxFuture<'a, Result<Exited, RunError>> {
+    fn run<'a>(&'a self, command: Command<'a>) -> BoxFuture<'a, Result<Exited, RunError>> {
+        let Command { service, instance, argv, timeout } = command;
         Box::pin(async move {
             // Who waits for others has not failed.
             let limit = Instant::now() + patience(timeout);
-            let turn = self.turns.take(instance, limit).await.map_err(RunError::NotRun)?;
-            let deadline = Instant::now() + timeout;
+            let turn = self.turns.take(service, instance, limit).await;
+            let turn = turn.map_err(RunError::NotRun)?;
             let container = super::container_of(instance).to_owned();
             let (this, argv) = (self.clone(), argv.to_vec());
+            let deadline = Instant::now() + timeout;
             // Whoever gives up waiting must not keep the command from being ended.
             let task = tokio::spawn(async move {
-                let ended = this.run_to_end(container, argv, deadline).await;
-                drop(turn);
+                let ended = this.run_to_end(container, argv, timeout).await;
+                // Whosever fault that is: others had to wait as long.
+                turn.end(Instant::now() >= deadline);
                 ended
             });
             task.await.unwrap_or_else(|error| Err(RunError::NotRun(error.to_string())))
@@ -216,29 +182,4 @@ fn failure(error: &Error) -> RunError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn no_container_takes_the_turns_of_others() {
-        let turns = Turns::new();
-        let soon = || Instant::now() + Duration::from_secs(1);
-        let mut taken = Vec::new();
-        for _ in 0..COMMANDS_PER_CONTAINER_MAX {
-            taken.push(turns.take("greedy", soon()).await.expect("a turn"));
-        }
-        let error = turns.take("greedy", soon()).await.expect_err("it has its share");
-        assert_eq!(error, "2 other commands of this container are under way; it has to wait");
-        for number in COMMANDS_PER_CONTAINER_MAX..COMMANDS_MAX {
-            taken.push(turns.take(&number.to_string(), soon()).await.expect("a turn"));
-        }
-        let error = turns.take("one more", soon()).await.expect_err("all are taken");
-        assert_eq!(error, "16 other commands are under way; it has to wait");
-        // Who waits is served when another one ends, and nothing is kept of those who are done.
-        let waiting = turns.take("greedy", soon());
-        drop(taken);
-        drop(waiting.await.expect("a turn"));
-        drop(turns.take("another", soon()).await.expect("a turn"));
-        assert_eq!(turns.own.lock().expect("no panic").len(), 1);
-    }
-}
+mod tests;

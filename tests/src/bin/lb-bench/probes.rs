@@ -19,7 +19,7 @@ use lb_agent::{
         stats::{BUCKETS_MS, Histogram, Stats},
         tracker::Health,
     },
-    model::{HttpProbe, Probe, ProbeKind, ProbePlace},
+    model::{HttpProbe, Probe, ProbeKind, ProbePlace, ServiceName},
     netlink::Process,
 };
 use lb_tests::Namespace;
@@ -155,6 +155,7 @@ fn targets(case: &Case, options: &ProbesOptions) -> Targets {
         Arc::new(Target {
             key: [u64::from(number), 1],
             generation: 1,
+            service: ServiceName("web".into()),
             display_name: String::new(),
             address: SocketAddr::from(([127, high, middle, low], PORT)),
             // Each is a container of its own; of one only few are probed at once.
