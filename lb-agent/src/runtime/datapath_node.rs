@@ -69,8 +69,9 @@ impl Node for Datapath {
         Self::set_socket_tables(self, tables).map_err(|error| NodeError(format!("{error:#}")))
     }
 
-    fn look_at_interfaces(&mut self) {
+    fn look_at_hooks(&mut self) {
         self.ensure_fronts();
+        self.ensure_calls();
     }
 
     fn counters(&mut self, backends: &[u32]) -> Result<NodeCounters, NodeError> {

@@ -31,7 +31,8 @@ pub(super) fn cgroup(facts: &Facts) -> Vec<Finding> {
         return vec![
             Finding::error(check, trouble)
                 .because(if is_left { as_before } else { nobody })
-                .so("correct `path` in [cgroup] of the config, and restart the agent"),
+                .so("set it right, which the agent sees within ten seconds; or correct `path` in [cgroup] \
+                     of the config, and restart the agent"),
         ];
     }
     if let Some(path) = status.and_then(|status| status.cgroup.as_ref()) {
