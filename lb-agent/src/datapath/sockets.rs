@@ -36,7 +36,7 @@ use super::{
 };
 use crate::sockets::{
     SocketTables,
-    reaper::{BackendId, Maps, News, Reaper},
+    reaper::{self, BackendId, Maps, News, Reaper},
 };
 
 /// A loaded program: its name, the call that it is for, and itself.
@@ -70,6 +70,8 @@ pub struct SocketStatus {
     pub is_left: bool,
     /// The ends of sockets are seen: what the programs count as open is.
     pub sees_ends: bool,
+    /// Why sockets are not ended whose backend is gone, or not all of them.
+    pub unended: Option<String>,
 }
 
 impl SocketStatus {
@@ -314,7 +316,7 @@ impl Datapath {
                 (None, None) => tracing::info!("socket calls are left alone"),
             }
         }
-        self.sockets = after;
+        self.sockets = SocketStatus { unended: self.sockets.unended.take(), ..after };
         &self.sockets
     }
 
@@ -333,6 +335,7 @@ impl Datapath {
             backends_v4: Array::try_from(Map::Array(open(maps, map_names::BACKENDS_V4)?))?,
             backends_v6: Array::try_from(Map::Array(open(maps, map_names::BACKENDS_V6)?))?,
         };
+        self.sockets.unended = reaper::obstacle();
         let (sender, receiver) = mpsc::channel();
         self.news = Some(sender);
         // A predecessor that was killed may not have come to the sockets of what it took out.

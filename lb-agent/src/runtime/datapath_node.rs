@@ -123,10 +123,10 @@ impl Node for Datapath {
     }
 
     fn sockets(&mut self) -> SocketsView {
-        let SocketStatus { cgroup, trouble, routes_across, is_left, .. } =
+        let SocketStatus { cgroup, trouble, routes_across, is_left, unended, .. } =
             Self::sockets(self).clone();
         let cgroup = cgroup.map(|path| path.display().to_string());
-        SocketsView { cgroup, trouble, routes_across, is_left, clients: Vec::new() }
+        SocketsView { cgroup, trouble, routes_across, is_left, unended, clients: Vec::new() }
     }
 
     fn explain(&mut self, query: &ExplainQuery) -> Result<Explanation, NodeError> {

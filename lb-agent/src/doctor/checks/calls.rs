@@ -67,6 +67,17 @@ pub(super) fn cgroup(facts: &Facts) -> Vec<Finding> {
     }
 }
 
+pub(super) fn ends(facts: &Facts) -> Vec<Finding> {
+    let status = facts.agent.running().map(|running| &running.status.sockets);
+    let unended = status.and_then(|status| status.unended.as_ref());
+    let finding = unended.map(|unended| {
+        Finding::warning("ends", unended)
+            .because("a program that waits for a backend that is gone is not told so")
+            .so("`docs/operations.md` names the options and modules of the kernel")
+    });
+    finding.into_iter().collect()
+}
+
 pub(super) fn outside(facts: &Facts) -> Vec<Finding> {
     let check = "outside";
     let Some(relative) = facts.cgroup.relative.as_ref().filter(|_| is_wanted(facts)) else {
