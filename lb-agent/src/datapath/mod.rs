@@ -55,7 +55,7 @@ use self::{
     hooks::Hooks,
     pins::PinDir,
     scopes::Scopes,
-    sockets::SocketHooks,
+    sockets::SocketCalls,
     state_dir::{Lock, StateDir},
     tables::Tables,
     unseen::Unseen,
@@ -98,6 +98,7 @@ pub struct Datapath {
     unseen: Unseen,
     /// Whether senders that no hook sees are told that they do not arrive.
     refuses_unseen: bool,
+    calls: SocketCalls,
     sockets: SocketStatus,
     /// What becomes of backends, for the reaper.
     news: Option<mpsc::Sender<News>>,
@@ -130,7 +131,8 @@ impl Datapath {
             if has_made_maps { Ownership::Names } else { Ownership::Maps(pins.map_ids()) };
         let mut hooks = Hooks::load(&mut ebpf, &pins, state, ownership, options.tc_mode)?;
         hooks.adopt()?;
-        let sockets = SocketHooks::settle(&mut ebpf, &pins, options);
+        let mut calls = SocketCalls::load(&mut ebpf, &pins, options);
+        let sockets = calls.settle();
         if let Some(trouble) = &sockets.trouble {
             tracing::error!("socket calls: {trouble}");
         }
@@ -147,6 +149,7 @@ impl Datapath {
             scopes: Scopes::take(&mut ebpf)?,
             unseen: Unseen::default(),
             refuses_unseen: options.cgroup.as_ref().is_some_and(|it| it.refuses_unseen),
+            calls,
             sockets,
             news: None,
             observations: Some(Observations::take(&mut ebpf, &pins.maps())?),

@@ -5,6 +5,9 @@
 //! the configuration names is taken off before anything is attached there: a call must not pass
 //! through two programs of ours, since the second would take the first one's backend for the address
 //! that the application asked for.
+//!
+//! Others can remove a cgroup, and take programs off, of which nobody is told. So it is looked again
+//! from time to time, as at the front interfaces.
 
 use std::{
     collections::BTreeSet,
@@ -33,8 +36,11 @@ use super::{
 };
 use crate::sockets::{
     SocketTables,
-    reaper::{BackendId, Maps, News, Reaper},
+    reaper::{self, BackendId, Maps, News, Reaper},
 };
+
+/// A loaded program: its name, the call that it is for, and itself.
+type Loaded = (&'static str, AttachType, OwnedFd);
 
 /// Every program with the call that it is for. Those that translate back come first: whoever is led
 /// to a backend is shown the address that it asked for.
@@ -64,6 +70,8 @@ pub struct SocketStatus {
     pub is_left: bool,
     /// The ends of sockets are seen: what the programs count as open is.
     pub sees_ends: bool,
+    /// Why sockets are not ended whose backend is gone, or not all of them.
+    pub unended: Option<String>,
 }
 
 impl SocketStatus {
@@ -73,40 +81,55 @@ impl SocketStatus {
     }
 }
 
-/// The pinned links.
-#[derive(Clone, Debug)]
-pub(super) struct SocketHooks {
-    path: PathBuf,
+/// The programs of this agent, and what is wanted of them.
+#[derive(Debug)]
+pub(super) struct SocketCalls {
+    links: SocketLinks,
+    /// Where programs are pinned.
+    programs_path: PathBuf,
+    wanted: Option<CgroupOptions>,
+    /// Those that are attached, in the order of [`CALLS`]; or why they cannot be.
+    loaded: Result<Vec<Loaded>, String>,
+    /// The number of the root of cgroup v2, where that is wanted: it cannot be removed.
+    root: Option<u64>,
 }
 
-impl SocketHooks {
-    /// Without looking whether the directory is there.
-    pub(super) fn at(path: &Path) -> Self {
-        Self { path: path.to_path_buf() }
+impl SocketCalls {
+    /// Loads the programs, if they are wanted; attaches nothing.
+    pub(super) fn load(ebpf: &mut Ebpf, pins: &PinDir, options: &Options) -> Self {
+        let wanted = options.cgroup.clone();
+        let loaded = if wanted.is_some() { load_all(ebpf) } else { Ok(Vec::new()) };
+        Self {
+            links: SocketLinks::at(&pins.sockets()),
+            programs_path: pins.programs(),
+            wanted,
+            loaded: loaded.map_err(|error| format!("{error:#}")),
+            root: None,
+        }
     }
 
-    /// Loads the programs and puts them on the cgroup that the options name, in the place of an
-    /// earlier agent's; or takes those off, when they name none.
+    /// Puts the programs on the cgroup that is wanted, in the place of an earlier agent's; or takes
+    /// those off, when none is wanted.
     ///
     /// What does not work here is told and stops nothing else: packets are balanced all the same.
-    pub(super) fn settle(ebpf: &mut Ebpf, pins: &PinDir, options: &Options) -> SocketStatus {
-        let hooks = Self::at(&pins.sockets());
-        let Some(wanted) = &options.cgroup else {
-            let trouble = hooks.detach_all().err().map(|error| format!("{error:#}"));
-            let is_left = !hooks.attached().is_empty();
-            let sees_ends = hooks.see_ends();
+    pub(super) fn settle(&mut self) -> SocketStatus {
+        let Some(wanted) = self.wanted.clone() else {
+            let trouble = self.links.detach_all().err().map(|error| format!("{error:#}"));
+            let is_left = !self.links.attached().is_empty();
+            let sees_ends = self.links.see_ends();
             return SocketStatus { trouble, is_left, sees_ends, ..SocketStatus::default() };
         };
-        let status = match hooks.attach(ebpf, pins, wanted) {
+        let routes_across = wanted.routes_across;
+        let status = match self.attach(&wanted) {
             Ok(cgroup) => {
+                self.root = wanted.path.is_none().then_some(cgroup.id);
                 let trouble = cgroup.trouble();
-                let routes_across = wanted.routes_across;
                 let cgroup = Some(cgroup.path);
                 SocketStatus { cgroup, trouble, routes_across, ..SocketStatus::default() }
             }
             Err(error) => {
                 let mut trouble = format!("{error:#}");
-                let left = hooks.attached();
+                let left = self.links.attached();
                 if !left.is_empty() {
                     let still = format!(
                         "; {} programs of socket calls are attached all the same, those of before \
@@ -116,50 +139,88 @@ impl SocketHooks {
                     );
                     trouble += &still;
                 }
-                let (is_left, routes_across) = (!left.is_empty(), wanted.routes_across);
-                let trouble = Some(trouble);
+                let (is_left, trouble) = (!left.is_empty(), Some(trouble));
                 SocketStatus { trouble, routes_across, is_left, ..SocketStatus::default() }
             }
         };
-        SocketStatus { sees_ends: hooks.see_ends(), ..status }
+        SocketStatus { sees_ends: self.links.see_ends(), ..status }
+    }
+
+    /// Looks whether all is where it was put, and settles again where it is not, or never was.
+    /// `None`: nothing was to be done.
+    fn look(&mut self, before: &SocketStatus) -> Option<SocketStatus> {
+        if self.wanted.is_none() {
+            return before.trouble.is_some().then(|| self.settle());
+        }
+        let lost = self.lost();
+        if before.cgroup.is_some() && lost.as_ref().is_ok_and(Vec::is_empty) {
+            return None;
+        }
+        let after = self.settle();
+        if let (Ok(lost), Some(cgroup)) = (lost, &after.cgroup)
+            && before.cgroup.is_some()
+        {
+            let cgroup = cgroup.display();
+            tracing::warn!(
+                "programs of socket calls were lost, and are on `{cgroup}` again: {lost:?}"
+            );
+        }
+        Some(after)
+    }
+
+    /// Names of the programs that are not on the cgroup.
+    fn lost(&self) -> anyhow::Result<Vec<&'static str>> {
+        let path = self.wanted.as_ref().and_then(|wanted| wanted.path.as_deref());
+        let id = match (path, self.root) {
+            (None, Some(root)) => root,
+            (path, _) => cgroup::open(path)?.id,
+        };
+        let names = self.loaded.iter().flatten().map(|(name, ..)| *name);
+        Ok(names.filter(|name| self.links.cgroup_of(name) != Some(id)).collect())
+    }
+
+    fn attach(&self, wanted: &CgroupOptions) -> anyhow::Result<Cgroup> {
+        let cgroup = cgroup::open(wanted.path.as_deref())?;
+        self.links.detach_elsewhere(&cgroup)?;
+        let loaded = self.loaded.as_ref().map_err(|error| anyhow::Error::msg(error.clone()))?;
+        for (name, _) in CALLS {
+            if loaded.iter().all(|(it, ..)| *it != name) {
+                self.links.detach(name)?;
+            }
+        }
+        for (name, attach_type, program) in loaded {
+            super::hooks::pin_program(program.as_fd(), name, &self.programs_path)?;
+            let attached = self.links.attach(name, *attach_type, program.as_fd(), &cgroup);
+            attached
+                .with_context(|| format!("`{name}` on the cgroup `{}`", cgroup.path.display()))?;
+        }
+        Ok(cgroup)
+    }
+}
+
+/// The pinned links.
+#[derive(Clone, Debug)]
+pub(super) struct SocketLinks {
+    path: PathBuf,
+}
+
+impl SocketLinks {
+    /// Without looking whether the directory is there.
+    pub(super) fn at(path: &Path) -> Self {
+        Self { path: path.to_path_buf() }
     }
 
     fn see_ends(&self) -> bool {
         self.attached().contains(&program_names::SOCK_RELEASE)
     }
 
-    fn attach(
-        &self,
-        ebpf: &mut Ebpf,
-        pins: &PinDir,
-        wanted: &CgroupOptions,
-    ) -> anyhow::Result<Cgroup> {
-        let cgroup = cgroup::open(wanted.path.as_deref())?;
-        self.detach_elsewhere(&cgroup)?;
-        // All of them are loaded before one is attached.
-        let mut programs = Vec::with_capacity(CALLS.len());
-        for (name, attach_type) in CALLS {
-            match load(ebpf, name) {
-                Ok(program) => programs.push((name, attach_type, program)),
-                // Its table is one from which the oldest goes when it is full.
-                Err(error) if attach_type == AttachType::SockRelease => {
-                    tracing::info!(
-                        "the ends of sockets are not seen (before Linux 5.9): {error:#}"
-                    );
-                    self.detach(name)?;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        for (name, attach_type, program) in &programs {
-            super::hooks::pin_program(program.as_fd(), name, &pins.programs())?;
-            self.attach_one(name, *attach_type, program.as_fd(), &cgroup)
-                .with_context(|| format!("`{name}` on the cgroup `{}`", cgroup.path.display()))?;
-        }
-        Ok(cgroup)
+    /// Number of the cgroup that a program is on; `None`: it is on none.
+    fn cgroup_of(&self, name: &str) -> Option<u64> {
+        let link = sys::open_pin(&self.path.join(name)).ok()?;
+        sys::link_cgroup(link.as_fd()).ok().filter(|id| *id != 0)
     }
 
-    fn attach_one(
+    fn attach(
         &self,
         name: &str,
         attach_type: AttachType,
@@ -183,10 +244,8 @@ impl SocketHooks {
 
     /// Takes off what is on another cgroup, or on one that is gone.
     fn detach_elsewhere(&self, cgroup: &Cgroup) -> anyhow::Result<()> {
-        for name in self.attached() {
-            let link = sys::open_pin(&self.path.join(name));
-            let is_here = link.and_then(|link| sys::link_cgroup(link.as_fd()));
-            if !is_here.is_ok_and(|id| id == cgroup.id) {
+        for name in self.pinned() {
+            if self.cgroup_of(name) != Some(cgroup.id) {
                 tracing::info!(name, "taking a program of sockets off another cgroup");
                 self.detach(name)?;
             }
@@ -195,13 +254,19 @@ impl SocketHooks {
     }
 
     fn detach_all(&self) -> anyhow::Result<()> {
-        self.attached().into_iter().try_for_each(|name| self.detach(name))
+        self.pinned().into_iter().try_for_each(|name| self.detach(name))
     }
 
     /// Names of the programs that have a link, those that lead to backends first.
-    pub(super) fn attached(&self) -> Vec<&'static str> {
+    pub(super) fn pinned(&self) -> Vec<&'static str> {
         let is_there = |name: &&str| fs::symlink_metadata(self.path.join(name)).is_ok();
         CALLS.iter().rev().map(|(name, _)| *name).filter(is_there).collect()
+    }
+
+    /// Those of them that are on a cgroup, whichever. A link outlives the cgroup that it was made for.
+    fn attached(&self) -> Vec<&'static str> {
+        let names = self.pinned().into_iter();
+        names.filter(|name| self.cgroup_of(name).is_some()).collect()
     }
 
     /// Takes a program off; one that is not there is as good.
@@ -238,9 +303,27 @@ impl Datapath {
         tables.and(routes.context("routes for senders that no hook sees"))
     }
 
-    /// Ends sockets whose backends this data path takes out; only where socket calls are balanced.
+    /// Looks at the cgroup again: one that came, or was removed and made anew, gets the programs of socket
+    /// calls, and so does one that has lost some. For a timer.
+    pub fn ensure_calls(&mut self) -> &SocketStatus {
+        let Some(after) = self.calls.look(&self.sockets) else { return &self.sockets };
+        if after.trouble != self.sockets.trouble {
+            match (&after.trouble, &after.cgroup) {
+                (Some(trouble), _) => tracing::error!("socket calls: {trouble}"),
+                (None, Some(cgroup)) => {
+                    tracing::info!("socket calls are balanced below `{}`", cgroup.display());
+                }
+                (None, None) => tracing::info!("socket calls are left alone"),
+            }
+        }
+        self.sockets = SocketStatus { unended: self.sockets.unended.take(), ..after };
+        &self.sockets
+    }
+
+    /// Ends sockets whose backends this data path takes out; only where socket calls are balanced, or are
+    /// to be as soon as their cgroup can be used.
     pub fn take_reaper(&mut self) -> anyhow::Result<Option<Reaper>> {
-        if !self.sockets.translates() {
+        if !self.sockets.translates() && self.calls.wanted.is_none() {
             return Ok(None);
         }
         let maps = &self.maps_path;
@@ -252,6 +335,7 @@ impl Datapath {
             backends_v4: Array::try_from(Map::Array(open(maps, map_names::BACKENDS_V4)?))?,
             backends_v6: Array::try_from(Map::Array(open(maps, map_names::BACKENDS_V6)?))?,
         };
+        self.sockets.unended = reaper::obstacle();
         let (sender, receiver) = mpsc::channel();
         self.news = Some(sender);
         // A predecessor that was killed may not have come to the sockets of what it took out.
@@ -271,6 +355,22 @@ impl Datapath {
             tracing::debug!(number, "nobody ends its sockets; they end by themselves, later");
         }
     }
+}
+
+/// All of them, before one is attached.
+fn load_all(ebpf: &mut Ebpf) -> anyhow::Result<Vec<Loaded>> {
+    let mut loaded = Vec::with_capacity(CALLS.len());
+    for (name, attach_type) in CALLS {
+        match load(ebpf, name) {
+            Ok(program) => loaded.push((name, attach_type, program)),
+            // Its table is one from which the oldest goes when it is full.
+            Err(error) if attach_type == AttachType::SockRelease => {
+                tracing::info!("the ends of sockets are not seen (before Linux 5.9): {error:#}");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(loaded)
 }
 
 fn load(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<OwnedFd> {

@@ -16,7 +16,7 @@ use super::{
     pins::{PinDir, remove_directory},
     prerequisites::check_host,
     rtnl::{Rtnl, RtnlError},
-    sockets::SocketHooks,
+    sockets::SocketLinks,
     state_dir::{StateDir, lock_pins, remove_if_there},
     sys, unseen,
 };
@@ -78,7 +78,7 @@ pub fn uninstall(options: &Options, dry_run: bool) -> anyhow::Result<Report> {
 
     remove_links(&LinkDir::at(&pins.links()), netns_cookie, &mut report);
     remove_filters(&mut clsact, &mut report);
-    remove_sockets(&SocketHooks::at(&pins.sockets()), &mut report);
+    remove_sockets(&SocketLinks::at(&pins.sockets()), &mut report);
     remove_routes(&mut report);
     remove_pins(&pins, &mut report);
     // An open directory would keep the bpffs busy.
@@ -151,8 +151,8 @@ fn remove_routes(report: &mut Report) {
 }
 
 /// Sockets that are connected stay so; what they remember goes with the maps.
-fn remove_sockets(sockets: &SocketHooks, report: &mut Report) {
-    for name in sockets.attached() {
+fn remove_sockets(sockets: &SocketLinks, report: &mut Report) {
+    for name in sockets.pinned() {
         report.step(format!("program {name} of socket calls"), || sockets.detach(name));
     }
 }

@@ -23,6 +23,7 @@ pub fn examine(facts: &Facts) -> Report {
         node::fronts,
         node::forwarding,
         calls::cgroup,
+        calls::ends,
         calls::outside,
         calls::strangers,
         calls::raw_sockets,

@@ -277,6 +277,25 @@ fn whose_calls_are_not_seen_is_said() {
 }
 
 #[test]
+fn calls_that_are_not_translated_and_sockets_that_do_not_end_are_said() {
+    let mut running = running();
+    running.status.sockets = SocketsView {
+        trouble: Some("`/sys/fs/cgroup/lb` cannot be used".to_owned()),
+        unended: Some("this kernel ends no sockets".to_owned()),
+        ..SocketsView::default()
+    };
+    assert_snapshot!(troubles(&facts(running)), @r#"
+    error    cgroup      `/sys/fs/cgroup/lb` cannot be used
+                         why: containers and the node itself do not reach virtual addresses by socket calls
+                         do:  set it right, which the agent sees within ten seconds; or correct `path` in [cgroup] of the config, and restart the agent
+    warning  ends        this kernel ends no sockets
+                         why: a program that waits for a backend that is gone is not told so
+                         do:  `docs/operations.md` names the options and modules of the kernel
+    0 ok, 1 warnings, 1 errors
+    "#);
+}
+
+#[test]
 fn names_that_do_not_resolve_are_said() {
     let mut running = running();
     let server = |address: &str, trouble: Option<&str>| NameServerView {

@@ -10,6 +10,7 @@
 
 mod container;
 mod cookie;
+mod diag_parts;
 mod link;
 mod local;
 mod namespace;
@@ -26,6 +27,7 @@ pub use container::{
     ContainerNetwork, ContainerWay, NetworkError, NetworkRefusal, container_network,
 };
 pub use cookie::Cookies;
+pub use diag_parts::{DiagPart, missing_diag_parts};
 pub use local::local_prefixes;
 pub use namespace::Namespace;
 pub use node::{default_route_interfaces, forwarding_enabled, link_index, link_name, newest_port};

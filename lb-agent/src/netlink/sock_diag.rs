@@ -210,7 +210,7 @@ impl DiagSocket {
         });
         match dumped {
             Ok(_) => {}
-            // A kernel without this family or protocol.
+            // A kernel without this family or protocol, see `diag_parts`.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(0),
             Err(error) => return Err(error),
         }
@@ -249,7 +249,8 @@ impl DiagSocket {
         }
     }
 
-    fn destroy(&self, request: Request) -> io::Result<()> {
+    /// Ends one socket. `ENOENT`: there is none with this id.
+    pub(super) fn destroy(&self, request: Request) -> io::Result<()> {
         self.send(SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, request, &[])?;
         let mut buffer = [0; 4096];
         let length = self.receive(&mut buffer)?;

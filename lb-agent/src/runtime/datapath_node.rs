@@ -69,8 +69,9 @@ impl Node for Datapath {
         Self::set_socket_tables(self, tables).map_err(|error| NodeError(format!("{error:#}")))
     }
 
-    fn look_at_interfaces(&mut self) {
+    fn look_at_hooks(&mut self) {
         self.ensure_fronts();
+        self.ensure_calls();
     }
 
     fn counters(&mut self, backends: &[u32]) -> Result<NodeCounters, NodeError> {
@@ -122,10 +123,10 @@ impl Node for Datapath {
     }
 
     fn sockets(&mut self) -> SocketsView {
-        let SocketStatus { cgroup, trouble, routes_across, is_left, .. } =
+        let SocketStatus { cgroup, trouble, routes_across, is_left, unended, .. } =
             Self::sockets(self).clone();
         let cgroup = cgroup.map(|path| path.display().to_string());
-        SocketsView { cgroup, trouble, routes_across, is_left, clients: Vec::new() }
+        SocketsView { cgroup, trouble, routes_across, is_left, unended, clients: Vec::new() }
     }
 
     fn explain(&mut self, query: &ExplainQuery) -> Result<Explanation, NodeError> {

@@ -61,8 +61,9 @@ pub trait Node: Kernel + Send {
     /// Makes the tables of socket calls what is wanted.
     fn set_socket_tables(&mut self, tables: &SocketTables) -> Result<(), NodeError>;
 
-    /// Attaches front interfaces that came, and forgets interfaces that are gone.
-    fn look_at_interfaces(&mut self);
+    /// Attaches front interfaces that came, and forgets interfaces that are gone. The same with the cgroup
+    /// of socket calls, of which [`Self::sockets`] tells.
+    fn look_at_hooks(&mut self);
 
     /// What the data path counted, for these backend numbers.
     fn counters(&mut self, backends: &[u32]) -> Result<NodeCounters, NodeError>;

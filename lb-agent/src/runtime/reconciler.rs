@@ -53,7 +53,7 @@ const SWEEP: Duration = Duration::from_secs(1);
 const SWEEP_ON: Duration = Duration::from_millis(100);
 /// Time for which a scan of the recorded flows is good enough: slots can wait, and a plan costs.
 const SCAN_AGE: Duration = Duration::from_secs(5);
-/// Time between two looks at the interfaces.
+/// Time between two looks at the interfaces and the cgroup.
 const LOOK: Duration = Duration::from_secs(10);
 /// Time between two full readings of the kernel's tables.
 pub(super) const RESYNC: Duration = Duration::from_mins(1);
@@ -219,7 +219,7 @@ impl<N: Node> Reconciler<N> {
         }
         if self.next_look <= now {
             self.next_look = now + LOOK;
-            self.node.look_at_interfaces();
+            self.look_at_hooks(now);
             if !self.is_dirty {
                 // No plan will ask.
                 self.node.expect_no_more();

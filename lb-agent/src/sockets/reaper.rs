@@ -15,7 +15,7 @@ use lb_common::abi::{BackendV4, BackendV6, SocketPeer, connected_backend};
 use zerocopy::FromBytes as _;
 
 use super::Registry;
-use crate::netlink::{self, Found, Process};
+use crate::netlink::{self, DiagPart, Found, Process};
 
 /// When it is looked again, after a backend went: a call that was under way then may have remembered it
 /// after the first look, and a caller may have become known since.
@@ -115,10 +115,10 @@ impl Reaper {
             Ok(0) => {}
             Ok(count) => tracing::info!("ended {count} sockets of {name} whose backend is gone"),
             Err(_) if process.is_some_and(|process| !process.is_alive()) => return false,
-            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => tracing::warn!(
-                "this kernel ends no sockets (CONFIG_INET_DIAG_DESTROY): clients of a backend that \
-                 is gone wait for their own timers"
-            ),
+            // As was told at the start.
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                tracing::debug!("this kernel ends no sockets");
+            }
             Err(error) => tracing::warn!("cannot end sockets of {name}: {error}"),
         }
         true
@@ -186,6 +186,38 @@ impl Due {
         gone.extend(due.into_iter().map(|(_, one)| one));
         gone
     }
+}
+
+/// Why this kernel does not end sockets, or not those of every protocol, and what to do; `None`: it does.
+/// Asks it in the calling thread's namespace, and writes what it finds to the log.
+pub fn obstacle() -> Option<String> {
+    let obstacle = match netlink::missing_diag_parts() {
+        Ok(missing) => without(&missing)?,
+        Err(error) => format!("it cannot be told whether this kernel ends sockets: {error}"),
+    };
+    tracing::warn!("sockets whose backend is gone: {obstacle}");
+    Some(obstacle)
+}
+
+/// What a kernel does not do that lacks these parts.
+fn without(missing: &BTreeSet<DiagPart>) -> Option<String> {
+    let has = |part| !missing.contains(&part);
+    let whose = match (has(DiagPart::Tcp), has(DiagPart::Udp), has(DiagPart::Destroy)) {
+        (true, true, true) => return None,
+        (false, true, true) => "sockets of TCP",
+        (true, false, true) => "sockets of UDP",
+        _ => "sockets",
+    };
+    let lacks = missing.iter().map(|part| match part {
+        DiagPart::Tcp => "CONFIG_INET_DIAG (`modprobe tcp_diag`)",
+        DiagPart::Udp => "CONFIG_INET_UDP_DIAG (`modprobe udp_diag`)",
+        DiagPart::Destroy => "CONFIG_INET_DIAG_DESTROY (another kernel)",
+    });
+    let lacks = lacks.collect::<Vec<_>>().join(", ");
+    Some(format!(
+        "this kernel ends no {whose}, for lack of {lacks}: clients of a backend that is gone wait for \
+         their own timers; set it right, and restart the agent"
+    ))
 }
 
 /// To whom a socket of TCP has been led.
@@ -279,5 +311,37 @@ mod tests {
         check(SocketPeer { seal: 1, ..peer }, None);
         check(SocketPeer::default(), None);
         assert_eq!(peer_of(&peer.as_bytes()[1..]), None);
+    }
+
+    #[test]
+    fn what_a_kernel_lacks_is_told_with_what_follows() {
+        use DiagPart::{Destroy, Tcp, Udp};
+        let check = |missing: &[DiagPart], expected: &str| {
+            let told = without(&missing.iter().copied().collect()).unwrap_or_default();
+            assert!(told.starts_with(expected) && told.is_empty() == missing.is_empty(), "{told}");
+        };
+        check(&[], "");
+        check(
+            &[Udp],
+            "this kernel ends no sockets of UDP, for lack of CONFIG_INET_UDP_DIAG \
+             (`modprobe udp_diag`): clients of a backend that is gone wait for their own timers",
+        );
+        check(
+            &[Tcp],
+            "this kernel ends no sockets of TCP, for lack of CONFIG_INET_DIAG \
+             (`modprobe tcp_diag`): ",
+        );
+        check(
+            &[Tcp, Udp],
+            "this kernel ends no sockets, for lack of CONFIG_INET_DIAG (`modprobe tcp_diag`), \
+             CONFIG_INET_UDP_DIAG (`modprobe udp_diag`): ",
+        );
+        let destroy = "this kernel ends no sockets, for lack of CONFIG_INET_DIAG_DESTROY (another";
+        check(&[Destroy], destroy);
+        check(
+            &[Destroy, Udp],
+            "this kernel ends no sockets, for lack of CONFIG_INET_UDP_DIAG (`modprobe udp_diag`), \
+             CONFIG_INET_DIAG_DESTROY (another kernel): ",
+        );
     }
 }

@@ -6,6 +6,7 @@
 mod adopt;
 mod attach;
 mod calls;
+mod cgroups;
 mod records;
 mod sandbox;
 mod tables;

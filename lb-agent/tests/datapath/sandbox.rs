@@ -231,7 +231,7 @@ fn lacking() -> Option<String> {
 }
 
 /// In the form that the test runner compares with `skips.toml`.
-fn skip(name: &str, why: &str) {
+pub(crate) fn skip(name: &str, why: &str) {
     let line = format!("SKIP {name}: {why}\n");
     print!("{line}");
     if let Some(path) = std::env::var_os("LB_SKIP_LOG") {

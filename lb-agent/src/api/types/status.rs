@@ -99,6 +99,9 @@ pub struct SocketsView {
     /// The cgroup cannot be used, and programs that an earlier agent attached go on.
     #[serde(default)]
     pub is_left: bool,
+    /// Why sockets are not ended whose backend is gone, and what to do.
+    #[serde(default)]
+    pub unended: Option<String>,
     /// Containers whose networks are known, by name.
     pub clients: Vec<String>,
 }
@@ -113,8 +116,9 @@ impl SocketsView {
     /// A line for people; nothing, where socket calls are nobody's business.
     #[must_use]
     pub fn summary(&self) -> Option<String> {
-        let Self { cgroup, trouble, clients, .. } = self;
-        let trouble = trouble.as_ref().map_or_else(String::new, |trouble| format!("; {trouble}"));
+        let Self { cgroup, trouble, unended, clients, .. } = self;
+        let troubles = trouble.iter().chain(unended);
+        let trouble: String = troubles.flat_map(|trouble| ["; ", trouble.as_str()]).collect();
         let whose = match cgroup {
             Some(cgroup) => format!("below {cgroup}, containers known {}", clients.len()),
             None if self.is_left => {

@@ -31,7 +31,8 @@ pub(super) fn cgroup(facts: &Facts) -> Vec<Finding> {
         return vec![
             Finding::error(check, trouble)
                 .because(if is_left { as_before } else { nobody })
-                .so("correct `path` in [cgroup] of the config, and restart the agent"),
+                .so("set it right, which the agent sees within ten seconds; or correct `path` in [cgroup] \
+                     of the config, and restart the agent"),
         ];
     }
     if let Some(path) = status.and_then(|status| status.cgroup.as_ref()) {
@@ -64,6 +65,17 @@ pub(super) fn cgroup(facts: &Facts) -> Vec<Finding> {
                 .so("`mount -t cgroup2 none /sys/fs/cgroup/unified`, to see it"),
         ],
     }
+}
+
+pub(super) fn ends(facts: &Facts) -> Vec<Finding> {
+    let status = facts.agent.running().map(|running| &running.status.sockets);
+    let unended = status.and_then(|status| status.unended.as_ref());
+    let finding = unended.map(|unended| {
+        Finding::warning("ends", unended)
+            .because("a program that waits for a backend that is gone is not told so")
+            .so("`docs/operations.md` names the options and modules of the kernel")
+    });
+    finding.into_iter().collect()
 }
 
 pub(super) fn outside(facts: &Facts) -> Vec<Finding> {

@@ -90,6 +90,18 @@ impl<N: Node> Reconciler<N> {
         view
     }
 
+    /// Looks at what the programs are attached to. Those of socket calls may be on their cgroup since
+    /// then, or on none any more, and the tables follow.
+    pub(super) fn look_at_hooks(&mut self, now: Instant) {
+        let before = self.node.sockets();
+        self.node.look_at_hooks();
+        if self.node.sockets() != before {
+            self.callers.set_changed(now);
+            self.callers.are_cleared = false;
+            self.is_view_stale = true;
+        }
+    }
+
     /// Takes over who calls from this node.
     pub(super) fn set_clients(&mut self, clients: Clients) {
         if self.callers.known.as_ref() != Some(&clients) {

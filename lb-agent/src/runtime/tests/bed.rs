@@ -71,6 +71,8 @@ pub(super) struct NodeState {
     pub(super) socket_tables_set: usize,
     /// Socket calls are nobody's business.
     pub(super) has_no_calls: bool,
+    /// The same from the next look on.
+    pub(super) finds_no_calls: Option<bool>,
 }
 
 #[derive(Clone)]
@@ -191,8 +193,10 @@ impl Node for FakeNode {
         }
     }
 
-    fn look_at_interfaces(&mut self) {
-        self.lock().looks += 1;
+    fn look_at_hooks(&mut self) {
+        let mut node = self.lock();
+        node.looks += 1;
+        node.has_no_calls = node.finds_no_calls.take().unwrap_or(node.has_no_calls);
     }
 
     fn counters(&mut self, backends: &[u32]) -> Result<NodeCounters, NodeError> {

@@ -119,3 +119,15 @@ async fn tables_that_nobody_reads_are_cleared_once_and_not_made() {
     assert_eq!(bed.served(2), addresses(&[3]));
     assert!(is_empty(&bed) && bed.node().socket_tables_set == before + 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn tables_follow_calls_that_are_lost_and_found() {
+    let bed = running().await;
+    for is_lost in [true, false, true, false] {
+        bed.node().finds_no_calls = Some(is_lost);
+        bed.wait(Duration::from_secs(11)).await;
+        let services = if is_lost { 0 } else { 3 };
+        assert_eq!(bed.node().socket_tables.scopes.len(), services, "{is_lost}");
+        assert_eq!(bed.view().await.status.sockets.is_on(), !is_lost);
+    }
+}
