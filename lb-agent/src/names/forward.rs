@@ -28,7 +28,9 @@ use hickory_resolver::{
 
 use super::{
     neighbours::Neighbours,
+    responder::NEGATIVE_TTL_SECONDS_MAX,
     room::{Place, Room},
+    table::Trust,
     wire::Reply,
 };
 
@@ -61,13 +63,14 @@ impl fmt::Debug for Forwarder {
 /// An answer that is waited for, and the room that the wait takes.
 pub(super) struct Waiting {
     lookup: Lookup,
+    trust: Trust,
     _place: Place,
 }
 
 impl Waiting {
     /// The answer, for an asker's own way of writing the name.
     pub(super) async fn reply(self, name: &Name) -> Reply {
-        let mut reply = Reply::clone(&*self.lookup.await);
+        let mut reply = trusted(Reply::clone(&*self.lookup.await), self.trust);
         for record in reply.answers.iter_mut().filter(|record| record.name() == name) {
             record.set_name(name.clone());
         }
@@ -100,7 +103,12 @@ impl Forwarder {
     }
 
     /// Begins to ask, unless it is asked already. The error is what the asker is told at once.
-    pub(super) fn ask(&self, query: &Query, source: IpAddr) -> Result<Waiting, ResponseCode> {
+    pub(super) fn ask(
+        &self,
+        query: &Query,
+        source: IpAddr,
+        trust: Trust,
+    ) -> Result<Waiting, ResponseCode> {
         // It would ask us what we ask it; and for strangers nobody is asked.
         if self.servers.contains(&source.to_canonical()) || !self.neighbours.have(source) {
             return Err(ResponseCode::Refused);
@@ -109,7 +117,7 @@ impl Forwarder {
         let key = (query.name().to_lowercase(), query.query_type());
         let mut lookups = self.lookups.lock().unwrap_or_else(PoisonError::into_inner);
         let lookup = lookups.entry(key.clone()).or_insert_with(|| self.begin(key)).clone();
-        Ok(Waiting { lookup, _place: place })
+        Ok(Waiting { lookup, trust, _place: place })
     }
 
     /// A task, so that it ends and is forgotten although those who wait for it may go away.
@@ -143,6 +151,20 @@ async fn look_up(resolver: &TokioResolver, name: Name, kind: RecordType) -> Repl
         },
     };
     reply.can_recurse = true;
+    reply
+}
+
+/// What is made of an answer to a name that may be ours, or may become ours.
+fn trusted(mut reply: Reply, trust: Trust) -> Reply {
+    if trust == Trust::Hardly && reply.code == ResponseCode::NXDomain {
+        return failed();
+    }
+    let answers = if trust == Trust::Hardly { &mut reply.answers[..] } else { &mut [] };
+    // RFC 2308: that of the authority says how long "there is nothing" may be remembered.
+    let authorities = if trust == Trust::Full { &mut [] } else { &mut reply.authorities[..] };
+    for record in answers.iter_mut().chain(authorities) {
+        record.set_ttl(record.ttl().min(NEGATIVE_TTL_SECONDS_MAX));
+    }
     reply
 }
 

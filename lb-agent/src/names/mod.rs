@@ -4,7 +4,8 @@
 //! Docker and the health of backends. It knows what the view knows, in a table that is made when the
 //! view changes. It answers for names of services and for nothing else: whatever else is asked is
 //! refused, so that whoever asks goes on to its next server, unless the configuration names servers to
-//! ask instead.
+//! ask instead. Nobody else is believed about names that are ours if there are such: a resolver that was
+//! told "there is no such name" remembers that for as long as somebody who does not know us said.
 //!
 //! Messages and questions to other servers are hickory's (`hickory-proto`, `hickory-resolver`). The loops
 //! are our own and not `hickory-server`'s, which begins a task for each question whoever asks, and however
@@ -26,14 +27,22 @@ mod table;
 mod tests;
 mod wire;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
     activity::Activity,
-    table::{Answer, Names, Question},
+    table::{Answer, Names, Question, Trust, Whose},
 };
 use self::{
     connections::{CONNECTIONS_MAX, CONNECTIONS_OF_ONE_MAX},
@@ -43,53 +52,76 @@ use self::{
     responder::Responder,
     room::Room,
 };
-use crate::{api::types::View, config::NamesConfig};
+use crate::{
+    api::types::View,
+    config::{Config, NamesConfig},
+};
 
 /// Wait after an address could not be listened on: that of a bridge comes with Docker.
 const RETRY: Duration = Duration::from_secs(2);
+
+/// A responder that is at work, if there is to be one.
+#[derive(Clone, Debug, Default)]
+pub struct Running {
+    has_pool: Arc<AtomicBool>,
+}
+
+impl Running {
+    /// The configuration was read again; what else of it changes counts after a restart.
+    pub fn reload(&self, config: &Config) {
+        self.has_pool.store(config.labels.routing_pool.is_some(), Ordering::Relaxed);
+    }
+}
 
 /// Answers on every address of the configuration until `stop`, on a thread of its own. Whoever comes by
 /// one of the front interfaces is asked for nobody else's names. The error: there
 /// is no thread to be had.
 pub fn start(
-    config: &NamesConfig,
+    config: &Config,
     fronts: &[u32],
     view: &watch::Receiver<Arc<View>>,
     activity: &Arc<Activity>,
     stop: &CancellationToken,
-) -> io::Result<()> {
+) -> io::Result<Running> {
+    let running = Running::default();
+    running.reload(config);
+    let config = config.names.clone();
     if config.listen.is_empty() {
-        return Ok(());
+        return Ok(running);
     }
     let failed = |error| io::Error::other(format!("no thread that answers for names: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(failed)?;
-    let (config, view) = (config.clone(), view.clone());
+    let first = Names::of(&view.borrow(), config.compose);
+    let (sender, names) = watch::channel(Arc::new(first));
     let neighbours = Neighbours::new(fronts);
-    let (activity, stop) = (Arc::clone(activity), stop.clone());
+    let forward = (!config.forward.is_empty()).then(|| Forwarder::new(&config.forward, neighbours));
+    let responder = Responder {
+        names,
+        activity: Arc::clone(activity),
+        ttl_seconds: config.ttl_seconds,
+        has_pool: Arc::clone(&running.has_pool),
+        forward: forward.map(Arc::new),
+    };
+    let (view, stop) = (view.clone(), stop.clone());
     let thread = std::thread::Builder::new().name("lb-names".to_owned()).spawn(move || {
-        runtime.block_on(stop.run_until_cancelled(run(config, neighbours, view, activity)));
+        runtime.block_on(stop.run_until_cancelled(run(config, responder, view, sender)));
     });
-    thread.map(drop).map_err(failed)
+    thread.map(|_thread| running).map_err(failed)
 }
 
 async fn run(
     config: NamesConfig,
-    neighbours: Neighbours,
+    responder: Responder,
     view: watch::Receiver<Arc<View>>,
-    activity: Arc<Activity>,
+    names: watch::Sender<Arc<Names>>,
 ) {
-    let first = Names::of(&view.borrow(), config.compose);
-    let (sender, names) = watch::channel(Arc::new(first));
-    let forward =
-        (!config.forward.is_empty()).then(|| Arc::new(Forwarder::new(&config.forward, neighbours)));
-    let responder = Responder { names, activity, ttl_seconds: config.ttl_seconds, forward };
     let room = Room::new(CONNECTIONS_MAX, CONNECTIONS_OF_ONE_MAX);
     for &address in &config.listen {
         let is_alone = !config.listen.iter().any(|other| listen::share_port(address, *other));
         tokio::spawn(serve(address, is_alone, responder.clone(), room.clone()));
     }
-    follow(view, config.compose, &sender).await;
+    follow(view, config.compose, &names).await;
     // Nothing changes any more; what is known is answered until somebody says stop.
     std::future::pending::<()>().await;
 }

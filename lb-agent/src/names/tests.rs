@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Answer, Names, Question};
+use super::{Answer, Names, Question, Trust, Whose};
 use crate::{
     api::types::{ServiceView, ServingState, View, VipFrontendView, VipView},
     model::{FrontendAddress, ServiceName},
@@ -67,6 +67,7 @@ fn view() -> View {
             service("compose/blog/web:80", &["tcp://10.96.0.22:80"]),
             service("file/web", &["tcp://10.96.0.23:80"]),
         ],
+        is_complete: true,
         ..View::default()
     }
 }
@@ -129,3 +130,4 @@ fn compose_names_are_told_where_they_are_asked_for_and_clear() {
 mod hostile;
 mod over_the_wire;
 mod strangers;
+mod unknown;

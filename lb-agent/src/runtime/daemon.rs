@@ -111,6 +111,7 @@ struct Daemon {
     /// What the Docker provider reads labels with.
     docker_labels: LabelsConfig,
     server: JoinHandle<()>,
+    names: names::Running,
     kernel_thread: oneshot::Receiver<()>,
     stop: CancellationToken,
 }
@@ -167,7 +168,7 @@ impl Daemon {
         if let Some(metrics) = metrics {
             tokio::spawn(metrics.run(stop.clone()));
         }
-        names::start(&config.names, &fronts, &view, &names, &stop)?;
+        let names = names::start(&config, &fronts, &view, &names, &stop)?;
         follow_callers(&config, registry, cookies, &events, &stop)?;
         let mut daemon = Self {
             config,
@@ -180,6 +181,7 @@ impl Daemon {
             health,
             docker_labels: LabelsConfig::default(),
             server,
+            names,
             kernel_thread,
             stop,
         };
@@ -282,6 +284,7 @@ impl Daemon {
                 self.config.labels = config.labels;
                 self.config.services = config.services;
                 self.config.file_name = config.file_name;
+                self.names.reload(&self.config);
                 match self.follow_sources().await {
                     Ok(()) => tracing::info!("`{}` is in force", self.config.file_name),
                     Err(error) => tracing::error!("cannot follow the sources: {error:#}"),

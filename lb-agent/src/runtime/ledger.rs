@@ -118,6 +118,11 @@ impl Ledger {
         self.providers.values().flat_map(|entry| &entry.claims).any(|claims| claims.is_partial)
     }
 
+    /// Whether every provider has told all that there is.
+    pub(super) fn is_complete(&self) -> bool {
+        self.silent().next().is_none() && !self.is_partial()
+    }
+
     /// All backends that are named by claims, also the dead and the refused.
     pub(super) fn named(&self) -> impl Iterator<Item = (&ServiceName, &Backend)> {
         let claims = self.providers.values().flat_map(|entry| &entry.claims);
