@@ -78,7 +78,7 @@ impl Running {
 /// is no thread to be had.
 pub fn start(
     config: &Config,
-    fronts: &[u32],
+    fronts: &[String],
     view: &watch::Receiver<Arc<View>>,
     activity: &Arc<Activity>,
     stop: &CancellationToken,

@@ -150,6 +150,7 @@ impl Daemon {
         let registry = start_reaper(&mut node)?;
         let seen = node.take_observations();
         let fronts: Vec<u32> = node.fronts().iter().filter_map(|front| front.ifindex).collect();
+        let front_names: Vec<String> = node.fronts().iter().map(|it| it.name.clone()).collect();
         let reconciler = Reconciler::adopt(node, settings(&config, journal), started)
             .context("cannot read what the kernel holds")?;
         let runs = docker::Runs::default();
@@ -168,7 +169,7 @@ impl Daemon {
         if let Some(metrics) = metrics {
             tokio::spawn(metrics.run(stop.clone()));
         }
-        let names = names::start(&config, &fronts, &view, &names, &stop)?;
+        let names = names::start(&config, &front_names, &view, &names, &stop)?;
         follow_callers(&config, registry, cookies, &events, &stop)?;
         let mut daemon = Self {
             config,
