@@ -43,6 +43,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest wait for all of them.
 const TIMEOUT_ALL: Duration = Duration::from_secs(4);
 
+type Key = (Name, RecordType);
 type Lookup = Shared<BoxFuture<'static, Arc<Reply>>>;
 
 /// Asks these servers and no others, and keeps nothing: whoever asks us does that.
@@ -51,7 +52,7 @@ pub(super) struct Forwarder {
     servers: BTreeSet<IpAddr>,
     neighbours: Neighbours,
     room: Room,
-    lookups: Arc<Mutex<HashMap<(Name, RecordType), Lookup>>>,
+    lookups: Arc<Mutex<HashMap<Key, Lookup>>>,
 }
 
 impl fmt::Debug for Forwarder {
@@ -116,25 +117,37 @@ impl Forwarder {
         let place = self.room.take(source).ok_or(ResponseCode::ServFail)?;
         let key = (query.name().to_lowercase(), query.query_type());
         let mut lookups = self.lookups.lock().unwrap_or_else(PoisonError::into_inner);
-        let lookup = lookups.entry(key.clone()).or_insert_with(|| self.begin(key)).clone();
+        let begin = || self.begin(key.clone(), look_up(self.resolver.clone(), key.clone()));
+        let lookup = lookups.entry(key.clone()).or_insert_with(begin).clone();
         Ok(Waiting { lookup, trust, _place: place })
     }
 
     /// A task, so that it ends and is forgotten although those who wait for it may go away.
-    fn begin(&self, key: (Name, RecordType)) -> Lookup {
-        let resolver = self.resolver.clone();
+    fn begin(&self, key: Key, reply: impl Future<Output = Reply> + Send + 'static) -> Lookup {
         let lookups = Arc::clone(&self.lookups);
         let task = tokio::spawn(async move {
-            let (name, kind) = key.clone();
-            let reply = tokio::time::timeout(TIMEOUT_ALL, look_up(&resolver, name, kind)).await;
-            lookups.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+            let _asked = Asked { key, lookups };
+            let reply = tokio::time::timeout(TIMEOUT_ALL, reply).await;
             Arc::new(reply.unwrap_or_else(|_elapsed| failed()))
         });
         task.map(|result| result.unwrap_or_else(|_ended| Arc::new(failed()))).boxed().shared()
     }
 }
 
-async fn look_up(resolver: &TokioResolver, name: Name, kind: RecordType) -> Reply {
+/// A question that is being asked, however that ends: whoever asks the same later is to be told something
+/// else than that it failed once.
+struct Asked {
+    key: Key,
+    lookups: Arc<Mutex<HashMap<Key, Lookup>>>,
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.lookups.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}
+
+async fn look_up(resolver: TokioResolver, (name, kind): Key) -> Reply {
     let mut reply = match resolver.lookup(name, kind).await {
         Ok(found) => Reply { answers: found.records().to_vec(), ..Reply::default() },
         Err(error) => match error.proto().map(ProtoError::kind) {
@@ -170,4 +183,21 @@ fn trusted(mut reply: Reply, trust: Trust) -> Reply {
 
 fn failed() -> Reply {
     Reply { can_recurse: true, ..Reply::code(ResponseCode::ServFail) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_question_that_ends_in_a_panic_is_asked_again() {
+        let forwarder = Forwarder::new(&[], Neighbours::new(&[]));
+        let key = (Name::root(), RecordType::A);
+        let known = || forwarder.lookups.lock().expect("no panic while it is held");
+        for _ in 0..2 {
+            let lookup = forwarder.begin(key.clone(), async { panic!("as a test has it") });
+            assert!(known().insert(key.clone(), lookup.clone()).is_none(), "it is remembered");
+            assert_eq!(lookup.await.code, ResponseCode::ServFail);
+        }
+    }
 }

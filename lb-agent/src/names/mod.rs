@@ -30,6 +30,7 @@ mod wire;
 use std::{
     io,
     net::SocketAddr,
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -37,7 +38,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, time::sleep};
+use futures_util::FutureExt as _;
+use tokio::{
+    sync::{oneshot, watch},
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
@@ -61,12 +66,22 @@ use crate::{
 const RETRY: Duration = Duration::from_secs(2);
 
 /// A responder that is at work, if there is to be one.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Running {
     has_pool: Arc<AtomicBool>,
+    thread: Option<oneshot::Receiver<()>>,
 }
 
 impl Running {
+    /// Resolves when it has ended, which it does not by itself; never if there is none.
+    pub async fn ended(&mut self) {
+        match &mut self.thread {
+            // A panic has been printed by its hook.
+            Some(thread) => drop(thread.await),
+            None => std::future::pending().await,
+        }
+    }
+
     /// The configuration was read again; what else of it changes counts after a restart.
     pub fn reload(&self, config: &Config) {
         self.has_pool.store(config.labels.routing_pool.is_some(), Ordering::Relaxed);
@@ -83,7 +98,7 @@ pub fn start(
     activity: &Arc<Activity>,
     stop: &CancellationToken,
 ) -> io::Result<Running> {
-    let running = Running::default();
+    let mut running = Running::default();
     running.reload(config);
     let config = config.names.clone();
     if config.listen.is_empty() {
@@ -104,7 +119,11 @@ pub fn start(
         forward: forward.map(Arc::new),
     };
     let (view, stop) = (view.clone(), stop.clone());
+    let (alive, ended) = oneshot::channel();
+    running.thread = Some(ended);
     let thread = std::thread::Builder::new().name("lb-names".to_owned()).spawn(move || {
+        // Dropped at its end, whatever the reason.
+        let _alive: oneshot::Sender<()> = alive;
         runtime.block_on(stop.run_until_cancelled(run(config, responder, view, sender)));
     });
     thread.map(|_thread| running).map_err(failed)
@@ -117,13 +136,33 @@ async fn run(
     names: watch::Sender<Arc<Names>>,
 ) {
     let room = Room::new(CONNECTIONS_MAX, CONNECTIONS_OF_ONE_MAX);
+    let activity = Arc::clone(&responder.activity);
     for &address in &config.listen {
         let is_alone = !config.listen.iter().any(|other| listen::share_port(address, *other));
-        tokio::spawn(serve(address, is_alone, responder.clone(), room.clone()));
+        let (responder, room, activity) = (responder.clone(), room.clone(), Arc::clone(&activity));
+        tokio::spawn(again_and_again(
+            move || serve(address, is_alone, responder.clone(), room.clone()),
+            move |trouble| activity.note_server(address, Some(trouble)),
+        ));
     }
-    follow(view, config.compose, &names).await;
+    again_and_again(
+        || follow(view.clone(), config.compose, &names, &activity),
+        |trouble| activity.note_names(Some(trouble)),
+    )
+    .await;
     // Nothing changes any more; what is known is answered until somebody says stop.
     std::future::pending::<()>().await;
+}
+
+/// Begins anew what panics, after a while, and notes that it did. What was begun tells when it is well.
+async fn again_and_again<F: Future<Output = ()>>(begin: impl Fn() -> F, note: impl Fn(String)) {
+    while AssertUnwindSafe(begin()).catch_unwind().await.is_err() {
+        // The panic has been printed by its hook.
+        let trouble = format!("it ended by itself, see the log, and is begun anew after {RETRY:?}");
+        tracing::error!("names: {trouble}");
+        note(trouble);
+        sleep(RETRY).await;
+    }
 }
 
 /// Makes the table when the view has changed. Few changes of the view are changes of names.
@@ -131,6 +170,7 @@ async fn follow(
     mut view: watch::Receiver<Arc<View>>,
     has_compose_names: bool,
     names: &watch::Sender<Arc<Names>>,
+    activity: &Activity,
 ) {
     while view.changed().await.is_ok() {
         let latest = Arc::clone(&view.borrow_and_update());
@@ -142,6 +182,7 @@ async fn follow(
             }
             has_changed
         });
+        activity.note_names(None);
     }
 }
 

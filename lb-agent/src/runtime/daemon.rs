@@ -149,8 +149,7 @@ impl Daemon {
 
         let registry = start_reaper(&mut node)?;
         let seen = node.take_observations();
-        let fronts: Vec<u32> = node.fronts().iter().filter_map(|front| front.ifindex).collect();
-        let front_names: Vec<String> = node.fronts().iter().map(|it| it.name.clone()).collect();
+        let (fronts, front_names) = fronts_of(&node);
         let reconciler = Reconciler::adopt(node, settings(&config, journal), started)
             .context("cannot read what the kernel holds")?;
         let runs = docker::Runs::default();
@@ -215,6 +214,9 @@ impl Daemon {
                 }
                 _ = &mut self.health => {
                     break Err(anyhow::anyhow!("the prober ended by itself; see above"));
+                }
+                () = self.names.ended() => {
+                    break Err(anyhow::anyhow!("the responder of names ended by itself; see above"));
                 }
                 _ = &mut self.server => {
                     break Err(anyhow::anyhow!("the API server ended by itself; see above"));
@@ -311,6 +313,13 @@ async fn bind_metrics(config: &Config, source: Source) -> anyhow::Result<Option<
         Some(address) => Some(MetricsServer::bind(address, source).await?),
         None => None,
     })
+}
+
+/// Indexes and names of the front interfaces.
+fn fronts_of(node: &Datapath) -> (Vec<u32>, Vec<String>) {
+    let fronts = node.fronts().iter();
+    let indexes = fronts.clone().filter_map(|front| front.ifindex).collect();
+    (indexes, fronts.map(|front| front.name.clone()).collect())
 }
 
 /// Tells of packets whoever asks for them.
