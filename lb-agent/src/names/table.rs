@@ -19,7 +19,7 @@ pub struct Names {
     entries: BTreeMap<String, Entry>,
     /// Whether there are no others; false: one that is not here may be that of a living service.
     is_complete: bool,
-    has_compose_names: bool,
+    has_compose: bool,
 }
 
 /// What is behind a name.
@@ -98,7 +98,8 @@ impl Names {
     #[must_use]
     pub fn of(view: &View, has_compose_names: bool) -> Self {
         let is_complete = view.is_complete;
-        let mut names = Self { entries: BTreeMap::new(), is_complete, has_compose_names };
+        let mut names =
+            Self { entries: BTreeMap::new(), is_complete, has_compose: has_compose_names };
         for vip in &view.vips {
             let ports = vip.frontends.iter().filter(|frontend| !frontend.ports.is_wide());
             let ports: Vec<_> = ports.map(|it| (it.protocol, it.ports.first())).collect();
@@ -192,11 +193,11 @@ impl Names {
             1 if has_pool && is_in_zone => Whose::Zone,
             _ if has_pool && is_in_zone && self.is_complete => Whose::Nobodys,
             _ if has_pool && is_in_zone => Whose::NotYetKnown,
-            1 | 2 if self.has_compose_names && self.is_complete => Whose::Others(Trust::Briefly),
+            1 | 2 if self.has_compose && self.is_complete => Whose::Others(Trust::Briefly),
             // Nobody else has addresses there, but keys for all that is below. Of two labels many of the
             // world's names are, which are not to fail for as long as Docker does.
-            1 if self.has_compose_names && question != Question::Other => Whose::NotYetKnown,
-            1 | 2 if self.has_compose_names => Whose::Others(Trust::Hardly),
+            1 if self.has_compose && question != Question::Other => Whose::NotYetKnown,
+            1 | 2 if self.has_compose => Whose::Others(Trust::Hardly),
             _ => Whose::Others(Trust::Full),
         }
     }

@@ -106,8 +106,6 @@ pub struct Reconciler<N> {
     granted: Granted,
     leaving: Leaving,
     snapshot: Snapshot,
-    /// Whether the snapshot was made from all that there is.
-    is_complete: bool,
     /// What the planner did not grant.
     refused_plans: Vec<Refusal>,
     shares: Shares,
@@ -172,7 +170,6 @@ impl<N: Node> Reconciler<N> {
             granted: Granted::default(),
             leaving: Leaving::default(),
             snapshot: Snapshot::default(),
-            is_complete: false,
             refused_plans: Vec::new(),
             shares: Shares::default(),
             local: Local::default(),

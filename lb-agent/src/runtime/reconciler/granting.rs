@@ -8,7 +8,6 @@ impl<N: Node> Reconciler<N> {
         let touched = self.ledger.take_touched();
         self.granted.update(&touched, &self.mirror, |services| self.ledger.claims_of(services));
         self.snapshot = self.granted.snapshot().clone();
-        self.is_complete = self.ledger.is_complete();
         self.leaving.apply(&touched, &mut self.snapshot, &self.mirror);
     }
 }
