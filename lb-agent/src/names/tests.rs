@@ -144,7 +144,7 @@ async fn what_panics_is_noted_and_begun_anew() {
             begun.set(begun.get() + 1);
             assert_ne!(begun.get(), 1, "as a test has it");
             activity.note_server(address, None);
-            std::future::pending().await
+            std::future::pending::<()>().await;
         },
         |trouble| activity.note_server(address, Some(trouble)),
     );

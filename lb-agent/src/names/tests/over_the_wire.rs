@@ -314,13 +314,13 @@ pub(super) async fn free() -> SocketAddr {
 
 async fn serve(forward: Vec<SocketAddr>) -> Server {
     let names = NamesConfig { listen: vec![free().await], forward, ..NamesConfig::default() };
-    serve_with(Config { names, ..Config::default() }, view())
+    serve_with(&Config { names, ..Config::default() }, view())
 }
 
-pub(super) fn serve_with(config: Config, view: View) -> Server {
+pub(super) fn serve_with(config: &Config, view: View) -> Server {
     let (sender, receiver) = watch::channel(Arc::new(view));
     let stop = CancellationToken::new();
-    start(&config, &[], &receiver, &Arc::default(), &stop).expect("a thread");
+    start(config, &[], &receiver, &Arc::default(), &stop).expect("a thread");
     Server { address: config.names.listen[0], view: sender, stop }
 }
 
@@ -403,7 +403,7 @@ async fn other_names_are_asked_elsewhere_where_that_is_configured() {
     let at = upstream.local_addr().expect("an address");
     drop(upstream);
     let names = NamesConfig { listen: vec![at], ..NamesConfig::default() };
-    let _its_server = serve_with(Config { names, ..Config::default() }, view());
+    let _its_server = serve_with(&Config { names, ..Config::default() }, view());
     exchange(at, &question("restserver.local.", RecordType::A)).await;
 
     let server = serve(vec![at]).await;

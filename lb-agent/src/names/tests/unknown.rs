@@ -124,7 +124,7 @@ async fn nobody_is_told_that_there_is_no_such_name_before_all_are_known() {
             ],
         ),
     ] {
-        let server = serve_with(config(has_forward, true).await, View::default());
+        let server = serve_with(&config(has_forward, true).await, View::default());
         for (name, before, _) in cases {
             let code = ask(server.address, name, RecordType::A).await.response_code();
             assert_eq!(code, before, "{name} at the start, {has_forward}");
@@ -143,7 +143,7 @@ async fn nobody_is_told_that_there_is_no_such_name_before_all_are_known() {
 async fn what_may_come_is_not_remembered_as_absent_for_long() {
     for is_complete in [false, true] {
         let view = View { is_complete, ..view() };
-        let server = serve_with(config(true, true).await, view);
+        let server = serve_with(&config(true, true).await, view);
         let none: &[_] = if is_complete {
             &[("new.local.", SHORT_SECONDS), ("new.shop.", SHORT_SECONDS), ("new.", SHORT_SECONDS)]
         } else {
@@ -165,7 +165,7 @@ async fn what_may_come_is_not_remembered_as_absent_for_long() {
 #[tokio::test]
 async fn the_zone_of_the_pool_is_ours_where_there_is_one() {
     for (has_pool, expected) in [(true, ResponseCode::NoError), (false, ResponseCode::Refused)] {
-        let server = serve_with(config(false, has_pool).await, view());
+        let server = serve_with(&config(false, has_pool).await, view());
         let answer = ask(server.address, "local.", RecordType::SOA).await;
         assert_eq!(answer.response_code(), expected, "{answer}");
         assert_eq!(answer.answers().len(), usize::from(has_pool));
