@@ -69,6 +69,9 @@ pub struct View {
     /// Who calls from this node.
     #[serde(default)]
     pub callers: Arc<CallerList>,
+    /// Whether it shows all services that there are to be; false: a provider has not told everything.
+    #[serde(default)]
+    pub is_complete: bool,
 }
 
 /// Answer of [`paths::VIPS`].

@@ -264,8 +264,8 @@ impl Datapath {
     /// Addresses of the node and subnets of its containers. Front
     /// interfaces lead to clients, whatever subnets they have.
     pub fn read_local(&self) -> std::io::Result<BTreeSet<IpPrefix>> {
-        let fronts = self.front_statuses.iter().filter_map(|front| front.ifindex).collect();
-        netlink::local_prefixes(&fronts)
+        let fronts = self.front_statuses.iter().map(|front| front.name.clone());
+        netlink::local_prefixes(&fronts.collect::<Vec<_>>())
     }
 
     /// The front interface, when all that is for clients leaves by it; else 0.

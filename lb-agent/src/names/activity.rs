@@ -19,6 +19,8 @@ pub struct Activity(Mutex<Inner>);
 struct Inner {
     /// Each with what is wrong with it.
     servers: BTreeMap<SocketAddr, Option<String>>,
+    /// What is wrong with the names that all of them answer.
+    names: Option<String>,
     /// Who has asked since the generation before was complete.
     askers: BTreeSet<IpAddr>,
     /// The generation before.
@@ -29,6 +31,11 @@ impl Activity {
     /// Notes whether an address is listened on.
     pub(super) fn note_server(&self, address: SocketAddr, trouble: Option<String>) {
         self.inner().servers.insert(address, trouble);
+    }
+
+    /// Notes whether the names are up to date.
+    pub(super) fn note_names(&self, trouble: Option<String>) {
+        self.inner().names = trouble;
     }
 
     /// Notes that somebody has asked.
@@ -49,7 +56,7 @@ impl Activity {
             servers: servers
                 .map(|(address, trouble)| NameServerView {
                     address: *address,
-                    trouble: trouble.clone(),
+                    trouble: trouble.clone().or_else(|| inner.names.clone()),
                 })
                 .collect(),
             askers: inner.askers.union(&inner.earlier).copied().collect(),

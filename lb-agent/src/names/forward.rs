@@ -28,7 +28,9 @@ use hickory_resolver::{
 
 use super::{
     neighbours::Neighbours,
+    responder::NEGATIVE_TTL_SECONDS_MAX,
     room::{Place, Room},
+    table::Trust,
     wire::Reply,
 };
 
@@ -41,6 +43,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest wait for all of them.
 const TIMEOUT_ALL: Duration = Duration::from_secs(4);
 
+type Key = (Name, RecordType);
 type Lookup = Shared<BoxFuture<'static, Arc<Reply>>>;
 
 /// Asks these servers and no others, and keeps nothing: whoever asks us does that.
@@ -49,7 +52,7 @@ pub(super) struct Forwarder {
     servers: BTreeSet<IpAddr>,
     neighbours: Neighbours,
     room: Room,
-    lookups: Arc<Mutex<HashMap<(Name, RecordType), Lookup>>>,
+    lookups: Arc<Mutex<HashMap<Key, Lookup>>>,
 }
 
 impl fmt::Debug for Forwarder {
@@ -61,13 +64,14 @@ impl fmt::Debug for Forwarder {
 /// An answer that is waited for, and the room that the wait takes.
 pub(super) struct Waiting {
     lookup: Lookup,
+    trust: Trust,
     _place: Place,
 }
 
 impl Waiting {
     /// The answer, for an asker's own way of writing the name.
     pub(super) async fn reply(self, name: &Name) -> Reply {
-        let mut reply = Reply::clone(&*self.lookup.await);
+        let mut reply = trusted(Reply::clone(&*self.lookup.await), self.trust);
         for record in reply.answers.iter_mut().filter(|record| record.name() == name) {
             record.set_name(name.clone());
         }
@@ -100,7 +104,12 @@ impl Forwarder {
     }
 
     /// Begins to ask, unless it is asked already. The error is what the asker is told at once.
-    pub(super) fn ask(&self, query: &Query, source: IpAddr) -> Result<Waiting, ResponseCode> {
+    pub(super) fn ask(
+        &self,
+        query: &Query,
+        source: IpAddr,
+        trust: Trust,
+    ) -> Result<Waiting, ResponseCode> {
         // It would ask us what we ask it; and for strangers nobody is asked.
         if self.servers.contains(&source.to_canonical()) || !self.neighbours.have(source) {
             return Err(ResponseCode::Refused);
@@ -108,25 +117,37 @@ impl Forwarder {
         let place = self.room.take(source).ok_or(ResponseCode::ServFail)?;
         let key = (query.name().to_lowercase(), query.query_type());
         let mut lookups = self.lookups.lock().unwrap_or_else(PoisonError::into_inner);
-        let lookup = lookups.entry(key.clone()).or_insert_with(|| self.begin(key)).clone();
-        Ok(Waiting { lookup, _place: place })
+        let begin = || self.begin(key.clone(), look_up(self.resolver.clone(), key.clone()));
+        let lookup = lookups.entry(key.clone()).or_insert_with(begin).clone();
+        Ok(Waiting { lookup, trust, _place: place })
     }
 
     /// A task, so that it ends and is forgotten although those who wait for it may go away.
-    fn begin(&self, key: (Name, RecordType)) -> Lookup {
-        let resolver = self.resolver.clone();
+    fn begin(&self, key: Key, reply: impl Future<Output = Reply> + Send + 'static) -> Lookup {
         let lookups = Arc::clone(&self.lookups);
         let task = tokio::spawn(async move {
-            let (name, kind) = key.clone();
-            let reply = tokio::time::timeout(TIMEOUT_ALL, look_up(&resolver, name, kind)).await;
-            lookups.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+            let _asked = Asked { key, lookups };
+            let reply = tokio::time::timeout(TIMEOUT_ALL, reply).await;
             Arc::new(reply.unwrap_or_else(|_elapsed| failed()))
         });
         task.map(|result| result.unwrap_or_else(|_ended| Arc::new(failed()))).boxed().shared()
     }
 }
 
-async fn look_up(resolver: &TokioResolver, name: Name, kind: RecordType) -> Reply {
+/// A question that is being asked, however that ends: whoever asks the same later is to be told something
+/// else than that it failed once.
+struct Asked {
+    key: Key,
+    lookups: Arc<Mutex<HashMap<Key, Lookup>>>,
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.lookups.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}
+
+async fn look_up(resolver: TokioResolver, (name, kind): Key) -> Reply {
     let mut reply = match resolver.lookup(name, kind).await {
         Ok(found) => Reply { answers: found.records().to_vec(), ..Reply::default() },
         Err(error) => match error.proto().map(ProtoError::kind) {
@@ -146,6 +167,37 @@ async fn look_up(resolver: &TokioResolver, name: Name, kind: RecordType) -> Repl
     reply
 }
 
+/// What is made of an answer to a name that may be ours, or may become ours.
+fn trusted(mut reply: Reply, trust: Trust) -> Reply {
+    if trust == Trust::Hardly && reply.code == ResponseCode::NXDomain {
+        return failed();
+    }
+    let answers = if trust == Trust::Hardly { &mut reply.answers[..] } else { &mut [] };
+    // RFC 2308: that of the authority says how long "there is nothing" may be remembered.
+    let authorities = if trust == Trust::Full { &mut [] } else { &mut reply.authorities[..] };
+    for record in answers.iter_mut().chain(authorities) {
+        record.set_ttl(record.ttl().min(NEGATIVE_TTL_SECONDS_MAX));
+    }
+    reply
+}
+
 fn failed() -> Reply {
     Reply { can_recurse: true, ..Reply::code(ResponseCode::ServFail) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_question_that_ends_in_a_panic_is_asked_again() {
+        let forwarder = Forwarder::new(&[], Neighbours::new(&[]));
+        let key = (Name::root(), RecordType::A);
+        let known = || forwarder.lookups.lock().expect("no panic while it is held");
+        for _ in 0..2 {
+            let lookup = forwarder.begin(key.clone(), async { panic!("as a test has it") });
+            assert!(known().insert(key.clone(), lookup.clone()).is_none(), "it is remembered");
+            assert_eq!(lookup.await.code, ResponseCode::ServFail);
+        }
+    }
 }

@@ -4,7 +4,8 @@
 //! Docker and the health of backends. It knows what the view knows, in a table that is made when the
 //! view changes. It answers for names of services and for nothing else: whatever else is asked is
 //! refused, so that whoever asks goes on to its next server, unless the configuration names servers to
-//! ask instead.
+//! ask instead. Nobody else is believed about names that are ours if there are such: a resolver that was
+//! told "there is no such name" remembers that for as long as somebody who does not know us said.
 //!
 //! Messages and questions to other servers are hickory's (`hickory-proto`, `hickory-resolver`). The loops
 //! are our own and not `hickory-server`'s, which begins a task for each question whoever asks, and however
@@ -26,14 +27,27 @@ mod table;
 mod tests;
 mod wire;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use tokio::{sync::watch, time::sleep};
+use futures_util::FutureExt as _;
+use tokio::{
+    sync::{oneshot, watch},
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
     activity::Activity,
-    table::{Answer, Names, Question},
+    table::{Answer, Names, Question, Trust, Whose},
 };
 use self::{
     connections::{CONNECTIONS_MAX, CONNECTIONS_OF_ONE_MAX},
@@ -43,55 +57,112 @@ use self::{
     responder::Responder,
     room::Room,
 };
-use crate::{api::types::View, config::NamesConfig};
+use crate::{
+    api::types::View,
+    config::{Config, NamesConfig},
+};
 
 /// Wait after an address could not be listened on: that of a bridge comes with Docker.
 const RETRY: Duration = Duration::from_secs(2);
+
+/// A responder that is at work, if there is to be one.
+#[derive(Debug, Default)]
+pub struct Running {
+    has_pool: Arc<AtomicBool>,
+    thread: Option<oneshot::Receiver<()>>,
+}
+
+impl Running {
+    /// Resolves when it has ended, which it does not by itself; never if there is none.
+    pub async fn ended(&mut self) {
+        match &mut self.thread {
+            // A panic has been printed by its hook.
+            Some(thread) => drop(thread.await),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The configuration was read again; what else of it changes counts after a restart.
+    pub fn reload(&self, config: &Config) {
+        self.has_pool.store(config.labels.routing_pool.is_some(), Ordering::Relaxed);
+    }
+}
 
 /// Answers on every address of the configuration until `stop`, on a thread of its own. Whoever comes by
 /// one of the front interfaces is asked for nobody else's names. The error: there
 /// is no thread to be had.
 pub fn start(
-    config: &NamesConfig,
-    fronts: &[u32],
+    config: &Config,
+    fronts: &[String],
     view: &watch::Receiver<Arc<View>>,
     activity: &Arc<Activity>,
     stop: &CancellationToken,
-) -> io::Result<()> {
+) -> io::Result<Running> {
+    let mut running = Running::default();
+    running.reload(config);
+    let config = config.names.clone();
     if config.listen.is_empty() {
-        return Ok(());
+        return Ok(running);
     }
     let failed = |error| io::Error::other(format!("no thread that answers for names: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(failed)?;
-    let (config, view) = (config.clone(), view.clone());
+    let first = Names::of(&view.borrow(), config.compose);
+    let (sender, names) = watch::channel(Arc::new(first));
     let neighbours = Neighbours::new(fronts);
-    let (activity, stop) = (Arc::clone(activity), stop.clone());
+    let forward = (!config.forward.is_empty()).then(|| Forwarder::new(&config.forward, neighbours));
+    let responder = Responder {
+        names,
+        activity: Arc::clone(activity),
+        ttl_seconds: config.ttl_seconds,
+        has_pool: Arc::clone(&running.has_pool),
+        forward: forward.map(Arc::new),
+    };
+    let (view, stop) = (view.clone(), stop.clone());
+    let (alive, ended) = oneshot::channel();
+    running.thread = Some(ended);
     let thread = std::thread::Builder::new().name("lb-names".to_owned()).spawn(move || {
-        runtime.block_on(stop.run_until_cancelled(run(config, neighbours, view, activity)));
+        // Dropped at its end, whatever the reason.
+        let _alive: oneshot::Sender<()> = alive;
+        runtime.block_on(stop.run_until_cancelled(run(config, responder, view, sender)));
     });
-    thread.map(drop).map_err(failed)
+    thread.map(|_thread| running).map_err(failed)
 }
 
 async fn run(
     config: NamesConfig,
-    neighbours: Neighbours,
+    responder: Responder,
     view: watch::Receiver<Arc<View>>,
-    activity: Arc<Activity>,
+    names: watch::Sender<Arc<Names>>,
 ) {
-    let first = Names::of(&view.borrow(), config.compose);
-    let (sender, names) = watch::channel(Arc::new(first));
-    let forward =
-        (!config.forward.is_empty()).then(|| Arc::new(Forwarder::new(&config.forward, neighbours)));
-    let responder = Responder { names, activity, ttl_seconds: config.ttl_seconds, forward };
     let room = Room::new(CONNECTIONS_MAX, CONNECTIONS_OF_ONE_MAX);
+    let activity = Arc::clone(&responder.activity);
     for &address in &config.listen {
         let is_alone = !config.listen.iter().any(|other| listen::share_port(address, *other));
-        tokio::spawn(serve(address, is_alone, responder.clone(), room.clone()));
+        let (responder, room, activity) = (responder.clone(), room.clone(), Arc::clone(&activity));
+        tokio::spawn(again_and_again(
+            move || serve(address, is_alone, responder.clone(), room.clone()),
+            move |trouble| activity.note_server(address, Some(trouble)),
+        ));
     }
-    follow(view, config.compose, &sender).await;
+    again_and_again(
+        || follow(view.clone(), config.compose, &names, &activity),
+        |trouble| activity.note_names(Some(trouble)),
+    )
+    .await;
     // Nothing changes any more; what is known is answered until somebody says stop.
     std::future::pending::<()>().await;
+}
+
+/// Begins anew what panics, after a while, and notes that it did. What was begun tells when it is well.
+async fn again_and_again<F: Future<Output = ()>>(begin: impl Fn() -> F, note: impl Fn(String)) {
+    while AssertUnwindSafe(begin()).catch_unwind().await.is_err() {
+        // The panic has been printed by its hook.
+        let trouble = format!("it ended by itself, see the log, and is begun anew after {RETRY:?}");
+        tracing::error!("names: {trouble}");
+        note(trouble);
+        sleep(RETRY).await;
+    }
 }
 
 /// Makes the table when the view has changed. Few changes of the view are changes of names.
@@ -99,6 +170,7 @@ async fn follow(
     mut view: watch::Receiver<Arc<View>>,
     has_compose_names: bool,
     names: &watch::Sender<Arc<Names>>,
+    activity: &Activity,
 ) {
     while view.changed().await.is_ok() {
         let latest = Arc::clone(&view.borrow_and_update());
@@ -110,6 +182,7 @@ async fn follow(
             }
             has_changed
         });
+        activity.note_names(None);
     }
 }
 

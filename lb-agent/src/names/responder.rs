@@ -2,7 +2,10 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use hickory_resolver::proto::{
@@ -14,12 +17,12 @@ use tokio::sync::watch;
 use super::{
     activity::Activity,
     forward::{Forwarder, Waiting},
-    table::{Answer, Names, Question},
+    table::{Answer, Names, POOL_ZONE, Question, Trust, Whose},
     wire::{self, Asked, Received, Reply, Transport},
 };
 
 /// How long it may be remembered that there is nothing: what comes, comes soon.
-const NEGATIVE_TTL_SECONDS_MAX: u32 = 5;
+pub(super) const NEGATIVE_TTL_SECONDS_MAX: u32 = 5;
 
 /// What answers questions; one for all addresses.
 #[derive(Clone, Debug)]
@@ -28,6 +31,8 @@ pub(super) struct Responder {
     pub(super) names: watch::Receiver<Arc<Names>>,
     pub(super) activity: Arc<Activity>,
     pub(super) ttl_seconds: u32,
+    /// Whether names of `.local` get addresses from a pool, so that nobody else is to be asked for them.
+    pub(super) has_pool: Arc<AtomicBool>,
     /// Who is asked for names that are not ours.
     pub(super) forward: Option<Arc<Forwarder>>,
 }
@@ -56,41 +61,58 @@ impl Responder {
             Received::Question(asked) => asked,
         };
         self.activity.note_asker(source.ip());
-        let Some(mut reply) = self.own_reply(asked.query.name(), asked.query.query_type()) else {
-            return self.of_others(asked, source.ip());
-        };
-        reply.can_recurse = self.forward.is_some();
-        Outcome::Bytes(asked.answer(reply))
+        // The table is shared: it is not kept while anything is written.
+        let names = Arc::clone(&self.names.borrow());
+        let (name, kind) = (asked.query.name(), asked.query.query_type());
+        let own = self.own_reply(&names, name, kind);
+        match own.map_or_else(|| self.reply_to_unknown(&names, name, kind), Ok) {
+            Ok(reply) => self.at_once(&asked, reply),
+            Err(trust) => self.of_others(asked, source.ip(), trust),
+        }
     }
 
-    /// Names that are not ours: asked elsewhere, or refused, upon which the next server is asked.
-    fn of_others(&self, asked: Asked, source: IpAddr) -> Outcome {
+    fn at_once(&self, asked: &Asked, reply: Reply) -> Outcome {
+        let can_recurse = self.forward.is_some();
+        Outcome::Bytes(asked.answer(Reply { can_recurse, ..reply }))
+    }
+
+    /// Names that are not ours, so far as we know: asked elsewhere, or refused, upon which the next server
+    /// is asked.
+    fn of_others(&self, asked: Asked, source: IpAddr, trust: Trust) -> Outcome {
         let waiting = match &self.forward {
-            Some(forward) if asked.wants_recursion() => forward.ask(&asked.query, source),
+            Some(forward) if asked.wants_recursion() => forward.ask(&asked.query, source, trust),
+            // Whoever is asked next would be believed.
+            _ if trust == Trust::Hardly => Err(ResponseCode::ServFail),
             _ => Err(ResponseCode::Refused),
         };
         match waiting {
             Ok(waiting) => Outcome::Later(asked, waiting),
-            Err(code) => {
-                let can_recurse = self.forward.is_some();
-                Outcome::Bytes(asked.answer(Reply { can_recurse, ..Reply::code(code) }))
-            }
+            Err(code) => self.at_once(&asked, Reply::code(code)),
         }
     }
 
-    /// `None`: the name is not ours.
-    fn own_reply(&self, name: &Name, kind: RecordType) -> Option<Reply> {
-        let question = match kind {
-            RecordType::A => Question::V4,
-            RecordType::AAAA => Question::V6,
-            RecordType::SRV => Question::Ports,
-            RecordType::ANY => Question::Any,
-            _ => Question::Other,
+    /// The error: it is not for us to say.
+    fn reply_to_unknown(
+        &self,
+        names: &Names,
+        name: &Name,
+        kind: RecordType,
+    ) -> Result<Reply, Trust> {
+        let has_pool = self.has_pool.load(Ordering::Relaxed);
+        let exists = match names.whose(&name.to_ascii(), question_of(kind), has_pool) {
+            Whose::Others(trust) => return Err(trust),
+            Whose::NotYetKnown => return Ok(Reply::code(ResponseCode::ServFail)),
+            Whose::Zone => true,
+            Whose::Nobodys => false,
         };
-        // The table is shared: it is not kept while anything is written.
-        let names = Arc::clone(&self.names.borrow());
+        let zone = fully_qualified(POOL_ZONE).ok_or(Trust::Full)?;
+        Ok(self.nothing(name, kind, zone, exists))
+    }
+
+    /// `None`: the name is not ours.
+    fn own_reply(&self, names: &Names, name: &Name, kind: RecordType) -> Option<Reply> {
         let mut reply = Reply { is_ours: true, ..Reply::default() };
-        match names.answer(&name.to_ascii(), question) {
+        match names.answer(&name.to_ascii(), question_of(kind)) {
             Answer::Unknown => return None,
             Answer::Addresses(addresses) => reply.answers = self.addresses(name, &addresses),
             Answer::Ports { target, ports, addresses } => {
@@ -102,20 +124,26 @@ impl Responder {
                 reply.answers = ports.iter().map(record).collect();
                 reply.additionals = self.addresses(&target, &addresses);
             }
+            // A name of a service is a zone of its own.
             Answer::Nothing { target, exists } => {
-                // A name of a service is a zone of its own.
-                let zone = fully_qualified(&target)?;
-                if kind == RecordType::SOA && zone == *name {
-                    reply.answers.push(self.authority(name.clone()));
-                } else {
-                    reply.authorities.push(self.authority(zone));
-                    if !exists {
-                        reply.code = ResponseCode::NXDomain;
-                    }
-                }
+                return Some(self.nothing(name, kind, fully_qualified(&target)?, exists));
             }
         }
         Some(reply)
+    }
+
+    /// Nothing of what is asked for, in a zone of ours. `exists`: there is something else at the name.
+    fn nothing(&self, name: &Name, kind: RecordType, zone: Name, exists: bool) -> Reply {
+        let mut reply = Reply { is_ours: true, ..Reply::default() };
+        if kind == RecordType::SOA && zone == *name {
+            reply.answers.push(self.authority(name.clone()));
+        } else {
+            reply.authorities.push(self.authority(zone));
+            if !exists {
+                reply.code = ResponseCode::NXDomain;
+            }
+        }
+        reply
     }
 
     fn addresses(&self, name: &Name, addresses: &[IpAddr]) -> Vec<Record> {
@@ -135,6 +163,16 @@ impl Responder {
         let seconds = i32::try_from(ttl).unwrap_or(i32::MAX);
         let data = rdata::SOA::new(zone.clone(), Name::root(), 1, seconds, seconds, seconds, ttl);
         Record::from_rdata(zone, ttl, RData::SOA(data))
+    }
+}
+
+fn question_of(kind: RecordType) -> Question {
+    match kind {
+        RecordType::A => Question::V4,
+        RecordType::AAAA => Question::V6,
+        RecordType::SRV => Question::Ports,
+        RecordType::ANY => Question::Any,
+        _ => Question::Other,
     }
 }
 

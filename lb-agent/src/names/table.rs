@@ -10,10 +10,16 @@ use crate::{api::types::View, model::Protocol};
 /// Records in an answer: of a name with more, these are enough.
 const RECORDS_MAX: usize = 256;
 
+/// The zone of names that get an address from the pool.
+pub(super) const POOL_ZONE: &str = "local";
+
 /// Services by the names that clients use for them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Names {
     entries: BTreeMap<String, Entry>,
+    /// Whether there are no others; false: one that is not here may be that of a living service.
+    is_complete: bool,
+    has_compose: bool,
 }
 
 /// What is behind a name.
@@ -63,11 +69,37 @@ pub enum Answer {
     },
 }
 
+/// Whose a name is that is unknown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Whose {
+    /// Who is asked instead of us is to be trusted so far.
+    Others(Trust),
+    /// It is the zone that our names are in.
+    Zone,
+    /// Ours, if it were there.
+    Nobodys,
+    /// Ours, if it is there, which cannot be said yet.
+    NotYetKnown,
+}
+
+/// What an answer of others is worth.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trust {
+    /// All that it says: the name cannot be ours.
+    Full,
+    /// That there is nothing, for a moment: a service may come that has the name.
+    Briefly,
+    /// For a moment, and not that there is no such name: a service may have it already.
+    Hardly,
+}
+
 impl Names {
     /// The names of a view; with those that Compose gives where that is wanted.
     #[must_use]
     pub fn of(view: &View, has_compose_names: bool) -> Self {
-        let mut names = Self::default();
+        let is_complete = view.is_complete;
+        let mut names =
+            Self { entries: BTreeMap::new(), is_complete, has_compose: has_compose_names };
         for vip in &view.vips {
             let ports = vip.frontends.iter().filter(|frontend| !frontend.ports.is_wide());
             let ports: Vec<_> = ports.map(|it| (it.protocol, it.ports.first())).collect();
@@ -120,10 +152,7 @@ impl Names {
     #[must_use]
     pub fn answer(&self, name: &str, question: Question) -> Answer {
         let name = name.trim_end_matches('.').to_lowercase();
-        let (wanted, target) = match service_labels(&name) {
-            Some(found) => found,
-            None => (Wanted::default(), name.as_str()),
-        };
+        let (wanted, target) = parts(&name);
         let Some(entry) = self.entries.get(target) else { return Answer::Unknown };
         let ports = entry.ports.iter().filter(|port| wanted.fits(**port)).map(|it| it.1);
         let ports: BTreeSet<u16> = ports.take(RECORDS_MAX).collect();
@@ -152,6 +181,31 @@ impl Names {
         }
         Answer::Addresses(addresses)
     }
+
+    /// Whose a name is that is [`Answer::Unknown`]. `has_pool`: names of `.local` are given addresses.
+    #[must_use]
+    pub fn whose(&self, name: &str, question: Question, has_pool: bool) -> Whose {
+        let name = name.trim_end_matches('.').to_lowercase();
+        let (_, target) = parts(&name);
+        let labels = if target.is_empty() { 0 } else { target.split('.').count() };
+        let is_in_zone = target.rsplit('.').next() == Some(POOL_ZONE);
+        match labels {
+            1 if has_pool && is_in_zone => Whose::Zone,
+            _ if has_pool && is_in_zone && self.is_complete => Whose::Nobodys,
+            _ if has_pool && is_in_zone => Whose::NotYetKnown,
+            1 | 2 if self.has_compose && self.is_complete => Whose::Others(Trust::Briefly),
+            // Nobody else has addresses there, but keys for all that is below. Of two labels many of the
+            // world's names are, which are not to fail for as long as Docker does.
+            1 if self.has_compose && question != Question::Other => Whose::NotYetKnown,
+            1 | 2 if self.has_compose => Whose::Others(Trust::Hardly),
+            _ => Whose::Others(Trust::Full),
+        }
+    }
+}
+
+/// What a name without a dot at its end asks for, and of which name.
+fn parts(name: &str) -> (Wanted, &str) {
+    service_labels(name).unwrap_or((Wanted::default(), name))
 }
 
 /// What labels before a name ask for: `_tcp`, `_80._tcp`, `_http._tcp`.

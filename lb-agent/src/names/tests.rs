@@ -1,10 +1,16 @@
 //! Names, questions about them, and answers over the wire.
 
-use std::net::IpAddr;
+use std::{cell::Cell, net::IpAddr, sync::Arc, time::Duration};
 
-use super::{Answer, Names, Question};
+use tokio::{sync::watch, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Activity, Answer, Names, Question, RETRY, Running, Trust, Whose, again_and_again, start,
+};
 use crate::{
     api::types::{ServiceView, ServingState, View, VipFrontendView, VipView},
+    config::{Config, NamesConfig},
     model::{FrontendAddress, ServiceName},
 };
 
@@ -67,6 +73,7 @@ fn view() -> View {
             service("compose/blog/web:80", &["tcp://10.96.0.22:80"]),
             service("file/web", &["tcp://10.96.0.23:80"]),
         ],
+        is_complete: true,
         ..View::default()
     }
 }
@@ -126,6 +133,46 @@ fn compose_names_are_told_where_they_are_asked_for_and_clear() {
     assert_eq!(names.answer("web", Question::V4), Answer::Unknown);
 }
 
+/// Else a fault in one part would leave names that nobody answers, or old ones, and nobody the wiser.
+#[tokio::test(start_paused = true)]
+async fn what_panics_is_noted_and_begun_anew() {
+    let (activity, address) = (Activity::default(), ([127, 0, 0, 1], 53).into());
+    let troubles = || activity.view().servers[0].trouble.clone();
+    let begun = Cell::new(0);
+    let serving = again_and_again(
+        || async {
+            begun.set(begun.get() + 1);
+            assert_ne!(begun.get(), 1, "as a test has it");
+            activity.note_server(address, None);
+            std::future::pending::<()>().await;
+        },
+        |trouble| activity.note_server(address, Some(trouble)),
+    );
+    tokio::pin!(serving);
+    assert!(timeout(RETRY / 2, &mut serving).await.is_err());
+    assert!(troubles().is_some_and(|it| it.contains("ended by itself")), "{:?}", troubles());
+    assert!(timeout(RETRY, &mut serving).await.is_err());
+    assert_eq!((begun.get(), troubles()), (2, None));
+    // What is wrong with all names is wrong with each server.
+    activity.note_names(Some("old".to_owned()));
+    assert_eq!(troubles().as_deref(), Some("old"));
+}
+
+#[tokio::test]
+async fn the_end_of_the_thread_is_seen() {
+    let names = NamesConfig { listen: vec![over_the_wire::free().await], ..<_>::default() };
+    let (_sender, receiver) = watch::channel(Arc::new(view()));
+    let (config, stop) = (Config { names, ..Config::default() }, CancellationToken::new());
+    let running = start(&config, &[], &receiver, &Arc::default(), &stop);
+    let mut running = running.expect("a thread");
+    let life = Duration::from_millis(100);
+    assert!(timeout(life, running.ended()).await.is_err(), "not by itself");
+    stop.cancel();
+    timeout(Duration::from_secs(10), running.ended()).await.expect("an end");
+    assert!(timeout(life, Running::default().ended()).await.is_err(), "there is none to end");
+}
+
 mod hostile;
 mod over_the_wire;
 mod strangers;
+mod unknown;

@@ -111,6 +111,7 @@ struct Daemon {
     /// What the Docker provider reads labels with.
     docker_labels: LabelsConfig,
     server: JoinHandle<()>,
+    names: names::Running,
     kernel_thread: oneshot::Receiver<()>,
     stop: CancellationToken,
 }
@@ -148,7 +149,7 @@ impl Daemon {
 
         let registry = start_reaper(&mut node)?;
         let seen = node.take_observations();
-        let fronts: Vec<u32> = node.fronts().iter().filter_map(|front| front.ifindex).collect();
+        let (fronts, front_names) = fronts_of(&node);
         let reconciler = Reconciler::adopt(node, settings(&config, journal), started)
             .context("cannot read what the kernel holds")?;
         let runs = docker::Runs::default();
@@ -167,7 +168,7 @@ impl Daemon {
         if let Some(metrics) = metrics {
             tokio::spawn(metrics.run(stop.clone()));
         }
-        names::start(&config.names, &fronts, &view, &names, &stop)?;
+        let names = names::start(&config, &front_names, &view, &names, &stop)?;
         follow_callers(&config, registry, cookies, &events, &stop)?;
         let mut daemon = Self {
             config,
@@ -180,6 +181,7 @@ impl Daemon {
             health,
             docker_labels: LabelsConfig::default(),
             server,
+            names,
             kernel_thread,
             stop,
         };
@@ -212,6 +214,9 @@ impl Daemon {
                 }
                 _ = &mut self.health => {
                     break Err(anyhow::anyhow!("the prober ended by itself; see above"));
+                }
+                () = self.names.ended() => {
+                    break Err(anyhow::anyhow!("the responder of names ended by itself; see above"));
                 }
                 _ = &mut self.server => {
                     break Err(anyhow::anyhow!("the API server ended by itself; see above"));
@@ -282,6 +287,7 @@ impl Daemon {
                 self.config.labels = config.labels;
                 self.config.services = config.services;
                 self.config.file_name = config.file_name;
+                self.names.reload(&self.config);
                 match self.follow_sources().await {
                     Ok(()) => tracing::info!("`{}` is in force", self.config.file_name),
                     Err(error) => tracing::error!("cannot follow the sources: {error:#}"),
@@ -307,6 +313,13 @@ async fn bind_metrics(config: &Config, source: Source) -> anyhow::Result<Option<
         Some(address) => Some(MetricsServer::bind(address, source).await?),
         None => None,
     })
+}
+
+/// Indexes and names of the front interfaces.
+fn fronts_of(node: &Datapath) -> (Vec<u32>, Vec<String>) {
+    let fronts = node.fronts().iter();
+    let indexes = fronts.clone().filter_map(|front| front.ifindex).collect();
+    (indexes, fronts.map(|front| front.name.clone()).collect())
 }
 
 /// Tells of packets whoever asks for them.

@@ -23,6 +23,8 @@ pub(super) struct Ledger {
     providers: BTreeMap<&'static str, Entry>,
     /// Services whose claims are others than when this was asked last.
     touched: BTreeSet<ServiceName>,
+    /// Whether there was everything when that was asked last.
+    was_complete: bool,
 }
 
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -41,7 +43,7 @@ impl Ledger {
     /// Waits for these providers.
     pub(super) fn new(providers: &[&'static str]) -> Self {
         let providers = providers.iter().map(|name| (*name, Entry::default())).collect();
-        Self { providers, touched: BTreeSet::new() }
+        Self { providers, ..Self::default() }
     }
 
     /// Replaces a provider's claims. True: something changed.
@@ -103,7 +105,13 @@ impl Ledger {
 
     /// Services whose claims in force may be others than when this was called last.
     pub(super) fn take_touched(&mut self) -> BTreeSet<ServiceName> {
+        self.was_complete = self.is_complete();
         mem::take(&mut self.touched)
+    }
+
+    /// Whether every provider has told all that there is, and that was taken.
+    pub(super) fn is_taken_completely(&self) -> bool {
+        self.was_complete && self.is_complete()
     }
 
     /// Providers that have told nothing yet, or nothing since they were started anew.
@@ -116,6 +124,11 @@ impl Ledger {
     /// Whether a provider knows that it does not know everything.
     pub(super) fn is_partial(&self) -> bool {
         self.providers.values().flat_map(|entry| &entry.claims).any(|claims| claims.is_partial)
+    }
+
+    /// Whether every provider has told all that there is.
+    pub(super) fn is_complete(&self) -> bool {
+        self.silent().next().is_none() && !self.is_partial()
     }
 
     /// All backends that are named by claims, also the dead and the refused.

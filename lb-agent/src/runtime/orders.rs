@@ -96,7 +96,7 @@ impl Orders {
             return;
         }
         // Who is not named by those who do not know everything may be there.
-        if ledger.silent().next().is_none() && !ledger.is_partial() {
+        if ledger.is_complete() {
             let there = ledger.named().chain(leaving.backends());
             let there: BTreeSet<Subject> =
                 there.map(|(service, backend)| Subject::new(service, backend)).collect();

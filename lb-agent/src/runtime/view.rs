@@ -33,6 +33,8 @@ use crate::{
 /// Everything that a view is made of.
 pub(super) struct Parts<'a> {
     pub(super) ledger: &'a Ledger,
+    /// Whether the snapshot was made from all that there is.
+    pub(super) is_complete: bool,
     pub(super) health: &'a HealthView,
     pub(super) balancers: &'a [Balancer],
     pub(super) snapshot: &'a Snapshot,
@@ -93,6 +95,7 @@ pub(super) fn build(parts: &Parts<'_>, is_urgent: IsUrgent<'_>) -> Option<View> 
         },
         conflicts: parts.conflicts.clone(),
         callers: Arc::clone(&parts.callers),
+        is_complete: parts.is_complete,
         services,
     })
 }

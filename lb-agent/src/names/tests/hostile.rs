@@ -13,7 +13,7 @@ use hickory_resolver::proto::{
 };
 use proptest::{
     prelude::*,
-    test_runner::{Config, TestRunner},
+    test_runner::{self, TestRunner},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     api::types::View,
-    config::NamesConfig,
+    config::{Config, NamesConfig},
     mangle::{any_text, mangled},
 };
 
@@ -96,7 +96,8 @@ fn any_datagram_and_any_stream_is_answered_or_dropped() {
     let (socket, server, _view) = runtime.block_on(async {
         let server = free().await;
         let (sender, receiver) = watch::channel(Arc::<View>::default());
-        let config = NamesConfig { listen: vec![server], ..NamesConfig::default() };
+        let names = NamesConfig { listen: vec![server], ..NamesConfig::default() };
+        let config = Config { names, ..Config::default() };
         let stop = CancellationToken::new();
         start(&config, &[], &receiver, &Arc::default(), &stop).expect("a thread");
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket");
@@ -104,7 +105,8 @@ fn any_datagram_and_any_stream_is_answered_or_dropped() {
         (socket, server, sender)
     });
     assert!(runtime.block_on(is_answering(&socket)), "it starts");
-    let config = Config { cases: 256, failure_persistence: None, ..Config::default() };
+    let config = test_runner::Config::default();
+    let config = test_runner::Config { cases: 256, failure_persistence: None, ..config };
     let datagrams = prop::collection::vec((datagram(), prop::option::of(any::<u16>())), 1..6);
     let result = TestRunner::new(config).run(&datagrams, |datagrams| {
         runtime.block_on(async {

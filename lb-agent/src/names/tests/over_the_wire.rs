@@ -29,11 +29,14 @@ use super::{
     },
     view, vip,
 };
-use crate::{api::types::View, config::NamesConfig};
+use crate::{
+    api::types::View,
+    config::{Config, NamesConfig},
+};
 
 const TTL_SECONDS: u32 = 30;
 
-fn question(name: &str, kind: RecordType) -> Message {
+pub(super) fn question(name: &str, kind: RecordType) -> Message {
     let mut question = Message::new();
     question.set_id(7).set_recursion_desired(true);
     question.add_query(Query::query(Name::from_ascii(name).expect(name), kind));
@@ -43,8 +46,9 @@ fn question(name: &str, kind: RecordType) -> Message {
 /// What is answered at once, without sockets.
 fn respond(view: &View, bytes: &[u8], transport: Transport) -> Option<Vec<u8>> {
     let (_, names) = watch::channel(Arc::new(Names::of(view, false)));
+    let (activity, has_pool) = Default::default();
     let responder =
-        Responder { names, activity: Arc::default(), ttl_seconds: TTL_SECONDS, forward: None };
+        Responder { names, activity, ttl_seconds: TTL_SECONDS, has_pool, forward: None };
     match responder.respond(bytes, ([127, 0, 0, 1], 4000).into(), transport) {
         Outcome::Silence => None,
         Outcome::Bytes(bytes) => Some(bytes),
@@ -274,12 +278,12 @@ async fn exchange(server: SocketAddr, question: &Message) -> Message {
     panic!("{server} does not answer");
 }
 
-async fn ask(server: SocketAddr, name: &str, kind: RecordType) -> Message {
+pub(super) async fn ask(server: SocketAddr, name: &str, kind: RecordType) -> Message {
     exchange(server, &question(name, kind)).await
 }
 
 /// Waits until a name is answered like this.
-async fn wait_code(server: SocketAddr, name: &str, code: ResponseCode) {
+pub(super) async fn wait_code(server: SocketAddr, name: &str, code: ResponseCode) {
     for _ in 0..100 {
         if ask(server, name, RecordType::A).await.response_code() == code {
             return;
@@ -289,9 +293,9 @@ async fn wait_code(server: SocketAddr, name: &str, code: ResponseCode) {
     panic!("{name} is never {code}");
 }
 
-struct Server {
-    address: SocketAddr,
-    view: watch::Sender<Arc<View>>,
+pub(super) struct Server {
+    pub(super) address: SocketAddr,
+    pub(super) view: watch::Sender<Arc<View>>,
     stop: CancellationToken,
 }
 
@@ -309,12 +313,15 @@ pub(super) async fn free() -> SocketAddr {
 }
 
 async fn serve(forward: Vec<SocketAddr>) -> Server {
-    let address = free().await;
-    let (sender, receiver) = watch::channel(Arc::new(view()));
-    let config = NamesConfig { listen: vec![address], forward, ..NamesConfig::default() };
+    let names = NamesConfig { listen: vec![free().await], forward, ..NamesConfig::default() };
+    serve_with(&Config { names, ..Config::default() }, view())
+}
+
+pub(super) fn serve_with(config: &Config, view: View) -> Server {
+    let (sender, receiver) = watch::channel(Arc::new(view));
     let stop = CancellationToken::new();
-    start(&config, &[], &receiver, &Arc::default(), &stop).expect("a thread");
-    Server { address, view: sender, stop }
+    start(config, &[], &receiver, &Arc::default(), &stop).expect("a thread");
+    Server { address: config.names.listen[0], view: sender, stop }
 }
 
 #[tokio::test]
@@ -395,10 +402,8 @@ async fn other_names_are_asked_elsewhere_where_that_is_configured() {
     let upstream = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 3), 0)).await.expect("a port");
     let at = upstream.local_addr().expect("an address");
     drop(upstream);
-    let (_its_view, receiver) = watch::channel(Arc::new(view()));
-    let stop = CancellationToken::new();
-    let config = NamesConfig { listen: vec![at], ..NamesConfig::default() };
-    start(&config, &[], &receiver, &Arc::default(), &stop).expect("a thread");
+    let names = NamesConfig { listen: vec![at], ..NamesConfig::default() };
+    let _its_server = serve_with(&Config { names, ..Config::default() }, view());
     exchange(at, &question("restserver.local.", RecordType::A)).await;
 
     let server = serve(vec![at]).await;
@@ -418,7 +423,6 @@ async fn other_names_are_asked_elsewhere_where_that_is_configured() {
     let mut own = question("restserver.local.", RecordType::A);
     own.set_recursion_desired(false);
     assert_eq!(exchange(server.address, &own).await.response_code(), ResponseCode::Refused);
-    stop.cancel();
 }
 
 /// A server that asks us what we ask it.

@@ -35,7 +35,13 @@ async fn for_strangers_nobody_is_asked() {
     let (_, names) = watch::channel(Arc::new(Names::of(&view(), false)));
     let servers = [(Ipv4Addr::new(127, 0, 0, 7), 9).into()];
     let forward = Some(Arc::new(Forwarder::new(&servers, Neighbours::new(&[]))));
-    let responder = Responder { names, activity: Arc::default(), ttl_seconds: 30, forward };
+    let responder = Responder {
+        names,
+        activity: Arc::default(),
+        ttl_seconds: 30,
+        has_pool: Arc::default(),
+        forward,
+    };
     let check = |name: &str, source: &str, expected: Option<ResponseCode>| {
         let source = SocketAddr::new(source.parse().expect(source), 4000);
         let code = match responder.respond(&question(name), source, Transport::Datagram) {

@@ -34,6 +34,7 @@ async fn reload_starts_docker_anew_only_for_other_labels() {
         health: tokio::spawn(std::future::pending()),
         docker_labels: LabelsConfig::default(),
         server: tokio::spawn(std::future::pending()),
+        names: names::Running::default(),
         kernel_thread,
         stop: CancellationToken::new(),
     };

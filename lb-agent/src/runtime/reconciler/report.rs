@@ -72,6 +72,7 @@ impl<N: Node> Reconciler<N> {
         let sockets = self.sockets_view();
         let parts = view::Parts {
             ledger: &self.ledger,
+            is_complete: self.ledger.is_taken_completely(),
             health: &self.health,
             balancers: &self.balancers,
             snapshot: &self.snapshot,

@@ -7,8 +7,31 @@ use super::{
 };
 use crate::{
     plan::{Action, KernelState},
+    provider::ProviderEvent,
     runtime::Event,
 };
+
+/// Whoever asks for what the view does not show must know whether that means that it is not there.
+#[tokio::test(start_paused = true)]
+async fn a_view_is_complete_when_it_is_made_from_all_that_there_is() {
+    let bed = Bed::new(running().await.kill().await);
+    let is_complete = async |expected: bool, what: &str| {
+        bed.wait(10 * SECOND).await;
+        assert_eq!((bed.view().await.is_complete, what), (expected, what));
+    };
+    is_complete(false, "nobody has told anything").await;
+    bed.claims("file", &file_claims()).await;
+    is_complete(false, "Docker is away").await;
+    bed.partial("docker", &docker_claims()).await;
+    is_complete(false, "it does not know everything").await;
+    bed.claims("docker", &docker_claims()).await;
+    is_complete(true, "all is known").await;
+    let trouble = Some("no answer".to_owned());
+    bed.send(ProviderEvent::Status { provider: "docker", trouble }).await;
+    is_complete(true, "what was told last stays in force").await;
+    bed.events.send(Event::Restarting("docker")).await.expect("the runtime runs");
+    is_complete(false, "it is started anew").await;
+}
 
 /// A runtime that was started anew, and knows nothing of Docker yet.
 async fn restarted() -> Bed {
