@@ -153,12 +153,10 @@ impl RunInContainer for Commands {
             let turn = turn.map_err(RunError::NotRun)?;
             let container = super::container_of(instance).to_owned();
             let (this, argv) = (self.clone(), argv.to_vec());
-            let deadline = Instant::now() + timeout;
             // Whoever gives up waiting must not keep the command from being ended.
             let task = tokio::spawn(async move {
                 let ended = this.run_to_end(container, argv, timeout).await;
-                // Whosever fault that is: others had to wait as long.
-                turn.end(Instant::now() >= deadline);
+                turn.end(matches!(ended, Err(RunError::Late)));
                 ended
             });
             task.await.unwrap_or_else(|error| Err(RunError::NotRun(error.to_string())))

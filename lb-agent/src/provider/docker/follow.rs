@@ -265,7 +265,7 @@ impl<E: Engine, H: Host> Follower<E, H> {
                     self.watch(id, instance, process);
                 }
                 Effect::Keep(former_names) => self.host.keep(former_names).await,
-                Effect::KeepAsked(asked) => self.host.keep_asked(asked).await,
+                Effect::KeepAsked(asked) => self.host.keep_asked(asked),
                 Effect::ListSoon => self.schedule.soon(),
                 Effect::ListAgain => failed = true,
             }

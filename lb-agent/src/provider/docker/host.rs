@@ -60,7 +60,7 @@ pub(super) trait Host: Send + Sync + 'static {
     fn asked_to_end(&self) -> AskedToEnd;
 
     /// Keeps these and no others.
-    fn keep_asked(&self, asked: AskedToEnd) -> impl Future<Output = ()> + Send;
+    fn keep_asked(&self, asked: AskedToEnd);
 }
 
 /// The real node.
@@ -144,17 +144,19 @@ impl Host for Node {
         self.runs.asked_to_end().unwrap_or_else(load)
     }
 
-    async fn keep_asked(&self, asked: AskedToEnd) {
+    fn keep_asked(&self, asked: AskedToEnd) {
         self.runs.set_asked_to_end(asked);
-        let Some(endings) = self.endings.clone() else { return };
+        let Some(endings) = self.endings.clone().filter(|_| self.runs.is_to_save()) else { return };
         let runs = self.runs.clone();
-        let saved = tokio::task::spawn_blocking(move || runs.save_asked_to_end(&endings)).await;
-        if let Err(error) = saved.map_err(io::Error::other).flatten() {
-            tracing::warn!(
-                "which containers were asked to end cannot be kept in `state_path`: {error}; after \
-                 the next start of the agent some of them may serve new clients again"
-            );
-        }
+        // Deaths and drains do not wait for a disk.
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = runs.save_asked_to_end(&endings) {
+                tracing::warn!(
+                    "which containers were asked to end cannot be kept in `state_path`: {error}; \
+                     after the next start of the agent some of them may serve new clients again"
+                );
+            }
+        });
     }
 }
 

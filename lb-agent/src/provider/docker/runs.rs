@@ -4,7 +4,10 @@
 use std::{
     collections::HashMap,
     io,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use super::endings::{AskedToEnd, Endings};
@@ -21,6 +24,8 @@ struct Inner {
     asked_to_end: Mutex<Option<AskedToEnd>>,
     /// Held by who writes them to a file.
     saving: Mutex<()>,
+    /// Somebody will write them to a file, and has not begun.
+    will_save: AtomicBool,
 }
 
 impl Runs {
@@ -51,10 +56,17 @@ impl Runs {
         *self.0.asked_to_end.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked);
     }
 
+    /// Whether [`Self::save_asked_to_end`] is to be called, which nobody else is about to do.
+    pub(super) fn is_to_save(&self) -> bool {
+        !self.0.will_save.swap(true, Ordering::SeqCst)
+    }
+
     /// Writes those to the file who were asked to end. Of a provider that was stopped this may go on
     /// beside the next one: one after the other, and whoever is last writes what is so then.
     pub(super) fn save_asked_to_end(&self, endings: &Endings) -> io::Result<()> {
         let _one_at_a_time = self.0.saving.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is said from here on is for the next one.
+        self.0.will_save.store(false, Ordering::SeqCst);
         endings.save(self.asked_to_end().unwrap_or_default())
     }
 }

@@ -1,8 +1,12 @@
 //! What is kept is read again, and nothing else is believed.
 
-use std::fs;
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use proptest::prelude::*;
+use tokio::time::sleep;
 
 use super::{
     super::{
@@ -88,11 +92,17 @@ async fn the_node_keeps_them_for_a_reload_and_for_the_next_agent() {
     let runs = Runs::default();
     assert_eq!(node(&runs, true).asked_to_end(), AskedToEnd::default());
     for at_ns in [1, 2] {
-        node(&runs, true).keep_asked(asked("a@1", at_ns)).await;
+        node(&runs, true).keep_asked(asked("a@1", at_ns));
         assert_eq!(node(&runs, false).asked_to_end(), asked("a@1", at_ns), "a reload");
+        // Nobody waits for the file.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while node(&Runs::default(), true).asked_to_end() != asked("a@1", at_ns) {
+            assert!(Instant::now() < deadline, "{at_ns} is not written");
+            sleep(Duration::from_millis(1)).await;
+        }
         assert_eq!(node(&Runs::default(), true).asked_to_end(), asked("a@1", at_ns), "a start");
     }
     // What this agent knows is newer than the file.
-    node(&runs, false).keep_asked(AskedToEnd::default()).await;
+    node(&runs, false).keep_asked(AskedToEnd::default());
     assert_eq!(node(&runs, true).asked_to_end(), AskedToEnd::default());
 }

@@ -434,7 +434,7 @@ impl Host for World {
         self.lock().asked_to_end.clone()
     }
 
-    async fn keep_asked(&self, asked: AskedToEnd) {
+    fn keep_asked(&self, asked: AskedToEnd) {
         self.lock().asked_to_end = asked;
     }
 }
