@@ -176,7 +176,9 @@ impl SocketCalls {
             (path, _) => cgroup::open(path)?.id,
         };
         let names = self.loaded.iter().flatten().map(|(name, ..)| *name);
-        Ok(names.filter(|name| self.links.cgroup_of(name) != Some(id)).collect())
+        // What cannot be looked at is not lost.
+        let is_lost = |name: &&str| self.links.cgroup_of(name).is_ok_and(|on| on != Some(id));
+        Ok(names.filter(is_lost).collect())
     }
 
     fn attach(&self, wanted: &CgroupOptions) -> anyhow::Result<Cgroup> {
@@ -215,9 +217,12 @@ impl SocketLinks {
     }
 
     /// Number of the cgroup that a program is on; `None`: it is on none.
-    fn cgroup_of(&self, name: &str) -> Option<u64> {
-        let link = sys::open_pin(&self.path.join(name)).ok()?;
-        sys::link_cgroup(link.as_fd()).ok().filter(|id| *id != 0)
+    fn cgroup_of(&self, name: &str) -> io::Result<Option<u64>> {
+        match sys::open_pin(&self.path.join(name)) {
+            Ok(link) => Ok(Some(sys::link_cgroup(link.as_fd())?).filter(|id| *id != 0)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     fn attach(
@@ -245,7 +250,8 @@ impl SocketLinks {
     /// Takes off what is on another cgroup, or on one that is gone.
     fn detach_elsewhere(&self, cgroup: &Cgroup) -> anyhow::Result<()> {
         for name in self.pinned() {
-            if self.cgroup_of(name) != Some(cgroup.id) {
+            let on = self.cgroup_of(name).with_context(|| format!("the link of `{name}`"))?;
+            if on != Some(cgroup.id) {
                 tracing::info!(name, "taking a program of sockets off another cgroup");
                 self.detach(name)?;
             }
@@ -263,10 +269,11 @@ impl SocketLinks {
         CALLS.iter().rev().map(|(name, _)| *name).filter(is_there).collect()
     }
 
-    /// Those of them that are on a cgroup, whichever. A link outlives the cgroup that it was made for.
+    /// Those of them that are on a cgroup, whichever, or cannot be looked at. A link outlives the cgroup
+    /// that it was made for.
     fn attached(&self) -> Vec<&'static str> {
         let names = self.pinned().into_iter();
-        names.filter(|name| self.cgroup_of(name).is_some()).collect()
+        names.filter(|name| !matches!(self.cgroup_of(name), Ok(None))).collect()
     }
 
     /// Takes a program off; one that is not there is as good.

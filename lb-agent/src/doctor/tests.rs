@@ -230,6 +230,16 @@ fn without_an_agent_the_node_is_examined_all_the_same() {
     "#);
 }
 
+/// Its configuration may be another than the one that doctor was given, or found.
+#[test]
+fn docker_that_the_running_agent_does_not_follow_may_be_away() {
+    let mut running = running();
+    running.status.providers.retain(|provider| provider.name != "docker");
+    let mut facts = facts(running);
+    facts.docker.version = Some(Err("there is no socket".to_owned()));
+    assert_snapshot!(troubles(&facts), @"0 ok, 0 warnings, 0 errors");
+}
+
 #[test]
 fn whose_calls_are_not_seen_is_said() {
     let mut running = running();

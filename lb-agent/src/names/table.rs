@@ -122,6 +122,13 @@ impl Names {
             let Some(rest) = service.name.0.strip_prefix("compose/") else { continue };
             let Some((project, rest)) = rest.split_once('/') else { continue };
             let Some((name, _)) = rest.rsplit_once(':') else { continue };
+            // Labels say anything: names of others, or of other services, are not for them to give.
+            if name.contains('.')
+                || project.contains('.')
+                || project.eq_ignore_ascii_case(POOL_ZONE)
+            {
+                continue;
+            }
             projects.entry(name).or_default().insert(project);
             found.push((project, name, &service.frontends));
         }

@@ -133,6 +133,21 @@ fn compose_names_are_told_where_they_are_asked_for_and_clear() {
     assert_eq!(names.answer("web", Question::V4), Answer::Unknown);
 }
 
+/// Docker sets no limit on labels, and Compose names are made of them.
+#[test]
+fn compose_labels_take_no_name_of_others() {
+    let mut view = view();
+    let known = Names::of(&view, true);
+    let foreign = ["local/restserver", "shop/registry.example.com", "example.com/www", "Local/x"];
+    view.services.extend(
+        foreign.map(|name| service(&format!("compose/{name}:80"), &["tcp://10.96.0.66:80"])),
+    );
+    let names = Names::of(&view, true);
+    for name in ["restserver.local", "registry.example.com", "www.example.com", "www", "x.local"] {
+        assert_eq!(names.answer(name, Question::V4), known.answer(name, Question::V4), "{name}");
+    }
+}
+
 /// Else a fault in one part would leave names that nobody answers, or old ones, and nobody the wiser.
 #[tokio::test(start_paused = true)]
 async fn what_panics_is_noted_and_begun_anew() {

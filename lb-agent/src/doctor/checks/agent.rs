@@ -104,6 +104,10 @@ pub(super) fn docker(facts: &Facts) -> Vec<Finding> {
                 .so("see `systemctl status docker`, and `endpoint` in [docker] of the config"),
         }];
     }
+    // It may have been started with another config than the one that was looked at here.
+    if facts.agent.running().is_some() {
+        return vec![Finding::ok(check, "not followed by the agent that runs")];
+    }
     match &facts.docker.version {
         None => Vec::new(),
         Some(Ok(version)) => {

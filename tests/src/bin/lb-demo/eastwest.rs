@@ -29,6 +29,11 @@ const HEALTH: u16 = 9000;
 /// Longest time after something happened in which calls may still fail.
 const FAILURES_MS_MAX: f64 = 250.0;
 
+/// Longest time that the application calls, should nobody end it.
+const CALLS_MAX: Duration = Duration::from_secs(120);
+/// Calls after something happened that say something of it.
+const CALLS_MIN: usize = 20;
+
 /// Plays everything.
 pub(crate) fn play(printer: &mut Printer) -> Result<()> {
     let mut world = World::docker()?;
@@ -50,7 +55,7 @@ pub(crate) fn play(printer: &mut Printer) -> Result<()> {
     wait_answered(&client)?;
 
     printer.scene(&format!("restclient calls http://{NAME}/"));
-    let calls = Calls::start(&client, Duration::from_secs(12))?;
+    let calls = Calls::start(&client)?;
     process::sleep(Duration::from_secs(3))?;
     let killed_ms = now_ms();
     printer.line("restserver-1 is killed");
@@ -66,6 +71,7 @@ pub(crate) fn play(printer: &mut Printer) -> Result<()> {
     healths[1].end();
     wait_unhealthy(&agent, "restserver-2")?;
     let ill_ms = now_ms();
+    process::sleep(Duration::from_secs(3))?;
     let calls = calls.end()?;
     process::check_interrupt()?;
     show(printer, &calls, killed_ms, ill_ms);
@@ -97,7 +103,11 @@ fn show(printer: &mut Printer, calls: &[Call], killed_ms: f64, ill_ms: f64) {
         after_ms > FAILURES_MS_MAX && call.answer.as_deref() == Some("restserver-2")
     };
     let dead = calls.iter().filter(is_dead).count();
-    printer.promise(dead == 0, &format!("{dead} calls went to the one that is ill"));
+    let after = calls.iter().filter(|call| call.at_ms > ill_ms + FAILURES_MS_MAX).count();
+    printer.promise(
+        dead == 0 && after >= CALLS_MIN,
+        &format!("of {after} calls after that {dead} went to the one that is ill"),
+    );
     let vip = calls.iter().filter(|call| call.answer.is_some()).all(|call| call.peer.is_some());
     printer.promise(vip, "restclient sees the virtual address as its peer");
 }
@@ -168,17 +178,22 @@ struct Call {
 struct Calls(Child);
 
 impl Calls {
-    fn start(client: &Container, time: Duration) -> Result<Self> {
-        let words = format!("call --name {NAME}:80 --interval-ms 50 --seconds {}", time.as_secs());
+    fn start(client: &Container) -> Result<Self> {
+        let seconds = CALLS_MAX.as_secs();
+        let words = format!("call --name {NAME}:80 --interval-ms 50 --seconds {seconds}");
         let mut command = client.exec(&words);
         Ok(Self(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?))
     }
 
     fn end(mut self) -> Result<Vec<Call>> {
         let mut text = String::new();
-        self.0.stdout.take().context("no output")?.read_to_string(&mut text)?;
+        let mut output = self.0.stdout.take().context("no output")?;
+        process::signal(&self.0, Signal::SIGKILL);
+        output.read_to_string(&mut text)?;
         self.0.wait()?;
-        text.lines().map(parse).collect()
+        // The last line may be half of one.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole.lines().map(parse).collect()
     }
 }
 
