@@ -30,7 +30,7 @@ const HEALTH: u16 = 9000;
 const FAILURES_MS_MAX: f64 = 250.0;
 
 /// Longest time that the application calls, should nobody end it.
-const CALLS_MAX: Duration = Duration::from_secs(120);
+const CALLS_MAX: Duration = Duration::from_mins(2);
 /// Calls after something happened that say something of it.
 const CALLS_MIN: usize = 20;
 
