@@ -1,5 +1,6 @@
 //! Small files that outlive the agent: read up to a limit, replaced as a whole, so that an agent that
-//! is killed while it writes leaves the former one. Knows nothing of what is in them.
+//! is killed while it writes leaves the former one. Knows nothing of what is in them, but that it is JSON
+//! of some version.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -7,6 +8,8 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
+
+use serde::{Serialize, de::DeserializeOwned};
 
 /// A file of the agent's runtime directory.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -44,12 +47,29 @@ impl KeptFile {
         Ok(Some(text))
     }
 
+    /// What is in it, if `version_of` that is `version`; `None`: there is no file. An error says what is
+    /// wrong with it, and where, which is enough: it may hold anything.
+    pub(crate) fn read_version<T: DeserializeOwned>(
+        &self,
+        version: u32,
+        version_of: impl FnOnce(&T) -> u32,
+    ) -> Result<Option<T>, String> {
+        let Some(text) = self.read().map_err(|error| error.to_string())? else { return Ok(None) };
+        let content: T = serde_json::from_slice(&text)
+            .map_err(|error| format!("not understood in line {}", error.line()))?;
+        match version_of(&content) {
+            found if found == version => Ok(Some(content)),
+            found => Err(format!("it has version {found}, not {version}")),
+        }
+    }
+
     /// Keeps this and nothing else.
-    pub(crate) fn replace(&self, text: &[u8]) -> io::Result<()> {
+    pub(crate) fn replace(&self, content: &impl Serialize) -> io::Result<()> {
+        let text = serde_json::to_vec_pretty(content).map_err(io::Error::other)?;
         let mut options = OpenOptions::new();
         let options = options.create(true).truncate(true).write(true).mode(0o600);
         let mut file = options.open(&self.unfinished)?;
-        file.write_all(text)?;
+        file.write_all(&text)?;
         file.sync_all()?;
         fs::rename(&self.unfinished, &self.path)
     }

@@ -7,17 +7,17 @@ use aya::EbpfLoader;
 
 use super::{options::Options, prerequisites::kernel_is_at_least};
 
-/// What a kernel has from a version on, by the name of the constant that says so.
-const FEATURES: [(&str, (u32, u32)); 4] = [
-    ("HAS_CHECK_MTU", (5, 12)),
-    ("HAS_COARSE_CLOCK", (5, 11)),
-    ("HAS_MPTCP_SOCK", (5, 19)),
-    ("HAS_SET_RETVAL", (6, 1)),
-];
+/// What a kernel has from a version on, where these paths are there as well: by the name of the constant
+/// that says so.
+type Feature = (&'static str, (u32, u32), &'static [&'static str]);
 
-/// What `HAS_MPTCP_SOCK` needs besides: without multipath TCP, or without types, the verifier refuses to
-/// ask for it.
-const MPTCP: [&str; 2] = ["/proc/sys/net/mptcp", "/sys/kernel/btf/vmlinux"];
+const FEATURES: [Feature; 4] = [
+    ("HAS_CHECK_MTU", (5, 12), &[]),
+    ("HAS_COARSE_CLOCK", (5, 11), &[]),
+    // Without multipath TCP, or without types, the verifier refuses to ask for it.
+    ("HAS_MPTCP_SOCK", (5, 19), &["/proc/sys/net/mptcp", "/sys/kernel/btf/vmlinux"]),
+    ("HAS_SET_RETVAL", (6, 1), &[]),
+];
 
 static YES: u32 = 1;
 static NO: u32 = 0;
@@ -45,8 +45,7 @@ impl Constants {
         loader.override_global("COOKIE_PORT", &self.cookie_port, true);
         let routes_across = options.cgroup.as_ref().is_some_and(|cgroup| cgroup.routes_across);
         loader.override_global("ROUTES_ACROSS", value(routes_across), true);
-        for (name, since) in FEATURES {
-            let needs: &[&str] = if name == "HAS_MPTCP_SOCK" { &MPTCP } else { &[] };
+        for (name, since, needs) in FEATURES {
             let has = kernel_is_at_least(since) && needs.iter().all(|it| Path::new(it).exists());
             loader.override_global(name, value(has), true);
         }
@@ -71,7 +70,7 @@ mod tests {
             let (name, _) = line.strip_prefix("pub static ")?.split_once(": Global<")?;
             name.starts_with("HAS_").then_some(name)
         });
-        let told: BTreeSet<&str> = FEATURES.iter().map(|(name, _)| *name).collect();
+        let told: BTreeSet<&str> = FEATURES.iter().map(|(name, ..)| *name).collect();
         assert_eq!(asked.collect::<BTreeSet<_>>(), told);
     }
 }

@@ -81,6 +81,6 @@ impl Store {
         let orders =
             orders.map(|(subject, order)| Kept { subject: subject.clone(), order: order.clone() });
         let content = Content { version: VERSION, orders: orders.collect() };
-        self.0.replace(&serde_json::to_vec_pretty(&content).map_err(io::Error::other)?)
+        self.0.replace(&content)
     }
 }

@@ -54,22 +54,13 @@ impl Endings {
     }
 
     fn read(&self) -> Result<AskedToEnd, String> {
-        let Some(text) = self.0.read().map_err(|error| error.to_string())? else {
-            return Ok(AskedToEnd::default());
-        };
-        // Where in the file is enough; it may hold anything.
-        let content: Content = serde_json::from_slice(&text)
-            .map_err(|error| format!("not understood in line {}", error.line()))?;
-        if content.version != VERSION {
-            return Err(format!("it has version {}, not {VERSION}", content.version));
-        }
-        Ok(content.asked_to_end)
+        let content = self.0.read_version(VERSION, |content: &Content| content.version)?;
+        Ok(content.map(|content| content.asked_to_end).unwrap_or_default())
     }
 
     /// Keeps these and no others.
     pub(super) fn save(&self, asked_to_end: AskedToEnd) -> io::Result<()> {
-        let content = Content { version: VERSION, asked_to_end };
-        self.0.replace(&serde_json::to_vec_pretty(&content).map_err(io::Error::other)?)
+        self.0.replace(&Content { version: VERSION, asked_to_end })
     }
 }
 

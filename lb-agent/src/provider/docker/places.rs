@@ -50,22 +50,13 @@ impl Places {
     }
 
     fn read(&self) -> Result<FormerNames, String> {
-        let Some(text) = self.0.read().map_err(|error| error.to_string())? else {
-            return Ok(FormerNames::default());
-        };
-        // Where in the file is enough; it may hold anything.
-        let content: Content = serde_json::from_slice(&text)
-            .map_err(|error| format!("not understood in line {}", error.line()))?;
-        if content.version != VERSION {
-            return Err(format!("it has version {}, not {VERSION}", content.version));
-        }
-        Ok(content.former_names)
+        let content = self.0.read_version(VERSION, |content: &Content| content.version)?;
+        Ok(content.map(|content| content.former_names).unwrap_or_default())
     }
 
     /// Keeps these and no others.
     pub(super) fn save(&self, former_names: FormerNames) -> io::Result<()> {
-        let content = Content { version: VERSION, former_names };
-        self.0.replace(&serde_json::to_vec_pretty(&content).map_err(io::Error::other)?)
+        self.0.replace(&Content { version: VERSION, former_names })
     }
 }
 
