@@ -8,7 +8,7 @@ use lb_tests::{
     cluster::ON,
     needs, process,
     traffic::now_ms,
-    world::{vip, vip6},
+    world::{BALANCER, VIP, vip, vip6},
 };
 
 /// Port whose listener is the container's health.
@@ -142,6 +142,68 @@ fn a_restarted_agent_takes_nobody_out() -> Result<()> {
     agent.wait_backends(&["web-1"])?;
     process::sleep(Duration::from_secs(3))?;
     requests.finish()?.check()?;
+    Ok(())
+}
+
+/// What was found of a container stays found, whatever becomes of others: no event tells of a change, and
+/// no probe is begun anew.
+#[test]
+fn health_is_kept_across_an_unrelated_update() -> Result<()> {
+    needs!(docker);
+    let world = World::docker()?;
+    let docker = world.docker_client()?;
+    for number in 1..=2 {
+        start_probed(&world, number, "500ms")?;
+        heal(&docker, &format!("web-{number}"))?;
+    }
+    let mut config = world.config();
+    let agent = world.start_agent(&config)?;
+    agent.wait_backends(&["web-1", "web-2"])?;
+    harm(&docker, "web-2")?;
+    agent.wait_backends(&["web-1"])?;
+    agent.wait_state("web-2", "unhealthy")?;
+    let told = || -> Result<Vec<String>> {
+        let events = agent.lbctl("event list")?;
+        Ok(events.lines().filter(|it| it.contains("compose/shop/web")).map(str::to_owned).collect())
+    };
+    let probed = || -> Result<[Option<u64>; 2]> {
+        let [one, other] = [agent.backend("web-1")?, agent.backend("web-2")?];
+        Ok([one["probe"]["passed"].as_u64(), other["probe"]["failed"].as_u64()])
+    };
+    let (before, probed_before) = (told()?, probed()?);
+    ensure!(!before.is_empty() && probed_before > [Some(1), Some(2)], "{before:?}");
+    let requests = world.client().requests(world.front(), 200)?;
+
+    let other = "compose/shop/other:8080";
+    let start_other = |weight: &str| {
+        let container = docker.container("other-1").compose("shop", "other", 1);
+        container.balanced(&format!("http://{BALANCER}:81")).label("lb.weight", weight).start()
+    };
+    let first = start_other("100")?;
+    agent.wait_backends_of(other, &["other-1"])?;
+    docker.run("rename other-1 other-2")?;
+    agent.wait_backends_of(other, &["other-2"])?;
+    first.act("rm --force")?;
+    start_other("50")?;
+    agent.wait_backends_of(other, &["other-1"])?;
+    config.extra = format!("[[service]]\nname = 'more'\nfrontends = ['tcp://{VIP}:82']\n");
+    agent.reconfigure(&config)?;
+    process::wait_for("the service of the file", SOON, || {
+        ensure!(agent.rows("service")?.len() == 3);
+        Ok(())
+    })?;
+    docker.run("rm --force other-1")?;
+    process::wait_for("its end", SOON, || {
+        ensure!(agent.rows("service")?.len() == 2);
+        Ok(())
+    })?;
+
+    let report = requests.finish()?;
+    ensure!(report.check()?.by_name.keys().eq(["web-1"]), "{:?}", report.summaries);
+    ensure!(told()? == before, "{:?}, {before:?}", told()?);
+    for (after, before) in probed()?.into_iter().zip(probed_before) {
+        ensure!(after > before, "counted anew: {after:?}, {before:?} before");
+    }
     Ok(())
 }
 

@@ -42,16 +42,20 @@ fn a_name_of_the_cluster_has_an_address_and_keeps_it() -> Result<()> {
             .compose("demo", "restserver", number)
             .label("aliyun.routing.port_8080", "restserver.local")
             .label("aliyun.scale", "2")
+            .label("aliyun.rolling_updates", "true")
+            .label("aliyun.depends", "store,cache")
             .label("aliyun.probe.url", "http://container:8080")
             .label("aliyun.probe.initial_delay_seconds", "2")
             .label("aliyun.probe.timeout_seconds", "2")
             .start()?;
     }
+    let store = docker.container("store-1").compose("demo", "store", 1);
+    store.label("aliyun.routing.port_8080", "store.local").start()?;
     docker.container("outside").label("aliyun.routing.port_8080", "www.example.com").start()?;
     let mut config = world.config();
     config.keys = "routing_pool = \"203.0.113.64/26\"".to_owned();
     let mut agent = world.start_agent(&config)?;
-    agent.wait_backends(&["rest-1", "rest-2"])?;
+    agent.wait_backends(&["rest-1", "rest-2", "store-1"])?;
     agent.wait_refusal(&["outside", "www.example.com", "gateway"])?;
     let address = |agent: &lb_tests::Agent| -> Result<SocketAddr> {
         let vips = agent.rows("vip")?;
@@ -65,11 +69,28 @@ fn a_name_of_the_cluster_has_an_address_and_keeps_it() -> Result<()> {
     for part in ["http port 8080 GET /", "`aliyun.probe.url`", "`aliyun.scale`", "rest-1"] {
         ensure!(shown.contains(part), "no `{part}` in\n{shown}");
     }
+    let needed = |name: &str| {
+        let line = shown.lines().find(|it| it.starts_with(name)).unwrap_or_default();
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    ensure!(needed("store ") == "store compose/demo/store:8080 serving", "{shown}");
+    ensure!(needed("cache ") == "cache - absent, or without a frontend", "{shown}");
     agent.stop(Signal::SIGKILL)?;
     agent.start()?;
-    agent.wait_backends(&["rest-1", "rest-2"])?;
+    agent.wait_backends(&["rest-1", "rest-2", "store-1"])?;
     assert_eq!(address(&agent)?, first);
-    Ok(())
+    // One of two is a step of an update, and none is more than that.
+    let wait_told = |part: &str| {
+        wait_for(part, Duration::from_secs(10), || {
+            let told = agent.lbctl("event list")?;
+            ensure!(told.contains(part), "{told}");
+            Ok(())
+        })
+    };
+    docker.run("rm --force rest-1")?;
+    wait_told("1 of 2 replicas are there   an update may replace 1 at a time")?;
+    docker.run("rm --force rest-2")?;
+    wait_told("0 of 2 replicas are there")
 }
 
 #[test]

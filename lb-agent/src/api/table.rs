@@ -21,9 +21,9 @@ use super::{
     explain::{Explained, Question},
     trace::TraceLine,
     types::{
-        BackendCountersView, BackendView, DropReasonView, DropView, FrontView, ProviderState,
-        ProviderView, RefusalView, RefusedBy, ServiceDetail, ServiceView, StatusView, TableView,
-        VerdictView, VipView,
+        BackendCountersView, BackendView, DependencyState, DependencyView, DropReasonView,
+        DropView, FrontView, ProviderState, ProviderView, RefusalView, RefusedBy, ServiceDetail,
+        ServiceView, StatusView, TableView, VerdictView, VipView,
     },
 };
 use crate::doctor::Report;
@@ -123,8 +123,25 @@ pub fn service(detail: &ServiceDetail) -> String {
     let settings = render(["SETTING", "VALUE", "ORIGIN"], &[], settings);
     let headers = ["BACKEND", "ADDRESS", "STATE", "WEIGHT", "ORIGIN", "EXCLUSIVE", "ASKED FOR BY"];
     let members = render_unless_empty(headers, &[3], members);
-    let sections = [head, settings, members].into_iter().filter(|section| !section.is_empty());
+    let needed = render_unless_empty(
+        ["DEPENDS ON", "SERVICE", "STATE"],
+        &[],
+        detail.dependencies.iter().flat_map(dependency),
+    );
+    let sections =
+        [head, settings, needed, members].into_iter().filter(|section| !section.is_empty());
     sections.collect::<Vec<_>>().join("\n")
+}
+
+/// What is there of a service that another one depends on: nothing, or one row for each port.
+fn dependency(needed: &DependencyView) -> Vec<[String; 3]> {
+    let row =
+        |it: &DependencyState| [needed.name.clone(), it.name.to_string(), it.state.to_string()];
+    if needed.services.is_empty() {
+        let absent = "absent, or without a frontend".to_owned();
+        return vec![[needed.name.clone(), or_dash(String::new()), absent]];
+    }
+    needed.services.iter().map(row).collect()
 }
 
 /// `lbctl backend list`; of one service only when `is_one_service`.

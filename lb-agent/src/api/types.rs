@@ -4,6 +4,7 @@
 //! Owns no behaviour beyond the arithmetic of shares and states.
 
 mod callers;
+mod expectations;
 mod status;
 
 use std::{
@@ -19,7 +20,7 @@ use crate::model::{
     Setting,
 };
 
-pub use self::{callers::*, status::*};
+pub use self::{callers::*, expectations::*, status::*};
 
 /// Where the socket is unless the configuration says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/lb-agent/api.sock";
@@ -96,6 +97,9 @@ pub struct ServiceDetail {
     pub service: ServiceView,
     /// How it is balanced: every setting, in a fixed order.
     pub settings: Vec<SettingView>,
+    /// What its `depends` names, in the order in which it does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dependencies: Vec<DependencyView>,
     /// Its backends, ordered by place.
     pub members: Vec<BackendView>,
 }
@@ -198,15 +202,6 @@ pub struct BackendCountsView {
     /// Out of time to drain, or to pass its probe again.
     #[serde(default)]
     pub gone: u32,
-}
-
-/// What is expected of a service, and what is there of it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct ReplicasView {
-    /// By `scale`.
-    pub expected: u32,
-    /// Those that are not leaving, in whatever health.
-    pub present: u32,
 }
 
 /// One service.
@@ -361,6 +356,7 @@ impl View {
         let members = self.backends.iter().filter(|backend| backend.service == service.name);
         Some(ServiceDetail {
             settings: settings.collect(),
+            dependencies: self.dependencies(&service.name),
             members: members.cloned().collect(),
             service,
         })

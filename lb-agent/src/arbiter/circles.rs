@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{Origin, Refusal, Service, ServiceName};
+use crate::model::{Origin, Refusal, Service};
 
 /// Circles that are told.
 const CIRCLES_MAX: usize = 16;
@@ -13,7 +13,7 @@ const NAMES_MAX: usize = 8;
 /// What a service waits for, and who says so.
 #[derive(Default)]
 struct Waits<'a> {
-    others: BTreeSet<String>,
+    others: BTreeSet<&'a str>,
     origin: Option<&'a Origin>,
 }
 
@@ -21,17 +21,16 @@ struct Waits<'a> {
 /// The services are in the order of their names.
 pub(super) fn told<'a>(services: impl Iterator<Item = &'a Service>) -> BTreeSet<Refusal> {
     let mut refusals = BTreeSet::new();
+    // Those that wait for nobody are in no circle.
+    let waiting: Vec<_> = services.filter(|it| !it.policy.depends.value.is_empty()).collect();
+    let known: BTreeSet<&str> = waiting.iter().map(|service| service.name.base()).collect();
     let mut graph: BTreeMap<&str, Waits<'_>> = BTreeMap::new();
-    for Service { name, policy, .. } in services {
-        let depends = &policy.depends;
-        if depends.value.is_empty() {
-            continue;
-        }
-        let base = base(name);
+    for Service { name, policy, .. } in waiting {
         // Several services, one for each port, may be of one that is meant.
-        let waits = graph.entry(base).or_default();
-        waits.others.extend(depends.value.iter().map(|other| beside(base, other)));
-        waits.origin.get_or_insert(&depends.origin);
+        let waits = graph.entry(name.base()).or_default();
+        let meant = |other| name.meant(other).find_map(|base| known.get(&*base).copied());
+        waits.others.extend(policy.depends.value.iter().filter_map(|other| meant(other)));
+        waits.origin.get_or_insert(&policy.depends.origin);
     }
     for circle in circles(&graph).iter().take(CIRCLES_MAX) {
         let Some(origin) = graph.get(circle[0]).and_then(|waits| waits.origin) else { continue };
@@ -63,25 +62,12 @@ fn message(circle: &[&str]) -> String {
     )
 }
 
-/// `compose/shop/web` of `compose/shop/web:80@192.0.2.10`.
-fn base(name: &ServiceName) -> &str {
-    let name = name.0.split_once('@').map_or(&*name.0, |(name, _)| name);
-    name.rsplit_once(':').map_or(name, |(name, _)| name)
-}
-
-/// A service of the same project.
-fn beside(base: &str, other: &str) -> String {
-    base.rsplit_once('/')
-        .map_or_else(|| other.to_owned(), |(family, _)| format!("{family}/{other}"))
-}
-
 /// Circles that have no service in common, each from its first name on. Every service and every wait
 /// is looked at once.
-fn circles<'a>(graph: &BTreeMap<&'a str, Waits<'_>>) -> Vec<Vec<&'a str>> {
+fn circles<'a>(graph: &BTreeMap<&'a str, Waits<'a>>) -> Vec<Vec<&'a str>> {
     let others = |name: &str| -> Vec<&'a str> {
         let others = graph.get(name).map(|waits| waits.others.iter()).into_iter().flatten();
-        // Those that wait for nobody are in no circle.
-        others.filter_map(|it| graph.get_key_value(it.as_str()).map(|(key, _)| *key)).collect()
+        others.filter_map(|it| graph.get_key_value(it).map(|(key, _)| *key)).collect()
     };
     let (mut seen, mut told, mut found) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
     for &start in graph.keys() {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    api::types::ReplicasView,
+    api::types::{Completeness, ReplicasView},
     model::{BackendState, FrontendAddress, ServiceName},
     steering::Subject,
 };
@@ -196,19 +196,18 @@ fn backends(
     }
 }
 
-/// Whether there are as many as there are to be; how many are missing is no news of its own.
+/// Whether there are as many as there are to be, or as a rolling update leaves; how many are missing is no
+/// news of its own.
 fn replicas(before: &Seen, now: &Seen, drafts: &mut Vec<Draft>) {
-    let are_few = |it: &ReplicasView| it.present < it.expected;
-    let were_few = |name| before.replicas.get(name).is_some_and(are_few);
     let mut tell = |name: &ServiceName, what: String, why: Option<&str>| {
         drafts.push(Draft::of(&name.0, what).because(why.map(str::to_owned)));
     };
     for (name, seen) in &now.replicas {
         let what = format!("{} of {} replicas are there", seen.present, seen.expected);
-        match (were_few(name), are_few(seen)) {
-            (false, true) => tell(name, what, Some("its labels expect more")),
-            (true, false) => tell(name, what, None),
-            _ => {}
+        let known = before.replicas.get(name).map(ReplicasView::completeness);
+        let completeness = seen.completeness();
+        if known.unwrap_or(Completeness::Whole) != completeness {
+            tell(name, what, why_so_few(seen).as_deref());
         }
     }
     // With its last container a service is gone, and what its labels have expected.
@@ -220,6 +219,21 @@ fn replicas(before: &Seen, now: &Seen, drafts: &mut Vec<Draft>) {
             let what = format!("0 of {} replicas are there", seen.expected);
             tell(name, what, Some("its labels expected more"));
         }
+    }
+}
+
+fn why_so_few(seen: &ReplicasView) -> Option<String> {
+    let ReplicasView { expected, minimum, .. } = *seen;
+    match (seen.completeness(), minimum) {
+        (Completeness::Whole, _) => None,
+        (Completeness::Updating, minimum) => {
+            let at_a_time = expected - minimum.unwrap_or(expected);
+            Some(format!("an update may replace {at_a_time} at a time"))
+        }
+        (Completeness::Short, Some(minimum)) => {
+            Some(format!("its labels expect more, and an update leaves at least {minimum}"))
+        }
+        (Completeness::Short, None) => Some("its labels expect more".to_owned()),
     }
 }
 

@@ -102,7 +102,7 @@ fn fewer_replicas_than_expected_are_told_once_and_when_all_are_there_again() {
     let mut chronicle = Chronicle::default();
     let mut compare = |count: u16, expected: Option<u32>| {
         let backends = (0..count).map(|it| (subject(it), seen(it, BackendState::Healthy, None)));
-        let replicas = |expected| ReplicasView { expected, present: count.into() };
+        let replicas = |expected| ReplicasView { expected, present: count.into(), minimum: None };
         let name = ServiceName("web".into());
         let now = Seen {
             backends: backends.collect(),
@@ -133,6 +133,24 @@ fn fewer_replicas_than_expected_are_told_once_and_when_all_are_there_again() {
     // Also where some were gone before.
     assert_eq!(compare(2, Some(3)), few(2));
     assert_eq!(compare(0, None), none);
+}
+
+#[test]
+fn steps_of_a_rolling_update_are_told_as_such() {
+    let mut chronicle = Chronicle::default();
+    let mut compare = |present: u32| {
+        let seen = ReplicasView { expected: 4, present, minimum: Some(3) };
+        let replicas = [(ServiceName("web".into()), seen)].into();
+        told(&chronicle.compare(Seen { replicas, ..Seen::default() }, &web(), |_| None))
+    };
+    assert_snapshot!([4, 3, 4, 3, 2, 1, 3, 4].map(&mut compare).concat(), @"
+    web -: 3 of 4 replicas are there (an update may replace 1 at a time)
+    web -: 4 of 4 replicas are there (-)
+    web -: 3 of 4 replicas are there (an update may replace 1 at a time)
+    web -: 2 of 4 replicas are there (its labels expect more, and an update leaves at least 3)
+    web -: 3 of 4 replicas are there (an update may replace 1 at a time)
+    web -: 4 of 4 replicas are there (-)
+    ");
 }
 
 #[test]

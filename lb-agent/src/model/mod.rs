@@ -2,6 +2,7 @@
 //! display and order.
 
 mod claim;
+mod depends;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod origin;

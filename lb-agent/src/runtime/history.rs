@@ -154,10 +154,9 @@ impl Present<'_> {
                 (Subject::new(&service.name, backend), seen)
             })
         });
-        let replicas = services.clone().filter_map(|service| {
-            let expected = service.policy.scale.value?;
-            Some((service.name.clone(), view::replicas(service, expected)))
-        });
+        let replicas = services
+            .clone()
+            .filter_map(|service| Some((service.name.clone(), view::replicas(service)?)));
         let replicas = replicas.collect();
         let frontends = services.flat_map(|service| {
             service.frontends.iter().map(|frontend| (*frontend, service.name.clone()))

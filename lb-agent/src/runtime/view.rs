@@ -145,7 +145,7 @@ fn service_view(
         frontends: service.frontends.iter().copied().collect(),
         protocols: protocols.into_iter().collect(),
         ring_size: number.and_then(|number| parts.shares.ring_size(*number)),
-        replicas: service.policy.scale.value.map(|expected| replicas(service, expected)),
+        replicas: replicas(service),
         backends,
         state: if is_panic { ServingState::Panic } else { backends.serving() },
         source: sources.map(SourcesOf::providers).unwrap_or_default(),
@@ -154,12 +154,19 @@ fn service_view(
     }
 }
 
-/// A replica with an address of either family is two backends at one place.
-pub(super) fn replicas(service: &Service, expected: u32) -> ReplicasView {
+/// `None`: nobody says how many there are to be. A replica with an address of either family is two
+/// backends at one place.
+pub(super) fn replicas(service: &Service) -> Option<ReplicasView> {
+    let expected = service.policy.scale.value?;
+    let at_a_time = service.policy.rolling_updates.value;
     let leaves = |it: &&Backend| matches!(it.state, BackendState::Draining | BackendState::Gone);
     let present = service.backends.iter().filter(|it| !leaves(it));
     let places: BTreeSet<&str> = present.map(|it| &*it.place).collect();
-    ReplicasView { expected, present: u32::try_from(places.len()).unwrap_or(u32::MAX) }
+    Some(ReplicasView {
+        expected,
+        present: u32::try_from(places.len()).unwrap_or(u32::MAX),
+        minimum: at_a_time.map(|at_a_time| expected.saturating_sub(at_a_time)),
+    })
 }
 
 fn backend_view(

@@ -97,6 +97,12 @@ metrics! {
         |told, samples| for service in &told.view.services {
             samples.add_known(&[&service.name.0], service.replicas.map(|it| it.expected));
         };
+    "lb_service_replicas_minimum" Gauge &["service"],
+        "Replicas that an update of such a service leaves, where its labels say how many it replaces at a time.",
+        |told, samples| for service in &told.view.services {
+            let minimum = service.replicas.and_then(|it| it.minimum);
+            samples.add_known(&[&service.name.0], minimum);
+        };
     "lb_service_replicas_present" Gauge &["service"],
         "Replicas of such a service that are not leaving.",
         |told, samples| for service in &told.view.services {

@@ -51,7 +51,7 @@ fn view() -> View {
         frontends: Vec::new(),
         protocols: Vec::new(),
         ring_size: None,
-        replicas: Some(ReplicasView { expected: 3, present: 1 }),
+        replicas: Some(ReplicasView { expected: 3, present: 1, minimum: Some(2) }),
         backends: BackendCountsView { healthy: 1, ..BackendCountsView::default() },
         state: ServingState::Panic,
         source: "docker".to_owned(),
@@ -156,6 +156,7 @@ fn the_text() {
     lb_backend_probes_total{service="compose/shop/a\"b\\c\nd:80",place="1",backend="shop-1",address="172.18.0.2:80",result="failed"} 2
     lb_service_backends{service="compose/shop/a\"b\\c\nd:80",state="healthy"} 1
     lb_service_replicas_expected{service="compose/shop/a\"b\\c\nd:80"} 3
+    lb_service_replicas_minimum{service="compose/shop/a\"b\\c\nd:80"} 2
     lb_service_replicas_present{service="compose/shop/a\"b\\c\nd:80"} 1
     lb_service_panic{service="compose/shop/a\"b\\c\nd:80"} 1
     lb_passive_observations_total{sign="silent"} 30
@@ -317,7 +318,7 @@ fn series_are_as_many_as_documented() {
         text.lines().filter(|line| line.starts_with(prefix)).count()
     };
     let mut view = view();
-    assert_eq!((count("lb_backend_", &view), count("lb_service_", &view)), (9 + 3, 7 + 2));
+    assert_eq!((count("lb_backend_", &view), count("lb_service_", &view)), (9 + 3, 7 + 3));
     view.backends[0].probe = None;
     view.services[0].replicas = None;
     assert_eq!((count("lb_backend_", &view), count("lb_service_", &view)), (9, 7));

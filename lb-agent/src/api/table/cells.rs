@@ -86,7 +86,7 @@ pub(super) fn healthy_of_all(service: &ServiceView) -> String {
     let BackendCountsView { healthy, .. } = service.backends;
     let counted = format!("{healthy}/{}", service.backends.total());
     match service.replicas {
-        Some(ReplicasView { expected, present }) if expected != present => {
+        Some(ReplicasView { expected, present, .. }) if expected != present => {
             format!("{counted} ({expected} expected, {present} there)")
         }
         _ => counted,

@@ -180,6 +180,7 @@ fn service_detail() -> ServiceDetail {
             10_000,
             Origin::environment("container `shop-redis-1`", "SERVICE_CHECK_INTERVAL"),
         ),
+        depends: Setting::new(vec!["db".to_owned(), "cache".to_owned()], origin("aliyun.depends")),
         ..Policy::default()
     };
     let service = ServiceView {
@@ -200,8 +201,13 @@ fn service_detail() -> ServiceDetail {
     backends[0].exclusive = Setting::new(true, origin("lb.exclusive"));
     backends[1].weight = 0;
     backends[1].yields = true;
+    let port = |port: u16, state| {
+        let name = ServiceName(format!("compose/shop/db:{port}").into());
+        ServiceView { name, state, ..service.clone() }
+    };
+    let others = [port(5432, ServingState::Serving), port(9187, ServingState::Down)];
     let view = View {
-        services: vec![service],
+        services: [service.clone()].into_iter().chain(others).collect(),
         policies: [(service_name(), Arc::new(policy))].into(),
         backends,
         ..View::default()
@@ -240,7 +246,12 @@ fn service_show_has_every_value_with_its_origin() {
     probe_initial            starting         default
     scale                    -                default
     rolling_updates          -                default
-    depends                  -                default
+    depends                  db,cache         container `shop-redis-1`, label `aliyun.depends`
+
+    DEPENDS ON  SERVICE               STATE
+    db          compose/shop/db:5432  serving
+    db          compose/shop/db:9187  down
+    cache       -                     absent, or without a frontend
 
     BACKEND       ADDRESS          STATE     WEIGHT  ORIGIN                                       EXCLUSIVE                                             ASKED FOR BY
     shop-redis-1  172.18.0.2:6379  healthy      100  container `shop-redis-1`, label `lb.weight`  true, container `shop-redis-1`, label `lb.exclusive`  container `shop-redis-1`, label `aliyun.lb.port_6379`
@@ -253,6 +264,7 @@ fn service_show_without_backends_is_short() {
     let mut detail = service_detail();
     detail.members.clear();
     detail.settings.truncate(1);
+    detail.dependencies.clear();
     detail.service.ring_size = None;
     assert_snapshot!(service(&detail), @"
     compose/shop/redis:6379 at tcp://192.0.2.10:6379

@@ -63,6 +63,7 @@ impl Reader {
             refusals.extend(spare_datagrams(&mut wishes, service));
             wishes.or(&self.defaults.without_tcp());
         }
+        refusals.extend(wishes.update_takes_all());
         if has_check {
             // The last word, after that of the configuration: it is a default.
             wishes
@@ -84,6 +85,20 @@ impl Reader {
             }
         }
         wishes
+    }
+}
+
+impl Wishes {
+    /// Updates that replace all replicas at a time leave nobody to serve. One replica cannot do better.
+    fn update_takes_all(&self) -> Option<LabelError> {
+        let (scale, at_a_time) = (self.scale.as_ref()?.value?, self.rolling_updates.as_ref()?);
+        let count = at_a_time.value.filter(|count| scale > 1 && *count >= scale)?;
+        let message = format!(
+            "an update that replaces {count} replicas at a time may take all {scale} that are expected at \
+             once, so nothing is expected to stay; replace {} at most",
+            scale - 1
+        );
+        Some(LabelError { key: at_a_time.origin.written()?.key.clone(), message })
     }
 }
 

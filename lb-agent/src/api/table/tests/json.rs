@@ -67,6 +67,25 @@ fn json_of_a_service_has_origins() {
           }
         }
       ],
+      "dependencies": [
+        {
+          "name": "db",
+          "services": [
+            {
+              "name": "compose/shop/db:5432",
+              "state": "serving"
+            },
+            {
+              "name": "compose/shop/db:9187",
+              "state": "down"
+            }
+          ]
+        },
+        {
+          "name": "cache",
+          "services": []
+        }
+      ],
       "members": []
     }
     "#);

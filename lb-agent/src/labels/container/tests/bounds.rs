@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::model::Refusal;
 
 /// Labels of one container.
 const MANY: u32 = 10_000;
@@ -153,5 +154,31 @@ fn services_that_depend_on_each_other_are_served() {
       depends = c (container `demo-b-1`, label `aliyun.depends`)
     compose/demo/c:80 place 1 at tcp://192.0.2.10:83: 172.17.0.2:80 weight 100; by container `demo-c-1`, label `aliyun.lb.port_80`
       depends = a,c (container `demo-c-1`, label `aliyun.depends`)
+    ");
+}
+
+#[test]
+fn an_update_that_leaves_nobody_is_told() {
+    let check = |labels: &[(&str, &str)]| {
+        let mut all = vec![LB];
+        all.extend(labels);
+        let told = claims(&container("web-1", "redis", &all)).refusals;
+        let line = |it: Refusal| format!("{}: {}\n", it.key.unwrap_or_default(), it.message);
+        told.into_iter().map(line).collect::<String>()
+    };
+    let parallel = ("aliyun.rolling_updates.parallelism", "3");
+    let rolling = ("aliyun.rolling_updates", "true");
+    assert_eq!(check(&[("aliyun.scale", "4"), rolling, parallel]), "");
+    assert_eq!(check(&[("aliyun.scale", "3"), parallel]), "", "it takes the other label");
+    assert_eq!(check(&[("aliyun.scale", "1"), rolling]), "", "one cannot do better");
+    assert_eq!(check(&[("aliyun.scale", "0"), rolling]), "");
+    assert_eq!(check(&[rolling, parallel]), "");
+    let shown = [
+        check(&[("aliyun.scale", "3"), rolling, parallel]),
+        check(&[("lb.scale", "2"), ("lb.rolling_updates", "5")]),
+    ];
+    assert_snapshot!(shown.concat(), @"
+    aliyun.rolling_updates.parallelism: an update that replaces 3 replicas at a time may take all 3 that are expected at once, so nothing is expected to stay; replace 2 at most
+    lb.rolling_updates: an update that replaces 5 replicas at a time may take all 2 that are expected at once, so nothing is expected to stay; replace 1 at most
     ");
 }

@@ -1,0 +1,83 @@
+//! What users expect to be there, as the API says it: replicas of a service, and services that it needs.
+//! Nothing that is served follows from it.
+
+use serde::{Deserialize, Serialize};
+
+use super::{ServiceView, ServingState, View};
+use crate::model::ServiceName;
+
+/// What is expected of a service, and what is there of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ReplicasView {
+    /// By `scale`.
+    pub expected: u32,
+    /// Those that are not leaving, in whatever health.
+    pub present: u32,
+    /// What an update that replaces `rolling_updates` of them at a time leaves; `None`: nothing is said of
+    /// updates, and all are expected at any time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minimum: Option<u32>,
+}
+
+/// How the replicas that are there compare with those that are expected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Completeness {
+    /// All of them, or more.
+    Whole,
+    /// As few as a rolling update leaves, if one is under way.
+    Updating,
+    /// Fewer than that.
+    Short,
+}
+
+impl ReplicasView {
+    /// How many there are, compared with what is expected.
+    #[must_use]
+    pub fn completeness(&self) -> Completeness {
+        match self.present {
+            present if present >= self.expected => Completeness::Whole,
+            present if self.minimum.is_some_and(|minimum| present >= minimum) => {
+                Completeness::Updating
+            }
+            _ => Completeness::Short,
+        }
+    }
+}
+
+/// A service that another one depends on.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DependencyView {
+    /// As it is named.
+    pub name: String,
+    /// The services that are meant, one for each port; none: it is absent, or has no frontend, and the
+    /// agent does not know of it.
+    pub services: Vec<DependencyState>,
+}
+
+/// How such a service is at the moment.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DependencyState {
+    /// Its name.
+    pub name: ServiceName,
+    /// How well it is served.
+    pub state: ServingState,
+}
+
+impl View {
+    /// What a service depends on, and what is there of that.
+    pub(super) fn dependencies(&self, service: &ServiceName) -> Vec<DependencyView> {
+        let depends = self.policies.get(service).map(|policy| &*policy.depends.value);
+        let of_base = |base: &str| -> Vec<DependencyState> {
+            let services = self.services.iter().filter(|it| it.name.base() == base);
+            let state =
+                |it: &ServiceView| DependencyState { name: it.name.clone(), state: it.state };
+            services.map(state).collect()
+        };
+        let view = |name: &String| {
+            let mut meant = service.meant(name).map(|base| of_base(&base));
+            let services = meant.find(|services| !services.is_empty()).unwrap_or_default();
+            DependencyView { name: name.clone(), services }
+        };
+        depends.unwrap_or_default().iter().map(view).collect()
+    }
+}
