@@ -51,6 +51,11 @@ impl Identity {
         let pem = format!("-----BEGIN CERTIFICATE-----\n{encoded}-----END CERTIFICATE-----\n");
         Ok(Self { config: Arc::new(config), pem })
     }
+
+    /// For a server of one's own.
+    pub fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.config)
+    }
 }
 
 /// A server; ended on drop.

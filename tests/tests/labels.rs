@@ -274,14 +274,20 @@ fn the_file_is_followed_and_a_bad_one_changes_nothing() -> Result<()> {
         Ok(())
     })?;
     wait_answers(&world, vip(80), &["remote-1"])?;
-    config.extra = service(81);
+    config.extra = format!("[defaults]\npanic_percent = 20\n{}", service(81));
     agent.configure(&config)?;
     wait_answers(&world, vip(81), &["remote-1"])?;
     wait_for("the end of trouble", SOON, || {
         let trouble = agent.trouble("file")?;
         ensure!(trouble.is_none(), "{trouble:?}");
         Ok(())
-    })
+    })?;
+    let told = agent.lbctl("event list")?;
+    let changed = "settings changed: defaults.panic_percent from unset to 20".to_owned();
+    for part in [changed, format!(":{line}:1: "), "all is well".to_owned()] {
+        ensure!(told.matches(&part).count() == 1, "`{part}` once in\n{told}");
+    }
+    Ok(())
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod services;
 mod tests;
 mod times;
 mod validate;
+mod written;
 
 use std::{
     collections::BTreeMap,
@@ -27,6 +28,7 @@ pub(crate) use address::parse_frontend;
 pub use error::{ConfigError, Position, Problem};
 use ipnet::IpNet;
 use lb_common::{abi, slots::SlotTimes};
+pub use written::{Written, WrittenChange};
 
 use crate::{
     datapath,
@@ -76,6 +78,8 @@ pub struct Config {
     pub labels: LabelsConfig,
     /// Services of the file provider.
     pub services: Vec<StaticService>,
+    /// All but the services as it is written, without the defaults.
+    pub written: Written,
 }
 
 /// `[xdp]`.
@@ -343,6 +347,7 @@ impl Default for Config {
             times: TimesConfig::default(),
             labels: LabelsConfig::default(),
             services: Vec::new(),
+            written: Written::default(),
             state_path,
         }
     }

@@ -10,11 +10,12 @@ use std::{
 };
 
 use lb_common::abi;
-use toml::Spanned;
+use serde::Deserialize as _;
+use toml::{Spanned, de::DeTable};
 
 use super::{
     ApiConfig, Balancer, Config, ConfigError, DockerConfig, LabelsConfig, MetricsConfig, Problem,
-    TablesConfig, TcConfig, XdpConfig,
+    TablesConfig, TcConfig, Written, XdpConfig,
     address::{parse_listen, usable_address},
     error::Lines,
     policy::Place,
@@ -40,10 +41,12 @@ const PROBLEMS_MAX: usize = 100;
 pub(super) const DAY_SECONDS: u32 = 24 * 3600;
 
 pub(super) fn parse(text: &str, file_name: &str) -> Result<Config, ConfigError> {
-    let file: raw::File =
-        toml::from_str(text).map_err(|error| ConfigError::from_toml(file_name, text, &error))?;
+    let wrong = |error: toml::de::Error| ConfigError::from_toml(file_name, text, &error);
+    let table = DeTable::parse(text).map_err(wrong)?;
+    let written = Written::of(table.get_ref());
+    let file = raw::File::deserialize(toml::Deserializer::from(table)).map_err(wrong)?;
     let mut checker = Checker { lines: Lines::new(text), problems: Vec::new() };
-    let config = checker.config(file, file_name);
+    let config = Config { written, ..checker.config(file, file_name) };
     let mut problems = checker.problems;
     if problems.is_empty() {
         return Ok(config);
@@ -107,6 +110,7 @@ impl Checker<'_> {
             labels,
             services,
             state_path,
+            written: defaults.written,
         }
     }
 

@@ -16,6 +16,9 @@ use crate::{
 /// everything else out of the journal.
 const DRAFTS_MAX: usize = 200;
 
+/// Services that went with their last replica and are remembered until they are back.
+const GONE_MAX: usize = 4096;
+
 /// An event without number and time.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Draft {
@@ -102,6 +105,7 @@ impl Chronicle {
         for provider in before.troubles.keys().filter(|it| !now.troubles.contains_key(*it)) {
             drafts.push(Draft::of(provider, "all is well".to_owned()));
         }
+        self.remember_gone(before, &now);
         let Seen { backends, frontends, replicas, panics, refusals, troubles } = now;
         self.before.backends.extend(backends);
         self.before.replicas.extend(replicas);
@@ -114,6 +118,23 @@ impl Chronicle {
             drafts.push(Draft::of("-", format!("{rest} more changes at the same moment")));
         }
         drafts
+    }
+
+    /// A service that went with its last replica lacks all of them until it is back: only so is it told when
+    /// it is whole again, however many come at once.
+    fn remember_gone(&mut self, before: &Seen, now: &Seen) {
+        let is_there = |name: &ServiceName| {
+            let next = now.backends.range(Subject::first(name)..).next();
+            next.is_some_and(|(subject, _)| subject.service == *name)
+        };
+        let lost = before.replicas.iter().filter(|(name, _)| !is_there(name));
+        let lost: Vec<_> =
+            lost.map(|(name, seen)| (name.clone(), ReplicasView { present: 0, ..*seen })).collect();
+        let known = &mut self.before.replicas;
+        if known.values().filter(|seen| seen.present == 0).count() + lost.len() > GONE_MAX {
+            known.retain(|_, seen| seen.present > 0);
+        }
+        known.extend(lost.into_iter().take(GONE_MAX));
     }
 
     /// What was seen of these services, and of everything else.

@@ -129,10 +129,44 @@ fn fewer_replicas_than_expected_are_told_once_and_when_all_are_there_again() {
     let none = "web -: 0 of 3 replicas are there (its labels expected more)\n";
     assert_eq!(compare(0, None), none);
     assert_eq!(compare(0, None), "");
-    assert_eq!(compare(3, Some(3)), "", "it is another service, of which nothing was said");
+    assert_eq!(compare(3, Some(3)), all, "all at once");
+    assert_eq!(compare(3, Some(3)), "");
     // Also where some were gone before.
     assert_eq!(compare(2, Some(3)), few(2));
     assert_eq!(compare(0, None), none);
+    // One after the other it is whole with the last of them only.
+    assert_eq!(compare(1, Some(3)), "");
+    assert_eq!(compare(3, Some(3)), all);
+    assert_eq!(compare(0, None), none);
+    assert_eq!(compare(2, None), "", "it expects nothing any more");
+    assert_eq!(compare(3, Some(3)), "");
+}
+
+#[test]
+fn of_services_that_are_gone_the_latest_are_remembered() {
+    let mut chronicle = Chronicle::default();
+    let names = |round: u16, numbers: std::ops::Range<u16>| -> BTreeSet<ServiceName> {
+        numbers.map(|number| ServiceName(format!("{round}-{number}").into())).collect()
+    };
+    let there = |names: &BTreeSet<ServiceName>| {
+        let backend = |it: &ServiceName| (Subject::first(it), seen(1, BackendState::Healthy, None));
+        let replicas = ReplicasView { expected: 1, present: 1, minimum: None };
+        Seen {
+            backends: names.iter().map(backend).collect(),
+            replicas: names.iter().map(|name| (name.clone(), replicas)).collect(),
+            ..Seen::default()
+        }
+    };
+    for round in 0..3 {
+        let all = names(round, 0..3000);
+        chronicle.compare(there(&all), &all, |_| None);
+        chronicle.compare(Seen::default(), &all, |_| None);
+    }
+    for (round, expected) in [(0, false), (1, false), (2, true)] {
+        let one = names(round, 7..8);
+        let told = told(&chronicle.compare(there(&one), &one, |_| None));
+        assert_eq!(told.contains("1 of 1 replicas are there"), expected, "{round}: {told}");
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //!
 //! Nothing is cleaned up at the end: what is in the kernel stays there, so that the traffic goes on.
 
+mod changes;
 mod following;
 
 use std::{
@@ -34,7 +35,7 @@ use crate::{
     },
     config::{self, Config, LabelsConfig},
     datapath::{self, Datapath},
-    journal::Journal,
+    journal::{Draft, Journal},
     names,
     netlink::{self, Cookies},
     plan,
@@ -253,6 +254,14 @@ impl Daemon {
         self.tell(ProviderEvent::Claims { provider: file::NAME, claims }.into()).await
     }
 
+    /// The same after a reload; what was changed is told before what follows from it.
+    async fn follow_changed(&mut self, news: Option<Draft>) -> anyhow::Result<()> {
+        if let Some(draft) = news {
+            self.tell(Event::Told(draft)).await?;
+        }
+        self.follow_sources().await
+    }
+
     async fn tell(&self, event: Event) -> anyhow::Result<()> {
         if self.events.send(event).await.is_err() {
             bail!("the kernel thread ended by itself; see above");
@@ -284,11 +293,13 @@ impl Daemon {
                 if !late.is_empty() {
                     tracing::warn!("changed, and used after a restart only: {}", late.join(", "));
                 }
+                let news = changes::event(&self.config.written, &config.written, &late);
                 self.config.labels = config.labels;
                 self.config.services = config.services;
                 self.config.file_name = config.file_name;
+                self.config.written = config.written;
                 self.names.reload(&self.config);
-                match self.follow_sources().await {
+                match self.follow_changed(news).await {
                     Ok(()) => tracing::info!("`{}` is in force", self.config.file_name),
                     Err(error) => tracing::error!("cannot follow the sources: {error:#}"),
                 }

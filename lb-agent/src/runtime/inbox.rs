@@ -74,7 +74,7 @@ fn is_bad(event: &Event) -> bool {
     match event {
         Event::Provider(event) => matches!(event, ProviderEvent::Gone { .. }),
         Event::Health(changes) => changes.iter().any(|change| change.has_fallen),
-        Event::Clients(_) | Event::Restarting(_) | Event::Balancers(_) => false,
+        Event::Clients(_) | Event::Restarting(_) | Event::Balancers(_) | Event::Told(_) => false,
     }
 }
 
@@ -87,7 +87,7 @@ fn is_news(event: &Event) -> bool {
             ProviderEvent::Status { .. } => false,
         },
         Event::Health(_) => true,
-        Event::Clients(_) | Event::Restarting(_) | Event::Balancers(_) => false,
+        Event::Clients(_) | Event::Restarting(_) | Event::Balancers(_) | Event::Told(_) => false,
     }
 }
 

@@ -37,7 +37,9 @@ pub use node::{Node, NodeCounters, NodeError, Swept};
 pub use reconciler::{Reconciler, Settings};
 pub use tracers::{EVENTS_WAITING, Told, TraceRequest, TraceSource, Tracers};
 
-use crate::{config::Balancer, health::Change, provider::ProviderEvent, sockets::Clients};
+use crate::{
+    config::Balancer, health::Change, journal::Draft, provider::ProviderEvent, sockets::Clients,
+};
 
 /// Everything that the runtime reacts to, beside time and questions of the API.
 #[derive(Clone, PartialEq, Debug)]
@@ -53,6 +55,8 @@ pub enum Event {
     Balancers(Vec<Balancer>),
     /// The containers of this node, as those who call.
     Clients(Clients),
+    /// Something to write down; nothing else follows from it.
+    Told(Draft),
 }
 
 impl From<ProviderEvent> for Event {

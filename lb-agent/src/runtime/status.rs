@@ -7,6 +7,8 @@ use crate::{
 
 /// Problems of the file that its status repeats; the log has all.
 const PROBLEMS_SHOWN_MAX: usize = 3;
+/// Characters of each of them; some quote the file.
+const PROBLEM_CHARS_MAX: usize = 500;
 
 /// One line for `systemctl status`.
 pub(super) fn status_line(view: &View) -> String {
@@ -33,8 +35,17 @@ pub(super) fn trouble(error: &ConfigError) -> String {
         0 => String::new(),
         more => format!("; {more} more"),
     };
-    let listed = lines.iter().take(PROBLEMS_SHOWN_MAX).copied().collect::<Vec<_>>().join("; ");
+    let shown = lines.iter().take(PROBLEMS_SHOWN_MAX).map(|line| clip(line, PROBLEM_CHARS_MAX));
+    let listed = shown.collect::<Vec<_>>().join("; ");
     format!("{listed}{more}; what was read before stays in force")
+}
+
+/// The beginning of a text, with a sign where there is more of it.
+pub(super) fn clip(text: &str, chars_max: usize) -> String {
+    match text.char_indices().nth(chars_max) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -58,11 +69,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_too_long_is_cut_between_characters() {
+        for (text, expected) in [("", ""), ("äbc", "äbc"), ("äbcd", "äbc…"), ("äöüß", "äöü…")]
+        {
+            assert_eq!(clip(text, 3), expected);
+        }
+    }
+
+    #[test]
     fn trouble_of_the_file_is_one_line() {
         let mut text = "a = 1\n".to_owned();
         let check = |text: &str| trouble(&Config::parse(text, "lb.toml").unwrap_err());
         assert!(check(&text).starts_with("lb.toml:1:1: unknown key `a`; known keys here: "));
         text = "front = ['a b', 'c d', 'e/f', '', '']".to_owned();
         assert_snapshot!(check(&text), @"lb.toml:1:10: `a b` is no interface name; write it as `ip link` shows it, at most 15 characters; lb.toml:1:17: `c d` is no interface name; write it as `ip link` shows it, at most 15 characters; lb.toml:1:24: `e/f` is no interface name; write it as `ip link` shows it, at most 15 characters; 3 more; what was read before stays in force");
+        let long = check(&format!("front = ['{}']", "ä".repeat(100_000)));
+        assert!(long.starts_with("lb.toml:1:10: `ää"), "{long}");
+        assert!(long.ends_with("ä…; what was read before stays in force"), "{long}");
+        assert!(long.chars().count() < PROBLEM_CHARS_MAX + 100, "{long}");
     }
 }

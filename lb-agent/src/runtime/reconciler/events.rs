@@ -55,6 +55,9 @@ impl<N: Node> Reconciler<N> {
                 self.balancers = balancers;
                 self.is_view_stale = true;
             }
+            Event::Told(draft) => {
+                self.history.note(vec![draft], self.milliseconds(Instant::now()));
+            }
         }
         if self.is_dirty {
             self.progress.told(Instant::now());

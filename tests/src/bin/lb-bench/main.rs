@@ -32,7 +32,7 @@ enum What {
     ConnectCost(path::CostOptions),
     /// What `probes` probes.
     #[command(hide = true)]
-    ProbeServer,
+    ProbeServer(probes::ServerOptions),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -42,6 +42,6 @@ fn main() -> anyhow::Result<()> {
         What::Control(options) => control::run(&options),
         What::ConnectCost(options) => path::cost(&options),
         What::Probes(options) => probes::run(&options),
-        What::ProbeServer => probes::serve(),
+        What::ProbeServer(options) => probes::serve(&options),
     }
 }

@@ -3,20 +3,22 @@
 //! The servers run in a process of their own, so that only the prober is counted. The kernel's work
 //! on a loopback connection is done by whoever sends, which is mostly the prober.
 
+mod figures;
+mod server;
+
 use std::{
-    net::{Ipv4Addr, SocketAddr},
-    process::{Child, Stdio},
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
 use lb_agent::{
     health::{
         self, HealthChannels, NoWitness, Target, Targets,
         check::{Containers, NoContainers, NodeChecks, Tls},
-        stats::{BUCKETS_MS, Histogram, Stats},
+        stats::Stats,
         tracker::Health,
     },
     model::{HttpProbe, Probe, ProbeKind, ProbePlace, ServiceName},
@@ -24,16 +26,13 @@ use lb_agent::{
 };
 use lb_tests::Namespace;
 use nix::sys::resource::{UsageWho, getrusage};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpListener,
-    sync::{mpsc, watch},
-};
+use tokio::sync::{mpsc, watch};
 
-/// Port of the server.
-const PORT: u16 = 9000;
-/// What it answers.
-const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n";
+pub(crate) use self::server::{ServerOptions, serve};
+use self::{
+    figures::Figures,
+    server::{PORT, Server},
+};
 
 /// Options of `probes`.
 #[derive(Args)]
@@ -41,6 +40,9 @@ pub(crate) struct ProbesOptions {
     /// Backends that are probed.
     #[arg(long, default_value_t = 10_000)]
     targets: u32,
+    /// Backends that are probed by HTTPS: a handshake takes many times what a probe by HTTP does.
+    #[arg(long, default_value_t = 1000)]
+    https_targets: u32,
     /// Time between two probes of one of them.
     #[arg(long, default_value_t = 2000)]
     interval_ms: u32,
@@ -54,68 +56,30 @@ struct Case {
     name: &'static str,
     kind: ProbeKind,
     place: ProbePlace,
+    targets: u32,
+    has_goal: bool,
 }
 
 /// Measures every kind.
 pub(crate) fn run(options: &ProbesOptions) -> Result<()> {
-    println!("{} targets, every {} ms", options.targets, options.interval_ms);
-    println!(
-        "{:<22} {:>9} {:>8} {:>8} {:>9} {:>11} {:>12} {:>12}",
-        "kind", "probes/s", "failed", "lost", "% of core", "us/probe", "p99 time", "p99 lateness"
-    );
-    let tcp = || ProbeKind::Tcp { port: None };
-    let http = HttpProbe { expect_body: Some("ok".to_owned()), ..HttpProbe::default() };
+    println!("every {} ms, for {} s", options.interval_ms, options.seconds);
+    println!("{:<22} {:>7} {} goal", "kind", "targets", Figures::heads());
+    let (tcp, http) = (ProbeKind::Tcp { port: None }, HttpProbe::default());
+    let http = HttpProbe { expect_body: Some("ok".to_owned()), ..http };
+    let case = |name, kind, place| {
+        let is_https = matches!(kind, ProbeKind::Https(_));
+        let targets = if is_https { options.https_targets } else { options.targets };
+        Case { name, kind, place, targets, has_goal: !is_https }
+    };
     for case in [
-        Case { name: "tcp, node", kind: tcp(), place: ProbePlace::Node },
-        Case { name: "http, node", kind: ProbeKind::Http(http), place: ProbePlace::Node },
-        Case { name: "tcp, in the container", kind: tcp(), place: ProbePlace::Container },
+        case("tcp, node", tcp.clone(), ProbePlace::Node),
+        case("http, node", ProbeKind::Http(http.clone()), ProbePlace::Node),
+        case("tcp, in the container", tcp, ProbePlace::Container),
+        case("https, node", ProbeKind::Https(http), ProbePlace::Node),
     ] {
         measure(&case, options)?;
     }
     Ok(())
-}
-
-/// The server, in a process of its own: `lb-bench probe-server`.
-pub(crate) fn serve() -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?;
-        println!("ready");
-        loop {
-            let (mut connection, _) = listener.accept().await?;
-            tokio::spawn(async move {
-                let mut request = [0; 1024];
-                // Ready for another request, until the prober resets the connection.
-                while let Ok(1..) = connection.read(&mut request).await {
-                    let _sent = connection.write_all(ANSWER).await;
-                }
-            });
-        }
-    })
-}
-
-/// The server as a child; its process is the container's.
-struct Server {
-    child: Child,
-    process: Arc<Process>,
-}
-
-impl Server {
-    fn start(namespace: &Namespace) -> Result<Self> {
-        let mut command = namespace.command(std::env::current_exe()?);
-        let mut child = command.arg("probe-server").stdout(Stdio::piped()).spawn()?;
-        let mut output = child.stdout.take().context("its output")?;
-        std::io::Read::read_exact(&mut output, &mut [0; 5]).context("the server does not start")?;
-        let process = Arc::new(Process::open(child.id())?);
-        Ok(Self { child, process })
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
 }
 
 impl Containers for One {
@@ -130,7 +94,8 @@ struct One(Arc<Process>);
 fn measure(case: &Case, options: &ProbesOptions) -> Result<()> {
     let (node, container) = (Namespace::new()?, Namespace::new()?);
     let is_inside = case.place == ProbePlace::Container;
-    let server = Server::start(if is_inside { &container } else { &node })?;
+    let is_tls = matches!(case.kind, ProbeKind::Https(_));
+    let server = Server::start(if is_inside { &container } else { &node }, is_tls)?;
     let containers = Arc::new(One(Arc::clone(&server.process)));
     let checks = NodeChecks::new(containers, Arc::new(NoContainers), Tls::default());
     let targets = targets(case, options);
@@ -167,7 +132,7 @@ fn targets(case: &Case, options: &ProbesOptions) -> Targets {
             is_routed: false,
         })
     };
-    Arc::new(vec![Arc::new((0..options.targets).map(target).collect())])
+    Arc::new(vec![Arc::new((0..case.targets).map(target).collect())])
 }
 
 async fn probe(
@@ -195,22 +160,10 @@ async fn probe(
     tokio::time::sleep(Duration::from_secs(options.seconds)).await;
     let (after, used, seconds) =
         (stats.total(), used()?.saturating_sub(used_before), begun.elapsed().as_secs_f64());
-
-    let ended = |(total, _): &(health::stats::ProbeStats, _)| {
-        total.passed + total.failed + total.inconclusive
-    };
-    let probes = ended(&after) - ended(&before);
-    println!(
-        "{:<22} {:>9.0} {:>8} {:>8} {:>9.1} {:>11.1} {:>12} {:>12}",
-        case.name,
-        probes as f64 / seconds,
-        after.0.failed,
-        after.0.inconclusive,
-        used.as_secs_f64() / seconds * 100.0,
-        used.as_secs_f64() * 1e6 / probes as f64,
-        p99(&after.0.durations),
-        p99(&after.1.lateness),
-    );
+    let wanted = f64::from(case.targets) * 1e3 / f64::from(options.interval_ms);
+    let figures = Figures::new([&before, &after], used, seconds, wanted);
+    let verdict = if case.has_goal { figures.verdict() } else { "-".to_owned() };
+    println!("{:<22} {:>7} {} {verdict}", case.name, case.targets, figures.line());
     Ok(())
 }
 
@@ -222,17 +175,4 @@ fn used() -> Result<Duration> {
             + Duration::from_micros(time.tv_usec().unsigned_abs())
     };
     Ok(micros(usage.user_time()) + micros(usage.system_time()))
-}
-
-/// The bucket that 99 of 100 do not exceed.
-fn p99(histogram: &Histogram) -> String {
-    let total: u64 = histogram.buckets.iter().sum();
-    let mut sum = 0;
-    for (bucket, bound) in histogram.buckets.iter().zip(BUCKETS_MS) {
-        sum += bucket;
-        if sum * 100 >= total * 99 {
-            return format!("<= {bound} ms");
-        }
-    }
-    "more".to_owned()
 }

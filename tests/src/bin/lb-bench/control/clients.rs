@@ -17,10 +17,18 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 /// A connection that takes longer was sent to somebody who does not answer.
 pub(super) const PATIENCE: Duration = Duration::from_millis(600);
-/// Time between two connections of one client.
-const PAUSE: Duration = Duration::from_millis(8);
-/// Clients at once: some may be waiting for somebody who does not answer.
-const CLIENTS: u32 = 6;
+/// Clients at once, and the time between two connections of one of them.
+#[derive(Clone, Copy)]
+pub(super) struct Crowd {
+    clients: u32,
+    pause: Duration,
+}
+
+/// Enough where somebody who does not answer is rare.
+pub(super) const FEW: Crowd = Crowd { clients: 6, pause: Duration::from_millis(8) };
+/// As many connections, by so many that they go on coming while half of them wait for somebody who does
+/// not answer.
+pub(super) const MANY: Crowd = Crowd { clients: 64, pause: Duration::from_millis(100) };
 
 /// A connection, or the attempt.
 #[derive(Clone, Debug)]
@@ -44,13 +52,18 @@ struct Shared {
 }
 
 impl Clients {
-    pub(super) fn start(namespace: &Namespace, target: SocketAddr) -> Self {
+    pub(super) fn start(namespace: &Namespace, target: SocketAddr, crowd: Crowd) -> Self {
         let shared = Arc::new(Shared::default());
-        let client = |_| {
+        let client = |number| {
             let (namespace, shared) = (namespace.borrowed(), Arc::clone(&shared));
-            thread::spawn(move || namespace.enter(|| shared.work(target)))
+            // One after the other, not all at once.
+            let wait = crowd.pause / crowd.clients * number;
+            thread::spawn(move || {
+                thread::sleep(wait);
+                namespace.enter(|| shared.work(target, crowd.pause))
+            })
         };
-        let threads = (0..CLIENTS).map(client).collect();
+        let threads = (0..crowd.clients).map(client).collect();
         Self { shared, threads }
     }
 
@@ -82,6 +95,16 @@ impl Clients {
         });
         late.map(|attempt| attempt.begun - moment).max().unwrap_or_default()
     }
+
+    /// When connections began after `moment` that nobody answered, in order. What is still waiting for an
+    /// answer does not count yet.
+    pub(super) fn unanswered_since(&self, moment: Instant) -> Vec<Instant> {
+        let is_it = |it: &Attempt| it.begun >= moment && it.served_by.is_none();
+        let unanswered = self.take().into_iter().filter(is_it);
+        let mut begun: Vec<Instant> = unanswered.map(|attempt| attempt.begun).collect();
+        begun.sort();
+        begun
+    }
 }
 
 impl Drop for Clients {
@@ -98,13 +121,13 @@ impl Drop for Clients {
 }
 
 impl Shared {
-    fn work(&self, target: SocketAddr) {
+    fn work(&self, target: SocketAddr, pause: Duration) {
         while !self.is_over.load(Ordering::Relaxed) {
             let begun = Instant::now();
             let served_by = fetch(target).ok().flatten();
             let ended = Instant::now();
             self.attempts().push(Attempt { begun, ended, served_by });
-            thread::sleep(PAUSE);
+            thread::sleep(pause);
         }
     }
 

@@ -23,7 +23,7 @@ use nix::sys::signal::Signal;
 
 use super::{
     ControlOptions, Part,
-    clients::{Clients, PATIENCE},
+    clients::{Clients, FEW, PATIENCE},
     kernel::{Rings, Watch},
     moments::Moments,
     noise::Noise,
@@ -57,7 +57,7 @@ pub(super) fn measure(options: &ControlOptions, report: &mut Report) -> Result<(
     let rings = Rings::open(agent.pin_path())?;
     let before = rings.all()?;
     let webs = world.start_webs(2)?;
-    let clients = Clients::start(world.client(), vip(FRONT_PORT));
+    let clients = Clients::start(world.client(), vip(FRONT_PORT), FEW);
     for web in &webs {
         clients.wait_served(web.name(), Instant::now())?;
     }
@@ -157,7 +157,7 @@ fn probes(options: &ControlOptions, report: &mut Report, world: &World) -> Resul
         servers.push((ProbeServer::start(&container)?, container));
     }
     let [(server, failing), (_, other)] = &servers[..] else { anyhow::bail!("two containers") };
-    let clients = Clients::start(world.client(), vip(PROBED_PORT));
+    let clients = Clients::start(world.client(), vip(PROBED_PORT), FEW);
     let mut last_sent = Vec::new();
     for _ in 0..options.runs {
         for name in [failing.name(), other.name()] {

@@ -22,7 +22,7 @@ use self::report::Report;
 /// Options of `bench control`.
 #[derive(Args)]
 pub(crate) struct ControlOptions {
-    /// Starts, deaths and probe failures that are measured.
+    /// Starts, deaths, probe failures and failures in the traffic that are measured, each.
     #[arg(long, default_value_t = 100)]
     runs: u32,
     /// Restarts of containers between two looks at the agent's descriptors.

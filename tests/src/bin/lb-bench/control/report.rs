@@ -10,6 +10,8 @@ use super::{ControlOptions, resources};
 /// What was measured.
 pub(super) struct Report {
     rows: Vec<Row>,
+    /// What is to be known of the rows.
+    notes: Vec<String>,
     is_json: bool,
     title: String,
     load_before: String,
@@ -29,7 +31,13 @@ impl Report {
             "{} services of {} backends present; {} runs, {} restarts",
             options.services, options.backends, options.runs, options.restarts
         );
-        Self { rows: Vec::new(), is_json: options.json, title, load_before: load() }
+        Self {
+            rows: Vec::new(),
+            notes: Vec::new(),
+            is_json: options.json,
+            title,
+            load_before: load(),
+        }
     }
 
     /// A row; of one sample, that is all of its figures.
@@ -45,6 +53,12 @@ impl Report {
         // It takes minutes until all are there.
         eprintln!("{}", row.line());
         self.rows.push(row);
+    }
+
+    /// Says something of the rows.
+    pub(super) fn note(&mut self, text: String) {
+        eprintln!("{text}");
+        self.notes.push(text);
     }
 
     /// What a process has in RAM, in all and without the kernel's pages that it has mapped.
@@ -63,7 +77,11 @@ impl Report {
                 println!("{}", row.json());
             }
             let cpus = std::thread::available_parallelism().map_or(0, usize::from);
-            println!("{}", json!({ "cpus": cpus, "load_before": before, "load_after": after }));
+            let notes = &self.notes;
+            println!(
+                "{}",
+                json!({ "cpus": cpus, "load_before": before, "load_after": after, "notes": notes })
+            );
             return;
         }
         println!("{}; load {before} before, {after} after", self.title);
@@ -73,6 +91,9 @@ impl Report {
         );
         for row in &self.rows {
             println!("{}", row.line());
+        }
+        for note in &self.notes {
+            println!("{note}");
         }
     }
 }
