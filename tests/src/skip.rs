@@ -35,7 +35,8 @@ macro_rules! skip {
     }};
 }
 
-/// Skips the test where something is missing: `needs!(namespaces)`, `needs!(docker)`.
+/// Skips the test where something is missing: `needs!(namespaces)`, `needs!(docker)`, or programs that it
+/// runs: `needs!("dig")`.
 #[macro_export]
 macro_rules! needs {
     (namespaces) => {
@@ -45,6 +46,11 @@ macro_rules! needs {
     };
     (docker) => {
         if let Some(why) = $crate::skip::lacking(true) {
+            $crate::skip!("{why}");
+        }
+    };
+    ($($program:literal),+) => {
+        if let Some(why) = $crate::skip::missing(&[$($program),+]) {
             $crate::skip!("{why}");
         }
     };
@@ -64,8 +70,14 @@ pub fn lacking(docker: bool) -> Option<String> {
     if docker {
         programs.extend(["docker", "dockerd", "iptables", "tar"]);
     }
+    missing(&programs)
+}
+
+/// Those of these programs that this machine lacks.
+#[must_use]
+pub fn missing(programs: &[&str]) -> Option<String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = |name: &&str| std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
-    let missing: Vec<_> = programs.into_iter().filter(|name| !found(name)).collect();
+    let found = |name: &&&str| std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
+    let missing: Vec<_> = programs.iter().filter(|name| !found(name)).copied().collect();
     (!missing.is_empty()).then(|| format!("needs {}", missing.join(", ")))
 }

@@ -18,6 +18,7 @@ use lb_tests::{
 };
 use nix::sys::signal::Signal;
 
+const ENETUNREACH: i32 = 101;
 const ECONNABORTED: i32 = 103;
 const ECONNREFUSED: i32 = 111;
 const EHOSTUNREACH: i32 = 113;
@@ -371,9 +372,78 @@ fn calls_are_traced_while_somebody_looks() -> Result<()> {
     scene.dial(None, "tcp", vip(81), 1)?;
     let output = trace.rest();
     let calls: Vec<_> = output.iter().filter(|line| line.contains(" socket ")).collect();
-    let served = format!("> {}: deliver to ", scene.target());
+    let served = format!(" node > {}: deliver to ", scene.target());
     let count = calls.iter().filter(|line| line.contains(&served)).count();
-    ensure!(count == 5 && calls.iter().all(|line| line.contains("namespace ")), "{output:#?}");
-    ensure!(calls.iter().any(|line| line.contains("drop, no_frontend")), "{output:#?}");
+    ensure!(count == 5 && calls.len() == 6, "{output:#?}");
+    let refused = format!(" node > {}: drop, no_frontend", vip(81));
+    ensure!(calls.iter().any(|line| line.ends_with(&refused)), "{output:#?}");
+    Ok(())
+}
+
+/// Who made the calls that are told of, in the order of their names, and how many each; and how many
+/// packets are told of beside them.
+fn told(trace: Tracing) -> Result<(Vec<(String, usize)>, usize)> {
+    let (mut callers, mut packets) = (BTreeMap::<String, usize>::new(), 0);
+    for line in trace.rest() {
+        let line: serde_json::Value = serde_json::from_str(&line)?;
+        ensure!(line["what"] == "packet", "{line}");
+        if line["hook"] == "socket" {
+            let caller = line["source"].as_str().with_context(|| line.to_string())?;
+            *callers.entry(caller.to_owned()).or_default() += 1;
+        } else {
+            packets += 1;
+        }
+    }
+    Ok((callers.into_iter().collect(), packets))
+}
+
+#[test]
+fn calls_are_traced_by_the_name_of_who_makes_them() -> Result<()> {
+    needs!(docker);
+    let world = World::docker()?;
+    let scene = Scene::with(world, |_| {})?;
+    let docker = scene.world.docker_client()?;
+    let other = docker.container("other").start()?;
+    let sharing = docker.container("sharing").with("--network container:client");
+    let sharing = sharing.without_hostname().serving(9000).start()?;
+    for container in [&other, &sharing] {
+        scene.wait_known(container.name())?;
+    }
+    let traces = ["", "--from sharing", "--from node", "--from other --port 81"];
+    let [all, shared, node, refused] =
+        traces.map(|words| Tracing::start(&scene.agent, &format!("{words} --seconds 4 -o json")));
+    let target = scene.target();
+    for (from, count) in
+        [(None, 2), (Some(&scene.client), 3), (Some(&sharing), 4), (Some(&other), 5)]
+    {
+        scene.served(from, "tcp", target, count)?;
+    }
+    scene.refused(Some(&other), "tcp", vip(81), ECONNREFUSED)?;
+    // On a network of nobody's that the agent knows, from which no way leads to the backend.
+    let mut nobody = scene.callers.on_node(&scene.world, "unshare");
+    nobody.arg("--net").arg(scene.callers.dial_path()?);
+    let said = process::run(nobody.args(["tcp", &target.to_string(), "1"]))?;
+    ensure!(said.starts_with(&format!("errno={ENETUNREACH} ")), "{said}");
+
+    let calls = |expected: &[(&str, usize)]| -> Vec<(String, usize)> {
+        expected.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+    };
+    let (mut found, packets) = told(all?)?;
+    let is_number = |name: &str| {
+        let number = name.strip_prefix("namespace ").map(str::parse::<u64>);
+        number.is_some_and(|number| number.is_ok())
+    };
+    let unknown = found.extract_if(.., |(name, _)| is_number(name)).collect::<Vec<_>>();
+    ensure!(unknown.len() == 1 && unknown[0].1 == 1, "{unknown:?} beside {found:?}");
+    assert_eq!(found, calls(&[("client,sharing", 7), ("node", 2), ("other", 6)]));
+    ensure!(packets > 0, "of calls alone there is nothing to keep from the others");
+    assert_eq!(told(shared?)?, (calls(&[("client,sharing", 7)]), 0));
+    assert_eq!(told(node?)?, (calls(&[("node", 2)]), 0));
+    assert_eq!(told(refused?)?, (calls(&[("other", 1)]), 0));
+
+    let unknown = scene.agent.lbctl("trace --from nobody").err().context("nobody is traced")?;
+    let expected = "no container `nobody` runs on this node, where there are client, other, sharing, \
+                    web-1, web-2; `docker ps` lists all, and `node` stands for the node's own processes";
+    ensure!(format!("{unknown:#}").contains(expected), "{unknown:#}");
     Ok(())
 }

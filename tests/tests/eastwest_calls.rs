@@ -1,4 +1,4 @@
-//! East-west: IPv6 by the programs that people run, calls of odd kinds, and what is told of many.
+//! East-west: IPv6, calls of odd kinds, and what is told of many.
 
 use std::{
     collections::BTreeSet,
@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use lb_tests::{
     callers::Called,
-    eastwest::{GATEWAY6, Scene},
+    eastwest::Scene,
     needs, process, skip,
     tracing::Tracing,
     world::{vip, vip6},
@@ -21,57 +21,13 @@ const CALLS: usize = 40_000;
 const EINVAL: i32 = 22;
 const ENETUNREACH: i32 = 101;
 const EHOSTUNREACH: i32 = 113;
+
 #[test]
 fn calls_by_ipv6_are_led_shown_and_refused() -> Result<()> {
     needs!(docker);
-    let name_server = vip6(53);
-    let mut six = Scene::of_both_families(|config| {
-        config.extra = format!(
-            "[names]\nlisten = [\"[{GATEWAY6}]:5353\"]\ncompose = true\n\
-             [[service]]\nname = \"dns\"\nfrontends = [\"udp://{name_server}\", \"tcp://{name_server}\"]\n\
-             [[service.backend]]\naddress = \"[{GATEWAY6}]:5353\"\n"
-        );
-    })?;
-    curl_is_served(&six).context("curl")?;
+    let mut six = Scene::of_both_families(|_| {})?;
     short_addresses_are_the_kernels_to_refuse(&six).context("short addresses")?;
-    let has_dig = has("dig");
-    if has_dig {
-        dig_is_served(&six).context("dig")?;
-    }
-    senders_that_no_hook_sees_are_told_at_once(&mut six).context("senders that no hook sees")?;
-    if !has_dig {
-        skip!("dig is not installed");
-    }
-    Ok(())
-}
-
-fn curl_is_served(six: &Scene) -> Result<()> {
-    let mut names = BTreeSet::new();
-    for _ in 0..20 {
-        let url = format!("http://{}/", vip6(80));
-        let mut curl = six.callers.in_container(&six.client, "curl")?;
-        curl.args(["-6", "--globoff", "--silent", "--fail", "--max-time", "3", &url]);
-        let said = process::run(&mut curl)?;
-        names.extend(said.split(' ').next().map(str::to_owned));
-        let client = format!("client=[{}]", six.client.address6()?);
-        ensure!(said.contains(&client), "{said} does not name {client}");
-    }
-    ensure!(names == ["name=web-1", "name=web-2"].map(str::to_owned).into(), "{names:?}");
-    Ok(())
-}
-
-fn dig_is_served(six: &Scene) -> Result<()> {
-    let (at, address) = (format!("@{}", vip6(0).ip()), vip6(0).ip().to_string());
-    process::wait_for("an answer", Duration::from_secs(5), || {
-        // Its own socket is connected, and it does not take answers from strangers.
-        for transport in ["+notcp", "+tcp"] {
-            let words = ["-6", &at, "+short", "+time=2", "+tries=1", transport, "AAAA", "web.shop"];
-            let mut dig = six.callers.in_container(&six.client, "dig")?;
-            let answer = process::run(dig.args(words))?;
-            ensure!(answer.trim() == address, "{transport}: {answer}");
-        }
-        Ok(())
-    })
+    senders_that_no_hook_sees_are_told_at_once(&mut six).context("senders that no hook sees")
 }
 
 fn senders_that_no_hook_sees_are_told_at_once(six: &mut Scene) -> Result<()> {
@@ -194,9 +150,4 @@ fn calls_that_are_too_many_to_tell_are_counted() -> Result<()> {
     let count = said.iter().filter(|line| line.contains("drop, no_frontend")).count();
     assert_eq!(count, 3, "{said:#?}");
     Ok(())
-}
-
-fn has(program: &str) -> bool {
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&paths).any(|directory| directory.join(program).is_file())
 }

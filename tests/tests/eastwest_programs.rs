@@ -1,4 +1,4 @@
-//! East-west: the programs that people run call a VIP, and see nothing of it.
+//! East-west: the programs that people run call a VIP, of either family, and see nothing of it.
 
 use std::{
     collections::BTreeSet,
@@ -10,10 +10,13 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use lb_tests::{
     Container, World,
-    eastwest::Scene,
-    needs, process, skip,
-    world::{BALANCER, FRONT_PORT, vip},
+    eastwest::{GATEWAY6, Scene},
+    needs, process,
+    world::{BALANCER, BALANCER6, FRONT_PORT, vip, vip6},
 };
+
+/// The node, on the bridge that Docker makes by itself.
+const GATEWAY: &str = "172.30.0.1";
 
 /// Ends with the test.
 struct Server(Child);
@@ -33,135 +36,184 @@ fn inside(container: &Container, program: &str) -> Result<Command> {
     Ok(command)
 }
 
-fn has(program: &str) -> bool {
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&paths).any(|directory| directory.join(program).is_file())
+/// A VIP of each family, and how backends write the client that calls there.
+fn ways(scene: &Scene) -> Result<[(SocketAddr, String); 2]> {
+    let client = &scene.client;
+    Ok([
+        (vip(FRONT_PORT), format!("client={}:", client.address()?)),
+        (vip6(FRONT_PORT), format!("client=[{}]:", client.address6()?)),
+    ])
+}
+
+/// Many requests are answered by both backends, which see the container itself.
+fn is_served(client: &str, mut fetch: impl FnMut() -> Result<String>) -> Result<()> {
+    let mut names = BTreeSet::new();
+    for _ in 0..20 {
+        let said = fetch()?;
+        ensure!(said.contains(client), "{said} does not name {client}");
+        names.extend(said.split(' ').next().map(str::to_owned));
+    }
+    ensure!(names == ["name=web-1", "name=web-2"].map(str::to_owned).into(), "{names:?}");
+    Ok(())
 }
 
 #[test]
 fn curl_is_served_and_refused() -> Result<()> {
     needs!(docker);
-    let scene = Scene::new()?;
-    let curl = |options: &[&str], target: SocketAddr| -> Result<std::process::Output> {
+    needs!("curl");
+    let scene = Scene::of_both_families(|_| {})?;
+    let curl = |options: &[&str], target: SocketAddr| -> Result<Command> {
         let mut curl = scene.callers.in_container(&scene.client, "curl")?;
-        curl.args(["--silent", "--show-error", "--max-time", "3"]).args(options);
-        Ok(curl.arg(format!("http://{target}/")).output()?)
+        curl.args(["--globoff", "--silent", "--show-error", "--max-time", "3"]).args(options);
+        curl.arg(format!("http://{target}/"));
+        Ok(curl)
     };
-    let mut names = BTreeSet::new();
-    for _ in 0..20 {
-        let output = String::from_utf8(curl(&[], scene.target())?.stdout)?;
-        names.extend(output.split(' ').next().map(str::to_owned));
+    for (target, client) in ways(&scene)? {
+        let told = "peer=%{remote_ip}";
+        let peer = format!("peer={}", target.ip());
+        let fetch = || {
+            let said = process::run(&mut curl(&["--fail", "--write-out", told], target)?)?;
+            ensure!(said.ends_with(&peer), "{said} does not end with {peer}");
+            Ok(said)
+        };
+        is_served(&client, fetch).with_context(|| target.to_string())?;
+        let fast = process::run(&mut curl(&["--fail", "--tcp-fastopen"], target)?)?;
+        ensure!(fast.starts_with("name=web-"), "{target}: {fast}");
+        let closed = SocketAddr::new(target.ip(), FRONT_PORT + 1);
+        let refused = curl(&[], closed)?.output()?;
+        assert_eq!(refused.status.code(), Some(7), "curl could not connect: {refused:?}");
     }
-    ensure!(names.len() == 2, "{names:?}");
-    let fast = String::from_utf8(curl(&["--tcp-fastopen"], scene.target())?.stdout)?;
-    ensure!(fast.starts_with("name=web-"), "{fast}");
-    let refused = curl(&[], vip(FRONT_PORT + 1))?;
-    assert_eq!(refused.status.code(), Some(7), "curl could not connect: {refused:?}");
     Ok(())
 }
 
 #[test]
 fn redis_cli_talks_to_a_server() -> Result<()> {
     needs!(docker);
-    let world = World::docker()?;
-    let docker = world.docker_client()?;
-    let redis = docker.container("redis");
-    let redis = redis.label("lb.6379.frontend", &format!("tcp://{BALANCER}:6379")).start()?;
+    needs!("redis-cli", "redis-check-rdb");
+    let scene = Scene::of_both_families(|_| {})?;
+    let redis = scene.world.docker_client()?.container("redis").with("--network both");
+    let frontends = [BALANCER, BALANCER6].map(|balancer| format!("tcp://{balancer}:6379"));
+    let redis = redis.label("lb.6379.frontend", &frontends.join(",")).start()?;
     let mut server = inside(&redis, "bash")?;
     // The tools' program is the server, by another name.
-    let script = "exec -a redis-server /usr/bin/redis-check-rdb --port 6379 --save '' \
-                  --protected-mode no --bind 0.0.0.0";
+    let script = "exec -a redis-server \"$(command -v redis-check-rdb)\" --port 6379 --save '' \
+                  --protected-mode no --bind 0.0.0.0 ::";
     server.args(["-c", script]).stdout(std::process::Stdio::null());
     let _server = Server(server.spawn()?);
-    let scene = Scene::with(world, |_| {})?;
-    scene.agent.wait_backends(&["redis", "web-1", "web-2"])?;
-    let talk = |words: &str| -> Result<String> {
-        let mut client = scene.callers.in_container(&scene.client, "redis-cli")?;
-        process::run(
-            client.args(["-h", &vip(0).ip().to_string(), "-p", "6379"]).args(words.split(' ')),
-        )
-    };
-    process::wait_for("the server", Duration::from_secs(5), || {
-        ensure!(talk("PING")?.trim() == "PONG");
-        Ok(())
-    })?;
-    ensure!(talk("SET key value")?.trim() == "OK" && talk("GET key")?.trim() == "value");
+    scene.agent.wait_backends(&["redis", "redis", "web-1", "web-1", "web-2", "web-2"])?;
+    for address in [vip(0).ip(), vip6(0).ip()] {
+        let talk = |words: &str| -> Result<String> {
+            let mut client = scene.callers.in_container(&scene.client, "redis-cli")?;
+            client.args(["-h", &address.to_string(), "-p", "6379"]).args(words.split(' '));
+            Ok(process::run(&mut client)?.trim().to_owned())
+        };
+        process::wait_for("the server", Duration::from_secs(5), || {
+            ensure!(talk("PING")? == "PONG");
+            Ok(())
+        })?;
+        assert_eq!(talk(&format!("SET key {address}"))?, "OK", "{address}");
+        assert_eq!(talk("GET key")?, address.to_string());
+    }
     Ok(())
 }
 
+/// The responder of names stands for a name server; to its clients it is a service.
+fn scene_with_names() -> Result<Scene> {
+    let gateways = [GATEWAY.to_owned(), format!("[{GATEWAY6}]")].map(|it| it + ":5353");
+    let [four, six] = &gateways;
+    let service = |name: &str, at: SocketAddr, server: &str| {
+        format!(
+            "[[service]]\nname = \"{name}\"\nfrontends = [\"udp://{at}\", \"tcp://{at}\"]\n\
+             [[service.backend]]\naddress = \"{server}\"\n"
+        )
+    };
+    let services = service("dns", vip(53), four) + &service("dns6", vip6(53), six);
+    let names = format!("[names]\nlisten = [\"{four}\", \"{six}\"]\ncompose = true\n");
+    Scene::of_both_families(|config| config.extra = names + &services)
+}
+
 #[test]
-fn resolvers_ask_by_datagrams_and_by_connections() -> Result<()> {
+fn dig_asks_by_datagrams_and_by_connections() -> Result<()> {
     needs!(docker);
-    if !has("dig") {
-        skip!("dig is not installed");
+    needs!("dig");
+    let scene = scene_with_names()?;
+    for (family, kind, address) in [("-4", "A", vip(0).ip()), ("-6", "AAAA", vip6(0).ip())] {
+        let (at, address) = (format!("@{address}"), address.to_string());
+        process::wait_for("an answer", Duration::from_secs(5), || {
+            // Its own socket is connected, and it does not take answers from strangers.
+            for transport in ["+notcp", "+tcp"] {
+                let words = [family, &at, "+short", "+time=2", "+tries=1", transport, kind];
+                let mut dig = scene.callers.in_container(&scene.client, "dig")?;
+                let answer = process::run(dig.args(words).arg("web.shop"))?;
+                ensure!(answer.trim() == address, "{at} {transport}: {answer}");
+            }
+            Ok(())
+        })?;
     }
-    // The responder of names stands for a name server; to its clients it is a service.
-    let world = World::docker()?;
-    let mut inspect = world.docker_client()?.command();
-    inspect.args(["network", "inspect", "bridge", "--format"]);
-    let gateway = process::run(inspect.arg("{{(index .IPAM.Config 0).Gateway}}"))?;
-    let gateway = gateway.trim().to_owned();
-    let address = vip(0).ip().to_string();
-    let scene = Scene::with(world, |config| {
-        config.extra = format!(
-            "[names]\nlisten = [\"{gateway}:5353\"]\ncompose = true\n\
-             [[service]]\nname = \"dns\"\nfrontends = [\"udp://{address}:53\", \"tcp://{address}:53\"]\n\
-             [[service.backend]]\naddress = \"{gateway}:5353\"\n"
-        );
-    })?;
-    let ask = |program: &str, words: &[&str]| -> Result<String> {
-        let mut command = scene.callers.in_container(&scene.client, program)?;
+    Ok(())
+}
+
+/// No library stands between such a program and the kernel.
+#[test]
+fn static_programs_fetch_by_connections_and_ask_by_datagrams() -> Result<()> {
+    needs!(docker);
+    needs!("busybox");
+    let scene = scene_with_names()?;
+    let busybox = |words: &[&str]| -> Result<String> {
+        let mut command = scene.callers.in_container(&scene.client, "busybox")?;
         process::run(command.args(words))
     };
-    let at = format!("@{address}");
-    process::wait_for("an answer", Duration::from_secs(5), || {
-        // Its own socket is connected, and it does not take answers from strangers.
-        for transport in ["+notcp", "+tcp"] {
-            let words = [&at, "+short", "+time=2", "+tries=1", transport, "web.shop"];
-            let answer = ask("dig", &words)?;
-            ensure!(answer.trim() == address, "{transport}: {answer}");
-        }
-        Ok(())
-    })?;
-    // A static program: no library stands between it and the kernel.
-    let answer = ask("busybox", &["nslookup", "web.shop", &address])?;
-    ensure!(answer.matches(&address).count() >= 2, "{answer}");
+    for (target, client) in ways(&scene)? {
+        let url = format!("http://{target}/");
+        // Its wget may have no time limit of its own.
+        let fetch = ["timeout", "3", "busybox", "wget", "-q", "-O", "-", &url];
+        is_served(&client, || busybox(&fetch)).with_context(|| target.to_string())?;
+        let server = target.ip().to_string();
+        process::wait_for("an answer", Duration::from_secs(5), || {
+            let answer = busybox(&["nslookup", "web.shop", &server])?;
+            let words: BTreeSet<&str> = answer.split_whitespace().collect();
+            let all = [vip(0), vip6(0)].map(|it| it.ip().to_string());
+            ensure!(all.iter().all(|it| words.contains(it.as_str())), "{server}: {answer}");
+            Ok(())
+        })?;
+    }
     Ok(())
 }
 
 #[test]
 fn nginx_is_a_client_of_a_vip() -> Result<()> {
     needs!(docker);
-    if !has("nginx") {
-        skip!("nginx is not installed");
-    }
-    let scene = Scene::new()?;
+    needs!("nginx", "curl");
+    let scene = Scene::of_both_families(|_| {})?;
     let directory = scene.world.directory().display().to_string();
+    let ways = ways(&scene)?;
+    let listens_at = |index: usize| format!("127.0.0.1:{}", 8099 + index);
+    let servers = ways.iter().enumerate().map(|(index, (target, _))| {
+        let at = listens_at(index);
+        format!("server {{ listen {at}; location / {{ proxy_pass http://{target}; }} }}\n")
+    });
+    let servers: String = servers.collect();
     let configuration = format!(
         "daemon off; master_process off; pid {directory}/nginx.pid; error_log {directory}/nginx.log;\n\
          events {{ worker_connections 64; }}\n\
          http {{ access_log off; client_body_temp_path {directory}; proxy_temp_path {directory};\n\
          fastcgi_temp_path {directory}; uwsgi_temp_path {directory}; scgi_temp_path {directory};\n\
-         server {{ listen 127.0.0.1:8099; location / {{ proxy_pass http://{}; }} }} }}\n",
-        scene.target()
+         {servers} }}\n"
     );
     let path = format!("{directory}/nginx.conf");
     std::fs::write(&path, configuration)?;
     let mut nginx = scene.callers.in_container(&scene.client, "nginx")?;
     nginx.args(["-c", &path, "-e", &format!("{directory}/nginx.log")]);
     let _nginx = Server(nginx.spawn()?);
-    let mut names = BTreeSet::new();
-    let mut fetch = || -> Result<()> {
-        let mut curl = inside(&scene.client, "curl")?;
-        let output = process::run(curl.args(["--silent", "--fail", "http://127.0.0.1:8099/"]))?;
-        names.extend(output.split(' ').next().map(str::to_owned));
-        Ok(())
-    };
-    process::wait_for("nginx", Duration::from_secs(5), &mut fetch)?;
-    for _ in 0..20 {
-        fetch()?;
+    for (index, (target, client)) in ways.iter().enumerate() {
+        let url = format!("http://{}/", listens_at(index));
+        let fetch = || -> Result<String> {
+            let mut curl = inside(&scene.client, "curl")?;
+            process::run(curl.args(["--silent", "--fail", &url]))
+        };
+        process::wait_for("nginx", Duration::from_secs(5), || fetch().map(drop))?;
+        is_served(client, fetch).with_context(|| target.to_string())?;
     }
-    ensure!(names.len() == 2, "{names:?}");
     Ok(())
 }
 

@@ -100,11 +100,12 @@ proptest! {
     fn pairs_of_a_query_are_read_back(
         client in prop::option::of(any::<IpAddr>()),
         backend in prop::option::of(any_text()),
+        from in prop::option::of(any_text()),
         port in any::<Option<u16>>(),
         dropped in any::<bool>(),
     ) {
         let client = client.map(|address| Prefix { address, bits: 7 });
-        let query = TraceQuery { client, port, backend, dropped, ..TraceQuery::default() };
+        let query = TraceQuery { client, from, port, backend, dropped, ..TraceQuery::default() };
         let pairs: serde_json::Map<_, _> = query
             .pairs()
             .into_iter()

@@ -58,7 +58,7 @@ use super::{
 
 pub use self::metrics::MetricsServer;
 pub use super::socket::SocketError;
-use crate::{journal::Journal, names::Activity, runtime::TraceRequest};
+use crate::{journal::Journal, names::Activity, runtime::TraceRequest, sockets::Registry};
 
 /// Connections served at once; more wait in the socket's queue.
 const CONNECTIONS_MAX: usize = 32;
@@ -87,6 +87,8 @@ pub enum Request {
     Explain(ExplainQuery, oneshot::Sender<Result<Explanation, String>>),
     /// What would be decided on a socket call.
     ExplainCall(CallQuery, oneshot::Sender<Result<CallExplanation, String>>),
+    /// Cookie of the network namespace that a container or `node` calls from; 0: it could not be told.
+    Caller(String, oneshot::Sender<Result<u64, String>>),
     /// Which packets the programs tell of.
     Trace(Vec<Option<TraceFilter>>, oneshot::Sender<Result<(), String>>),
 }
@@ -127,6 +129,8 @@ pub struct Source {
     pub kernel: mpsc::Sender<Request>,
     /// Where to ask for a trace.
     pub traces: mpsc::Sender<TraceRequest>,
+    /// Who calls from this node.
+    pub callers: Registry,
     /// Where orders go.
     pub orders: mpsc::Sender<SteerCall>,
     /// What has happened.

@@ -9,9 +9,12 @@ use std::{
     str::FromStr,
 };
 
-use lb_common::abi::{
-    BACKEND_NONE, FAMILY_V6, Hook, NetAddr6, TRACE_EDIT_NONE, TRACE_EDIT_SOURCE, TraceEvent,
-    Verdict,
+use lb_common::{
+    abi::{
+        BACKEND_NONE, FAMILY_V6, Hook, NetAddr6, TRACE_EDIT_NONE, TRACE_EDIT_SOURCE, TraceEvent,
+        Verdict,
+    },
+    socket::caller_cookie,
 };
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +31,8 @@ pub const TRACE_SECONDS: u32 = 60;
 pub struct TraceQuery {
     /// The client's address, or its network.
     pub client: Option<Prefix>,
+    /// Who makes a socket call: a container of this node, or `node`, as for `explain`.
+    pub from: Option<String>,
     /// The virtual address.
     pub vip: Option<IpAddr>,
     /// The port of the virtual address.
@@ -54,6 +59,7 @@ impl TraceQuery {
         }
         let pairs = [
             ("client", text(self.client.as_ref())),
+            ("from", self.from.clone()),
             ("vip", text(self.vip.as_ref())),
             ("port", text(self.port.as_ref())),
             ("backend", self.backend.clone()),
@@ -149,7 +155,8 @@ pub struct PacketView {
     pub protocol: String,
     /// `call` of a socket; flags of TCP: `S`, `SA`, `A`, `FA`, `R`; what it is, if it has no ports; else nothing.
     pub kind: String,
-    /// Where it came from, as it came.
+    /// Where it came from, as it came; of a socket call, who makes it: a container, `node`, or
+    /// `namespace NUMBER` of somebody unknown.
     pub source: String,
     /// Where it went to, as it came.
     pub destination: String,
@@ -198,11 +205,13 @@ impl fmt::Display for BackendName {
 }
 
 impl PacketView {
-    /// What an event says. `boot_unix_us` is when the node was booted.
+    /// What an event says. `boot_unix_us` is when the node was booted; `backend` and `caller` tell names
+    /// by number and cookie.
     pub fn new(
         event: &TraceEvent,
         boot_unix_us: u64,
         backend: impl FnOnce(u32) -> BackendName,
+        caller: impl FnOnce(u64) -> Option<String>,
     ) -> Self {
         let end = |address, port: u16| end(event.family, address, port);
         let translated = || Some(end(&event.address, event.port.get()));
@@ -210,20 +219,18 @@ impl PacketView {
         let is_edited = event.edit != TRACE_EDIT_NONE;
         let is_answer = event.verdict == Verdict::Answer as u32;
         let flow = names::flow_change(event.flow_change);
-        let is_call = event.hook == Hook::Socket as u32;
+        let cookie = calls_from(event);
         Self {
             unix_us: boot_unix_us.saturating_add(event.time_ns / 1000),
             hook: names::hook(event.hook).to_owned(),
             protocol: names::protocol(event.protocol),
-            kind: if is_call {
-                "call".to_owned()
-            } else {
-                names::packet(event.kind, event.tcp_flags)
+            kind: match cookie {
+                Some(_) => "call".to_owned(),
+                None => names::packet(event.kind, event.tcp_flags),
             },
-            source: if is_call {
-                caller(&event.source)
-            } else {
-                end(&event.source, event.source_port.get())
+            source: match cookie {
+                Some(cookie) => caller(cookie).unwrap_or_else(|| format!("namespace {cookie}")),
+                None => end(&event.source, event.source_port.get()),
             },
             destination: end(&event.destination, event.destination_port.get()),
             length_bytes: event.length_bytes,
@@ -284,10 +291,10 @@ fn end(family: u32, words: &NetAddr6, port: u16) -> String {
     if port == 0 { address.to_string() } else { SocketAddr::new(address, port).to_string() }
 }
 
-/// Who makes a socket call: it has no address yet, so it is the cookie of its network namespace.
-fn caller(source: &NetAddr6) -> String {
-    let [.., high, low] = source.raw();
-    format!("namespace {}", u64::from(high) << 32 | u64::from(low))
+/// Of a socket call: the cookie of the network namespace that it comes from.
+#[must_use]
+pub fn calls_from(event: &TraceEvent) -> Option<u64> {
+    (event.hook == Hook::Socket as u32).then(|| caller_cookie(&event.source))
 }
 
 /// The time of day, UTC.

@@ -131,12 +131,14 @@ impl Daemon {
         let (traces, trace_requests) = mpsc::channel(REQUESTS_MAX);
         let (orders, orders_receiver) = mpsc::channel(REQUESTS_MAX);
         let (journal, names) = (Arc::new(Journal::default()), Arc::default());
+        let registry = Registry::default();
         let (view_sender, view) = watch::channel(Arc::default());
         // Before anything is changed: two agents must not share a socket.
         let source = Source {
             view: view.clone(),
             kernel: kernel.clone(),
             traces,
+            callers: registry.clone(),
             orders,
             journal: Arc::clone(&journal),
             names: Arc::clone(&names),
@@ -145,10 +147,8 @@ impl Daemon {
         let (socket, group) = (&config.api.socket, &config.api.group);
         let server = Server::bind(socket, Some(group), source.clone()).await?;
         let metrics = bind_metrics(&config, source).await?;
-
         follow_traces(&mut node, kernel, trace_requests, &stop);
-
-        let registry = start_reaper(&mut node)?;
+        let registry = start_reaper(&mut node, registry)?;
         let seen = node.take_observations();
         let (fronts, front_names) = fronts_of(&node);
         let reconciler = Reconciler::adopt(node, settings(&config, journal), started)
@@ -355,9 +355,8 @@ async fn ended(docker: &mut Option<Follower>) {
 }
 
 /// Starts to end sockets whose backends are gone. `None`: socket calls are nobody's business.
-fn start_reaper(node: &mut Datapath) -> anyhow::Result<Option<Registry>> {
+fn start_reaper(node: &mut Datapath, registry: Registry) -> anyhow::Result<Option<Registry>> {
     let Some(reaper) = node.take_reaper()? else { return Ok(None) };
-    let registry = Registry::default();
     let known = registry.clone();
     std::thread::Builder::new()
         .name("lb-reaper".to_owned())

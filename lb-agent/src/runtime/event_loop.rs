@@ -203,6 +203,9 @@ impl<N: Node> Runtime<N> {
             Request::ExplainCall(query, answer) => {
                 answer.send(self.reconciler.explain_call(&query)).ok();
             }
+            Request::Caller(from, answer) => {
+                answer.send(self.reconciler.caller(&from)).ok();
+            }
             Request::Trace(filters, answer) => {
                 let result = self.reconciler.node_mut().set_trace_filters(&filters);
                 answer.send(result.map_err(|error| error.to_string())).ok();

@@ -35,7 +35,7 @@ mod watch;
 pub use event_loop::{Runtime, RuntimeChannels, spawn};
 pub use node::{Node, NodeCounters, NodeError, Swept};
 pub use reconciler::{Reconciler, Settings};
-pub use tracers::{EVENTS_WAITING, Told, TraceRequest, TraceSource, Tracers};
+pub use tracers::{EVENTS_WAITING, Told, TraceRequest, TraceSource, Tracers, Wanted};
 
 use crate::{
     config::Balancer, health::Change, journal::Draft, provider::ProviderEvent, sockets::Clients,

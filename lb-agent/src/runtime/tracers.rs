@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::api::server::Request;
+use crate::api::{server::Request, trace::calls_from};
 
 /// Time between two looks at the buffer: it holds what the programs tell meanwhile.
 const LOOK: Duration = Duration::from_millis(20);
@@ -39,16 +39,33 @@ pub trait TraceSource: Send {
 /// Somebody wants to trace.
 #[derive(Debug)]
 pub struct TraceRequest {
-    /// Which packets; the time is filled in here.
-    pub filter: TraceFilter,
-    /// Which backends; none: any.
-    pub backends: BTreeSet<u32>,
+    /// Of what.
+    pub wanted: Wanted,
     /// For how long.
     pub seconds: u32,
     /// Where to tell; closed by whoever has enough.
     pub told: mpsc::Sender<Told>,
     /// Told that all is in place, or why not.
     pub begun: oneshot::Sender<Result<(), String>>,
+}
+
+/// What to tell of: what all of this is true of.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Which packets; the time is filled in here.
+    pub filter: TraceFilter,
+    /// Which backends; none: any.
+    pub backends: BTreeSet<u32>,
+    /// Only socket calls, from the network namespace with this cookie.
+    pub caller: Option<u64>,
+}
+
+impl Wanted {
+    fn has(&self, event: &TraceEvent) -> bool {
+        matches(&self.filter, event, ticks_from_ns(event.time_ns))
+            && (self.backends.is_empty() || self.backends.contains(&event.backend))
+            && (self.caller.is_none() || self.caller == calls_from(event))
+    }
 }
 
 /// What is told.
@@ -61,8 +78,7 @@ pub enum Told {
 }
 
 struct Tracer {
-    filter: TraceFilter,
-    backends: BTreeSet<u32>,
+    wanted: Wanted,
     until: Instant,
     told: mpsc::Sender<Told>,
     /// Events that found no room in the channel, and are yet to be told as lost.
@@ -108,9 +124,7 @@ impl<S: TraceSource> Tracers<S> {
     }
 
     async fn begin(&mut self, request: TraceRequest) {
-        let result =
-            self.try_begin(request.filter, request.seconds, request.backends, request.told);
-        let result = match result {
+        let result = match self.try_begin(request.wanted, request.seconds, request.told) {
             Ok(place) => match self.put_in_force().await {
                 Ok(()) => Ok(()),
                 Err(error) => {
@@ -126,9 +140,8 @@ impl<S: TraceSource> Tracers<S> {
 
     fn try_begin(
         &mut self,
-        filter: TraceFilter,
+        mut wanted: Wanted,
         seconds: u32,
-        backends: BTreeSet<u32>,
         told: mpsc::Sender<Told>,
     ) -> Result<usize, String> {
         if !self.is_on() {
@@ -140,9 +153,9 @@ impl<S: TraceSource> Tracers<S> {
             return Err(format!("{TRACE_FILTERS} others trace already; wait until one has ended"));
         };
         let until_tick = (self.now_tick)().saturating_add(ticks_from_seconds(seconds)).max(1);
+        wanted.filter.until_tick = until_tick;
         self.active[place] = Some(Tracer {
-            filter: TraceFilter { until_tick, ..filter },
-            backends,
+            wanted,
             until: Instant::now() + Duration::from_secs(seconds.into()),
             told,
             lost: 0,
@@ -151,7 +164,7 @@ impl<S: TraceSource> Tracers<S> {
     }
 
     async fn put_in_force(&self) -> Result<(), String> {
-        let filters = self.active.iter().map(|tracer| tracer.as_ref().map(|it| it.filter));
+        let filters = self.active.iter().map(|tracer| tracer.as_ref().map(|it| it.wanted.filter));
         let filters = filters.collect();
         let (answer, done) = oneshot::channel();
         let busy = || "the agent is stopping".to_owned();
@@ -191,9 +204,7 @@ impl<S: TraceSource> Tracers<S> {
 
 impl Tracer {
     fn tell(&mut self, event: &TraceEvent) {
-        let is_wanted = matches(&self.filter, event, ticks_from_ns(event.time_ns))
-            && (self.backends.is_empty() || self.backends.contains(&event.backend));
-        if is_wanted && self.told.try_send(Told::Packet(*event)).is_err() {
+        if self.wanted.has(event) && self.told.try_send(Told::Packet(*event)).is_err() {
             self.lost += 1;
         }
     }

@@ -4,6 +4,7 @@
 //! follows what the tables are to hold ([`wanted`]). Owns as well the end of sockets whose backend is
 //! gone ([`reaper`]). Which backend a call gets is decided in the kernel, by [`lb_common::socket`].
 
+mod callers;
 mod lists;
 pub mod reach;
 pub mod reaper;

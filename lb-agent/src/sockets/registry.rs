@@ -1,11 +1,17 @@
-//! Whose sockets may have to be ended: the namespaces of this node's clients, by a process in each.
+//! The namespaces of this node's clients: by a process in each, for who ends sockets, and by name, for who
+//! tells of calls.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
+    mem,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use super::Clients;
+
+/// Namespaces whose names are kept when nobody is known there any more: what they have done is told of
+/// later. The kernel gives no cookie twice.
+const GONE_MAX: usize = 1024;
 
 /// A namespace with clients in it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -16,7 +22,7 @@ pub struct Known {
     pub name: String,
 }
 
-/// The namespaces, shared between who finds containers and who ends sockets.
+/// The namespaces, shared between who finds containers, who ends sockets and who tells of calls.
 #[derive(Clone, Debug, Default)]
 pub struct Registry(Arc<Mutex<State>>);
 
@@ -24,6 +30,10 @@ pub struct Registry(Arc<Mutex<State>>);
 struct State {
     known: Vec<Known>,
     is_complete: bool,
+    /// Who calls, by cookie.
+    names: BTreeMap<u64, String>,
+    /// The same of those who are not known any more, the latest at the end.
+    gone: VecDeque<(u64, String)>,
 }
 
 impl Registry {
@@ -40,10 +50,24 @@ impl Registry {
             }
         }
         all.extend(shared.into_values());
+        let names = clients.names();
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // What was whole once loses only what cannot be looked at.
         state.is_complete |= !clients.is_partial;
         state.known = all;
+        let mut gone = mem::replace(&mut state.names, names);
+        gone.retain(|cookie, _| !state.names.contains_key(cookie));
+        state.gone.extend(gone);
+        let too_many = state.gone.len().saturating_sub(GONE_MAX);
+        state.gone.drain(..too_many);
+    }
+
+    /// Who calls from the namespace with this cookie, or did; `None`: nobody known.
+    #[must_use]
+    pub fn name_of(&self, cookie: u64) -> Option<String> {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = || state.gone.iter().rev().find(|(it, _)| *it == cookie).map(|(_, name)| name);
+        state.names.get(&cookie).or_else(gone).cloned()
     }
 
     /// All of them.
@@ -56,5 +80,44 @@ impl Registry {
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).is_complete
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::ContainerClient, *};
+
+    fn set(registry: &Registry, cookie: u64, name: &str) {
+        let client = ContainerClient { name: name.to_owned(), cookie, ..Default::default() };
+        let containers = [(cookie.to_string(), client)].into();
+        registry.set(&Clients { node: 1, containers, ..Clients::default() });
+    }
+
+    #[test]
+    fn who_has_called_is_named_when_he_is_gone() {
+        let registry = Registry::default();
+        let check = |cookie: u64, expected: Option<&str>| {
+            assert_eq!(registry.name_of(cookie).as_deref(), expected, "{cookie}");
+        };
+        check(1, None);
+        set(&registry, 100, "web-1");
+        check(1, Some("node"));
+        check(100, Some("web-1"));
+        check(101, None);
+        set(&registry, 101, "web-2");
+        check(100, Some("web-1"));
+        check(101, Some("web-2"));
+        // It was only not seen for a while, and is called otherwise by now.
+        set(&registry, 100, "web-3");
+        check(100, Some("web-3"));
+        // Of all who are gone those who went last are named.
+        let last = 1000 + GONE_MAX as u64;
+        for cookie in 1000..=last {
+            set(&registry, cookie, "short");
+        }
+        for (cookie, name) in [(1, "node"), (1000, "short"), (last, "short")] {
+            check(cookie, Some(name));
+        }
+        check(100, None);
     }
 }

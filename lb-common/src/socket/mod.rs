@@ -26,7 +26,7 @@ pub use self::{
         ANY_GENERATION, ATTEMPTS, Membership, NO_RING, OTHER_NETWORK, SCAN, SEES_OTHER, TAKES_IT,
         TAKES_NOT, class_of, fallback, judge, judge_entry, pick, reaches, scan, sees,
     },
-    trace::{Told, describe, is_wanted},
+    trace::{Told, caller_cookie, caller_words, describe, is_wanted},
 };
 use crate::{
     abi::{

@@ -38,7 +38,7 @@ pub struct Told<A> {
 #[inline(always)]
 #[must_use]
 pub fn is_wanted<A: Family>(filter: &TraceFilter, told: &Told<A>, now_tick: u32) -> bool {
-    let (client, vip) = (caller(told.client), NetAddr6::from_raw(told.vip.words()));
+    let (client, vip) = (caller_words(told.client), NetAddr6::from_raw(told.vip.words()));
     let sought = Sought {
         client: &client,
         vip: &vip,
@@ -51,18 +51,28 @@ pub fn is_wanted<A: Family>(filter: &TraceFilter, told: &Told<A>, now_tick: u32)
     trace::wants(filter, &sought, now_tick)
 }
 
+/// Who calls, in place of an address, which a socket has not yet: the cookie of its namespace, in the
+/// last two words. So a filter whose client is this, with all bits, wants the calls from there.
 #[inline(always)]
-const fn caller(cookie: u64) -> NetAddr6 {
+#[must_use]
+pub const fn caller_words(cookie: u64) -> NetAddr6 {
     NetAddr6::from_raw([0, 0, (cookie >> 32) as u32, cookie as u32])
 }
 
-/// The event of it. Who calls is told by the cookie of its namespace, in the last two words of the
-/// source: a socket has no address yet.
+/// The cookie of [`caller_words`].
+#[inline(always)]
+#[must_use]
+pub const fn caller_cookie(words: &NetAddr6) -> u64 {
+    let [.., high, low] = words.raw();
+    (high as u64) << 32 | low as u64
+}
+
+/// The event of it.
 #[inline(always)]
 pub fn describe<A: Family>(time_ns: u64, told: &Told<A>, event: &mut TraceEvent) {
     *event = TraceEvent {
         time_ns,
-        source: caller(told.client),
+        source: caller_words(told.client),
         destination: NetAddr6::from_raw(told.vip.words()),
         destination_port: told.vip_port,
         family: A::NUMBER,
@@ -136,7 +146,7 @@ mod tests {
                 reason,
                 backend,
                 port,
-                client: caller(client.0 << 31),
+                client: caller_words(client.0 << 31),
                 client_mask: mask(client.1),
                 vip: NetAddr6::from_raw(NetU32::from_raw(vip.0).words()),
                 vip_mask: mask(vip.1),
@@ -150,6 +160,11 @@ mod tests {
             let mut event = TraceEvent::default();
             describe(0, &told, &mut event);
             prop_assert_eq!(is_wanted(&filter, &told, tick), trace::matches(&filter, &event, tick));
+        }
+
+        #[test]
+        fn who_calls_is_told_whole(cookie: u64) {
+            prop_assert_eq!(caller_cookie(&caller_words(cookie)), cookie);
         }
     }
 }

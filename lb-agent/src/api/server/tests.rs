@@ -89,6 +89,7 @@ impl Bed {
             view: published,
             kernel,
             traces,
+            callers: Registry::default(),
             orders,
             journal: Arc::clone(&journal),
             names: Arc::default(),

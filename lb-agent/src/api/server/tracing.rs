@@ -16,12 +16,16 @@ use axum::{
 };
 use futures_util::stream;
 use hyper::body::Bytes;
-use lb_common::abi::{
-    DropReason, FAMILY_V4, FAMILY_V6, NetAddr6, TRACE_ANY_REASON, TraceFilter, Verdict,
+use lb_common::{
+    abi::{DropReason, FAMILY_V4, FAMILY_V6, NetAddr6, TRACE_ANY_REASON, TraceFilter, Verdict},
+    socket::caller_words,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
 
-use super::{Patience, Refused, Source};
+use super::{COUNTERS_TIMEOUT, Patience, Refused, Request, Source, busy};
 use crate::{
     api::{
         trace::{
@@ -30,7 +34,8 @@ use crate::{
         },
         types::View,
     },
-    runtime::{EVENTS_WAITING, Told, TraceRequest},
+    runtime::{EVENTS_WAITING, Told, TraceRequest, Wanted},
+    sockets::Registry,
 };
 
 pub(super) async fn trace(
@@ -45,12 +50,16 @@ pub(super) async fn trace(
         let message = format!("a trace lasts from 1 to {TRACE_SECONDS_MAX} seconds");
         return Err(Refused(StatusCode::BAD_REQUEST, message));
     }
+    let caller = match &query.from {
+        Some(from) => Some(cookie_of(&source, from).await?),
+        None => None,
+    };
     // With fresh numbers of backends.
     let view = Arc::clone(&*source.view.borrow());
-    let (filter, backends) = filter(&query, &view)?;
+    let wanted = wanted(&query, caller, &view)?;
     let (told, received) = mpsc::channel(EVENTS_WAITING);
     let (begun, has_begun) = oneshot::channel();
-    let request = TraceRequest { filter, backends, seconds, told, begun };
+    let request = TraceRequest { wanted, seconds, told, begun };
     let stopping = || Refused(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping".to_owned());
     source.traces.send(request).await.map_err(|_| stopping())?;
     let result = has_begun.await.map_err(|_| stopping())?;
@@ -62,6 +71,7 @@ pub(super) async fn trace(
         received,
         left: query.count.unwrap_or(u64::MAX),
         names: BackendNames::new(source.view.clone()),
+        callers: source.callers.clone(),
         boot_unix_us: boot_unix_us(),
     };
     let lines = stream::unfold(lines, |mut lines| async {
@@ -72,12 +82,34 @@ pub(super) async fn trace(
     Ok((content_type, Body::from_stream(lines)).into_response())
 }
 
+/// Cookie of the namespace that somebody calls from.
+async fn cookie_of(source: &Source, from: &str) -> Result<u64, Refused> {
+    let (answer, cookie) = oneshot::channel();
+    let ask = async {
+        let request = Request::Caller(from.to_owned(), answer);
+        source.kernel.send(request).await.map_err(|_| busy())?;
+        cookie.await.map_err(|_| busy())
+    };
+    let cookie = timeout(COUNTERS_TIMEOUT, ask).await.map_err(|_| busy())??;
+    match cookie.map_err(|error| Refused(StatusCode::NOT_FOUND, error))? {
+        0 => {
+            let message = format!(
+                "calls of `{from}` cannot be told from others', since its network namespace is not \
+                 known; `lbctl doctor` shows all of whom that is so"
+            );
+            Err(Refused(StatusCode::CONFLICT, message))
+        }
+        cookie => Ok(cookie),
+    }
+}
+
 /// What is sent, line by line.
 struct Lines {
     begin: Option<u32>,
     received: mpsc::Receiver<Told>,
     left: u64,
     names: BackendNames,
+    callers: Registry,
     boot_unix_us: u64,
 }
 
@@ -92,8 +124,10 @@ impl Lines {
         Some(line(&match self.received.recv().await? {
             Told::Packet(event) => {
                 self.left -= 1;
-                let name = |number| self.names.get(number);
-                TraceLine::Packet(Box::new(PacketView::new(&event, self.boot_unix_us, name)))
+                let backend = |number| self.names.get(number);
+                let caller = |cookie| self.callers.name_of(cookie);
+                let packet = PacketView::new(&event, self.boot_unix_us, backend, caller);
+                TraceLine::Packet(Box::new(packet))
             }
             Told::Lost(packets) => TraceLine::Lost { packets },
         }))
@@ -140,8 +174,8 @@ impl BackendNames {
     }
 }
 
-/// The kernel's filter for a query, and the backends if there are several.
-fn filter(query: &TraceQuery, view: &View) -> Result<(TraceFilter, BTreeSet<u32>), Refused> {
+/// What a query is about: the kernel's filter, the backends if there are several, and who calls.
+fn wanted(query: &TraceQuery, caller: Option<u64>, view: &View) -> Result<Wanted, Refused> {
     let bad = |message: String| Refused(StatusCode::BAD_REQUEST, message);
     let mut filter = TraceFilter {
         families: 1 << FAMILY_V4 | 1 << FAMILY_V6,
@@ -153,6 +187,14 @@ fn filter(query: &TraceQuery, view: &View) -> Result<(TraceFilter, BTreeSet<u32>
     if let Some(prefix) = query.client {
         (filter.client, filter.client_mask) = words(prefix);
         filter.families &= 1 << family(prefix.address);
+    }
+    if let Some(cookie) = caller {
+        if query.client.is_some() {
+            let message = "a call has no client's address yet: `from` or `client`, not both";
+            return Err(bad(message.to_owned()));
+        }
+        let is_it = NetAddr6::from_raw([u32::MAX; 4]);
+        (filter.client, filter.client_mask) = (caller_words(cookie), is_it);
     }
     if let Some(vip) = query.vip {
         let bits = if vip.is_ipv4() { 32 } else { 128 };
@@ -182,7 +224,7 @@ fn filter(query: &TraceQuery, view: &View) -> Result<(TraceFilter, BTreeSet<u32>
         // Several are told apart by the agent.
         filter.backend = if backends.len() == 1 { first } else { 0 };
     }
-    Ok((filter, backends))
+    Ok(Wanted { filter, backends, caller })
 }
 
 /// Numbers of the backends that are called so, or have this address.

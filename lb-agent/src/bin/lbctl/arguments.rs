@@ -182,6 +182,9 @@ pub(crate) struct TraceArguments {
     /// Only packets from and to clients with this address, or in this network.
     #[arg(long, value_name = "ADDRESS[/BITS]")]
     pub(crate) client: Option<Prefix>,
+    /// Only socket calls of this container of this node, or of `node`.
+    #[arg(long, value_name = "CONTAINER|node", conflicts_with = "client")]
+    pub(crate) from: Option<String>,
     /// Only packets from and to this virtual address.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) vip: Option<IpAddr>,

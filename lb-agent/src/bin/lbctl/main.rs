@@ -190,6 +190,7 @@ fn explain_path(arguments: &ExplainArguments, client: SocketAddr, vip: SocketAdd
 async fn trace(cli: &Cli, arguments: &TraceArguments) -> Result<(), ClientError> {
     let query = TraceQuery {
         client: arguments.client,
+        from: arguments.from.clone(),
         vip: arguments.vip,
         port: arguments.port,
         backend: arguments.backend.clone(),

@@ -19,9 +19,6 @@ use crate::{
     sockets::{self, Clients, SocketTables},
 };
 
-/// Characters of a container's id that are enough to mean it.
-const ID_MIN: usize = 12;
-
 /// Time from a change of the callers to the tables as a whole: mostly there is a plan to make, which says
 /// itself what cannot wait.
 const SETTLE: Duration = Duration::from_millis(5);
@@ -176,39 +173,26 @@ impl<N: Node> Reconciler<N> {
         self.callers.refused = refused;
     }
 
-    /// What would become of a call; of a container that is not known, only who it is not.
-    pub(in crate::runtime) fn explain_call(
-        &mut self,
-        query: &CallQuery,
-    ) -> Result<CallExplanation, String> {
-        let nobody = Clients::default();
-        let clients = self.callers.known.as_ref().unwrap_or(&nobody);
-        let cookie = if query.from == CallQuery::NODE {
-            clients.node
-        } else {
-            let mut named = clients.containers.iter().filter(|(id, container)| {
-                container.name == query.from
-                    || (query.from.len() >= ID_MIN && id.starts_with(&query.from))
-            });
-            let (_, container) = named.next().ok_or_else(|| {
-                let known = clients.containers.values().map(|it| it.name.as_str());
-                let known: std::collections::BTreeSet<&str> = known.collect();
-                let known: Vec<&str> = known.into_iter().take(5).collect();
-                format!(
-                    "no container `{}` runs on this node, where there are {}; `{}` stands for the \
-                     node's own processes",
-                    query.from,
-                    if known.is_empty() { "none".to_owned() } else { known.join(", ") + ", …" },
-                    CallQuery::NODE
-                )
-            })?;
-            container.cookie
-        };
+    /// Cookie of the namespace that a container of this node or the node itself calls from; 0: it could not
+    /// be told. Of a container that is not known, only who it is not.
+    pub(in crate::runtime) fn caller(&mut self, from: &str) -> Result<u64, String> {
         let view = self.node.sockets();
         if !view.is_on() {
             let why = view.trouble.unwrap_or_else(|| "`enabled` in [cgroup] is false".to_owned());
             return Err(format!("socket calls are not balanced: {why}"));
         }
+        let nobody = Clients { is_partial: true, ..Clients::default() };
+        self.callers.known.as_ref().unwrap_or(&nobody).cookie_of(from)
+    }
+
+    /// What would become of a call; of a container that is not known, only who it is not.
+    pub(in crate::runtime) fn explain_call(
+        &mut self,
+        query: &CallQuery,
+    ) -> Result<CallExplanation, String> {
+        let cookie = self.caller(&query.from)?;
+        let nobody = Clients::default();
+        let clients = self.callers.known.as_ref().unwrap_or(&nobody);
         let names = clients.containers.values().flat_map(|container| container.networks.keys());
         let isolated = clients.isolated.iter().map(|name| sockets::reach_name(name, true));
         let backends = self.snapshot.services.values().flat_map(|it| &it.backends);
@@ -219,7 +203,7 @@ impl<N: Node> Reconciler<N> {
             cookie,
             // One of many; which is nobody's to choose.
             hash: RandomState::new().hash_one(cookie) as u32,
-            routes_across: view.routes_across,
+            routes_across: self.node.routes_across(),
             networks: names.map(|name| (sockets::network_hash(&name), name)).collect(),
         };
         self.node.explain_call(query, &caller).map_err(|error| error.to_string())

@@ -339,6 +339,14 @@ impl Bed {
         view.await.expect("an answer")
     }
 
+    /// Cookie of somebody's namespace, or why it is not told.
+    pub(super) async fn caller(&self, from: &str) -> Result<u64, String> {
+        let (answer, cookie) = oneshot::channel();
+        let request = Request::Caller(from.to_owned(), answer);
+        self.requests.send(request).await.expect("the runtime runs");
+        cookie.await.expect("an answer")
+    }
+
     /// Gives an order; returns what was done, or that nobody was meant.
     pub(super) async fn steer(
         &self,

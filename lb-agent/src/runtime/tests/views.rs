@@ -102,6 +102,25 @@ async fn a_caller_is_named_when_the_tables_know_it() {
     assert_eq!(bed.node().socket_tables.clients.len(), 2);
 }
 
+/// Whoever traces need not wait for the tables, but calls must be balanced.
+#[tokio::test(start_paused = true)]
+async fn a_caller_is_found_as_soon_as_it_is_told() {
+    let bed = running().await;
+    let unknown = bed.caller("shop").await.expect_err("nobody was told of");
+    assert!(unknown.contains("none, and others that are not known yet"), "{unknown}");
+    let client = ContainerClient { name: "shop".to_owned(), cookie: 7, ..Default::default() };
+    let containers = [("1234".to_owned(), client)].into();
+    let clients = Clients { node: 1, containers, ..Clients::default() };
+    bed.events.send(Event::Clients(clients)).await.expect("the runtime runs");
+    bed.settle().await;
+    assert_eq!((bed.caller("shop").await, bed.caller("node").await), (Ok(7), Ok(1)));
+    let unknown = bed.caller("web").await.expect_err("there is none");
+    assert!(unknown.contains("no container `web` runs on this node, where there are shop;"));
+    bed.node().has_no_calls = true;
+    let off = bed.caller("shop").await.expect_err("nobody balances calls");
+    assert_eq!(off, "socket calls are not balanced: `enabled` in [cgroup] is false");
+}
+
 #[tokio::test(start_paused = true)]
 async fn tables_that_nobody_reads_are_cleared_once_and_not_made() {
     let bed = running().await;

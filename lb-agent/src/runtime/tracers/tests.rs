@@ -5,7 +5,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use lb_common::abi::{NetU16, TRACE_ANY_REASON, Verdict};
+use lb_common::{
+    abi::{Hook, NetU16, TRACE_ANY_REASON, Verdict},
+    socket::caller_words,
+};
 
 use super::*;
 
@@ -53,13 +56,10 @@ impl Bed {
     }
 
     fn tell(&self, port: u16, backend: u32) {
-        let event = TraceEvent {
-            time_ns: 100 << 30,
-            destination_port: NetU16::new(port),
-            backend,
-            verdict: Verdict::Deliver as u32,
-            ..TraceEvent::default()
-        };
+        self.tell_of(packet(port, backend));
+    }
+
+    fn tell_of(&self, event: TraceEvent) {
         self.queue.lock().unwrap().0.push_back(event);
     }
 
@@ -70,23 +70,45 @@ impl Bed {
         seconds: u32,
         room: usize,
     ) -> Result<mpsc::Receiver<Told>, String> {
+        let filter = TraceFilter { port, ..any() };
+        let backends = backends.iter().copied().collect();
+        self.trace_all(Wanted { filter, backends, caller: None }, seconds, room).await
+    }
+
+    async fn trace_all(
+        &self,
+        wanted: Wanted,
+        seconds: u32,
+        room: usize,
+    ) -> Result<mpsc::Receiver<Told>, String> {
         let (told, received) = mpsc::channel(room);
         let (begun, has_begun) = oneshot::channel();
-        let filter = TraceFilter {
-            families: 3,
-            port,
-            reason: TRACE_ANY_REASON,
-            verdicts: u32::MAX,
-            ..TraceFilter::default()
-        };
-        let backends = backends.iter().copied().collect();
-        let request = TraceRequest { filter, backends, seconds, told, begun };
+        let request = TraceRequest { wanted, seconds, told, begun };
         self.requests.send(request).await.unwrap();
         has_begun.await.unwrap().map(|()| received)
     }
 
     fn in_force(&self) -> usize {
         self.filters.lock().unwrap().iter().flatten().count()
+    }
+}
+
+fn packet(port: u16, backend: u32) -> TraceEvent {
+    TraceEvent {
+        time_ns: 100 << 30,
+        destination_port: NetU16::new(port),
+        backend,
+        verdict: Verdict::Deliver as u32,
+        ..TraceEvent::default()
+    }
+}
+
+fn any() -> TraceFilter {
+    TraceFilter {
+        families: 3,
+        reason: TRACE_ANY_REASON,
+        verdicts: u32::MAX,
+        ..TraceFilter::default()
     }
 }
 
@@ -117,6 +139,22 @@ async fn each_gets_what_it_asked_for() {
     bed.tell(443, 3);
     assert_eq!(told(&mut web).await, ["80 to 1", "80 to 2"], "and nothing from before");
     assert_eq!(told(&mut one).await, ["80 to 1", "443 to 3"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_of_one_are_not_those_of_others() {
+    let bed = Bed::new();
+    let (caller, words) = (7 << 32 | 9, caller_words(7 << 32 | 9));
+    // What the programs may tell while a filter changes.
+    let wanted = Wanted { filter: any(), backends: BTreeSet::new(), caller: Some(caller) };
+    let mut received = bed.trace_all(wanted, 60, 16).await.unwrap();
+    let call = |port, source| TraceEvent { hook: Hook::Socket as u32, source, ..packet(port, 1) };
+    bed.tell_of(call(80, words));
+    bed.tell_of(call(81, caller_words(9)));
+    bed.tell_of(call(82, caller_words(7 << 32)));
+    // A packet, whose client has the address ::7:9 or so.
+    bed.tell_of(TraceEvent { hook: Hook::TcFront as u32, ..call(83, words) });
+    assert_eq!(told(&mut received).await, ["80 to 1"]);
 }
 
 #[tokio::test(start_paused = true)]

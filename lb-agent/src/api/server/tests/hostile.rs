@@ -9,7 +9,7 @@ use super::*;
 use crate::mangle::mangled;
 
 /// What is asked for, of every kind.
-const PATHS: [&str; 11] = [
+const PATHS: [&str; 12] = [
     "/v1/vips",
     "/v1/services",
     "/v1/service?name=file%2Fa%20b%3A80",
@@ -19,6 +19,7 @@ const PATHS: [&str; 11] = [
     "/v1/events?after=0&wait_seconds=0",
     "/v1/conflicts",
     "/v1/trace?client=192.0.2.0%2F24&vip=192.0.2.10&port=80&reason=no_backend&dropped=true&count=1",
+    "/v1/trace?from=web-1&port=80&seconds=1",
     "/v1/explain?client=192.0.2.7:4000&vip=192.0.2.10:80&protocol=tcp&packet=synack&is_reply=true",
     "/v1/explain_call?from=web-1&vip=192.0.2.10:80&protocol=udp",
 ];

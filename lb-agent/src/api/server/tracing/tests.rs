@@ -113,7 +113,7 @@ fn refused() -> TraceEvent {
 #[test]
 fn filters_see_both_directions_of_a_flow() {
     let check = |query: TraceQuery, expected: [bool; 3]| {
-        let (filter, _) = filter(&query, &view()).unwrap();
+        let Wanted { filter, .. } = wanted(&query, None, &view()).unwrap();
         let filter = TraceFilter { until_tick: 10, ..filter };
         let found = [forwarded(), reply(), refused()].map(|event| matches(&filter, &event, 10));
         assert_eq!(found, expected, "{query:?}");
@@ -144,13 +144,76 @@ fn filters_see_both_directions_of_a_flow() {
 #[test]
 fn several_backends_of_a_name_are_told_apart_by_the_agent() {
     let query = TraceQuery { backend: Some("web-2".to_owned()), ..TraceQuery::default() };
-    let (filter, backends) = filter(&query, &view()).unwrap();
-    assert_eq!((filter.backend, backends), (0, [4, 5].into()));
+    let Wanted { filter, backends, caller } = wanted(&query, None, &view()).unwrap();
+    assert_eq!((filter.backend, backends, caller), (0, [4, 5].into(), None));
+}
+
+/// A call from the namespace with this cookie.
+fn called(cookie: u64) -> TraceEvent {
+    TraceEvent { hook: Hook::Socket as u32, source: caller_words(cookie), ..refused() }
+}
+
+#[test]
+fn the_programs_tell_only_of_the_calls_that_are_asked_for() {
+    let check = |cookie: u64, query: TraceQuery, event: TraceEvent, expected: bool| {
+        let Wanted { filter, caller, .. } = wanted(&query, Some(cookie), &view()).unwrap();
+        let filter = TraceFilter { until_tick: 10, ..filter };
+        assert_eq!(caller, Some(cookie));
+        assert_eq!(matches(&filter, &event, 10), expected, "{cookie}, {query:?}");
+    };
+    let any = TraceQuery::default;
+    let large = 3 << 32 | 5;
+    check(7, any(), called(7), true);
+    check(7, any(), called(8), false);
+    check(large, any(), called(large), true);
+    check(large, any(), called(5), false);
+    check(large, any(), called(3 << 32), false);
+    check(7, any(), forwarded(), false);
+    check(7, any(), reply(), false);
+    let port = |port| TraceQuery { port: Some(port), ..any() };
+    check(7, port(81), called(7), true);
+    check(7, port(80), called(7), false);
+}
+
+/// Somebody whom the runtime knows by this cookie, or why it does not.
+async fn asked(answer: Result<u64, String>) -> Result<u64, Refused> {
+    let (kernel, mut requests) = mpsc::channel(1);
+    let source = Source {
+        view: watch::channel(Arc::new(view())).1,
+        kernel,
+        traces: mpsc::channel(1).0,
+        callers: Registry::default(),
+        orders: mpsc::channel(1).0,
+        journal: Arc::default(),
+        names: Arc::default(),
+        started: tokio::time::Instant::now(),
+    };
+    let runtime = async {
+        match requests.recv().await {
+            Some(Request::Caller(from, told)) => {
+                assert_eq!(from, "web-1");
+                told.send(answer).unwrap();
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    tokio::join!(cookie_of(&source, "web-1"), runtime).0
+}
+
+#[tokio::test]
+async fn whoever_cannot_be_told_from_others_is_not_traced() {
+    assert_eq!(asked(Ok(7)).await.unwrap(), 7);
+    let refused = asked(Err("no such container".to_owned())).await.unwrap_err();
+    assert_eq!((refused.0, refused.1.as_str()), (StatusCode::NOT_FOUND, "no such container"));
+    let refused = asked(Ok(0)).await.unwrap_err();
+    assert_eq!(refused.0, StatusCode::CONFLICT);
+    assert_snapshot!(refused.1, @"calls of `web-1` cannot be told from others', since its network namespace is not known; `lbctl doctor` shows all of whom that is so");
 }
 
 #[test]
 fn impossible_queries_are_refused() {
-    let message = |query: TraceQuery| filter(&query, &view()).expect_err("it is impossible").1;
+    let message =
+        |query: TraceQuery| wanted(&query, None, &view()).expect_err("it is impossible").1;
     let mixed = TraceQuery {
         client: Some("192.0.2.0/24".parse().unwrap()),
         vip: Some("2001:db8::1".parse().unwrap()),
@@ -161,6 +224,10 @@ fn impossible_queries_are_refused() {
     assert_snapshot!(message(reason), @"no drop reason is called `nonsense`; `lbctl drop list --all` shows all");
     let backend = TraceQuery { backend: Some("web-9".to_owned()), ..TraceQuery::default() };
     assert_snapshot!(message(backend), @"the data path has no backend `web-9`; `lbctl backend list` shows all");
+    let client = Some("192.0.2.7".parse().unwrap());
+    let both = TraceQuery { client, from: Some("web-1".to_owned()), ..TraceQuery::default() };
+    let refused = wanted(&both, Some(7), &view()).expect_err("it is impossible");
+    assert_snapshot!(refused.1, @"a call has no client's address yet: `from` or `client`, not both");
     for text in ["192.0.2.0/33", "::/129", "192.0.2.0/", "web", "", "192.0.2.1/-1"] {
         assert!(text.parse::<Prefix>().is_err(), "{text}");
     }
@@ -171,7 +238,9 @@ fn events_are_told_in_a_line() {
     let (_, latest) = watch::channel(Arc::new(view()));
     let mut names = BackendNames::new(latest);
     let mut line = |event: &TraceEvent| {
-        PacketView::new(event, 1_000_000_000_000_000, |number| names.get(number)).line()
+        let backend = |number| names.get(number);
+        let caller = |cookie| (cookie == 7).then(|| "shop,sidecar".to_owned());
+        PacketView::new(event, 1_000_000_000_000_000, backend, caller).line()
     };
     let recorded = TraceEvent {
         flow_change: FlowChange::PutHalf as u32,
@@ -192,12 +261,15 @@ fn events_are_told_in_a_line() {
         reason: DropReason::Fragment as u32,
         ..refused()
     };
-    let lines = [forwarded(), reply(), refused(), recorded, fragment].map(|event| line(&event));
+    let events = [forwarded(), reply(), refused(), recorded, fragment, called(7), called(1 << 32)];
+    let lines = events.map(|event| line(&event));
     assert_snapshot!(lines.join("\n"), @"
     01:46:40.001500 tc_front  tcp  S      60B 192.0.2.7:40000 > 203.0.113.10:80: deliver to 10.0.0.1:8080 (web-1)
     01:46:40.001500 tc_reply  tcp  SA     60B 10.0.0.1:8080 > 192.0.2.7:40000: reply from 203.0.113.10:80 (web-1)
     01:46:40.001500 tc_front  tcp  S      60B 192.0.2.7:40000 > 203.0.113.10:81: answer reset, no_frontend
     01:46:40.001500 tc_front  tcp  S      60B 192.0.2.7:40000 > 203.0.113.10:80: deliver to 10.0.0.1:8080 (backend 77); flow record: put_half half_open
     01:46:40.001500 tc_front  44   later_fragment    60B 2001:db8::7 > 2001:db8::1: drop, fragment
+    01:46:40.001500 socket    tcp  call    60B shop,sidecar > 203.0.113.10:81: answer reset, no_frontend
+    01:46:40.001500 socket    tcp  call    60B namespace 4294967296 > 203.0.113.10:81: answer reset, no_frontend
     ");
 }

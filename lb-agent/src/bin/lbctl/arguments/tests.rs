@@ -63,6 +63,25 @@ fn socket_address() -> impl Strategy<Value = SocketAddr> {
     any::<(IpAddr, u16)>().prop_map(SocketAddr::from)
 }
 
+#[test]
+fn a_trace_is_of_clients_or_of_a_caller() {
+    let check = |words: &str, expected: Result<Option<&str>, ErrorKind>| {
+        let line = format!("lbctl trace {words}");
+        let found = match Cli::try_parse_from(line.split_whitespace()) {
+            Ok(Cli { command: Command::Trace(arguments), .. }) => Ok(arguments.from),
+            Ok(_) => panic!("another command: {words}"),
+            Err(error) => Err(error.kind()),
+        };
+        assert_eq!(found, expected.map(|from| from.map(str::to_owned)), "{words}");
+    };
+    check("", Ok(None));
+    check("--client 192.0.2.7", Ok(None));
+    check("--from web-1", Ok(Some("web-1")));
+    check("--from node --vip 192.0.2.7 --port 80", Ok(Some("node")));
+    check("--from web-1 --client 192.0.2.7", Err(ErrorKind::ArgumentConflict));
+    check("--from", Err(ErrorKind::InvalidValue));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 

@@ -1,29 +1,30 @@
 //! A container that calls another: directly, by a VIP, and with `HAProxy` between them.
 //!
 //! The agent balances the calls of a cgroup of the benchmark's own. Beside what the way carries: what
-//! the call itself costs more, by sockets of UDP, which send nothing when they connect.
+//! the call itself costs more. What has a goal is said to have met it or not.
 
 use std::{
-    hint::black_box,
     io::{BufRead as _, BufReader},
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::SocketAddr,
     process::{Command, Stdio},
-    time::Instant,
 };
 
-use anyhow::{Context as _, Result};
-use clap::Args;
+use anyhow::{Context as _, Result, ensure};
 use lb_tests::{World, container::PORT, eastwest::Scene};
 
 use super::{
     PathOptions, Row,
     figures::{self, Client},
+    goals::{CARRIED, Judged},
     in_turn, print,
     proxies::{self, Proxy},
+    ratio,
 };
 
-/// Calls in a row to one address.
-const CALLS: u32 = 500;
+/// The row that says how far the machine's noise reaches.
+const AGAIN: &str = "direct again";
+/// The row whose figures have goals.
+const VIP: &str = "VIP";
 
 pub(super) fn run(options: &PathOptions) -> Result<()> {
     let mut scene = Scene::with(World::docker()?, |_| {})?;
@@ -36,13 +37,13 @@ pub(super) fn run(options: &PathOptions) -> Result<()> {
     scene.agent.wait_backends(&["web-1"])?;
 
     let backend = SocketAddr::new(scene.webs[0].address()?, PORT);
-    // The second row says how far the machine's noise reaches; the third, what the programs at the
-    // interface of a backend cost those who do not call the VIP.
+    // The third row says what the programs at the interface of a backend cost those who do not call the
+    // VIP.
     let mut rows = vec![
         Row::new("direct", server),
-        Row::new("direct again", server),
+        Row::new(AGAIN, server),
         Row::new("direct, a backend", backend),
-        Row::new("VIP", scene.target()),
+        Row::new(VIP, scene.target()),
     ];
     match Proxy::start(proxies::ALL[0], world, server) {
         Ok(proxy) => {
@@ -69,13 +70,32 @@ pub(super) fn run(options: &PathOptions) -> Result<()> {
     }
     println!("\na container calls another: ratios to calling it directly");
     print(&rows, options);
+    for judged in judge(&rows) {
+        println!("{judged}");
+    }
     let own = std::env::current_exe()?;
     let mut cost = command(&own.display().to_string())?;
-    cost.args(["connect-cost", &server.to_string(), &scene.target().to_string()]);
+    cost.arg("connect-cost").args([server, backend, scene.target()].map(|it| it.to_string()));
     cost.arg((options.rounds * 20).to_string());
     print_cost(cost)?;
     scene.agent.set_quiet();
     Ok(())
+}
+
+/// The ratios of what is carried in a second.
+fn judge(rows: &[Row]) -> Vec<Judged> {
+    let row = |name: &str| rows.iter().find(|row| row.name == name);
+    let (Some(direct), Some(again), Some(vip)) = (rows.first(), row(AGAIN), row(VIP)) else {
+        return Vec::new();
+    };
+    let carried = figures::COLUMNS.into_iter().filter(|column| column.is_carried);
+    let judged = carried.map(|column| Judged {
+        name: format!("{}, ratio to direct", column.name),
+        figure: ratio(vip, direct, &column),
+        noise: ratio(again, direct, &column),
+        goal: CARRIED,
+    });
+    judged.collect()
 }
 
 fn print_cost(mut command: Command) -> Result<()> {
@@ -84,70 +104,7 @@ fn print_cost(mut command: Command) -> Result<()> {
     for line in BufReader::new(output).lines() {
         println!("{}", line?);
     }
-    child.wait()?;
+    let status = child.wait()?;
+    ensure!(status.success(), "what a call costs was not measured: {status}");
     Ok(())
-}
-
-/// Options of `connect-cost`.
-#[derive(Args)]
-pub(crate) struct CostOptions {
-    /// What it is compared with.
-    direct: SocketAddr,
-    /// The VIP.
-    vip: SocketAddr,
-    /// Rounds over both.
-    rounds: u32,
-}
-
-/// What a `connect` to a VIP costs more than a direct one, of sockets that are made for it and closed
-/// again, and of one that is connected again and again.
-pub(crate) fn cost(options: &CostOptions) -> Result<()> {
-    type Measure = fn(SocketAddr) -> Result<f64>;
-    let ways: [(&str, Measure); 2] =
-        [("socket, connect, close", new_sockets), ("connect", one_socket)];
-    for (name, measure) in ways {
-        let mut samples = [Vec::new(), Vec::new()];
-        for _ in 0..=options.rounds {
-            for (samples, target) in samples.iter_mut().zip([options.direct, options.vip]) {
-                samples.push(measure(target)?);
-            }
-        }
-        let [direct, vip] = samples.map(|mut samples| {
-            samples.sort_by(f64::total_cmp);
-            (samples[0], samples[samples.len() / 2])
-        });
-        println!(
-            "{name:<24} direct {:.3} µs (median {:.3}), VIP {:.3} ({:.3}): added {:.3} ({:.3})",
-            direct.0,
-            direct.1,
-            vip.0,
-            vip.1,
-            vip.0 - direct.0,
-            vip.1 - direct.1
-        );
-    }
-    Ok(())
-}
-
-/// Microseconds of one call.
-fn timed(mut call: impl FnMut() -> Result<()>) -> Result<f64> {
-    let begun = Instant::now();
-    for _ in 0..CALLS {
-        call()?;
-    }
-    Ok(begun.elapsed().as_secs_f64() * 1e6 / f64::from(CALLS))
-}
-
-fn new_sockets(target: SocketAddr) -> Result<f64> {
-    timed(|| {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-        socket.connect(target)?;
-        black_box(socket);
-        Ok(())
-    })
-}
-
-fn one_socket(target: SocketAddr) -> Result<f64> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    timed(|| Ok(socket.connect(target)?))
 }

@@ -4,8 +4,10 @@
 //! The same container serves all rows, so that only the way to it differs. Docker's own rules are
 //! taken out of the node's namespace first: plain routing shall be plain.
 
+mod cost;
 mod eastwest;
 mod figures;
+mod goals;
 mod proxies;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -14,9 +16,9 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use lb_tests::{World, container::PORT, world::BALANCER};
 
-pub(crate) use self::eastwest::{CostOptions, cost};
+pub(crate) use self::cost::{CostOptions, cost};
 use self::{
-    figures::{Client, Figures},
+    figures::{Client, Column, Figures},
     proxies::Proxy,
 };
 
@@ -139,6 +141,12 @@ fn in_turn(rows: &mut [Row], round: u32) -> impl Iterator<Item = &mut Row> {
     from.iter_mut().chain(before)
 }
 
+/// The median of each round's ratio of one row to another.
+fn ratio(row: &Row, first: &Row, column: &Column) -> f64 {
+    let pairs = row.figures.iter().zip(&first.figures);
+    figures::median(pairs.map(|(own, first)| (column.value)(own) / (column.value)(first)))
+}
+
 fn print(rows: &[Row], options: &PathOptions) {
     println!(
         "medians of {} interleaved rounds, in brackets the median of each round's ratio to the first row",
@@ -153,9 +161,7 @@ fn print(rows: &[Row], options: &PathOptions) {
         print!("{:<17}", row.name);
         for column in figures::COLUMNS {
             let value = figures::median(row.figures.iter().map(column.value));
-            let pairs = row.figures.iter().zip(&rows[0].figures);
-            let ratio = pairs.map(|(own, first)| (column.value)(own) / (column.value)(first));
-            let ratio = figures::median(ratio);
+            let ratio = ratio(row, &rows[0], &column);
             let text = if value.is_nan() {
                 "-".to_owned()
             } else {
