@@ -64,8 +64,13 @@ pub fn lacking(docker: bool) -> Option<String> {
     if docker {
         programs.extend(["docker", "dockerd", "iptables", "tar"]);
     }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = |name: &&str| std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
-    let missing: Vec<_> = programs.into_iter().filter(|name| !found(name)).collect();
+    let missing: Vec<_> = programs.into_iter().filter(|name| !has(name)).collect();
     (!missing.is_empty()).then(|| format!("needs {}", missing.join(", ")))
+}
+
+/// Whether a program is installed.
+#[must_use]
+pub fn has(program: &str) -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&paths).any(|directory| directory.join(program).is_file())
 }

@@ -34,7 +34,7 @@ fn calls_by_ipv6_are_led_shown_and_refused() -> Result<()> {
     })?;
     curl_is_served(&six).context("curl")?;
     short_addresses_are_the_kernels_to_refuse(&six).context("short addresses")?;
-    let has_dig = has("dig");
+    let has_dig = skip::has("dig");
     if has_dig {
         dig_is_served(&six).context("dig")?;
     }
@@ -194,9 +194,4 @@ fn calls_that_are_too_many_to_tell_are_counted() -> Result<()> {
     let count = said.iter().filter(|line| line.contains("drop, no_frontend")).count();
     assert_eq!(count, 3, "{said:#?}");
     Ok(())
-}
-
-fn has(program: &str) -> bool {
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&paths).any(|directory| directory.join(program).is_file())
 }

@@ -33,11 +33,6 @@ fn inside(container: &Container, program: &str) -> Result<Command> {
     Ok(command)
 }
 
-fn has(program: &str) -> bool {
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&paths).any(|directory| directory.join(program).is_file())
-}
-
 #[test]
 fn curl_is_served_and_refused() -> Result<()> {
     needs!(docker);
@@ -92,7 +87,7 @@ fn redis_cli_talks_to_a_server() -> Result<()> {
 #[test]
 fn resolvers_ask_by_datagrams_and_by_connections() -> Result<()> {
     needs!(docker);
-    if !has("dig") {
+    if !skip::has("dig") {
         skip!("dig is not installed");
     }
     // The responder of names stands for a name server; to its clients it is a service.
@@ -132,7 +127,7 @@ fn resolvers_ask_by_datagrams_and_by_connections() -> Result<()> {
 #[test]
 fn nginx_is_a_client_of_a_vip() -> Result<()> {
     needs!(docker);
-    if !has("nginx") {
+    if !skip::has("nginx") {
         skip!("nginx is not installed");
     }
     let scene = Scene::new()?;
