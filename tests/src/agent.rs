@@ -7,6 +7,7 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,7 +15,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::{binaries::Binaries, namespace::Namespace, process};
+use crate::{binaries::Binaries, manager::Manager, namespace::Namespace, process};
 
 pub use config::AgentConfig;
 
@@ -41,6 +42,8 @@ pub struct Agent {
     pins: PathBuf,
     /// Variables of its environment beside ours.
     environment: Vec<(String, String)>,
+    /// What its start goes through; `None`: nobody keeps anything for it.
+    manager: Option<Arc<Manager>>,
     /// Root of its cgroup namespace; `None`: it is in that of the machine.
     cgroup_root: Option<PathBuf>,
     /// Kept by the owner who succeeds; else the log is printed on drop.
@@ -59,6 +62,7 @@ impl Agent {
             directory,
             pins: pins.join("lb"),
             environment: Vec::new(),
+            manager: None,
             cgroup_root: None,
             quiet: false,
         })
@@ -86,6 +90,11 @@ impl Agent {
     /// A variable of its environment when it is started next.
     pub fn set_variable(&mut self, key: &str, value: impl Into<String>) {
         self.environment.push((key.to_owned(), value.into()));
+    }
+
+    /// From its next start on it is started by this one.
+    pub fn set_manager(&mut self, manager: &Arc<Manager>) {
+        self.manager = Some(Arc::clone(manager));
     }
 
     /// Another program than the one under test when it is started next.
@@ -128,18 +137,14 @@ impl Agent {
     pub fn launch(&mut self) -> Result<()> {
         ensure!(self.child.is_none(), "the agent runs already");
         let log = File::options().create(true).append(true).open(self.log_path())?;
-        let mut command = match &self.cgroup_root {
-            None => {
-                // As the unit says.
-                let mut command = self.namespace.command("nice");
-                command.args(["-n", "-10"]);
-                command
-            }
-            Some(root) => {
-                let mut command = self.namespace.command("sh");
-                command.args(["-c", IN_ITS_OWN_CGROUPS]).arg(root);
-                command
-            }
+        let (mut command, _handed_over) = match &self.manager {
+            None => (self.namespace.command("env"), Vec::new()),
+            Some(manager) => manager.handing(&self.namespace)?,
+        };
+        match &self.cgroup_root {
+            // As the unit says.
+            None => command.args(["nice", "-n", "-10"]),
+            Some(root) => command.args(["sh", "-c", IN_ITS_OWN_CGROUPS]).arg(root),
         };
         command.arg(&self.binaries.agent);
         self.add_words(&mut command, "run");

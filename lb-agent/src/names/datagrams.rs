@@ -90,8 +90,12 @@ impl Datagrams {
             recvmsg::<SockaddrStorage>(self.0.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
         let server = message.cmsgs()?.find_map(|message| match message {
             ControlMessageOwned::Ipv4PacketInfo(info) => {
+                // Of what came before the socket was told to note it, where it was sent to is all that is
+                // known; without an address the routing table would choose one.
+                let is_noted = info.ipi_spec_dst.s_addr != 0;
+                let ipi_spec_dst = if is_noted { info.ipi_spec_dst } else { info.ipi_addr };
                 // By whichever interface the routing table says.
-                Some(ServerAddress::V4(libc::in_pktinfo { ipi_ifindex: 0, ..info }))
+                Some(ServerAddress::V4(libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst, ..info }))
             }
             ControlMessageOwned::Ipv6PacketInfo(info) => Some(ServerAddress::V6(info)),
             _ => None,
@@ -121,7 +125,7 @@ impl Datagrams {
     }
 }
 
-fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
+pub(super) fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
     let v4 = address.as_sockaddr_in().map(|it| SocketAddr::V4((*it).into()));
     v4.or_else(|| address.as_sockaddr_in6().map(|it| SocketAddr::V6((*it).into())))
 }

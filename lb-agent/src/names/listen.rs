@@ -1,8 +1,8 @@
-//! Sockets that listen for questions.
+//! Sockets that listen for questions: where, and of which kind.
 
 use std::{
-    io,
-    net::{SocketAddr, TcpListener as StdListener, UdpSocket as StdSocket},
+    fmt, io,
+    net::SocketAddr,
     os::fd::{AsRawFd as _, OwnedFd},
 };
 
@@ -10,38 +10,79 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket,
     sockopt,
 };
-use tokio::net::{TcpListener, UdpSocket};
 
 /// Connections that wait to be taken.
 const BACKLOG: i32 = 128;
 
+/// Where one socket listens.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Place {
+    pub(super) address: SocketAddr,
+    pub(super) kind: Kind,
+    /// Of all addresses, only those of IPv6.
+    pub(super) is_v6_only: bool,
+}
+
+/// How questions come.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Kind {
+    /// By UDP.
+    Datagrams,
+    /// By TCP.
+    Connections,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            Kind::Datagrams => "udp",
+            Kind::Connections => "tcp",
+        };
+        write!(f, "{kind}://{}", self.address)
+    }
+}
+
+/// The two of each address: for datagrams, and for connections.
+pub(super) fn places(addresses: &[SocketAddr]) -> Vec<[Place; 2]> {
+    let places = addresses.iter().map(|&address| {
+        // Where somebody else has the other family.
+        let is_v6_only =
+            address.is_ipv6() && addresses.iter().any(|other| share_port(address, *other));
+        [Kind::Datagrams, Kind::Connections].map(|kind| Place { address, kind, is_v6_only })
+    });
+    places.collect()
+}
+
 /// Whether both mean all addresses at one port, one of each family: `[::]` means both families unless
 /// it is told otherwise.
-pub(super) fn share_port(one: SocketAddr, other: SocketAddr) -> bool {
+fn share_port(one: SocketAddr, other: SocketAddr) -> bool {
     one.is_ipv6() != other.is_ipv6()
         && one.port() == other.port()
         && (one.ip().is_unspecified() || other.ip().is_unspecified())
 }
 
-/// For datagrams, and for connections. `is_alone`: nobody else listens for the other family.
-pub(super) fn open(address: SocketAddr, is_alone: bool) -> io::Result<(UdpSocket, TcpListener)> {
-    let datagrams = StdSocket::from(bound(address, SockType::Datagram, is_alone)?);
-    let connections = bound(address, SockType::Stream, is_alone)?;
-    listen(&connections, Backlog::new(BACKLOG)?)?;
-    Ok((UdpSocket::from_std(datagrams)?, TcpListener::from_std(StdListener::from(connections))?))
-}
-
-fn bound(address: SocketAddr, kind: SockType, is_alone: bool) -> io::Result<OwnedFd> {
+/// A socket that listens there.
+pub(super) fn bound(place: Place) -> io::Result<OwnedFd> {
+    let Place { address, kind, is_v6_only } = place;
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let kind = match kind {
+        Kind::Datagrams => SockType::Datagram,
+        Kind::Connections => SockType::Stream,
+    };
     let socket = socket(family, kind, flags, None)?;
     if kind == SockType::Stream {
         // A restarted agent does not wait for connections of its predecessor to be forgotten.
         setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     }
-    if address.is_ipv6() && !is_alone {
-        setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
+    if address.is_ipv6() {
+        // Said in either case: the default is the node's (`net.ipv6.bindv6only`), and who is handed the
+        // socket compares.
+        setsockopt(&socket, sockopt::Ipv6V6Only, &is_v6_only)?;
     }
     bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    if kind == SockType::Stream {
+        listen(&socket, Backlog::new(BACKLOG)?)?;
+    }
     Ok(socket)
 }

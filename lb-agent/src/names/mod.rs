@@ -13,11 +13,14 @@
 //!
 //! Everything that askers can make it hold is bounded: connections by [`connections`], questions that
 //! wait for other servers by [`forward`], questions of ours by being answered one after the other.
+//!
+//! What listens outlives the agent ([`handover`]): who asks while there is none is answered by the next.
 
 mod activity;
 mod connections;
 mod datagrams;
 mod forward;
+mod handover;
 mod listen;
 mod neighbours;
 mod responder;
@@ -29,7 +32,6 @@ mod wire;
 
 use std::{
     io,
-    net::SocketAddr,
     panic::AssertUnwindSafe,
     sync::{
         Arc,
@@ -40,19 +42,23 @@ use std::{
 
 use futures_util::FutureExt as _;
 use tokio::{
+    net::{TcpListener, UdpSocket},
     sync::{oneshot, watch},
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
     activity::Activity,
+    handover::given::Given,
     table::{Answer, Names, Question, Trust, Whose},
 };
 use self::{
     connections::{CONNECTIONS_MAX, CONNECTIONS_OF_ONE_MAX},
     datagrams::Datagrams,
     forward::Forwarder,
+    handover::{Shelf, store::Store},
+    listen::Place,
     neighbours::Neighbours,
     responder::Responder,
     room::Room,
@@ -64,12 +70,16 @@ use crate::{
 
 /// Wait after an address could not be listened on: that of a bridge comes with Docker.
 const RETRY: Duration = Duration::from_secs(2);
+/// Longest wait, where questions may have waited for us, until all names are known: most resolvers wait
+/// for 5 s in all, of which a restart has taken one or two.
+const KNOWN_WAIT: Duration = Duration::from_secs(2);
 
 /// A responder that is at work, if there is to be one.
 #[derive(Debug, Default)]
 pub struct Running {
     has_pool: Arc<AtomicBool>,
     thread: Option<oneshot::Receiver<()>>,
+    shelf: Option<Arc<Shelf>>,
 }
 
 impl Running {
@@ -82,18 +92,23 @@ impl Running {
         }
     }
 
-    /// The configuration was read again; what else of it changes counts after a restart.
+    /// The configuration was read again. Where to listen counts after a restart, for which sockets are
+    /// kept; what else of it changes, too.
     pub fn reload(&self, config: &Config) {
         self.has_pool.store(config.labels.routing_pool.is_some(), Ordering::Relaxed);
+        if let Some(shelf) = &self.shelf {
+            shelf.want(wanted(&config.names));
+        }
     }
 }
 
-/// Answers on every address of the configuration until `stop`, on a thread of its own. Whoever comes by
-/// one of the front interfaces is asked for nobody else's names. The error: there
-/// is no thread to be had.
+/// Answers on every address of the configuration until `stop`, on a thread of its own, by what was given
+/// to this process where that fits. Whoever comes by one of the front interfaces is asked for nobody
+/// else's names. The error: there is no thread to be had.
 pub fn start(
     config: &Config,
     fronts: &[String],
+    given: Vec<Given>,
     view: &watch::Receiver<Arc<View>>,
     activity: &Arc<Activity>,
     stop: &CancellationToken,
@@ -101,6 +116,8 @@ pub fn start(
     let mut running = Running::default();
     running.reload(config);
     let config = config.names.clone();
+    let shelf = Arc::new(Shelf::new(Store::of_environment(), given, wanted(&config)));
+    running.shelf = Some(Arc::clone(&shelf));
     if config.listen.is_empty() {
         return Ok(running);
     }
@@ -124,25 +141,26 @@ pub fn start(
     let thread = std::thread::Builder::new().name("lb-names".to_owned()).spawn(move || {
         // Dropped at its end, whatever the reason.
         let _alive: oneshot::Sender<()> = alive;
-        runtime.block_on(stop.run_until_cancelled(run(config, responder, view, sender)));
+        runtime.block_on(stop.run_until_cancelled(run(config, shelf, responder, view, sender)));
     });
     thread.map(|_thread| running).map_err(failed)
 }
 
 async fn run(
     config: NamesConfig,
+    shelf: Arc<Shelf>,
     responder: Responder,
     view: watch::Receiver<Arc<View>>,
     names: watch::Sender<Arc<Names>>,
 ) {
     let room = Room::new(CONNECTIONS_MAX, CONNECTIONS_OF_ONE_MAX);
     let activity = Arc::clone(&responder.activity);
-    for &address in &config.listen {
-        let is_alone = !config.listen.iter().any(|other| listen::share_port(address, *other));
+    for places in listen::places(&config.listen) {
         let (responder, room, activity) = (responder.clone(), room.clone(), Arc::clone(&activity));
+        let shelf = Arc::clone(&shelf);
         tokio::spawn(again_and_again(
-            move || serve(address, is_alone, responder.clone(), room.clone()),
-            move |trouble| activity.note_server(address, Some(trouble)),
+            move || serve(places, Arc::clone(&shelf), responder.clone(), room.clone()),
+            move |trouble| activity.note_server(places[0].address, Some(trouble)),
         ));
     }
     again_and_again(
@@ -186,14 +204,12 @@ async fn follow(
     }
 }
 
-async fn serve(address: SocketAddr, is_alone: bool, responder: Responder, room: Room) {
-    let activity = Arc::clone(&responder.activity);
+async fn serve(places: [Place; 2], shelf: Arc<Shelf>, responder: Responder, room: Room) {
+    let (activity, address) = (Arc::clone(&responder.activity), places[0].address);
     let mut has_warned = false;
     activity.note_server(address, Some("not yet".to_owned()));
     let (datagrams, listener) = loop {
-        let sockets = listen::open(address, is_alone)
-            .and_then(|(datagrams, listener)| Ok((Datagrams::new(datagrams)?, listener)));
-        match sockets {
+        match open(places, &shelf) {
             Ok(sockets) => break sockets,
             Err(error) => {
                 activity.note_server(address, Some(error.to_string()));
@@ -208,7 +224,24 @@ async fn serve(address: SocketAddr, is_alone: bool, responder: Responder, room: 
         }
         sleep(RETRY).await;
     };
+    if shelf.is_given(places) {
+        // Who has asked before there was anybody to answer waits already, and is better told an address
+        // a moment later than to ask somebody else.
+        let mut names = responder.names.clone();
+        drop(timeout(KNOWN_WAIT, names.wait_for(|names| names.is_complete())).await);
+    }
     activity.note_server(address, None);
     tracing::info!("names of services are answered on {address}");
     tokio::join!(datagrams.serve(responder.clone()), connections::serve(listener, room, responder));
+}
+
+fn open(places: [Place; 2], shelf: &Shelf) -> io::Result<(Datagrams, TcpListener)> {
+    let (datagrams, connections) = shelf.open(places)?;
+    let datagrams = Datagrams::new(UdpSocket::from_std(datagrams)?)?;
+    Ok((datagrams, TcpListener::from_std(connections)?))
+}
+
+/// Where a configuration has us listen.
+fn wanted(config: &NamesConfig) -> Vec<Place> {
+    listen::places(&config.listen).into_iter().flatten().collect()
 }

@@ -113,6 +113,11 @@ impl Names {
         names
     }
 
+    /// Whether there are no others.
+    pub(super) fn is_complete(&self) -> bool {
+        self.is_complete
+    }
+
     /// `SERVICE.PROJECT`, and `SERVICE` where only one project has one of that name.
     fn add_compose(&mut self, view: &View) {
         let mut projects: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();

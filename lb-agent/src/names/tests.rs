@@ -178,7 +178,7 @@ async fn the_end_of_the_thread_is_seen() {
     let names = NamesConfig { listen: vec![over_the_wire::free().await], ..<_>::default() };
     let (_sender, receiver) = watch::channel(Arc::new(view()));
     let (config, stop) = (Config { names, ..Config::default() }, CancellationToken::new());
-    let running = start(&config, &[], &receiver, &Arc::default(), &stop);
+    let running = start(&config, &[], Vec::new(), &receiver, &Arc::default(), &stop);
     let mut running = running.expect("a thread");
     let life = Duration::from_millis(100);
     assert!(timeout(life, running.ended()).await.is_err(), "not by itself");
@@ -187,6 +187,7 @@ async fn the_end_of_the_thread_is_seen() {
     assert!(timeout(life, Running::default().ended()).await.is_err(), "there is none to end");
 }
 
+mod handover;
 mod hostile;
 mod over_the_wire;
 mod strangers;

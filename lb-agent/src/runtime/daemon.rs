@@ -53,6 +53,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs the agent until it is told to stop. `config_path` is watched, and read again after SIGHUP.
 pub fn run(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<()> {
+    let given = names::Given::take_all();
     let cookies = Cookies::of_this_kernel();
     let options = datapath_options(&config, cookies)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -65,7 +66,7 @@ pub fn run(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<()> {
         if let Some(log) = node.take_log() {
             tokio::spawn(log.follow());
         }
-        Box::pin(Daemon::start(node, config, config_path, cookies)).await?.run().await
+        Box::pin(Daemon::start(node, config, config_path, cookies, given)).await?.run().await
     });
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
@@ -123,6 +124,7 @@ impl Daemon {
         config: Config,
         config_path: Option<PathBuf>,
         cookies: Cookies,
+        given: Vec<names::Given>,
     ) -> anyhow::Result<Self> {
         let started = Instant::now();
         let stop = CancellationToken::new();
@@ -169,7 +171,7 @@ impl Daemon {
         if let Some(metrics) = metrics {
             tokio::spawn(metrics.run(stop.clone()));
         }
-        let names = names::start(&config, &front_names, &view, &names, &stop)?;
+        let names = names::start(&config, &front_names, given, &view, &names, &stop)?;
         follow_callers(&config, registry, cookies, &events, &stop)?;
         let mut daemon = Self {
             config,
@@ -294,11 +296,11 @@ impl Daemon {
                     tracing::warn!("changed, and used after a restart only: {}", late.join(", "));
                 }
                 let news = changes::event(&self.config.written, &config.written, &late);
+                self.names.reload(&config);
                 self.config.labels = config.labels;
                 self.config.services = config.services;
                 self.config.file_name = config.file_name;
                 self.config.written = config.written;
-                self.names.reload(&self.config);
                 match self.follow_changed(news).await {
                     Ok(()) => tracing::info!("`{}` is in force", self.config.file_name),
                     Err(error) => tracing::error!("cannot follow the sources: {error:#}"),

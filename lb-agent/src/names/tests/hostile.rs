@@ -99,7 +99,7 @@ fn any_datagram_and_any_stream_is_answered_or_dropped() {
         let names = NamesConfig { listen: vec![server], ..NamesConfig::default() };
         let config = Config { names, ..Config::default() };
         let stop = CancellationToken::new();
-        start(&config, &[], &receiver, &Arc::default(), &stop).expect("a thread");
+        start(&config, &[], Vec::new(), &receiver, &Arc::default(), &stop).expect("a thread");
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket");
         socket.connect(server).await.expect("any address");
         (socket, server, sender)

@@ -320,7 +320,7 @@ async fn serve(forward: Vec<SocketAddr>) -> Server {
 pub(super) fn serve_with(config: &Config, view: View) -> Server {
     let (sender, receiver) = watch::channel(Arc::new(view));
     let stop = CancellationToken::new();
-    start(config, &[], &receiver, &Arc::default(), &stop).expect("a thread");
+    start(config, &[], Vec::new(), &receiver, &Arc::default(), &stop).expect("a thread");
     Server { address: config.names.listen[0], view: sender, stop }
 }
 
