@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use lb_tests::{
     Agent, AgentConfig, Manager, Namespace, World, eastwest, needs, process, world::vip,
 };
@@ -35,6 +35,8 @@ const QUESTION: &[u8] = b"\x00\x07\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\
 const WHILE: Duration = Duration::from_millis(500);
 /// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Rounds, where Docker takes longer to tell of its containers than the agent lets questions wait for that.
+const ROUNDS: usize = 3;
 
 fn listening(mut config: AgentConfig, listen: &[&str]) -> AgentConfig {
     config.extra = format!("[names]\nlisten = {listen:?}\ncompose = true\n");
@@ -58,7 +60,7 @@ fn start(world: &World, manager: Manager) -> Result<(Agent, Arc<Manager>)> {
     Ok((agent, manager))
 }
 
-/// Two clients of each server by UDP and two by TCP, who ask once and wait as resolvers do.
+/// Two clients of each server by UDP and two by TCP, who ask once and wait for longer than any pause.
 fn dig(node: &Namespace) -> Result<Vec<Child>> {
     let mut asking = Vec::new();
     for server in SERVERS {
@@ -66,8 +68,9 @@ fn dig(node: &Namespace) -> Result<Vec<Child>> {
         let [ip, port] = [format!("@{}", server.ip()), server.port().to_string()];
         for transport in ["+notcp", "+tcp", "+notcp", "+tcp"] {
             let mut command = node.command("dig");
-            command.args([&ip, "-p", &port, transport, "+short", "+time=5", "+tries=1"]);
-            let command = command.arg("web.shop").stdin(Stdio::null()).stdout(Stdio::piped());
+            command.args([&ip, "-p", &port, transport, "+time=15", "+tries=1"]);
+            command.args(["+noall", "+comments", "+answer", "web.shop"]);
+            let command = command.stdin(Stdio::null()).stdout(Stdio::piped());
             asking.push(command.spawn()?);
         }
     }
@@ -84,10 +87,39 @@ fn told(asking: Vec<Child>) -> Result<Vec<Result<String, String>>> {
     outputs.collect()
 }
 
+/// Whether somebody was told the address.
+fn is_answer(told: &Result<String, String>) -> bool {
+    let record = format!("\tA\t{}", vip(0).ip());
+    told.as_ref().is_ok_and(|text| text.lines().any(|line| line.ends_with(&record)))
+}
+
 fn are_answered(asking: Vec<Child>) -> Result<()> {
-    let (told, address) = (told(asking)?, vip(0).ip().to_string());
-    ensure!(told.iter().all(|it| it.as_ref() == Ok(&address)), "{told:#?}");
+    let told = told(asking)?;
+    ensure!(told.iter().all(is_answer), "{told:#?}");
     Ok(())
+}
+
+/// Who asks between an agent that ends so and the next is answered by that. Before it knows all names it
+/// may only say that it cannot tell, after a while.
+fn bridge(agent: &mut Agent, node: &Namespace, signal: Signal) -> Result<()> {
+    for _ in 0..ROUNDS {
+        agent.stop(signal)?;
+        let mut asking = dig(node)?;
+        process::sleep(WHILE)?;
+        for child in &mut asking {
+            ensure!(child.try_wait()?.is_none(), "told something after {signal}");
+        }
+        agent.start()?;
+        let told = told(asking)?;
+        if told.iter().all(is_answer) {
+            return Ok(());
+        }
+        let cannot_tell = |it: &Result<String, String>| {
+            it.as_ref().is_ok_and(|text| text.contains("status: SERVFAIL"))
+        };
+        ensure!(told.iter().all(|it| is_answer(it) || cannot_tell(it)), "{told:#?}");
+    }
+    bail!("none of {ROUNDS} agents got to know all names in time")
 }
 
 #[test]
@@ -98,17 +130,10 @@ fn who_asks_while_no_agent_runs_is_answered_by_the_next() -> Result<()> {
     let _web = eastwest::web(&world, 1)?.start()?;
     let (mut agent, manager) = start(&world, Manager::new(world.directory())?)?;
     let node = world.node();
-    process::wait_for("answers", Duration::from_secs(15), || are_answered(dig(node)?))?;
+    process::wait_for("answers", Duration::from_secs(40), || are_answered(dig(node)?))?;
     wait_kept(&manager, &KEPT)?;
     for signal in [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGKILL] {
-        agent.stop(signal)?;
-        let mut asking = dig(node)?;
-        process::sleep(WHILE)?;
-        for child in &mut asking {
-            ensure!(child.try_wait()?.is_none(), "told something after {signal}");
-        }
-        agent.start()?;
-        are_answered(asking).with_context(|| format!("asked after {signal}"))?;
+        bridge(&mut agent, node, signal).with_context(|| format!("asked after {signal}"))?;
         are_answered(dig(node)?).with_context(|| format!("asked of the next after {signal}"))?;
         ensure!(manager.names() == KEPT, "{:?}", manager.names());
     }
@@ -119,7 +144,7 @@ fn who_asks_while_no_agent_runs_is_answered_by_the_next() -> Result<()> {
     ensure!(told.iter().all(Result::is_err), "{told:#?}");
     agent.start()?;
     wait_kept(&manager, &KEPT)?;
-    process::wait_for("answers", Duration::from_secs(15), || are_answered(dig(node)?))
+    process::wait_for("answers", Duration::from_secs(40), || are_answered(dig(node)?))
 }
 
 /// Somebody who has asked by both ways, and waits for any answer.

@@ -74,7 +74,7 @@ fn a_name_of_the_cluster_has_an_address_and_keeps_it() -> Result<()> {
         line.split_whitespace().collect::<Vec<_>>().join(" ")
     };
     ensure!(needed("store ") == "store compose/demo/store:8080 serving", "{shown}");
-    ensure!(needed("cache ") == "cache - absent, or without a frontend", "{shown}");
+    ensure!(needed("cache ") == "cache - not known here", "{shown}");
     agent.stop(Signal::SIGKILL)?;
     agent.start()?;
     agent.wait_backends(&["rest-1", "rest-2", "store-1"])?;

@@ -138,7 +138,7 @@ fn dependency(needed: &DependencyView) -> Vec<[String; 3]> {
     let row =
         |it: &DependencyState| [needed.name.clone(), it.name.to_string(), it.state.to_string()];
     if needed.services.is_empty() {
-        let absent = "absent, or without a frontend".to_owned();
+        let absent = "not known here".to_owned();
         return vec![[needed.name.clone(), or_dash(String::new()), absent]];
     }
     needed.services.iter().map(row).collect()

@@ -155,8 +155,8 @@ pub struct PacketView {
     pub protocol: String,
     /// `call` of a socket; flags of TCP: `S`, `SA`, `A`, `FA`, `R`; what it is, if it has no ports; else nothing.
     pub kind: String,
-    /// Where it came from, as it came; of a socket call, who makes it: a container, `node`, or
-    /// `namespace NUMBER` of somebody unknown.
+    /// Where it came from, as it came; of a socket call, who makes it: a container (by its id if it is
+    /// called `node`), `node`, or `namespace NUMBER` of somebody unknown.
     pub source: String,
     /// Where it went to, as it came.
     pub destination: String,

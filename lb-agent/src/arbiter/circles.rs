@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{Origin, Refusal, Service};
+use crate::model::{Origin, Refusal, Service, ServiceName};
 
 /// Circles that are told.
 const CIRCLES_MAX: usize = 16;
@@ -19,18 +19,27 @@ struct Waits<'a> {
 
 /// Tells of each circle once, at the one of its services whose name comes first.
 /// The services are in the order of their names.
-pub(super) fn told<'a>(services: impl Iterator<Item = &'a Service>) -> BTreeSet<Refusal> {
+pub(super) fn told<'a>(services: impl Iterator<Item = &'a Service> + Clone) -> BTreeSet<Refusal> {
     let mut refusals = BTreeSet::new();
-    // Those that wait for nobody are in no circle.
-    let waiting: Vec<_> = services.filter(|it| !it.policy.depends.value.is_empty()).collect();
-    let known: BTreeSet<&str> = waiting.iter().map(|service| service.name.base()).collect();
+    // Several services, one for each port, may be of one that is meant: its names are resolved once.
+    let mut waiting: BTreeMap<&str, (&ServiceName, BTreeSet<&str>)> = BTreeMap::new();
     let mut graph: BTreeMap<&str, Waits<'_>> = BTreeMap::new();
-    for Service { name, policy, .. } in waiting {
-        // Several services, one for each port, may be of one that is meant.
-        let waits = graph.entry(name.base()).or_default();
+    for Service { name, policy, .. } in services.clone() {
+        let depends = &policy.depends;
+        if !depends.value.is_empty() {
+            let (_, others) = waiting.entry(name.base()).or_insert_with(|| (name, BTreeSet::new()));
+            others.extend(depends.value.iter().map(String::as_str));
+            graph.entry(name.base()).or_default().origin.get_or_insert(&depends.origin);
+        }
+    }
+    if graph.is_empty() {
+        return refusals;
+    }
+    let known: BTreeSet<&str> = services.map(|service| service.name.base()).collect();
+    for (base, (name, others)) in waiting {
         let meant = |other| name.meant(other).find_map(|base| known.get(&*base).copied());
-        waits.others.extend(policy.depends.value.iter().filter_map(|other| meant(other)));
-        waits.origin.get_or_insert(&policy.depends.origin);
+        let others = others.into_iter().filter_map(meant).collect();
+        graph.entry(base).or_default().others = others;
     }
     for circle in circles(&graph).iter().take(CIRCLES_MAX) {
         let Some(origin) = graph.get(circle[0]).and_then(|waits| waits.origin) else { continue };
@@ -67,6 +76,7 @@ fn message(circle: &[&str]) -> String {
 fn circles<'a>(graph: &BTreeMap<&'a str, Waits<'a>>) -> Vec<Vec<&'a str>> {
     let others = |name: &str| -> Vec<&'a str> {
         let others = graph.get(name).map(|waits| waits.others.iter()).into_iter().flatten();
+        // Those that wait for nobody are in no circle.
         others.filter_map(|it| graph.get_key_value(it).map(|(key, _)| *key)).collect()
     };
     let (mut seen, mut told, mut found) = (BTreeSet::new(), BTreeSet::new(), Vec::new());

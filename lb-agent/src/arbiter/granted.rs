@@ -134,7 +134,9 @@ impl Granted {
         let (mut is_other_circle, mut is_other_refusal) = (false, false);
         for name in touched {
             let service = new.services.remove(name);
-            is_other_circle |= !waits_for_the_same(services.get(name), service.as_ref());
+            // Who is there also decides who is meant.
+            is_other_circle |= services.contains_key(name) != service.is_some()
+                || !waits_for_the_same(services.get(name), service.as_ref());
             match service {
                 Some(service) => drop(services.insert(name.clone(), service)),
                 None => drop(services.remove(name)),

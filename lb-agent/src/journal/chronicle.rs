@@ -130,6 +130,9 @@ impl Chronicle {
         let lost = before.replicas.iter().filter(|(name, _)| !is_there(name));
         let lost: Vec<_> =
             lost.map(|(name, seen)| (name.clone(), ReplicasView { present: 0, ..*seen })).collect();
+        if lost.is_empty() {
+            return;
+        }
         let known = &mut self.before.replicas;
         if known.values().filter(|seen| seen.present == 0).count() + lost.len() > GONE_MAX {
             known.retain(|_, seen| seen.present > 0);
@@ -236,7 +239,8 @@ fn replicas(before: &Seen, now: &Seen, drafts: &mut Vec<Draft>) {
     {
         let next = now.backends.range(Subject::first(name)..).next();
         let is_gone = next.is_none_or(|(subject, _)| subject.service != *name);
-        if is_gone && seen.present > 0 && seen.expected > 0 {
+        // Of those that drained before they went it was told when the last of them began to.
+        if is_gone && seen.expected > 0 && seen.completeness() != Completeness::Absent {
             let what = format!("0 of {} replicas are there", seen.expected);
             tell(name, what, Some("its labels expected more"));
         }
@@ -254,7 +258,9 @@ fn why_so_few(seen: &ReplicasView) -> Option<String> {
         (Completeness::Short, Some(minimum)) => {
             Some(format!("its labels expect more, and an update leaves at least {minimum}"))
         }
-        (Completeness::Short, None) => Some("its labels expect more".to_owned()),
+        (Completeness::Absent, _) | (Completeness::Short, None) => {
+            Some("its labels expect more".to_owned())
+        }
     }
 }
 

@@ -177,11 +177,12 @@ fn steps_of_a_rolling_update_are_told_as_such() {
         let replicas = [(ServiceName("web".into()), seen)].into();
         told(&chronicle.compare(Seen { replicas, ..Seen::default() }, &web(), |_| None))
     };
-    assert_snapshot!([4, 3, 4, 3, 2, 1, 3, 4].map(&mut compare).concat(), @"
+    assert_snapshot!([4, 3, 4, 3, 2, 1, 0, 3, 4].map(&mut compare).concat(), @"
     web -: 3 of 4 replicas are there (an update may replace 1 at a time)
     web -: 4 of 4 replicas are there (-)
     web -: 3 of 4 replicas are there (an update may replace 1 at a time)
     web -: 2 of 4 replicas are there (its labels expect more, and an update leaves at least 3)
+    web -: 0 of 4 replicas are there (its labels expect more)
     web -: 3 of 4 replicas are there (an update may replace 1 at a time)
     web -: 4 of 4 replicas are there (-)
     ");

@@ -2,6 +2,9 @@
 
 use super::ServiceName;
 
+/// Stacks that a name may begin with: one for each underscore, of which names may have many.
+const STACKS_MAX: usize = 8;
+
 impl ServiceName {
     /// Its name without what tells its frontends apart: `compose/shop/web` of
     /// `compose/shop/web:80@192.0.2.10`. Several services, one for each port, have the same.
@@ -18,7 +21,7 @@ impl ServiceName {
         let (family, own) = base.rsplit_once('/').unwrap_or(("", base));
         let stacks = own.match_indices('_').map(|(end, _)| &own[..=end]);
         // A stack's name may have underscores, too.
-        let stacks = stacks.rev().filter(move |_| family == "swarm");
+        let stacks = stacks.rev().filter(move |_| family == "swarm").take(STACKS_MAX);
         stacks.chain([""]).map(move |stack| match family {
             "" => other.to_owned(),
             family => format!("{family}/{stack}{other}"),
@@ -28,7 +31,7 @@ impl ServiceName {
 
 #[cfg(test)]
 mod tests {
-    use super::ServiceName;
+    use super::{STACKS_MAX, ServiceName};
 
     #[test]
     fn bases_leave_ports_and_frontends_out() {
@@ -57,5 +60,7 @@ mod tests {
             &["swarm/my_shop_my_shop_db", "swarm/my_my_shop_db", "swarm/my_shop_db"],
         );
         check("web", "db", &["db"]);
+        let many = ServiceName(format!("swarm/{}web:80", "_".repeat(80)).into());
+        assert_eq!(many.meant("db").count(), STACKS_MAX + 1);
     }
 }

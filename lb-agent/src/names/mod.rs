@@ -113,10 +113,21 @@ pub fn start(
     activity: &Arc<Activity>,
     stop: &CancellationToken,
 ) -> io::Result<Running> {
+    let shelf = Shelf::new(Store::of_environment(), given, wanted(&config.names));
+    start_with(config, fronts, shelf, view, activity, stop)
+}
+
+fn start_with(
+    config: &Config,
+    fronts: &[String],
+    shelf: Shelf,
+    view: &watch::Receiver<Arc<View>>,
+    activity: &Arc<Activity>,
+    stop: &CancellationToken,
+) -> io::Result<Running> {
     let mut running = Running::default();
     running.reload(config);
-    let config = config.names.clone();
-    let shelf = Arc::new(Shelf::new(Store::of_environment(), given, wanted(&config)));
+    let (config, shelf) = (config.names.clone(), Arc::new(shelf));
     running.shelf = Some(Arc::clone(&shelf));
     if config.listen.is_empty() {
         return Ok(running);
@@ -228,7 +239,7 @@ async fn serve(places: [Place; 2], shelf: Arc<Shelf>, responder: Responder, room
         // Who has asked before there was anybody to answer waits already, and is better told an address
         // a moment later than to ask somebody else.
         let mut names = responder.names.clone();
-        drop(timeout(KNOWN_WAIT, names.wait_for(|names| names.is_complete())).await);
+        drop(timeout(shelf.known_wait, names.wait_for(|names| names.is_complete())).await);
     }
     activity.note_server(address, None);
     tracing::info!("names of services are answered on {address}");

@@ -106,10 +106,8 @@ impl Connections {
             });
             match counting.await {
                 Ok((wanted, round)) => {
-                    let (reached, left) = wanted.split_at(round.reached);
-                    if let Some(last) = reached.last() {
-                        latest.clone_from(&last.instance);
-                    }
+                    note_latest(&wanted, &round, &mut latest);
+                    let left = &wanted[round.reached..];
                     let counted = with_left(round.counted, left, &self.counted());
                     self.lock().counted = Arc::new(counted);
                 }
@@ -122,6 +120,13 @@ impl Connections {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Each field is right by itself.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Remembers behind whom the next count begins.
+fn note_latest(wanted: &[Wanted], round: &Round, latest: &mut String) {
+    if let Some(last) = wanted[..round.reached].last() {
+        latest.clone_from(&last.instance);
     }
 }
 
@@ -232,9 +237,7 @@ mod tests {
             };
             let round = count(&wanted, look, is_over);
             assert_eq!(looks, *expected, "{name}, count {index}");
-            if let Some(last) = wanted[..round.reached].last() {
-                latest.clone_from(&last.instance);
-            }
+            note_latest(&wanted, &round, &mut latest);
         }
     }
 

@@ -58,13 +58,17 @@ pub struct Wanted {
     pub backends: BTreeSet<u32>,
     /// Only socket calls, from the network namespace with this cookie.
     pub caller: Option<u64>,
+    /// No socket calls: a cookie may look like a client's address.
+    pub only_packets: bool,
 }
 
 impl Wanted {
     fn has(&self, event: &TraceEvent) -> bool {
+        let caller = calls_from(event);
         matches(&self.filter, event, ticks_from_ns(event.time_ns))
             && (self.backends.is_empty() || self.backends.contains(&event.backend))
-            && (self.caller.is_none() || self.caller == calls_from(event))
+            && (self.caller.is_none() || self.caller == caller)
+            && !(self.only_packets && caller.is_some())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Clients;
+use super::{Clients, ContainerClient};
 use crate::api::explain::CallQuery;
 
 /// Characters of a container's id that are enough to mean it.
@@ -12,8 +12,8 @@ const NAMED_MAX: usize = 5;
 
 impl Clients {
     /// Cookie of the namespace from which somebody calls, 0 if it could not be told: of a container by its
-    /// name or the beginning of its id, or of [`CallQuery::NODE`]. Of a container that is not known, only
-    /// who it is not.
+    /// name or the beginning of its id, or of [`CallQuery::NODE`], which is never a container. Of one that
+    /// is not known, only who it is not.
     pub fn cookie_of(&self, from: &str) -> Result<u64, String> {
         if from == CallQuery::NODE {
             return Ok(self.node);
@@ -28,7 +28,7 @@ impl Clients {
     }
 
     fn nobody(&self, from: &str) -> String {
-        let known: BTreeSet<&str> = self.containers.values().map(|it| it.name.as_str()).collect();
+        let known: BTreeSet<&str> = self.containers.iter().map(called).collect();
         let mut shown: Vec<&str> = known.iter().copied().take(NAMED_MAX).collect();
         if known.is_empty() {
             shown.push("none");
@@ -49,8 +49,8 @@ impl Clients {
     #[must_use]
     pub fn names(&self) -> BTreeMap<u64, String> {
         let mut sharing: BTreeMap<u64, BTreeSet<&str>> = BTreeMap::new();
-        for container in self.containers.values() {
-            sharing.entry(container.cookie).or_default().insert(&container.name);
+        for (id, container) in &self.containers {
+            sharing.entry(container.cookie).or_default().insert(called((id, container)));
         }
         sharing.insert(self.node, [CallQuery::NODE].into());
         sharing.remove(&0);
@@ -59,9 +59,15 @@ impl Clients {
     }
 }
 
+/// What a container is called where the node is, too: by its name, which `cookie_of` finds, or by its id
+/// where that name means the node.
+fn called<'a>((id, container): (&'a String, &'a ContainerClient)) -> &'a str {
+    if container.name == CallQuery::NODE { id.get(..ID_MIN).unwrap_or(id) } else { &container.name }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{super::ContainerClient, *};
+    use super::*;
 
     /// `containers`: id, name and cookie of each.
     fn clients(containers: &[(&str, &str, u64)]) -> Clients {
@@ -97,6 +103,18 @@ mod tests {
         check("456789abcdef", None);
         check("web", None);
         check("", None);
+    }
+
+    #[test]
+    fn a_container_called_like_the_node_goes_by_its_id() {
+        let like_it = clients(&[SOME, &[("99aabbccddeeff00", "node", 200)]].concat());
+        assert_eq!(like_it.cookie_of("node"), Ok(1));
+        assert_eq!(like_it.cookie_of("99aabbccddee"), Ok(200));
+        let names = like_it.names();
+        assert_eq!(names.get(&1).map(String::as_str), Some("node"));
+        assert_eq!(names.get(&200).map(String::as_str), Some("99aabbccddee"));
+        let said = like_it.cookie_of("shop").expect_err("there is none");
+        assert!(said.contains("there are 99aabbccddee, odd, on-host, sidecar, web-1;"), "{said}");
     }
 
     #[test]

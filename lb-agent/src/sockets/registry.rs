@@ -32,8 +32,21 @@ struct State {
     is_complete: bool,
     /// Who calls, by cookie.
     names: BTreeMap<u64, String>,
-    /// The same of those who are not known any more, the latest at the end.
+    /// The same of those who are not known any more, each once, the latest at the end.
     gone: VecDeque<(u64, String)>,
+}
+
+impl State {
+    /// Keeps the names of those who have gone.
+    fn rename(&mut self, names: BTreeMap<u64, String>) {
+        let Self { names: known, gone, .. } = self;
+        let before = mem::replace(known, names);
+        // Who is there again, and may go again, must not take the room of others.
+        gone.retain(|(cookie, _)| !known.contains_key(cookie));
+        gone.extend(before.into_iter().filter(|(cookie, _)| !known.contains_key(cookie)));
+        let too_many = gone.len().saturating_sub(GONE_MAX);
+        gone.drain(..too_many);
+    }
 }
 
 impl Registry {
@@ -55,18 +68,14 @@ impl Registry {
         // What was whole once loses only what cannot be looked at.
         state.is_complete |= !clients.is_partial;
         state.known = all;
-        let mut gone = mem::replace(&mut state.names, names);
-        gone.retain(|cookie, _| !state.names.contains_key(cookie));
-        state.gone.extend(gone);
-        let too_many = state.gone.len().saturating_sub(GONE_MAX);
-        state.gone.drain(..too_many);
+        state.rename(names);
     }
 
     /// Who calls from the namespace with this cookie, or did; `None`: nobody known.
     #[must_use]
     pub fn name_of(&self, cookie: u64) -> Option<String> {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let gone = || state.gone.iter().rev().find(|(it, _)| *it == cookie).map(|(_, name)| name);
+        let gone = || state.gone.iter().find(|(it, _)| *it == cookie).map(|(_, name)| name);
         state.names.get(&cookie).or_else(gone).cloned()
     }
 
@@ -119,5 +128,19 @@ mod tests {
             check(cookie, Some(name));
         }
         check(100, None);
+    }
+
+    #[test]
+    fn who_comes_and_goes_takes_one_place() {
+        let registry = Registry::default();
+        set(&registry, 100, "web-1");
+        for round in 0..GONE_MAX as u64 {
+            set(&registry, 101 + round % 2, "restless");
+        }
+        assert_eq!(registry.name_of(100).as_deref(), Some("web-1"));
+        set(&registry, 103, "last");
+        let state = registry.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone: Vec<u64> = state.gone.iter().map(|(cookie, _)| *cookie).collect();
+        assert_eq!(gone, [100, 101, 102]);
     }
 }

@@ -91,7 +91,12 @@ async fn cookie_of(source: &Source, from: &str) -> Result<u64, Refused> {
         cookie.await.map_err(|_| busy())
     };
     let cookie = timeout(COUNTERS_TIMEOUT, ask).await.map_err(|_| busy())??;
-    match cookie.map_err(|error| Refused(StatusCode::NOT_FOUND, error))? {
+    let refused = |error| {
+        // Where no calls are balanced, nobody is looked for.
+        let is_on = source.view.borrow().status.sockets.is_on();
+        Refused(if is_on { StatusCode::NOT_FOUND } else { StatusCode::CONFLICT }, error)
+    };
+    match cookie.map_err(refused)? {
         0 => {
             let message = format!(
                 "calls of `{from}` cannot be told from others', since its network namespace is not \
@@ -224,7 +229,9 @@ fn wanted(query: &TraceQuery, caller: Option<u64>, view: &View) -> Result<Wanted
         // Several are told apart by the agent.
         filter.backend = if backends.len() == 1 { first } else { 0 };
     }
-    Ok(Wanted { filter, backends, caller })
+    // A call has no client's address, and what stands in its place begins like 0.0.0.0 and ::.
+    let only_packets = query.client.is_some();
+    Ok(Wanted { filter, backends, caller, only_packets })
 }
 
 /// Numbers of the backends that are called so, or have this address.

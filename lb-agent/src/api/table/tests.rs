@@ -251,7 +251,7 @@ fn service_show_has_every_value_with_its_origin() {
     DEPENDS ON  SERVICE               STATE
     db          compose/shop/db:5432  serving
     db          compose/shop/db:9187  down
-    cache       -                     absent, or without a frontend
+    cache       -                     not known here
 
     BACKEND       ADDRESS          STATE     WEIGHT  ORIGIN                                       EXCLUSIVE                                             ASKED FOR BY
     shop-redis-1  172.18.0.2:6379  healthy      100  container `shop-redis-1`, label `lb.weight`  true, container `shop-redis-1`, label `lb.exclusive`  container `shop-redis-1`, label `aliyun.lb.port_6379`

@@ -1,6 +1,8 @@
 //! What users expect to be there, as the API says it: replicas of a service, and services that it needs.
 //! Nothing that is served follows from it.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{ServiceView, ServingState, View};
@@ -28,6 +30,8 @@ pub enum Completeness {
     Updating,
     /// Fewer than that.
     Short,
+    /// None at all, which no update is to leave.
+    Absent,
 }
 
 impl ReplicasView {
@@ -36,6 +40,7 @@ impl ReplicasView {
     pub fn completeness(&self) -> Completeness {
         match self.present {
             present if present >= self.expected => Completeness::Whole,
+            0 => Completeness::Absent,
             present if self.minimum.is_some_and(|minimum| present >= minimum) => {
                 Completeness::Updating
             }
@@ -49,8 +54,8 @@ impl ReplicasView {
 pub struct DependencyView {
     /// As it is named.
     pub name: String,
-    /// The services that are meant, one for each port; none: it is absent, or has no frontend, and the
-    /// agent does not know of it.
+    /// The services that are meant, one for each port; none: nothing is known here of one that is called so
+    /// beside it. It may be absent, have no frontend, or share the name of others.
     pub services: Vec<DependencyState>,
 }
 
@@ -67,17 +72,18 @@ impl View {
     /// What a service depends on, and what is there of that.
     pub(super) fn dependencies(&self, service: &ServiceName) -> Vec<DependencyView> {
         let depends = self.policies.get(service).map(|policy| &*policy.depends.value);
-        let of_base = |base: &str| -> Vec<DependencyState> {
-            let services = self.services.iter().filter(|it| it.name.base() == base);
-            let state =
-                |it: &ServiceView| DependencyState { name: it.name.clone(), state: it.state };
-            services.map(state).collect()
-        };
+        let depends = depends.filter(|names| !names.is_empty());
+        let Some(depends) = depends else { return Vec::new() };
+        let mut by_base: BTreeMap<&str, Vec<&ServiceView>> = BTreeMap::new();
+        for service in &self.services {
+            by_base.entry(service.name.base()).or_default().push(service);
+        }
+        let state = |it: &&ServiceView| DependencyState { name: it.name.clone(), state: it.state };
         let view = |name: &String| {
-            let mut meant = service.meant(name).map(|base| of_base(&base));
-            let services = meant.find(|services| !services.is_empty()).unwrap_or_default();
+            let found = service.meant(name).find_map(|base| by_base.get(&*base));
+            let services = found.into_iter().flatten().map(state).collect();
             DependencyView { name: name.clone(), services }
         };
-        depends.unwrap_or_default().iter().map(view).collect()
+        depends.iter().map(view).collect()
     }
 }

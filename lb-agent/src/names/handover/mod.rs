@@ -16,14 +16,20 @@ use std::{
     net::{TcpListener, UdpSocket},
     os::fd::{AsFd as _, OwnedFd},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use self::{fit::Facts, given::Given, store::Store};
-use super::listen::{self, Place};
+use super::{
+    KNOWN_WAIT,
+    listen::{self, Place},
+};
 
 /// The sockets, and who keeps them beside us.
 #[derive(Debug)]
 pub(super) struct Shelf {
+    /// Longest wait until all names are known, where questions may wait from before.
+    pub(super) known_wait: Duration,
     store: Store,
     inner: Mutex<Inner>,
 }
@@ -39,6 +45,8 @@ struct Inner {
 struct Held {
     socket: OwnedFd,
     is_given: bool,
+    /// Given by the store, and not by somebody who goes on having it, as a socket unit does.
+    is_from_store: bool,
     /// Whether somebody has it who hands it to the next agent.
     is_kept: bool,
 }
@@ -52,7 +60,9 @@ impl Shelf {
         let (mut sockets, mut used) = (BTreeMap::new(), Vec::new());
         for (place, index) in wanted.iter().zip(chosen) {
             if let Some(Given { name, socket }) = index.and_then(|index| given[index].take()) {
-                sockets.insert(*place, Held { socket, is_given: true, is_kept: true });
+                let is_from_store = name == name_of(place);
+                let held = Held { socket, is_given: true, is_from_store, is_kept: true };
+                sockets.insert(*place, held);
                 used.push(name);
             }
         }
@@ -61,14 +71,15 @@ impl Shelf {
             drop(socket);
             tracing::info!(
                 "names: `{name}`, which was handed over, is nothing that `listen` in [names] of the \
-                 config asks for, and is closed"
+                 config asks for, and is closed here; a socket unit listens on until it is changed, too"
             );
             // By a name all of that name go.
             if !name.is_empty() && !used.contains(&name) {
                 store.forget(&name);
             }
         }
-        Self { store, inner: Mutex::new(Inner { wanted, sockets }) }
+        let inner = Mutex::new(Inner { wanted, sockets });
+        Self { known_wait: KNOWN_WAIT, store, inner }
     }
 
     /// Whether questions may wait there from before.
@@ -81,10 +92,10 @@ impl Shelf {
     pub(super) fn open(&self, places: [Place; 2]) -> io::Result<(UdpSocket, TcpListener)> {
         let mut inner = self.inner();
         let missing = places.into_iter().filter(|place| !inner.sockets.contains_key(place));
-        // All or none: nobody is to wait at one that nothing reads from.
         let opened = missing.map(|place| Ok((place, listen::bound(place)?)));
-        let opened = opened.collect::<io::Result<Vec<_>>>()?;
-        let held = |socket| Held { socket, is_given: false, is_kept: false };
+        let opened = opened.collect::<io::Result<Vec<_>>>();
+        let opened = opened.inspect_err(|_| self.let_go(&mut inner, places))?;
+        let held = |socket| Held { socket, is_given: false, is_from_store: false, is_kept: false };
         inner.sockets.extend(opened.into_iter().map(|(place, socket)| (place, held(socket))));
         self.settle(&mut inner);
         let [datagrams, connections] = places.map(|place| inner.sockets[&place].socket.try_clone());
@@ -102,16 +113,28 @@ impl Shelf {
         self.settle(&mut inner);
     }
 
-    /// Has kept what is wanted, and nothing else.
+    /// All or none: nobody is to wait at one that nothing reads from. What a socket unit has stays: it
+    /// could not be opened anew, as what the manager was not told to forget could not.
+    fn let_go(&self, inner: &mut Inner, places: [Place; 2]) {
+        inner.sockets.retain(|place, held| {
+            let is_concerned = places.contains(place) && held.is_from_store;
+            !(is_concerned && self.store.forget(&name_of(place)))
+        });
+    }
+
+    /// Has kept what is wanted, and nothing else. Of what the manager could not be told the next time
+    /// tells.
     fn settle(&self, inner: &mut Inner) {
         for (place, held) in &mut inner.sockets {
             let is_wanted = inner.wanted.contains(place);
-            match (held.is_kept, is_wanted) {
+            let is_told = match (held.is_kept, is_wanted) {
                 (false, true) => self.store.keep(&name_of(place), held.socket.as_fd()),
                 (true, false) => self.store.forget(&name_of(place)),
-                (true, true) | (false, false) => {}
+                (true, true) | (false, false) => true,
+            };
+            if is_told {
+                held.is_kept = is_wanted;
             }
-            held.is_kept = is_wanted;
         }
     }
 

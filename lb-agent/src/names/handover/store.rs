@@ -27,26 +27,29 @@ impl Store {
     }
 
     /// Has a descriptor handed to the next process, by this name. What is kept already stays as it is.
-    pub(super) fn keep(&self, name: &str, socket: BorrowedFd<'_>) {
+    /// Whether the manager was told; without one there is nothing to tell.
+    pub(super) fn keep(&self, name: &str, socket: BorrowedFd<'_>) -> bool {
         // Without being asked not to, the manager watches each for errors, and a flood of questions would
         // be a flood of events in it. The next process looks at what it gets.
         let message = format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}\n");
-        if let Err(error) = self.tell(&message, &[socket.as_raw_fd()]) {
+        let told = self.tell(&message, &[socket.as_raw_fd()]).inspect_err(|error| {
             tracing::warn!(
                 "names: the service manager does not keep `{name}`, so nobody listens there while the \
-                 agent is restarted: {error}"
+                 agent is restarted; it is asked again by a reload: {error}"
             );
-        }
+        });
+        told.is_ok()
     }
 
-    /// No longer keeps what has this name.
-    pub(super) fn forget(&self, name: &str) {
+    /// No longer keeps what has this name. Whether the manager was told, as above.
+    pub(super) fn forget(&self, name: &str) -> bool {
         let message = format!("FDSTOREREMOVE=1\nFDNAME={name}\n");
-        if let Err(error) = self.tell(&message, &[]) {
+        let told = self.tell(&message, &[]).inspect_err(|error| {
             tracing::warn!(
                 "names: the service manager goes on keeping `{name}`, and with it the port: {error}"
             );
-        }
+        });
+        told.is_ok()
     }
 
     /// Messages are taken in the order in which they were sent.

@@ -8,6 +8,8 @@ const CHANGES_MAX: usize = 8;
 const CHARS_MAX: usize = 60;
 /// Value of what is not written.
 const UNSET: &str = "unset";
+/// Whoever knows it can choose flows that fall on one slot, so it is not for all who may read events.
+const SECRET: &str = "hash_seed";
 
 /// One event for all settings that are another way now; `None`: none is. `late` has the keys that are
 /// used after a restart only, with all below them.
@@ -17,7 +19,10 @@ pub(super) fn event(old: &Written, new: &Written, late: &[&str]) -> Option<Draft
         return None;
     }
     let shown = changes.iter().take(CHANGES_MAX).map(|change| {
-        let value = |value: Option<&str>| clip(value.unwrap_or(UNSET), CHARS_MAX);
+        let value = |value: Option<&str>| match value {
+            Some(_) if change.key == SECRET => "a number".to_owned(),
+            value => clip(value.unwrap_or(UNSET), CHARS_MAX),
+        };
         format!(
             "{} from {} to {}",
             clip(change.key, CHARS_MAX),
@@ -72,6 +77,7 @@ mod tests {
         let shown = [
             told(old, old, &[]),
             told("", "label_vips = ['192.0.2.20']", &[]),
+            told("hash_seed = 12", "hash_seed = 34", &["hash_seed"]),
             told(old, new, &["tc", "times", "xdp"]),
             told(new, old, &[]),
             // Nothing of it is below this one.
@@ -80,6 +86,7 @@ mod tests {
         assert_snapshot!(shown.join("\n"), @r#"
         nothing
         file -: settings changed: label_vips from unset to ["192.0.2.20"] (-)
+        file -: settings changed: hash_seed from a number to a number (used after a restart of the agent only: hash_seed)
         file -: settings changed: label_vips from ["192.0.2.20"] to ["192.0.2.21"], tc.mode from unset to "tcx", times.hold_seconds from 60 to 30 (used after a restart of the agent only: tc, times)
         file -: settings changed: label_vips from ["192.0.2.21"] to ["192.0.2.20"], tc.mode from "tcx" to unset, times.hold_seconds from 30 to 60 (-)
         file -: settings changed: times.hold_seconds from unset to 1 (-)

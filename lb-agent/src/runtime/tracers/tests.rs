@@ -6,7 +6,7 @@ use std::{
 };
 
 use lb_common::{
-    abi::{Hook, NetU16, TRACE_ANY_REASON, Verdict},
+    abi::{Hook, NetAddr6, NetU16, TRACE_ANY_REASON, Verdict},
     socket::caller_words,
 };
 
@@ -72,7 +72,12 @@ impl Bed {
     ) -> Result<mpsc::Receiver<Told>, String> {
         let filter = TraceFilter { port, ..any() };
         let backends = backends.iter().copied().collect();
-        self.trace_all(Wanted { filter, backends, caller: None }, seconds, room).await
+        self.trace_all(
+            Wanted { filter, backends, caller: None, only_packets: false },
+            seconds,
+            room,
+        )
+        .await
     }
 
     async fn trace_all(
@@ -141,20 +146,40 @@ async fn each_gets_what_it_asked_for() {
     assert_eq!(told(&mut one).await, ["80 to 1", "443 to 3"]);
 }
 
+fn wanted(caller: Option<u64>, only_packets: bool) -> Wanted {
+    Wanted { filter: any(), backends: BTreeSet::new(), caller, only_packets }
+}
+
+fn call(port: u16, source: NetAddr6) -> TraceEvent {
+    TraceEvent { hook: Hook::Socket as u32, source, ..packet(port, 1) }
+}
+
 #[tokio::test(start_paused = true)]
 async fn calls_of_one_are_not_those_of_others() {
     let bed = Bed::new();
     let (caller, words) = (7 << 32 | 9, caller_words(7 << 32 | 9));
     // What the programs may tell while a filter changes.
-    let wanted = Wanted { filter: any(), backends: BTreeSet::new(), caller: Some(caller) };
+    let wanted = wanted(Some(caller), false);
     let mut received = bed.trace_all(wanted, 60, 16).await.unwrap();
-    let call = |port, source| TraceEvent { hook: Hook::Socket as u32, source, ..packet(port, 1) };
     bed.tell_of(call(80, words));
     bed.tell_of(call(81, caller_words(9)));
     bed.tell_of(call(82, caller_words(7 << 32)));
     // A packet, whose client has the address ::7:9 or so.
     bed.tell_of(TraceEvent { hook: Hook::TcFront as u32, ..call(83, words) });
     assert_eq!(told(&mut received).await, ["80 to 1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_are_not_of_a_network_of_clients() {
+    let bed = Bed::new();
+    // As of 0.0.0.0/0, which has the first words of every cookie, too.
+    let mut packets = bed.trace_all(wanted(None, true), 60, 16).await.unwrap();
+    let mut all = bed.trace_all(wanted(None, false), 60, 16).await.unwrap();
+    bed.tell_of(call(80, caller_words(9)));
+    bed.tell_of(TraceEvent { hook: Hook::TcFront as u32, ..packet(81, 1) });
+    bed.tell_of(TraceEvent { hook: Hook::TcReply as u32, ..packet(82, 1) });
+    assert_eq!(told(&mut packets).await, ["81 to 1", "82 to 1"]);
+    assert_eq!(told(&mut all).await, ["80 to 1", "81 to 1", "82 to 1"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -144,8 +144,22 @@ fn filters_see_both_directions_of_a_flow() {
 #[test]
 fn several_backends_of_a_name_are_told_apart_by_the_agent() {
     let query = TraceQuery { backend: Some("web-2".to_owned()), ..TraceQuery::default() };
-    let Wanted { filter, backends, caller } = wanted(&query, None, &view()).unwrap();
+    let Wanted { filter, backends, caller, .. } = wanted(&query, None, &view()).unwrap();
     assert_eq!((filter.backend, backends, caller), (0, [4, 5].into(), None));
+}
+
+#[test]
+fn a_client_is_of_packets_alone() {
+    let check = |query: TraceQuery, expected: bool| {
+        let found = wanted(&query, None, &view()).unwrap();
+        assert_eq!(found.only_packets, expected, "{query:?}");
+    };
+    let any = TraceQuery::default;
+    check(any(), false);
+    check(TraceQuery { vip: Some(IpAddr::from([203, 0, 113, 10])), ..any() }, false);
+    for client in ["192.0.2.7", "0.0.0.0/0", "0.0.0.0/32", "::/0", "::/64"] {
+        check(TraceQuery { client: Some(client.parse().unwrap()), ..any() }, true);
+    }
 }
 
 /// A call from the namespace with this cookie.
@@ -175,11 +189,13 @@ fn the_programs_tell_only_of_the_calls_that_are_asked_for() {
     check(7, port(80), called(7), false);
 }
 
-/// Somebody whom the runtime knows by this cookie, or why it does not.
-async fn asked(answer: Result<u64, String>) -> Result<u64, Refused> {
+/// Somebody whom the runtime knows by this cookie, or why it does not, where calls are balanced or not.
+async fn asked(is_on: bool, answer: Result<u64, String>) -> Result<u64, Refused> {
     let (kernel, mut requests) = mpsc::channel(1);
+    let mut view = view();
+    view.status.sockets.cgroup = is_on.then(|| "/sys/fs/cgroup".to_owned());
     let source = Source {
-        view: watch::channel(Arc::new(view())).1,
+        view: watch::channel(Arc::new(view)).1,
         kernel,
         traces: mpsc::channel(1).0,
         callers: Registry::default(),
@@ -202,10 +218,12 @@ async fn asked(answer: Result<u64, String>) -> Result<u64, Refused> {
 
 #[tokio::test]
 async fn whoever_cannot_be_told_from_others_is_not_traced() {
-    assert_eq!(asked(Ok(7)).await.unwrap(), 7);
-    let refused = asked(Err("no such container".to_owned())).await.unwrap_err();
-    assert_eq!((refused.0, refused.1.as_str()), (StatusCode::NOT_FOUND, "no such container"));
-    let refused = asked(Ok(0)).await.unwrap_err();
+    assert_eq!(asked(true, Ok(7)).await.unwrap(), 7);
+    for (is_on, expected) in [(true, StatusCode::NOT_FOUND), (false, StatusCode::CONFLICT)] {
+        let refused = asked(is_on, Err("for a reason".to_owned())).await.unwrap_err();
+        assert_eq!((refused.0, refused.1.as_str()), (expected, "for a reason"));
+    }
+    let refused = asked(true, Ok(0)).await.unwrap_err();
     assert_eq!(refused.0, StatusCode::CONFLICT);
     assert_snapshot!(refused.1, @"calls of `web-1` cannot be told from others', since its network namespace is not known; `lbctl doctor` shows all of whom that is so");
 }

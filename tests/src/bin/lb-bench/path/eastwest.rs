@@ -21,8 +21,8 @@ use super::{
     ratio,
 };
 
-/// The row that says how far the machine's noise reaches.
-const AGAIN: &str = "direct again";
+/// The rows that say how far the machine's noise reaches: the same container once more, and another one.
+const CONTROLS: [&str; 2] = ["direct again", "direct, a backend"];
 /// The row whose figures have goals.
 const VIP: &str = "VIP";
 
@@ -37,12 +37,12 @@ pub(super) fn run(options: &PathOptions) -> Result<()> {
     scene.agent.wait_backends(&["web-1"])?;
 
     let backend = SocketAddr::new(scene.webs[0].address()?, PORT);
-    // The third row says what the programs at the interface of a backend cost those who do not call the
-    // VIP.
+    // The third row says as well what the programs at the interface of a backend cost those who do not
+    // call the VIP.
     let mut rows = vec![
         Row::new("direct", server),
-        Row::new(AGAIN, server),
-        Row::new("direct, a backend", backend),
+        Row::new(CONTROLS[0], server),
+        Row::new(CONTROLS[1], backend),
         Row::new(VIP, scene.target()),
     ];
     match Proxy::start(proxies::ALL[0], world, server) {
@@ -84,15 +84,18 @@ pub(super) fn run(options: &PathOptions) -> Result<()> {
 
 /// The ratios of what is carried in a second.
 fn judge(rows: &[Row]) -> Vec<Judged> {
-    let row = |name: &str| rows.iter().find(|row| row.name == name);
-    let (Some(direct), Some(again), Some(vip)) = (rows.first(), row(AGAIN), row(VIP)) else {
+    let (Some(direct), Some(vip)) = (rows.first(), rows.iter().find(|row| row.name == VIP)) else {
         return Vec::new();
+    };
+    let controls = |column: &figures::Column| {
+        let controls = rows.iter().filter(|row| CONTROLS.contains(&row.name));
+        controls.map(|row| (row.name, ratio(row, direct, column))).collect()
     };
     let carried = figures::COLUMNS.into_iter().filter(|column| column.is_carried);
     let judged = carried.map(|column| Judged {
         name: format!("{}, ratio to direct", column.name),
         figure: ratio(vip, direct, &column),
-        noise: ratio(again, direct, &column),
+        controls: controls(&column),
         goal: CARRIED,
     });
     judged.collect()

@@ -68,11 +68,13 @@ pub(crate) const COLUMNS: [Column; 9] = [
     Column::new("datagrams/s", 0, |it| it.datagrams),
 ];
 
-/// The median.
+/// The median: of an even number, the mean of the two in the middle.
 pub(crate) fn median(samples: impl Iterator<Item = f64>) -> f64 {
     let mut samples: Vec<f64> = samples.collect();
     samples.sort_by(f64::total_cmp);
-    samples.get(samples.len() / 2).copied().unwrap_or(f64::NAN)
+    let middle = samples.len().saturating_sub(1) / 2..=samples.len() / 2;
+    let Some(middle) = samples.get(middle) else { return f64::NAN };
+    middle.iter().sum::<f64>() / middle.len() as f64
 }
 
 /// Writes what wrk is told to print.
@@ -205,5 +207,28 @@ impl Process {
             ticks: number(11)? + number(12)?,
             ended_children_ticks: number(13)? + number(14)?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_median_is_between_the_halves() {
+        let check = |samples: &[f64], expected: f64| {
+            let found = median(samples.iter().copied());
+            assert_eq!(
+                found.total_cmp(&expected),
+                std::cmp::Ordering::Equal,
+                "{samples:?}: {found}"
+            );
+        };
+        check(&[], f64::NAN);
+        check(&[3.0], 3.0);
+        check(&[4.0, 1.0], 2.5);
+        check(&[9.0, 1.0, 2.0], 2.0);
+        check(&[9.0, 1.0, 4.0, 2.0], 3.0);
+        check(&[5.0, 4.0, 1.0, 2.0, 3.0], 3.0);
     }
 }
