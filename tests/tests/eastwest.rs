@@ -383,7 +383,7 @@ fn calls_are_traced_while_somebody_looks() -> Result<()> {
 
 /// Who made the calls by TCP that are told of, in the order of their names, and how many each; and how
 /// many packets are told of beside them. A call by UDP is the last of all.
-fn told(trace: Tracing) -> Result<(Vec<(String, usize)>, usize)> {
+fn told(trace: &Tracing) -> Result<(Vec<(String, usize)>, usize)> {
     let (mut callers, mut packets) = (BTreeMap::<String, usize>::new(), 0);
     loop {
         let line = trace.find(&[])?;
@@ -435,7 +435,7 @@ fn calls_are_traced_by_the_name_of_who_makes_them() -> Result<()> {
     let calls = |expected: &[(&str, usize)]| -> Vec<(String, usize)> {
         expected.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
     };
-    let (mut found, packets) = told(all?)?;
+    let (mut found, packets) = told(&all?)?;
     let is_number = |name: &str| {
         let number = name.strip_prefix("namespace ").map(str::parse::<u64>);
         number.is_some_and(|number| number.is_ok())
@@ -444,9 +444,9 @@ fn calls_are_traced_by_the_name_of_who_makes_them() -> Result<()> {
     ensure!(unknown.len() == 1 && unknown[0].1 == 1, "{unknown:?} beside {found:?}");
     assert_eq!(found, calls(&[("client,sharing", 7), ("node", 2), ("other", 6)]));
     ensure!(packets > 0, "of calls alone there is nothing to keep from the others");
-    assert_eq!(told(shared?)?, (calls(&[("client,sharing", 7)]), 0));
-    assert_eq!(told(node?)?, (calls(&[("node", 2)]), 0));
-    assert_eq!(told(refused?)?, (calls(&[("other", 1)]), 0));
+    assert_eq!(told(&shared?)?, (calls(&[("client,sharing", 7)]), 0));
+    assert_eq!(told(&node?)?, (calls(&[("node", 2)]), 0));
+    assert_eq!(told(&refused?)?, (calls(&[("other", 1)]), 0));
 
     let unknown = scene.agent.lbctl("trace --from nobody").err().context("nobody is traced")?;
     let expected = "no container `nobody` runs on this node, where there are client, other, sharing, \

@@ -229,8 +229,9 @@ fn replicas(before: &Seen, now: &Seen, drafts: &mut Vec<Draft>) {
     for (name, seen) in &now.replicas {
         let what = format!("{} of {} replicas are there", seen.present, seen.expected);
         let known = before.replicas.get(name).map(ReplicasView::completeness);
-        let completeness = seen.completeness();
-        if known.unwrap_or(Completeness::Whole) != completeness {
+        let change = (known.unwrap_or(Completeness::Whole), seen.completeness());
+        // That they begin to come back is told by those who come.
+        if change.0 != change.1 && change != (Completeness::Absent, Completeness::Short) {
             tell(name, what, why_so_few(seen).as_deref());
         }
     }

@@ -76,8 +76,8 @@ impl fmt::Display for Judged {
         };
         match controls.iter().max_by(by_deviation) {
             Some((row, noise)) if goal.is_beyond(*noise) => {
-                let noisy = "the noise alone is more than the goal allows";
-                write!(formatter, "; {noisy}, `{row}` is {noise:.3}")
+                let known = "the noise alone is more than the goal allows";
+                write!(formatter, "; {known}, `{row}` is {noise:.3}")
             }
             _ => Ok(()),
         }
