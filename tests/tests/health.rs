@@ -10,6 +10,7 @@ use lb_tests::{
     traffic::now_ms,
     world::{BALANCER, VIP, vip, vip6},
 };
+use serde_json::Value;
 
 /// Port whose listener is the container's health.
 const HEALTH_PORT: u16 = 9090;
@@ -162,9 +163,9 @@ fn health_is_kept_across_an_unrelated_update() -> Result<()> {
     harm(&docker, "web-2")?;
     agent.wait_backends(&["web-1"])?;
     agent.wait_state("web-2", "unhealthy")?;
-    let told = || -> Result<Vec<String>> {
-        let events = agent.lbctl("event list")?;
-        Ok(events.lines().filter(|it| it.contains("compose/shop/web")).map(str::to_owned).collect())
+    let told = || -> Result<Vec<Value>> {
+        let events = agent.rows("event")?.into_iter();
+        Ok(events.filter(|it| it["object"] == "compose/shop/web:8080").collect())
     };
     let probed = || -> Result<[Option<u64>; 2]> {
         let [one, other] = [agent.backend("web-1")?, agent.backend("web-2")?];
@@ -179,11 +180,11 @@ fn health_is_kept_across_an_unrelated_update() -> Result<()> {
         let container = docker.container("other-1").compose("shop", "other", 1);
         container.balanced(&format!("http://{BALANCER}:81")).label("lb.weight", weight).start()
     };
-    let first = start_other("100")?;
+    start_other("100")?;
     agent.wait_backends_of(other, &["other-1"])?;
     docker.run("rename other-1 other-2")?;
     agent.wait_backends_of(other, &["other-2"])?;
-    first.act("rm --force")?;
+    docker.run("rm --force other-2")?;
     start_other("50")?;
     agent.wait_backends_of(other, &["other-1"])?;
     config.extra = format!("[[service]]\nname = 'more'\nfrontends = ['tcp://{VIP}:82']\n");
@@ -270,7 +271,7 @@ fn a_backend_of_the_file_is_probed_like_a_container() -> Result<()> {
         failing.namespace.run(&format!("nft {rule} {verdict}"))?;
         wait_healthy(1)?;
         let rows = cluster.agent.rows("backend")?;
-        let is_judged = |row: &serde_json::Value| {
+        let is_judged = |row: &Value| {
             let is_other = row["address"] == other.address.to_string().as_str()
                 || row["address"] == other.address6.to_string().as_str();
             let failed = row["probe"]["failed"].as_u64().unwrap_or_default();

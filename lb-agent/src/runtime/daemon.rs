@@ -146,9 +146,7 @@ impl Daemon {
             names: Arc::clone(&names),
             started,
         };
-        let (socket, group) = (&config.api.socket, &config.api.group);
-        let server = Server::bind(socket, Some(group), source.clone()).await?;
-        let metrics = bind_metrics(&config, source).await?;
+        let (server, metrics) = bind(&config, source).await?;
         follow_traces(&mut node, kernel, trace_requests, &stop);
         let registry = start_reaper(&mut node, registry)?;
         let seen = node.take_observations();
@@ -320,12 +318,15 @@ impl Daemon {
     }
 }
 
-/// Where metrics are served, if they are.
-async fn bind_metrics(config: &Config, source: Source) -> anyhow::Result<Option<MetricsServer>> {
-    Ok(match config.metrics.listen {
+/// Where the API is served, and metrics, if they are.
+async fn bind(config: &Config, source: Source) -> anyhow::Result<(Server, Option<MetricsServer>)> {
+    let (socket, group) = (&config.api.socket, &config.api.group);
+    let server = Server::bind(socket, Some(group), source.clone()).await?;
+    let metrics = match config.metrics.listen {
         Some(address) => Some(MetricsServer::bind(address, source).await?),
         None => None,
-    })
+    };
+    Ok((server, metrics))
 }
 
 /// Indexes and names of the front interfaces.

@@ -7,6 +7,7 @@ fn json_of_a_service_has_origins() {
     let mut detail = service_detail();
     detail.members.clear();
     detail.settings.truncate(3);
+    detail.dependencies.clear();
     assert_snapshot!(serde_json::to_string_pretty(&detail).expect("plain data"), @r#"
     {
       "name": "compose/shop/redis:6379",
@@ -65,25 +66,6 @@ fn json_of_a_service_has_origins() {
             "object": "[defaults] in lb.toml",
             "key": "drain_seconds"
           }
-        }
-      ],
-      "dependencies": [
-        {
-          "name": "db",
-          "services": [
-            {
-              "name": "compose/shop/db:5432",
-              "state": "serving"
-            },
-            {
-              "name": "compose/shop/db:9187",
-              "state": "down"
-            }
-          ]
-        },
-        {
-          "name": "cache",
-          "services": []
         }
       ],
       "members": []
@@ -178,5 +160,31 @@ fn json_of_a_backend_is_stable() {
       "connections": 12,
       "source": "container `shop-redis-1`, label `aliyun.lb.port_6379`"
     }
+    "#);
+}
+
+#[test]
+fn json_of_a_service_has_what_it_depends_on() {
+    let dependencies = service_detail().dependencies;
+    assert_snapshot!(serde_json::to_string_pretty(&dependencies).expect("plain data"), @r#"
+    [
+      {
+        "name": "db",
+        "services": [
+          {
+            "name": "compose/shop/db:5432",
+            "state": "serving"
+          },
+          {
+            "name": "compose/shop/db:9187",
+            "state": "down"
+          }
+        ]
+      },
+      {
+        "name": "cache",
+        "services": []
+      }
+    ]
     "#);
 }
