@@ -167,6 +167,8 @@ fn stale_backend_after_a_crash_of_docker_is_found_by_listing() -> Result<()> {
     process::kill(pid, Signal::SIGKILL);
     agent.start()?;
     wait_trouble(&agent, true)?;
+    let stale = world.client().fetch(world.front(), 30)?;
+    ensure!(stale.summary()?.failed > 0, "nobody can know yet: {:?}", stale.summaries);
     world.docker_node()?.start_daemon()?;
     wait_trouble(&agent, false)?;
     agent.wait_backends(&["web-2"])?;
@@ -240,6 +242,7 @@ fn empty_and_broken_answers_remove_nothing() -> Result<()> {
     world.start_webs(2)?;
     let mut config = world.config();
     config.docker = Some(proxy.socket().to_owned());
+    config.extra = format!("[metrics]\nlisten = {METRICS:?}\n");
     let agent = world.start_agent(&config)?;
     agent.wait_backends(&["web-1", "web-2"])?;
     let streams = world.client().streams(world.front(), 10)?;
@@ -255,6 +258,7 @@ fn empty_and_broken_answers_remove_nothing() -> Result<()> {
         proxy.set(fault);
         let said = wait_trouble(&agent, true)
             .map_err(|error| error.context(format!("{fault:?} goes unnoticed")))?;
+        wait_up(&world, false)?;
         // Longer than the time between two listings.
         process::sleep(Duration::from_millis(2500))?;
         agent.wait_backends(&["web-1", "web-2"])?;
@@ -262,6 +266,7 @@ fn empty_and_broken_answers_remove_nothing() -> Result<()> {
         println!("{fault:?}: {}", said.unwrap_or_default());
         proxy.set(Fault::None);
         wait_trouble(&agent, false)?;
+        wait_up(&world, true)?;
     }
     streams.finish()?.check()?;
     Ok(())

@@ -13,6 +13,7 @@ use std::{
     sync::Arc,
 };
 
+use lb_common::abi::{TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS};
 use tokio::sync::watch;
 
 use super::{
@@ -414,10 +415,13 @@ fn state_of(health: Health) -> BackendState {
 
 /// What state bits in the kernel say about the health of a backend that a predecessor of this agent
 /// followed; without them, what its service says of the new.
+///
+/// One of weight 0 takes no new flows, whatever its health; but only one that is unhealthy gives its flows
+/// of UDP away.
 fn assumed(held: Option<u8>, initial: InitialState) -> Health {
     match held {
-        Some(bits) if bits & lb_common::abi::TAKES_NEW != 0 => Health::Healthy,
-        Some(bits) if bits & lb_common::abi::TAKES_OLD != 0 => Health::Unhealthy,
+        Some(bits) if bits & (TAKES_NEW | TAKES_OLD_DATAGRAMS) != 0 => Health::Healthy,
+        Some(bits) if bits & TAKES_OLD != 0 => Health::Unhealthy,
         None if initial == InitialState::Healthy => Health::Healthy,
         Some(_) | None => Health::Starting,
     }

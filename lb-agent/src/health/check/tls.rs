@@ -6,7 +6,8 @@
 use std::{
     fmt, io,
     net::IpAddr,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
 };
 
 use hyper::http::uri::Authority;
@@ -16,7 +17,10 @@ use rustls::{
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::super::{
@@ -25,13 +29,21 @@ use super::super::{
 };
 use crate::model::HttpProbe;
 
+/// How long the node's roots of trust are what they were when they were read: reading them takes tens of
+/// milliseconds, and operators replace them.
+const ROOTS_AGE_MAX: Duration = Duration::from_mins(5);
+/// How long none are found before they are looked for again.
+const NO_ROOTS_AGE_MAX: Duration = Duration::from_secs(10);
+
+type Config = Result<Arc<ClientConfig>, String>;
+
 /// What TLS needs to know.
 #[derive(Debug, Default)]
 pub struct Tls {
     roots: Option<RootCertStore>,
-    /// Made when they are needed first: reading the node's roots takes a while.
-    verifying: OnceLock<Result<Arc<ClientConfig>, String>>,
-    trusting: OnceLock<Result<Arc<ClientConfig>, String>>,
+    /// Made when it is needed first, and when.
+    verifying: Mutex<Option<(Instant, Config)>>,
+    trusting: OnceLock<Config>,
 }
 
 impl Tls {
@@ -48,13 +60,13 @@ impl Tls {
         connection: C,
     ) -> Result<TlsStream<C>, Outcome> {
         let config = if http.verify_certificate {
-            self.verifying.get_or_init(|| verifying(self.roots.as_ref()))
+            self.verifying(Instant::now())
         } else {
-            self.trusting.get_or_init(trusting)
+            self.trusting.get_or_init(trusting).clone()
         };
-        let config = config.as_ref().map_err(|text| Outcome::Inconclusive(text.clone()))?;
+        let config = config.map_err(Outcome::Inconclusive)?;
         let name = server_name(http, job.target.address.ip())?;
-        let connector = TlsConnector::from(Arc::clone(config));
+        let connector = TlsConnector::from(config);
         connector.connect(name, connection).await.map_err(|error| {
             let text = format!("no TLS connection: {}", describe(&error));
             let kind = match error.kind() {
@@ -63,6 +75,22 @@ impl Tls {
             };
             Outcome::failed(kind, text)
         })
+    }
+}
+
+impl Tls {
+    /// With the roots as they are, or were a while ago.
+    fn verifying(&self, now: Instant) -> Config {
+        let mut kept = self.verifying.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((made_at, config)) = &*kept {
+            let age_max = if config.is_ok() { ROOTS_AGE_MAX } else { NO_ROOTS_AGE_MAX };
+            if now.saturating_duration_since(*made_at) < age_max {
+                return config.clone();
+            }
+        }
+        let config = verifying(self.roots.as_ref());
+        *kept = Some((now, config.clone()));
+        config
     }
 }
 
@@ -150,5 +178,31 @@ impl ServerCertVerifier for AnyCertificate {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn roots_are_read_again_after_a_while() {
+        let tls = Tls::with_roots(RootCertStore::empty());
+        let now = Instant::now();
+        let made = |after: Duration| tls.verifying(now + after).expect("a configuration");
+        let first = made(Duration::ZERO);
+        assert!(Arc::ptr_eq(&first, &made(ROOTS_AGE_MAX / 2)), "it is kept");
+        let second = made(ROOTS_AGE_MAX);
+        assert!(!Arc::ptr_eq(&first, &second), "it is old");
+        assert!(Arc::ptr_eq(&second, &made(ROOTS_AGE_MAX * 3 / 2)));
+    }
+
+    #[tokio::test]
+    async fn roots_that_were_not_found_are_looked_for_sooner() {
+        let tls = Tls::with_roots(RootCertStore::empty());
+        let now = Instant::now();
+        *tls.verifying.lock().expect("a lock") = Some((now, Err("none".to_owned())));
+        assert!(tls.verifying(now + NO_ROOTS_AGE_MAX / 2).is_err());
+        assert!(tls.verifying(now + NO_ROOTS_AGE_MAX).is_ok());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use lb_common::abi::{TAKES_NEW, TAKES_OLD};
+use lb_common::abi::{TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS};
 use proptest::prelude::*;
 
 use super::*;
@@ -83,7 +83,10 @@ fn who_is_probed_starts_and_who_is_not_is_healthy() {
 fn a_new_agent_begins_with_what_the_kernel_holds() {
     let backends = [backend(1, "a", BackendState::Healthy)];
     for (held, expected) in [
+        (TAKES_NEW | TAKES_OLD | TAKES_OLD_DATAGRAMS, "healthy"),
         (TAKES_NEW | TAKES_OLD, "healthy"),
+        // Of weight 0 then.
+        (TAKES_OLD | TAKES_OLD_DATAGRAMS, "healthy"),
         // It is the only one, so that it is used although it fails.
         (TAKES_OLD, "unhealthy!"),
         (0, "starting"),

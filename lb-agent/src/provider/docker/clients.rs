@@ -65,7 +65,9 @@ pub(super) struct Listed {
 /// A container that was looked at.
 struct Seen {
     process: Arc<Process>,
-    cookie: u64,
+    /// By which programs know its namespace; or why that is not known yet: without it they do not know its
+    /// networks, and the rest goes on.
+    cookie: Result<u64, String>,
     /// Something has happened to it since.
     is_old: bool,
 }
@@ -232,6 +234,10 @@ impl Watcher {
 
     fn listed(&mut self, listing: Listing) {
         self.listing = listing;
+        if self.node == 0 {
+            // It was said why. Programs that are asked may be attached by now.
+            self.node = self.cookies.of(None).unwrap_or_default();
+        }
         let listed = &self.listing.containers;
         self.failing.retain(|id, _| listed.contains_key(id));
         self.seen.retain(|id, seen| listed.contains_key(id) && seen.process.is_alive());
@@ -276,28 +282,39 @@ impl Watcher {
 
     fn looked(&mut self, id: String, result: Result<Option<Seen>, EngineError>) {
         let has_changed = self.under_way.remove(&id).unwrap_or_default();
-        let Some(Listed { name, .. }) = self.listing.containers.get(&id) else { return };
-        match result {
+        if !self.listing.containers.contains_key(&id) {
+            return;
+        }
+        let trouble = match result {
             Ok(seen) => {
-                self.failing.remove(&id);
                 self.seen.remove(&id);
+                let trouble = seen.as_ref().and_then(|seen| seen.cookie.as_ref().err().cloned());
                 self.seen.extend(seen.map(|seen| (id.clone(), seen)));
+                trouble.map(|error| format!("its namespace cannot be told: {error}"))
             }
             // The others are known all the same.
-            Err(error) => {
-                let now = Instant::now();
-                let failing = self.failing.entry(id.clone()).or_insert_with(|| {
-                    tracing::warn!("{name}: cannot be looked at as a caller: {error}");
-                    Failing { since: now, wait: RETRY / 2, again_at: now, is_given_up: false }
-                });
-                failing.wait = (failing.wait * 2).min(RETRY_MAX);
-                failing.again_at = if has_changed { now } else { now + failing.wait };
-            }
+            Err(error) => Some(format!("cannot be looked at as a caller: {error}")),
+        };
+        match trouble {
+            Some(trouble) => self.failed(&id, &trouble, has_changed),
+            None => drop(self.failing.remove(&id)),
         }
         self.untold_since.get_or_insert_with(Instant::now);
         if has_changed && !self.failing.contains_key(&id) {
             self.look(id);
         }
+    }
+
+    /// It is looked at again, later each time.
+    fn failed(&mut self, id: &str, trouble: &str, has_changed: bool) {
+        let now = Instant::now();
+        let name = self.listing.containers.get(id).map_or(id, |listed| &listed.name);
+        let failing = self.failing.entry(id.to_owned()).or_insert_with(|| {
+            tracing::warn!("{name}: {trouble}");
+            Failing { since: now, wait: RETRY / 2, again_at: now, is_given_up: false }
+        });
+        failing.wait = (failing.wait * 2).min(RETRY_MAX);
+        failing.again_at = if has_changed { now } else { now + failing.wait };
     }
 
     /// Whether all is known that is soon to be known, or has waited long enough.
@@ -323,7 +340,7 @@ impl Watcher {
             let client = ContainerClient {
                 name: name.clone(),
                 pid: process.pid(),
-                cookie: *cookie,
+                cookie: *cookie.as_ref().unwrap_or(&0),
                 networks: networks.clone(),
             };
             clients.containers.insert(id.clone(), client);
@@ -365,13 +382,9 @@ async fn examine(api: &Api, cookies: Cookies, id: &str) -> Result<Option<Seen>, 
     let inside = Arc::clone(&process);
     let asked = tokio::task::spawn_blocking(move || cookies.of(Some(&inside))).await;
     match asked {
-        Ok(Ok(cookie)) => Ok(Some(Seen { process, cookie, is_old: false })),
+        Ok(Ok(cookie)) => Ok(Some(Seen { process, cookie: Ok(cookie), is_old: false })),
         Ok(Err(_)) if !process.is_alive() => Ok(None),
-        // Without cookie its networks are not known to the programs, and the rest goes on.
-        Ok(Err(error)) => {
-            tracing::warn!("{}: its namespace cannot be told: {error}", inspected.name);
-            Ok(Some(Seen { process, cookie: 0, is_old: false }))
-        }
+        Ok(Err(error)) => Ok(Some(Seen { process, cookie: Err(error.to_string()), is_old: false })),
         Err(error) => Err(EngineError(error.to_string())),
     }
 }

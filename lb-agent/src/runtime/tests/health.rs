@@ -165,6 +165,34 @@ async fn health_is_kept_across_an_unrelated_update_and_a_restart() {
     assert_eq!(bed.served(1), addresses(&[1, 2]));
 }
 
+/// Blue, after green has taken over: it keeps its flows, of TCP and of UDP.
+#[tokio::test(start_paused = true)]
+async fn a_healthy_backend_of_weight_0_keeps_its_flows_across_a_restart() {
+    let weightless = |id: u8| {
+        let mut claim = probed(id);
+        claim.backend.as_mut().expect("a container").weight = 0;
+        let unhealthy_grace_seconds = Some(Setting::new(0, Origin::Default));
+        let wishes = Wishes { unhealthy_grace_seconds, ..(*claim.wishes).clone() };
+        Claim { wishes: Arc::new(wishes), ..claim }
+    };
+    let bed = with_two_healthy().await;
+    let claims = [weightless(1), weightless(2), probed(3)];
+    bed.claims("docker", &claims).await;
+    bed.wait(SECOND).await;
+    tell(&bed, 3, Healthy).await;
+    bed.wait(9000 * SECOND).await;
+    assert_eq!((bed.served(1), state(&bed, 1)), (addresses(&[3]), TAKES_OLD));
+    let before = bed.kill().await;
+    let bed = Bed::new(before);
+    bed.claims("docker", &claims).await;
+    bed.claims("file", &[]).await;
+    bed.wait(10 * SECOND).await;
+    assert_eq!(bed.take_log(), [], "nothing that is right is changed");
+    tell(&bed, 1, Unhealthy).await;
+    assert_eq!(state(&bed, 1), 0, "it has no grace");
+    assert_eq!(state(&bed, 2), TAKES_OLD);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_rolling_update_that_fails_keeps_the_last_good_backends() {
     let bed = with_two_healthy().await;

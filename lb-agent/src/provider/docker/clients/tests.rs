@@ -165,6 +165,10 @@ struct Session {
 
 impl Session {
     fn with(daemon: Daemon, resync: Duration) -> Self {
+        Self::with_cookies(daemon, resync, Cookies::of_this_kernel())
+    }
+
+    fn with_cookies(daemon: Daemon, resync: Duration, cookies: Cookies) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("docker.sock");
         let daemon = Arc::new(daemon);
@@ -172,7 +176,7 @@ impl Session {
         let endpoint = format!("unix://{}", path.to_str().expect("a path in ASCII"));
         let settings = Settings::new(&endpoint, resync).expect("an endpoint");
         let (sender, clients) = mpsc::channel(1);
-        let following = tokio::spawn(run(settings, Cookies::of_this_kernel(), sender));
+        let following = tokio::spawn(run(settings, cookies, sender));
         Self { daemon, clients, tasks: [serving, following], _directory: directory }
     }
 
@@ -263,6 +267,24 @@ async fn whoever_hangs_keeps_nobody_from_being_known() {
     let mut session = Session::with(many, Duration::from_hours(1));
     let soon = session.told("the last", |clients| is_known(clients, 20));
     timeout(SOON * 2, soon).await.expect("it is known before the first of the others has failed");
+}
+
+/// The programs that are asked may see nobody's calls yet.
+#[tokio::test]
+async fn a_namespace_that_cannot_be_told_is_asked_for_again() {
+    let daemon = Daemon { running: Mutex::new([1].into()), ..Daemon::default() };
+    // No program answers that.
+    let cookies = Cookies::by_question();
+    let mut session = Session::with_cookies(daemon, Duration::from_hours(1), cookies);
+    let clients = session.told("the container", |clients| !clients.containers.is_empty()).await;
+    assert_eq!((clients.containers[&id(1)].cookie, clients.node), (0, 0));
+    assert!(!clients.is_partial, "it is known but for that");
+    let is_asked_again = async {
+        while session.daemon.inspections.lock().expect("a lock")[&1] < 3 {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LONG, is_asked_again).await.expect("another look");
 }
 
 /// A daemon that is in trouble is not troubled further, whatever happens to others.
