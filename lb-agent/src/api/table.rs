@@ -139,7 +139,7 @@ fn dependency(needed: &DependencyView) -> Vec<[String; 3]> {
         |it: &DependencyState| [needed.name.clone(), it.name.to_string(), it.state.to_string()];
     if needed.services.is_empty() {
         let absent = "not known here".to_owned();
-        return vec![[needed.name.clone(), or_dash(String::new()), absent]];
+        return vec![[needed.name.clone(), dash(), absent]];
     }
     needed.services.iter().map(row).collect()
 }

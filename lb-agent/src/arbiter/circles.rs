@@ -1,7 +1,10 @@
 //! Services that wait for each other. Nothing follows from `depends` here, so all of them are served;
 //! but no order of starting fulfils it, and whoever starts them is told.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+};
 
 use crate::model::{Origin, Refusal, Service, ServiceName};
 
@@ -11,38 +14,37 @@ const CIRCLES_MAX: usize = 16;
 const NAMES_MAX: usize = 8;
 
 /// What a service waits for, and who says so.
-#[derive(Default)]
 struct Waits<'a> {
+    service: &'a ServiceName,
+    origin: &'a Origin,
+    /// As they are named, then those of them that are there.
     others: BTreeSet<&'a str>,
-    origin: Option<&'a Origin>,
 }
 
 /// Tells of each circle once, at the one of its services whose name comes first.
 /// The services are in the order of their names.
 pub(super) fn told<'a>(services: impl Iterator<Item = &'a Service> + Clone) -> BTreeSet<Refusal> {
     let mut refusals = BTreeSet::new();
-    // Several services, one for each port, may be of one that is meant: its names are resolved once.
-    let mut waiting: BTreeMap<&str, (&ServiceName, BTreeSet<&str>)> = BTreeMap::new();
     let mut graph: BTreeMap<&str, Waits<'_>> = BTreeMap::new();
-    for Service { name, policy, .. } in services.clone() {
+    for Service { name: service, policy, .. } in services.clone() {
         let depends = &policy.depends;
         if !depends.value.is_empty() {
-            let (_, others) = waiting.entry(name.base()).or_insert_with(|| (name, BTreeSet::new()));
-            others.extend(depends.value.iter().map(String::as_str));
-            graph.entry(name.base()).or_default().origin.get_or_insert(&depends.origin);
+            let waits = || Waits { service, origin: &depends.origin, others: BTreeSet::new() };
+            // Several services, one for each port, may be of one that is meant.
+            let waits = graph.entry(service.base()).or_insert_with(waits);
+            waits.others.extend(depends.value.iter().map(String::as_str));
         }
     }
     if graph.is_empty() {
         return refusals;
     }
     let known: BTreeSet<&str> = services.map(|service| service.name.base()).collect();
-    for (base, (name, others)) in waiting {
-        let meant = |other| name.meant(other).find_map(|base| known.get(&*base).copied());
-        let others = others.into_iter().filter_map(meant).collect();
-        graph.entry(base).or_default().others = others;
+    for Waits { service, others, .. } in graph.values_mut() {
+        let meant = |other| service.meant(other).find_map(|base| known.get(&*base).copied());
+        *others = mem::take(others).into_iter().filter_map(meant).collect();
     }
     for circle in circles(&graph).iter().take(CIRCLES_MAX) {
-        let Some(origin) = graph.get(circle[0]).and_then(|waits| waits.origin) else { continue };
+        let Some(Waits { origin, .. }) = graph.get(circle[0]) else { continue };
         let written = origin.written();
         let object =
             written.map_or_else(|| format!("service `{}`", circle[0]), |it| it.object.clone());

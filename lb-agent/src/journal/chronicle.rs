@@ -49,6 +49,14 @@ pub struct Seen {
     pub troubles: BTreeMap<&'static str, String>,
 }
 
+impl Seen {
+    /// Whether a service has backends.
+    fn has(&self, service: &ServiceName) -> bool {
+        let next = self.backends.range(Subject::first(service)..).next();
+        next.is_some_and(|(subject, _)| subject.service == *service)
+    }
+}
+
 /// A backend at one moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BackendSeen {
@@ -68,6 +76,8 @@ pub struct BackendSeen {
 #[derive(Debug, Default)]
 pub struct Chronicle {
     before: Seen,
+    /// What was expected of services that are gone, of which none is there.
+    gone: BTreeMap<ServiceName, ReplicasView>,
 }
 
 impl Chronicle {
@@ -123,21 +133,14 @@ impl Chronicle {
     /// A service that went with its last replica lacks all of them until it is back: only so is it told when
     /// it is whole again, however many come at once.
     fn remember_gone(&mut self, before: &Seen, now: &Seen) {
-        let is_there = |name: &ServiceName| {
-            let next = now.backends.range(Subject::first(name)..).next();
-            next.is_some_and(|(subject, _)| subject.service == *name)
-        };
-        let lost = before.replicas.iter().filter(|(name, _)| !is_there(name));
+        let is_lost = |name: &ServiceName| !now.replicas.contains_key(name) && !now.has(name);
+        let lost = before.replicas.iter().filter(|(name, _)| is_lost(name));
         let lost: Vec<_> =
             lost.map(|(name, seen)| (name.clone(), ReplicasView { present: 0, ..*seen })).collect();
-        if lost.is_empty() {
-            return;
+        if self.gone.len() + lost.len() > GONE_MAX {
+            self.gone.clear();
         }
-        let known = &mut self.before.replicas;
-        if known.values().filter(|seen| seen.present == 0).count() + lost.len() > GONE_MAX {
-            known.retain(|_, seen| seen.present > 0);
-        }
-        known.extend(lost.into_iter().take(GONE_MAX));
+        self.gone.extend(lost.into_iter().take(GONE_MAX));
     }
 
     /// What was seen of these services, and of everything else.
@@ -154,6 +157,7 @@ impl Chronicle {
             let its: Vec<_> = its.take_while(|it| it.service == *service).cloned().collect();
             taken.backends.extend(its.iter().filter_map(|it| backends.remove_entry(it)));
             taken.replicas.extend(replicas.remove_entry(service));
+            taken.replicas.extend(self.gone.remove_entry(service));
         }
         let theirs = frontends.iter().filter(|(_, service)| changed.contains(*service));
         let theirs: Vec<_> = theirs.map(|(frontend, _)| *frontend).collect();
@@ -238,10 +242,8 @@ fn replicas(before: &Seen, now: &Seen, drafts: &mut Vec<Draft>) {
     // With its last container a service is gone, and what its labels have expected.
     for (name, seen) in before.replicas.iter().filter(|(name, _)| !now.replicas.contains_key(name))
     {
-        let next = now.backends.range(Subject::first(name)..).next();
-        let is_gone = next.is_none_or(|(subject, _)| subject.service != *name);
         // Of those that drained before they went it was told when the last of them began to.
-        if is_gone && seen.expected > 0 && seen.completeness() != Completeness::Absent {
+        if !now.has(name) && seen.expected > 0 && seen.completeness() != Completeness::Absent {
             let what = format!("0 of {} replicas are there", seen.expected);
             tell(name, what, Some("its labels expected more"));
         }

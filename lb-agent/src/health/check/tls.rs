@@ -6,7 +6,7 @@
 use std::{
     fmt, io,
     net::IpAddr,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -19,6 +19,8 @@ use rustls::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    sync::Mutex,
+    task::spawn_blocking,
     time::Instant,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -60,7 +62,7 @@ impl Tls {
         connection: C,
     ) -> Result<TlsStream<C>, Outcome> {
         let config = if http.verify_certificate {
-            self.verifying(Instant::now())
+            self.verifying(Instant::now()).await
         } else {
             self.trusting.get_or_init(trusting).clone()
         };
@@ -76,19 +78,20 @@ impl Tls {
             Outcome::failed(kind, text)
         })
     }
-}
 
-impl Tls {
-    /// With the roots as they are, or were a while ago.
-    fn verifying(&self, now: Instant) -> Config {
-        let mut kept = self.verifying.lock().unwrap_or_else(PoisonError::into_inner);
+    /// With the roots as they are, or were a while ago. Who waits for them to be read keeps no other task
+    /// waiting.
+    async fn verifying(&self, now: Instant) -> Config {
+        let mut kept = self.verifying.lock().await;
         if let Some((made_at, config)) = &*kept {
             let age_max = if config.is_ok() { ROOTS_AGE_MAX } else { NO_ROOTS_AGE_MAX };
             if now.saturating_duration_since(*made_at) < age_max {
                 return config.clone();
             }
         }
-        let config = verifying(self.roots.as_ref());
+        let roots = self.roots.clone();
+        let made = spawn_blocking(move || verifying(roots)).await;
+        let config = made.unwrap_or_else(|error| Err(format!("TLS cannot be used: {error}")));
         *kept = Some((now, config.clone()));
         config
     }
@@ -106,8 +109,8 @@ fn server_name(http: &HttpProbe, address: IpAddr) -> Result<ServerName<'static>,
     })
 }
 
-fn verifying(roots: Option<&RootCertStore>) -> Result<Arc<ClientConfig>, String> {
-    let roots = roots.cloned().map_or_else(roots_of_node, Ok)?;
+fn verifying(roots: Option<RootCertStore>) -> Config {
+    let roots = roots.map_or_else(roots_of_node, Ok)?;
     Ok(Arc::new(builder()?.with_root_certificates(roots).with_no_client_auth()))
 }
 
@@ -123,7 +126,7 @@ fn roots_of_node() -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
-fn trusting() -> Result<Arc<ClientConfig>, String> {
+fn trusting() -> Config {
     let verifier = Arc::new(AnyCertificate(Arc::new(ring::default_provider())));
     let builder = builder()?.dangerous().with_custom_certificate_verifier(verifier);
     Ok(Arc::new(builder.with_no_client_auth()))
@@ -189,20 +192,21 @@ mod tests {
     async fn roots_are_read_again_after_a_while() {
         let tls = Tls::with_roots(RootCertStore::empty());
         let now = Instant::now();
-        let made = |after: Duration| tls.verifying(now + after).expect("a configuration");
-        let first = made(Duration::ZERO);
-        assert!(Arc::ptr_eq(&first, &made(ROOTS_AGE_MAX / 2)), "it is kept");
-        let second = made(ROOTS_AGE_MAX);
+        let made =
+            async |after: Duration| tls.verifying(now + after).await.expect("a configuration");
+        let first = made(Duration::ZERO).await;
+        assert!(Arc::ptr_eq(&first, &made(ROOTS_AGE_MAX / 2).await), "it is kept");
+        let second = made(ROOTS_AGE_MAX).await;
         assert!(!Arc::ptr_eq(&first, &second), "it is old");
-        assert!(Arc::ptr_eq(&second, &made(ROOTS_AGE_MAX * 3 / 2)));
+        assert!(Arc::ptr_eq(&second, &made(ROOTS_AGE_MAX * 3 / 2).await));
     }
 
     #[tokio::test]
     async fn roots_that_were_not_found_are_looked_for_sooner() {
         let tls = Tls::with_roots(RootCertStore::empty());
         let now = Instant::now();
-        *tls.verifying.lock().expect("a lock") = Some((now, Err("none".to_owned())));
-        assert!(tls.verifying(now + NO_ROOTS_AGE_MAX / 2).is_err());
-        assert!(tls.verifying(now + NO_ROOTS_AGE_MAX).is_ok());
+        *tls.verifying.lock().await = Some((now, Err("none".to_owned())));
+        assert!(tls.verifying(now + NO_ROOTS_AGE_MAX / 2).await.is_err());
+        assert!(tls.verifying(now + NO_ROOTS_AGE_MAX).await.is_ok());
     }
 }
