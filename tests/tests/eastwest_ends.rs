@@ -1,17 +1,18 @@
 //! East-west: a backend dies, and sockets of every kind and family hear of it.
 
-use std::{fs, net::SocketAddr, path::PathBuf, process::Child, time::Duration};
+use std::{fs, net::SocketAddr, path::PathBuf, process::{Child, Stdio}, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use lb_tests::{
     callers::{Called, Held},
-    eastwest::Scene,
+    eastwest::{Scene, stranger},
     needs, process, traffic,
     world::{vip, vip6},
 };
 use nix::sys::signal::Signal;
 
 const ECONNABORTED: i32 = 103;
+const EHOSTUNREACH: i32 = 113;
 /// Of each kind.
 const SOCKETS: usize = 100;
 /// Longest time to the last of them, of which there are thousands: the agent looks twice in the second
@@ -184,5 +185,44 @@ fn a_socket_that_is_not_connected_moves_with_its_next_datagram() -> Result<()> {
     let moved = all.iter().filter(|asked| asked.names[0] == "web-1").count();
     // Each of them by the same coin.
     ensure!(moved > 0, "none was led to the backend that died: {all:?}");
+    Ok(())
+}
+
+/// Of whom nobody knows yet on which networks he is, calls are led to any backend. One that he does not
+/// reach never answers; he hears of it as soon as that is known, and from then on before he waits.
+#[test]
+fn who_was_led_astray_before_it_was_known_is_told() -> Result<()> {
+    needs!(docker);
+    let scene = Scene::new()?;
+    let Scene { agent, callers, world, .. } = &scene;
+    agent.signal(Signal::SIGSTOP)?;
+    let early = stranger(world, "early")?;
+    let program = callers.dial_path()?.display().to_string();
+    let calls = ["tcp", "tcp-nonblocking", "tcp-mapped", "udp", "udp-mapped"].map(|way| {
+        let mut command = callers.in_container(&early, &program)?;
+        command.args([way, &scene.target().to_string(), "1"]).stdout(Stdio::piped());
+        Ok((way, command.spawn()?))
+    });
+    let calls = calls.into_iter().collect::<Result<Vec<_>>>()?;
+    let sockets = |table: &str, state: &str| -> Result<usize> {
+        let table = fs::read_to_string(format!("/proc/{}/net/{table}", early.pid()?))?;
+        Ok(table.lines().filter(|line| line.split_whitespace().nth(3) == Some(state)).count())
+    };
+    process::wait_for("calls that wait", Duration::from_secs(2), || {
+        let waiting = sockets("tcp", "02")? + sockets("tcp6", "02")?;
+        let asking = sockets("udp", "01")? + sockets("udp6", "01")?;
+        ensure!((waiting, asking) == (3, 2), "{waiting} connect, {asking} ask");
+        Ok(())
+    })?;
+    agent.signal(Signal::SIGCONT)?;
+    for (way, call) in calls {
+        let output = call.wait_with_output()?;
+        let told = String::from_utf8_lossy(&output.stdout);
+        // By their own timers they would hear something else.
+        ensure!(told.starts_with(&format!("errno={ECONNABORTED} ")), "{way}: {told}");
+    }
+    for way in ["tcp", "udp"] {
+        scene.refused(Some(&early), way, scene.target(), EHOSTUNREACH)?;
+    }
     Ok(())
 }

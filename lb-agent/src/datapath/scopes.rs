@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    mem::offset_of,
+    mem::{self, offset_of},
 };
 
 use anyhow::Context as _;
@@ -32,6 +32,8 @@ pub(super) struct Scopes {
     services: MappedArray<ServiceScope>,
     networks: MappedArray<u64>,
     held: SocketTables,
+    /// Cookies of clients that have come, or are of another class, since somebody last asked.
+    changed: BTreeSet<u64>,
 }
 
 impl Scopes {
@@ -44,6 +46,7 @@ impl Scopes {
             services: mapped(ebpf, map_names::SERVICE_SCOPES)?,
             networks: mapped(ebpf, map_names::BACKEND_NETWORKS)?,
             held: SocketTables::default(),
+            changed: BTreeSet::new(),
         };
         scopes.held = scopes.read()?;
         Ok(scopes)
@@ -89,6 +92,11 @@ impl Scopes {
         &self.held
     }
 
+    /// Clients that the tables tell of anew, or otherwise than before, since this was last asked.
+    pub(super) fn take_changed(&mut self) -> BTreeSet<u64> {
+        mem::take(&mut self.changed)
+    }
+
     /// Makes the tables what is wanted, as far as possible; the first refusal is told.
     ///
     /// Who is let in comes last, when all is known by which it is led, and what nobody is led by any
@@ -125,6 +133,7 @@ impl Scopes {
             };
             if note(done.map_err(|cause| format!("client {cookie}: {cause}"))) {
                 keep(&mut self.held.clients, cookie, client);
+                self.changed.extend(client.map(|_| cookie));
             }
         }
         for (number, scope) in changes(&self.held.scopes, &wanted.scopes, !wanted.kept.is_all) {

@@ -298,6 +298,9 @@ impl Datapath {
     /// Makes the tables of sockets what is wanted.
     pub fn set_socket_tables(&mut self, wanted: &SocketTables) -> anyhow::Result<()> {
         let tables = self.scopes.set(wanted).map_err(anyhow::Error::msg);
+        for cookie in self.scopes.take_changed() {
+            self.send_news(News::Caller(cookie));
+        }
         if wanted.kept.is_all {
             return tables;
         }
@@ -341,6 +344,11 @@ impl Datapath {
             datagrams: HashMap::try_from(datagrams)?,
             backends_v4: Array::try_from(Map::Array(open(maps, map_names::BACKENDS_V4)?))?,
             backends_v6: Array::try_from(Map::Array(open(maps, map_names::BACKENDS_V6)?))?,
+            clients: HashMap::try_from(Map::HashMap(open(maps, map_names::CLIENTS)?))?,
+            class_networks: HashMap::try_from(Map::HashMap(open(maps, map_names::CLASS_NETWORKS)?))?,
+            networks: Array::try_from(Map::Array(open(maps, map_names::BACKEND_NETWORKS)?))?,
+            // What programs do that an earlier agent has left is not known: nobody is ended for it.
+            routes_across: self.sockets.routes_across || self.calls.wanted.is_none(),
         };
         self.sockets.unended = reaper::obstacle();
         let (sender, receiver) = mpsc::channel();
@@ -356,10 +364,14 @@ impl Datapath {
     /// Tells the reaper, if there is one, what became of a backend.
     pub(super) fn tell_reaper(&self, number: u32, news: fn(BackendId) -> News) {
         let generation = self.tables.identity(number).generation;
+        self.send_news(news((number, generation)));
+    }
+
+    fn send_news(&self, news: News) {
         if let Some(sender) = &self.news
-            && sender.send(news((number, generation))).is_err()
+            && sender.send(news).is_err()
         {
-            tracing::debug!(number, "nobody ends its sockets; they end by themselves, later");
+            tracing::debug!(?news, "nobody ends sockets; they end by themselves, later");
         }
     }
 }

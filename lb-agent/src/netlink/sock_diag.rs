@@ -49,7 +49,8 @@ const TYPE_MASK: u16 = 0x3fff;
 
 /// Established, SYN sent, the two of a close that waits, close-wait: whoever has a peer. Sockets of UDP
 /// that are connected count as established.
-const STATES: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8;
+const STATES: u32 = 1 << 1 | 1 << SYN_SENT | 1 << 4 | 1 << 5 | 1 << 8;
+const SYN_SENT: u8 = 2;
 
 /// Longest wait for the kernel when sockets are ended.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -144,6 +145,8 @@ pub struct Found<'a> {
     pub cookie: u64,
     /// What a map of socket storage holds for it; nothing for a socket of UDP.
     pub stored: Option<&'a [u8]>,
+    /// Its peer has not answered yet.
+    pub is_connecting: bool,
 }
 
 /// Ends the sockets of a namespace of which `over` says why; `None`: of the calling thread's own
@@ -205,7 +208,8 @@ impl DiagSocket {
         let attributes = attribute(REQUEST_STORAGES | NESTED, &map);
         let mut found = Vec::new();
         let dumped = self.dump(request, &attributes, SOCKETS_MAX, &mut |answer, attributes| {
-            let one = Found { cookie: answer.cookie(), stored: stored(attributes) };
+            let is_connecting = answer.state == SYN_SENT;
+            let one = Found { cookie: answer.cookie(), stored: stored(attributes), is_connecting };
             found.extend(over(one).map(|why| (answer.id, why)));
         });
         match dumped {

@@ -6,8 +6,8 @@ use std::{
 };
 
 use lb_common::{
-    abi::{CLASS_ALL, CLIENT_CONTAINER, CLIENT_NODE, ClassNetwork, Client, VISIBLE_TO_NOBODY},
-    socket::{Membership, class_of, sees},
+    abi::{CLIENT_CONTAINER, CLIENT_NODE, ClassNetwork, Client, VISIBLE_TO_NOBODY},
+    socket::{Membership, class_of, is_reached, sees},
 };
 
 use super::{class_of as class_on, network_hash, reach_name, scope};
@@ -44,9 +44,7 @@ pub fn callers(view: &View) -> CallerList {
         for (client, names) in &alike {
             let names = names.iter().map(|name| (*name).to_owned());
             let class = class_of(Some(client), routes_across);
-            let reaches = |network: &u64| {
-                *network == 0 || class == CLASS_ALL || memberships.is_on(class, *network)
-            };
+            let reaches = |network: &u64| is_reached(&memberships, class, *network);
             if !sees(&memberships, &scope, Some(client)) {
                 not_visible.extend(names);
             } else if !backends.is_empty() && !backends.iter().any(reaches) {

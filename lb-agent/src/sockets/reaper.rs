@@ -1,24 +1,30 @@
 //! Ends sockets that are connected to a backend that is gone, so that their applications connect
-//! again at once and not when a timer of theirs ends.
+//! again at once and not when a timer of theirs ends; and those of a caller that was led to a backend
+//! that it does not reach, before it was known on which networks it is.
 //!
 //! Runs on a thread of its own: it enters namespaces, and lists sockets there, which may be many.
 
 use std::{
     collections::BTreeSet,
+    fmt,
     os::fd::{AsFd as _, OwnedFd},
     sync::mpsc::{Receiver, RecvTimeoutError},
     time::{Duration, Instant},
 };
 
-use aya::maps::{Array, HashMap, MapData};
-use lb_common::abi::{BackendV4, BackendV6, SocketPeer, connected_backend};
+use aya::maps::{Array, HashMap, MapData, MapError};
+use lb_common::{
+    abi::{BackendV4, BackendV6, ClassNetwork, Client, SocketPeer, connected_backend},
+    socket::{Membership, class_of, is_reached},
+};
 use zerocopy::FromBytes as _;
 
-use super::Registry;
+use super::{Known, Registry};
 use crate::netlink::{self, DiagPart, Found, Process};
 
 /// When it is looked again, after a backend went: a call that was under way then may have remembered it
-/// after the first look, and a caller may have become known since.
+/// after the first look, and a caller may have become known since. After a caller became known the first
+/// of them is enough.
 const LOOKS: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_secs(1), Duration::from_secs(10)];
 /// How often it is seen whether all callers are known.
@@ -27,13 +33,15 @@ const WAIT: Duration = Duration::from_millis(100);
 /// A backend, by number and generation.
 pub type BackendId = (u32, u32);
 
-/// What became of a backend.
+/// What became of a backend, or of a caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum News {
     /// It takes nothing any more.
     Gone(BackendId),
     /// It takes something, whatever was before.
     Back(BackendId),
+    /// The tables tell of who calls from the namespace with this cookie, or tell otherwise than before.
+    Caller(u64),
 }
 
 /// The maps that tell whose sockets are to be ended.
@@ -47,6 +55,14 @@ pub struct Maps {
     pub backends_v4: Array<MapData, BackendV4>,
     /// `BACKENDS_V6`.
     pub backends_v6: Array<MapData, BackendV6>,
+    /// `CLIENTS`.
+    pub clients: HashMap<MapData, u64, Client>,
+    /// `CLASS_NETWORKS`.
+    pub class_networks: HashMap<MapData, ClassNetwork, u64>,
+    /// `BACKEND_NETWORKS`.
+    pub networks: Array<MapData, u64>,
+    /// The host leads from network to network, or may do so: everybody reaches everything.
+    pub routes_across: bool,
 }
 
 /// Ends sockets.
@@ -79,41 +95,53 @@ impl Reaper {
                 Err(RecvTimeoutError::Disconnected) => return,
             };
             let news = first.into_iter().chain(self.news.try_iter());
-            let all = self.due.take(news, registry.is_complete(), Instant::now());
-            if !all.is_empty() {
-                self.end(&all, registry);
+            let gone = self.due.take(news, registry.is_complete(), Instant::now());
+            if !gone.is_empty() {
+                registry.all().iter().for_each(|known| self.end(known, &Reason::Gone(&gone)));
+            }
+            // One after the other: what dies meanwhile goes before the next of them.
+            if let Some(cookie) = self.due.take_caller(Instant::now())
+                && let Some(known) = registry.all().iter().find(|known| known.cookie == cookie)
+            {
+                self.end(known, &Reason::Unreached(cookie));
             }
         }
     }
 
-    fn end(&self, gone: &BTreeSet<BackendId>, registry: &Registry) {
-        for known in registry.all() {
-            if known.pids.is_empty() {
-                self.end_in(None, &known.name, gone);
-            }
-            // Whoever else shares the namespace keeps it when one has ended; when all have, its sockets
-            // have ended with them.
-            let mut processes = known.pids.iter().filter_map(|pid| Process::open(*pid).ok());
-            let _entered = processes.any(|process| self.end_in(Some(&process), &known.name, gone));
+    fn end(&self, known: &Known, reason: &Reason<'_>) {
+        if known.pids.is_empty() {
+            self.end_in(None, &known.name, reason);
         }
+        // Whoever else shares the namespace keeps it when one has ended; when all have, its sockets
+        // have ended with them.
+        let mut processes = known.pids.iter().filter_map(|pid| Process::open(*pid).ok());
+        let _entered = processes.any(|process| self.end_in(Some(&process), &known.name, reason));
     }
 
     /// Ends those of one namespace; `None`: the node's. False: the process has ended.
-    fn end_in(&self, process: Option<&Process>, name: &str, gone: &BTreeSet<BackendId>) -> bool {
+    fn end_in(&self, process: Option<&Process>, name: &str, reason: &Reason<'_>) -> bool {
         let over = |found: Found<'_>| {
             let backend = match found.stored {
                 Some(value) => peer_of(value),
                 None => self.maps.datagrams.get(&found.cookie, 0).ok().map(connected_backend),
             };
-            backend.filter(|backend| gone.contains(backend))
+            // Whoever has had an answer reaches it after all.
+            let may_wait = found.is_connecting || found.stored.is_none();
+            backend.filter(|backend| match reason {
+                Reason::Gone(gone) => gone.contains(backend),
+                Reason::Unreached(cookie) => may_wait && self.maps.misleads(*cookie, *backend),
+            })
         };
         // It may have come back by now, and the socket be connected since.
-        let is_still = |backend: &BackendId| !self.maps.serves(*backend);
+        let is_still = |backend: &BackendId| match reason {
+            Reason::Gone(_) => !self.maps.serves(*backend),
+            Reason::Unreached(cookie) => self.maps.misleads(*cookie, *backend),
+        };
         let connected = self.maps.connected.as_fd();
         let result = netlink::end_sockets(process, connected, &over, &is_still);
         match result {
             Ok(0) => {}
-            Ok(count) => tracing::info!("ended {count} sockets of {name} whose backend is gone"),
+            Ok(count) => tracing::info!("ended {count} sockets of {name} whose backend {reason}"),
             Err(_) if process.is_some_and(|process| !process.is_alive()) => return false,
             // As was told at the start.
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
@@ -132,6 +160,39 @@ impl Maps {
         let v6 = self.backends_v6.get(&number, 0).map(|it| (it.state, it.generation));
         [v4, v6].into_iter().flatten().any(|(state, of)| state != 0 && of == generation)
     }
+
+    /// Whether somebody who calls from this namespace does not reach a backend that takes something.
+    fn misleads(&self, cookie: u64, backend: BackendId) -> bool {
+        let Ok(client) = self.clients.get(&cookie, 0) else { return false };
+        let class = class_of(Some(&client), self.routes_across.into());
+        let Ok(network) = self.networks.get(&backend.0, 0) else { return false };
+        !is_reached(self, class, network) && self.serves(backend)
+    }
+}
+
+impl Membership for Maps {
+    fn is_on(&self, class: u64, network: u64) -> bool {
+        // What cannot be looked up is no reason to end anything.
+        let found = self.class_networks.get(&ClassNetwork { class, network }, 0);
+        !matches!(found, Err(MapError::KeyNotFound))
+    }
+}
+
+/// Why sockets are ended.
+enum Reason<'a> {
+    /// These backends are gone.
+    Gone(&'a BTreeSet<BackendId>),
+    /// Whoever calls from the namespace with this cookie does not reach their backends.
+    Unreached(u64),
+}
+
+impl fmt::Display for Reason<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Gone(_) => "is gone",
+            Self::Unreached(_) => "is on another network: they were led there before theirs were known",
+        })
+    }
 }
 
 /// What is to be looked for, and when.
@@ -142,6 +203,8 @@ struct Due {
     /// When all containers have been seen for the first time: what went while no agent ran has clients
     /// of which nobody knows yet.
     unseen: BTreeSet<BackendId>,
+    /// Cookies of callers whose sockets are to be looked at, and when.
+    callers: BTreeSet<(Instant, u64)>,
 }
 
 impl Due {
@@ -149,7 +212,8 @@ impl Due {
     fn wait(&self, now: Instant) -> Option<Duration> {
         let next = self.again.first().map(|(at, _)| at.saturating_duration_since(now));
         let unseen = (!self.unseen.is_empty()).then_some(WAIT);
-        next.into_iter().chain(unseen).min()
+        let caller = self.callers.first().map(|(at, _)| at.saturating_duration_since(now));
+        next.into_iter().chain(unseen).chain(caller).min()
     }
 
     /// What is to be looked for now, after this news.
@@ -171,6 +235,10 @@ impl Due {
                     self.unseen.remove(&backend);
                     self.again.retain(|(_, it)| *it != backend);
                 }
+                News::Caller(cookie) => {
+                    self.callers.retain(|(_, it)| *it != cookie);
+                    self.callers.extend([(now, cookie), (now + LOOKS[0], cookie)]);
+                }
             }
         }
         if all_are_seen {
@@ -185,6 +253,12 @@ impl Due {
         }
         gone.extend(due.into_iter().map(|(_, one)| one));
         gone
+    }
+
+    /// Whose sockets are to be looked at now.
+    fn take_caller(&mut self, now: Instant) -> Option<u64> {
+        let is_due = self.callers.first().is_some_and(|(at, _)| *at <= now);
+        is_due.then(|| self.callers.pop_first()).flatten().map(|(_, cookie)| cookie)
     }
 }
 
@@ -299,6 +373,22 @@ mod tests {
         assert_eq!(due.take([News::Gone((6, 2)), back(6)], true, at(150)), [(6, 2)].into());
         assert_eq!(due.take([News::Back((6, 2))], true, at(160)), set(&[]));
         assert_eq!(due.wait(at(160)), None);
+    }
+
+    #[test]
+    fn callers_are_looked_at_twice_one_after_the_other() {
+        let (mut due, start) = (Due::default(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        assert_eq!(due.take([News::Caller(1), News::Caller(2)], true, at(0)), set(&[]));
+        let mut taken = |due: &mut Due, ms| due.take_caller(at(ms));
+        assert_eq!(due.wait(at(0)), Some(Duration::ZERO));
+        assert_eq!([0; 3].map(|ms| taken(&mut due, ms)), [Some(1), Some(2), None]);
+        assert_eq!(due.wait(at(40)), Some(Duration::from_millis(60)));
+        // On other networks, before it was looked for the second time.
+        assert_eq!(due.take([News::Caller(1)], true, at(50)), set(&[]));
+        assert_eq!([50, 50, 100, 100].map(|ms| taken(&mut due, ms)), [Some(1), None, Some(2), None]);
+        assert_eq!([149, 150, 150].map(|ms| taken(&mut due, ms)), [None, Some(1), None]);
+        assert_eq!(due.wait(at(150)), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::Clients;
+use super::{Clients, ContainerClient};
 
 /// Namespaces whose names are kept when nobody is known there any more: what they have done is told of
 /// later. The kernel gives no cookie twice.
@@ -16,6 +16,8 @@ const GONE_MAX: usize = 1024;
 /// A namespace with clients in it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Known {
+    /// Its cookie; 0: it could not be told.
+    pub cookie: u64,
     /// Processes in it, any of which may have ended; none: the node's own.
     pub pids: Vec<u32>,
     /// For people.
@@ -52,10 +54,12 @@ impl State {
 impl Registry {
     /// Takes over what was seen last; containers that share a namespace are one.
     pub fn set(&self, clients: &Clients) {
-        let mut all = vec![Known { pids: Vec::new(), name: "the node".to_owned() }];
+        let node = Known { cookie: clients.node, pids: Vec::new(), name: "the node".to_owned() };
+        let mut all = vec![node];
         let mut shared: BTreeMap<u64, Known> = BTreeMap::new();
         for container in clients.containers.values() {
-            let known = || Known { pids: Vec::new(), name: container.name.clone() };
+            let ContainerClient { cookie, name, .. } = container;
+            let known = || Known { cookie: *cookie, pids: Vec::new(), name: name.clone() };
             if container.cookie == 0 {
                 all.push(Known { pids: vec![container.pid], ..known() });
             } else if container.cookie != clients.node {
@@ -94,7 +98,7 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::ContainerClient, *};
+    use super::*;
 
     fn set(registry: &Registry, cookie: u64, name: &str) {
         let client = ContainerClient { name: name.to_owned(), cookie, ..Default::default() };

@@ -24,7 +24,7 @@ pub use self::{
     peers::{find, is_at, is_behind, is_of, place_for, sender, translate_back},
     reach::{
         ANY_GENERATION, ATTEMPTS, Membership, NO_RING, OTHER_NETWORK, SCAN, SEES_OTHER, TAKES_IT,
-        TAKES_NOT, class_of, fallback, judge, judge_entry, pick, reaches, scan, sees,
+        TAKES_NOT, class_of, fallback, is_reached, judge, judge_entry, pick, reaches, scan, sees,
     },
     trace::{Told, caller_cookie, caller_words, describe, is_wanted},
 };

@@ -99,8 +99,14 @@ pub fn judge<A: Family>(
 #[inline(always)]
 #[must_use]
 pub fn reaches<A: Family>(tables: &impl SocketTables<A>, class: u64, number: u32) -> bool {
-    let network = tables.network(number);
-    network == 0 || class == CLASS_ALL || tables.is_on(class, network)
+    is_reached(tables, class, tables.network(number))
+}
+
+/// Whether a class of clients is on a network; 0 is reached by the routing table, from everywhere.
+#[inline(always)]
+#[must_use]
+pub fn is_reached(networks: &impl Membership, class: u64, network: u64) -> bool {
+    network == 0 || class == CLASS_ALL || networks.is_on(class, network)
 }
 
 /// The same for an entry of a list. Returns what [`pick`] does.
