@@ -14,8 +14,9 @@ use super::{
 };
 use crate::model::{Probe, ProbeKind, ProbePlace};
 
-/// Time for a backend on this node to answer: it takes far less than a millisecond.
-const LOCAL_WINDOW: Duration = Duration::from_millis(50);
+/// Time for a backend on this node to answer: its kernel is this one, and mostly does so before the call
+/// to connect returns.
+const LOCAL_WINDOW: Duration = Duration::from_millis(30);
 /// Time for a backend on another machine to answer, wherever that is.
 const ROUTED_WINDOW: Duration = Duration::from_millis(300);
 /// Attempts to connect to a backend that is silent, spread over the window: one packet may be lost.

@@ -201,7 +201,7 @@ async fn who_refuses_clients_and_this_node_is_out_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn who_is_silent_to_clients_and_this_node_is_out_soon() {
-    for (number, window_ms) in [(1, 50), (ROUTED, 300)] {
+    for (number, window_ms) in [(1, 30), (ROUTED, 300)] {
         let seen = Seen { number, sign: Sign::Silent, answer: (HOUR_MS, true), packets: 0 };
         // Its own probe takes longer than that to find out: two of a second each.
         let (seen, _) = seen.outcome_within(2000).await;
@@ -217,7 +217,7 @@ async fn what_this_node_does_not_see_comes_to_nothing() {
     for (name, number, sign, answer, packets) in [
         ("a refusal that a client provoked", 1, Sign::Refused, (1, true), 0),
         ("SYNs that cannot be answered", 1, Sign::Silent, (1, true), 0),
-        ("an answer that takes its time", 1, Sign::Silent, (40, true), 0),
+        ("an answer that takes its time", 1, Sign::Silent, (25, true), 0),
         ("a far backend", ROUTED, Sign::Silent, (250, true), 0),
         ("a full backlog", 1, Sign::Silent, (HOUR_MS, true), 1),
     ] {
