@@ -1,6 +1,12 @@
 //! East-west: a backend dies, and sockets of every kind and family hear of it.
 
-use std::{fs, net::SocketAddr, path::PathBuf, process::{Child, Stdio}, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::PathBuf,
+    process::{Child, Stdio},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use lb_tests::{

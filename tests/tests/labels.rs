@@ -81,18 +81,22 @@ fn a_name_of_the_cluster_has_an_address_and_keeps_it() -> Result<()> {
     agent.wait_backends(&["rest-1", "rest-2", "store-1"])?;
     assert_eq!(address(&agent)?, first);
     // One of two is a step of an update, and none is more than that.
-    let wait_told = |what: &str, why: &str| {
+    let wait_told = |what: &str, why: &[&str]| {
         wait_for(what, Duration::from_secs(10), || {
             let told = agent.rows("event")?;
-            let is_it = |event: &Value| event["what"] == what && event["why"] == why;
+            let is_it = |event: &Value| {
+                event["what"] == what && why.contains(&event["why"].as_str().unwrap_or_default())
+            };
             ensure!(told.iter().any(is_it), "{told:?}");
             Ok(())
         })
     };
     docker.run("rm --force rest-1")?;
-    wait_told("1 of 2 replicas are there", "an update may replace 1 at a time")?;
+    wait_told("1 of 2 replicas are there", &["an update may replace 1 at a time"])?;
     docker.run("rm --force rest-2")?;
-    wait_told("0 of 2 replicas are there", "its labels expected more")
+    // Its process mostly ends in the moment in which Docker forgets it, and may end before.
+    let either = ["its labels expected more", "its labels expect more"];
+    wait_told("0 of 2 replicas are there", &either)
 }
 
 #[test]

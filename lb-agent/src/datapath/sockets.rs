@@ -345,7 +345,10 @@ impl Datapath {
             backends_v4: Array::try_from(Map::Array(open(maps, map_names::BACKENDS_V4)?))?,
             backends_v6: Array::try_from(Map::Array(open(maps, map_names::BACKENDS_V6)?))?,
             clients: HashMap::try_from(Map::HashMap(open(maps, map_names::CLIENTS)?))?,
-            class_networks: HashMap::try_from(Map::HashMap(open(maps, map_names::CLASS_NETWORKS)?))?,
+            class_networks: HashMap::try_from(Map::HashMap(open(
+                maps,
+                map_names::CLASS_NETWORKS,
+            )?))?,
             networks: Array::try_from(Map::Array(open(maps, map_names::BACKEND_NETWORKS)?))?,
             // What programs do that an earlier agent has left is not known: nobody is ended for it.
             routes_across: self.sockets.routes_across || self.calls.wanted.is_none(),

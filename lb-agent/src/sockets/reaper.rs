@@ -190,7 +190,9 @@ impl fmt::Display for Reason<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Gone(_) => "is gone",
-            Self::Unreached(_) => "is on another network: they were led there before theirs were known",
+            Self::Unreached(_) => {
+                "is on another network: they were led there before theirs were known"
+            }
         })
     }
 }
@@ -386,7 +388,10 @@ mod tests {
         assert_eq!(due.wait(at(40)), Some(Duration::from_millis(60)));
         // On other networks, before it was looked for the second time.
         assert_eq!(due.take([News::Caller(1)], true, at(50)), set(&[]));
-        assert_eq!([50, 50, 100, 100].map(|ms| taken(&mut due, ms)), [Some(1), None, Some(2), None]);
+        assert_eq!(
+            [50, 50, 100, 100].map(|ms| taken(&mut due, ms)),
+            [Some(1), None, Some(2), None]
+        );
         assert_eq!([149, 150, 150].map(|ms| taken(&mut due, ms)), [None, Some(1), None]);
         assert_eq!(due.wait(at(150)), None);
     }
