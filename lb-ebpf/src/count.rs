@@ -7,8 +7,8 @@ use aya_ebpf::{
 };
 use lb_common::{
     abi::{
-        DropReason, Meta, OBSERVATION_REFUSED, OBSERVATION_SILENT, Observation, VERDICT_SLOTS,
-        Verdict, moment_from_ns, ticks_from_ns,
+        BACKEND_NONE, DropReason, Meta, OBSERVATION_REFUSED, OBSERVATION_SILENT, Observation,
+        VERDICT_SLOTS, Verdict, moment_from_ns, ticks_from_ns,
     },
     engine::{Context, Decision, Family, observe, wire::Headers},
 };
@@ -91,6 +91,14 @@ pub fn forwarded<A: Family>(
         if decision.opens_flow != 0 {
             lb_note_syn(decision.backend, context.now_moment);
         }
+    }
+}
+
+/// Counts a connection from this node that a backend refused, and tells of it.
+#[inline(always)]
+pub fn refused(context: &Context, backend: u32) {
+    if backend != BACKEND_NONE {
+        lb_note_refusal(backend, context.now_moment);
     }
 }
 

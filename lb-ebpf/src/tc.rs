@@ -121,7 +121,7 @@ fn run<A: Stages>(packet: &TcPacket, hook: Hook, link: &Link) -> i32 {
 /// Carries a decision out, if it is not to forward or to answer.
 #[inline(always)]
 fn settle<A: FamilyMaps>(skb: *mut __sk_buff, hook: Hook, scratch: &mut Scratch<A>) -> i32 {
-    let Scratch { decision, .. } = scratch;
+    let Scratch { context, decision, .. } = scratch;
     log::decision(skb, hook, decision);
     match decision.verdict {
         Verdict::Pass => {
@@ -136,6 +136,7 @@ fn settle<A: FamilyMaps>(skb: *mut __sk_buff, hook: Hook, scratch: &mut Scratch<
                 fail::<A>(hook as u32, reason);
                 return DROP;
             }
+            count::refused(context, decision.refusing);
             count::verdict(hook as u32, Verdict::Pass);
             PASS
         }

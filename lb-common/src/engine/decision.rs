@@ -21,6 +21,8 @@ pub struct Decision<A: Family> {
     pub ifindex: u32,
     /// 1: a client opens a connection with it, else 0. A retransmitted SYN counts again.
     pub opens_flow: u32,
+    /// `Pass`: the backend that refuses a connection of somebody on this node with it, or [`BACKEND_NONE`].
+    pub refusing: u32,
     /// Which of the following changes it.
     pub edit: EditKind,
     /// What the answer says, if it is answered.
@@ -176,6 +178,7 @@ impl<A: Family> Decision<A> {
             backend: BACKEND_NONE,
             ifindex: 0,
             opens_flow: 0,
+            refusing: BACKEND_NONE,
             edit: EditKind::None,
             answer: AnswerKind::EchoReply,
             mtu: 0,
@@ -194,6 +197,7 @@ impl<A: Family> Decision<A> {
         self.backend = BACKEND_NONE;
         self.ifindex = 0;
         self.opens_flow = 0;
+        self.refusing = BACKEND_NONE;
         self.edit = EditKind::None;
         self.record.flow_change = FlowChange::Keep;
         self.record.reply_change = ReplyChange::Keep;

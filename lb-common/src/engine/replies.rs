@@ -206,7 +206,7 @@ fn is_unproven<A: Address>(headers: &Headers<A>, way: &Way<A>) -> bool {
 pub(super) struct Found<A> {
     /// Not 0: it is translated; [`PERHAPS`]: depending on who sends it.
     pub(super) is_ours: u32,
-    /// To what.
+    /// To what; of what is for somebody on this node, whose port it comes from.
     pub(super) way: Way<A>,
 }
 
@@ -300,9 +300,9 @@ fn by_default<A: Family, T: Tables<A>>(
 ) -> Found<A> {
     if context.meta_flags & META_REPLY_DEFAULTS != 0
         && let Some(default) = tables.reply_default(&A::reply_default_key(answer, scope_ifindex))
-        && !tables.is_local(answer.client)
     {
-        return Found { is_ours: 1, way: A::default_way(&default) };
+        let is_ours = u32::from(!tables.is_local(answer.client));
+        return Found { is_ours, way: A::default_way(&default) };
     }
     Found::NONE
 }
@@ -330,6 +330,10 @@ pub(super) fn translate<A: Family, T: Tables<A>>(
     }
     let found = find(tables, context, headers, &answer, scope_ifindex, default, decision);
     if found.is_ours == 0 {
+        // Whoever calls from this node comes to the backend itself, and is refused as others are.
+        if headers.is_refusal() {
+            decision.refusing = found.way.backend;
+        }
         return;
     }
     let way = found.way;

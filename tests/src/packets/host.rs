@@ -8,9 +8,9 @@ use std::{
 
 use lb_common::{
     abi::{
-        DropReason, FAMILY_V4, FAMILY_V6, FRONTEND_WORDS_V4, FRONTEND_WORDS_V6, Frontend,
-        META_ROUTES_REPLIES, NetAddr6, NetU16, NetU32, PROTOCOL_ANY, PROTOCOL_TCP, PROTOCOL_UDP,
-        RingDescriptor, SCOPE_FRONT, Verdict, ring_number,
+        BACKEND_NONE, DropReason, FAMILY_V4, FAMILY_V6, FRONTEND_WORDS_V4, FRONTEND_WORDS_V6,
+        Frontend, META_ROUTES_REPLIES, NetAddr6, NetU16, NetU32, PROTOCOL_ANY, PROTOCOL_TCP,
+        PROTOCOL_UDP, RingDescriptor, SCOPE_FRONT, Verdict, ring_number,
     },
     engine::{
         Context, Decision, EditKind, Family, RecordTables, Side,
@@ -24,7 +24,7 @@ use lb_common::{
 };
 
 use super::{
-    Action, HALF_OPEN_MAX, HASH_SEED, INGRESS_IFINDEX, Outcome, Program, RING_SIZE, World,
+    Action, Counted, HALF_OPEN_MAX, HASH_SEED, INGRESS_IFINDEX, Outcome, Program, RING_SIZE, World,
     builder::MACS,
     family::{BedFamily, Dump, FrontendFamily},
     frontends,
@@ -77,27 +77,27 @@ impl HostBed {
             hash_seed: HASH_SEED,
             meta_flags: self.flags,
         };
-        let mut verdict = None;
-        let mut reason = DropReason::None;
+        let mut counted = Counted::NOTHING;
         let action = match (link.network, program) {
             (Network::Other, _) => Action::Pass,
             (Network::V4, Program::XdpFront) => {
-                self.xdp(&self.v4, &mut packet, &link, &context, &mut verdict, &mut reason)
+                self.xdp(&self.v4, &mut packet, &link, &context, &mut counted)
             }
             (Network::V6, Program::XdpFront) => {
-                self.xdp(&self.v6, &mut packet, &link, &context, &mut verdict, &mut reason)
+                self.xdp(&self.v6, &mut packet, &link, &context, &mut counted)
             }
             (Network::V4, _) => {
                 let mut hook = Tc { bed: self, tables: &self.v4, context: &context, program };
-                hook.run(&mut packet, &link, &mut verdict, &mut reason)
+                hook.run(&mut packet, &link, &mut counted)
             }
             (Network::V6, _) => {
                 let mut hook = Tc { bed: self, tables: &self.v6, context: &context, program };
-                hook.run(&mut packet, &link, &mut verdict, &mut reason)
+                hook.run(&mut packet, &link, &mut counted)
             }
         };
         let output = if action == Action::Drop { input.to_vec() } else { packet.0 };
-        Outcome { action, verdict, reason, output }
+        let Counted { verdict, reason, refusals } = counted;
+        Outcome { action, verdict, reason, refusals, output }
     }
 
     /// The records, with their times.
@@ -152,8 +152,7 @@ impl HostBed {
         packet: &mut HostPacket,
         link: &Link,
         context: &Context,
-        verdict: &mut Option<Verdict>,
-        reason: &mut DropReason,
+        counted: &mut Counted,
     ) -> Action
     where
         HostTables<A>: RecordTables<A>,
@@ -166,7 +165,7 @@ impl HostBed {
         front_transport(&headers, tables, context, &mut decision);
         match decision.verdict {
             Verdict::Drop => {
-                (*verdict, *reason) = (Some(Verdict::Drop), decision.reason);
+                counted.drop(decision.reason);
                 return Action::Drop;
             }
             Verdict::Route | Verdict::Reply => {}
@@ -183,18 +182,28 @@ impl HostBed {
         {
             return Action::Pass;
         }
-        *verdict = Some(decision.verdict);
+        counted.verdict = Some(decision.verdict);
         let edited = commit(tables, &decision).and_then(|()| {
             translate(packet, &decision.translation).map_err(|_| DropReason::EditFailed)
         });
         if let Err(why) = edited {
-            (*verdict, *reason) = (Some(Verdict::Drop), why);
+            counted.drop(why);
             return Action::Drop;
         }
+        counted.refusals = refusals(&headers, &decision);
         packet.0[..6].copy_from_slice(&macs.0);
         packet.0[6..12].copy_from_slice(&macs.1);
         Action::Redirect
     }
+}
+
+/// Connections that a backend refuses by a packet.
+fn refusals<A: Family>(headers: &Headers<A>, decision: &Decision<A>) -> u64 {
+    u64::from(match decision.verdict {
+        Verdict::Reply => headers.is_refusal(),
+        Verdict::Pass => decision.refusing != BACKEND_NONE,
+        _ => false,
+    })
 }
 
 /// Whether the checksum is the sum of the pseudo header, which a device would finish.
@@ -228,13 +237,7 @@ impl<A: BedFamily> Tc<'_, A>
 where
     HostTables<A>: RecordTables<A>,
 {
-    fn run(
-        &mut self,
-        packet: &mut HostPacket,
-        link: &Link,
-        verdict: &mut Option<Verdict>,
-        reason: &mut DropReason,
-    ) -> Action {
+    fn run(&mut self, packet: &mut HostPacket, link: &Link, counted: &mut Counted) -> Action {
         let headers = A::parse(packet, link.l3_offset);
         let mut decision = Decision::pass();
         let decide = if self.program == Program::TcReply { reply } else { front };
@@ -251,14 +254,15 @@ where
         };
         match result {
             Ok(action) => {
-                *verdict = Some(decision.verdict);
+                counted.verdict = Some(decision.verdict);
                 if decision.verdict == Verdict::Answer {
-                    *reason = decision.reason;
+                    counted.reason = decision.reason;
                 }
+                counted.refusals = refusals(&headers, &decision);
                 action
             }
             Err(why) => {
-                (*verdict, *reason) = (Some(Verdict::Drop), why);
+                counted.drop(why);
                 Action::Drop
             }
         }

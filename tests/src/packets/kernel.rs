@@ -15,8 +15,8 @@ use aya::{
     programs::{SchedClassifier, TestRunOptions, Xdp},
 };
 use lb_common::abi::{
-    DROP_REASON_SLOTS, DropReason, FAMILY_V4, FAMILY_V6, FlowInsertions, FlowRoom, HOOK_COUNT,
-    HalfOpenRate, Hook, Meta, NetAddr6, NetU32, PROTOCOL_TCP, PROTOCOL_UDP, Refusals,
+    BackendCounters, DROP_REASON_SLOTS, DropReason, FAMILY_V4, FAMILY_V6, FlowInsertions, FlowRoom,
+    HOOK_COUNT, HalfOpenRate, Hook, Meta, NetAddr6, NetU32, PROTOCOL_TCP, PROTOCOL_UDP, Refusals,
     RingDescriptor, VERDICT_SLOTS, Verdict, XdpInterface, map_names, program_names, ring_number,
     ticks_from_ns, verdict_index,
 };
@@ -24,7 +24,7 @@ use lb_common::engine::answer::ANSWER_BUCKET_COUNT;
 
 pub use self::namespace::{EGRESS_IFINDEX, EGRESS_MACS, enter_namespace};
 use super::{
-    Action, HALF_OPEN_MAX, HASH_SEED, INGRESS_IFINDEX, Outcome, Program, RING_SIZE, World,
+    Action, Counted, HALF_OPEN_MAX, HASH_SEED, INGRESS_IFINDEX, Outcome, Program, RING_SIZE, World,
     builder::MACS,
     family::{BedFamily, Dump},
     frontends::{Written, publish_world},
@@ -38,6 +38,8 @@ const XDP_ACTIONS: [(u32, Action); 3] =
     [(2, Action::Pass), (1, Action::Drop), (4, Action::Redirect)];
 /// The one that programs run on: some tables are each CPU's own.
 const CPU: usize = 0;
+/// Numbers of backends, from 1.
+const BACKENDS: u32 = 3;
 /// Packets whose fragments are remembered.
 const FRAGMENTS_MAX: u32 = 256;
 
@@ -68,7 +70,7 @@ pub struct KernelBed {
     ebpf: Ebpf,
     written: Written,
     egress_mtu: u32,
-    /// Counters at the last packet: drops, then verdicts.
+    /// Counters at the last packet: drops, then verdicts, then refusals.
     counters: Vec<u64>,
 }
 
@@ -219,8 +221,8 @@ impl KernelBed {
         let is_it = |(code, _): &&(u32, Action)| *code == result.return_value;
         let known = actions.iter().find(is_it).map(|(_, action)| *action);
         let action = known.with_context(|| format!("{name} returned {}", result.return_value))?;
-        let (verdict, reason) = self.counted(program)?;
-        Ok(Some(Outcome { action, verdict, reason, output }))
+        let Counted { verdict, reason, refusals } = self.counted(program)?;
+        Ok(Some(Outcome { action, verdict, reason, refusals, output }))
     }
 
     /// Fills the buckets of answers, and empties one of them for as long as the test may run.
@@ -232,11 +234,10 @@ impl KernelBed {
     }
 
     /// What the programs counted since the last packet.
-    fn counted(&mut self, program: Program) -> anyhow::Result<(Option<Verdict>, DropReason)> {
+    fn counted(&mut self, program: Program) -> anyhow::Result<Counted> {
         let counters = self.read_counters()?;
         let before = std::mem::replace(&mut self.counters, counters);
-        let mut reason = DropReason::None;
-        let mut verdict = None;
+        let Counted { mut verdict, mut reason, mut refusals } = Counted::NOTHING;
         for (index, (after, before)) in (0_u32..).zip(self.counters.iter().zip(before)) {
             if *after == before {
                 continue;
@@ -246,6 +247,8 @@ impl KernelBed {
                 let found = DropReason::ALL.iter().find(|reason| **reason as u32 == index);
                 ensure!(reason == DropReason::None, "two reasons counted, {reason:?} is one");
                 reason = *found.with_context(|| format!("reason {index} has no name"))?;
+            } else if index >= DROP_REASON_SLOTS + HOOK_COUNT * VERDICT_SLOTS {
+                refusals += 1;
             } else {
                 let is_it = |verdict: &Verdict| {
                     verdict_index(program.hook(), *verdict) == index - DROP_REASON_SLOTS
@@ -255,9 +258,10 @@ impl KernelBed {
                 verdict = Some(found.with_context(|| format!("verdict {index} of another hook"))?);
             }
         }
-        Ok((verdict, reason))
+        Ok(Counted { verdict, reason, refusals })
     }
 
+    /// Reasons, verdicts of each hook, and refusals of each backend.
     fn read_counters(&mut self) -> anyhow::Result<Vec<u64>> {
         let mut counters = Vec::new();
         for (name, length) in [
@@ -268,6 +272,12 @@ impl KernelBed {
             for index in 0..length {
                 counters.push(map.get(&index, 0)?.iter().sum());
             }
+        }
+        let backends: PerCpuArray<_, BackendCounters> =
+            self.map(map_names::BACKEND_COUNTERS)?.try_into()?;
+        for number in 1..=BACKENDS {
+            let refusals = backends.get(&number, 0)?.iter().map(|it| u64::from(it.refusals)).sum();
+            counters.push(refusals);
         }
         Ok(counters)
     }

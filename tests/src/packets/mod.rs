@@ -77,8 +77,25 @@ pub struct Outcome {
     pub verdict: Option<Verdict>,
     /// The reason that was counted.
     pub reason: DropReason,
+    /// Connections that a backend was seen to refuse by it.
+    pub refusals: u64,
     /// The packet.
     pub output: Vec<u8>,
+}
+
+/// What a program counts of a packet.
+struct Counted {
+    verdict: Option<Verdict>,
+    reason: DropReason,
+    refusals: u64,
+}
+
+impl Counted {
+    const NOTHING: Self = Self { verdict: None, reason: DropReason::None, refusals: 0 };
+
+    fn drop(&mut self, reason: DropReason) {
+        (self.verdict, self.reason) = (Some(Verdict::Drop), reason);
+    }
 }
 
 impl Outcome {
@@ -87,6 +104,7 @@ impl Outcome {
             action: Action::Pass,
             verdict: None,
             reason: DropReason::None,
+            refusals: 0,
             output: input.to_vec(),
         }
     }
@@ -103,6 +121,8 @@ pub struct Step {
     pub verdict: Verdict,
     /// The reason, for drops and answers.
     pub reason: DropReason,
+    /// Connections that a backend refuses by it.
+    pub refusals: u64,
     /// The packet that leaves; `None`: unchanged, or dropped.
     pub output: Option<Vec<u8>>,
 }
@@ -176,6 +196,8 @@ impl Step {
             self.verdict,
             self.reason,
         );
+        let refusals = outcome.refusals;
+        ensure!(refusals == self.refusals, "{refusals} refusals, expected {}", self.refusals);
         let wanted = self.output.as_ref().unwrap_or(&self.input);
         ensure!(
             &outcome.output == wanted,

@@ -8,6 +8,7 @@ use lb_common::abi::{
 use super::{
     case, delivered,
     outbound::{pass, replied, with_default},
+    refused::counted,
 };
 use crate::packets::{Case, INGRESS_IFINDEX, KnownReply, Net, World, tcp};
 
@@ -81,7 +82,7 @@ pub(super) fn unanswered(net: &Net) -> Vec<Case> {
         case(
             "a SYN that is refused: the refusal comes from the VIP",
             net.recording(),
-            vec![delivered(&net.syn(), net.one), replied(net, &said("R.").numbers(0, 1))],
+            vec![delivered(&net.syn(), net.one), counted(replied(net, &said("R.").numbers(0, 1)))],
             vec![],
             vec![],
         ),

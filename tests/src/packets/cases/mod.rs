@@ -13,6 +13,7 @@ mod inbound;
 mod midstream;
 mod outbound;
 mod ports;
+mod refused;
 
 use std::net::SocketAddr;
 
@@ -59,6 +60,7 @@ pub fn all() -> Vec<Case> {
             outbound::replies(net),
             outbound::defaults(net),
             outbound::two_frontends(net),
+            refused::by_default(net),
             endings::endings(net),
             endings::crossing(net),
             endings::after_the_end(net),
@@ -176,6 +178,7 @@ fn forwarded(program: Program, verdict: Verdict, input: &PacketSpec, output: &Pa
         input: input.bytes(),
         verdict,
         reason: DropReason::None,
+        refusals: 0,
         output: Some(output.bytes()),
     }
 }
@@ -186,11 +189,13 @@ fn delivered(input: &PacketSpec, to: SocketAddr) -> Step {
 }
 
 fn passed(program: Program, input: Vec<u8>) -> Step {
-    Step { program, input, verdict: Verdict::Pass, reason: DropReason::None, output: None }
+    let (verdict, reason) = (Verdict::Pass, DropReason::None);
+    Step { program, input, verdict, reason, refusals: 0, output: None }
 }
 
 fn dropped(input: Vec<u8>, reason: DropReason) -> Step {
-    Step { program: Program::TcFront, input, verdict: Verdict::Drop, reason, output: None }
+    let (program, verdict) = (Program::TcFront, Verdict::Drop);
+    Step { program, input, verdict, reason, refusals: 0, output: None }
 }
 
 /// A packet that is answered. What answers say is for the engine's own tests; here the kernel must say
@@ -212,7 +217,8 @@ fn answered_with(
     } else {
         answer_of::<NetU32>(&input, kind, mtu)
     });
-    Step { program: Program::TcFront, input, verdict: Verdict::Answer, reason, output }
+    let (program, verdict) = (Program::TcFront, Verdict::Answer);
+    Step { program, input, verdict, reason, refusals: 0, output }
 }
 
 fn answer_of<A: Family>(input: &[u8], kind: AnswerKind, mtu: u32) -> Vec<u8> {

@@ -223,10 +223,11 @@ impl Outcome {
 }
 
 fn describe(outcome: &Outcome) -> String {
-    let Outcome { action, verdict, reason, output } = outcome;
+    let Outcome { action, verdict, reason, refusals, output } = outcome;
     let mut bytes = to_hex(output);
     bytes.truncate(400);
-    format!("{action:?} {verdict:?} {reason:?} {} bytes {bytes}", output.len())
+    let refusals = if *refusals == 0 { "" } else { " refusal" };
+    format!("{action:?} {verdict:?} {reason:?}{refusals} {} bytes {bytes}", output.len())
 }
 
 fn to_hex(bytes: &[u8]) -> String {

@@ -1,0 +1,88 @@
+//! East-west: a backend that refuses calls of this node's own clients is out at once. They come to it by
+//! its own address, so nobody but the reply program sees that.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use lb_tests::{
+    Container, World,
+    callers::{Called, Callers},
+    eastwest::shares,
+    needs, process,
+    world::vip,
+};
+use nix::sys::signal::Signal;
+
+/// Port that process 1 of a container listens on, so that it lives whatever becomes of its server.
+const IDLE_PORT: u16 = 9000;
+/// Calls until the last that is refused. Each that is not may end the wait, and without a look at refusals
+/// there would be no last: nobody has a probe here.
+const CALLS_MAX: usize = 400;
+
+#[test]
+fn who_refuses_calls_is_out_at_once_and_back_when_it_serves() -> Result<()> {
+    needs!(docker);
+    let mut world = World::docker()?;
+    let callers = Callers::of(&mut world)?;
+    let webs = [1, 2].map(|number| {
+        let web = world.web(number)?.serving(IDLE_PORT).start()?;
+        web.begin_serving().map(|()| web)
+    });
+    let webs = webs.into_iter().collect::<Result<Vec<_>>>()?;
+    let client = world.docker_client()?.container("client").start()?;
+    let mut config = world.config();
+    config.cgroup = Some(callers.cgroup().to_owned());
+    let agent = world.start_agent(&config)?;
+    agent.wait_backends(&["web-1", "web-2"])?;
+    agent.wait_caller("client")?;
+    let names = |from: Option<&Container>, count| -> Result<Vec<String>> {
+        let calls = callers.dial(&world, from, "tcp", vip(80), count)?;
+        Ok(shares(&calls, vip(80))?.into_keys().collect())
+    };
+    for (whose, from) in [("a container's", Some(&client)), ("the node's", None)] {
+        process::kill(webs[0].server_pid()?, Signal::SIGKILL);
+        let begun = Instant::now();
+        let calls = callers.dial(&world, from, "tcp", vip(80), CALLS_MAX)?;
+        let took = begun.elapsed();
+        let last = calls
+            .iter()
+            .rposition(|call| matches!(call, Called::Failed(_)))
+            .context("no refusal")?;
+        println!("{whose}: {} of {CALLS_MAX} calls in {took:?} until the last refusal", last + 1);
+        // One sees it, and those that come before that is written down.
+        ensure!(last + 50 < CALLS_MAX, "{whose}: call {last} of {CALLS_MAX} was refused");
+        agent.wait_backends(&["web-2"])?;
+        ensure!(names(from, 40)? == ["web-2"], "{whose}");
+        webs[0].begin_serving()?;
+        agent.wait_backends(&["web-1", "web-2"])?;
+        ensure!(names(from, 40)? == ["web-1", "web-2"], "{whose}: it is back");
+    }
+    let events = agent.lbctl("event list")?;
+    ensure!(events.contains("refused connections, as the data path saw"), "{events}");
+    Ok(())
+}
+
+/// The probe is refused as clients are, and counts as often as `fall` says.
+#[test]
+fn a_probe_that_is_refused_is_one_result() -> Result<()> {
+    needs!(docker);
+    let world = World::docker()?;
+    let web = world.web(1)?.serving(IDLE_PORT).label("lb.probe", "tcp");
+    let web = web.label("lb.probe.interval", "1s").label("lb.probe.fall", "4").start()?;
+    web.begin_serving()?;
+    let agent = world.start_agent(&world.config())?;
+    agent.wait_backends(&["web-1"])?;
+    let pid = web.server_pid()?;
+    process::kill(pid, Signal::SIGKILL);
+    let begun = Instant::now();
+    process::wait_for("it is out", Duration::from_secs(20), || {
+        ensure!(agent.healthy_backends()?.is_empty());
+        Ok(())
+    })?;
+    let took = begun.elapsed();
+    // Four of them in doubt follow one another faster than in peace.
+    ensure!(took > Duration::from_millis(500), "out after {took:?}");
+    let events = agent.lbctl("event list")?;
+    ensure!(!events.contains("as the data path saw"), "{events}");
+    Ok(())
+}
