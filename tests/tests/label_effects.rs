@@ -37,7 +37,7 @@ const SERVICES: [Row; 11] = [
     ("steady", 87, 2, false, &[]),
     ("slow", 88, 2, false, &[("lb.slow_start", "120s")]),
     ("brisk", 91, 2, false, &[("lb.slow_start", "3s")]),
-    ("fine", 89, 2, false, &[("lb.ring_size", "2039")]),
+    ("fine", 89, 2, false, &[("lb.ring_size", "4093")]),
 ];
 
 /// All of them, but for the second replicas of those that are to come later.
@@ -51,30 +51,38 @@ struct Scene {
 impl Scene {
     fn start() -> Result<Self> {
         let world = World::docker()?;
-        let is_late =
-            |service: &str, number| number == 2 && ["slow", "brisk", "steady"].contains(&service);
-        let containers = SERVICES.iter().flat_map(|row| (1..=row.2).map(move |it| (row, it)));
-        let now = containers.filter(|(row, number)| !is_late(row.0, *number));
-        let now = now.map(|(row, number)| container(&world, row, number));
-        let started = Container::start_all(now.collect::<Result<Vec<_>>>()?)?;
-        let mut health = BTreeMap::new();
-        for container in started {
-            // Nobody is ever there of two of them.
-            if !["rejects-1", "drops-1"].contains(&container.name()) {
+        let mut scene =
+            Self { agent: world.start_agent(&world.config())?, health: BTreeMap::new(), world };
+        // An agent gives everybody his full weight who is there when it starts.
+        let rises = |service: &str| ["slow", "brisk"].contains(&service);
+        scene.begin(|service, number| rises(service) && number == 1)?;
+        scene.agent.wait_backends(&["brisk-1", "slow-1"])?;
+        scene.agent.stop(Signal::SIGKILL)?;
+        scene.agent.start()?;
+        let is_late = |service: &str, number| number == 2 && service == "steady";
+        scene.begin(|service, number| !rises(service) && !is_late(service, number))?;
+        for name in scene.health.keys() {
+            scene.agent.wait_state(name, "healthy")?;
+        }
+        Ok(scene)
+    }
+
+    /// Starts some of the replicas. Those that have a probe pass it, but for two of which nobody ever is
+    /// there.
+    fn begin(&mut self, is_meant: impl Fn(&str, u32) -> bool) -> Result<()> {
+        let replicas = SERVICES.iter().flat_map(|row| (1..=row.2).map(move |it| (row, it)));
+        let meant = replicas.filter(|(row, number)| is_meant(row.0, *number));
+        let containers = meant.map(|(row, number)| container(&self.world, row, number));
+        for container in Container::start_all(containers.collect::<Result<Vec<_>>>()?)? {
+            let (service, _) = container.name().split_once('-').context("a number")?;
+            let is_probed = SERVICES.iter().any(|row| row.0 == service && row.3);
+            if is_probed && !["rejects", "drops"].contains(&service) {
                 let listener =
                     container.enter(|| TcpListener::bind(("0.0.0.0", HEALTH_PORT)))??;
-                health.insert(container.name().to_owned(), listener);
+                self.health.insert(container.name().to_owned(), listener);
             }
         }
-        let mut agent = world.start_agent(&world.config())?;
-        agent.wait_state("slow-1", "healthy")?;
-        // An agent gives everybody his full weight who is there when it starts.
-        agent.stop(Signal::SIGKILL)?;
-        agent.start()?;
-        for name in health.keys() {
-            agent.wait_state(name, "healthy")?;
-        }
-        Ok(Self { agent, health, world })
+        Ok(())
     }
 
     /// Lets a container fail its probe.
@@ -102,12 +110,6 @@ impl Scene {
     fn streams(&self, service: &str) -> Result<Load> {
         let target = vip(front(service)?);
         self.world.client().slow_streams(target, 16, Duration::from_millis(100))
-    }
-
-    fn begin_late(&self, service: &str) -> Result<()> {
-        let row = SERVICES.iter().find(|row| row.0 == service).context("no such service")?;
-        container(&self.world, row, 2)?.start()?;
-        self.agent.wait_state(&format!("{service}-2"), "healthy")
     }
 }
 
@@ -177,13 +179,14 @@ fn unhealthy_grace(scene: &mut Scene) -> Result<()> {
 /// A second replica begins with a tenth of its weight, or with all of it.
 fn slow_start(scene: &mut Scene) -> Result<()> {
     for (service, share) in [("steady", 110..=190), ("slow", 5..=75)] {
-        scene.begin_late(service)?;
+        scene.begin(|meant, number| meant == service && number == 2)?;
+        scene.agent.wait_state(&format!("{service}-2"), "healthy")?;
         let answers = scene.answers(service)?;
         let of_second = answers.get(&format!("{service}-2")).copied().unwrap_or_default();
         ensure!(share.contains(&of_second), "{of_second} of 300 by {service}-2: {answers:?}");
     }
     // All of it after its time.
-    scene.begin_late("brisk")?;
+    scene.begin(|meant, number| meant == "brisk" && number == 2)?;
     process::wait_for("its full weight", SOON, || {
         let share = scene.agent.backend("brisk-2")?["share_percent"].as_f64();
         ensure!(share > Some(49.0), "{share:?} % of the ring");
@@ -191,12 +194,12 @@ fn slow_start(scene: &mut Scene) -> Result<()> {
     })
 }
 
-/// A replica has a whole number of slots: as many 2039ths, and by default others.
+/// A replica has a whole number of slots: as many 4093rds, and by default others.
 fn ring_size(scene: &mut Scene) -> Result<()> {
     for (name, is_whole) in [("fine-1", true), ("fine-2", true), ("steady-1", false)] {
         let row = scene.agent.backend(name)?;
         let share = row["share_percent"].as_f64().context("no share")?;
-        let slots = share / 100.0 * 2039.0;
+        let slots = share / 100.0 * 4093.0;
         ensure!(((slots - slots.round()).abs() < 0.02) == is_whole, "{name}: {slots} slots");
     }
     let answers = scene.answers("fine")?;
