@@ -75,6 +75,17 @@ impl Docker {
         self.import(&directory, image, &["EXPOSE 6379".to_owned(), command.to_owned()])
     }
 
+    /// Makes an image in which this program is there, and does nothing, whatever it is told.
+    pub fn import_idle(&self, image: &str, program: &str) -> Result<()> {
+        let directory = Directory::new()?;
+        let root = directory.join("image");
+        put_shell(&root)?;
+        let path = root.join("bin").join(program);
+        fs::write(&path, "#!/bin/sh\nexec sleep 86400\n")?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        self.import(&directory, image, &[])
+    }
+
     /// Makes an image with a shell.
     pub fn import_shell(&self, image: &str) -> Result<()> {
         let directory = Directory::new()?;

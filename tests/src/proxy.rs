@@ -18,6 +18,9 @@ use std::{
 
 use anyhow::Result;
 
+/// How late the answers are of a daemon that is slow.
+pub const SLOWNESS: Duration = Duration::from_secs(2);
+
 /// How the proxy answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
@@ -39,6 +42,8 @@ pub enum Fault {
     ServerError,
     /// Nothing, for ever.
     Silence,
+    /// As the daemon does, but every answer and every event comes late and in small pieces.
+    Slow,
 }
 
 #[derive(Debug)]
@@ -126,7 +131,8 @@ impl Shared {
         self.remember(client)?;
         let fault = *self.fault.lock().unwrap_or_else(PoisonError::into_inner);
         let answer = match fault {
-            Fault::None => return self.pass(client, &[]),
+            Fault::None => return self.pass(client, &[], copy),
+            Fault::Slow => return self.pass(client, &[], trickle),
             Fault::EmptyListing => return self.filter(client),
             Fault::NoEvents => return self.without_events(client),
             Fault::OpenNetworks => return self.open_networks(client),
@@ -146,7 +152,7 @@ impl Shared {
     }
 
     /// Joins the client with the daemon, after what was read from the client already.
-    fn pass(&self, client: &UnixStream, head: &[u8]) -> io::Result<()> {
+    fn pass(&self, client: &UnixStream, head: &[u8], answer: Answer) -> io::Result<()> {
         let mut daemon = UnixStream::connect(&self.upstream)?;
         self.remember(&daemon)?;
         daemon.write_all(head)?;
@@ -155,8 +161,7 @@ impl Shared {
             drop(io::copy(&mut from, &mut to));
             drop(to.shutdown(Shutdown::Write));
         });
-        let mut client_end = client.try_clone()?;
-        drop(io::copy(&mut daemon, &mut client_end));
+        drop(answer(&mut daemon, &mut client.try_clone()?));
         drop(client.shutdown(Shutdown::Both));
         drop(up.join());
         Ok(())
@@ -166,7 +171,7 @@ impl Shared {
     fn open_networks(&self, mut client: &UnixStream) -> io::Result<()> {
         let head = String::from_utf8_lossy(&read_head(client)?).into_owned();
         if head.contains("/events") {
-            return self.pass(client, head.as_bytes());
+            return self.pass(client, head.as_bytes(), copy);
         }
         let mut daemon = UnixStream::connect(&self.upstream)?;
         self.remember(&daemon)?;
@@ -184,7 +189,7 @@ impl Shared {
             return Ok(());
         }
         let closing = head.replacen("\r\n", "\r\nConnection: close\r\n", 1);
-        self.pass(client, closing.as_bytes())
+        self.pass(client, closing.as_bytes(), copy)
     }
 
     /// One request: a listing is answered here, anything else passes, on a connection of its own.
@@ -195,7 +200,37 @@ impl Shared {
             return client.write_all(&response("200 OK", "[]\n"));
         }
         let closing = head.replacen("\r\n", "\r\nConnection: close\r\n", 1);
-        self.pass(client, closing.as_bytes())
+        self.pass(client, closing.as_bytes(), copy)
+    }
+}
+
+/// How answers get from the daemon to the client.
+type Answer = fn(&mut UnixStream, &mut UnixStream) -> io::Result<()>;
+
+fn copy(from: &mut UnixStream, to: &mut UnixStream) -> io::Result<()> {
+    io::copy(from, to).map(drop)
+}
+
+fn trickle(from: &mut UnixStream, to: &mut UnixStream) -> io::Result<()> {
+    const PIECE: usize = 200;
+    let mut buffer = [0; 64 * 1024];
+    loop {
+        // A read after a pause, so that what belongs together is late once.
+        from.set_nonblocking(true)?;
+        let mut length = from.read(&mut buffer);
+        from.set_nonblocking(false)?;
+        if matches!(&length, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+            length = from.read(&mut buffer);
+            thread::sleep(SLOWNESS);
+        }
+        let length = length?;
+        if length == 0 {
+            return Ok(());
+        }
+        for piece in buffer[..length].chunks(PIECE) {
+            to.write_all(piece)?;
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 

@@ -56,6 +56,9 @@ fn labels_that_are_no_text_are_refused_by_name() -> Result<()> {
         ("--label", b"aliyun.lb.port_\xff=tcp://slb_test:81"),
         ("--label", b"lb.\xc3\x28=1"),
         ("--env", b"SERVICE_NAME=\xf0\x28\x8c"),
+        ("--env", b"SERVICE_8080_NAME=other"),
+        ("--env", b"SERVICE_8080_CHECK_TCP=yes"),
+        ("--env", b"SERVICE_8080_CHECK_INTERVAL=\xf0\x28\x8c"),
     ] {
         command.arg(option).arg(OsStr::from_bytes(bytes));
     }
@@ -65,11 +68,25 @@ fn labels_that_are_no_text_are_refused_by_name() -> Result<()> {
     // So that variables are read, too.
     config.extra = format!("[[registrator]]\nname = \"other\"\nfrontend = \"tcp://{}\"\n", vip(90));
     let agent = world.start_agent(&config)?;
-    agent.wait_backends(&["web-1"])?;
-    agent.wait_refusal(&["odd", "lb.8080.frontend", "no balancer has the name or id"])?;
-    agent.wait_refusal(&["odd", "aliyun.lb.port_", "which is no port number"])?;
-    agent.wait_refusal(&["odd", "there is no such label"])?;
+    agent.wait_backends(&["odd", "web-1"])?;
+    // What is no text Docker's client replaces before anybody sees it. A name is a name then, and another
+    // than any that the configuration has; an interval is none.
+    let seen = docker.run("inspect --format {{.Config.Env}} odd")?;
+    ensure!(seen.contains("SERVICE_NAME=\u{fffd}(\u{fffd}"), "Docker says {seen}");
+    let refused = [
+        "SERVICE_8080_CHECK_INTERVAL: the value `\u{fffd}(\u{fffd}` is no duration; write it like 30s, \
+         500ms or 1m30s",
+        "aliyun.lb.port_\u{fffd}: the key has the container port `\u{fffd}`, which is no port number; \
+         write it like aliyun.lb.port_6379: tcp://slb_redis_app:6379",
+        "lb.8080.frontend: no balancer has the name or id `\u{fffd}\u{fffd}`; the config has: slb_test. \
+         Correct the label, or add a [[balancer]] to the config",
+        "lb.\u{fffd}(: there is no such label; docs/labels.md has all",
+    ];
+    let refused = refused.map(|it| format!("container `odd` {it}"));
+    assert_eq!(agent.refusals()?, refused);
     world.client().fetch(world.front(), 20)?.check()?;
+    // By the name that is in order it is served all the same.
+    world.client().fetch(vip(90), 20)?.check()?;
     assert_eq!(agent.trouble("docker")?, None);
     Ok(())
 }

@@ -1,15 +1,18 @@
 //! Docker away, restarting, out of order: the data path goes on with what it knows, nothing is
 //! removed, the agent says so and reconnects.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::TcpListener,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, ensure};
 use lb_tests::{
     Agent, DockerOptions, RemoteHost, World,
     container::Container,
     exposition, needs, process,
-    proxy::{Fault, Proxy},
-    world::vip,
+    proxy::{Fault, Proxy, SLOWNESS},
+    world::{BALANCER, vip},
 };
 use nix::sys::signal::Signal;
 
@@ -269,6 +272,86 @@ fn empty_and_broken_answers_remove_nothing() -> Result<()> {
         wait_up(&world, true)?;
     }
     streams.finish()?.check()?;
+    Ok(())
+}
+
+/// Whatever Docker is asked for takes two seconds, from the agent's start on. What does not come from
+/// Docker waits for none of it.
+#[test]
+fn docker_that_is_slow_but_right_is_believed_and_holds_up_nobody_else() -> Result<()> {
+    const HEALTH_PORT: u16 = 9090;
+    /// Many answers, one after the other.
+    const LONG: Duration = Duration::from_mins(1);
+    needs!(docker);
+    let world = World::docker()?;
+    let docker = world.docker_client()?;
+    let proxy = Proxy::start(world.directory().join("proxy.sock"), docker.socket())?;
+    proxy.set(Fault::Slow);
+    let remote = RemoteHost::start(world.node(), 1)?;
+    let webs = world.start_webs(2)?;
+    let probed = docker.container("probed").balanced(&format!("tcp://{BALANCER}:81"));
+    let probed = probed.label("lb.probe", "tcp").label("lb.probe.port", &HEALTH_PORT.to_string());
+    let probed = probed.label("lb.probe.interval", "100ms").start()?;
+    let listen = || probed.enter(|| TcpListener::bind(("0.0.0.0", HEALTH_PORT)));
+    let health = listen()??;
+    let mut config = world.config();
+    config.docker = Some(proxy.socket().to_owned());
+    config.front.push(remote.link.clone());
+    let agent = world.start_agent(&config)?;
+    let begun = Instant::now();
+    let wait_learnt = |expected: &[&str]| {
+        process::wait_for("what Docker has", LONG, || {
+            let found = agent.healthy_backends()?;
+            ensure!(found == expected, "{found:?}");
+            Ok(())
+        })
+    };
+    wait_learnt(&["probed", "web-1", "web-2"])?;
+    println!("all are there after {:?}", begun.elapsed());
+    let streams = world.client().streams(vip(81), 5)?;
+    let of_webs = world.client().slow_streams(world.front(), 20, Duration::from_millis(100))?;
+    let events = agent.rows("event")?.len();
+
+    // While Docker is asked about one that has just come.
+    let begun = Instant::now();
+    world.web(3)?.start()?;
+    let within = |what: &str, is_so: &dyn Fn() -> Result<()>| {
+        let begun = Instant::now();
+        process::wait_for(what, SOON, is_so)?;
+        println!("{what}: {:?}", begun.elapsed());
+        ensure!(begun.elapsed() < SLOWNESS, "{what} waits for Docker: {:?}", begun.elapsed());
+        Ok(())
+    };
+    drop(health);
+    within("the probe", &|| agent.wait_state("probed", "unhealthy"))?;
+    config.extra = format!(
+        "[[service]]\nname = \"beside\"\nfrontends = [\"tcp://{}\"]\n\
+         [[service.backend]]\naddress = \"{}\"\n",
+        vip(82),
+        remote.address
+    );
+    agent.configure(&config)?;
+    within("the file", &|| world.client().fetch_one(vip(82)).map(drop))?;
+    let health = listen()??;
+    wait_learnt(&[&remote.address.to_string(), "probed", "web-1", "web-2", "web-3"])?;
+    println!("web-3 is there after {:?}", begun.elapsed());
+    ensure!(begun.elapsed() >= SLOWNESS, "Docker was not slow");
+    let service = "compose/shop/web:8080";
+    process::kill(webs[1].pid()?, Signal::SIGKILL);
+    within("a death", &|| agent.wait_backends_of(service, &["web-1", "web-3"]))?;
+    // Longer than the time between two listings, and what they take.
+    process::sleep(3 * SLOWNESS)?;
+    agent.wait_backends_of(service, &["web-1", "web-3"])?;
+    agent.wait_state("probed", "healthy")?;
+    ensure!(agent.trouble("docker")?.is_none(), "{:?}", agent.trouble("docker")?);
+    ensure!(agent.refusals()?.is_empty(), "{:?}", agent.refusals()?);
+    let told = agent.rows("event")?.split_off(events);
+    let flaps = told.iter().filter(|it| it.to_string().contains("web-1"));
+    ensure!(flaps.count() == 0, "{told:#?}");
+    streams.finish()?.check()?;
+    let broken = of_webs.finish()?.failures;
+    ensure!(broken.iter().all(|it| it.name == "web-2"), "{broken:?}");
+    drop(health);
     Ok(())
 }
 

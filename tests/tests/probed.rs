@@ -272,7 +272,21 @@ fn by_the_healthcheck_of_docker() -> Result<()> {
             .start()
     };
     let webs = [start(1)?, start(2)?];
+    // One whose image has none is served, and told of for as long as it is there.
+    let bare = world.docker_client()?.container("bare").compose("shop", "bare", 1);
+    let bare = bare.balanced(&frontend(81)).label("lb.probe", "docker").start()?;
     let mut agent = world.start_agent(&world.config())?;
+    agent.wait_state("bare", "healthy")?;
+    ensure!(world.client().fetch_one(vip(81))?.name == "bare");
+    let told =
+        agent.wait_refusal(&["container `bare` lb.probe", "HEALTHCHECK", "`bare` has none"])?;
+    ensure!(agent.refusals()? == [told.clone()], "only that: {:?}", agent.refusals()?);
+    ensure!(agent.lbctl("status")?.contains("`bare` has none"), "{told}");
+    bare.act("rm --force")?;
+    process::wait_for("its end", SOON, || {
+        ensure!(agent.refusals()?.is_empty(), "{:?}", agent.refusals()?);
+        Ok(())
+    })?;
     agent.wait_state("web-2", "unhealthy")?;
     check_nobody(&world, world.front())?;
     for web in &webs {

@@ -5,6 +5,7 @@
 
 mod advice;
 mod callers;
+mod crowd;
 mod explain;
 mod metrics;
 mod tracing;
@@ -160,65 +161,48 @@ impl Server {
 
     /// Serves until `stop`, then removes the socket.
     pub async fn run(self, stop: CancellationToken) {
-        serve_all(&self, stop).await;
+        self.serve_all(stop).await;
     }
-}
-
-/// What connections come from.
-trait Accept: Sync {
-    /// What they are called in messages.
-    const WHAT: &'static str;
-    /// How many are served at once.
-    const CONNECTIONS_MAX: usize;
-    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
-
-    /// The next one, and who answers it.
-    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Router)>> + Send;
-}
-
-impl Accept for Server {
-    const WHAT: &'static str = "an API connection";
-    const CONNECTIONS_MAX: usize = CONNECTIONS_MAX;
-    type Stream = UnixStream;
 
     async fn accept(&self) -> io::Result<(UnixStream, Router)> {
         let (stream, _) = self.socket.listener.accept().await?;
         let peer = Peer(stream.peer_cred().ok().map(|credentials| credentials.uid()));
         Ok((stream, self.router.clone().layer(Extension(peer))))
     }
+
+    async fn serve_all(&self, stop: CancellationToken) {
+        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let next = async {
+                let permit =
+                    Arc::clone(&permits).acquire_owned().await.map_err(io::Error::other)?;
+                io::Result::Ok((self.accept().await?, permit))
+            };
+            let accepted = tokio::select! {
+                () = stop.cancelled() => return,
+                accepted = next => accepted,
+            };
+            let ((stream, router), permit) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    accept_failed("an API connection", &error).await;
+                    continue;
+                }
+            };
+            let connection = serve(stream, router);
+            let stop = stop.clone();
+            tokio::spawn(async move {
+                stop.run_until_cancelled(connection).await;
+                drop(permit);
+            });
+        }
+    }
 }
 
-/// Serves what comes, until `stop`.
-async fn serve_all<L: Accept>(listener: &L, stop: CancellationToken) {
-    let permits = Arc::new(Semaphore::new(L::CONNECTIONS_MAX));
-    loop {
-        let next = async {
-            let permit = Arc::clone(&permits).acquire_owned().await.map_err(io::Error::other)?;
-            io::Result::Ok((listener.accept().await?, permit))
-        };
-        let accepted = tokio::select! {
-            () = stop.cancelled() => return,
-            accepted = next => accepted,
-        };
-        let ((stream, router), permit) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                ::tracing::warn!("cannot accept {}: {error}", L::WHAT);
-                // Out of descriptors, most likely: give them time to come back.
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let connection = serve(stream, router);
-        let stop = stop.clone();
-        tokio::spawn(async move {
-            tokio::select! {
-                () = connection => {}
-                () = stop.cancelled() => {}
-            }
-            drop(permit);
-        });
-    }
+async fn accept_failed(what: &str, error: &io::Error) {
+    ::tracing::warn!("cannot accept {what}: {error}");
+    // Out of descriptors, most likely: give them time to come back.
+    tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
 async fn serve<S>(stream: S, router: Router)

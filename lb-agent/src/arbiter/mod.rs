@@ -19,6 +19,7 @@ mod pool;
 mod room;
 #[cfg(test)]
 mod tests;
+mod unchecked;
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -339,7 +340,9 @@ fn join(mut claims: Vec<Claim>, refusals: &mut Refusals) -> BTreeMap<ServiceName
 impl Joined {
     /// What follows from all claims together.
     fn settle(&mut self, refusals: &mut Refusals) {
-        let (policy, told) = mem::take(&mut self.wished).agree(&self.service.name);
+        let (policy, mut told) = mem::take(&mut self.wished).agree(&self.service.name);
+        let backends = self.backends.values().map(|(backend, _)| backend);
+        told.extend(unchecked::told(&self.service.name, &policy, backends));
         if !told.is_empty() {
             refusals.entry(self.service.name.clone()).or_default().extend(told);
         }

@@ -1,10 +1,19 @@
 //! `/metrics` for Prometheus, on an address of its own and nowhere by default.
 
-use std::{convert::Infallible, fs, io, net::SocketAddr, ops::ControlFlow, sync::Arc};
+use std::{
+    fs, io,
+    net::SocketAddr,
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use axum::{
-    Router,
+    Extension, Router,
     body::Body,
     extract::State,
     http::{StatusCode, header},
@@ -18,18 +27,28 @@ use nix::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
+    runtime::Handle,
     sync::{Semaphore, mpsc},
     task::spawn_blocking,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Accept, Refused, Source, busy, serve_all};
+use super::{
+    Refused, Source, accept_failed, busy,
+    crowd::{Crowd, Served},
+    serve,
+};
 use crate::api::metrics::{self, Process, Told};
 
-/// Connections served at once: Prometheus needs one.
-const CONNECTIONS_MAX: usize = 8;
+/// Connections at once: Prometheus needs one. Who comes to more takes the place of another.
+const CONNECTIONS_MAX: usize = 32;
+/// Texts that are made at once.
+const TEXTS_MAX: usize = 8;
 /// Parts of a text that wait for a client to read.
 const PARTS_WAITING_MAX: usize = 2;
+/// Longest time in which a client reads nothing. When all places are taken by such, whoever comes next
+/// still has his text within the ten seconds that Prometheus waits.
+const STALLED_MAX: Duration = Duration::from_secs(1);
 
 /// A server of metrics, listening; nobody is served before [`MetricsServer::run`].
 #[derive(Debug)]
@@ -49,7 +68,7 @@ impl MetricsServer {
             .fallback(async || {
                 Refused(StatusCode::NOT_FOUND, "the metrics are at /metrics".to_owned())
             })
-            .with_state((source, Arc::new(Semaphore::new(CONNECTIONS_MAX))));
+            .with_state((source, Arc::new(Semaphore::new(TEXTS_MAX))));
         Ok(Self { listener, router })
     }
 
@@ -60,40 +79,64 @@ impl MetricsServer {
 
     /// Serves until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        serve_all(&self, stop).await;
+        stop.run_until_cancelled(self.serve_all()).await;
     }
-}
 
-impl Accept for MetricsServer {
-    const WHAT: &'static str = "a connection for metrics";
-    const CONNECTIONS_MAX: usize = CONNECTIONS_MAX;
-    type Stream = TcpStream;
+    async fn serve_all(&self) {
+        let mut crowd = Crowd::new(CONNECTIONS_MAX);
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => self.take(stream, &mut crowd).await,
+                Err(error) => accept_failed("a connection for metrics", &error).await,
+            }
+        }
+    }
 
-    async fn accept(&self) -> io::Result<(TcpStream, Router)> {
-        Ok((self.listener.accept().await?.0, self.router.clone()))
+    async fn take(&self, stream: TcpStream, crowd: &mut Crowd) {
+        let served = Served::default();
+        let router = self.router.clone().layer(Extension(served.clone()));
+        crowd.seat(served, serve(stream, router)).await;
     }
 }
 
 async fn metrics(
     State((source, turns)): State<(Source, Arc<Semaphore>)>,
+    Extension(served): Extension<Served>,
 ) -> Result<Response, Refused> {
+    let serving = served.begin();
     // Kept to the end of the text, which may come after that of the connection.
     let turn = turns.acquire_owned().await.map_err(|_| busy())?;
     let view = source.fresh_view().await?;
     let uptime_seconds = source.started.elapsed().as_secs();
     let (sender, mut parts) = mpsc::channel(PARTS_WAITING_MAX);
+    let is_cut = Arc::new(AtomicBool::new(false));
+    let cuts = Arc::clone(&is_cut);
     // Not where events are handled; a client that reads slowly, or not at all, holds up nobody else.
     spawn_blocking(move || {
         let told = Told { view: &view, uptime_seconds, process: process() };
-        metrics::render(&told, &mut |part| match sender.blocking_send(Ok::<_, Infallible>(part)) {
+        let handle = Handle::current();
+        metrics::render(&told, &mut |part| match handle
+            .block_on(sender.send_timeout(part, STALLED_MAX))
+        {
             Ok(()) => ControlFlow::Continue(()),
-            Err(_gone_away) => ControlFlow::Break(()),
+            Err(_gone_away_or_asleep) => {
+                cuts.store(true, Ordering::Relaxed);
+                ControlFlow::Break(())
+            }
         });
-        drop(turn);
+        drop((turn, serving));
     });
     let content_type = [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)];
-    let body = Body::from_stream(poll_fn(move |context| parts.poll_recv(context)));
-    Ok((content_type, body).into_response())
+    let body = poll_fn(move |context| {
+        parts.poll_recv(context).map(|part| match part {
+            // A text that is cut must not look like a whole one.
+            None if is_cut.swap(false, Ordering::Relaxed) => {
+                Some(Err(io::Error::from(io::ErrorKind::TimedOut)))
+            }
+            part => part.map(Ok),
+        })
+    });
+    Ok((content_type, Body::from_stream(body)).into_response())
 }
 
 /// The agent as the kernel sees it.

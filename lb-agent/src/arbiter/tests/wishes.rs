@@ -12,7 +12,8 @@ use super::{
 use crate::{
     labels::lb::LbLabels,
     model::{
-        Backend, BackendState, Claim, Origin, PooledName, ProbeKind, Refusal, Setting, Wishes,
+        Backend, BackendState, Claim, Origin, PooledName, ProbeKind, Refusal, ReportedHealth,
+        Setting, Wishes,
     },
     plan::service_hash,
 };
@@ -57,6 +58,36 @@ fn check_policy(claims: &[Claim]) -> String {
         writeln!(shown, "refused: {} {key}: {}", refusal.object, refusal.message).unwrap();
     }
     shown
+}
+
+/// What is said of containers of one service, of which Docker says so much.
+#[track_caller]
+fn check_unchecked(probe: &str, containers: &[(&str, Option<ReportedHealth>)]) -> String {
+    let claims = containers.iter().map(|(place, reported)| {
+        let mut claim = wishing("web", place, 10, &[("lb.probe", probe)]);
+        let backend = claim.backend.as_mut().expect("a backend");
+        (backend.reported, backend.instance) = (*reported, (*place).to_owned());
+        claim
+    });
+    let claims: Vec<Claim> = claims.collect();
+    let (snapshot, refusals) = arbitrate(claims, &Incumbents::new());
+    let served = snapshot.services.values().map(|service| service.backends.len()).sum::<usize>();
+    assert_eq!(served, containers.len(), "everybody is served");
+    let line = |it: &Refusal| {
+        format!("{} {}: {}\n", it.object, it.key.as_deref().unwrap_or_default(), it.message)
+    };
+    refusals.iter().map(line).collect()
+}
+
+#[test]
+fn containers_that_docker_is_to_judge_and_does_not_are_told_once_for_their_service() {
+    use ReportedHealth::{Healthy, Starting, Unhealthy};
+    let judged = [("a", Some(Healthy)), ("b", Some(Starting)), ("c", Some(Unhealthy))];
+    assert_snapshot!(check_unchecked("docker", &judged), @"");
+    assert_snapshot!(check_unchecked("tcp", &[("a", None)]), @"");
+    assert_snapshot!(check_unchecked("docker", &[("a", Some(Healthy)), ("b", None)]), @"container `a` lb.probe: the service `web` is to be probed by the HEALTHCHECK of its containers, but `b-1` has none, so it counts as healthy whatever happens; give the image one, or choose another probe");
+    let many = ["g", "f", "e", "d", "c", "b", "a"].map(|name| (name, None));
+    assert_snapshot!(check_unchecked("docker", &many), @"container `a` lb.probe: the service `web` is to be probed by the HEALTHCHECK of its containers, but `a-1`, `b-1`, `c-1`, `d-1`, `e-1` and 2 more have none, so they count as healthy whatever happens; give the image one, or choose another probe");
 }
 
 /// What is said of services that depend on others; everybody is served.

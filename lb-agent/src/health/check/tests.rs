@@ -20,8 +20,8 @@ use crate::{
     model::Probe,
 };
 
-/// Long enough for a busy machine; no test waits for it.
-const PATIENT_MS: u32 = 20_000;
+/// No test waits for it, and no machine is so busy that one comes near it.
+const PATIENT_MS: u32 = 120_000;
 /// For those who never answer.
 const SHORT_MS: u32 = 300;
 
@@ -39,7 +39,7 @@ async fn run_with(
     let checks = Arc::new(NodeChecks::new(Arc::new(NoContainers), commands, tls));
     let started = Instant::now();
     let outcome = probe(checks, job(kind, address, timeout_ms)).await.outcome;
-    assert!(started.elapsed() < Duration::from_secs(15), "{outcome:?} took too long");
+    assert!(started.elapsed() < Duration::from_secs(100), "{outcome:?} took too long");
     match outcome {
         Outcome::Passed(text) => format!("passed: {text}"),
         Outcome::Failed(failure) => format!("{}: {}", failure.kind, failure.text),
@@ -231,7 +231,8 @@ async fn answers_of_endless_pieces_are_bounded_in_number_and_bytes() {
         ),
         (
             "chunks of a byte",
-            endless(ok, b"1\r\nx\r\n".to_vec()).await,
+            // Many at a time: calls of the kernel are what takes long here.
+            endless(ok, b"1\r\nx\r\n".repeat(1000)).await,
             text,
             "wrong: 200 OK, but the first 65536 bytes of the body do not contain",
         ),
