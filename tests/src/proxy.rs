@@ -213,7 +213,7 @@ fn copy(from: &mut UnixStream, to: &mut UnixStream) -> io::Result<()> {
 
 fn trickle(from: &mut UnixStream, to: &mut UnixStream) -> io::Result<()> {
     const PIECE: usize = 200;
-    let mut buffer = [0; 64 * 1024];
+    let mut buffer = [0; 8 * 1024];
     loop {
         // A read after a pause, so that what belongs together is late once.
         from.set_nonblocking(true)?;

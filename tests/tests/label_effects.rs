@@ -207,11 +207,14 @@ fn ring_size(scene: &mut Scene) -> Result<()> {
     Ok(())
 }
 
+/// What a label does, and its absence does not.
+type Check = fn(&mut Scene) -> Result<()>;
+
 #[test]
 fn labels_do_what_they_say() -> Result<()> {
     needs!(docker);
     let mut scene = Scene::start()?;
-    let cases: [(&str, fn(&mut Scene) -> Result<()>); 5] = [
+    let cases: [(&str, Check); 5] = [
         ("lb.unreachable", unreachable),
         ("lb.panic", panic),
         ("lb.unhealthy_grace", unhealthy_grace),

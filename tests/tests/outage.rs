@@ -275,13 +275,39 @@ fn empty_and_broken_answers_remove_nothing() -> Result<()> {
     Ok(())
 }
 
+/// Waits for what takes Docker many answers, one after the other.
+fn wait_learnt(agent: &Agent, expected: &[&str]) -> Result<()> {
+    process::wait_for("what Docker has", Duration::from_mins(1), || {
+        let found = agent.healthy_backends()?;
+        ensure!(found == expected, "{found:?}");
+        Ok(())
+    })
+}
+
+/// Waits for what takes less than any answer of Docker.
+fn within(what: &str, is_so: impl FnMut() -> Result<()>) -> Result<()> {
+    let begun = Instant::now();
+    process::wait_for(what, SOON, is_so)?;
+    println!("{what}: {:?}", begun.elapsed());
+    ensure!(begun.elapsed() < SLOWNESS, "{what} waits for Docker: {:?}", begun.elapsed());
+    Ok(())
+}
+
+/// Nothing is said of Docker, nor of `web-1` after so many events.
+fn check_quiet(agent: &Agent, events: usize) -> Result<()> {
+    ensure!(agent.trouble("docker")?.is_none(), "{:?}", agent.trouble("docker")?);
+    ensure!(agent.refusals()?.is_empty(), "{:?}", agent.refusals()?);
+    let told = agent.rows("event")?.split_off(events);
+    let flaps = told.iter().filter(|it| it.to_string().contains("web-1"));
+    ensure!(flaps.count() == 0, "{told:#?}");
+    Ok(())
+}
+
 /// Whatever Docker is asked for takes two seconds, from the agent's start on. What does not come from
 /// Docker waits for none of it.
 #[test]
 fn docker_that_is_slow_but_right_is_believed_and_holds_up_nobody_else() -> Result<()> {
     const HEALTH_PORT: u16 = 9090;
-    /// Many answers, one after the other.
-    const LONG: Duration = Duration::from_mins(1);
     needs!(docker);
     let world = World::docker()?;
     let docker = world.docker_client()?;
@@ -299,14 +325,7 @@ fn docker_that_is_slow_but_right_is_believed_and_holds_up_nobody_else() -> Resul
     config.front.push(remote.link.clone());
     let agent = world.start_agent(&config)?;
     let begun = Instant::now();
-    let wait_learnt = |expected: &[&str]| {
-        process::wait_for("what Docker has", LONG, || {
-            let found = agent.healthy_backends()?;
-            ensure!(found == expected, "{found:?}");
-            Ok(())
-        })
-    };
-    wait_learnt(&["probed", "web-1", "web-2"])?;
+    wait_learnt(&agent, &["probed", "web-1", "web-2"])?;
     println!("all are there after {:?}", begun.elapsed());
     let streams = world.client().streams(vip(81), 5)?;
     let of_webs = world.client().slow_streams(world.front(), 20, Duration::from_millis(100))?;
@@ -315,15 +334,8 @@ fn docker_that_is_slow_but_right_is_believed_and_holds_up_nobody_else() -> Resul
     // While Docker is asked about one that has just come.
     let begun = Instant::now();
     world.web(3)?.start()?;
-    let within = |what: &str, is_so: &dyn Fn() -> Result<()>| {
-        let begun = Instant::now();
-        process::wait_for(what, SOON, is_so)?;
-        println!("{what}: {:?}", begun.elapsed());
-        ensure!(begun.elapsed() < SLOWNESS, "{what} waits for Docker: {:?}", begun.elapsed());
-        Ok(())
-    };
     drop(health);
-    within("the probe", &|| agent.wait_state("probed", "unhealthy"))?;
+    within("the probe", || agent.wait_state("probed", "unhealthy"))?;
     config.extra = format!(
         "[[service]]\nname = \"beside\"\nfrontends = [\"tcp://{}\"]\n\
          [[service.backend]]\naddress = \"{}\"\n",
@@ -331,23 +343,19 @@ fn docker_that_is_slow_but_right_is_believed_and_holds_up_nobody_else() -> Resul
         remote.address
     );
     agent.configure(&config)?;
-    within("the file", &|| world.client().fetch_one(vip(82)).map(drop))?;
+    within("the file", || world.client().fetch_one(vip(82)).map(drop))?;
     let health = listen()??;
-    wait_learnt(&[&remote.address.to_string(), "probed", "web-1", "web-2", "web-3"])?;
+    wait_learnt(&agent, &[&remote.address.to_string(), "probed", "web-1", "web-2", "web-3"])?;
     println!("web-3 is there after {:?}", begun.elapsed());
     ensure!(begun.elapsed() >= SLOWNESS, "Docker was not slow");
     let service = "compose/shop/web:8080";
     process::kill(webs[1].pid()?, Signal::SIGKILL);
-    within("a death", &|| agent.wait_backends_of(service, &["web-1", "web-3"]))?;
+    within("a death", || agent.wait_backends_of(service, &["web-1", "web-3"]))?;
     // Longer than the time between two listings, and what they take.
     process::sleep(3 * SLOWNESS)?;
     agent.wait_backends_of(service, &["web-1", "web-3"])?;
     agent.wait_state("probed", "healthy")?;
-    ensure!(agent.trouble("docker")?.is_none(), "{:?}", agent.trouble("docker")?);
-    ensure!(agent.refusals()?.is_empty(), "{:?}", agent.refusals()?);
-    let told = agent.rows("event")?.split_off(events);
-    let flaps = told.iter().filter(|it| it.to_string().contains("web-1"));
-    ensure!(flaps.count() == 0, "{told:#?}");
+    check_quiet(&agent, events)?;
     streams.finish()?.check()?;
     let broken = of_webs.finish()?.failures;
     ensure!(broken.iter().all(|it| it.name == "web-2"), "{broken:?}");
