@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs::{self, File},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::unix::fs::MetadataExt as _,
     process::Command,
     time::{Duration, Instant},
@@ -20,13 +20,13 @@ use aya::{
 use lb_agent::netlink::Cookies;
 use lb_common::socket::cookie_told;
 use lb_tests::{
-    Agent, AgentConfig, World,
+    Agent, AgentConfig, Container, World,
     callers::{Called, Callers},
     eastwest::{Scene, shares, stranger},
     needs,
     packets::object_bytes,
     process,
-    world::{BALANCER, vip},
+    world::{BALANCER, vip, vip6},
 };
 
 use nix::sys::signal::Signal;
@@ -84,22 +84,33 @@ fn a_call_is_explained_as_it_is_decided() -> Result<()> {
     needs!(docker);
     let world = World::docker()?;
     let stranger = stranger(&world, "stranger")?;
-    let scene = Scene::with(world, |_| {})?;
+    let scene = Scene::of_both_families_in(world, |_| {})?;
     scene.wait_known("stranger")?;
     let explain = |from: &str, at: SocketAddr| -> Result<String> {
         scene.agent.lbctl(&format!("explain --from {from} {at}"))
     };
-    for from in ["client", "node"] {
-        let said = explain(from, scene.target())?;
-        ensure!(said.contains("decision: deliver to ") && said.contains("(web-"), "{said}");
+    let ways: [(fn(u16) -> SocketAddr, Vec<IpAddr>); 2] = [
+        (vip, scene.webs.iter().map(Container::address).collect::<Result<_>>()?),
+        (vip6, scene.webs.iter().map(Container::address6).collect::<Result<_>>()?),
+    ];
+    for (at, backends) in ways {
+        let led = |said: &str| {
+            let to =
+                |ip: &IpAddr| format!("decision: deliver to {} (web-", SocketAddr::new(*ip, 8080));
+            backends.iter().any(|ip| said.contains(&to(ip)))
+        };
+        for from in ["client", "node"] {
+            let said = explain(from, at(80))?;
+            ensure!(led(&said), "{said}");
+        }
+        let said = explain("client", at(80))?;
+        ensure!(said.contains("client: container, on both") && said.contains("by both"), "{said}");
+        let said = explain("stranger", at(80))?;
+        ensure!(said.contains("drop EHOSTUNREACH, other_network"), "{said}");
+        scene.refused(Some(&stranger), "tcp", at(80), EHOSTUNREACH)?;
+        let said = explain("client", at(81))?;
+        ensure!(said.contains("drop ECONNREFUSED, no_frontend"), "{said}");
     }
-    let said = explain("client", scene.target())?;
-    ensure!(said.contains("client: container, on bridge") && said.contains("by bridge"), "{said}");
-    let said = explain("stranger", scene.target())?;
-    ensure!(said.contains("drop EHOSTUNREACH, other_network"), "{said}");
-    scene.refused(Some(&stranger), "tcp", scene.target(), EHOSTUNREACH)?;
-    let said = explain("client", vip(81))?;
-    ensure!(said.contains("drop ECONNREFUSED, no_frontend"), "{said}");
     let error = explain("nobody", scene.target()).err().context("nobody is explained")?;
     ensure!(format!("{error:#}").contains("no container `nobody` runs on this node"), "{error:#}");
     Ok(())
