@@ -21,6 +21,7 @@ pub mod https;
 pub mod manager;
 pub mod names;
 pub mod namespace;
+pub mod odd_programs;
 pub mod other_programs;
 pub mod packets;
 pub mod process;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File},
+    fs,
     net::{IpAddr, SocketAddr},
     os::unix::fs::MetadataExt as _,
     process::Command,
@@ -10,21 +10,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use aya::{
-    EbpfLoader,
-    programs::{
-        CgroupAttachMode, CgroupSockAddr,
-        links::{FdLink, PinnedLink},
-    },
-};
-use lb_agent::netlink::Cookies;
-use lb_common::socket::cookie_told;
+use aya::programs::links::{FdLink, PinnedLink};
 use lb_tests::{
     Agent, AgentConfig, Container, World,
     callers::{Called, Callers},
     eastwest::{Scene, shares, stranger},
     needs,
-    packets::object_bytes,
+    odd_programs::Exclusive,
     process,
     world::{BALANCER, vip, vip6},
 };
@@ -127,7 +119,7 @@ fn a_vip_that_is_somebodys_address_takes_nothing_else() -> Result<()> {
     let node = world.node().run("ip -4 -o addr show")?;
     let node = node.lines().filter(|line| !line.contains(" lo ") && !line.contains("docker0"));
     let mut node = node.filter_map(|line| line.split_whitespace().nth(3)?.split('/').next());
-    let node: std::net::IpAddr = node.next_back().context("no address")?.parse()?;
+    let node: IpAddr = node.next_back().context("no address")?.parse()?;
     let mut config = world.config();
     config.cgroup = Some(callers.cgroup().to_owned());
     let somebodys = [holder.address()?, node];
@@ -221,33 +213,38 @@ fn a_cgroup_that_cannot_be_written_can_be_attached_to() -> Result<()> {
     result
 }
 
+/// The rest of the agent goes on: packets are served, and calls as soon as there is room.
 #[test]
-fn a_kernel_that_tells_no_cookies_is_asked_by_a_call() -> Result<()> {
+fn a_program_in_the_way_of_ours_is_told_and_waited_for() -> Result<()> {
     needs!(docker);
-    let scene = Scene::new()?;
-    // What the kernel says, here where it does.
-    let tell = || Ok::<_, anyhow::Error>(Cookies::default().of(None)?);
-    let known = scene.client.enter(tell)??;
-    // The program as an agent of an old kernel loads it.
-    let question = Cookies::by_question().question().context("no question")?;
-    let (address, port) = (question.ip().to_bits().to_be(), u32::from(question.port().to_be()));
-    let object = object_bytes()?;
-    let mut loader = EbpfLoader::new();
-    loader.override_global("COOKIE_ADDRESS", &address, true);
-    loader.override_global("COOKIE_PORT", &port, true);
-    let mut ebpf = loader.load(&object)?;
-    let program: &mut CgroupSockAddr =
-        ebpf.program_mut("lb_connect4").context("no program")?.try_into()?;
-    program.load()?;
-    let before = scene.dial(Some(&scene.client), "peer", question.into(), 1)?;
-    program.attach(File::open(scene.callers.cgroup())?, CgroupAttachMode::Single)?;
-    let after = scene.dial(Some(&scene.client), "peer", question.into(), 1)?;
-    let told = |calls: &[Called]| match calls {
-        [Called::Answered { peer: SocketAddr::V4(peer), .. }] => cookie_told(*peer),
-        _ => None,
-    };
-    assert_eq!((told(&before), told(&after)), (None, Some(known)), "{before:?} {after:?}");
-    Ok(())
+    let mut world = World::docker()?;
+    let callers = Callers::of(&mut world)?;
+    let web = lb_tests::eastwest::web(&world, 1)?.start()?;
+    let mut config = world.config();
+    config.cgroup = Some(callers.cgroup().to_owned());
+    let exclusive = Exclusive::on(callers.cgroup())?;
+    let agent = world.start_agent(&config)?;
+    agent.wait_backends(&[web.name()])?;
+    let at = callers.cgroup().display().to_string();
+    let expected =
+        format!("`lb_connect4` cannot be attached to the cgroup `{at}`: the program `odd` (id ");
+    let doctor = String::from_utf8(agent.lbctl_command("doctor").output()?.stdout)?;
+    for said in [agent.lbctl("status")?, agent.log(), doctor] {
+        ensure!(said.contains(&expected), "{said}");
+        let remedy = format!("`bpftool cgroup detach {at} connect4 id ");
+        ensure!(said.contains(&remedy), "{said}");
+    }
+    let pins = agent.pin_path().join("sockets");
+    ensure!(fs::read_dir(&pins)?.next().is_none(), "half of the calls are translated");
+    world.client().fetch(world.front(), 10)?.check()?;
+    drop(exclusive);
+    process::wait_for("calls that are balanced", Duration::from_secs(15), || {
+        let status = agent.json("status")?;
+        ensure!(status["sockets"]["trouble"].is_null(), "{}", status["sockets"]);
+        Ok(())
+    })?;
+    let calls = callers.dial(&world, None, "tcp", world.front(), 4)?;
+    shares(&calls, world.front()).map(drop)
 }
 
 /// The cgroups that an agent's programs of socket calls are attached to, by their numbers.
