@@ -95,11 +95,13 @@ pub struct DockerOptions {
     pub forward_drop: bool,
     /// Containers outlive the daemon.
     pub live_restore: bool,
+    /// Whom containers ask for names; `None`: as the machine does.
+    pub dns: Option<&'static str>,
 }
 
 impl Default for DockerOptions {
     fn default() -> Self {
-        Self { forward_drop: true, live_restore: true }
+        Self { forward_drop: true, live_restore: true, dns: None }
     }
 }
 
@@ -173,6 +175,7 @@ impl DockerNode {
             .arg(&self.cgroup)
             .arg(self.directory.path())
             .args(self.options.live_restore.then_some("--live-restore"))
+            .args(self.options.dns.map(|server| ["--dns", server]).into_iter().flatten())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);

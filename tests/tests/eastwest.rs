@@ -23,6 +23,9 @@ const ECONNABORTED: i32 = 103;
 const ECONNREFUSED: i32 = 111;
 const EHOSTUNREACH: i32 = 113;
 
+/// Longest time from a death until the last of a hundred sockets has heard of it.
+const LATEST_MS: f64 = 500.0;
+
 const TCP: [&str; 5] = ["tcp", "tcp-nonblocking", "tcp-fastopen", "tcp-bound", "tcp-mapped"];
 const UDP: [&str; 4] = ["udp", "udp-unconnected", "udp-mapped", "udp-mapped-unconnected"];
 
@@ -222,11 +225,12 @@ fn connections_end_when_their_backend_is_gone_and_new_ones_succeed() -> Result<(
     let shares = scene.served(Some(client), "tcp", target, 100)?;
     assert_eq!(shares.keys().collect::<Vec<_>>(), ["web-2"]);
 
-    for (held, all) in [(held, 10_000), (on_node, 100)] {
+    // Those who tell of so many have little time for each.
+    for (held, all, limit_ms) in [(held, 10_000, 1500.0), (on_node, 100, 2.0 * LATEST_MS)] {
         let ends = held.ends(ECONNABORTED)?;
         let latest = ends.iter().copied().fold(0.0, f64::max) - killed_ms;
         println!("{} of {all} ended, the last after {latest:.0} ms", ends.len());
-        ensure!(latest < 1500.0, "the last of {} ended after {latest:.0} ms", ends.len());
+        ensure!(latest < limit_ms, "the last of {} ended after {latest:.0} ms", ends.len());
         let share = ends.len() * 100 / all;
         ensure!((35..=65).contains(&share), "{} of {all} ended", ends.len());
     }
@@ -241,7 +245,7 @@ fn connected_datagrams_are_told_and_others_move_at_once() -> Result<()> {
     let target = scene.target();
     // They send nothing, so nobody but us tells them.
     let held = callers.hold_datagrams(world, Some(client), target, 100)?;
-    // One after the other on the same socket, about as long as it takes to kill.
+    // One after the other on the same socket, for longer than it takes to kill.
     let mut command = callers.in_container(client, "sh")?;
     let dial = callers.dial_path()?.display();
     let script = format!(
@@ -253,8 +257,10 @@ fn connected_datagrams_are_told_and_others_move_at_once() -> Result<()> {
     let mut child = command.args(["-c", &script]).stdout(std::fs::File::create(&told)?).spawn()?;
     process::sleep(Duration::from_millis(300))?;
     let before = std::fs::metadata(&told)?.len();
+    let pid = webs[0].pid()?;
     let killed_ms = lb_tests::traffic::now_ms();
-    webs[0].act("kill")?;
+    process::kill(pid, Signal::SIGKILL);
+    process::sleep(Duration::from_millis(300))?;
     let during = std::fs::metadata(&told)?.len();
     ensure!(0 < before && before < during, "no calls while it was killed: {before}, {during}");
     child.wait()?;
@@ -270,7 +276,8 @@ fn connected_datagrams_are_told_and_others_move_at_once() -> Result<()> {
     let ends = held.ends(ECONNABORTED)?;
     ensure!((20..=80).contains(&ends.len()), "{} of 100 were told", ends.len());
     let latest_ms = ends.iter().copied().fold(0.0, f64::max) - killed_ms;
-    ensure!(latest_ms < 3000.0, "the last was told after {latest_ms:.0} ms");
+    println!("{} were told, the last after {latest_ms:.0} ms", ends.len());
+    ensure!(latest_ms < LATEST_MS, "the last was told after {latest_ms:.0} ms");
     Ok(())
 }
 
