@@ -224,6 +224,12 @@ impl DockerNode {
         }
     }
 
+    /// Where it looks for plugins, as seen from here.
+    pub fn plugins(&self) -> Result<PathBuf> {
+        let daemon = self.daemon.as_ref().context("dockerd does not run")?;
+        Ok(format!("/proc/{}/root/run/docker/plugins", daemon.id()).into())
+    }
+
     /// Client of the daemon.
     #[must_use]
     pub fn docker(&self) -> &Docker {

@@ -18,6 +18,7 @@ pub mod docker;
 pub mod eastwest;
 pub mod exposition;
 pub mod https;
+pub mod ipam;
 pub mod manager;
 pub mod names;
 pub mod namespace;

@@ -98,12 +98,12 @@ fn the_doctor_sees_what_is_wrong_with_a_node() -> Result<()> {
 fn raw_sockets_are_found(agent: &Agent, world: &World, container: &Container) -> Result<()> {
     let open = |family, kind, protocol| socket(family, kind, SockFlag::SOCK_CLOEXEC, protocol);
     let raw = |family, protocol| open(family, SockType::Raw, Some(protocol));
-    let none = |agent: &Agent| -> Result<()> {
+    let is_silent = |agent: &Agent| -> Result<()> {
         let report = doctor(agent)?.0;
         ensure!(check(&report, "raw").is_err(), "whose are they? {report}");
         Ok(())
     };
-    none(agent)?;
+    is_silent(agent)?;
     let packets =
         world.node().enter(|| open(AddressFamily::Packet, SockType::Datagram, None))??;
     let node =
@@ -124,7 +124,7 @@ fn raw_sockets_are_found(agent: &Agent, world: &World, container: &Container) ->
         wait_check(agent, "raw", "ok", &[node])?;
     }
     drop(packets);
-    none(agent)
+    is_silent(agent)
 }
 
 #[test]

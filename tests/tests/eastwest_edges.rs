@@ -15,7 +15,7 @@ use lb_tests::{
     Agent, AgentConfig, Container, World,
     callers::{Called, Callers},
     eastwest::{Scene, shares, stranger},
-    needs,
+    ipam, needs,
     odd_programs::Exclusive,
     process,
     world::{BALANCER, vip, vip6},
@@ -81,11 +81,10 @@ fn a_call_is_explained_as_it_is_decided() -> Result<()> {
     let explain = |from: &str, at: SocketAddr| -> Result<String> {
         scene.agent.lbctl(&format!("explain --from {from} {at}"))
     };
-    let ways: [(fn(u16) -> SocketAddr, Vec<IpAddr>); 2] = [
-        (vip, scene.webs.iter().map(Container::address).collect::<Result<_>>()?),
-        (vip6, scene.webs.iter().map(Container::address6).collect::<Result<_>>()?),
-    ];
-    for (at, backends) in ways {
+    let webs = scene.webs.iter();
+    let four: Vec<IpAddr> = webs.clone().map(Container::address).collect::<Result<_>>()?;
+    let six: Vec<IpAddr> = webs.map(Container::address6).collect::<Result<_>>()?;
+    for (at, backends) in [(vip as fn(u16) -> SocketAddr, four), (vip6, six)] {
         let led = |said: &str| {
             let to =
                 |ip: &IpAddr| format!("decision: deliver to {} (web-", SocketAddr::new(*ip, 8080));
@@ -182,6 +181,92 @@ fn a_stranger_with_a_containers_address_is_not_that_container() -> Result<()> {
     let said = process::run(stranger.args(["--net", "sh", "-c", &script]))?;
     ensure!(said.starts_with(&format!("errno={EHOSTUNREACH} ")), "{said}");
     agent.wait_drops("not_visible", 1)
+}
+
+/// A container on the network `near` and one on `far`, of the same address, and both on `shared`.
+fn two_of_one_address(world: &mut World) -> Result<[Container; 2]> {
+    let docker = world.docker_client()?;
+    ipam::serve(&world.docker_node()?.plugins()?, "ranges")?;
+    let subnet = "--subnet 172.29.9.0/24 --gateway 172.29.9.1";
+    docker.run(&format!("network create {subnet} near"))?;
+    world.node().ip("link add own0 type veth peer name own1")?;
+    let own = format!("--driver macvlan --opt parent=own0 --ipam-driver ranges {subnet}");
+    docker.run(&format!("network create {own} far"))?;
+    docker.run("network create shared")?;
+    let client = |network: &str| -> Result<Container> {
+        let client = docker.container(&format!("from-{network}"));
+        let client = client.with(&format!("--network {network} --ip 172.29.9.9")).start()?;
+        docker.run(&format!("network connect shared {}", client.name()))?;
+        Ok(client)
+    };
+    let clients = [client("near")?, client("far")?];
+    for client in &clients {
+        let addresses = client.inspect("{{json .NetworkSettings.Networks}}")?;
+        ensure!(addresses.contains("\"172.29.9.9\""), "{addresses}");
+    }
+    Ok(clients)
+}
+
+/// Docker has each range once, but where a plugin gives out addresses.
+#[test]
+fn callers_with_one_address_on_two_networks_are_two_callers() -> Result<()> {
+    needs!(docker);
+    let mut world = World::docker()?;
+    let callers = Callers::of(&mut world)?;
+    let clients = two_of_one_address(&mut world)?;
+    let docker = world.docker_client()?;
+    let service = |name: &str, network: &str, port: u16, [key, value]: [&str; 2]| {
+        let web = docker.container(name).with(&format!("--network {network}")).label(key, value);
+        web.compose("shop", &format!("at-{port}"), u32::from(name.ends_with('2')) + 1)
+            .label("lb.8080.frontend", &format!("tcp://{BALANCER}:{port}"))
+            .start()
+    };
+    service("for-near", "shared", 81, ["lb.visible", "network:near"])?;
+    service("for-far", "shared", 82, ["lb.visible", "network:far"])?;
+    // Whose address is one of a neighbour's to both.
+    service("on-near", "near", 83, ["lb.visible", "containers"])?;
+    service("same-1", "shared", 84, ["lb.affinity", "client"])?;
+    service("same-2", "shared", 84, ["lb.affinity", "client"])?;
+    let mut config = world.config();
+    config.cgroup = Some(callers.cgroup().to_owned());
+    let agent = world.start_agent(&config)?;
+    agent.wait_backends(&["for-far", "for-near", "on-near", "same-1", "same-2"])?;
+    for client in &clients {
+        agent.wait_caller(client.name())?;
+    }
+    let [near, far] = &clients;
+    for (client, port, expected) in [
+        (near, 81, Some("for-near")),
+        (far, 81, None),
+        (near, 82, None),
+        (far, 82, Some("for-far")),
+        (near, 83, Some("on-near")),
+        (far, 83, None),
+    ] {
+        let calls = callers.dial(&world, Some(client), "tcp", vip(port), 4)?;
+        let Some(expected) = expected else {
+            let all = calls.iter().all(|call| *call == Called::Failed(EHOSTUNREACH));
+            ensure!(all, "{} to {port}: {calls:?}", client.name());
+            continue;
+        };
+        let shares = shares(&calls, vip(port))?;
+        ensure!(shares.keys().eq([expected]), "{} to {port}: {shares:?}", client.name());
+    }
+    assert_eq!((agent.drops("not_visible")?, agent.drops("other_network")?), (8, 4));
+    let mut hashes = BTreeSet::new();
+    for client in &clients {
+        let calls = callers.dial(&world, Some(client), "tcp", vip(84), 20)?;
+        let shares = shares(&calls, vip(84))?;
+        ensure!(shares.len() == 1, "{}: {shares:?}", client.name());
+        let said = agent.lbctl(&format!("explain --from {} {}", client.name(), vip(84)))?;
+        let led = shares.keys().all(|name| said.contains(&format!("({name})")));
+        ensure!(led, "{shares:?}: {said}");
+        let hash = said.lines().find(|line| line.contains("of the caller's namespace"));
+        hashes.insert(hash.with_context(|| said.clone())?.to_owned());
+    }
+    // By which backend is a matter of chance.
+    ensure!(hashes.len() == 2, "{hashes:?}");
+    Ok(())
 }
 
 #[test]

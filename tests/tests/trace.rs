@@ -67,7 +67,7 @@ fn start(world: &World) -> Result<([RemoteHost; 2], Agent)> {
     let remotes = [RemoteHost::start(world.node(), 1)?, RemoteHost::start(world.node(), 2)?];
     let mut config = AgentConfig::new(FRONT);
     config.front = [FRONT, "back1", "back2"].map(str::to_owned).to_vec();
-    config.extra = "[metrics]\nlisten = \"127.0.0.1:9432\"\n".to_owned();
+    config.extra += "[metrics]\nlisten = \"127.0.0.1:9432\"\n";
     for Family { service, at, address, .. } in FAMILIES {
         let name = service.trim_start_matches("file/");
         let frontend = format!("name = \"{name}\"\nfrontends = [\"tcp://{}\"]\n", at(80));

@@ -77,11 +77,11 @@ impl Drop for Cgroup {
 }
 
 pub(crate) fn open(sandbox: &Sandbox, path: &Path) -> Datapath {
-    open_asked(sandbox, path, &Cookies::default())
+    open_asked(sandbox, path, Cookies::default())
 }
 
 /// With programs that answer the question by which an agent learns cookies.
-fn open_asked(sandbox: &Sandbox, path: &Path, cookies: &Cookies) -> Datapath {
+fn open_asked(sandbox: &Sandbox, path: &Path, cookies: Cookies) -> Datapath {
     let cgroup = CgroupOptions {
         path: Some(path.to_owned()),
         routes_across: true,
@@ -300,7 +300,7 @@ sandboxed! {
         let pids = [std::process::id(), others[0].0.id(), others[1].0.id()];
         let processes = pids.map(|pid| Process::open(pid).unwrap());
         let asked = Cookies::by_question();
-        let _datapath = open_asked(sandbox, &cgroup.0, &asked);
+        let _datapath = open_asked(sandbox, &cgroup.0, asked);
         let unseen = asked.of(None).unwrap_err().to_string();
         let remedy = "run the agent in the cgroup that `path` in [cgroup] names, or leave it out";
         assert!(unseen.contains(remedy), "{unseen}");
