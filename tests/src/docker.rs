@@ -95,11 +95,13 @@ pub struct DockerOptions {
     pub forward_drop: bool,
     /// Containers outlive the daemon.
     pub live_restore: bool,
+    /// Whom containers ask for names; `None`: as the machine does.
+    pub dns: Option<&'static str>,
 }
 
 impl Default for DockerOptions {
     fn default() -> Self {
-        Self { forward_drop: true, live_restore: true }
+        Self { forward_drop: true, live_restore: true, dns: None }
     }
 }
 
@@ -173,6 +175,7 @@ impl DockerNode {
             .arg(&self.cgroup)
             .arg(self.directory.path())
             .args(self.options.live_restore.then_some("--live-restore"))
+            .args(self.options.dns.map(|server| ["--dns", server]).into_iter().flatten())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
@@ -219,6 +222,12 @@ impl DockerNode {
             process::kill(pid, Signal::SIGKILL);
             process::poll(Duration::from_secs(10), is_over);
         }
+    }
+
+    /// Where it looks for plugins, as seen from here.
+    pub fn plugins(&self) -> Result<PathBuf> {
+        let daemon = self.daemon.as_ref().context("dockerd does not run")?;
+        Ok(format!("/proc/{}/root/run/docker/plugins", daemon.id()).into())
     }
 
     /// Client of the daemon.

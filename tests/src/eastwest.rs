@@ -57,15 +57,20 @@ impl Scene {
 
     /// On a network of both families, by which both backends are served.
     pub fn of_both_families(configure: impl FnOnce(&mut AgentConfig)) -> Result<Self> {
-        let mut world = World::docker()?;
+        Self::of_both_families_in(World::docker()?, configure)
+    }
+
+    /// The same in a world in which there may be containers already.
+    pub fn of_both_families_in(
+        mut world: World,
+        configure: impl FnOnce(&mut AgentConfig),
+    ) -> Result<Self> {
         let callers = Callers::of(&mut world)?;
         let docker = world.docker_client()?;
         docker.run(&format!(
             "network create --ipv6 --subnet fd00:77::/64 --gateway {GATEWAY6} both"
         ))?;
-        let frontends = [BALANCER, BALANCER6]
-            .map(|balancer| format!("tcp://{balancer}:80,udp://{balancer}:80"))
-            .join(",");
+        let frontends = frontends_of_both(80);
         let container = |name: &str| docker.container(name).with("--network both");
         let web = |number| {
             let web = container(&format!("web-{number}")).compose("shop", "web", number);
@@ -145,10 +150,17 @@ impl Scene {
     }
 }
 
-/// A container on a network of its own, `other`, where no service is.
+/// Both protocols at a port of both balancers.
+#[must_use]
+pub fn frontends_of_both(port: u16) -> String {
+    let of = |balancer| format!("tcp://{balancer}:{port},udp://{balancer}:{port}");
+    [BALANCER, BALANCER6].map(of).join(",")
+}
+
+/// A container on a network of its own and of both families, `other`, where no service is.
 pub fn stranger(world: &World, name: &str) -> Result<Container> {
     let docker = world.docker_client()?;
-    docker.run("network create other")?;
+    docker.run("network create --ipv6 --subnet fd00:78::/64 other")?;
     docker.container(name).with("--network other").start()
 }
 

@@ -1,7 +1,18 @@
 //! Skipping a test, loudly: a line on standard output, and one in the file that `LB_SKIP_LOG` names,
 //! where the test runner compares it with `skips.toml`.
 
-use std::{fs::OpenOptions, io::Write as _, path::Path};
+use std::{
+    fs::OpenOptions,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+use object::{
+    LittleEndian,
+    elf::{FileHeader64, PT_INTERP},
+    read::elf::{FileHeader as _, ProgramHeader as _},
+};
 
 /// Reports that the test of this name is skipped, and why. Use [`crate::skip!`].
 pub fn report(name: &str, why: &str) {
@@ -76,8 +87,36 @@ pub fn lacking(docker: bool) -> Option<String> {
 /// Those of these programs that this machine lacks.
 #[must_use]
 pub fn missing(programs: &[&str]) -> Option<String> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = |name: &&&str| std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
-    let missing: Vec<_> = programs.iter().filter(|name| !found(name)).copied().collect();
+    let missing: Vec<_> = programs.iter().filter(|name| find(name).is_none()).copied().collect();
     (!missing.is_empty()).then(|| format!("needs {}", missing.join(", ")))
+}
+
+fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|directory| directory.join(program)).find(|it| it.is_file())
+}
+
+/// Why a program of this machine is not one that stands alone, with no library between it and the kernel.
+#[must_use]
+pub fn not_static(program: &str) -> Option<String> {
+    let Some(path) = find(program) else { return Some(format!("needs {program}")) };
+    match interpreter(&path) {
+        Ok(None) => None,
+        Ok(Some(loader)) => {
+            Some(format!("needs a static {program}, and {} is loaded by {loader}", path.display()))
+        }
+        Err(error) => Some(format!("needs a static {program}: {error:#}")),
+    }
+}
+
+/// What loads a program and its libraries; `None`: it is linked statically.
+pub fn interpreter(path: &Path) -> Result<Option<String>> {
+    let shown = || path.display().to_string();
+    let bytes = std::fs::read(path).with_context(shown)?;
+    let header = FileHeader64::<LittleEndian>::parse(&*bytes).with_context(shown)?;
+    let segments = header.program_headers(LittleEndian, &*bytes).with_context(shown)?;
+    let loader = segments.iter().find(|segment| segment.p_type(LittleEndian) == PT_INTERP);
+    let name = loader.map(|segment| segment.data(LittleEndian, &*bytes));
+    let name = name.transpose().map_err(|()| anyhow::anyhow!("{} is cut off", shown()))?;
+    Ok(name.map(|name| String::from_utf8_lossy(name).trim_end_matches('\0').to_owned()))
 }

@@ -1,13 +1,15 @@
 //! `lbctl doctor` on a real node: what it says of it, with an agent and without.
 
-use std::{
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-    time::Duration,
-};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use lb_tests::{Agent, World, callers::Callers, needs, process, world::BALANCER};
-use nix::sys::signal::Signal;
+use lb_tests::{
+    Agent, Container, World, callers::Callers, needs, odd_programs, process, world::BALANCER,
+};
+use nix::sys::{
+    signal::Signal,
+    socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket},
+};
 use serde_json::Value;
 
 /// The level of the worst finding of a check, and all that it says.
@@ -72,7 +74,8 @@ fn the_doctor_sees_what_is_wrong_with_a_node() -> Result<()> {
     // There is no such name; that it asked is what counts.
     drop(ask.args(["nslookup", "web.local", gateway.trim()]).output()?);
     expect("names", "ok", &["1 container has asked", "not yet: `web`"])?;
-    // A network namespace that Docker knows nothing of, with an interface and a raw socket.
+    raw_sockets_are_found(&agent, &world, &stranger)?;
+    // A network namespace that Docker knows nothing of, with an interface.
     let mut odd = std::process::Command::new("setpriv");
     odd.args(["--pdeathsig", "KILL", "unshare", "--net", "sh", "-c"]);
     odd.arg("ip link add one type veth peer name two && exec sleep 60");
@@ -91,41 +94,37 @@ fn the_doctor_sees_what_is_wrong_with_a_node() -> Result<()> {
     Ok(())
 }
 
-/// A program of TC that passes everything on, before all others on an interface of this thread's
-/// network. Both descriptors keep it there.
-fn attach_odd_program(interface: &str) -> Result<[OwnedFd; 2]> {
-    const PROG_LOAD: libc::c_long = 5;
-    const LINK_CREATE: libc::c_long = 28;
-    const SCHED_CLS: u32 = 3;
-    const TCX_INGRESS: u32 = 46;
-    const BEFORE: u32 = 1 << 3;
-    let call = |command: libc::c_long, attributes: &[u8]| -> Result<OwnedFd> {
-        // SAFETY: the attributes are alive, zero where nothing is said, and as long as is said; what
-        // they point to outlives the call.
-        let fd =
-            unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), attributes.len()) };
-        ensure!(fd >= 0, "bpf({command}): {}", std::io::Error::last_os_error());
-        // SAFETY: the kernel has just made it for us.
-        Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd)?) })
+/// Whose they are, and what may be done of a container's: nothing is wrong with the node's.
+fn raw_sockets_are_found(agent: &Agent, world: &World, container: &Container) -> Result<()> {
+    let open = |family, kind, protocol| socket(family, kind, SockFlag::SOCK_CLOEXEC, protocol);
+    let raw = |family, protocol| open(family, SockType::Raw, Some(protocol));
+    let is_silent = |agent: &Agent| -> Result<()> {
+        let report = doctor(agent)?.0;
+        ensure!(check(&report, "raw").is_err(), "whose are they? {report}");
+        Ok(())
     };
-    // r0 = TC_ACT_UNSPEC; exit
-    let instructions: [u64; 2] = [0xffff_ffff_0000_00b7, 0x95];
-    let license = c"GPL";
-    let mut load = [0_u8; 72];
-    load[0..4].copy_from_slice(&SCHED_CLS.to_ne_bytes());
-    load[4..8].copy_from_slice(&2_u32.to_ne_bytes());
-    load[8..16].copy_from_slice(&(instructions.as_ptr() as u64).to_ne_bytes());
-    load[16..24].copy_from_slice(&(license.as_ptr() as u64).to_ne_bytes());
-    load[48..55].copy_from_slice(b"cil_odd");
-    let program = call(PROG_LOAD, &load)?;
-    let index = nix::net::if_::if_nametoindex(interface)?;
-    let mut create = [0_u8; 48];
-    create[0..4].copy_from_slice(&program.as_raw_fd().to_ne_bytes());
-    create[4..8].copy_from_slice(&index.to_ne_bytes());
-    create[8..12].copy_from_slice(&TCX_INGRESS.to_ne_bytes());
-    create[12..16].copy_from_slice(&BEFORE.to_ne_bytes());
-    let link = call(LINK_CREATE, &create)?;
-    Ok([program, link])
+    is_silent(agent)?;
+    let packets =
+        world.node().enter(|| open(AddressFamily::Packet, SockType::Datagram, None))??;
+    let node =
+        "the node has 0 raw sockets and 1 packet socket, whose packets no hook on calls sees";
+    wait_check(agent, "raw", "ok", &[node])?;
+    for (family, protocol) in
+        [(AddressFamily::Inet, SockProtocol::Icmp), (AddressFamily::Inet6, SockProtocol::IcmpV6)]
+    {
+        let held = container.enter(|| raw(family, protocol))??;
+        let words = [
+            node,
+            "raw or packet sockets in `stranger`",
+            "what they send to a virtual address is packets, and no call",
+            "`--cap-drop NET_RAW`",
+        ];
+        wait_check(agent, "raw", "warning", &words).with_context(|| format!("{protocol:?}"))?;
+        drop(held);
+        wait_check(agent, "raw", "ok", &[node])?;
+    }
+    drop(packets);
+    is_silent(agent)
 }
 
 #[test]
@@ -155,7 +154,7 @@ fn other_ways_of_packets_are_found() -> Result<()> {
         "warning",
         &["`203.0.113.99`", &format!("routes {vip} to 192.0.2.2 by `front0`")],
     )?;
-    let held = node.enter(|| attach_odd_program("front0"))??;
+    let held = node.enter(|| odd_programs::first_on_interface("front0"))??;
     expect("programs", "warning", &["`cil_odd` of Cilium (tcx ingress, before ours)"])?;
     drop(held);
     expect("programs", "ok", &["ours alone"])

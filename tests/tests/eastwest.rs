@@ -8,13 +8,13 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use lb_tests::{
-    Container, World,
+    World,
     callers::{Called, Callers},
     calling::Calling,
-    eastwest::{Scene, shares, stranger},
+    eastwest::{Scene, frontends_of_both, shares, stranger},
     needs, process,
     tracing::Tracing,
-    world::{BALANCER, vip, vip6},
+    world::{vip, vip6},
 };
 use nix::sys::signal::Signal;
 
@@ -22,6 +22,9 @@ const ENETUNREACH: i32 = 101;
 const ECONNABORTED: i32 = 103;
 const ECONNREFUSED: i32 = 111;
 const EHOSTUNREACH: i32 = 113;
+
+/// Longest time from a death until the last of a hundred sockets has heard of it.
+const LATEST_MS: f64 = 500.0;
 
 const TCP: [&str; 5] = ["tcp", "tcp-nonblocking", "tcp-fastopen", "tcp-bound", "tcp-mapped"];
 const UDP: [&str; 4] = ["udp", "udp-unconnected", "udp-mapped", "udp-mapped-unconnected"];
@@ -106,34 +109,41 @@ fn both_families_are_balanced() -> Result<()> {
 fn what_cannot_be_served_is_told_at_once() -> Result<()> {
     needs!(docker);
     let world = World::docker()?;
-    let docker = world.docker_client()?;
     let stranger = stranger(&world, "stranger")?;
-    let both = docker.container("both").start()?;
-    docker.run("network connect other both")?;
-    let scene = Scene::with(world, |_| {})?;
+    let scene = Scene::of_both_families_in(world, |_| {})?;
+    let docker = scene.world.docker_client()?;
+    let member = docker.container("member").with("--network both").start()?;
+    docker.run("network connect other member")?;
     let client = Some(&scene.client);
     scene.wait_known("stranger")?;
-    scene.wait_known("both")?;
-    let target = scene.target();
-    // The VIP's wrong port.
-    for (from, way) in [(None, "tcp"), (client, "tcp"), (client, "udp")] {
-        scene.refused(from, way, vip(81), ECONNREFUSED)?;
-    }
-    // Another network than the backends'.
-    for way in ["tcp", "udp", "udp-unconnected", "tcp-mapped"] {
-        scene.refused(Some(&stranger), way, target, EHOSTUNREACH)?;
-    }
-    scene.served(Some(&both), "tcp", target, 4)?;
+    scene.wait_known("member")?;
     let agent = &scene.agent;
-    ensure!(agent.drops("other_network")? >= 4 && agent.drops("no_frontend")? >= 3);
+    for at in [vip, vip6] {
+        let before = (agent.drops("other_network")?, agent.drops("no_frontend")?);
+        // The VIP's wrong port.
+        for (from, way) in [(None, "tcp"), (client, "tcp"), (client, "udp")] {
+            scene.refused(from, way, at(81), ECONNREFUSED)?;
+        }
+        // Another network than the backends'.
+        for way in ["tcp", "udp", "udp-unconnected", "tcp-mapped"] {
+            scene.refused(Some(&stranger), way, at(80), EHOSTUNREACH)?;
+        }
+        scene.served(Some(&member), "tcp", at(80), 4)?;
+        let counted = (agent.drops("other_network")?, agent.drops("no_frontend")?);
+        assert_eq!(counted, (before.0 + 4, before.1 + 3), "{}", at(80));
+    }
     // No backend at all.
     for web in &scene.webs {
         agent.lbctl(&format!("backend disable {}", web.name()))?;
     }
     agent.wait_backends(&[])?;
-    scene.refused(client, "tcp", target, ECONNREFUSED)?;
+    for at in [vip, vip6] {
+        scene.refused(client, "tcp", at(80), ECONNREFUSED)?;
+    }
     // What is no VIP is nobody's business.
-    scene.served(Some(&both), "tcp", SocketAddr::new(scene.client.address()?, 8080), 1)?;
+    for address in [scene.client.address()?, scene.client.address6()?] {
+        scene.served(Some(&member), "tcp", SocketAddr::new(address, 8080), 1)?;
+    }
     Ok(())
 }
 
@@ -142,43 +152,56 @@ fn a_service_is_there_for_whom_it_names() -> Result<()> {
     needs!(docker);
     let mut world = World::docker()?;
     let docker = world.docker_client()?;
-    docker.run("network create front")?;
+    for (number, network) in ["front", "back"].into_iter().enumerate() {
+        docker.run(&format!("network create --ipv6 --subnet fd00:8{number}::/64 {network}"))?;
+    }
     let inside = docker.container("inside").with("--network front").start()?;
     let callers = Callers::of(&mut world)?;
     let service = |name: &str, port: u16, visible: &str| {
         let web = docker.container(name).with("--network front").label("lb.visible", visible);
-        web.balanced(&format!("tcp://{BALANCER}:{port}")).start()
+        web.label("lb.8080.frontend", &frontends_of_both(port)).start()
     };
     service("private", 81, "network:front")?;
     service("local", 82, "node")?;
     service("shared", 83, "containers")?;
     service("outer", 84, "none")?;
-    let outside = docker.container("outside").start()?;
-    let mut config = world.config();
+    service("open", 85, "all")?;
+    let outside = docker.container("outside").with("--network back").start()?;
+    let mut config = world.config_of_both_families();
     config.cgroup = Some(callers.cgroup().to_owned());
     let agent = world.start_agent(&config)?;
-    agent.wait_backends(&["local", "outer", "private", "shared"])?;
+    // Each by both families.
+    let names = ["local", "open", "outer", "private", "shared"];
+    agent.wait_backends(&names.map(|name| [name; 2]).concat())?;
     agent.wait_caller("inside")?;
     agent.wait_caller("outside")?;
-    let check_port = |from: Option<&Container>, port: u16, expected: Option<&str>| -> Result<()> {
-        let calls = callers.dial(&world, from, "tcp", vip(port), 1)?;
-        match (&calls[0], expected) {
-            (Called::Answered { name, .. }, Some(expected)) if name == expected => Ok(()),
-            (Called::Failed(EHOSTUNREACH), None) => Ok(()),
-            (call, _) => anyhow::bail!("port {port} from {from:?}: {call:?}"),
+    let cases = [
+        (Some(&inside), 81, Some("private")),
+        (Some(&outside), 81, None),
+        (None, 81, None),
+        (Some(&inside), 82, None),
+        (None, 82, Some("local")),
+        (Some(&inside), 83, Some("shared")),
+        (None, 83, None),
+        (Some(&inside), 85, Some("open")),
+        (None, 85, Some("open")),
+    ];
+    for at in [vip, vip6] {
+        for (from, port, expected) in cases {
+            let calls = callers.dial(&world, from, "tcp", at(port), 1)?;
+            match (&calls[0], expected) {
+                (Called::Answered { name, .. }, Some(expected)) if name == expected => {}
+                (Called::Failed(EHOSTUNREACH), None) => {}
+                (call, _) => bail!("{} from {from:?}: {call:?}", at(port)),
+            }
         }
-    };
-    check_port(Some(&inside), 81, Some("private"))?;
-    check_port(Some(&outside), 81, None)?;
-    check_port(None, 81, None)?;
-    check_port(Some(&inside), 82, None)?;
-    check_port(None, 82, Some("local"))?;
-    check_port(Some(&inside), 83, Some("shared"))?;
-    check_port(None, 83, None)?;
-    // For clients from outside nothing changes.
-    for port in 81..=84 {
-        world.client().fetch(vip(port), 3)?.check()?;
+        // For clients from outside nothing changes.
+        for port in 81..=85 {
+            world.client().fetch(at(port), 3)?.check()?;
+        }
     }
+    // Why: it does not see the one, and would not reach the other.
+    ensure!(agent.drops("not_visible")? >= 8, "{}", agent.json("status")?["drops"]);
     Ok(())
 }
 
@@ -202,11 +225,12 @@ fn connections_end_when_their_backend_is_gone_and_new_ones_succeed() -> Result<(
     let shares = scene.served(Some(client), "tcp", target, 100)?;
     assert_eq!(shares.keys().collect::<Vec<_>>(), ["web-2"]);
 
-    for (held, all) in [(held, 10_000), (on_node, 100)] {
+    // Those who tell of so many have little time for each.
+    for (held, all, limit_ms) in [(held, 10_000, 1500.0), (on_node, 100, 2.0 * LATEST_MS)] {
         let ends = held.ends(ECONNABORTED)?;
         let latest = ends.iter().copied().fold(0.0, f64::max) - killed_ms;
         println!("{} of {all} ended, the last after {latest:.0} ms", ends.len());
-        ensure!(latest < 1500.0, "the last of {} ended after {latest:.0} ms", ends.len());
+        ensure!(latest < limit_ms, "the last of {} ended after {latest:.0} ms", ends.len());
         let share = ends.len() * 100 / all;
         ensure!((35..=65).contains(&share), "{} of {all} ended", ends.len());
     }
@@ -221,7 +245,7 @@ fn connected_datagrams_are_told_and_others_move_at_once() -> Result<()> {
     let target = scene.target();
     // They send nothing, so nobody but us tells them.
     let held = callers.hold_datagrams(world, Some(client), target, 100)?;
-    // One after the other on the same socket, about as long as it takes to kill.
+    // One after the other on the same socket, for longer than it takes to kill.
     let mut command = callers.in_container(client, "sh")?;
     let dial = callers.dial_path()?.display();
     let script = format!(
@@ -233,8 +257,10 @@ fn connected_datagrams_are_told_and_others_move_at_once() -> Result<()> {
     let mut child = command.args(["-c", &script]).stdout(std::fs::File::create(&told)?).spawn()?;
     process::sleep(Duration::from_millis(300))?;
     let before = std::fs::metadata(&told)?.len();
+    let pid = webs[0].pid()?;
     let killed_ms = lb_tests::traffic::now_ms();
-    webs[0].act("kill")?;
+    process::kill(pid, Signal::SIGKILL);
+    process::sleep(Duration::from_millis(300))?;
     let during = std::fs::metadata(&told)?.len();
     ensure!(0 < before && before < during, "no calls while it was killed: {before}, {during}");
     child.wait()?;
@@ -250,7 +276,8 @@ fn connected_datagrams_are_told_and_others_move_at_once() -> Result<()> {
     let ends = held.ends(ECONNABORTED)?;
     ensure!((20..=80).contains(&ends.len()), "{} of 100 were told", ends.len());
     let latest_ms = ends.iter().copied().fold(0.0, f64::max) - killed_ms;
-    ensure!(latest_ms < 3000.0, "the last was told after {latest_ms:.0} ms");
+    println!("{} were told, the last after {latest_ms:.0} ms", ends.len());
+    ensure!(latest_ms < LATEST_MS, "the last was told after {latest_ms:.0} ms");
     Ok(())
 }
 
@@ -366,18 +393,23 @@ fn what_an_earlier_agent_attached_is_told_when_the_cgroup_cannot_be_used() -> Re
 #[test]
 fn calls_are_traced_while_somebody_looks() -> Result<()> {
     needs!(docker);
-    let scene = Scene::new()?;
-    // It ends with the call that is refused, which comes last.
-    let trace = Tracing::start(&scene.agent, "--from node --count 6 --seconds 60")?;
-    scene.served(None, "tcp", scene.target(), 5)?;
-    scene.dial(None, "tcp", vip(81), 1)?;
-    let output = trace.rest();
-    let calls: Vec<_> = output.iter().filter(|line| line.contains(" socket ")).collect();
-    let served = format!(" node > {}: deliver to ", scene.target());
-    let count = calls.iter().filter(|line| line.contains(&served)).count();
-    ensure!(count == 5 && calls.len() == 6, "{output:#?}");
-    let refused = format!(" node > {}: drop, no_frontend", vip(81));
-    ensure!(calls.iter().any(|line| line.ends_with(&refused)), "{output:#?}");
+    let scene = Scene::of_both_families(|_| {})?;
+    for at in [vip, vip6] {
+        // It ends with the call that is refused, which comes last.
+        let words = format!("--from node --vip {} --count 6 --seconds 60", at(80).ip());
+        let trace = Tracing::start(&scene.agent, &words)?;
+        for other in [vip, vip6] {
+            scene.served(None, "tcp", other(80), 5)?;
+        }
+        scene.dial(None, "tcp", at(81), 1)?;
+        let output = trace.rest();
+        let calls: Vec<_> = output.iter().filter(|line| line.contains(" socket ")).collect();
+        let served = format!(" node > {}: deliver to ", at(80));
+        let count = calls.iter().filter(|line| line.contains(&served)).count();
+        ensure!(count == 5 && calls.len() == 6, "{output:#?}");
+        let refused = format!(" node > {}: drop, no_frontend", at(81));
+        ensure!(calls.iter().any(|line| line.ends_with(&refused)), "{output:#?}");
+    }
     Ok(())
 }
 

@@ -2,31 +2,23 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File},
-    net::SocketAddr,
+    fs,
+    net::{IpAddr, SocketAddr},
     os::unix::fs::MetadataExt as _,
     process::Command,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
-use aya::{
-    EbpfLoader,
-    programs::{
-        CgroupAttachMode, CgroupSockAddr,
-        links::{FdLink, PinnedLink},
-    },
-};
-use lb_agent::netlink::Cookies;
-use lb_common::socket::cookie_told;
+use aya::programs::links::{FdLink, PinnedLink};
 use lb_tests::{
-    Agent, AgentConfig, World,
+    Agent, AgentConfig, Container, World,
     callers::{Called, Callers},
     eastwest::{Scene, shares, stranger},
-    needs,
-    packets::object_bytes,
+    ipam, needs,
+    odd_programs::Exclusive,
     process,
-    world::{BALANCER, vip},
+    world::{BALANCER, vip, vip6},
 };
 
 use nix::sys::signal::Signal;
@@ -84,22 +76,32 @@ fn a_call_is_explained_as_it_is_decided() -> Result<()> {
     needs!(docker);
     let world = World::docker()?;
     let stranger = stranger(&world, "stranger")?;
-    let scene = Scene::with(world, |_| {})?;
+    let scene = Scene::of_both_families_in(world, |_| {})?;
     scene.wait_known("stranger")?;
     let explain = |from: &str, at: SocketAddr| -> Result<String> {
         scene.agent.lbctl(&format!("explain --from {from} {at}"))
     };
-    for from in ["client", "node"] {
-        let said = explain(from, scene.target())?;
-        ensure!(said.contains("decision: deliver to ") && said.contains("(web-"), "{said}");
+    let webs = scene.webs.iter();
+    let four: Vec<IpAddr> = webs.clone().map(Container::address).collect::<Result<_>>()?;
+    let six: Vec<IpAddr> = webs.map(Container::address6).collect::<Result<_>>()?;
+    for (at, backends) in [(vip as fn(u16) -> SocketAddr, four), (vip6, six)] {
+        let led = |said: &str| {
+            let to =
+                |ip: &IpAddr| format!("decision: deliver to {} (web-", SocketAddr::new(*ip, 8080));
+            backends.iter().any(|ip| said.contains(&to(ip)))
+        };
+        for from in ["client", "node"] {
+            let said = explain(from, at(80))?;
+            ensure!(led(&said), "{said}");
+        }
+        let said = explain("client", at(80))?;
+        ensure!(said.contains("client: container, on both") && said.contains("by both"), "{said}");
+        let said = explain("stranger", at(80))?;
+        ensure!(said.contains("drop EHOSTUNREACH, other_network"), "{said}");
+        scene.refused(Some(&stranger), "tcp", at(80), EHOSTUNREACH)?;
+        let said = explain("client", at(81))?;
+        ensure!(said.contains("drop ECONNREFUSED, no_frontend"), "{said}");
     }
-    let said = explain("client", scene.target())?;
-    ensure!(said.contains("client: container, on bridge") && said.contains("by bridge"), "{said}");
-    let said = explain("stranger", scene.target())?;
-    ensure!(said.contains("drop EHOSTUNREACH, other_network"), "{said}");
-    scene.refused(Some(&stranger), "tcp", scene.target(), EHOSTUNREACH)?;
-    let said = explain("client", vip(81))?;
-    ensure!(said.contains("drop ECONNREFUSED, no_frontend"), "{said}");
     let error = explain("nobody", scene.target()).err().context("nobody is explained")?;
     ensure!(format!("{error:#}").contains("no container `nobody` runs on this node"), "{error:#}");
     Ok(())
@@ -116,7 +118,7 @@ fn a_vip_that_is_somebodys_address_takes_nothing_else() -> Result<()> {
     let node = world.node().run("ip -4 -o addr show")?;
     let node = node.lines().filter(|line| !line.contains(" lo ") && !line.contains("docker0"));
     let mut node = node.filter_map(|line| line.split_whitespace().nth(3)?.split('/').next());
-    let node: std::net::IpAddr = node.next_back().context("no address")?.parse()?;
+    let node: IpAddr = node.next_back().context("no address")?.parse()?;
     let mut config = world.config();
     config.cgroup = Some(callers.cgroup().to_owned());
     let somebodys = [holder.address()?, node];
@@ -181,6 +183,92 @@ fn a_stranger_with_a_containers_address_is_not_that_container() -> Result<()> {
     agent.wait_drops("not_visible", 1)
 }
 
+/// A container on the network `near` and one on `far`, of the same address, and both on `shared`.
+fn two_of_one_address(world: &mut World) -> Result<[Container; 2]> {
+    let docker = world.docker_client()?;
+    ipam::serve(&world.docker_node()?.plugins()?, "ranges")?;
+    let subnet = "--subnet 172.29.9.0/24 --gateway 172.29.9.1";
+    docker.run(&format!("network create {subnet} near"))?;
+    world.node().ip("link add own0 type veth peer name own1")?;
+    let own = format!("--driver macvlan --opt parent=own0 --ipam-driver ranges {subnet}");
+    docker.run(&format!("network create {own} far"))?;
+    docker.run("network create shared")?;
+    let client = |network: &str| -> Result<Container> {
+        let client = docker.container(&format!("from-{network}"));
+        let client = client.with(&format!("--network {network} --ip 172.29.9.9")).start()?;
+        docker.run(&format!("network connect shared {}", client.name()))?;
+        Ok(client)
+    };
+    let clients = [client("near")?, client("far")?];
+    for client in &clients {
+        let addresses = client.inspect("{{json .NetworkSettings.Networks}}")?;
+        ensure!(addresses.contains("\"172.29.9.9\""), "{addresses}");
+    }
+    Ok(clients)
+}
+
+/// Docker has each range once, but where a plugin gives out addresses.
+#[test]
+fn callers_with_one_address_on_two_networks_are_two_callers() -> Result<()> {
+    needs!(docker);
+    let mut world = World::docker()?;
+    let callers = Callers::of(&mut world)?;
+    let clients = two_of_one_address(&mut world)?;
+    let docker = world.docker_client()?;
+    let service = |name: &str, network: &str, port: u16, [key, value]: [&str; 2]| {
+        let web = docker.container(name).with(&format!("--network {network}")).label(key, value);
+        web.compose("shop", &format!("at-{port}"), u32::from(name.ends_with('2')) + 1)
+            .label("lb.8080.frontend", &format!("tcp://{BALANCER}:{port}"))
+            .start()
+    };
+    service("for-near", "shared", 81, ["lb.visible", "network:near"])?;
+    service("for-far", "shared", 82, ["lb.visible", "network:far"])?;
+    // Whose address is one of a neighbour's to both.
+    service("on-near", "near", 83, ["lb.visible", "containers"])?;
+    service("same-1", "shared", 84, ["lb.affinity", "client"])?;
+    service("same-2", "shared", 84, ["lb.affinity", "client"])?;
+    let mut config = world.config();
+    config.cgroup = Some(callers.cgroup().to_owned());
+    let agent = world.start_agent(&config)?;
+    agent.wait_backends(&["for-far", "for-near", "on-near", "same-1", "same-2"])?;
+    for client in &clients {
+        agent.wait_caller(client.name())?;
+    }
+    let [near, far] = &clients;
+    for (client, port, expected) in [
+        (near, 81, Some("for-near")),
+        (far, 81, None),
+        (near, 82, None),
+        (far, 82, Some("for-far")),
+        (near, 83, Some("on-near")),
+        (far, 83, None),
+    ] {
+        let calls = callers.dial(&world, Some(client), "tcp", vip(port), 4)?;
+        let Some(expected) = expected else {
+            let all = calls.iter().all(|call| *call == Called::Failed(EHOSTUNREACH));
+            ensure!(all, "{} to {port}: {calls:?}", client.name());
+            continue;
+        };
+        let shares = shares(&calls, vip(port))?;
+        ensure!(shares.keys().eq([expected]), "{} to {port}: {shares:?}", client.name());
+    }
+    assert_eq!((agent.drops("not_visible")?, agent.drops("other_network")?), (8, 4));
+    let mut hashes = BTreeSet::new();
+    for client in &clients {
+        let calls = callers.dial(&world, Some(client), "tcp", vip(84), 20)?;
+        let shares = shares(&calls, vip(84))?;
+        ensure!(shares.len() == 1, "{}: {shares:?}", client.name());
+        let said = agent.lbctl(&format!("explain --from {} {}", client.name(), vip(84)))?;
+        let led = shares.keys().all(|name| said.contains(&format!("({name})")));
+        ensure!(led, "{shares:?}: {said}");
+        let hash = said.lines().find(|line| line.contains("of the caller's namespace"));
+        hashes.insert(hash.with_context(|| said.clone())?.to_owned());
+    }
+    // By which backend is a matter of chance.
+    ensure!(hashes.len() == 2, "{hashes:?}");
+    Ok(())
+}
+
 #[test]
 fn a_cgroup_that_cannot_be_written_can_be_attached_to() -> Result<()> {
     needs!(docker);
@@ -210,33 +298,38 @@ fn a_cgroup_that_cannot_be_written_can_be_attached_to() -> Result<()> {
     result
 }
 
+/// The rest of the agent goes on: packets are served, and calls as soon as there is room.
 #[test]
-fn a_kernel_that_tells_no_cookies_is_asked_by_a_call() -> Result<()> {
+fn a_program_in_the_way_of_ours_is_told_and_waited_for() -> Result<()> {
     needs!(docker);
-    let scene = Scene::new()?;
-    // What the kernel says, here where it does.
-    let tell = || Ok::<_, anyhow::Error>(Cookies::default().of(None)?);
-    let known = scene.client.enter(tell)??;
-    // The program as an agent of an old kernel loads it.
-    let question = Cookies::by_question().question().context("no question")?;
-    let (address, port) = (question.ip().to_bits().to_be(), u32::from(question.port().to_be()));
-    let object = object_bytes()?;
-    let mut loader = EbpfLoader::new();
-    loader.override_global("COOKIE_ADDRESS", &address, true);
-    loader.override_global("COOKIE_PORT", &port, true);
-    let mut ebpf = loader.load(&object)?;
-    let program: &mut CgroupSockAddr =
-        ebpf.program_mut("lb_connect4").context("no program")?.try_into()?;
-    program.load()?;
-    let before = scene.dial(Some(&scene.client), "peer", question.into(), 1)?;
-    program.attach(File::open(scene.callers.cgroup())?, CgroupAttachMode::Single)?;
-    let after = scene.dial(Some(&scene.client), "peer", question.into(), 1)?;
-    let told = |calls: &[Called]| match calls {
-        [Called::Answered { peer: SocketAddr::V4(peer), .. }] => cookie_told(*peer),
-        _ => None,
-    };
-    assert_eq!((told(&before), told(&after)), (None, Some(known)), "{before:?} {after:?}");
-    Ok(())
+    let mut world = World::docker()?;
+    let callers = Callers::of(&mut world)?;
+    let web = lb_tests::eastwest::web(&world, 1)?.start()?;
+    let mut config = world.config();
+    config.cgroup = Some(callers.cgroup().to_owned());
+    let exclusive = Exclusive::on(callers.cgroup())?;
+    let agent = world.start_agent(&config)?;
+    agent.wait_backends(&[web.name()])?;
+    let at = callers.cgroup().display().to_string();
+    let expected =
+        format!("`lb_connect4` cannot be attached to the cgroup `{at}`: the program `odd` (id ");
+    let doctor = String::from_utf8(agent.lbctl_command("doctor").output()?.stdout)?;
+    for said in [agent.lbctl("status")?, agent.log(), doctor] {
+        ensure!(said.contains(&expected), "{said}");
+        let remedy = format!("`bpftool cgroup detach {at} connect4 id ");
+        ensure!(said.contains(&remedy), "{said}");
+    }
+    let pins = agent.pin_path().join("sockets");
+    ensure!(fs::read_dir(&pins)?.next().is_none(), "half of the calls are translated");
+    world.client().fetch(world.front(), 10)?.check()?;
+    drop(exclusive);
+    process::wait_for("calls that are balanced", Duration::from_secs(15), || {
+        let status = agent.json("status")?;
+        ensure!(status["sockets"]["trouble"].is_null(), "{}", status["sockets"]);
+        Ok(())
+    })?;
+    let calls = callers.dial(&world, None, "tcp", world.front(), 4)?;
+    shares(&calls, world.front()).map(drop)
 }
 
 /// The cgroups that an agent's programs of socket calls are attached to, by their numbers.

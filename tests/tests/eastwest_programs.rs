@@ -11,7 +11,8 @@ use anyhow::{Context as _, Result, ensure};
 use lb_tests::{
     Container, World,
     eastwest::{GATEWAY6, Scene},
-    needs, process,
+    needs, process, skip,
+    skip::not_static,
     world::{BALANCER, BALANCER6, FRONT_PORT, vip, vip6},
 };
 
@@ -157,7 +158,9 @@ fn dig_asks_by_datagrams_and_by_connections() -> Result<()> {
 #[test]
 fn static_programs_fetch_by_connections_and_ask_by_datagrams() -> Result<()> {
     needs!(docker);
-    needs!("busybox");
+    if let Some(why) = not_static("busybox") {
+        skip!("{why}");
+    }
     let scene = scene_with_names()?;
     let busybox = |words: &[&str]| -> Result<String> {
         let mut command = scene.callers.in_container(&scene.client, "busybox")?;

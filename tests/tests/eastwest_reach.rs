@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -11,9 +12,9 @@ use lb_tests::{
     Agent, Container, World,
     callers::{Called, Callers},
     calling::Calling,
-    eastwest::{Scene, shares},
+    eastwest::{Scene, frontends_of_both, shares},
     needs, process, skip,
-    world::{BALANCER, RemoteHost, vip},
+    world::{BALANCER, RemoteHost, vip, vip6},
 };
 use nix::sys::signal::Signal;
 
@@ -23,13 +24,26 @@ const EHOSTUNREACH: i32 = 113;
 /// A world with callers, whose containers the test makes before its agent starts.
 struct Stage {
     callers: Callers,
+    /// Of the service `web`.
+    frontends: String,
     world: World,
 }
 
 impl Stage {
     fn new() -> Result<Self> {
         let mut world = World::docker()?;
-        Ok(Self { callers: Callers::of(&mut world)?, world })
+        let frontends = format!("tcp://{BALANCER}:80,udp://{BALANCER}:80");
+        Ok(Self { callers: Callers::of(&mut world)?, frontends, world })
+    }
+
+    /// With networks of both families, by each of which the service is served.
+    fn of_both_families(networks: &[&str]) -> Result<Self> {
+        let stage = Self::new()?;
+        for (number, name) in networks.iter().enumerate() {
+            let create = format!("network create --ipv6 --subnet fd00:8{number}::/64 {name}");
+            stage.world.docker_client()?.run(&create)?;
+        }
+        Ok(Self { frontends: frontends_of_both(80), ..stage })
     }
 
     /// A container on a network, one of the service `web` if it has a number.
@@ -47,9 +61,8 @@ impl Stage {
         let docker = self.world.docker_client()?;
         let mut container = docker.container(name).with(&format!("--network {network}"));
         if let Some(number) = number {
-            let frontends = format!("tcp://{BALANCER}:80,udp://{BALANCER}:80");
             container = container.compose("shop", "web", number);
-            container = container.label("lb.8080.frontend", &frontends);
+            container = container.label("lb.8080.frontend", &self.frontends);
         }
         for (key, value) in labels {
             container = container.label(key, value);
@@ -59,7 +72,7 @@ impl Stage {
 
     /// An agent that knows these backends, and these callers.
     fn agent(&self, keys: &str, backends: &[&str], callers: &[&str]) -> Result<Agent> {
-        let mut config = self.world.config();
+        let mut config = self.world.config_of_both_families();
         config.cgroup = Some(self.callers.cgroup().to_owned());
         keys.clone_into(&mut config.cgroup_keys);
         let agent = self.world.start_agent(&config)?;
@@ -77,8 +90,18 @@ impl Stage {
         way: &str,
         count: usize,
     ) -> Result<BTreeSet<String>> {
-        let calls = self.callers.dial(&self.world, from, way, vip(80), count)?;
-        Ok(shares(&calls, vip(80))?.into_keys().collect())
+        self.served_at(vip(80), from, way, count)
+    }
+
+    fn served_at(
+        &self,
+        target: SocketAddr,
+        from: Option<&Container>,
+        way: &str,
+        count: usize,
+    ) -> Result<BTreeSet<String>> {
+        let calls = self.callers.dial(&self.world, from, way, target, count)?;
+        Ok(shares(&calls, target)?.into_keys().collect())
     }
 
     fn refused(&self, from: Option<&Container>) -> Result<()> {
@@ -228,14 +251,19 @@ fn a_backend_of_the_node_is_preferred_as_long_as_it_takes_calls() -> Result<()> 
 #[test]
 fn the_host_leads_from_network_to_network_where_it_is_allowed() -> Result<()> {
     needs!(docker);
-    let stage = Stage::new()?;
-    stage.world.docker_client()?.run("network create other")?;
-    stage.start("web-1", "bridge", Some(1))?;
+    let stage = Stage::of_both_families(&["own", "other"])?;
+    stage.start("web-1", "own", Some(1))?;
     let client = stage.start("client", "other", None)?;
-    stage.world.node().run("iptables -I DOCKER-USER -j ACCEPT")?;
-    let agent = stage.agent("routes_across = true", &["web-1"], &["client"])?;
-    for way in ["tcp", "udp"] {
-        assert_eq!(stage.served(Some(&client), way, 10)?, names(&["web-1"]), "{way}");
+    for iptables in ["iptables", "ip6tables"] {
+        // Of IPv6 not every Docker makes a chain for its user.
+        stage.world.node().run(&format!("{iptables} -I FORWARD -j ACCEPT"))?;
+    }
+    let agent = stage.agent("routes_across = true", &["web-1", "web-1"], &["client"])?;
+    for target in [vip(80), vip6(80)] {
+        for way in ["tcp", "udp"] {
+            let served = stage.served_at(target, Some(&client), way, 10);
+            assert_eq!(served.context(way)?, names(&["web-1"]), "{way} to {target}");
+        }
     }
     ensure!(agent.drops("other_network")? == 0);
     Ok(())
@@ -244,26 +272,37 @@ fn the_host_leads_from_network_to_network_where_it_is_allowed() -> Result<()> {
 #[test]
 fn with_affinity_a_caller_keeps_its_backend() -> Result<()> {
     needs!(docker);
-    let stage = Stage::new()?;
+    let stage = Stage::of_both_families(&["shop"])?;
     let affinity = [("lb.affinity", "client")];
+    let mut webs = Vec::new();
     for number in 1..=3 {
-        stage.start_with(&format!("web-{number}"), "bridge", Some(number), &affinity)?;
+        let name = format!("web-{number}");
+        stage.start_with(&name, "shop", Some(number), &affinity)?;
+        // By each family.
+        webs.extend([name.clone(), name]);
     }
     let clients: Vec<Container> = (1..=6)
-        .map(|number| stage.start(&format!("client-{number}"), "bridge", None))
+        .map(|number| stage.start(&format!("client-{number}"), "shop", None))
         .collect::<Result<_>>()?;
     let callers: Vec<&str> = clients.iter().map(Container::name).collect();
-    let mut agent = stage.agent("", &["web-1", "web-2", "web-3"], &callers)?;
-    let all = |way: &str| -> Result<Vec<BTreeSet<String>>> {
-        clients.iter().map(|client| stage.served(Some(client), way, 10)).collect()
+    let webs: Vec<&str> = webs.iter().map(String::as_str).collect();
+    let mut agent = stage.agent("", &webs, &callers)?;
+    let all = |target: SocketAddr, way: &str| -> Result<Vec<BTreeSet<String>>> {
+        clients.iter().map(|client| stage.served_at(target, Some(client), way, 10)).collect()
     };
-    let chosen = all("tcp")?;
-    ensure!(chosen.iter().all(|names| names.len() == 1), "{chosen:?}");
-    ensure!(chosen.iter().collect::<BTreeSet<_>>().len() > 1, "all to one: {chosen:?}");
-    assert_eq!(all("udp")?, chosen);
+    let targets = [vip(80), vip6(80)];
+    let [four, six] = targets.map(|target| all(target, "tcp"));
+    let chosen = [four?, six?];
+    for (target, chosen) in targets.into_iter().zip(&chosen) {
+        ensure!(chosen.iter().all(|names| names.len() == 1), "{target}: {chosen:?}");
+        ensure!(chosen.iter().collect::<BTreeSet<_>>().len() > 1, "all to one: {chosen:?}");
+        assert_eq!(&all(target, "udp")?, chosen, "{target}");
+    }
     agent.stop(Signal::SIGKILL)?;
     agent.start()?;
-    assert_eq!(all("tcp")?, chosen);
+    for (target, chosen) in targets.into_iter().zip(&chosen) {
+        assert_eq!(&all(target, "tcp")?, chosen, "{target}");
+    }
     Ok(())
 }
 

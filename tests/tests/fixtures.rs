@@ -1,11 +1,13 @@
 //! The fixtures themselves, without a balancer: if these fail, no other failure means anything.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use lb_tests::{
     Docker, World,
+    binaries::testkit,
     container::PORT,
     needs,
     proxy::{Fault, Proxy},
+    skip::{interpreter, not_static},
     world::{CLIENT, NODE, RemoteHost},
 };
 
@@ -104,4 +106,16 @@ fn a_proxy_misbehaves_on_demand() -> Result<()> {
 #[test]
 fn a_test_knows_its_name() {
     assert_eq!(lb_tests::test_name!(), "a_test_knows_its_name");
+}
+
+#[test]
+fn programs_that_stand_alone_are_told_from_others() -> Result<()> {
+    let own = std::env::current_exe()?;
+    let loader = interpreter(&own)?.context("this test has no loader")?;
+    ensure!(loader.starts_with("/lib") && !loader.contains('\0'), "`{loader}`");
+    ensure!(interpreter(testkit()?.as_path())?.is_none(), "containers have no libraries");
+    let why = not_static("bash").context("bash needs no library")?;
+    ensure!(why.contains("needs a static bash, and /") && why.contains(&loader), "{why}");
+    ensure!(interpreter("/etc/passwd".as_ref()).is_err(), "it is no program");
+    Ok(())
 }

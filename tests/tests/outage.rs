@@ -73,7 +73,8 @@ fn wait_up(world: &World, is_up: bool) -> Result<()> {
 #[test]
 fn docker_that_takes_its_containers_along_brings_back_what_it_restarts() -> Result<()> {
     needs!(docker);
-    let options = DockerOptions { forward_drop: false, live_restore: false };
+    let options =
+        DockerOptions { forward_drop: false, live_restore: false, ..DockerOptions::default() };
     let mut world = World::docker_with(options)?;
     world.web(1)?.start()?;
     for number in 2..=3 {

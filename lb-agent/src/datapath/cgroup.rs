@@ -68,13 +68,18 @@ fn open_directory(path: &Path) -> anyhow::Result<Cgroup> {
     let directory = File::open(path)?;
     let metadata = directory.metadata()?;
     ensure!(metadata.is_dir(), "it is no directory");
-    if fstatfs(&directory)?.filesystem_type() != CGROUP2_SUPER_MAGIC {
+    if !is_one(&directory) {
         bail!(
             "it is not in a cgroup v2 file system; `mount -t cgroup2` shows where there is one, and \
              without the key the root is found"
         );
     }
     Ok(Cgroup { path: path.to_path_buf(), id: metadata.ino(), directory: directory.into() })
+}
+
+/// Whether a directory is one of cgroup v2.
+pub(super) fn is_one(directory: &File) -> bool {
+    fstatfs(directory).is_ok_and(|it| it.filesystem_type() == CGROUP2_SUPER_MAGIC)
 }
 
 /// Where the root of cgroup v2 is mounted.

@@ -23,6 +23,7 @@ mod log;
 mod mapped;
 mod object;
 mod observe;
+mod obstacle;
 mod offloads;
 mod options;
 mod pins;

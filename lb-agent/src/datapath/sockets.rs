@@ -17,7 +17,7 @@ use std::{
     sync::mpsc,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use aya::{
     Ebpf,
     maps::{Array, HashMap, Map},
@@ -29,6 +29,7 @@ use super::{
     cgroup::{self, Cgroup},
     hooks::load_program,
     live::open,
+    obstacle,
     options::{CgroupOptions, Options},
     pins::PinDir,
     state_dir::remove_if_there,
@@ -190,13 +191,31 @@ impl SocketCalls {
                 self.links.detach(name)?;
             }
         }
-        for (name, attach_type, program) in loaded {
-            super::hooks::pin_program(program.as_fd(), name, &self.programs_path)?;
-            let attached = self.links.attach(name, *attach_type, program.as_fd(), &cgroup);
-            attached
-                .with_context(|| format!("`{name}` on the cgroup `{}`", cgroup.path.display()))?;
+        let (held, missing): (Vec<_>, Vec<_>) =
+            loaded.iter().partition(|(name, ..)| self.links.has(name));
+        for program in held {
+            self.put(program, &cgroup)?;
+        }
+        // All, before one is attached: half of them would lead some calls and not others.
+        for (name, attach_type, _) in &missing {
+            // As `bpftool` names it.
+            let call = name.strip_prefix("lb_").unwrap_or(name);
+            if let Some(obstacle) = obstacle::of(&cgroup, *attach_type, call) {
+                let path = cgroup.path.display();
+                bail!("`{name}` cannot be attached to the cgroup `{path}`: {obstacle}");
+            }
+        }
+        for program in missing {
+            self.put(program, &cgroup)?;
         }
         Ok(cgroup)
+    }
+
+    fn put(&self, program: &Loaded, cgroup: &Cgroup) -> anyhow::Result<()> {
+        let (name, attach_type, program) = program;
+        super::hooks::pin_program(program.as_fd(), name, &self.programs_path)?;
+        let attached = self.links.attach(name, *attach_type, program.as_fd(), cgroup);
+        attached.with_context(|| format!("`{name}` on the cgroup `{}`", cgroup.path.display()))
     }
 }
 
@@ -265,8 +284,11 @@ impl SocketLinks {
 
     /// Names of the programs that have a link, those that lead to backends first.
     pub(super) fn pinned(&self) -> Vec<&'static str> {
-        let is_there = |name: &&str| fs::symlink_metadata(self.path.join(name)).is_ok();
-        CALLS.iter().rev().map(|(name, _)| *name).filter(is_there).collect()
+        CALLS.iter().rev().map(|(name, _)| *name).filter(|name| self.has(name)).collect()
+    }
+
+    fn has(&self, name: &str) -> bool {
+        fs::symlink_metadata(self.path.join(name)).is_ok()
     }
 
     /// Those of them that are on a cgroup, whichever, or cannot be looked at. A link outlives the cgroup
@@ -403,12 +425,13 @@ fn load(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<OwnedFd> {
     Ok(program.fd()?.as_fd().try_clone_to_owned()?)
 }
 
+/// What is seen to be in the way was looked for before.
 fn explain(error: &io::Error) -> anyhow::Error {
-    match error.raw_os_error() {
-        Some(libc::EPERM) => anyhow::anyhow!(
-            "the kernel refuses to attach: somebody else's program there allows no other"
-        ),
-        Some(libc::E2BIG) => anyhow::anyhow!("64 programs are attached there already"),
-        _ => anyhow::anyhow!("cannot attach: {error}"),
-    }
+    let hint = match error.raw_os_error() {
+        Some(libc::EPERM) => {
+            "; somebody's program on a cgroup above, which cannot be seen from here, may allow no other"
+        }
+        _ => "",
+    };
+    anyhow::anyhow!("cannot attach: {error}{hint}")
 }

@@ -21,6 +21,7 @@ const BPF_OBJ_PIN: u32 = 6;
 const BPF_OBJ_GET: u32 = 7;
 const BPF_PROG_GET_FD_BY_ID: u32 = 13;
 const BPF_OBJ_GET_INFO_BY_FD: u32 = 15;
+const BPF_PROG_QUERY: u32 = 16;
 const BPF_MAP_LOOKUP_AND_DELETE_ELEM: u32 = 21;
 const BPF_MAP_LOOKUP_BATCH: u32 = 24;
 const BPF_LINK_CREATE: u32 = 28;
@@ -35,6 +36,14 @@ pub(super) const FLAG_FIRST: u32 = 1 << 3;
 pub(super) const FLAG_XDP_GENERIC: u32 = 1 << 1;
 /// `XDP_FLAGS_DRV_MODE`.
 pub(super) const FLAG_XDP_NATIVE: u32 = 1 << 2;
+
+/// `BPF_F_ALLOW_OVERRIDE`: what is attached to a cgroup below replaces it there.
+pub(super) const FLAG_ALLOWS_OVERRIDE: u32 = 1;
+/// `BPF_F_ALLOW_MULTI`: others may be attached to the same cgroup, and to those below.
+pub(super) const FLAG_ALLOWS_OTHERS: u32 = 2;
+
+/// As many programs as the kernel takes on a cgroup for one call (`BPF_CGROUP_MAX_PROGS`).
+pub(super) const CGROUP_PROGRAMS_MAX: u32 = 64;
 
 /// `enum bpf_attach_type`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -135,6 +144,18 @@ struct BatchAttr {
     flags: u64,
 }
 
+#[repr(C)]
+#[derive(IntoBytes, FromBytes, Immutable, KnownLayout, Default)]
+struct QueryAttr {
+    target: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    program_ids: u64,
+    program_count: u32,
+    pad: u32,
+}
+
 /// The head of `struct bpf_link_info`, for the two link types that we make.
 #[repr(C)]
 #[derive(IntoBytes, FromBytes, Immutable, KnownLayout, Default)]
@@ -232,6 +253,33 @@ pub(super) fn link_create_cgroup(
 ) -> io::Result<OwnedFd> {
     // Links are always there beside others' programs; the flag that says so is refused.
     link_create(program, raw(cgroup), attach_type, 0)
+}
+
+/// What is attached to a cgroup itself for a call.
+#[derive(Debug)]
+pub(super) struct CgroupPrograms {
+    /// How, which is the same for all of them.
+    pub(super) flags: u32,
+    /// Their numbers.
+    pub(super) ids: Vec<u32>,
+}
+
+/// Asks for the programs on a cgroup (linux 4.15).
+pub(super) fn cgroup_programs(
+    cgroup: BorrowedFd<'_>,
+    attach_type: AttachType,
+) -> io::Result<CgroupPrograms> {
+    let mut ids = vec![0_u32; CGROUP_PROGRAMS_MAX as usize];
+    let mut attr = QueryAttr {
+        target: raw(cgroup),
+        attach_type: attach_type as u32,
+        program_ids: ids.as_mut_ptr() as u64,
+        program_count: CGROUP_PROGRAMS_MAX,
+        ..Default::default()
+    };
+    bpf(BPF_PROG_QUERY, &mut attr)?;
+    ids.truncate(attr.program_count as usize);
+    Ok(CgroupPrograms { flags: attr.attach_flags, ids })
 }
 
 /// Number of the cgroup that a link belongs to, which is the inode number of its directory; 0 when the

@@ -382,7 +382,7 @@ mod tests {
         let (mut due, start) = (Due::default(), Instant::now());
         let at = |ms| start + Duration::from_millis(ms);
         assert_eq!(due.take([News::Caller(1), News::Caller(2)], true, at(0)), set(&[]));
-        let mut taken = |due: &mut Due, ms| due.take_caller(at(ms));
+        let taken = |due: &mut Due, ms| due.take_caller(at(ms));
         assert_eq!(due.wait(at(0)), Some(Duration::ZERO));
         assert_eq!([0; 3].map(|ms| taken(&mut due, ms)), [Some(1), Some(2), None]);
         assert_eq!(due.wait(at(40)), Some(Duration::from_millis(60)));

@@ -1,27 +1,33 @@
 //! Programs of socket calls on a cgroup: all of them are there, whatever becomes of it and of them.
 
 use std::{
+    collections::BTreeSet,
     ffi::CString,
-    fs, io,
+    fs,
+    io::{self, Read as _},
     os::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
         unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     },
     path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
-use lb_agent::datapath::{CgroupOptions, Datapath, Options, TcMode};
+use lb_agent::{
+    datapath::{CgroupOptions, Datapath, Options, TcMode},
+    netlink::{Cookies, Process},
+};
 use lb_common::abi::program_names;
 use nix::libc;
 
 use crate::{
-    sandbox::{Sandbox, skip, tree},
+    sandbox::{Sandbox, run, skip, tree},
     sandboxed,
 };
 
 /// Every program with the kernel's number of the call that it is for.
-const CALLS: [(&str, u64); 9] = [
+pub(crate) const CALLS: [(&str, u64); 9] = [
     (program_names::CONNECT4, 10),
     (program_names::CONNECT6, 11),
     (program_names::GETPEERNAME4, 29),
@@ -34,11 +40,11 @@ const CALLS: [(&str, u64); 9] = [
 ];
 
 /// A cgroup without processes that goes with the test.
-struct Cgroup(PathBuf);
+pub(crate) struct Cgroup(pub(crate) PathBuf);
 
 impl Cgroup {
     /// Where one can be made, below the root of cgroup v2; `None`: nowhere, which is told.
-    fn absent(test: &str) -> Option<Self> {
+    pub(crate) fn absent(test: &str) -> Option<Self> {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
         let root = mounts.lines().find_map(|line| {
             let mut fields = line.split(' ').skip(1);
@@ -51,7 +57,7 @@ impl Cgroup {
         Some(Self(root?.join(format!("lb-datapath-{}-{test}", std::process::id()))))
     }
 
-    fn make(&self) {
+    pub(crate) fn make(&self) {
         fs::create_dir(&self.0).unwrap();
     }
 
@@ -59,7 +65,7 @@ impl Cgroup {
         fs::remove_dir(&self.0).unwrap();
     }
 
-    fn id(&self) -> u64 {
+    pub(crate) fn id(&self) -> u64 {
         fs::metadata(&self.0).unwrap().ino()
     }
 }
@@ -70,37 +76,31 @@ impl Drop for Cgroup {
     }
 }
 
-fn open(sandbox: &Sandbox, path: &Path) -> Datapath {
+pub(crate) fn open(sandbox: &Sandbox, path: &Path) -> Datapath {
+    open_asked(sandbox, path, Cookies::default())
+}
+
+/// With programs that answer the question by which an agent learns cookies.
+fn open_asked(sandbox: &Sandbox, path: &Path, cookies: Cookies) -> Datapath {
     let cgroup = CgroupOptions {
         path: Some(path.to_owned()),
         routes_across: true,
+        cookie_question: cookies.question(),
         ..CgroupOptions::default()
     };
     let options = Options { cgroup: Some(cgroup), ..sandbox.options(TcMode::Auto) };
     Datapath::open(&options).unwrap()
 }
 
-fn pin(sandbox: &Sandbox, name: &str) -> PathBuf {
+pub(crate) fn pin(sandbox: &Sandbox, name: &str) -> PathBuf {
     sandbox.pins().join("sockets").join(name)
 }
 
-/// Begins as the kernel's `union bpf_attr` does for the two calls below.
-#[repr(C)]
-#[derive(Default)]
-struct Attributes {
-    path: u64,
-    rest: u64,
-}
-
-fn bpf(command: libc::c_int, attributes: &Attributes) -> libc::c_int {
-    // SAFETY: the kernel reads `attributes`, whose size it is told, and a path that ends with a zero.
+/// A command whose attributes are words, two numbers of the kernel's in each where they are short.
+pub(crate) fn bpf(command: libc::c_int, attributes: &[u64]) -> libc::c_int {
+    // SAFETY: the kernel reads `attributes`, whose size it is told, and texts that end with a zero.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            std::ptr::from_ref(attributes),
-            size_of::<Attributes>(),
-        )
+        libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of_val(attributes))
     };
     assert!(result >= 0, "bpf({command}): {}", io::Error::last_os_error());
     libc::c_int::try_from(result).unwrap()
@@ -109,13 +109,12 @@ fn bpf(command: libc::c_int, attributes: &Attributes) -> libc::c_int {
 fn open_link(sandbox: &Sandbox, name: &str) -> OwnedFd {
     const BPF_OBJ_GET: libc::c_int = 7;
     let path = CString::new(pin(sandbox, name).as_os_str().as_bytes()).unwrap();
-    let attributes = Attributes { path: path.as_ptr() as u64, ..Attributes::default() };
     // SAFETY: the kernel has just opened it, for nobody else.
-    unsafe { OwnedFd::from_raw_fd(bpf(BPF_OBJ_GET, &attributes)) }
+    unsafe { OwnedFd::from_raw_fd(bpf(BPF_OBJ_GET, &[path.as_ptr() as u64, 0])) }
 }
 
 /// What the kernel says of a pinned link.
-fn told(sandbox: &Sandbox, name: &str, key: &str) -> u64 {
+pub(crate) fn told(sandbox: &Sandbox, name: &str, key: &str) -> u64 {
     let link = open_link(sandbox, name);
     let number = link.as_raw_fd();
     let text = fs::read_to_string(format!("/proc/self/fdinfo/{number}")).unwrap();
@@ -125,7 +124,7 @@ fn told(sandbox: &Sandbox, name: &str, key: &str) -> u64 {
 
 /// Every program is on this cgroup, for its call, and the status says so.
 #[track_caller]
-fn check_all_on(sandbox: &Sandbox, datapath: &Datapath, cgroup: &Cgroup) {
+pub(crate) fn check_all_on(sandbox: &Sandbox, datapath: &Datapath, cgroup: &Cgroup) {
     let mut names = CALLS.map(|(name, _)| name.to_owned());
     names.sort();
     assert_eq!(tree(&sandbox.pins().join("sockets")), names);
@@ -155,10 +154,59 @@ fn check_none_on(datapath: &Datapath, cgroup: &Cgroup) {
 fn detach(sandbox: &Sandbox, name: &str) {
     const BPF_LINK_DETACH: libc::c_int = 34;
     let link = open_link(sandbox, name);
-    // Its first four bytes.
-    let number = u64::from(link.as_raw_fd().cast_unsigned()).to_le();
-    bpf(BPF_LINK_DETACH, &Attributes { path: number, ..Attributes::default() });
+    bpf(BPF_LINK_DETACH, &[u64::from(link.as_raw_fd().cast_unsigned()), 0]);
     assert_eq!(told(sandbox, name, "cgroup_id"), 0);
+}
+
+/// This process in a cgroup, until it goes out of scope; and others that it starts meanwhile.
+struct Inside {
+    before: PathBuf,
+    cgroup: PathBuf,
+}
+
+impl Inside {
+    fn of(cgroup: &Cgroup) -> Self {
+        let text = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let path = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap();
+        let before = cgroup.0.parent().unwrap().join(path);
+        let inside = Self { before, cgroup: cgroup.0.clone() };
+        fs::write(cgroup.0.join("cgroup.procs"), std::process::id().to_string()).unwrap();
+        inside
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        let back = self.before.join("cgroup.procs");
+        drop(fs::write(&back, std::process::id().to_string()));
+        // Children of other tests.
+        for pid in fs::read_to_string(self.cgroup.join("cgroup.procs")).unwrap_or_default().lines()
+        {
+            drop(fs::write(&back, pid));
+        }
+    }
+}
+
+/// A process in a network namespace of its own, until it goes out of scope.
+struct Elsewhere(Child);
+
+impl Elsewhere {
+    fn start() -> Self {
+        let script = "ip link set lo up && echo there && exec sleep 60";
+        let mut command = Command::new("unshare");
+        command.args(["--net", "--kill-child", "sh", "-c", script]).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut said = [0; 6];
+        child.stdout.take().unwrap().read_exact(&mut said).unwrap();
+        Self(child)
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
 }
 
 /// The kernel lets go of a cgroup that was removed a little later.
@@ -241,5 +289,35 @@ sandboxed! {
         let datapath = open(sandbox, &cgroup.0);
         assert_eq!(link_ids(sandbox), links);
         check_all_on(sandbox, &datapath, &cgroup);
+    }
+
+    fn namespaces_are_told_by_a_call_where_the_kernel_tells_only_programs(sandbox) {
+        let name = "namespaces_are_told_by_a_call_where_the_kernel_tells_only_programs";
+        let Some(cgroup) = Cgroup::absent(name) else { return };
+        cgroup.make();
+        run("ip", &["link", "set", "lo", "up"]);
+        let others = [Elsewhere::start(), Elsewhere::start()];
+        let pids = [std::process::id(), others[0].0.id(), others[1].0.id()];
+        let processes = pids.map(|pid| Process::open(pid).unwrap());
+        let asked = Cookies::by_question();
+        let _datapath = open_asked(sandbox, &cgroup.0, asked);
+        let unseen = asked.of(None).unwrap_err().to_string();
+        let remedy = "run the agent in the cgroup that `path` in [cgroup] names, or leave it out";
+        assert!(unseen.contains(remedy), "{unseen}");
+
+        let _inside = Inside::of(&cgroup);
+        let mut seen = BTreeSet::new();
+        for process in [None].into_iter().chain(processes.iter().map(Some)) {
+            let cookie = asked.of(process).unwrap();
+            seen.insert(cookie);
+            // Of the same one the same.
+            assert_eq!(asked.of(process).unwrap(), cookie);
+            if Cookies::of_this_kernel() == Cookies::default() {
+                assert_eq!(Cookies::default().of(process).unwrap(), cookie, "{process:?}");
+            }
+        }
+        assert_eq!(seen.len(), 4, "{seen:?}");
+        // Nobody else's question is answered.
+        assert!(Cookies::by_question().of(None).is_err());
     }
 }

@@ -7,6 +7,7 @@ mod adopt;
 mod attach;
 mod calls;
 mod cgroups;
+mod obstacles;
 mod records;
 mod sandbox;
 mod tables;

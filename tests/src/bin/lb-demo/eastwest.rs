@@ -1,19 +1,21 @@
-//! A container calls a service by its name, once in a while, as `external_links` of the seeds' two
-//! programs do: restclient calls restserver.local. Backends die and fall ill, and no call fails for
-//! longer than it takes to notice.
+//! A container calls a service by its name, once a second: restclient calls restserver.local, with the
+//! labels that such a pair has had elsewhere. Backends die and fall ill, and no call fails for longer than
+//! it takes to notice, as calls show that are made far more often beside it.
 //!
 //! In a world of its own: a Docker daemon in namespaces, and a cgroup below which alone calls are
 //! balanced.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::Read as _,
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use lb_tests::{Agent, Container, World, callers::Callers, process, traffic::now_ms};
+use lb_tests::{
+    Agent, Container, DockerOptions, World, callers::Callers, process, traffic::now_ms,
+};
 use nix::sys::signal::Signal;
 
 use crate::printer::Printer;
@@ -26,6 +28,9 @@ const POOL: &str = "203.0.113.64/26";
 const GATEWAY: &str = "172.30.0.1";
 /// Port of the process that makes a server healthy.
 const HEALTH: u16 = 9000;
+/// Time between two calls of restclient itself, and of who measures.
+const OWN_MS: u32 = 1000;
+const FAST_MS: u32 = 50;
 /// Longest time after something happened in which calls may still fail.
 const FAILURES_MS_MAX: f64 = 250.0;
 
@@ -33,16 +38,19 @@ const FAILURES_MS_MAX: f64 = 250.0;
 const CALLS_MAX: Duration = Duration::from_mins(2);
 /// Calls after something happened that say something of it.
 const CALLS_MIN: usize = 20;
+/// Calls of restclient itself that show that it calls all the time.
+const OWN_MIN: usize = 8;
 
 /// Plays everything.
 pub(crate) fn play(printer: &mut Printer) -> Result<()> {
-    let mut world = World::docker()?;
+    // As `"dns": ["172.30.0.1"]` in daemon.json says: whoever is started asks there.
+    let dns = Some(GATEWAY);
+    let mut world = World::docker_with(DockerOptions { dns, ..DockerOptions::default() })?;
     let callers = Callers::of(&mut world)?;
     printer.scene("restserver, scale 2, with probes; restclient; and the agent");
     let servers = [start_server(&world, 1)?, start_server(&world, 2)?];
     let mut healths = [make_healthy(&servers[0])?, make_healthy(&servers[1])?];
-    let client = world.docker_client()?.container("restclient").with(&format!("--dns {GATEWAY}"));
-    let client = client.start()?;
+    let client = world.docker_client()?.container("restclient").start()?;
     let mut config = world.config();
     config.cgroup = Some(callers.cgroup().to_owned());
     config.keys = format!("routing_pool = \"{POOL}\"");
@@ -51,11 +59,15 @@ pub(crate) fn play(printer: &mut Printer) -> Result<()> {
     agent.set_quiet();
     agent.wait_backends(&["restserver-1", "restserver-2"])?;
     printer.quote("lbctl vip list", &agent.lbctl("vip list")?);
-    printer.line(&format!("restclient asks {GATEWAY} for names: docker run --dns {GATEWAY}"));
+    printer.line(&format!(
+        "restclient asks {GATEWAY} for names, as all containers do: \"dns\": [\"{GATEWAY}\"] in \
+         Docker's daemon.json (for one container: docker run --dns {GATEWAY})"
+    ));
     wait_answered(&client)?;
 
-    printer.scene(&format!("restclient calls http://{NAME}/"));
-    let calls = Calls::start(&client)?;
+    printer.scene(&format!("restclient calls http://{NAME}/ once a second"));
+    let own = Calls::start(&client, OWN_MS)?;
+    let calls = Calls::start(&client, FAST_MS)?;
     process::sleep(Duration::from_secs(3))?;
     let killed_ms = now_ms();
     printer.line("restserver-1 is killed");
@@ -72,14 +84,41 @@ pub(crate) fn play(printer: &mut Printer) -> Result<()> {
     wait_unhealthy(&agent, "restserver-2")?;
     let ill_ms = now_ms();
     process::sleep(Duration::from_secs(3))?;
-    let calls = calls.end()?;
+    let (own, calls) = (own.end()?, calls.end()?);
     process::check_interrupt()?;
+    printer.line("what restclient tells, in seconds since the kill:");
+    for line in log(&own, killed_ms) {
+        printer.line(&line);
+    }
+    show_own(printer, &own, killed_ms);
+    printer.line("and another program in it, twenty times a second");
     show(printer, &calls, killed_ms, ill_ms);
     printer.quote("lbctl status", &agent.lbctl("status")?);
     healths[0].end();
     let removed = agent.stop(Signal::SIGTERM).and_then(|()| agent.uninstall());
     printer.promise(removed.is_ok(), "uninstalled, and everything is removed");
     process::check_interrupt()
+}
+
+/// A line for each call: seconds since the kill, who answered, and by which address it was asked.
+fn log(calls: &[Call], killed_ms: f64) -> Vec<String> {
+    let line = |call: &Call| {
+        let seconds = (call.at_ms - killed_ms) / 1000.0;
+        let answer = call.answer.as_deref().unwrap_or("failed");
+        format!("{seconds:+7.2}  {answer}  {}", call.peer.as_deref().unwrap_or("-"))
+    };
+    calls.iter().map(line).collect()
+}
+
+fn show_own(printer: &mut Printer, calls: &[Call], killed_ms: f64) {
+    let names: BTreeSet<&str> = calls.iter().filter_map(|call| call.answer.as_deref()).collect();
+    let late = calls.iter().filter(|call| call.is_late(killed_ms)).count();
+    let is_kept = late == 0 && calls.len() >= OWN_MIN && names.len() == 2;
+    let text = format!(
+        "{} calls, one a second, answered by both; {late} failed that were not within 250 ms of the kill",
+        calls.len()
+    );
+    printer.promise(is_kept, &text);
 }
 
 fn show(printer: &mut Printer, calls: &[Call], killed_ms: f64, ill_ms: f64) {
@@ -89,11 +128,7 @@ fn show(printer: &mut Printer, calls: &[Call], killed_ms: f64, ill_ms: f64) {
     }
     let both = ["restserver-1", "restserver-2"].iter().all(|name| shares.contains_key(name));
     printer.promise(both, &format!("answers from both: {shares:?}"));
-    let is_late = |call: &&Call| {
-        let after_ms = call.at_ms - killed_ms;
-        call.answer.is_none() && !(0.0..=FAILURES_MS_MAX).contains(&after_ms)
-    };
-    let late = calls.iter().filter(is_late).count();
+    let late = calls.iter().filter(|call| call.is_late(killed_ms)).count();
     printer.promise(
         late == 0,
         &format!("{} calls; {late} failed that were not within 250 ms of the kill", calls.len()),
@@ -114,11 +149,16 @@ fn show(printer: &mut Printer, calls: &[Call], killed_ms: f64, ill_ms: f64) {
 
 fn start_server(world: &World, number: u32) -> Result<Container> {
     let name = format!("restserver-{number}");
-    let container = world.docker_client()?.container(&name).compose("seed", "restserver", number);
+    let container = world.docker_client()?.container(&name).compose("demo", "restserver", number);
     container
-        .label("aliyun.routing.port_8080", &format!("http://{NAME}"))
-        .label("lb.probe", "tcp")
-        .label("lb.probe.port", &HEALTH.to_string())
+        .serving(80)
+        .label("aliyun.routing.port_80", NAME)
+        .label("aliyun.scale", "2")
+        // A port of its own, so that it can fall ill while it serves.
+        .label("aliyun.probe.url", &format!("http://container:{HEALTH}"))
+        .label("aliyun.probe.initial_delay_seconds", "2")
+        .label("aliyun.probe.timeout_seconds", "2")
+        // Such labels say nothing of these.
         .label("lb.probe.interval", "100ms")
         .label("lb.probe.fall", "1")
         .label("lb.probe.rise", "1")
@@ -175,12 +215,21 @@ struct Call {
     peer: Option<String>,
 }
 
+impl Call {
+    /// It failed, and not because nobody could have noticed yet.
+    fn is_late(&self, killed_ms: f64) -> bool {
+        let after_ms = self.at_ms - killed_ms;
+        self.answer.is_none() && !(0.0..=FAILURES_MS_MAX).contains(&after_ms)
+    }
+}
+
 struct Calls(Child);
 
 impl Calls {
-    fn start(client: &Container) -> Result<Self> {
+    fn start(client: &Container, interval_ms: u32) -> Result<Self> {
         let seconds = CALLS_MAX.as_secs();
-        let words = format!("call --name {NAME}:80 --interval-ms 50 --seconds {seconds}");
+        let words =
+            format!("call --name {NAME}:80 --interval-ms {interval_ms} --seconds {seconds}");
         let mut command = client.exec(&words);
         Ok(Self(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?))
     }

@@ -34,8 +34,6 @@ pub(crate) enum Way {
     UdpMappedUnconnected,
     /// One connected socket for all calls.
     UdpAgain,
-    /// A connected socket that sends nothing, and whom it shows as its peer.
-    Peer,
     /// A socket that was connected before, and is connected to the port below then.
     TcpMoved,
     /// A socket of multipath TCP.
@@ -58,7 +56,6 @@ impl Way {
             "udp-mapped" => Self::UdpMapped,
             "udp-mapped-unconnected" => Self::UdpMappedUnconnected,
             "udp-again" => Self::UdpAgain,
-            "peer" => Self::Peer,
             "mptcp" => Self::Mptcp,
             _ => return Cut::parse(word).map(Self::Cut),
         })
@@ -90,7 +87,6 @@ impl Caller {
             Way::UdpUnconnected => self.unconnected(target),
             Way::UdpMappedUnconnected => self.unconnected(mapped(target)),
             Way::UdpAgain => self.again(target),
-            Way::Peer => peer(target),
             Way::Mptcp => mptcp(target),
             Way::Cut(cut) => cut.call(target),
         }
@@ -234,16 +230,6 @@ fn moved(target: SocketAddr) -> io::Result<String> {
     let below = SocketAddr::new(target.ip(), target.port() - 1);
     connect(socket.as_raw_fd(), &SockaddrStorage::from(below))?;
     ask(stream_of(socket), true)
-}
-
-fn peer(target: SocketAddr) -> io::Result<String> {
-    let socket = udp_socket(target)?;
-    socket.connect(target)?;
-    Ok(line(
-        format!("name=- client={target}").as_bytes(),
-        socket.peer_addr()?,
-        socket.local_addr()?,
-    ))
 }
 
 /// `ENOPROTOOPT` or `EPROTONOSUPPORT` where the kernel has none.

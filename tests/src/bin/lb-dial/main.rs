@@ -18,7 +18,7 @@ usage: lb-dial WAY ADDRESS:PORT [COUNT]
        lb-dial hold|hold-udp ADDRESS:PORT COUNT
        lb-dial odd ADDRESS:PORT ADDRESS:PORT ADDRESS:PORT
 ways:  tcp tcp-nonblocking tcp-fastopen tcp-bound tcp-mapped udp udp-unconnected udp-mapped
-       udp-mapped-unconnected udp-again peer mptcp short-tcp short-udp short-udp-unconnected old-tcp old-udp
+       udp-mapped-unconnected udp-again mptcp short-tcp short-udp short-udp-unconnected old-tcp old-udp
        old-udp-unconnected";
 
 fn main() -> ExitCode {
