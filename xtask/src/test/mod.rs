@@ -4,20 +4,20 @@
 //! lint or build counts as one test. Under `CI=true` a skipped test fails unless tests/skips.toml
 //! names it.
 
-mod lanes;
 mod runner;
 mod skips;
 mod summary;
 
 use std::env;
 use std::process::{Command, ExitCode};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
 use crate::binaries::{self, Binaries, Profile};
 use crate::ebpf::{self, Build};
-use crate::{command, packages, workspace};
+use crate::{command, packages};
 use runner::Run;
 use skips::SkipLog;
 use summary::{Outcome, Tally};
@@ -42,10 +42,10 @@ pub(crate) enum Extent {
     Ci,
 }
 
-/// How long the unit tests may take under CI, compilation included, and a program of the others. A test
-/// that hangs must not take the summary with it.
+/// How long the tests of one kind may take under CI, compilation included. A test that hangs must
+/// not take the summary with it.
 const LIMIT_UNIT: Duration = Duration::from_mins(12);
-const LIMIT_KERNEL: Duration = Duration::from_mins(15);
+const LIMIT_KERNEL: Duration = Duration::from_mins(40);
 
 /// What has happened so far.
 #[derive(Default)]
@@ -89,18 +89,14 @@ pub(crate) fn run(options: &Options, extent: Extent) -> Result<ExitCode> {
             binaries = Some(binaries::build(Profile::Dev)?);
             Ok(())
         });
-        // All of them, before the first begins to measure time.
-        let mut build = command::host_cargo();
-        build.args(["test", "--package", "lb-tests", "--locked", "--no-run"]);
-        session.check("build the tests", || command::run(&mut build));
         if let Some(binaries) = binaries {
+            let [mut patient, mut kernel] = kernel_tests(options.filter.as_deref(), &binaries);
             let present = env::var_os("PATH").unwrap_or_default();
             let path = env::join_paths(env::split_paths(&present).chain(tools))?;
-            let mut runs = kernel_tests(options.filter.as_deref(), &binaries)?;
-            for run in &mut runs {
-                run.command.env("PATH", &path).env(skips::VARIABLE, skip_log.path());
+            for run in [&mut patient, &mut kernel] {
+                run.command.env("PATH", &path);
             }
-            session.tests_in_lanes(runs);
+            session.tests_beside(patient, kernel, &skip_log);
         }
     }
     session.count_skips(&skip_log)?;
@@ -157,14 +153,14 @@ fn lint(session: &mut Session, extent: Extent, no_kernel: bool) {
 
 /// Everything that runs on any machine, in parallel.
 fn unit_tests(filter: Option<&str>) -> Vec<Run> {
-    let run = |name: &str, arguments: &[&str]| {
+    let run = |name, arguments: &[&str]| {
         let mut command = command::host_cargo();
         command.args(arguments);
         command.args(["--workspace", "--exclude", "lb-tests", "--locked", "--no-fail-fast"]);
         command.args(filter);
         // A snapshot that differs is a failure, and not written for review.
         command.env("INSTA_UPDATE", "no");
-        Run { name: String::from(name), command, limit: LIMIT_UNIT }
+        Run { name, command, limit: LIMIT_UNIT }
     };
     if command::find_program("cargo-nextest").is_none() {
         return vec![run("unit tests", &["test"])];
@@ -176,21 +172,23 @@ fn unit_tests(filter: Option<&str>) -> Vec<Run> {
     ]
 }
 
-/// In-kernel and end-to-end tests, and what the package itself has to test.
-fn kernel_tests(filter: Option<&str>, binaries: &Binaries) -> Result<Vec<Run>> {
-    let run = |name: &str, targets: &[&str]| {
+/// In-kernel and end-to-end tests: one at a time, as they share a kernel and measure time. Beside them
+/// may run those that come first here: they only wait.
+fn kernel_tests(filter: Option<&str>, binaries: &Binaries) -> [Run; 2] {
+    let run = |name, targets: &[&str], words: &[&str]| {
         let mut command = command::host_cargo();
         command.args(["test", "--package", "lb-tests", "--locked", "--no-fail-fast"]);
-        command.args(targets).args(filter).args(["--", "--test-threads", "1"]);
+        command.args(targets).args(filter).args(["--", "--test-threads", "1"]).args(words);
         command.env("INSTA_UPDATE", "no");
         command.env("LB_AGENT", &binaries.agent);
         command.env("LB_CTL", &binaries.lbctl);
         command.env("LB_TESTKIT", &binaries.testkit);
-        Run { name: name.to_owned(), command, limit: LIMIT_KERNEL }
+        Run { name, command, limit: LIMIT_KERNEL }
     };
-    let names = lanes::names(&workspace::path("tests"))?;
-    let own = run("unit tests of the tests", &["--lib", "--bins"]);
-    Ok(names.iter().map(|name| run(name, &["--test", name])).chain([own]).collect())
+    [
+        run("tests of idle connections", &["--test", "idle"], &[]),
+        run("in-kernel and end-to-end tests", &[], &["--skip", "idle_connections"]),
+    ]
 }
 
 impl Session {
@@ -216,18 +214,27 @@ impl Session {
         self.count(runner::execute(run, |line| println!("{line}")));
     }
 
-    /// Several at a time. What one writes is shown when it has ended.
-    fn tests_in_lanes(&mut self, runs: Vec<Run>) {
-        println!("\n=== in-kernel and end-to-end tests");
-        lanes::execute(runs, |ended| {
-            println!(
-                "\n--- {}: {} s\n{}",
-                ended.name,
-                ended.took.as_secs(),
-                ended.lines.join("\n")
-            );
-            self.count(ended.outcome);
+    /// Both at once. What the first writes is shown when both have ended.
+    fn tests_beside(&mut self, mut first: Run, mut second: Run, skip_log: &SkipLog) {
+        for run in [&mut first, &mut second] {
+            run.command.env(skips::VARIABLE, skip_log.path());
+        }
+        let name = first.name;
+        println!("\n=== {name}: they run beside what follows");
+        let beside = thread::spawn(move || {
+            let mut lines = Vec::new();
+            let outcome = runner::execute(&mut first, |line| lines.push(line.to_owned()));
+            (outcome, lines)
         });
+        self.tests(&mut second);
+        println!("\n=== {name}: how they ended");
+        if let Ok((outcome, lines)) = beside.join() {
+            println!("{}", lines.join("\n"));
+            self.count(outcome);
+        } else {
+            self.tally.failed += 1;
+            self.failures.push(format!("{name}: the thread that ran them panicked"));
+        }
     }
 
     fn count(&mut self, outcome: Outcome) {

@@ -15,7 +15,7 @@ use crate::command;
 /// A run of cargo's test runner or of nextest.
 pub(super) struct Run {
     /// What is tested.
-    pub(super) name: String,
+    pub(super) name: &'static str,
     pub(super) command: Command,
     /// Holds where nobody is at a terminal to end a run that hangs.
     pub(super) limit: Duration,
