@@ -94,7 +94,7 @@ pub fn forwarded<A: Family>(
     }
 }
 
-/// Counts a connection from this node that a backend refused, and tells of it.
+/// Counts a container's connection that a backend refused, and tells of it.
 #[inline(always)]
 pub fn refused(context: &Context, backend: u32) {
     if backend != BACKEND_NONE {

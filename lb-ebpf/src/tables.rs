@@ -52,7 +52,7 @@ pub trait FamilyMaps: Family {
     /// `FRAGMENTS_*`.
     fn fragments() -> &'static LruHashMap<Self::FragmentKey, Self::FragmentRecord, FRAGMENTED>;
     /// Looks up `LOCAL_*`.
-    fn is_local(address: Self) -> bool;
+    fn local(address: Self) -> u32;
     /// Stores time, class and front interface in place.
     fn touch_reply(known: *mut Self::ReplyRecord, record: &Self::ReplyRecord);
     /// Stores in place that there are records of foreign flows.
@@ -138,9 +138,9 @@ macro_rules! family_maps {
             }
 
             #[inline(always)]
-            fn is_local(address: Self) -> bool {
+            fn local(address: Self) -> u32 {
                 let place = LocalKey { before: 0, key: Key::new($bits, address) };
-                $local.get(&core::hint::black_box(&place).key).is_some()
+                $local.get(&core::hint::black_box(&place).key).copied().unwrap_or(0)
             }
 
             #[inline(always)]
@@ -280,8 +280,8 @@ impl<A: FamilyMaps> Tables<A> for Maps {
     }
 
     #[inline(always)]
-    fn is_local(&self, address: A) -> bool {
-        A::is_local(address)
+    fn local(&self, address: A) -> u32 {
+        A::local(address)
     }
 
     #[inline(always)]

@@ -24,7 +24,7 @@ const EHOSTUNREACH: i32 = 113;
 const SOCKETS: usize = 100;
 /// Longest time from the death to the last of them all: what the agent finds in its first two looks, a tenth
 /// of a second apart. The third comes after a second.
-const LATEST_MS: f64 = 500.0;
+const LATEST_MS: f64 = 900.0;
 /// Of one kind; each is led to either backend by a coin.
 const ASKING_MAX: usize = 24;
 
@@ -236,6 +236,8 @@ fn who_was_led_astray_before_it_was_known_is_told() -> Result<()> {
     let calls = ["tcp", "tcp-nonblocking", "tcp-mapped", "udp", "udp-mapped"].map(|way| {
         let mut command = callers.in_container(&early, &program)?;
         command.args([way, &scene.target().to_string(), "1"]).stdout(Stdio::piped());
+        // Longer than an agent on a busy machine takes.
+        command.env("LB_DIAL_SECONDS", "15");
         Ok((way, command.spawn()?))
     });
     let calls = calls.into_iter().collect::<Result<Vec<_>>>()?;
@@ -243,7 +245,7 @@ fn who_was_led_astray_before_it_was_known_is_told() -> Result<()> {
         let table = fs::read_to_string(format!("/proc/{}/net/{table}", early.pid()?))?;
         Ok(table.lines().filter(|line| line.split_whitespace().nth(3) == Some(state)).count())
     };
-    process::wait_for("calls that wait", Duration::from_secs(2), || {
+    process::wait_for("calls that wait", Duration::from_secs(5), || {
         let waiting = sockets("tcp", "02")? + sockets("tcp6", "02")?;
         let asking = sockets("udp", "01")? + sockets("udp6", "01")?;
         ensure!((waiting, asking) == (3, 2), "{waiting} connect, {asking} ask");

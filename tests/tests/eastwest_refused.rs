@@ -1,11 +1,11 @@
-//! East-west: a backend that refuses calls of this node's own clients is out at once. They come to it by
+//! East-west: a backend that refuses calls of containers of this node is out at once. They come to it by
 //! its own address, so nobody but the reply program sees that.
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use lb_tests::{
-    Container, World,
+    World,
     callers::{Called, Callers},
     eastwest::shares,
     needs, process,
@@ -15,9 +15,11 @@ use nix::sys::signal::Signal;
 
 /// Port that process 1 of a container listens on, so that it lives whatever becomes of its server.
 const IDLE_PORT: u16 = 9000;
-/// Calls until the last that is refused. Each that is not may end the wait, and without a look at refusals
-/// there would be no last: nobody has a probe here.
-const CALLS_MAX: usize = 400;
+/// Longest time to the last call that is refused, on a busy machine too. What it takes is printed. Nobody
+/// has a probe here, so without a look at refusals there would be no last.
+const OUT_MAX: Duration = Duration::from_secs(3);
+/// Calls in a row of which none is refused, when it is out.
+const CALLS: usize = 100;
 
 #[test]
 fn who_refuses_calls_is_out_at_once_and_back_when_it_serves() -> Result<()> {
@@ -35,27 +37,31 @@ fn who_refuses_calls_is_out_at_once_and_back_when_it_serves() -> Result<()> {
     let agent = world.start_agent(&config)?;
     agent.wait_backends(&["web-1", "web-2"])?;
     agent.wait_caller("client")?;
-    let names = |from: Option<&Container>, count| -> Result<Vec<String>> {
-        let calls = callers.dial(&world, from, "tcp", vip(80), count)?;
+    let names = |count| -> Result<Vec<String>> {
+        let calls = callers.dial(&world, Some(&client), "tcp", vip(80), count)?;
         Ok(shares(&calls, vip(80))?.into_keys().collect())
     };
-    for (whose, from) in [("a container's", Some(&client)), ("the node's", None)] {
+    for round in 0..2 {
         process::kill(webs[0].server_pid()?, Signal::SIGKILL);
         let begun = Instant::now();
-        let calls = callers.dial(&world, from, "tcp", vip(80), CALLS_MAX)?;
-        let took = begun.elapsed();
-        let last = calls
-            .iter()
-            .rposition(|call| matches!(call, Called::Failed(_)))
-            .context("no refusal")?;
-        println!("{whose}: {} of {CALLS_MAX} calls in {took:?} until the last refusal", last + 1);
-        // One sees it, and those that come before that is written down.
-        ensure!(last + 50 < CALLS_MAX, "{whose}: call {last} of {CALLS_MAX} was refused");
+        let mut refused = 0;
+        loop {
+            let calls = callers.dial(&world, Some(&client), "tcp", vip(80), CALLS)?;
+            let failed = calls.iter().filter(|call| matches!(call, Called::Failed(_))).count();
+            if failed == 0 && refused > 0 {
+                break;
+            }
+            refused += failed;
+            ensure!(
+                begun.elapsed() < OUT_MAX,
+                "{refused} calls refused, the last of them just now"
+            );
+        }
+        println!("round {round}: {refused} calls refused, none after {:?}", begun.elapsed());
         agent.wait_backends(&["web-2"])?;
-        ensure!(names(from, 40)? == ["web-2"], "{whose}");
         webs[0].begin_serving()?;
         agent.wait_backends(&["web-1", "web-2"])?;
-        ensure!(names(from, 40)? == ["web-1", "web-2"], "{whose}: it is back");
+        ensure!(names(CALLS)? == ["web-1", "web-2"], "it is back");
     }
     let events = agent.lbctl("event list")?;
     ensure!(events.contains("refused connections, as the data path saw"), "{events}");

@@ -225,8 +225,8 @@ impl<A: LiveFamily> lb_common::engine::Tables<A> for LiveTables<'_, A> {
         self.found(self.reply_defaults.get(key, 0))
     }
 
-    fn is_local(&self, address: A) -> bool {
-        self.found(self.local.get(&lpm_trie::Key::new(A::BITS, address), 0)).is_some()
+    fn local(&self, address: A) -> u32 {
+        self.found(self.local.get(&lpm_trie::Key::new(A::BITS, address), 0)).unwrap_or(0)
     }
 
     fn reply(&self, key: &A::ReplyKey) -> Option<A::ReplyRecord> {

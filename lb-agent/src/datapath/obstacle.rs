@@ -23,7 +23,8 @@ pub(super) fn of(cgroup: &Cgroup, attach_type: AttachType, call: &str) -> Option
     if let Some(obstacle) = on_itself(&own) {
         return Some(obstacle.explain(&cgroup.path, call));
     }
-    for above in cgroup.path.ancestors().skip(1) {
+    let whole = cgroup.path.canonicalize().ok()?;
+    for above in whole.ancestors().skip(1) {
         let Ok(directory) = File::open(above) else { return None };
         if !cgroup::is_one(&directory) {
             return None;

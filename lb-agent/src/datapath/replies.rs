@@ -11,9 +11,9 @@ use aya::{
     },
 };
 use lb_common::abi::{
-    NetU16, PROTOCOL_TCP, PROTOCOL_UDP, REPLY_DEFAULT_AMBIGUOUS, REPLY_DEFAULT_FOREIGN,
-    REPLY_DEFAULT_OTHER_WAYS, ReplyDefaultKeyV4, ReplyDefaultKeyV6, ReplyDefaultV4, ReplyDefaultV6,
-    map_names,
+    LOCAL_CONTAINERS, LOCAL_NODE, NetU16, PROTOCOL_TCP, PROTOCOL_UDP, REPLY_DEFAULT_AMBIGUOUS,
+    REPLY_DEFAULT_FOREIGN, REPLY_DEFAULT_OTHER_WAYS, ReplyDefaultKeyV4, ReplyDefaultKeyV6,
+    ReplyDefaultV4, ReplyDefaultV6, map_names,
 };
 
 use super::tables::{Refusal, is_absent, is_present, map_refusal, protocol_number, take};
@@ -79,9 +79,14 @@ impl Replies {
 
     pub(super) fn put_local(&mut self, prefix: &IpPrefix) -> Result<(), Refusal> {
         let length = u32::from(prefix.length());
+        let kind = local_kind(prefix);
         match prefix.address() {
-            IpAddr::V4(address) => self.local_v4.insert(&Key::new(length, address.octets()), 1, 0),
-            IpAddr::V6(address) => self.local_v6.insert(&Key::new(length, address.octets()), 1, 0),
+            IpAddr::V4(address) => {
+                self.local_v4.insert(&Key::new(length, address.octets()), kind, 0)
+            }
+            IpAddr::V6(address) => {
+                self.local_v6.insert(&Key::new(length, address.octets()), kind, 0)
+            }
         }
         .map_err(map_refusal)
     }
@@ -113,17 +118,29 @@ impl Replies {
             let rest = (value.flags, value.backend, value.ifindex);
             add(state, key.ifindex, key.protocol, port, vip, rest);
         }
-        for key in self.local_v4.keys() {
-            let key = key.context("`LOCAL_V4` cannot be read")?;
-            let length = u8::try_from(key.prefix_len()).unwrap_or(u8::MAX);
-            state.local.insert(IpPrefix::of(IpAddr::from(key.data()), length));
+        for entry in &self.local_v4 {
+            let (key, kind) = entry.context("`LOCAL_V4` cannot be read")?;
+            add_local(state, IpAddr::from(key.data()), key.prefix_len(), kind);
         }
-        for key in self.local_v6.keys() {
-            let key = key.context("`LOCAL_V6` cannot be read")?;
-            let length = u8::try_from(key.prefix_len()).unwrap_or(u8::MAX);
-            state.local.insert(IpPrefix::of(IpAddr::from(key.data()), length));
+        for entry in &self.local_v6 {
+            let (key, kind) = entry.context("`LOCAL_V6` cannot be read")?;
+            add_local(state, IpAddr::from(key.data()), key.prefix_len(), kind);
         }
         Ok(())
+    }
+}
+
+/// Whether it is an address of the node or a subnet of containers.
+fn local_kind(prefix: &IpPrefix) -> u32 {
+    let whole = if prefix.address().is_ipv4() { 32 } else { 128 };
+    if prefix.length() == whole { LOCAL_NODE } else { LOCAL_CONTAINERS }
+}
+
+/// What an earlier agent has written otherwise counts as missing, and is written anew.
+fn add_local(state: &mut KernelState, address: IpAddr, length: u32, kind: u32) {
+    let prefix = IpPrefix::of(address, u8::try_from(length).unwrap_or(u8::MAX));
+    if kind == local_kind(&prefix) {
+        state.local.insert(prefix);
     }
 }
 

@@ -32,8 +32,8 @@ pub(super) struct Scopes {
     services: MappedArray<ServiceScope>,
     networks: MappedArray<u64>,
     held: SocketTables,
-    /// Cookies of clients that have come, or are of another class, since somebody last asked.
-    changed: BTreeSet<u64>,
+    /// Cookies of clients that have come since somebody last asked.
+    newcomers: BTreeSet<u64>,
 }
 
 impl Scopes {
@@ -46,7 +46,7 @@ impl Scopes {
             services: mapped(ebpf, map_names::SERVICE_SCOPES)?,
             networks: mapped(ebpf, map_names::BACKEND_NETWORKS)?,
             held: SocketTables::default(),
-            changed: BTreeSet::new(),
+            newcomers: BTreeSet::new(),
         };
         scopes.held = scopes.read()?;
         Ok(scopes)
@@ -92,9 +92,10 @@ impl Scopes {
         &self.held
     }
 
-    /// Clients that the tables tell of anew, or otherwise than before, since this was last asked.
-    pub(super) fn take_changed(&mut self) -> BTreeSet<u64> {
-        mem::take(&mut self.changed)
+    /// Clients that the tables have begun to tell of since this was last asked. While only some containers
+    /// are known, a namespace that they share may have more networks than the tables say.
+    pub(super) fn take_newcomers(&mut self) -> BTreeSet<u64> {
+        mem::take(&mut self.newcomers)
     }
 
     /// Makes the tables what is wanted, as far as possible; the first refusal is told.
@@ -132,8 +133,12 @@ impl Scopes {
                 None => absent_is_removed(self.clients.remove(&cookie)),
             };
             if note(done.map_err(|cause| format!("client {cookie}: {cause}"))) {
+                if client.is_none() {
+                    self.newcomers.remove(&cookie);
+                } else if !self.held.clients.contains_key(&cookie) {
+                    self.newcomers.insert(cookie);
+                }
                 keep(&mut self.held.clients, cookie, client);
-                self.changed.extend(client.map(|_| cookie));
             }
         }
         for (number, scope) in changes(&self.held.scopes, &wanted.scopes, !wanted.kept.is_all) {

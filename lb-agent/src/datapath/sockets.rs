@@ -320,8 +320,10 @@ impl Datapath {
     /// Makes the tables of sockets what is wanted.
     pub fn set_socket_tables(&mut self, wanted: &SocketTables) -> anyhow::Result<()> {
         let tables = self.scopes.set(wanted).map_err(anyhow::Error::msg);
-        for cookie in self.scopes.take_changed() {
-            self.send_news(News::Caller(cookie));
+        if !wanted.is_partial {
+            for cookie in self.scopes.take_newcomers() {
+                self.send_news(News::Caller(cookie));
+            }
         }
         if wanted.kept.is_all {
             return tables;
@@ -373,7 +375,7 @@ impl Datapath {
             )?))?,
             networks: Array::try_from(Map::Array(open(maps, map_names::BACKEND_NETWORKS)?))?,
             // What programs do that an earlier agent has left is not known: nobody is ended for it.
-            routes_across: self.sockets.routes_across || self.calls.wanted.is_none(),
+            routes_across: self.sockets.routes_across || self.sockets.is_left,
         };
         self.sockets.unended = reaper::obstacle();
         let (sender, receiver) = mpsc::channel();

@@ -153,8 +153,15 @@ struct QueryAttr {
     attach_flags: u32,
     program_ids: u64,
     program_count: u32,
-    pad: u32,
+    reserved: u32,
+    program_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
 }
+
+// Of a cgroup Linux 6.17 and later write the last field, however much is passed (120933984460).
+const _: () = assert!(size_of::<QueryAttr>() == 64);
 
 /// The head of `struct bpf_link_info`, for the two link types that we make.
 #[repr(C)]

@@ -290,8 +290,8 @@ impl<A: Family + Into<IpAddr>, T: Tables<A>> Tables<A> for Recorder<'_, A, T> {
         default
     }
 
-    fn is_local(&self, address: A) -> bool {
-        self.tables.is_local(address)
+    fn local(&self, address: A) -> u32 {
+        self.tables.local(address)
     }
 
     fn reply(&self, key: &A::ReplyKey) -> Option<A::ReplyRecord> {

@@ -5,7 +5,7 @@
 //! says how). It opens a case, in which this node tries to connect by itself, at once; a failure is
 //! what both have seen. So one refused client is enough, and a thousand forged ones are not.
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::collections::HashMap;
 
 use super::{
     outcome::{Failure, FailureKind, Outcome},
@@ -19,11 +19,6 @@ const OPEN_MAX: usize = 64;
 const REST_MS: u64 = 100;
 /// Cases that are remembered.
 const CASES_MAX: usize = 4096;
-/// Time for which a refusal may be of this node's own probe: it is refused as it connects, and what the
-/// data path tells of that comes here a little later.
-const OWN_MS: u64 = 50;
-/// Addresses that are remembered without a look at what is over.
-const OWN_MIN: usize = 256;
 
 /// What the data path tells of a backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -161,70 +156,9 @@ impl Docket {
     }
 }
 
-/// What this node has just probed itself. The data path sees its refusals as it sees those of anybody
-/// else on this node, and they count as what they are: one result of the probe, whose `fall` says how many
-/// it takes. Whoever is refused besides is seen a moment later.
-#[derive(Debug)]
-pub struct OwnProbes {
-    begun_ms: HashMap<SocketAddr, u64>,
-    room: usize,
-}
-
-impl Default for OwnProbes {
-    fn default() -> Self {
-        Self { begun_ms: HashMap::new(), room: OWN_MIN }
-    }
-}
-
-impl OwnProbes {
-    /// A probe of an address begins.
-    pub fn begin(&mut self, address: SocketAddr, now_ms: u64) {
-        if self.begun_ms.len() >= self.room {
-            self.begun_ms.retain(|_, begun_ms| is_recent(*begun_ms, now_ms));
-            self.room = OWN_MIN.max(2 * self.begun_ms.len());
-        }
-        self.begun_ms.insert(address, now_ms);
-    }
-
-    /// Whether a refusal at an address may be of such a probe.
-    #[must_use]
-    pub fn explain(&self, address: SocketAddr, now_ms: u64) -> bool {
-        self.begun_ms.get(&address).is_some_and(|begun_ms| is_recent(*begun_ms, now_ms))
-    }
-}
-
-const fn is_recent(begun_ms: u64, now_ms: u64) -> bool {
-    now_ms.saturating_sub(begun_ms) < OWN_MS
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn own_probes_explain_refusals_for_a_moment() {
-        let mut own = OwnProbes::default();
-        let address = |number: u32| SocketAddr::from((number.to_be_bytes(), 80));
-        own.begin(address(1), 1000);
-        for (number, now_ms, expected) in [
-            (1, 1000, true),
-            (1, 1000 + OWN_MS - 1, true),
-            (1, 1000 + OWN_MS, false),
-            (2, 1000, false),
-        ] {
-            assert_eq!(own.explain(address(number), now_ms), expected, "{number} at {now_ms}");
-        }
-        // As many as there are at once are remembered, and no more.
-        for number in 0..10_000 {
-            own.begin(address(number), 2000);
-        }
-        assert!((0..10_000).all(|number| own.explain(address(number), 2000)));
-        for number in 0..100_000 {
-            own.begin(address(number), 3000 + u64::from(number));
-            assert!(own.begun_ms.len() <= 20_000, "{}", own.begun_ms.len());
-        }
-        assert!(own.begun_ms.len() <= 2 * OWN_MIN, "{}", own.begun_ms.len());
-    }
 
     /// Attempts: `c` connected, `r` refused, `l` late, `u` unreachable, `w` reset, `?` not made.
     #[track_caller]

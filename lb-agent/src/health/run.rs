@@ -14,7 +14,7 @@ use super::{
     check::{END_WITHIN, patience},
     inquiry::{Witness, inquire},
     outcome::{FailureKind, Outcome},
-    passive::{Docket, Observation, OwnProbes, Ruling, Sign},
+    passive::{Docket, Observation, Ruling},
     schedule::IN_FLIGHT_MAX,
     stats::Stats,
     target::{Change, TargetKey},
@@ -72,7 +72,6 @@ pub async fn run<C: Check>(check: Arc<C>, settings: Settings, channels: HealthCh
         started: Instant::now(),
         probes: JoinSet::new(),
         docket: Docket::default(),
-        own: OwnProbes::default(),
         witness,
         inquiries: JoinSet::new(),
         changes: Vec::new(),
@@ -125,7 +124,6 @@ struct Prober<C> {
     started: Instant,
     probes: JoinSet<Ended>,
     docket: Docket,
-    own: OwnProbes,
     witness: Arc<dyn Witness>,
     inquiries: JoinSet<(Observation, Ruling)>,
     changes: Vec<Change>,
@@ -156,12 +154,7 @@ impl<C: Check> Prober<C> {
     fn observe(&mut self, observation: Observation) {
         self.stats.observed(observation.sign);
         let Some(job) = self.book.inquiry(observation.key) else { return };
-        let now_ms = self.now_ms();
-        let may_be_own = || self.own.explain(job.target.address, now_ms);
-        if observation.sign == Sign::Refused && may_be_own() {
-            return;
-        }
-        if self.docket.open(observation.key, now_ms) {
+        if self.docket.open(observation.key, self.now_ms()) {
             let (check, witness) = (Arc::clone(&self.check), Arc::clone(&self.witness));
             self.inquiries.spawn(inquire(check, witness, observation, job));
         }
@@ -188,7 +181,6 @@ impl<C: Check> Prober<C> {
         let now_ms = self.now_ms();
         while let Some(job) = self.book.next_job(now_ms) {
             self.stats.begun(Duration::from_millis(job.late_ms));
-            self.own.begin(job.target.address, now_ms);
             let check = Arc::clone(&self.check);
             self.probes.spawn(probe(check, job));
         }

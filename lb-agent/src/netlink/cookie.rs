@@ -5,7 +5,7 @@ use std::{
     hash::BuildHasher as _,
     io,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
-    os::fd::AsRawFd as _,
+    os::fd::{AsFd, AsRawFd as _},
 };
 
 use lb_common::socket::cookie_told;
@@ -71,13 +71,14 @@ impl Cookies {
     }
 }
 
-fn of_socket(socket: &UdpSocket) -> io::Result<u64> {
+/// The cookie of a socket's network namespace (Linux 5.14).
+pub(super) fn of_socket(socket: &impl AsFd) -> io::Result<u64> {
     let mut cookie = 0_u64;
     let mut length = libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
     // SAFETY: the descriptor is open, and `cookie` and `length` are of the size that is passed.
     let result = unsafe {
         libc::getsockopt(
-            socket.as_raw_fd(),
+            socket.as_fd().as_raw_fd(),
             libc::SOL_SOCKET,
             libc::SO_NETNS_COOKIE,
             std::ptr::from_mut(&mut cookie).cast(),

@@ -24,7 +24,7 @@ use nix::{
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{namespace::Namespace, process::Process};
+use super::{cookie::of_socket, namespace::Namespace, process::Process};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
@@ -151,13 +151,15 @@ pub struct Found<'a> {
 
 /// Ends the sockets of a namespace of which `over` says why; `None`: of the calling thread's own
 /// namespace. Right before one is ended, `is_still` is asked whether that holds: finding all of them
-/// takes a while. Returns how many were ended.
+/// takes a while. With a `cookie` only those of the namespace that has it are ended: a process may have
+/// gone to another one. Returns how many were ended.
 ///
 /// # Minimum kernel version
 ///
 /// Linux 5.7, with `CONFIG_INET_DIAG_DESTROY`.
 pub fn end_sockets<Why>(
     process: Option<&Process>,
+    cookie: Option<u64>,
     storage: BorrowedFd<'_>,
     over: &dyn Fn(Found<'_>) -> Option<Why>,
     is_still: &dyn Fn(&Why) -> bool,
@@ -167,6 +169,12 @@ pub fn end_sockets<Why>(
         Some(process) => Namespace::of(process)?.run(open)?,
         None => open()?,
     };
+    // Before Linux 5.14 the kernel does not tell.
+    if let (Some(cookie), Ok(found)) = (cookie, of_socket(&socket.0))
+        && found != cookie
+    {
+        return Ok(0);
+    }
     let mut ended = 0;
     for family in [libc::AF_INET, libc::AF_INET6] {
         for protocol in [libc::IPPROTO_TCP, libc::IPPROTO_UDP] {

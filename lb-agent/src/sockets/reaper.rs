@@ -40,7 +40,7 @@ pub enum News {
     Gone(BackendId),
     /// It takes something, whatever was before.
     Back(BackendId),
-    /// The tables tell of who calls from the namespace with this cookie, or tell otherwise than before.
+    /// From now on the tables tell of who calls from the namespace with this cookie.
     Caller(u64),
 }
 
@@ -138,7 +138,11 @@ impl Reaper {
             Reason::Unreached(cookie) => self.maps.misleads(*cookie, *backend),
         };
         let connected = self.maps.connected.as_fd();
-        let result = netlink::end_sockets(process, connected, &over, &is_still);
+        let cookie = match reason {
+            Reason::Gone(_) => None,
+            Reason::Unreached(cookie) => Some(*cookie),
+        };
+        let result = netlink::end_sockets(process, cookie, connected, &over, &is_still);
         match result {
             Ok(0) => {}
             Ok(count) => tracing::info!("ended {count} sockets of {name} whose backend {reason}"),
@@ -386,7 +390,7 @@ mod tests {
         assert_eq!(due.wait(at(0)), Some(Duration::ZERO));
         assert_eq!([0; 3].map(|ms| taken(&mut due, ms)), [Some(1), Some(2), None]);
         assert_eq!(due.wait(at(40)), Some(Duration::from_millis(60)));
-        // On other networks, before it was looked for the second time.
+        // It is new once more, before it was looked for the second time.
         assert_eq!(due.take([News::Caller(1)], true, at(50)), set(&[]));
         assert_eq!(
             [50, 50, 100, 100].map(|ms| taken(&mut due, ms)),

@@ -128,6 +128,11 @@ pub const MAX_FRAGMENTED: u32 = 8192;
 /// wait (`net.ipv4.ipfrag_time`).
 pub const FRAGMENT_SECONDS: u32 = 30;
 
+/// In `LOCAL_*`: a subnet of containers of this node.
+pub const LOCAL_CONTAINERS: u32 = 1;
+/// In `LOCAL_*`: an address of the node itself.
+pub const LOCAL_NODE: u32 = 2;
+
 /// Names of the maps, as they are in the object and under the pin directory.
 pub mod map_names {
     /// `Array<u64>`, mapped: a bit for each hash of an address that is a VIP.
@@ -178,9 +183,10 @@ pub mod map_names {
     pub const REPLY_DEFAULTS_V4: &str = "REPLY_DEFAULTS_V4";
     /// `HashMap<ReplyDefaultKeyV6, ReplyDefaultV6>`.
     pub const REPLY_DEFAULTS_V6: &str = "REPLY_DEFAULTS_V6";
-    /// `LpmTrie<NetU32, u32>`: addresses of the node and subnets of its containers.
+    /// `LpmTrie<NetU32, u32>`: addresses of the node ([`LOCAL_NODE`](super::LOCAL_NODE)) and subnets of
+    /// its containers ([`LOCAL_CONTAINERS`](super::LOCAL_CONTAINERS)).
     pub const LOCAL_V4: &str = "LOCAL_V4";
-    /// `LpmTrie<NetAddr6, u32>`: addresses of the node and subnets of its containers.
+    /// `LpmTrie<NetAddr6, u32>`: the same of IPv6.
     pub const LOCAL_V6: &str = "LOCAL_V6";
     /// `LruHashMap<FragmentKeyV4, FragmentRecordV4>`.
     pub const FRAGMENTS_V4: &str = "FRAGMENTS_V4";

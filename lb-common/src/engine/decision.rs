@@ -21,7 +21,8 @@ pub struct Decision<A: Family> {
     pub ifindex: u32,
     /// 1: a client opens a connection with it, else 0. A retransmitted SYN counts again.
     pub opens_flow: u32,
-    /// `Pass`: the backend that refuses a connection of somebody on this node with it, or [`BACKEND_NONE`].
+    /// `Pass`: the backend that refuses a connection of a container of this node with it, or
+    /// [`BACKEND_NONE`].
     pub refusing: u32,
     /// Which of the following changes it.
     pub edit: EditKind,

@@ -19,7 +19,8 @@ use super::{
 use crate::{
     abi::{
         DropReason, FlowInsertions, FlowRecord, FlowRoom, Frontend, FrontendState, HalfOpenRate,
-        Limits, NetU16, PROTOCOL_ANY, Refusals, RingDescriptor, SCOPE_FRONT, Slot, Verdict,
+        LOCAL_CONTAINERS, LOCAL_NODE, Limits, NetU16, PROTOCOL_ANY, Refusals, RingDescriptor,
+        SCOPE_FRONT, Slot, Verdict,
     },
     frontends::FrontendKey,
     rules::{Rule, is_broken},
@@ -278,9 +279,12 @@ impl<A: Family + Into<IpAddr>> Tables<A> for HostTables<A> {
         self.reply_defaults.borrow().get(key).copied()
     }
 
-    fn is_local(&self, address: A) -> bool {
+    fn local(&self, address: A) -> u32 {
         let address = address.into();
-        self.local.iter().any(|(network, bits)| has_prefix(address, *network, *bits))
+        let all = self.local.iter().filter(|(network, bits)| has_prefix(address, *network, *bits));
+        let longest = all.map(|(_, bits)| *bits).max();
+        let whole = if address.is_ipv4() { 32 } else { 128 };
+        longest.map_or(0, |bits| if bits == whole { LOCAL_NODE } else { LOCAL_CONTAINERS })
     }
 
     fn reply(&self, key: &A::ReplyKey) -> Option<A::ReplyRecord> {

@@ -94,8 +94,13 @@ pub trait Tables<A: Family> {
 
     /// Looks up `REPLY_DEFAULTS_*`.
     fn reply_default(&self, key: &A::ReplyDefaultKey) -> Option<A::ReplyDefault>;
-    /// Looks up `LOCAL_*`: whether an address is the node's or one of its containers'.
-    fn is_local(&self, address: A) -> bool;
+    /// Looks up `LOCAL_*`: whether an address is the node's or one of its containers'; 0: neither.
+    fn local(&self, address: A) -> u32;
+    /// Whether it is either.
+    #[inline(always)]
+    fn is_local(&self, address: A) -> bool {
+        self.local(address) != 0
+    }
     /// Looks up `REPLIES_*`.
     fn reply(&self, key: &A::ReplyKey) -> Option<A::ReplyRecord>;
     /// Looks up `HALF_REPLIES_*`.

@@ -17,8 +17,8 @@ use super::{
 use crate::abi::{
     BACKEND_NONE, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT, CLASS_DATAGRAM,
     CLASS_ESTABLISHED, CLASS_HALF_OPEN, CLASS_REOPENED, CLASS_RESUMED, DropReason, FlowRecord,
-    META_REPLY_DEFAULTS, REPLY_DEFAULT_AMBIGUOUS, REPLY_DEFAULT_OTHER_WAYS, Verdict, is_closing,
-    is_near_reply_place, reply_end, reply_place, reply_place_of,
+    LOCAL_NODE, META_REPLY_DEFAULTS, REPLY_DEFAULT_AMBIGUOUS, REPLY_DEFAULT_OTHER_WAYS, Verdict,
+    is_closing, is_near_reply_place, reply_end, reply_place, reply_place_of,
 };
 
 /// A record of replies and which table it is in.
@@ -206,7 +206,7 @@ fn is_unproven<A: Address>(headers: &Headers<A>, way: &Way<A>) -> bool {
 pub(super) struct Found<A> {
     /// Not 0: it is translated; [`PERHAPS`]: depending on who sends it.
     pub(super) is_ours: u32,
-    /// To what; of what is for somebody on this node, whose port it comes from.
+    /// To what; of what is for a container of this node, whose port it comes from.
     pub(super) way: Way<A>,
 }
 
@@ -301,8 +301,13 @@ fn by_default<A: Family, T: Tables<A>>(
     if context.meta_flags & META_REPLY_DEFAULTS != 0
         && let Some(default) = tables.reply_default(&A::reply_default_key(answer, scope_ifindex))
     {
-        let is_ours = u32::from(!tables.is_local(answer.client));
-        return Found { is_ours, way: A::default_way(&default) };
+        let way = A::default_way(&default);
+        return match tables.local(answer.client) {
+            0 => Found { is_ours: 1, way },
+            // Also to the agent, whose attempts are no signs of their own.
+            LOCAL_NODE => Found::NONE,
+            _ => Found { is_ours: 0, way },
+        };
     }
     Found::NONE
 }
@@ -330,7 +335,7 @@ pub(super) fn translate<A: Family, T: Tables<A>>(
     }
     let found = find(tables, context, headers, &answer, scope_ifindex, default, decision);
     if found.is_ours == 0 {
-        // Whoever calls from this node comes to the backend itself, and is refused as others are.
+        // A container of this node comes to the backend itself, and is refused as others are.
         if headers.is_refusal() {
             decision.refusing = found.way.backend;
         }

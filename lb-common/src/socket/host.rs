@@ -131,8 +131,8 @@ impl<A: Family + Into<IpAddr>> Tables<A> for HostSocketTables<A> {
         self.packets.reply_default(key)
     }
 
-    fn is_local(&self, address: A) -> bool {
-        self.packets.is_local(address)
+    fn local(&self, address: A) -> u32 {
+        self.packets.local(address)
     }
 
     fn reply(&self, key: &A::ReplyKey) -> Option<A::ReplyRecord> {

@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -49,6 +49,9 @@ const PARTS_WAITING_MAX: usize = 2;
 /// Longest time in which a client reads nothing. When all places are taken by such, whoever comes next
 /// still has his text within the ten seconds that Prometheus waits.
 const STALLED_MAX: Duration = Duration::from_secs(1);
+/// Longest time for a text while all that may be made at once are: many that read slowly would keep all
+/// others from theirs.
+const CROWDED_MAX: Duration = Duration::from_secs(2);
 
 /// A server of metrics, listening; nobody is served before [`MetricsServer::run`].
 #[derive(Debug)]
@@ -109,28 +112,38 @@ async fn metrics(
     let view = source.fresh_view().await?;
     let uptime_seconds = source.started.elapsed().as_secs();
     let (sender, mut parts) = mpsc::channel(PARTS_WAITING_MAX);
-    let is_cut = Arc::new(AtomicBool::new(false));
+    // Until it is known to be whole, also if what makes it breaks.
+    let is_cut = Arc::new(AtomicBool::new(true));
     let cuts = Arc::clone(&is_cut);
+    // Until its last part is sent.
+    let sending = served.begin();
     // Not where events are handled; a client that reads slowly, or not at all, holds up nobody else.
     spawn_blocking(move || {
         let told = Told { view: &view, uptime_seconds, process: process() };
         let handle = Handle::current();
-        metrics::render(&told, &mut |part| match handle
-            .block_on(sender.send_timeout(part, STALLED_MAX))
-        {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_gone_away_or_asleep) => {
-                cuts.store(true, Ordering::Relaxed);
-                ControlFlow::Break(())
+        let begun = Instant::now();
+        let mut is_whole = true;
+        metrics::render(&told, &mut |part| {
+            let is_crowded = turn.semaphore().available_permits() == 0;
+            let left =
+                if is_crowded { CROWDED_MAX.saturating_sub(begun.elapsed()) } else { STALLED_MAX };
+            match handle.block_on(sender.send_timeout(part, left.min(STALLED_MAX))) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_gone_away_or_asleep) => {
+                    is_whole = false;
+                    ControlFlow::Break(())
+                }
             }
         });
+        cuts.store(!is_whole, Ordering::Release);
         drop((turn, serving));
     });
     let content_type = [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)];
     let body = poll_fn(move |context| {
+        let _until_the_end = &sending;
         parts.poll_recv(context).map(|part| match part {
             // A text that is cut must not look like a whole one.
-            None if is_cut.swap(false, Ordering::Relaxed) => {
+            None if is_cut.swap(false, Ordering::Acquire) => {
                 Some(Err(io::Error::from(io::ErrorKind::TimedOut)))
             }
             part => part.map(Ok),

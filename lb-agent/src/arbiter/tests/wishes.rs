@@ -87,7 +87,7 @@ fn containers_that_docker_is_to_judge_and_does_not_are_told_once_for_their_servi
     assert_snapshot!(check_unchecked("tcp", &[("a", None)]), @"");
     assert_snapshot!(check_unchecked("docker", &[("a", Some(Healthy)), ("b", None)]), @"container `a` lb.probe: the service `web` is to be probed by the HEALTHCHECK of its containers, but `b-1` has none, so it counts as healthy whatever happens; give the image one, or choose another probe");
     let many = ["g", "f", "e", "d", "c", "b", "a"].map(|name| (name, None));
-    assert_snapshot!(check_unchecked("docker", &many), @"container `a` lb.probe: the service `web` is to be probed by the HEALTHCHECK of its containers, but `a-1`, `b-1`, `c-1`, `d-1`, `e-1` and 2 more have none, so they count as healthy whatever happens; give the image one, or choose another probe");
+    assert_snapshot!(check_unchecked("docker", &many), @"container `a` lb.probe: the service `web` is to be probed by the HEALTHCHECK of its containers, but `a-1` and others have none, so they count as healthy whatever happens; give the image one, or choose another probe");
 }
 
 /// What is said of services that depend on others; everybody is served.

@@ -227,26 +227,6 @@ async fn what_this_node_does_not_see_comes_to_nothing() {
     }
 }
 
-/// The data path sees this node's own probes, too.
-#[tokio::test(start_paused = true)]
-async fn what_an_own_probe_has_provoked_is_no_sign() {
-    let mut bed = Bed::new(10);
-    bed.set([1], Health::Healthy);
-    let probed = || bed.stats.of([1, 1]).map_or(0, |stats| stats.passed);
-    let before = probed();
-    while probed() == before {
-        sleep(Duration::from_millis(1)).await;
-    }
-    bed.answer(1, 1, false);
-    bed.fake.refusing.lock().expect("no panic").insert(1);
-    bed.observe(1, Sign::Refused).await;
-    let soon = tokio::time::timeout(Duration::from_millis(60), bed.next()).await;
-    assert!(soon.is_err(), "{soon:?}");
-    bed.observe(1, Sign::Refused).await;
-    let change = tokio::time::timeout(Duration::from_millis(5), bed.next()).await;
-    assert!(change.expect("it is somebody else's").standing.is_observed);
-}
-
 #[tokio::test(start_paused = true)]
 async fn nobody_looks_where_nobody_wants_to_know() {
     let seen = Seen { number: UNWATCHED, sign: Sign::Refused, answer: (1, false), packets: 0 };

@@ -1,6 +1,7 @@
 //! One call of each kind, and what the server answers.
 
 use std::{
+    env,
     io::{self, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     os::fd::{AsRawFd as _, FromRawFd as _, IntoRawFd as _, OwnedFd},
@@ -17,8 +18,14 @@ use nix::{
 
 use crate::{cut::Cut, odd::disconnect};
 
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest wait for an answer, unless `LB_DIAL_SECONDS` says another.
+const TIMEOUT: Duration = Duration::from_secs(3);
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+
+pub(crate) fn timeout() -> Duration {
+    let seconds = env::var("LB_DIAL_SECONDS").ok().and_then(|word| word.parse().ok());
+    seconds.map_or(TIMEOUT, Duration::from_secs)
+}
 
 /// A kind of call.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -76,8 +83,8 @@ impl Caller {
     /// One call; what is known of it, in a line.
     pub(crate) fn call(&mut self, target: SocketAddr) -> io::Result<String> {
         match self.way {
-            Way::Tcp => ask(TcpStream::connect_timeout(&target, TIMEOUT)?, true),
-            Way::TcpMapped => ask(TcpStream::connect_timeout(&mapped(target), TIMEOUT)?, true),
+            Way::Tcp => ask(TcpStream::connect_timeout(&target, timeout())?, true),
+            Way::TcpMapped => ask(TcpStream::connect_timeout(&mapped(target), timeout())?, true),
             Way::TcpNonblocking => nonblocking(target),
             Way::TcpFastopen => fastopen(target),
             Way::TcpBound => bound(target),
@@ -135,7 +142,7 @@ pub(crate) fn udp_socket(target: SocketAddr) -> io::Result<UdpSocket> {
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
     let socket = UdpSocket::bind((any, 0))?;
-    socket.set_read_timeout(Some(TIMEOUT))?;
+    socket.set_read_timeout(Some(timeout()))?;
     Ok(socket)
 }
 
@@ -157,7 +164,7 @@ pub(crate) fn exchange(socket: &UdpSocket) -> io::Result<String> {
 }
 
 pub(crate) fn ask(mut stream: TcpStream, sends: bool) -> io::Result<String> {
-    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_read_timeout(Some(timeout()))?;
     if sends {
         stream.write_all(REQUEST)?;
     }
@@ -191,7 +198,7 @@ fn nonblocking(target: SocketAddr) -> io::Result<String> {
         Err(error) => return Err(error.into()),
     }
     let mut polled = [PollFd::new(std::os::fd::AsFd::as_fd(&socket), PollFlags::POLLOUT)];
-    if poll(&mut polled, PollTimeout::try_from(TIMEOUT).map_err(io::Error::other)?)? == 0 {
+    if poll(&mut polled, PollTimeout::try_from(timeout()).map_err(io::Error::other)?)? == 0 {
         return Err(io::ErrorKind::TimedOut.into());
     }
     match getsockopt(&socket, sockopt::SocketError)? {

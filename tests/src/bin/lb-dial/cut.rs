@@ -10,7 +10,7 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrLike as _, SockaddrStorage, socket,
 };
 
-use crate::calls::{TIMEOUT, ask, exchange, stream_of, udp_socket};
+use crate::calls::{ask, exchange, stream_of, timeout, udp_socket};
 
 /// A length that the kernel takes for no address of either family.
 const TOO_SHORT: libc::socklen_t = 4;
@@ -83,7 +83,7 @@ fn send(target: SocketAddr, length: libc::socklen_t) -> io::Result<String> {
     if sent < 0 {
         return Err(io::Error::last_os_error());
     }
-    socket.set_read_timeout(Some(TIMEOUT))?;
+    socket.set_read_timeout(Some(timeout()))?;
     let mut buffer = [0; 2048];
     let (length, from) = socket.recv_from(&mut buffer)?;
     let answer = String::from_utf8_lossy(&buffer[..length]).into_owned();

@@ -24,7 +24,11 @@ pub(super) fn by_default(net: &Net) -> Vec<Case> {
     [
         ("a client's", simple(), counted(replied(net, &of_client))),
         ("another container's", simple(), refused(to_container("R.", 0))),
-        ("the node's", simple(), refused(said(net.one, net.own.0, "R.", 0))),
+        (
+            "not the node's, which may be a probe",
+            simple(),
+            pass(&said(net.one, net.own.0, "R.", 0)),
+        ),
         ("not a reset in mid-stream", simple(), pass(&to_container("R.", 77))),
         ("not a reset of what nobody knows", simple(), pass(&to_container("R", 0))),
         ("not a connection that is taken", simple(), pass(&to_container("S.", 0))),
