@@ -1,6 +1,9 @@
 //! The defaults of replies, and the addresses for which none counts.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use anyhow::Context as _;
 use aya::{
@@ -32,12 +35,14 @@ pub(super) struct Replies {
 
 impl Replies {
     pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
-        Ok(Self {
+        let mut replies = Self {
             defaults_v4: HashMap::try_from(take(ebpf, map_names::REPLY_DEFAULTS_V4)?)?,
             defaults_v6: HashMap::try_from(take(ebpf, map_names::REPLY_DEFAULTS_V6)?)?,
             local_v4: LpmTrie::try_from(take(ebpf, map_names::LOCAL_V4)?)?,
             local_v6: LpmTrie::try_from(take(ebpf, map_names::LOCAL_V6)?)?,
-        })
+        };
+        replies.tell_kinds()?;
+        Ok(replies)
     }
 
     /// One that is replaced may just have been marked by the data path, which knows of flows that are not
@@ -75,6 +80,34 @@ impl Replies {
             Err(error) if !is_absent(&error) => Err(map_refusal(error)),
             _ => Ok(()),
         }
+    }
+
+    /// What `LOCAL_*` hold.
+    fn local(&self) -> anyhow::Result<BTreeMap<IpPrefix, u32>> {
+        let mut local = BTreeMap::new();
+        let mut add = |address: IpAddr, length: u32, kind| {
+            let length = u8::try_from(length).unwrap_or(u8::MAX);
+            local.insert(IpPrefix::of(address, length), kind);
+        };
+        for entry in &self.local_v4 {
+            let (key, kind) = entry.context("`LOCAL_V4` cannot be read")?;
+            add(IpAddr::from(key.data()), key.prefix_len(), kind);
+        }
+        for entry in &self.local_v6 {
+            let (key, kind) = entry.context("`LOCAL_V6` cannot be read")?;
+            add(IpAddr::from(key.data()), key.prefix_len(), kind);
+        }
+        Ok(local)
+    }
+
+    /// An earlier agent said of all addresses and subnets that they are local, and no more.
+    fn tell_kinds(&mut self) -> anyhow::Result<()> {
+        for (prefix, kind) in self.local()? {
+            if kind != local_kind(&prefix) {
+                self.put_local(&prefix).map_err(anyhow::Error::msg)?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn put_local(&mut self, prefix: &IpPrefix) -> Result<(), Refusal> {
@@ -118,14 +151,7 @@ impl Replies {
             let rest = (value.flags, value.backend, value.ifindex);
             add(state, key.ifindex, key.protocol, port, vip, rest);
         }
-        for entry in &self.local_v4 {
-            let (key, kind) = entry.context("`LOCAL_V4` cannot be read")?;
-            add_local(state, IpAddr::from(key.data()), key.prefix_len(), kind);
-        }
-        for entry in &self.local_v6 {
-            let (key, kind) = entry.context("`LOCAL_V6` cannot be read")?;
-            add_local(state, IpAddr::from(key.data()), key.prefix_len(), kind);
-        }
+        state.local.extend(self.local()?.into_keys());
         Ok(())
     }
 }
@@ -134,14 +160,6 @@ impl Replies {
 fn local_kind(prefix: &IpPrefix) -> u32 {
     let whole = if prefix.address().is_ipv4() { 32 } else { 128 };
     if prefix.length() == whole { LOCAL_NODE } else { LOCAL_CONTAINERS }
-}
-
-/// What an earlier agent has written otherwise counts as missing, and is written anew.
-fn add_local(state: &mut KernelState, address: IpAddr, length: u32, kind: u32) {
-    let prefix = IpPrefix::of(address, u8::try_from(length).unwrap_or(u8::MAX));
-    if kind == local_kind(&prefix) {
-        state.local.insert(prefix);
-    }
 }
 
 fn flags_of(default: &ReplyDefault) -> u16 {

@@ -5,9 +5,12 @@ use std::path::Path;
 use aya::maps::MapData;
 use lb_agent::{
     datapath::{Datapath, Options, RecordTimes, TcMode, uninstall},
+    model::IpPrefix,
     plan::{Action, Kernel as _},
 };
-use lb_common::abi::{ABI_VERSION, Limits, Meta, map_names, ticks_from_seconds};
+use lb_common::abi::{
+    ABI_VERSION, LOCAL_CONTAINERS, LOCAL_NODE, Limits, Meta, map_names, ticks_from_seconds,
+};
 use nix::{
     mount::{MntFlags, MsFlags},
     sched::CloneFlags,
@@ -47,6 +50,25 @@ sandboxed! {
         let mut second = sandbox.open(TcMode::Auto);
         assert!(second.has_adopted());
         assert_eq!(second.read_state().unwrap(), state);
+    }
+
+    fn addresses_that_an_earlier_agent_wrote_are_told_from_subnets(sandbox) {
+        let mut first = sandbox.open(TcMode::Auto);
+        for (address, length) in
+            [("192.0.2.1", 32), ("172.17.0.0", 16), ("2001:db8::1", 128), ("fd00:17::", 48)]
+        {
+            let prefix = IpPrefix::of(address.parse().unwrap(), length);
+            first.execute(&Action::PutLocal { prefix }).unwrap();
+        }
+        let expected = vec![LOCAL_CONTAINERS, LOCAL_NODE, LOCAL_CONTAINERS, LOCAL_NODE];
+        assert_eq!(sandbox.local_kinds(|_| {}), expected);
+        drop(first);
+        // As it did before there were kinds.
+        let before = sandbox.local_kinds(|kind| *kind = LOCAL_CONTAINERS);
+        assert_eq!(before, [LOCAL_CONTAINERS; 4]);
+        let mut second = sandbox.open(TcMode::Auto);
+        assert_eq!(sandbox.local_kinds(|_| {}), expected);
+        assert_eq!(second.read_state().unwrap().local.len(), 4);
     }
 
     fn second_agent_is_refused_while_the_first_runs(sandbox) {

@@ -8,10 +8,11 @@ use std::{
 };
 
 use aya::{
-    maps::{Array, HashMap, Map, MapData, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray},
     programs::links::{FdLink, PinnedLink},
 };
 use lb_agent::datapath::{Datapath, FrontInterface, Options, RecordTimes, TcMode, XdpMode};
+use lb_common::abi::map_names;
 use nix::{
     mount::{MntFlags, MsFlags},
     sched::CloneFlags,
@@ -106,6 +107,28 @@ impl Sandbox {
         V: aya::Pod,
     {
         HashMap::try_from(Map::LruHashMap(self.map(name))).unwrap()
+    }
+
+    /// What `LOCAL_*` say of their entries after a change, shorter prefixes first, IPv4 first.
+    pub(crate) fn local_kinds(&self, change: impl Fn(&mut u32)) -> Vec<u32> {
+        let mut kinds = self.local_kinds_of::<[u8; 4]>(map_names::LOCAL_V4, &change);
+        kinds.extend(self.local_kinds_of::<[u8; 16]>(map_names::LOCAL_V6, &change));
+        kinds
+    }
+
+    fn local_kinds_of<K: aya::Pod>(&self, name: &str, change: &impl Fn(&mut u32)) -> Vec<u32> {
+        let mut map: LpmTrie<MapData, K, u32> =
+            LpmTrie::try_from(Map::LpmTrie(self.map(name))).unwrap();
+        let mut entries = map.iter().collect::<Result<Vec<_>, _>>().unwrap();
+        entries.sort_by_key(|(key, _)| key.prefix_len());
+        entries
+            .into_iter()
+            .map(|(key, mut kind)| {
+                change(&mut kind);
+                map.insert(&key, kind, 0).unwrap();
+                kind
+            })
+            .collect()
     }
 
     fn map(&self, name: &str) -> MapData {
