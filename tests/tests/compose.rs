@@ -1,4 +1,7 @@
 //! The Compose files of the systems that lb replaces, as they stand.
+//!
+//! Of the Consul cluster the file of one client host is here: those of the others differ in names and
+//! addresses only, and those of the servers have nothing that lb reads.
 
 use std::{
     collections::BTreeSet,

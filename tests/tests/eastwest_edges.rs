@@ -139,7 +139,7 @@ fn a_vip_that_is_somebodys_address_takes_nothing_else() -> Result<()> {
         let calls = callers.dial(&world, Some(&client), "tcp", at, 2)?;
         ensure!(shares(&calls, at)?.contains_key(&format!("web-{number}")), "{calls:?}");
     }
-    // The container's and the node's own ports are theirs as before.
+    // The container's other ports are its own as before.
     let own = SocketAddr::new(holder.address()?, 8080);
     for from in [None, Some(&client)] {
         let calls = callers.dial(&world, from, "tcp", own, 1)?;

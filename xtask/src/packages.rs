@@ -31,6 +31,7 @@ pub(crate) const TESTBED: &[Need] = &[
     // The server is in there, too, and nothing that would be started.
     Need { program: "redis-cli", package: "redis-tools" },
     Need { program: "dig", package: "bind9-dnsutils" },
+    Need { program: "python3", package: "python3" },
     Need { program: "nsenter", package: "util-linux" },
     Need { program: "unshare", package: "util-linux" },
     Need { program: "setpriv", package: "util-linux" },

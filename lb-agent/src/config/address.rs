@@ -117,3 +117,35 @@ fn unusable_v6(address: Ipv6Addr) -> Option<&'static str> {
         return None;
     })
 }
+
+#[cfg(all(test, feature = "agent"))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::mangle::{any_text, mangled_text};
+
+    proptest! {
+        /// What is taken is taken again as it is shown.
+        #[test]
+        fn any_text_is_an_address_or_none(
+            text in prop_oneof![
+                any_text(),
+                mangled_text("127.0.0.1:9432"),
+                mangled_text("[2001:db8::1%3]:8080"),
+                mangled_text("tcp://[2001:db8::10]:8000-8999"),
+                mangled_text("udp://192.0.2.10:*"),
+            ],
+        ) {
+            if let Ok(address) = parse_listen(&text) {
+                prop_assert_eq!(parse_listen(&address.to_string()), Ok(address));
+            }
+            if let Ok(frontend) = parse_frontend(&text) {
+                prop_assert_eq!(parse_frontend(&frontend.to_string()), Ok(frontend));
+            }
+            if let Ok(backend) = parse_backend(&text) {
+                prop_assert_eq!(parse_backend(&backend.to_string()), Ok(backend));
+            }
+        }
+    }
+}

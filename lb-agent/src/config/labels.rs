@@ -104,3 +104,26 @@ fn parse_prefix(text: &str) -> Result<IpNet, String> {
     }
     Ok(net)
 }
+
+#[cfg(all(test, feature = "agent"))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::mangle::{any_text, mangled_text};
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_subnet_or_none(
+            text in prop_oneof![
+                any_text(),
+                mangled_text("198.18.0.0/24"),
+                mangled_text("2001:db8::/64"),
+            ],
+        ) {
+            if let Ok(net) = parse_prefix(&text) {
+                prop_assert_eq!(parse_prefix(&net.to_string()), Ok(net));
+            }
+        }
+    }
+}

@@ -115,6 +115,20 @@ fn unescape(text: &str) -> String {
 mod tests {
     use super::*;
 
+    proptest::proptest! {
+        /// Others choose the names of mounts.
+        #[test]
+        fn any_text_names_a_mount_or_none(
+            text in proptest::prop_oneof![
+                crate::mangle::any_text(),
+                crate::mangle::mangled_text("25 30 0:23 / /a\\040b\\ rw,nosuid - cgroup2 cgroup2 rw\n"),
+            ],
+        ) {
+            let root = mounted_root(&text);
+            proptest::prop_assert!(root.is_none_or(|it| it.as_os_str().len() <= 2 * text.len()));
+        }
+    }
+
     #[test]
     fn the_root_is_found_where_it_is_mounted() {
         let check = |mounts: &str, expected: Option<&str>| {

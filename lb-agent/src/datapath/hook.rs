@@ -140,6 +140,19 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_name_is_read_back_or_not_ours(
+            name in proptest::prop_oneof![
+                crate::mangle::any_text(),
+                crate::mangle::mangled_text("tc_front-tcx-42-1f"),
+            ],
+        ) {
+            let read = LinkName::parse(&name).map(|link| link.to_string());
+            proptest::prop_assert!(read.is_none_or(|it| it == name));
+        }
+    }
+
     #[test]
     fn foreign_names_are_not_ours() {
         let check = |name: &str| assert_eq!(LinkName::parse(name), None, "{name}");

@@ -41,7 +41,12 @@ impl Replies {
             local_v4: LpmTrie::try_from(take(ebpf, map_names::LOCAL_V4)?)?,
             local_v6: LpmTrie::try_from(take(ebpf, map_names::LOCAL_V6)?)?,
         };
-        replies.tell_kinds()?;
+        if let Err(error) = replies.tell_kinds() {
+            // So calls of the node count as those of containers, which only provokes looks at backends.
+            tracing::warn!(
+                "addresses of the node are not told from subnets of containers: {error:#}"
+            );
+        }
         Ok(replies)
     }
 

@@ -320,7 +320,8 @@ impl Datapath {
     /// Makes the tables of sockets what is wanted.
     pub fn set_socket_tables(&mut self, wanted: &SocketTables) -> anyhow::Result<()> {
         let tables = self.scopes.set(wanted).map_err(anyhow::Error::msg);
-        if !wanted.is_partial {
+        // What goes ahead of a plan says nothing of clients: the tables may still tell less than is known.
+        if !wanted.is_partial && !wanted.kept.is_all {
             for cookie in self.scopes.take_newcomers() {
                 self.send_news(News::Caller(cookie));
             }

@@ -369,13 +369,13 @@ fn who_else_has_addresses_and_packets_is_said() {
                          why: whoever may write to it steers the traffic of this node
                          do:  restart the agent, which makes it anew, for root and one group
     error    vip         172.18.0.3 is the address of container `web-1`
-                         why: calls to it go to the service, and to no port of the container
+                         why: at the service's ports calls go to the service and not to the container; packets from outside to its other ports are refused
                          do:  give the service another address, or the container's network another subnet
     warning  vip         127.0.0.10 is a loopback address
                          why: only socket calls reach it, those of containers too, which then do not reach their own programs at its ports
                          do:  give the service an address of its own
     warning  vip         192.0.2.1 is an address of this node
-                         why: ports of services hide those of the node's own programs; at other ports it is the node's as before
+                         why: ports of services hide those of the node's own programs; at other ports it is the node's for the node and its containers, and packets from outside are refused, answers to the node's own connections from it among them
                          do:  give the service an address of its own, unless that is meant
     warning  ipvs        also serves `10.96.0.10:80`
                          why: lb comes first: new connections are ours, and those that IPVS has already break

@@ -55,12 +55,6 @@ impl Seen {
         let next = self.backends.range(Subject::first(service)..).next();
         next.is_some_and(|(subject, _)| subject.service == *service)
     }
-
-    /// Whether something of an object is not granted.
-    fn refuses(&self, object: &str) -> bool {
-        let next = self.refusals.range((object.to_owned(), String::new())..).next();
-        next.is_some_and(|(refused, _)| refused == object)
-    }
 }
 
 /// A backend at one moment.
@@ -109,10 +103,13 @@ impl Chronicle {
         for (object, message) in now.refusals.difference(&before.refusals) {
             drafts.push(Draft::of(object, "not granted".to_owned()).because(Some(message.clone())));
         }
-        // Of what is refused as before, and said in other words, nothing is granted.
-        let granted = before.refusals.difference(&now.refusals).map(|(object, _)| object);
-        for object in granted.filter(|object| !now.refuses(object)).collect::<BTreeSet<_>>() {
-            drafts.push(Draft::of(object, "no longer refused".to_owned()));
+        // What is refused as before and said in other words is not granted.
+        let reworded: BTreeSet<&str> =
+            now.refusals.difference(&before.refusals).map(|(object, _)| object.as_str()).collect();
+        for (object, _) in before.refusals.difference(&now.refusals) {
+            if !reworded.contains(object.as_str()) {
+                drafts.push(Draft::of(object, "no longer refused".to_owned()));
+            }
         }
         for (provider, trouble) in &now.troubles {
             if before.troubles.get(provider) != Some(trouble) {

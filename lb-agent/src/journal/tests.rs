@@ -98,6 +98,20 @@ fn what_has_changed_is_told() {
 }
 
 #[test]
+fn what_is_refused_in_other_words_is_not_told_as_granted() {
+    let mut chronicle = Chronicle::default();
+    let mut compare = |refusals: &[&str]| {
+        let of_x = |message: &&str| ("container `x`".to_owned(), (*message).to_owned());
+        let refusals = refusals.iter().map(of_x).collect();
+        told(&chronicle.compare(Seen { refusals, ..Seen::default() }, &web(), |_| None))
+    };
+    compare(&["a-1 has none", "no room"]);
+    assert_snapshot!(compare(&["a-1 and others have none", "no room"]), @"container `x` -: not granted (a-1 and others have none)");
+    assert_snapshot!(compare(&["a-1 and others have none"]), @"container `x` -: no longer refused (-)");
+    assert_snapshot!(compare(&[]), @"container `x` -: no longer refused (-)");
+}
+
+#[test]
 fn fewer_replicas_than_expected_are_told_once_and_when_all_are_there_again() {
     let mut chronicle = Chronicle::default();
     let mut compare = |count: u16, expected: Option<u32>| {

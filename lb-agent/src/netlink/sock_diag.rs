@@ -51,6 +51,7 @@ const TYPE_MASK: u16 = 0x3fff;
 /// that are connected count as established.
 const STATES: u32 = 1 << 1 | 1 << SYN_SENT | 1 << 4 | 1 << 5 | 1 << 8;
 const SYN_SENT: u8 = 2;
+const ELSEWHERE: &str = "the process is in another network namespace by now";
 
 /// Longest wait for the kernel when sockets are ended.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -151,8 +152,8 @@ pub struct Found<'a> {
 
 /// Ends the sockets of a namespace of which `over` says why; `None`: of the calling thread's own
 /// namespace. Right before one is ended, `is_still` is asked whether that holds: finding all of them
-/// takes a while. With a `cookie` only those of the namespace that has it are ended: a process may have
-/// gone to another one. Returns how many were ended.
+/// takes a while. With a `cookie` only those of the namespace that has it are ended; a process that has
+/// gone to another one is not found. Returns how many were ended.
 ///
 /// # Minimum kernel version
 ///
@@ -173,7 +174,7 @@ pub fn end_sockets<Why>(
     if let (Some(cookie), Ok(found)) = (cookie, of_socket(&socket.0))
         && found != cookie
     {
-        return Ok(0);
+        return Err(io::Error::new(io::ErrorKind::NotFound, ELSEWHERE));
     }
     let mut ended = 0;
     for family in [libc::AF_INET, libc::AF_INET6] {

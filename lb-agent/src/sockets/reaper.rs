@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeSet,
-    fmt,
+    fmt, io,
     os::fd::{AsFd as _, OwnedFd},
     sync::mpsc::{Receiver, RecvTimeoutError},
     time::{Duration, Instant},
@@ -147,6 +147,8 @@ impl Reaper {
             Ok(0) => {}
             Ok(count) => tracing::info!("ended {count} sockets of {name} whose backend {reason}"),
             Err(_) if process.is_some_and(|process| !process.is_alive()) => return false,
+            // Another of those that share the namespace may still be there.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
             // As was told at the start.
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
                 tracing::debug!("this kernel ends no sockets");

@@ -38,7 +38,8 @@ impl Served {
         Serving(self.clone())
     }
 
-    fn is_idle(&self) -> bool {
+    /// Nothing is.
+    pub(super) fn is_idle(&self) -> bool {
         self.0.load(Ordering::Relaxed) == 0
     }
 }

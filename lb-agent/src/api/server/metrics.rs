@@ -28,7 +28,7 @@ use nix::{
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::Handle,
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::spawn_blocking,
 };
 use tokio_util::sync::CancellationToken;
@@ -49,8 +49,8 @@ const PARTS_WAITING_MAX: usize = 2;
 /// Longest time in which a client reads nothing. When all places are taken by such, whoever comes next
 /// still has his text within the ten seconds that Prometheus waits.
 const STALLED_MAX: Duration = Duration::from_secs(1);
-/// Longest time for a text while all that may be made at once are: many that read slowly would keep all
-/// others from theirs.
+/// Longest time for a text while others wait for their turn: many that read slowly would keep them from
+/// theirs.
 const CROWDED_MAX: Duration = Duration::from_secs(2);
 
 /// A server of metrics, listening; nobody is served before [`MetricsServer::run`].
@@ -71,7 +71,7 @@ impl MetricsServer {
             .fallback(async || {
                 Refused(StatusCode::NOT_FOUND, "the metrics are at /metrics".to_owned())
             })
-            .with_state((source, Arc::new(Semaphore::new(TEXTS_MAX))));
+            .with_state((source, Turns::default()));
         Ok(Self { listener, router })
     }
 
@@ -102,13 +102,38 @@ impl MetricsServer {
     }
 }
 
+/// Who may make a text.
+#[derive(Clone, Debug)]
+struct Turns {
+    free: Arc<Semaphore>,
+    /// Those that wait for one.
+    waiting: Served,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self { free: Arc::new(Semaphore::new(TEXTS_MAX)), waiting: Served::default() }
+    }
+}
+
+impl Turns {
+    async fn take(&self) -> Result<OwnedSemaphorePermit, Refused> {
+        let _waiting = self.waiting.begin();
+        Arc::clone(&self.free).acquire_owned().await.map_err(|_| busy())
+    }
+
+    fn are_awaited(&self) -> bool {
+        !self.waiting.is_idle()
+    }
+}
+
 async fn metrics(
-    State((source, turns)): State<(Source, Arc<Semaphore>)>,
+    State((source, turns)): State<(Source, Turns)>,
     Extension(served): Extension<Served>,
 ) -> Result<Response, Refused> {
     let serving = served.begin();
     // Kept to the end of the text, which may come after that of the connection.
-    let turn = turns.acquire_owned().await.map_err(|_| busy())?;
+    let turn = turns.take().await?;
     let view = source.fresh_view().await?;
     let uptime_seconds = source.started.elapsed().as_secs();
     let (sender, mut parts) = mpsc::channel(PARTS_WAITING_MAX);
@@ -124,7 +149,7 @@ async fn metrics(
         let begun = Instant::now();
         let mut is_whole = true;
         metrics::render(&told, &mut |part| {
-            let is_crowded = turn.semaphore().available_permits() == 0;
+            let is_crowded = turns.are_awaited();
             let left =
                 if is_crowded { CROWDED_MAX.saturating_sub(begun.elapsed()) } else { STALLED_MAX };
             match handle.block_on(sender.send_timeout(part, left.min(STALLED_MAX))) {

@@ -21,7 +21,10 @@ pub(super) fn addresses(facts: &Facts) -> Vec<Finding> {
                     check,
                     format!("{vip} is the address of container `{}`", holder.name),
                 )
-                .because("calls to it go to the service, and to no port of the container")
+                .because(
+                    "at the service's ports calls go to the service and not to the container; packets \
+                     from outside to its other ports are refused",
+                )
                 .so("give the service another address, or the container's network another subnet"),
             );
         } else if vip.is_loopback() {
@@ -37,8 +40,9 @@ pub(super) fn addresses(facts: &Facts) -> Vec<Finding> {
             findings.push(
                 Finding::warning(check, format!("{vip} is an address of this node"))
                     .because(
-                        "ports of services hide those of the node's own programs; at other ports \
-                         it is the node's as before",
+                        "ports of services hide those of the node's own programs; at other ports it \
+                         is the node's for the node and its containers, and packets from outside are \
+                         refused, answers to the node's own connections from it among them",
                     )
                     .so("give the service an address of its own, unless that is meant"),
             );
