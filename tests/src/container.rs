@@ -11,6 +11,8 @@ use crate::{
 
 /// Port that the server in every container listens on.
 pub const PORT: u16 = 8080;
+/// Port that process 1 of a container listens on, where it is to live whatever becomes of its server.
+pub const IDLE_PORT: u16 = 9000;
 
 /// A container, described or running. It is removed with its daemon, not on drop.
 #[derive(Clone, Debug)]

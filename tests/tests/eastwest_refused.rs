@@ -7,14 +7,13 @@ use anyhow::{Result, ensure};
 use lb_tests::{
     World,
     callers::{Called, Callers},
+    container::IDLE_PORT,
     eastwest::shares,
     needs, process,
     world::vip,
 };
 use nix::sys::signal::Signal;
 
-/// Port that process 1 of a container listens on, so that it lives whatever becomes of its server.
-const IDLE_PORT: u16 = 9000;
 /// Longest time to the last call that is refused, on a busy machine too. What it takes is printed. Nobody
 /// has a probe here, so without a look at refusals there would be no last.
 const OUT_MAX: Duration = Duration::from_secs(3);

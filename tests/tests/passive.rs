@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, ensure};
 use lb_tests::{
     Agent, Cluster, Container, World,
     cluster::ON,
-    container::PORT,
+    container::{IDLE_PORT, PORT},
     needs, process,
     traffic::{Load, Report, now_ms},
     wire::{self, RawSender, Segment},
@@ -23,8 +23,6 @@ use lb_tests::{
 };
 use nix::sys::signal::Signal;
 
-/// Port that process 1 of a container listens on, so that it lives whatever becomes of its server.
-const IDLE_PORT: u16 = 9000;
 /// Longest wait for something to arrive, on a busy machine too.
 const SOON: Duration = Duration::from_secs(20);
 /// Time from a failure to the last client that notices it, on a busy machine too. What it takes on one

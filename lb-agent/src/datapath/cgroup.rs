@@ -68,7 +68,7 @@ fn open_directory(path: &Path) -> anyhow::Result<Cgroup> {
     let directory = File::open(path)?;
     let metadata = directory.metadata()?;
     ensure!(metadata.is_dir(), "it is no directory");
-    if !is_one(&directory) {
+    if !is_one(&directory)? {
         bail!(
             "it is not in a cgroup v2 file system; `mount -t cgroup2` shows where there is one, and \
              without the key the root is found"
@@ -78,8 +78,8 @@ fn open_directory(path: &Path) -> anyhow::Result<Cgroup> {
 }
 
 /// Whether a directory is one of cgroup v2.
-pub(super) fn is_one(directory: &File) -> bool {
-    fstatfs(directory).is_ok_and(|it| it.filesystem_type() == CGROUP2_SUPER_MAGIC)
+pub(super) fn is_one(directory: &File) -> nix::Result<bool> {
+    Ok(fstatfs(directory)?.filesystem_type() == CGROUP2_SUPER_MAGIC)
 }
 
 /// Where the root of cgroup v2 is mounted.

@@ -26,7 +26,7 @@ pub(super) fn of(cgroup: &Cgroup, attach_type: AttachType, call: &str) -> Option
     let whole = cgroup.path.canonicalize().ok()?;
     for above in whole.ancestors().skip(1) {
         let Ok(directory) = File::open(above) else { return None };
-        if !cgroup::is_one(&directory) {
+        if !cgroup::is_one(&directory).unwrap_or(false) {
             return None;
         }
         let above_it = sys::cgroup_programs(directory.as_fd(), attach_type).ok()?;

@@ -14,9 +14,9 @@ use aya::{
     },
 };
 use lb_common::abi::{
-    LOCAL_CONTAINERS, LOCAL_NODE, NetU16, PROTOCOL_TCP, PROTOCOL_UDP, REPLY_DEFAULT_AMBIGUOUS,
-    REPLY_DEFAULT_FOREIGN, REPLY_DEFAULT_OTHER_WAYS, ReplyDefaultKeyV4, ReplyDefaultKeyV6,
-    ReplyDefaultV4, ReplyDefaultV6, map_names,
+    NetU16, PROTOCOL_TCP, PROTOCOL_UDP, REPLY_DEFAULT_AMBIGUOUS, REPLY_DEFAULT_FOREIGN,
+    REPLY_DEFAULT_OTHER_WAYS, ReplyDefaultKeyV4, ReplyDefaultKeyV6, ReplyDefaultV4, ReplyDefaultV6,
+    local_kind, map_names,
 };
 
 use super::tables::{Refusal, is_absent, is_present, map_refusal, protocol_number, take};
@@ -108,7 +108,7 @@ impl Replies {
     /// An earlier agent said of all addresses and subnets that they are local, and no more.
     fn tell_kinds(&mut self) -> anyhow::Result<()> {
         for (prefix, kind) in self.local()? {
-            if kind != local_kind(&prefix) {
+            if kind != local_kind(prefix.address(), prefix.length().into()) {
                 self.put_local(&prefix).map_err(anyhow::Error::msg)?;
             }
         }
@@ -117,7 +117,7 @@ impl Replies {
 
     pub(super) fn put_local(&mut self, prefix: &IpPrefix) -> Result<(), Refusal> {
         let length = u32::from(prefix.length());
-        let kind = local_kind(prefix);
+        let kind = local_kind(prefix.address(), length);
         match prefix.address() {
             IpAddr::V4(address) => {
                 self.local_v4.insert(&Key::new(length, address.octets()), kind, 0)
@@ -159,12 +159,6 @@ impl Replies {
         state.local.extend(self.local()?.into_keys());
         Ok(())
     }
-}
-
-/// Whether it is an address of the node or a subnet of containers.
-fn local_kind(prefix: &IpPrefix) -> u32 {
-    let whole = if prefix.address().is_ipv4() { 32 } else { 128 };
-    if prefix.length() == whole { LOCAL_NODE } else { LOCAL_CONTAINERS }
 }
 
 fn flags_of(default: &ReplyDefault) -> u16 {

@@ -450,25 +450,11 @@ where
 /// A number that tells the calling thread's network namespace from every other since boot. On
 /// kernels before 5.14, which do not tell it, the inode of the namespace.
 pub(super) fn netns_cookie() -> io::Result<u64> {
-    use std::os::{fd::AsFd as _, unix::fs::MetadataExt as _};
+    use std::os::unix::fs::MetadataExt as _;
 
     let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
-    let mut cookie = 0_u64;
-    let mut length = libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
-    // SAFETY: the descriptor is open, and `cookie` and `length` are of the size that is passed.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_NETNS_COOKIE,
-            std::ptr::from_mut(&mut cookie).cast(),
-            &raw mut length,
-        )
-    };
-    if result == 0 {
-        return Ok(cookie);
-    }
-    Ok(std::fs::metadata("/proc/thread-self/ns/net")?.ino())
+    crate::netlink::netns_cookie_of(&socket)
+        .or_else(|_| Ok(std::fs::metadata("/proc/thread-self/ns/net")?.ino()))
 }
 
 /// The clock of `bpf_ktime_get_ns`.

@@ -72,7 +72,7 @@ impl Cookies {
 }
 
 /// The cookie of a socket's network namespace (Linux 5.14).
-pub(super) fn of_socket(socket: &impl AsFd) -> io::Result<u64> {
+pub(crate) fn of_socket(socket: &impl AsFd) -> io::Result<u64> {
     let mut cookie = 0_u64;
     let mut length = libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
     // SAFETY: the descriptor is open, and `cookie` and `length` are of the size that is passed.

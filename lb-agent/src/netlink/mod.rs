@@ -27,6 +27,7 @@ pub use container::{
     ContainerNetwork, ContainerWay, NetworkError, NetworkRefusal, container_network,
 };
 pub use cookie::Cookies;
+pub(crate) use cookie::of_socket as netns_cookie_of;
 pub use diag_parts::{DiagPart, missing_diag_parts};
 pub use local::local_prefixes;
 pub use namespace::Namespace;

@@ -101,9 +101,9 @@ impl Reaper {
             }
             // One after the other: what dies meanwhile goes before the next of them.
             if let Some(cookie) = self.due.take_caller(Instant::now())
-                && let Some(known) = registry.all().iter().find(|known| known.cookie == cookie)
+                && let Some(known) = registry.by_cookie(cookie)
             {
-                self.end(known, &Reason::Unreached(cookie));
+                self.end(&known, &Reason::Unreached(cookie));
             }
         }
     }

@@ -83,6 +83,13 @@ impl Registry {
         state.names.get(&cookie).or_else(gone).cloned()
     }
 
+    /// The one with this cookie.
+    #[must_use]
+    pub fn by_cookie(&self, cookie: u64) -> Option<Known> {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.known.iter().find(|known| known.cookie == cookie).cloned()
+    }
+
     /// All of them.
     #[must_use]
     pub fn all(&self) -> Vec<Known> {

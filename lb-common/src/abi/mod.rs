@@ -5,6 +5,8 @@
 //! the verifier refuses a store to the stack that is wider than its alignment. A change of any layout or meaning in this module must raise [`ABI_VERSION`]: the agent
 //! adopts pinned maps of its own version only.
 
+use core::net::IpAddr;
+
 mod backend;
 mod class;
 mod counters;
@@ -132,6 +134,13 @@ pub const FRAGMENT_SECONDS: u32 = 30;
 pub const LOCAL_CONTAINERS: u32 = 1;
 /// In `LOCAL_*`: an address of the node itself.
 pub const LOCAL_NODE: u32 = 2;
+
+/// What `LOCAL_*` say of a prefix of so many bits: the node's own addresses are single ones.
+#[must_use]
+pub const fn local_kind(address: IpAddr, bits: u32) -> u32 {
+    let all = if address.is_ipv4() { 32 } else { 128 };
+    if bits == all { LOCAL_NODE } else { LOCAL_CONTAINERS }
+}
 
 /// Names of the maps, as they are in the object and under the pin directory.
 pub mod map_names {

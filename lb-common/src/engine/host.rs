@@ -19,8 +19,8 @@ use super::{
 use crate::{
     abi::{
         DropReason, FlowInsertions, FlowRecord, FlowRoom, Frontend, FrontendState, HalfOpenRate,
-        LOCAL_CONTAINERS, LOCAL_NODE, Limits, NetU16, PROTOCOL_ANY, Refusals, RingDescriptor,
-        SCOPE_FRONT, Slot, Verdict,
+        Limits, NetU16, PROTOCOL_ANY, Refusals, RingDescriptor, SCOPE_FRONT, Slot, Verdict,
+        local_kind,
     },
     frontends::FrontendKey,
     rules::{Rule, is_broken},
@@ -283,8 +283,7 @@ impl<A: Family + Into<IpAddr>> Tables<A> for HostTables<A> {
         let address = address.into();
         let all = self.local.iter().filter(|(network, bits)| has_prefix(address, *network, *bits));
         let longest = all.map(|(_, bits)| *bits).max();
-        let whole = if address.is_ipv4() { 32 } else { 128 };
-        longest.map_or(0, |bits| if bits == whole { LOCAL_NODE } else { LOCAL_CONTAINERS })
+        longest.map_or(0, |bits| local_kind(address, bits))
     }
 
     fn reply(&self, key: &A::ReplyKey) -> Option<A::ReplyRecord> {

@@ -16,9 +16,9 @@ use aya::{
 };
 use lb_common::abi::{
     BackendCounters, DROP_REASON_SLOTS, DropReason, FAMILY_V4, FAMILY_V6, FlowInsertions, FlowRoom,
-    HOOK_COUNT, HalfOpenRate, Hook, LOCAL_CONTAINERS, LOCAL_NODE, Meta, NetAddr6, NetU32,
-    PROTOCOL_TCP, PROTOCOL_UDP, Refusals, RingDescriptor, VERDICT_SLOTS, Verdict, XdpInterface,
-    map_names, program_names, ring_number, ticks_from_ns, verdict_index,
+    HOOK_COUNT, HalfOpenRate, Hook, Meta, NetAddr6, NetU32, PROTOCOL_TCP, PROTOCOL_UDP, Refusals,
+    RingDescriptor, VERDICT_SLOTS, Verdict, XdpInterface, local_kind, map_names, program_names,
+    ring_number, ticks_from_ns, verdict_index,
 };
 use lb_common::engine::answer::ANSWER_BUCKET_COUNT;
 
@@ -191,8 +191,7 @@ impl KernelBed {
         }
         for (network, bits) in &world.local {
             let Some(address) = A::address(*network) else { continue };
-            let is_whole = *bits as usize == 8 * size_of::<A::Octets>();
-            let kind = if is_whole { LOCAL_NODE } else { LOCAL_CONTAINERS };
+            let kind = local_kind(*network, *bits);
             local.insert(&lpm_trie::Key::new(*bits, address.octets()), kind, 0)?;
         }
         Ok(())

@@ -140,8 +140,6 @@ async fn metrics(
     // Until it is known to be whole, also if what makes it breaks.
     let is_cut = Arc::new(AtomicBool::new(true));
     let cuts = Arc::clone(&is_cut);
-    // Until its last part is sent.
-    let sending = served.begin();
     // Not where events are handled; a client that reads slowly, or not at all, holds up nobody else.
     spawn_blocking(move || {
         let told = Told { view: &view, uptime_seconds, process: process() };
@@ -161,11 +159,12 @@ async fn metrics(
             }
         });
         cuts.store(!is_whole, Ordering::Release);
-        drop((turn, serving));
+        drop(turn);
     });
     let content_type = [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)];
     let body = poll_fn(move |context| {
-        let _until_the_end = &sending;
+        // Until its last part is sent.
+        let _serving = &serving;
         parts.poll_recv(context).map(|part| match part {
             // A text that is cut must not look like a whole one.
             None if is_cut.swap(false, Ordering::Acquire) => {

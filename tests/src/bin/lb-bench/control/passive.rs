@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use lb_tests::{
     Container, World,
-    container::PORT,
+    container::{IDLE_PORT, PORT},
     process,
     world::{BALANCER, vip},
 };
@@ -29,8 +29,6 @@ use super::{
 
 /// Port of the service.
 const FRONT_PORT: u16 = 82;
-/// Port that process 1 of a container listens on, so that it lives whatever becomes of its server.
-const IDLE_PORT: u16 = 9000;
 /// How long connections are watched after the failure. Of those in the first half it is known then what
 /// became of them.
 const AFTERMATH: Duration = PATIENCE.saturating_mul(2);
