@@ -78,7 +78,7 @@ pub use self::{
     uninstall::{Report, uninstall},
 };
 use crate::{
-    model::IpPrefix,
+    model::LocalPrefixes,
     netlink,
     plan::{Action, Kernel, KernelError, KernelState},
     sockets::reaper::News,
@@ -264,7 +264,7 @@ impl Datapath {
 
     /// Addresses of the node and subnets of its containers. Front
     /// interfaces lead to clients, whatever subnets they have.
-    pub fn read_local(&self) -> std::io::Result<BTreeSet<IpPrefix>> {
+    pub fn read_local(&self) -> std::io::Result<LocalPrefixes> {
         let fronts = self.front_statuses.iter().map(|front| front.name.clone());
         netlink::local_prefixes(&fronts.collect::<Vec<_>>())
     }
@@ -367,7 +367,7 @@ impl Datapath {
             }
             Action::PutReplyDefault { port, default } => tables.replies.put_default(port, default),
             Action::DeleteReplyDefault { port } => tables.replies.delete_default(port),
-            Action::PutLocal { prefix } => tables.replies.put_local(prefix),
+            Action::PutLocal { prefix, kind } => tables.replies.put_local(prefix, *kind),
             Action::DeleteLocal { prefix } => tables.replies.delete_local(prefix),
             Action::DeleteFrontend { frontend } => tables.frontends.delete(frontend),
         }
@@ -446,7 +446,7 @@ fn describe(action: &Action) -> String {
             format!("translate replies of {port} to {default}")
         }
         Action::DeleteReplyDefault { port } => format!("forget the default of replies of {port}"),
-        Action::PutLocal { prefix } => format!("take {prefix} for local"),
+        Action::PutLocal { prefix, .. } => format!("take {prefix} for local"),
         Action::DeleteLocal { prefix } => format!("no longer take {prefix} for local"),
         Action::DeleteFrontend { frontend } => format!("stop serving {frontend}"),
     }

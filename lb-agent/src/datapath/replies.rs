@@ -1,9 +1,6 @@
 //! The defaults of replies, and the addresses for which none counts.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-};
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Context as _;
 use aya::{
@@ -16,12 +13,12 @@ use aya::{
 use lb_common::abi::{
     NetU16, PROTOCOL_TCP, PROTOCOL_UDP, REPLY_DEFAULT_AMBIGUOUS, REPLY_DEFAULT_FOREIGN,
     REPLY_DEFAULT_OTHER_WAYS, ReplyDefaultKeyV4, ReplyDefaultKeyV6, ReplyDefaultV4, ReplyDefaultV6,
-    local_kind, map_names,
+    map_names,
 };
 
 use super::tables::{Refusal, is_absent, is_present, map_refusal, protocol_number, take};
 use crate::{
-    model::{IpPrefix, Protocol},
+    model::{IpPrefix, LocalKind, LocalPrefixes, Protocol},
     plan::{KernelState, ReplyDefault, ReplyPort},
 };
 
@@ -35,19 +32,12 @@ pub(super) struct Replies {
 
 impl Replies {
     pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
-        let mut replies = Self {
+        Ok(Self {
             defaults_v4: HashMap::try_from(take(ebpf, map_names::REPLY_DEFAULTS_V4)?)?,
             defaults_v6: HashMap::try_from(take(ebpf, map_names::REPLY_DEFAULTS_V6)?)?,
             local_v4: LpmTrie::try_from(take(ebpf, map_names::LOCAL_V4)?)?,
             local_v6: LpmTrie::try_from(take(ebpf, map_names::LOCAL_V6)?)?,
-        };
-        if let Err(error) = replies.tell_kinds() {
-            // So calls of the node count as those of containers, which only provokes looks at backends.
-            tracing::warn!(
-                "addresses of the node are not told from subnets of containers: {error:#}"
-            );
-        }
-        Ok(replies)
+        })
     }
 
     /// One that is replaced may just have been marked by the data path, which knows of flows that are not
@@ -88,11 +78,11 @@ impl Replies {
     }
 
     /// What `LOCAL_*` hold.
-    fn local(&self) -> anyhow::Result<BTreeMap<IpPrefix, u32>> {
-        let mut local = BTreeMap::new();
+    fn local(&self) -> anyhow::Result<LocalPrefixes> {
+        let mut local = LocalPrefixes::new();
         let mut add = |address: IpAddr, length: u32, kind| {
             let length = u8::try_from(length).unwrap_or(u8::MAX);
-            local.insert(IpPrefix::of(address, length), kind);
+            local.insert(IpPrefix::of(address, length), LocalKind::from_abi(kind));
         };
         for entry in &self.local_v4 {
             let (key, kind) = entry.context("`LOCAL_V4` cannot be read")?;
@@ -105,19 +95,9 @@ impl Replies {
         Ok(local)
     }
 
-    /// An earlier agent said of all addresses and subnets that they are local, and no more.
-    fn tell_kinds(&mut self) -> anyhow::Result<()> {
-        for (prefix, kind) in self.local()? {
-            if kind != local_kind(prefix.address(), prefix.length().into()) {
-                self.put_local(&prefix).map_err(anyhow::Error::msg)?;
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn put_local(&mut self, prefix: &IpPrefix) -> Result<(), Refusal> {
+    pub(super) fn put_local(&mut self, prefix: &IpPrefix, kind: LocalKind) -> Result<(), Refusal> {
         let length = u32::from(prefix.length());
-        let kind = local_kind(prefix.address(), length);
+        let kind = kind.to_abi();
         match prefix.address() {
             IpAddr::V4(address) => {
                 self.local_v4.insert(&Key::new(length, address.octets()), kind, 0)
@@ -156,7 +136,7 @@ impl Replies {
             let rest = (value.flags, value.backend, value.ifindex);
             add(state, key.ifindex, key.protocol, port, vip, rest);
         }
-        state.local.extend(self.local()?.into_keys());
+        state.local.extend(self.local()?);
         Ok(())
     }
 }

@@ -361,7 +361,7 @@ fn who_else_has_addresses_and_packets_is_said() {
     facts.software = BTreeMap::from([("kube-proxy".to_owned(), "runs as process 7".to_owned())]);
     facts.socket.mode = Some(0o140_666);
     facts.config.trouble = Some("`/etc/lb/lb.toml`: expected `=`".to_owned());
-    assert_snapshot!(troubles(&facts), @r#"
+    assert_snapshot!(troubles(&facts), @"
     warning  agent       lb-agent 1.2.2 with ABI 1, up 90 s; this is lbctl 1.2.3
                          why: fields that one of them does not know are not shown
                          do:  restart the agent after an update: the traffic goes on meanwhile
@@ -375,7 +375,7 @@ fn who_else_has_addresses_and_packets_is_said() {
                          why: only socket calls reach it, those of containers too, which then do not reach their own programs at its ports
                          do:  give the service an address of its own
     warning  vip         192.0.2.1 is an address of this node
-                         why: ports of services hide those of the node's own programs; at other ports it is the node's for the node and its containers, and packets from outside are refused, answers to the node's own connections from it among them
+                         why: ports of services hide those of the node's own programs and of its own connections; what else comes from outside is the node's if it calls from this address (one that brings a subnet, or the default route's), and is refused if the address is there for others (of keepalived, or on `lo`)
                          do:  give the service an address of its own, unless that is meant
     warning  ipvs        also serves `10.96.0.10:80`
                          why: lb comes first: new connections are ours, and those that IPVS has already break
@@ -393,7 +393,7 @@ fn who_else_has_addresses_and_packets_is_said() {
                          why: what has no room is not served
                          do:  move services to other nodes
     0 ok, 6 warnings, 4 errors
-    "#);
+    ");
 }
 
 #[test]

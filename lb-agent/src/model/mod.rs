@@ -8,6 +8,7 @@ pub(crate) mod fixtures;
 mod origin;
 mod policy;
 mod ports;
+mod prefix;
 mod probe;
 mod quiet;
 mod service;
@@ -19,10 +20,11 @@ pub use policy::{
     Affinity, Datagrams, Disagreement, InitialState, Policy, Row, Unreachable, Wishes,
 };
 pub use ports::Ports;
+pub use prefix::{IpPrefix, LocalKind, LocalPrefixes};
 pub use probe::{HttpProbe, Probe, ProbeKind, ProbePlace, ReportedHealth};
 pub use quiet::{Beside, QuietServices};
 pub use service::{
-    Backend, BackendPath, BackendState, FrontendAddress, IpPrefix, Protocol, ReplyFacts, Service,
+    Backend, BackendPath, BackendState, FrontendAddress, Protocol, ReplyFacts, Service,
     ServiceName, Snapshot, WaysIn, only_port,
 };
 pub use visibility::{Preference, Visibility};

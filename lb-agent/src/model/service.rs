@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -220,56 +220,6 @@ pub struct Snapshot {
     /// What services want and others have, ordered.
     #[serde(default)]
     pub conflicts: Vec<Conflict>,
-}
-
-/// Addresses that begin with the same bits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct IpPrefix {
-    address: IpAddr,
-    length: u8,
-}
-
-impl IpPrefix {
-    /// The prefix of so many bits that an address is in; all its bits if it does not have so many.
-    #[must_use]
-    pub fn of(address: IpAddr, length: u8) -> Self {
-        match address {
-            IpAddr::V4(address) => {
-                let length = length.min(32);
-                let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
-                Self { address: Ipv4Addr::from(u32::from(address) & mask).into(), length }
-            }
-            IpAddr::V6(address) => {
-                let length = length.min(128);
-                let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
-                Self { address: Ipv6Addr::from(u128::from(address) & mask).into(), length }
-            }
-        }
-    }
-
-    /// One address.
-    #[must_use]
-    pub fn host(address: IpAddr) -> Self {
-        Self { address, length: if address.is_ipv4() { 32 } else { 128 } }
-    }
-
-    /// Its first address.
-    #[must_use]
-    pub fn address(&self) -> IpAddr {
-        self.address
-    }
-
-    /// How many bits are the same.
-    #[must_use]
-    pub fn length(&self) -> u8 {
-        self.length
-    }
-}
-
-impl fmt::Display for IpPrefix {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}/{}", self.address, self.length)
-    }
 }
 
 impl fmt::Display for WaysIn {

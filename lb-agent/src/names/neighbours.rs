@@ -2,7 +2,6 @@
 //! that we listen on could use us to ask anybody anything, and in the name of others.
 
 use std::{
-    collections::BTreeSet,
     io,
     net::IpAddr,
     sync::{Mutex, PoisonError},
@@ -11,14 +10,17 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::{model::IpPrefix, netlink};
+use crate::{
+    model::{IpPrefix, LocalPrefixes},
+    netlink,
+};
 
 /// How often it is looked whether a stranger has become one of ours: a network may be new.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long one of ours is so without another look: its network may be gone, and others have the subnet.
 const KNOWN_FOR: Duration = Duration::from_secs(5);
 
-type Look = dyn Fn() -> io::Result<BTreeSet<IpPrefix>> + Send + Sync;
+type Look = dyn Fn() -> io::Result<LocalPrefixes> + Send + Sync;
 
 /// The node's own addresses and the subnets of its containers.
 pub(super) struct Neighbours {
@@ -29,7 +31,7 @@ pub(super) struct Neighbours {
 #[derive(Debug, Default)]
 struct Known {
     looked_at: Option<Instant>,
-    prefixes: BTreeSet<IpPrefix>,
+    prefixes: LocalPrefixes,
 }
 
 impl Neighbours {
@@ -39,7 +41,7 @@ impl Neighbours {
         Self::seen_by(move || netlink::local_prefixes(&fronts))
     }
 
-    fn seen_by(look: impl Fn() -> io::Result<BTreeSet<IpPrefix>> + Send + Sync + 'static) -> Self {
+    fn seen_by(look: impl Fn() -> io::Result<LocalPrefixes> + Send + Sync + 'static) -> Self {
         Self { look: Box::new(look), known: Mutex::default() }
     }
 
@@ -64,7 +66,7 @@ impl Neighbours {
 
 impl Known {
     fn has(&self, address: IpAddr) -> bool {
-        self.prefixes.iter().any(|prefix| IpPrefix::of(address, prefix.length()) == *prefix)
+        self.prefixes.keys().any(|prefix| IpPrefix::of(address, prefix.length()) == *prefix)
     }
 }
 
@@ -73,11 +75,12 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::model::LocalKind;
 
     #[test]
     fn whoever_is_in_a_subnet_of_containers_is_one_of_ours() {
         let prefixes = ["172.18.0.0/16", "192.0.2.1/32", "fd00:1::/64"].map(prefix);
-        let neighbours = Neighbours::seen_by(move || Ok(BTreeSet::from(prefixes)));
+        let neighbours = Neighbours::seen_by(move || Ok(LocalPrefixes::from(prefixes)));
         for (address, expected) in [
             ("127.0.0.53", true),
             ("::1", true),
@@ -96,7 +99,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn networks_that_come_and_go_are_seen_and_none_is_looked_for_all_the_time() {
-        let there = Arc::new(Mutex::new((BTreeSet::new(), 0)));
+        let there = Arc::new(Mutex::new((LocalPrefixes::new(), 0)));
         let seen = Arc::clone(&there);
         let neighbours = Neighbours::seen_by(move || {
             let mut seen = seen.lock().expect("a lock");
@@ -122,8 +125,9 @@ mod tests {
         }
     }
 
-    fn prefix(text: &str) -> IpPrefix {
+    fn prefix(text: &str) -> (IpPrefix, LocalKind) {
         let (address, length) = text.split_once('/').expect(text);
-        IpPrefix::of(address.parse().expect(text), length.parse().expect(text))
+        let length = length.parse().expect(text);
+        (IpPrefix::of(address.parse().expect(text), length), LocalKind::Containers)
     }
 }

@@ -40,6 +40,13 @@ pub(super) enum Family {
     V6,
 }
 
+impl Family {
+    /// That of an address.
+    pub(super) fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
 /// A default route: one entry per way that it has.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct DefaultRoute {
@@ -139,9 +146,22 @@ pub(super) fn addresses(socket: &mut RouteSocket, family: Family) -> io::Result<
     Ok(found.into_iter().map(|(_, address)| address).collect())
 }
 
-/// Every address of the socket's namespace, of both families and all scopes, with the length of its
-/// subnet and the index of its interface.
-pub(super) fn all_addresses(socket: &mut RouteSocket) -> io::Result<Vec<(IpAddr, u8, u32)>> {
+/// An address of an interface, with what else is said of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct FullAddress {
+    /// The address.
+    pub(super) address: IpAddr,
+    /// How many bits it has in common with its subnet.
+    pub(super) prefix_length: u8,
+    /// Index of its interface.
+    pub(super) interface: u32,
+    /// Of IPv4: there is an older one of the same subnet. Of IPv6: it is a temporary one.
+    pub(super) is_secondary: bool,
+}
+
+/// Every address of the socket's namespace, of both families and all scopes. Those of one interface are in
+/// the order in which the kernel chooses among them.
+pub(super) fn all_addresses(socket: &mut RouteSocket) -> io::Result<Vec<FullAddress>> {
     let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
     let found = socket.dump(&question, |message| {
         let RouteNetlinkMessage::NewAddress(message) = message else { return None };
@@ -154,7 +174,12 @@ pub(super) fn all_addresses(socket: &mut RouteSocket) -> io::Result<Vec<(IpAddr,
                 _ => {}
             }
         }
-        Some((own.or(far_or_own)?, message.header.prefix_len, message.header.index))
+        Some(FullAddress {
+            address: own.or(far_or_own)?,
+            prefix_length: message.header.prefix_len,
+            interface: message.header.index,
+            is_secondary: message.header.flags.contains(AddressHeaderFlags::Secondary),
+        })
     })?;
     Ok(found)
 }

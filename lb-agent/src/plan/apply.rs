@@ -341,8 +341,8 @@ impl KernelState {
             Action::DeleteReplyDefault { port } => {
                 self.reply_defaults.remove(port);
             }
-            Action::PutLocal { prefix } => {
-                self.local.insert(*prefix);
+            Action::PutLocal { prefix, kind } => {
+                self.local.insert(*prefix, *kind);
             }
             Action::DeleteLocal { prefix } => {
                 self.local.remove(prefix);

@@ -140,7 +140,7 @@ impl fmt::Display for Action {
                 write!(formatter, "replies of {port}: put {default}")
             }
             Self::DeleteReplyDefault { port } => write!(formatter, "replies of {port}: delete"),
-            Self::PutLocal { prefix } => write!(formatter, "local {prefix}: put"),
+            Self::PutLocal { prefix, kind } => write!(formatter, "local {prefix}: put, {kind}"),
             Self::DeleteLocal { prefix } => write!(formatter, "local {prefix}: delete"),
             Self::DeleteFrontend { frontend } => write!(formatter, "frontend {frontend}: delete"),
         }
@@ -205,8 +205,8 @@ impl fmt::Display for KernelState {
         for (port, default) in &self.reply_defaults {
             writeln!(formatter, "replies of {port}: {default}")?;
         }
-        for prefix in &self.local {
-            writeln!(formatter, "local {prefix}")?;
+        for (prefix, kind) in &self.local {
+            writeln!(formatter, "local {prefix}: {kind}")?;
         }
         for ifindex in &self.reply_interfaces {
             writeln!(formatter, "veth {ifindex}: attached")?;

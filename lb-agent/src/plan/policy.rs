@@ -5,7 +5,9 @@ use std::{collections::BTreeSet, mem};
 use lb_common::abi::{FRONTEND_DROPS, affinity_flags};
 
 use super::{Action, KernelState, draft::Draft, planner::Wanted, ring_of};
-use crate::model::{Affinity, FrontendAddress, Policy, Unreachable};
+use crate::model::{
+    Affinity, FrontendAddress, IpPrefix, LocalKind, LocalPrefixes, Policy, Ports, Unreachable,
+};
 
 /// What the tables say of a frontend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,7 +36,9 @@ impl Draft<'_> {
         let mut wanted = Vec::with_capacity(services.len());
         for Wanted { service, number, .. } in services {
             for frontend in &service.frontends {
-                if self.rings_wanted.contains(&ring_of(*number, frontend)) {
+                if self.would_take_the_node(frontend) {
+                    self.refuse(format!("service `{}`", service.name), taken(frontend));
+                } else if self.rings_wanted.contains(&ring_of(*number, frontend)) {
                     let flags = flags_of(&service.policy, frontend);
                     wanted.push((*frontend, FrontendEntry { service: *number, flags }));
                 }
@@ -60,6 +64,13 @@ impl Draft<'_> {
             self.push(Action::DeleteFrontend { frontend: *frontend });
         }
         self.frontend_pairs = pairs;
+    }
+
+    /// Whether the node itself could neither be reached nor call anybody.
+    fn would_take_the_node(&self, frontend: &FrontendAddress) -> bool {
+        let kind = |local: &LocalPrefixes| local.get(&IpPrefix::host(frontend.vip)).copied();
+        frontend.ports == Ports::ALL
+            && self.sight.local.as_ref().and_then(kind) == Some(LocalKind::Primary)
     }
 
     /// Puts frontends that are not in the tables as they should be. Flows of all are recorded but those of
@@ -92,6 +103,15 @@ impl Draft<'_> {
         let name = service.map_or_else(String::new, |it| it.service.name.to_string());
         self.refuse(format!("service `{name}`"), message);
     }
+}
+
+fn taken(frontend: &FrontendAddress) -> String {
+    format!(
+        "the frontend {frontend} is not served: {} is the node's own address, and all its ports are those \
+         of the node's own programs and of the answers to what they send; name the ports, or give the \
+         service an address of its own",
+        frontend.vip
+    )
 }
 
 /// What the tables have beside what is wanted, which is sorted; of doubles the last one counts.

@@ -142,7 +142,7 @@ impl Draft<'_> {
         let Some(wanted) = &self.sight.local else { return false };
         let kernel = self.kernel;
         for is_v4 in [true, false] {
-            let count = wanted.iter().filter(|it| it.address().is_ipv4() == is_v4).count();
+            let count = wanted.keys().filter(|it| it.address().is_ipv4() == is_v4).count();
             if count > MAX_LOCAL as usize {
                 let message = format!(
                     "has {count} addresses and container subnets of one family, and the tables have \
@@ -153,10 +153,12 @@ impl Draft<'_> {
                 return false;
             }
         }
-        for prefix in wanted.difference(&kernel.local) {
-            self.push(Action::PutLocal { prefix: *prefix });
+        for (prefix, kind) in wanted {
+            if kernel.local.get(prefix) != Some(kind) {
+                self.push(Action::PutLocal { prefix: *prefix, kind: *kind });
+            }
         }
-        for prefix in kernel.local.difference(wanted) {
+        for prefix in kernel.local.keys().filter(|prefix| !wanted.contains_key(prefix)) {
             self.push(Action::DeleteLocal { prefix: *prefix });
         }
         true

@@ -1,14 +1,14 @@
 //! What a plan is made from beside the tables and the snapshot: the time, and what the data path and
 //! the scan of its records have to say about slots that are not plain.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use lb_common::{
     abi::{HOLD_SECONDS, Limits, PROTOCOL_TCP, TICK_NS, ring_number, ticks_from_seconds},
     slots::{Finding, SlotTimes},
 };
 
-use crate::model::IpPrefix;
+use crate::model::LocalPrefixes;
 
 /// Times of slots, by the protocol of their ring.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,7 +53,7 @@ pub struct Sight {
     /// The latest whole scan of all records.
     pub scan: Option<Scan>,
     /// Addresses of the node and subnets of its containers; `None`: not known.
-    pub local: Option<BTreeSet<IpPrefix>>,
+    pub local: Option<LocalPrefixes>,
     /// The front interface when there is exactly one, else 0.
     pub front_ifindex: u32,
 }

@@ -7,7 +7,9 @@ use std::{
 };
 
 use super::{HeldBackends, NameHash, Slots, hash::HashIndex, service_hash};
-use crate::model::{BackendPath, FrontendAddress, IpPrefix, Protocol, ServiceName};
+use crate::model::{
+    BackendPath, FrontendAddress, IpPrefix, LocalKind, LocalPrefixes, Protocol, ServiceName,
+};
 
 /// One backend as the kernel holds it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -91,7 +93,7 @@ pub struct KernelState {
     /// What replies without record are translated to.
     pub reply_defaults: BTreeMap<ReplyPort, ReplyDefault>,
     /// Addresses of the node and subnets of its containers, for which no reply default counts.
-    pub local: BTreeSet<IpPrefix>,
+    pub local: LocalPrefixes,
     /// `META_*` flags.
     pub flags: u32,
 }
@@ -203,6 +205,8 @@ pub enum Action {
     PutLocal {
         /// Addresses of the node or its containers.
         prefix: IpPrefix,
+        /// Which.
+        kind: LocalKind,
     },
     /// Take these destinations for those of clients again.
     DeleteLocal {

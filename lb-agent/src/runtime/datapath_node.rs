@@ -15,7 +15,7 @@ use crate::{
     },
     datapath::{Datapath, FrontStatus, SocketStatus, SweepReport, TraceReader, Way, now_tick},
     explain::Caller,
-    model::IpPrefix,
+    model::LocalPrefixes,
     plan::KernelState,
     sockets::SocketTables,
 };
@@ -52,7 +52,7 @@ impl Node for Datapath {
         Self::expect_no_more(self);
     }
 
-    fn local(&self) -> Result<BTreeSet<IpPrefix>, NodeError> {
+    fn local(&self) -> Result<LocalPrefixes, NodeError> {
         Self::read_local(self)
             .map_err(|error| NodeError(format!("the node's addresses cannot be listed: {error}")))
     }

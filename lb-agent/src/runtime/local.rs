@@ -1,13 +1,13 @@
 //! Addresses of the node and subnets of its containers, as they were when last looked at.
 
-use std::{collections::BTreeSet, mem};
+use std::mem;
 
 use super::node::Node;
-use crate::model::IpPrefix;
+use crate::model::LocalPrefixes;
 
 #[derive(Debug, Default)]
 pub(super) struct Local {
-    prefixes: Option<BTreeSet<IpPrefix>>,
+    prefixes: Option<LocalPrefixes>,
     is_fresh: bool,
 }
 
@@ -37,7 +37,7 @@ impl Local {
     }
 
     /// What is known; `None`: nothing yet.
-    pub(super) fn prefixes(&self) -> Option<BTreeSet<IpPrefix>> {
+    pub(super) fn prefixes(&self) -> Option<LocalPrefixes> {
         self.prefixes.clone()
     }
 }

@@ -13,7 +13,7 @@ use crate::{
         types::{BackendCountersView, DropView, FrontView, RecordsView, SocketsView, VerdictView},
     },
     explain::Caller,
-    model::IpPrefix,
+    model::LocalPrefixes,
     plan::{Kernel, KernelState, Scan},
     sockets::SocketTables,
 };
@@ -50,7 +50,7 @@ pub trait Node: Kernel + Send {
     fn expect_no_more(&mut self);
 
     /// Addresses of the node and subnets of its containers.
-    fn local(&self) -> Result<BTreeSet<IpPrefix>, NodeError>;
+    fn local(&self) -> Result<LocalPrefixes, NodeError>;
 
     /// The front interface, when there is exactly one; else 0.
     fn front_ifindex(&self) -> u32;

@@ -36,7 +36,7 @@ pub(super) fn tables(kernel: &KernelState, counters: &NodeCounters) -> Vec<Table
     {
         let ports = kernel.reply_defaults.keys().filter(|port| port.address.is_ipv4() == is_v4);
         tables.push(table(defaults, count(ports.count()), abi::MAX_BACKENDS, REMOVE));
-        let prefixes = kernel.local.iter().filter(|prefix| prefix.address().is_ipv4() == is_v4);
+        let prefixes = kernel.local.keys().filter(|prefix| prefix.address().is_ipv4() == is_v4);
         tables.push(table(local, count(prefixes.count()), abi::MAX_LOCAL, NETWORKS));
     }
     if let Some(records) = &counters.records {

@@ -382,7 +382,7 @@ impl Names<'_> {
             Action::PutReplyDefault { port, .. } | Action::DeleteReplyDefault { port } => {
                 format!("replies of {port}")
             }
-            Action::PutLocal { prefix } | Action::DeleteLocal { prefix } => {
+            Action::PutLocal { prefix, .. } | Action::DeleteLocal { prefix } => {
                 format!("local addresses {prefix}")
             }
             Action::SetBackendState { number, .. }

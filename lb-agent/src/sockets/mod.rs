@@ -29,7 +29,7 @@ use siphasher::sip::SipHasher24;
 pub use self::registry::{Known, Registry};
 use crate::{
     api::types::{CallerList, CallerView},
-    model::{Backend, BackendPath, IpPrefix, Policy, Preference, Service, Snapshot},
+    model::{Backend, BackendPath, IpPrefix, LocalPrefixes, Policy, Preference, Service, Snapshot},
     plan::{Action, HashIndex, KernelBackend, KernelState, ServiceKeys},
 };
 
@@ -289,7 +289,7 @@ fn kept(claimed: &[Numbered<'_>], kernel: &KernelState) -> Kept {
 /// node and of its containers (`local`), and those of backends, stay what they are: to a backend that is
 /// another service's address, packets are led.
 #[must_use]
-pub fn unseen(snapshot: &Snapshot, local: &BTreeSet<IpPrefix>) -> BTreeSet<IpAddr> {
+pub fn unseen(snapshot: &Snapshot, local: &LocalPrefixes) -> BTreeSet<IpAddr> {
     let (mut vips, mut others) = (BTreeSet::new(), BTreeSet::new());
     for service in snapshot.services.values() {
         let is_for_us = scope(&service.policy).flags & VISIBLE_TO_NOBODY == 0;
@@ -302,7 +302,7 @@ pub fn unseen(snapshot: &Snapshot, local: &BTreeSet<IpPrefix>) -> BTreeSet<IpAdd
     }
     let is_somebodys = |vip: &IpAddr| {
         vip.is_loopback()
-            || local.iter().any(|prefix| IpPrefix::of(*vip, prefix.length()) == *prefix)
+            || local.keys().any(|prefix| IpPrefix::of(*vip, prefix.length()) == *prefix)
     };
     vips.retain(|vip| !others.contains(vip) && !is_somebodys(vip));
     vips

@@ -21,8 +21,9 @@ use super::{
 use crate::{
     grammar,
     model::{
-        Backend, BackendPath, BackendState, FrontendAddress, IpPrefix, Origin, Policy, Ports,
-        Preference, Protocol, ReplyFacts, Service, ServiceName, Setting, Snapshot, Visibility,
+        Backend, BackendPath, BackendState, FrontendAddress, IpPrefix, LocalKind, LocalPrefixes,
+        Origin, Policy, Ports, Preference, Protocol, ReplyFacts, Service, ServiceName, Setting,
+        Snapshot, Visibility,
     },
     plan::{self, Action, KernelBackend, KernelState, ServiceKeys},
 };
@@ -205,7 +206,8 @@ fn scopes_say_who_sees_a_service() {
 fn packets_without_a_call_lead_nowhere_unless_the_address_is_somebodys() {
     let check = |visible: &str, local: &[(&str, u8)], expected: &[&str]| {
         let (snapshot, _) = world(Vec::new(), policy(visible, Preference::Any));
-        let local = local.iter().map(|(it, bits)| IpPrefix::of(it.parse().expect(it), *bits));
+        let prefix = |it: &str, bits| IpPrefix::of(it.parse().expect(it), bits);
+        let local = local.iter().map(|(it, bits)| (prefix(it, *bits), LocalKind::Node));
         let vips: Vec<String> =
             unseen(&snapshot, &local.collect()).iter().map(ToString::to_string).collect();
         assert_eq!(vips, expected, "{visible}");
@@ -222,7 +224,7 @@ fn packets_without_a_call_lead_nowhere_unless_the_address_is_somebodys() {
 fn packets_to_a_backend_that_is_an_address_of_another_service_go_their_way() {
     let chained = backend(&format!("{VIP}:80"), BackendPath::Routed);
     let (snapshot, _) = world(vec![chained], policy("all", Preference::Any));
-    assert_eq!(unseen(&snapshot, &BTreeSet::new()), BTreeSet::new());
+    assert_eq!(unseen(&snapshot, &LocalPrefixes::new()), BTreeSet::new());
 }
 
 #[test]

@@ -5,11 +5,12 @@ use std::path::Path;
 use aya::maps::MapData;
 use lb_agent::{
     datapath::{Datapath, Options, RecordTimes, TcMode, uninstall},
-    model::IpPrefix,
+    model::{IpPrefix, LocalKind, LocalPrefixes},
     plan::{Action, Kernel as _},
 };
 use lb_common::abi::{
-    ABI_VERSION, LOCAL_CONTAINERS, LOCAL_NODE, Limits, Meta, map_names, ticks_from_seconds,
+    ABI_VERSION, LOCAL_CONTAINERS, LOCAL_NODE, LOCAL_PRIMARY, Limits, Meta, map_names,
+    ticks_from_seconds,
 };
 use nix::{
     mount::{MntFlags, MsFlags},
@@ -52,23 +53,29 @@ sandboxed! {
         assert_eq!(second.read_state().unwrap(), state);
     }
 
-    fn addresses_that_an_earlier_agent_wrote_are_told_from_subnets(sandbox) {
+    fn what_local_addresses_are_is_read_back_as_it_is(sandbox) {
         let mut first = sandbox.open(TcMode::Auto);
-        for (address, length) in
-            [("192.0.2.1", 32), ("172.17.0.0", 16), ("2001:db8::1", 128), ("fd00:17::", 48)]
-        {
-            let prefix = IpPrefix::of(address.parse().unwrap(), length);
-            first.execute(&Action::PutLocal { prefix }).unwrap();
+        let wanted: LocalPrefixes = [
+            ("172.17.0.0", 16, LocalKind::Containers),
+            ("192.0.2.1", 32, LocalKind::Primary),
+            ("fd00:17::", 48, LocalKind::Containers),
+            ("2001:db8::1", 128, LocalKind::Node),
+        ]
+        .into_iter()
+        .map(|(address, length, kind)| (IpPrefix::of(address.parse().unwrap(), length), kind))
+        .collect();
+        for (prefix, kind) in &wanted {
+            first.execute(&Action::PutLocal { prefix: *prefix, kind: *kind }).unwrap();
         }
-        let expected = vec![LOCAL_CONTAINERS, LOCAL_NODE, LOCAL_CONTAINERS, LOCAL_NODE];
-        assert_eq!(sandbox.local_kinds(|_| {}), expected);
+        let kinds = [LOCAL_CONTAINERS, LOCAL_PRIMARY, LOCAL_CONTAINERS, LOCAL_NODE];
+        assert_eq!(sandbox.local_kinds(|_| {}), kinds);
         drop(first);
-        // As it did before there were kinds.
-        let before = sandbox.local_kinds(|kind| *kind = LOCAL_CONTAINERS);
-        assert_eq!(before, [LOCAL_CONTAINERS; 4]);
-        let mut second = sandbox.open(TcMode::Auto);
-        assert_eq!(sandbox.local_kinds(|_| {}), expected);
-        assert_eq!(second.read_state().unwrap().local.len(), 4);
+        assert_eq!(sandbox.open(TcMode::Auto).read_state().unwrap().local, wanted);
+        // As it was before there were kinds: none is what it is to be, and the next plan says so.
+        sandbox.local_kinds(|kind| *kind = LOCAL_CONTAINERS);
+        let local = sandbox.open(TcMode::Auto).read_state().unwrap().local;
+        assert_eq!(local.keys().collect::<Vec<_>>(), wanted.keys().collect::<Vec<_>>());
+        assert!(local.values().all(|kind| *kind == LocalKind::Containers), "{local:?}");
     }
 
     fn second_agent_is_refused_while_the_first_runs(sandbox) {

@@ -9,8 +9,8 @@ use std::{
 use lb_agent::{
     datapath::{Datapath, TcMode},
     model::{
-        Backend, BackendPath, BackendState, FrontendAddress, IpPrefix, Ports, Protocol, Service,
-        ServiceName, Snapshot,
+        Backend, BackendPath, BackendState, FrontendAddress, IpPrefix, LocalKind, Ports, Protocol,
+        Service, ServiceName, Snapshot,
     },
     plan::{
         Action, Kernel as _, KernelBackend, KernelRing, KernelState, Planner, ReplyDefault,
@@ -147,7 +147,10 @@ fn action() -> impl Strategy<Value = Action> {
         }),
         reply_default().prop_map(|(port, default)| Action::PutReplyDefault { port, default }),
         reply_default().prop_map(|(port, _)| Action::DeleteReplyDefault { port }),
-        prefix().prop_map(|prefix| Action::PutLocal { prefix }),
+        (prefix(), 1_u32..4).prop_map(|(prefix, kind)| Action::PutLocal {
+            prefix,
+            kind: LocalKind::from_abi(kind)
+        }),
         prefix().prop_map(|prefix| Action::DeleteLocal { prefix }),
     ]
 }

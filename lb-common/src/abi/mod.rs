@@ -5,8 +5,6 @@
 //! the verifier refuses a store to the stack that is wider than its alignment. A change of any layout or meaning in this module must raise [`ABI_VERSION`]: the agent
 //! adopts pinned maps of its own version only.
 
-use core::net::IpAddr;
-
 mod backend;
 mod class;
 mod counters;
@@ -132,15 +130,11 @@ pub const FRAGMENT_SECONDS: u32 = 30;
 
 /// In `LOCAL_*`: a subnet of containers of this node.
 pub const LOCAL_CONTAINERS: u32 = 1;
-/// In `LOCAL_*`: an address of the node itself.
+/// In `LOCAL_*`: an address of the node.
 pub const LOCAL_NODE: u32 = 2;
-
-/// What `LOCAL_*` say of a prefix of so many bits: the node's own addresses are single ones.
-#[must_use]
-pub const fn local_kind(address: IpAddr, bits: u32) -> u32 {
-    let all = if address.is_ipv4() { 32 } else { 128 };
-    if bits == all { LOCAL_NODE } else { LOCAL_CONTAINERS }
-}
+/// In `LOCAL_*`: an address of the node that it calls from and is reached at. Where it is a VIP, too,
+/// packets that no frontend takes are the node's.
+pub const LOCAL_PRIMARY: u32 = 3;
 
 /// Names of the maps, as they are in the object and under the pin directory.
 pub mod map_names {
@@ -192,8 +186,9 @@ pub mod map_names {
     pub const REPLY_DEFAULTS_V4: &str = "REPLY_DEFAULTS_V4";
     /// `HashMap<ReplyDefaultKeyV6, ReplyDefaultV6>`.
     pub const REPLY_DEFAULTS_V6: &str = "REPLY_DEFAULTS_V6";
-    /// `LpmTrie<NetU32, u32>`: addresses of the node ([`LOCAL_NODE`](super::LOCAL_NODE)) and subnets of
-    /// its containers ([`LOCAL_CONTAINERS`](super::LOCAL_CONTAINERS)).
+    /// `LpmTrie<NetU32, u32>`: addresses of the node ([`LOCAL_NODE`](super::LOCAL_NODE),
+    /// [`LOCAL_PRIMARY`](super::LOCAL_PRIMARY)) and subnets of its containers
+    /// ([`LOCAL_CONTAINERS`](super::LOCAL_CONTAINERS)).
     pub const LOCAL_V4: &str = "LOCAL_V4";
     /// `LpmTrie<NetAddr6, u32>`: the same of IPv6.
     pub const LOCAL_V6: &str = "LOCAL_V6";

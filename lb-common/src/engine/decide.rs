@@ -10,7 +10,7 @@ use super::{
     wire::{Address, Fragment, Headers, Kind, PROTOCOL_TCP, PROTOCOL_UDP},
 };
 use crate::abi::{
-    BACKEND_NONE, DropReason, FRONTEND_DROPS, FRONTEND_RECORDS_REPLIES, Frontend,
+    BACKEND_NONE, DropReason, FRONTEND_DROPS, FRONTEND_RECORDS_REPLIES, Frontend, LOCAL_PRIMARY,
     META_ROUTED_BACKENDS, NetU16, PROTOCOL_ANY, SCOPE_FRONT, Verdict, affinity_prefix_bits,
 };
 
@@ -73,6 +73,9 @@ pub fn front_transport<A: Family, T: Tables<A>>(
     decision.reset();
     let frontend = find(tables, headers, headers.destination_port, headers.protocol);
     if frontend.is_vip() {
+        if !frontend.is_served() && is_primary(tables, headers) {
+            return;
+        }
         let fault = source_fault(tables, headers);
         if fault as u32 != DropReason::None as u32 {
             decision.drop(fault, BACKEND_NONE);
@@ -143,7 +146,7 @@ fn follow_reply<A: Family, P: Packet, T: Tables<A>>(
 }
 
 /// The part of [`front`] for packets without ports. A VIP is answered for, whatever is sent to it:
-/// nothing reaches the node's own sockets.
+/// nothing reaches the node's own sockets, unless it is the node's primary address.
 #[inline(always)]
 pub fn front_other<A: Family, P: Packet, T: Tables<A>>(
     packet: &P,
@@ -160,17 +163,24 @@ pub fn front_other<A: Family, P: Packet, T: Tables<A>>(
         }
         return;
     }
+    let is_primary = is_primary(tables, headers);
     let fault = source_fault(tables, headers);
+    match headers.kind {
+        // What may belong to a flow of a frontend is looked at; the rest is the node's.
+        Kind::IcmpError | Kind::LaterFragment if fault as u32 == DropReason::None as u32 => {}
+        _ if is_primary => return,
+        _ => {}
+    }
     match headers.kind {
         Kind::Broken => decision.drop(headers.reason, BACKEND_NONE),
         _ if fault as u32 != DropReason::None as u32 => decision.drop(fault, BACKEND_NONE),
         Kind::EchoRequest => {
             decision.answer(AnswerKind::EchoReply, DropReason::None, BACKEND_NONE);
         }
-        Kind::IcmpError => front_error(packet, headers, tables, context, decision),
+        Kind::IcmpError => front_error(packet, headers, tables, context, is_primary, decision),
         Kind::LaterFragment => {
             fragments::follow(headers, tables, context, Side::Destination, 0, decision);
-            if decision.verdict as u32 == Verdict::Pass as u32 {
+            if decision.verdict as u32 == Verdict::Pass as u32 && !is_primary {
                 decision.drop(DropReason::Fragment, BACKEND_NONE);
             }
         }
@@ -187,16 +197,22 @@ fn front_error<A: Family, P: Packet, T: Tables<A>>(
     headers: &Headers<A>,
     tables: &T,
     context: &Context,
+    is_primary: bool,
     decision: &mut Decision<A>,
 ) {
     let quoted = A::embedded(packet, headers);
     if quoted.reason as u32 != DropReason::None as u32 {
-        decision.drop(quoted.reason, BACKEND_NONE);
+        if !is_primary {
+            decision.drop(quoted.reason, BACKEND_NONE);
+        }
         return;
     }
     let frontend = find(tables, headers, quoted.source_port, quoted.protocol);
     if !frontend.is_served() {
-        decision.drop(DropReason::NoFrontend, BACKEND_NONE);
+        // Of a primary address it is about what the node itself has sent.
+        if !is_primary {
+            decision.drop(DropReason::NoFrontend, BACKEND_NONE);
+        }
         return;
     }
     let flow = quoted.tuple().reversed();
@@ -214,6 +230,12 @@ fn front_error<A: Family, P: Packet, T: Tables<A>>(
     decision.edit = EditKind::Error;
     decision.error = ErrorTranslation::to_backend(headers, &quoted, backend.address, port);
     go_to(&choice, decision);
+}
+
+/// Whether a packet's destination is an address that the node calls from and is reached at.
+#[inline(always)]
+fn is_primary<A: Family, T: Tables<A>>(tables: &T, headers: &Headers<A>) -> bool {
+    tables.local(headers.destination) == LOCAL_PRIMARY
 }
 
 /// What the tables say of a destination.

@@ -20,7 +20,6 @@ use crate::{
     abi::{
         DropReason, FlowInsertions, FlowRecord, FlowRoom, Frontend, FrontendState, HalfOpenRate,
         Limits, NetU16, PROTOCOL_ANY, Refusals, RingDescriptor, SCOPE_FRONT, Slot, Verdict,
-        local_kind,
     },
     frontends::FrontendKey,
     rules::{Rule, is_broken},
@@ -85,8 +84,8 @@ pub struct HostTables<A: Family> {
     pub flow_insertions: Cell<FlowInsertions>,
     /// `REPLY_DEFAULTS_*`.
     pub reply_defaults: RefCell<HashMap<A::ReplyDefaultKey, A::ReplyDefault>>,
-    /// `LOCAL_*`: network and prefix length.
-    pub local: Vec<(IpAddr, u32)>,
+    /// `LOCAL_*`: network, prefix length, and what it is.
+    pub local: Vec<(IpAddr, u32, u32)>,
     /// `REPLIES_*`.
     pub replies: RefCell<RecordTable<A::ReplyKey, A::ReplyRecord>>,
     /// `HALF_REPLIES_*`.
@@ -281,9 +280,9 @@ impl<A: Family + Into<IpAddr>> Tables<A> for HostTables<A> {
 
     fn local(&self, address: A) -> u32 {
         let address = address.into();
-        let all = self.local.iter().filter(|(network, bits)| has_prefix(address, *network, *bits));
-        let longest = all.map(|(_, bits)| *bits).max();
-        longest.map_or(0, |bits| local_kind(address, bits))
+        let all =
+            self.local.iter().filter(|(network, bits, _)| has_prefix(address, *network, *bits));
+        all.max_by_key(|(_, bits, _)| *bits).map_or(0, |(.., kind)| *kind)
     }
 
     fn reply(&self, key: &A::ReplyKey) -> Option<A::ReplyRecord> {

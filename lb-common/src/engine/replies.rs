@@ -17,8 +17,9 @@ use super::{
 use crate::abi::{
     BACKEND_NONE, CLASS_CLOSED, CLASS_CLOSING_BY_BACKEND, CLASS_CLOSING_BY_CLIENT, CLASS_DATAGRAM,
     CLASS_ESTABLISHED, CLASS_HALF_OPEN, CLASS_REOPENED, CLASS_RESUMED, DropReason, FlowRecord,
-    LOCAL_NODE, META_REPLY_DEFAULTS, REPLY_DEFAULT_AMBIGUOUS, REPLY_DEFAULT_OTHER_WAYS, Verdict,
-    is_closing, is_near_reply_place, reply_end, reply_place, reply_place_of,
+    LOCAL_NODE, LOCAL_PRIMARY, META_REPLY_DEFAULTS, REPLY_DEFAULT_AMBIGUOUS,
+    REPLY_DEFAULT_OTHER_WAYS, Verdict, is_closing, is_near_reply_place, reply_end, reply_place,
+    reply_place_of,
 };
 
 /// A record of replies and which table it is in.
@@ -305,7 +306,7 @@ fn by_default<A: Family, T: Tables<A>>(
         return match tables.local(answer.client) {
             0 => Found { is_ours: 1, way },
             // Also to the agent, whose attempts are no signs of their own.
-            LOCAL_NODE => Found::NONE,
+            LOCAL_NODE | LOCAL_PRIMARY => Found::NONE,
             _ => Found { is_ours: 0, way },
         };
     }

@@ -9,12 +9,12 @@ use super::{
 use crate::{
     abi::{
         BackendV4, BackendV6, CLIENT_CONTAINER, CLIENT_NODE, ClassNetwork, Client, DropReason,
-        FAMILY_V4, FRONTEND_DROPS, Frontend, FrontendState, NetAddr6, NetU16, NetU32, PATH_LOCAL,
-        PATH_ROUTED, PROTOCOL_ANY, PROTOCOL_TCP, PROTOCOL_UDP, ReachEntry, ReachKey,
-        RingDescriptor, SCOPE_FRONT, SCOPE_SECOND_HALF, SOCKET_PEERS, ServiceScope, Slot,
-        SocketPeer, SocketPeers, TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS, VISIBLE_TO_CONTAINERS,
-        VISIBLE_TO_NETWORKS, VISIBLE_TO_NOBODY, VISIBLE_TO_NODE, Verdict, affinity_flags,
-        ring_number,
+        FAMILY_V4, FRONTEND_DROPS, Frontend, FrontendState, LOCAL_NODE, LOCAL_PRIMARY, NetAddr6,
+        NetU16, NetU32, PATH_LOCAL, PATH_ROUTED, PROTOCOL_ANY, PROTOCOL_TCP, PROTOCOL_UDP,
+        ReachEntry, ReachKey, RingDescriptor, SCOPE_FRONT, SCOPE_SECOND_HALF, SOCKET_PEERS,
+        ServiceScope, Slot, SocketPeer, SocketPeers, TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS,
+        VISIBLE_TO_CONTAINERS, VISIBLE_TO_NETWORKS, VISIBLE_TO_NOBODY, VISIBLE_TO_NODE, Verdict,
+        affinity_flags, ring_number,
     },
     engine::Family,
 };
@@ -217,8 +217,10 @@ fn a_port_of_a_vip_without_service_is_refused_unless_the_node_may_listen_there()
     let wrong = Call { port: NetU16::new(81), ..call(NODE) };
     let decision = decide(&tables, &wrong, None);
     assert_eq!((decision.reason, decision.errno), (DropReason::NoFrontend, REFUSED));
-    tables.packets.local.push((IpAddr::from([192, 0, 2, 10]), 32));
-    assert_eq!(decide(&tables, &wrong, None).verdict, Verdict::Pass);
+    for kind in [LOCAL_NODE, LOCAL_PRIMARY] {
+        tables.packets.local = vec![(IpAddr::from([192, 0, 2, 10]), 32, kind)];
+        assert_eq!(decide(&tables, &wrong, None).verdict, Verdict::Pass);
+    }
     // Where there is a service, it is served all the same.
     assert_eq!(decide(&tables, &call(NODE), None).verdict, Verdict::Deliver);
 }

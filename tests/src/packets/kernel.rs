@@ -17,8 +17,8 @@ use aya::{
 use lb_common::abi::{
     BackendCounters, DROP_REASON_SLOTS, DropReason, FAMILY_V4, FAMILY_V6, FlowInsertions, FlowRoom,
     HOOK_COUNT, HalfOpenRate, Hook, Meta, NetAddr6, NetU32, PROTOCOL_TCP, PROTOCOL_UDP, Refusals,
-    RingDescriptor, VERDICT_SLOTS, Verdict, XdpInterface, local_kind, map_names, program_names,
-    ring_number, ticks_from_ns, verdict_index,
+    RingDescriptor, VERDICT_SLOTS, Verdict, XdpInterface, map_names, program_names, ring_number,
+    ticks_from_ns, verdict_index,
 };
 use lb_common::engine::answer::ANSWER_BUCKET_COUNT;
 
@@ -189,10 +189,9 @@ impl KernelBed {
         for key in known {
             local.remove(&key)?;
         }
-        for (network, bits) in &world.local {
+        for (network, bits, kind) in &world.local {
             let Some(address) = A::address(*network) else { continue };
-            let kind = local_kind(*network, *bits);
-            local.insert(&lpm_trie::Key::new(*bits, address.octets()), kind, 0)?;
+            local.insert(&lpm_trie::Key::new(*bits, address.octets()), *kind, 0)?;
         }
         Ok(())
     }

@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
-use lb_common::abi::{PATH_LOCAL, PATH_ROUTED, PROTOCOL_TCP, PROTOCOL_UDP};
+use lb_common::abi::{
+    LOCAL_CONTAINERS, LOCAL_NODE, PATH_LOCAL, PATH_ROUTED, PROTOCOL_TCP, PROTOCOL_UDP,
+};
 
 use super::{BackendSpec, FrontendSpec, INGRESS_IFINDEX};
 
@@ -47,9 +49,9 @@ pub struct Net {
     /// An address that no sender has.
     pub impossible: IpAddr,
     /// The node's own address, with its prefix length as a subnet of containers.
-    pub own: (IpAddr, u32),
+    pub own: (IpAddr, u32, u32),
     /// A subnet of containers.
-    pub containers: (IpAddr, u32),
+    pub containers: (IpAddr, u32, u32),
     /// A container in it.
     pub container: IpAddr,
 }
@@ -85,8 +87,8 @@ pub const V4: Net = Net {
     router: IpAddr::V4(ip4([198, 51, 100, 254])),
     unroutable: IpAddr::V4(ip4([203, 0, 113, 1])),
     impossible: IpAddr::V4(ip4([224, 0, 0, 5])),
-    own: (IpAddr::V4(ip4([192, 0, 2, 1])), 32),
-    containers: (IpAddr::V4(ip4([172, 17, 0, 0])), 16),
+    own: (IpAddr::V4(ip4([192, 0, 2, 1])), 32, LOCAL_NODE),
+    containers: (IpAddr::V4(ip4([172, 17, 0, 0])), 16, LOCAL_CONTAINERS),
     container: IpAddr::V4(ip4([172, 17, 3, 4])),
 };
 
@@ -105,8 +107,8 @@ pub const V6: Net = Net {
     router: IpAddr::V6(ip6([0x2001, 0xdb8, 0xc], 0xfe)),
     unroutable: IpAddr::V6(ip6([0x2001, 0xdb8, 0xf], 1)),
     impossible: IpAddr::V6(ip6([0xff02, 0, 0], 5)),
-    own: (IpAddr::V6(ip6([0x2001, 0xdb8, 0], 1)), 128),
-    containers: (IpAddr::V6(ip6([0xfd00, 17, 0], 0)), 48),
+    own: (IpAddr::V6(ip6([0x2001, 0xdb8, 0], 1)), 128, LOCAL_NODE),
+    containers: (IpAddr::V6(ip6([0xfd00, 17, 0], 0)), 48, LOCAL_CONTAINERS),
     container: IpAddr::V6(ip6([0xfd00, 17, 0], 0x34)),
 };
 

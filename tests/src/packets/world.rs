@@ -32,7 +32,7 @@ pub struct World {
     /// Defaults of replies.
     pub reply_defaults: Vec<ReplyDefaultSpec>,
     /// Addresses and subnets of the node.
-    pub local: Vec<(IpAddr, u32)>,
+    pub local: Vec<(IpAddr, u32, u32)>,
     /// `META` flags.
     pub flags: u32,
     /// Half-open records that may be made in a tick, see [`Limits`].

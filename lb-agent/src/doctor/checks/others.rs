@@ -40,9 +40,10 @@ pub(super) fn addresses(facts: &Facts) -> Vec<Finding> {
             findings.push(
                 Finding::warning(check, format!("{vip} is an address of this node"))
                     .because(
-                        "ports of services hide those of the node's own programs; at other ports it \
-                         is the node's for the node and its containers, and packets from outside are \
-                         refused, answers to the node's own connections from it among them",
+                        "ports of services hide those of the node's own programs and of its own \
+                         connections; what else comes from outside is the node's if it calls from \
+                         this address (one that brings a subnet, or the default route's), and is \
+                         refused if the address is there for others (of keepalived, or on `lo`)",
                     )
                     .so("give the service an address of its own, unless that is meant"),
             );

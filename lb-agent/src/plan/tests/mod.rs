@@ -20,8 +20,8 @@ use lb_common::abi::ticks_from_ns;
 
 use super::{Kernel as _, KernelState, Outcome, Planner, Scan, Settings, Sight, Times, reconcile};
 use crate::model::{
-    Backend, BackendPath, BackendState, FrontendAddress, Policy, Ports, Protocol, Service,
-    ServiceName, Setting, Snapshot,
+    Backend, BackendPath, BackendState, FrontendAddress, LocalPrefixes, Policy, Ports, Protocol,
+    Service, ServiceName, Setting, Snapshot,
 };
 
 fn frontend(port: u16) -> FrontendAddress {
@@ -93,7 +93,7 @@ fn tick_at(now_ms: u64) -> u32 {
 fn sight(now_ms: u64) -> Sight {
     let now_tick = tick_at(now_ms);
     let scan = Some(Scan::begin(now_tick));
-    Sight { now_ms, now_tick, scan, local: Some(BTreeSet::new()), ..Sight::default() }
+    Sight { now_ms, now_tick, scan, local: Some(LocalPrefixes::new()), ..Sight::default() }
 }
 
 impl Node {

@@ -7,7 +7,9 @@ use lb_common::abi::META_REPLY_DEFAULTS;
 
 use super::{Node, backend, frontend, service, snapshot};
 use crate::{
-    model::{Backend, IpPrefix, Protocol, Service, Snapshot, WaysIn},
+    model::{
+        Backend, FrontendAddress, IpPrefix, LocalKind, Ports, Protocol, Service, Snapshot, WaysIn,
+    },
     plan::{Plan, Sight},
 };
 
@@ -220,13 +222,13 @@ fn ports_with_other_ways_in_have_no_default() {
     check_recorded(|service| service.backends[0].path = crate::model::BackendPath::Routed);
     check_recorded(|service| service.backends[0].address.set_port(0));
     // Datagrams that are no answers.
-    let udp = |port| crate::model::FrontendAddress { protocol: Protocol::Udp, ..frontend(port) };
+    let udp = |port| FrontendAddress { protocol: Protocol::Udp, ..frontend(port) };
     check_recorded(|service| service.frontends = [udp(53)].into());
 }
 
 #[test]
 fn datagrams_have_a_default_where_they_are_answers() {
-    let udp = crate::model::FrontendAddress { protocol: Protocol::Udp, ..frontend(53) };
+    let udp = FrontendAddress { protocol: Protocol::Udp, ..frontend(53) };
     let mut service = vip1();
     service.frontends.insert(udp);
     let mut node = Node::new(POOL);
@@ -316,7 +318,12 @@ fn what_was_recorded_gets_a_default_that_is_ambiguous_at_first() {
 fn addresses_of_the_node_are_followed() {
     let mut node = Node::new(POOL);
     let mut local = |addresses: &[&str]| {
-        let prefix = |text: &&str| IpPrefix::host(text.parse().unwrap());
+        let prefix = |text: &&str| {
+            let is_primary = text.ends_with('*');
+            let address = text.trim_end_matches('*').parse().unwrap();
+            let kind = if is_primary { LocalKind::Primary } else { LocalKind::Node };
+            (IpPrefix::host(address), kind)
+        };
         let local = Some(addresses.iter().map(prefix).collect());
         let sight = Sight { local, ..node.sight() };
         let plan = node.planner.plan(&node.kernel, &Snapshot::default(), &sight);
@@ -326,24 +333,59 @@ fn addresses_of_the_node_are_followed() {
         plan.to_string()
     };
     assert_snapshot!(local(&["192.0.2.1", "10.0.0.1"]), @"
-    local 10.0.0.1/32: put
-    local 192.0.2.1/32: put
+    local 10.0.0.1/32: put, node
+    local 192.0.2.1/32: put, node
     ");
     assert_snapshot!(local(&["192.0.2.1", "192.0.2.2"]), @"
-    local 192.0.2.2/32: put
+    local 192.0.2.2/32: put, node
     local 10.0.0.1/32: delete
     ");
     assert_eq!(local(&["192.0.2.1", "192.0.2.2"]), "");
+    assert_snapshot!(local(&["192.0.2.1*", "192.0.2.2"]), @"local 192.0.2.1/32: put, node, primary");
 }
 
 #[test]
 fn too_many_addresses_are_said_and_no_default_is_made() {
     let mut node = Node::new(POOL);
-    let address = |low: u32| IpPrefix::host(std::net::Ipv4Addr::from(0x0a00_0000 + low).into());
+    let address = |low: u32| std::net::Ipv4Addr::from(0x0a00_0000 + low).into();
+    let address = |low: u32| (IpPrefix::host(address(low)), LocalKind::Node);
     let sight = Sight { local: Some((0..4097).map(address).collect()), ..node.sight() };
     let plan = node.planner.plan(&node.kernel, &snapshot(vec![vip1()]), &sight);
     assert_snapshot!(about_replies(&plan), @"
     frontend tcp://192.0.2.10:80: put service 0
     refused: the node: has 4097 addresses and container subnets of one family, and the tables have room for 4096: replies are translated by records only, which costs a lookup for each packet; remove addresses that nobody needs
+    ");
+}
+
+#[test]
+fn all_ports_of_the_nodes_own_address_are_refused() {
+    let mut node = Node::new(POOL);
+    let mut all = vip1();
+    let one = frontend(80);
+    all.frontends = [one, FrontendAddress { ports: Ports::ALL, ..one }].into();
+    let snapshot = snapshot(vec![all]);
+    let mut known_as = |kind| {
+        let local = Some([(IpPrefix::host(one.vip), kind)].into());
+        let sight = Sight { local, ..seen(&node) };
+        let plan = node.planner.plan(&node.kernel, &snapshot, &sight);
+        for action in &plan.actions {
+            node.kernel.absorb(action.clone());
+        }
+        about_replies(&plan)
+    };
+    assert_snapshot!(known_as(LocalKind::Primary), @"
+    flags: 0x2
+    replies of tcp://10.0.0.1:8080 at veth 1: put 192.0.2.10:80 of backend 1 by front 3
+    backend 1: write #f9e0781d 10.0.0.1:8080 by veth 1, service 0, generation 1, takes new and old, replies by default
+    frontend tcp://192.0.2.10:80: put service 0
+    refused: service `one`: the frontend tcp://192.0.2.10:* is not served: 192.0.2.10 is the node's own address, and all its ports are those of the node's own programs and of the answers to what they send; name the ports, or give the service an address of its own
+    ");
+    assert_snapshot!(known_as(LocalKind::Node), @"
+    replies of tcp://10.0.0.1:8080 at veth 1: put 192.0.2.10:80 of backend 1 by front 3, ambiguous
+    frontend tcp://192.0.2.10:*: put service 0, recorded
+    ");
+    assert_snapshot!(known_as(LocalKind::Primary), @"
+    frontend tcp://192.0.2.10:*: delete
+    refused: service `one`: the frontend tcp://192.0.2.10:* is not served: 192.0.2.10 is the node's own address, and all its ports are those of the node's own programs and of the answers to what they send; name the ports, or give the service an address of its own
     ");
 }

@@ -29,7 +29,7 @@ use crate::{
     health::Targets,
     journal::Journal,
     model::{
-        Backend, BackendPath, BackendState, Claim, Claims, FrontendAddress, IpPrefix, Ports,
+        Backend, BackendPath, BackendState, Claim, Claims, FrontendAddress, LocalPrefixes, Ports,
         Protocol, ServiceName, Setting, Wishes,
     },
     plan::{self, Action, Kernel, KernelError, KernelState, Scan},
@@ -174,8 +174,8 @@ impl Node for FakeNode {
         self.lock().refused_ticks.get(&ring).copied().unwrap_or(0)
     }
 
-    fn local(&self) -> Result<BTreeSet<IpPrefix>, NodeError> {
-        Ok(BTreeSet::new())
+    fn local(&self) -> Result<LocalPrefixes, NodeError> {
+        Ok(LocalPrefixes::new())
     }
 
     fn front_ifindex(&self) -> u32 {

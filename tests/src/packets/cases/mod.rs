@@ -13,6 +13,7 @@ mod inbound;
 mod midstream;
 mod outbound;
 mod ports;
+mod primary;
 mod refused;
 
 use std::net::SocketAddr;
@@ -61,6 +62,8 @@ pub fn all() -> Vec<Case> {
             outbound::defaults(net),
             outbound::two_frontends(net),
             refused::by_default(net),
+            primary::left_alone(net),
+            primary::balanced(net),
             endings::endings(net),
             endings::crossing(net),
             endings::after_the_end(net),

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 
 use lb_common::abi::{
-    CLASS_REOPENED, FRONTEND_DROPS, FRONTEND_RECORDS_REPLIES, META_REPLY_DEFAULTS,
-    META_ROUTED_BACKENDS, META_ROUTES_REPLIES, PATH_LOCAL, PATH_RECORDS_REPLIES, PATH_ROUTED,
-    PROTOCOL_TCP, PROTOCOL_UDP, REPLY_DEFAULT_AMBIGUOUS, affinity_flags, reply_end,
+    CLASS_REOPENED, FRONTEND_DROPS, FRONTEND_RECORDS_REPLIES, LOCAL_NODE, LOCAL_PRIMARY,
+    META_REPLY_DEFAULTS, META_ROUTED_BACKENDS, META_ROUTES_REPLIES, PATH_LOCAL,
+    PATH_RECORDS_REPLIES, PATH_ROUTED, PROTOCOL_TCP, PROTOCOL_UDP, REPLY_DEFAULT_AMBIGUOUS,
+    affinity_flags, reply_end,
 };
 
 use super::{
@@ -179,8 +180,13 @@ impl Setting {
         flows.retain(|flow| fits(0, flow.is_half));
         let mut replies = random.some(8, |random| reply(net, random));
         replies.retain(|reply| fits(1, reply.is_half));
-        let local =
-            [net.containers, net.own, (net.client.ip(), if net.is_v6() { 128 } else { 32 })];
+        let whole = if net.is_v6() { 128 } else { 32 };
+        let local = [
+            net.containers,
+            net.own,
+            (net.client.ip(), whole, LOCAL_NODE),
+            (net.vip.ip(), whole, LOCAL_PRIMARY),
+        ];
         World {
             ring: (!random.percent(4)).then_some(cur),
             slots,
@@ -192,7 +198,7 @@ impl Setting {
             flows,
             replies,
             reply_defaults: random.some(4, |random| reply_default(net, random)),
-            local: local[..random.of(&[0, 2, 2, 3])].to_vec(),
+            local: local[..random.of(&[0, 2, 2, 3, 4])].to_vec(),
             flags: random.of(&[0, META_ROUTED_BACKENDS, META_REPLY_DEFAULTS, 3, 3, 3, 3])
                 | random.of(&[0, META_ROUTES_REPLIES]),
             half_open_per_tick: random.of(&[0, 1, 16_384]),
