@@ -33,6 +33,16 @@ impl Compose {
         Self { docker, file, project: project.to_owned() }
     }
 
+    /// The same project by a file of its own, with so much of the text replaced.
+    pub fn edited(self, directory: &Path, replaced: &str, by: &str) -> Result<Self> {
+        let text = fs::read_to_string(&self.file)?;
+        let place = text.find(replaced).with_context(|| format!("no `{replaced}` in the file"))?;
+        let file = directory.join("compose.yml");
+        let (before, after) = (&text[..place], &text[place + replaced.len()..]);
+        fs::write(&file, format!("{before}{by}{after}"))?;
+        Ok(Self { file, ..self })
+    }
+
     /// Runs `docker-compose LINE`.
     pub fn run(&self, line: &str) -> Result<String> {
         let line = words(&format!("docker-compose {line}"));

@@ -14,7 +14,7 @@ use lb_tests::{
     calling::Calling,
     eastwest::{Scene, frontends_of_both, shares},
     needs, process, skip,
-    world::{BALANCER, RemoteHost, vip, vip6},
+    world::{BALANCER, BALANCER6, RemoteHost, vip, vip6},
 };
 use nix::sys::signal::Signal;
 
@@ -390,20 +390,26 @@ fn an_answer_is_of_the_address_that_was_asked_for_last() -> Result<()> {
     if process::run(std::process::Command::new("python3").arg("--version")).is_err() {
         skip!("python3 is not installed");
     }
-    let stage = Stage::new()?;
-    let frontends = format!("udp://{BALANCER}:80,udp://{BALANCER}:81");
-    let web = stage.world.docker_client()?.container("web-1");
-    web.label("lb.8080.frontend", &frontends).start()?;
-    let client = stage.start("client", "bridge", None)?;
-    // Two services with one backend.
-    let _agent = stage.agent("", &["web-1", "web-1"], &["client"])?;
+    let stage = Stage::of_both_families(&["both"])?;
+    let frontends = [BALANCER, BALANCER6].map(|it| format!("udp://{it}:80,udp://{it}:81"));
+    let web = stage.world.docker_client()?.container("web-1").with("--network both");
+    web.label("lb.8080.frontend", &frontends.join(",")).start()?;
+    let client = stage.start("client", "both", None)?;
+    // Services with one backend, of either family.
+    let _agent = stage.agent("", &["web-1"; 4], &["client"])?;
+    // A socket of IPv6 sends by IPv4, too, and is told so in its own words.
     let script = "import socket,sys\n\
-        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(3)\n\
+        family = socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET\n\
+        s = socket.socket(family, socket.SOCK_DGRAM); s.settimeout(3)\n\
         for port in (80, 81, 80, 81, 81, 80):\n\
-        \ts.sendto(b'?', (sys.argv[1], port)); print(port, s.recvfrom(2000)[1][1])";
-    let mut python = stage.callers.in_container(&client, "python3")?;
-    let said = process::run(python.args(["-c", script, &vip(0).ip().to_string()]))?;
-    ensure!(said == "80 80\n81 81\n80 80\n81 81\n81 81\n80 80\n", "{said}");
+        \ts.sendto(b'?', (sys.argv[1], port)); print(*s.recvfrom(2000)[1][:2])";
+    let (four, six) = (vip(0).ip().to_string(), vip6(0).ip().to_string());
+    for address in [four.clone(), six, format!("::ffff:{four}")] {
+        let mut python = stage.callers.in_container(&client, "python3")?;
+        let said = process::run(python.args(["-c", script, &address]))?;
+        let expected = [80, 81, 80, 81, 81, 80].map(|port| format!("{address} {port}\n"));
+        ensure!(said == expected.concat(), "{address}: {said}");
+    }
     Ok(())
 }
 

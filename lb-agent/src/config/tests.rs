@@ -395,6 +395,8 @@ fn services_are_checked() {
         frontends("'tcp://2001:db8::1:80'"),
         frontends("'udp://[ff02::1]:53'"),
         frontends("'tcp://255.255.255.255:80'"),
+        frontends("'tcp://127.0.0.1:80'"),
+        frontends("'udp://[::1]:53'"),
         frontends("'tcp://192.0.2.10:80', 'tcp://192.0.2.10:80'"),
         frontends("'tcp://192.0.2.10:80'") + "\nring_size = 1000",
         backend("address = 'localhost:80'"),
@@ -423,6 +425,8 @@ fn services_are_checked() {
     lb.toml:3:14: `tcp://2001:db8::1:80`: after tcp:// comes an IP address and a port, a range of ports or *, like tcp://192.0.2.10:80, tcp://[2001:db8::10]:8000-8999 or tcp://192.0.2.10:*
     lb.toml:3:14: the VIP ff02::1 is a multicast address; use the address of one host
     lb.toml:3:14: the VIP 255.255.255.255 is a reserved or broadcast address; use the address of one host
+    lb.toml:3:14: the VIP 127.0.0.1 is a loopback address; use the address of one host
+    lb.toml:3:14: the VIP ::1 is a loopback address; use the address of one host
     lb.toml:3:37: tcp://192.0.2.10:80 is already a frontend of the service of line 2; a frontend has one service
     lb.toml:4:13: `ring_size` is 1000; it must be one of 1021, 2039, 4093, 8191, 16381, 32749, 65521, 131071
     lb.toml:5:11: `localhost:80` is no address and port; write it like 10.0.0.1:8080 or [fd00::1]:8080, or 10.0.0.1 for the port that the client asked for (names are not resolved)

@@ -46,7 +46,9 @@ impl Constants {
         let routes_across = options.cgroup.as_ref().is_some_and(|cgroup| cgroup.routes_across);
         loader.override_global("ROUTES_ACROSS", value(routes_across), true);
         for (name, since, needs) in FEATURES {
-            let has = kernel_is_at_least(since) && needs.iter().all(|it| Path::new(it).exists());
+            let may = options.as_on_kernel.is_none_or(|version| version >= since);
+            let has =
+                may && kernel_is_at_least(since) && needs.iter().all(|it| Path::new(it).exists());
             loader.override_global(name, value(has), true);
         }
     }

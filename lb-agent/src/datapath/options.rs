@@ -101,6 +101,9 @@ pub struct Options {
     pub times: RecordTimes,
     /// Seed of the flow hash; `None`: random when the maps are made.
     pub hash_seed: Option<u64>,
+    /// Programs use no more of the kernel than there is in this version, so that one can see on a newer
+    /// one what an older one makes of them. `None`: all that the running one has.
+    pub as_on_kernel: Option<(u32, u32)>,
 }
 
 impl Options {
@@ -133,6 +136,7 @@ impl Default for Options {
             records: DEFAULT_RECORDS,
             times: RecordTimes::default(),
             hash_seed: None,
+            as_on_kernel: None,
         }
     }
 }

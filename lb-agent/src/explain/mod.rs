@@ -27,7 +27,7 @@ use lb_common::{
 };
 
 pub use self::call::{Caller, explain_call};
-use self::recorder::Recorder;
+use self::recorder::{Recorder, UNSERVED};
 use crate::{
     api::{
         explain::{ExplainQuery, Explanation, Outcome, PacketWord, Step},
@@ -67,10 +67,11 @@ pub fn explain<A: Family + Into<IpAddr>, T: Tables<A>>(
     }
     let is_forwarded = matches!(decision.verdict, Verdict::Deliver | Verdict::Route);
     let replies = is_forwarded.then(|| replies(&recorder, context, &decision, &flow));
+    let steps = recorder.into_steps();
     Explanation {
         question: query.clone(),
-        steps: recorder.into_steps(),
-        notes: notes(query, &decision, replies),
+        notes: notes(query, &decision, replies, &steps),
+        steps,
         outcome: outcome(&decision, replies),
     }
 }
@@ -170,13 +171,21 @@ fn notes<A: Family>(
     query: &ExplainQuery,
     decision: &Decision<A>,
     replies: Option<Replies>,
+    steps: &[Step],
 ) -> Vec<String> {
+    let is_unserved =
+        |step: &Step| matches!(step, Step::Frontend { state, .. } if state == UNSERVED);
     let mut notes = Vec::new();
     match decision.verdict {
         Verdict::Pass if query.is_reply => notes.push(
             "it is no reply to a client of a virtual address: the packet leaves as the backend's \
              own"
             .to_owned(),
+        ),
+        Verdict::Pass if steps.iter().any(is_unserved) => notes.push(
+            "the address is the node's own, too, and no frontend takes this port of it: the packet is \
+             the system's own"
+                .to_owned(),
         ),
         Verdict::Pass => notes.push(
             "the destination is no virtual address of this node: the packet is the system's own"

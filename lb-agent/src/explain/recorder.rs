@@ -22,6 +22,9 @@ use crate::api::{
     trace::BackendName,
 };
 
+/// State of a destination that is a VIP without frontend at the port.
+pub(super) const UNSERVED: &str = "unserved";
+
 /// The tables of a family, and what the engine has asked of them so far.
 pub(super) struct Recorder<'a, A, T> {
     tables: &'a T,
@@ -178,7 +181,7 @@ impl<A: Family + Into<IpAddr>, T: Tables<A>> Tables<A> for Recorder<'_, A, T> {
         }
         let state = match frontend.state {
             FrontendState::Served => "served",
-            FrontendState::Unserved => "unserved",
+            FrontendState::Unserved => UNSERVED,
             FrontendState::NotVip => "unknown",
         };
         let number = frontend.is_served().then_some(frontend.service);

@@ -5,10 +5,11 @@ use lb_common::{
     abi::{
         BackendV4, BackendV6, CLASS_ESTABLISHED, CLASS_HALF_OPEN, FAMILY_V4, FAMILY_V6,
         FRONTEND_DROPS, FRONTEND_RECORDS_REPLIES, FlowKeyV4, FlowRecord, Frontend, FrontendKeyV4,
-        FrontendKeyV6, Limits, META_REPLY_DEFAULTS, NetAddr6, NetU32, PATH_LOCAL, PATH_ROUTED,
-        PROTOCOL_ANY, REPLY_DEFAULT_AMBIGUOUS, REPLY_DEFAULT_FOREIGN, ReplyDefaultKeyV4,
-        ReplyDefaultV4, ReplyKeyV4, ReplyRecordV4, RingDescriptor, SCOPE_FRONT, SLOT_MOVING,
-        SLOT_SETTLED, Slot, TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS, affinity_flags, ring_number,
+        FrontendKeyV6, LOCAL_PRIMARY, Limits, META_REPLY_DEFAULTS, NetAddr6, NetU32, PATH_LOCAL,
+        PATH_ROUTED, PROTOCOL_ANY, REPLY_DEFAULT_AMBIGUOUS, REPLY_DEFAULT_FOREIGN,
+        ReplyDefaultKeyV4, ReplyDefaultV4, ReplyKeyV4, ReplyRecordV4, RingDescriptor, SCOPE_FRONT,
+        SLOT_MOVING, SLOT_SETTLED, Slot, TAKES_NEW, TAKES_OLD, TAKES_OLD_DATAGRAMS, affinity_flags,
+        ring_number,
     },
     engine::host::HostTables,
 };
@@ -311,6 +312,14 @@ fn what_is_not_forwarded() {
     tcp syn 192.0.2.7:40000 > 203.0.113.10:81
       frontend      unserved
     decision: answer reset, no_frontend
+    ");
+    let mut own = tables(plain, 0);
+    own.local.push(([203, 0, 113, 10].into(), 32, LOCAL_PRIMARY));
+    assert_snapshot!(explained(&own, "203.0.113.10:81", PacketWord::Syn), @"
+    tcp syn 192.0.2.7:40000 > 203.0.113.10:81
+      frontend      unserved
+    decision: pass
+    note: the address is the node's own, too, and no frontend takes this port of it: the packet is the system's own
     ");
     assert_snapshot!(check(plain, FRONTEND_DROPS, "203.0.113.10:81"), @"
     tcp syn 192.0.2.7:40000 > 203.0.113.10:81

@@ -483,6 +483,7 @@ fn uninstall_options(config: &Config) -> datapath::Options {
         records: config.tables.records,
         times: config.times.records(),
         hash_seed: config.hash_seed,
+        as_on_kernel: None,
     }
 }
 

@@ -5,6 +5,7 @@ use std::{
     ffi::CString,
     fs,
     io::{self, Read as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     os::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
         unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
@@ -17,6 +18,7 @@ use std::{
 use lb_agent::{
     datapath::{CgroupOptions, Datapath, Options, TcMode},
     netlink::{Cookies, Process},
+    plan::{Action, Kernel as _},
 };
 use lb_common::abi::program_names;
 use nix::libc;
@@ -25,6 +27,12 @@ use crate::{
     sandbox::{Sandbox, run, skip, tree},
     sandboxed,
 };
+
+/// Virtual addresses without services.
+const VIPS: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, 0x10)),
+];
 
 /// Every program with the kernel's number of the call that it is for.
 pub(crate) const CALLS: [(&str, u64); 9] = [
@@ -209,6 +217,29 @@ impl Drop for Elsewhere {
     }
 }
 
+/// Whether programs of this kernel say which error it is (`bpf_set_retval`, Linux 6.1).
+fn kernel_chooses() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split('.').map(|number| number.trim().parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(6), Some(1))
+}
+
+/// Errors of calls to a port where nobody serves: of connections and of datagrams, of both families.
+fn errors_of_calls() -> [Option<i32>; 4] {
+    let [four, six] = VIPS.map(|vip| SocketAddr::new(vip, 81));
+    let error = |result: io::Result<()>| result.unwrap_err().raw_os_error();
+    let send = |to: SocketAddr| {
+        let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        UdpSocket::bind(any)?.send_to(b"?", to).map(drop)
+    };
+    [
+        error(TcpStream::connect(four).map(drop)),
+        error(TcpStream::connect(six).map(drop)),
+        error(send(four)),
+        error(send(six)),
+    ]
+}
+
 /// The kernel lets go of a cgroup that was removed a little later.
 fn wait_until_off(sandbox: &Sandbox) {
     let begun = Instant::now();
@@ -289,6 +320,29 @@ sandboxed! {
         let datapath = open(sandbox, &cgroup.0);
         assert_eq!(link_ids(sandbox), links);
         check_all_on(sandbox, &datapath, &cgroup);
+    }
+
+    fn refused_calls_get_the_error_that_programs_of_the_kernel_can_give(sandbox) {
+        let name = "refused_calls_get_the_error_that_programs_of_the_kernel_can_give";
+        let Some(cgroup) = Cgroup::absent(name) else { return };
+        cgroup.make();
+        let as_on = |as_on_kernel| {
+            let calls = CgroupOptions { path: Some(cgroup.0.clone()), ..CgroupOptions::default() };
+            let options = sandbox.options(TcMode::Auto);
+            Datapath::open(&Options { cgroup: Some(calls), as_on_kernel, ..options }).unwrap()
+        };
+        let mut datapath = as_on(Some((5, 10)));
+        for vip in VIPS {
+            datapath.execute(&Action::PutVip { vip }).unwrap();
+        }
+        let inside = Inside::of(&cgroup);
+        assert_eq!(errors_of_calls(), [Some(libc::EPERM); 4]);
+        drop(datapath);
+        // The node gets a newer kernel's programs.
+        let _datapath = as_on(None);
+        let expected = if kernel_chooses() { libc::ECONNREFUSED } else { libc::EPERM };
+        assert_eq!(errors_of_calls(), [Some(expected); 4]);
+        drop(inside);
     }
 
     fn namespaces_are_told_by_a_call_where_the_kernel_tells_only_programs(sandbox) {

@@ -78,6 +78,7 @@ impl Sandbox {
             records: 4_096,
             times: RecordTimes::default(),
             hash_seed: Some(7),
+            as_on_kernel: None,
         }
     }
 
