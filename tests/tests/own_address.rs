@@ -116,7 +116,7 @@ fn all_ports_of_it_are_refused_by_name() -> Result<()> {
     };
     config.extra = service("all", "*") + &service("one", "81");
     let agent = world.start_agent(&config)?;
-    agent.wait_refusal(&["all", "tcp://192.0.2.1:*", "name the ports"])?;
+    agent.wait_refusal(&["all", "tcp://192.0.2.1:*", "name fewer ports"])?;
     let at_home = world.node().serve_as("node", SSH)?;
     ensure!(name_at(&world, (NODE, SSH).into())? == "node", "its own server");
     ensure!(name_at(&world, (NODE, 81).into())? == "remote-1", "nothing else is affected");

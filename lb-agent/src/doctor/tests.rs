@@ -375,7 +375,7 @@ fn who_else_has_addresses_and_packets_is_said() {
                          why: only socket calls reach it, those of containers too, which then do not reach their own programs at its ports
                          do:  give the service an address of its own
     warning  vip         192.0.2.1 is an address of this node
-                         why: ports of services hide those of the node's own programs and of its own connections; what else comes from outside is the node's if it calls from this address (one that brings a subnet, or the default route's), and is refused if the address is there for others (of keepalived, or on `lo`)
+                         why: ports of services hide those of the node's own programs and of its own connections; what else comes from outside is the node's if it calls from this address, and is refused if the address is there for others (of keepalived, or on `lo`)
                          do:  give the service an address of its own, unless that is meant
     warning  ipvs        also serves `10.96.0.10:80`
                          why: lb comes first: new connections are ours, and those that IPVS has already break

@@ -49,6 +49,12 @@ impl Ports {
         self.first != self.last
     }
 
+    /// How many there are.
+    #[must_use]
+    pub fn count(self) -> u32 {
+        u32::from(self.last - self.first) + 1
+    }
+
     /// Whether some port is in both.
     #[must_use]
     pub fn overlap(self, other: Self) -> bool {

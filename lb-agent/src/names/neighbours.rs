@@ -2,6 +2,7 @@
 //! that we listen on could use us to ask anybody anything, and in the name of others.
 
 use std::{
+    collections::BTreeSet,
     io,
     net::IpAddr,
     sync::{Mutex, PoisonError},
@@ -10,17 +11,14 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::{
-    model::{IpPrefix, LocalPrefixes},
-    netlink,
-};
+use crate::{model::IpPrefix, netlink};
 
 /// How often it is looked whether a stranger has become one of ours: a network may be new.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long one of ours is so without another look: its network may be gone, and others have the subnet.
 const KNOWN_FOR: Duration = Duration::from_secs(5);
 
-type Look = dyn Fn() -> io::Result<LocalPrefixes> + Send + Sync;
+type Look = dyn Fn() -> io::Result<BTreeSet<IpPrefix>> + Send + Sync;
 
 /// The node's own addresses and the subnets of its containers.
 pub(super) struct Neighbours {
@@ -31,17 +29,17 @@ pub(super) struct Neighbours {
 #[derive(Debug, Default)]
 struct Known {
     looked_at: Option<Instant>,
-    prefixes: LocalPrefixes,
+    prefixes: BTreeSet<IpPrefix>,
 }
 
 impl Neighbours {
     /// With the names of front interfaces, where clients are.
     pub(super) fn new(fronts: &[String]) -> Self {
         let fronts = fronts.to_vec();
-        Self::seen_by(move || netlink::local_prefixes(&fronts))
+        Self::seen_by(move || netlink::local_networks(&fronts))
     }
 
-    fn seen_by(look: impl Fn() -> io::Result<LocalPrefixes> + Send + Sync + 'static) -> Self {
+    fn seen_by(look: impl Fn() -> io::Result<BTreeSet<IpPrefix>> + Send + Sync + 'static) -> Self {
         Self { look: Box::new(look), known: Mutex::default() }
     }
 
@@ -66,7 +64,7 @@ impl Neighbours {
 
 impl Known {
     fn has(&self, address: IpAddr) -> bool {
-        self.prefixes.keys().any(|prefix| IpPrefix::of(address, prefix.length()) == *prefix)
+        self.prefixes.iter().any(|prefix| IpPrefix::of(address, prefix.length()) == *prefix)
     }
 }
 
@@ -75,12 +73,11 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::model::LocalKind;
 
     #[test]
     fn whoever_is_in_a_subnet_of_containers_is_one_of_ours() {
         let prefixes = ["172.18.0.0/16", "192.0.2.1/32", "fd00:1::/64"].map(prefix);
-        let neighbours = Neighbours::seen_by(move || Ok(LocalPrefixes::from(prefixes)));
+        let neighbours = Neighbours::seen_by(move || Ok(BTreeSet::from(prefixes)));
         for (address, expected) in [
             ("127.0.0.53", true),
             ("::1", true),
@@ -99,7 +96,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn networks_that_come_and_go_are_seen_and_none_is_looked_for_all_the_time() {
-        let there = Arc::new(Mutex::new((LocalPrefixes::new(), 0)));
+        let there = Arc::new(Mutex::new((BTreeSet::new(), 0)));
         let seen = Arc::clone(&there);
         let neighbours = Neighbours::seen_by(move || {
             let mut seen = seen.lock().expect("a lock");
@@ -125,9 +122,8 @@ mod tests {
         }
     }
 
-    fn prefix(text: &str) -> (IpPrefix, LocalKind) {
+    fn prefix(text: &str) -> IpPrefix {
         let (address, length) = text.split_once('/').expect(text);
-        let length = length.parse().expect(text);
-        (IpPrefix::of(address.parse().expect(text), length), LocalKind::Containers)
+        IpPrefix::of(address.parse().expect(text), length.parse().expect(text))
     }
 }

@@ -40,13 +40,6 @@ pub(super) enum Family {
     V6,
 }
 
-impl Family {
-    /// That of an address.
-    pub(super) fn of(address: IpAddr) -> Self {
-        if address.is_ipv4() { Self::V4 } else { Self::V6 }
-    }
-}
-
 /// A default route: one entry per way that it has.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct DefaultRoute {
@@ -157,10 +150,14 @@ pub(super) struct FullAddress {
     pub(super) interface: u32,
     /// Of IPv4: there is an older one of the same subnet. Of IPv6: it is a temporary one.
     pub(super) is_secondary: bool,
+    /// It has no end: nobody has leased it.
+    pub(super) is_permanent: bool,
+    /// No connection begins from it.
+    pub(super) is_deprecated: bool,
 }
 
-/// Every address of the socket's namespace, of both families and all scopes. Those of one interface are in
-/// the order in which the kernel chooses among them.
+/// Every address of the socket's namespace, of both families and all scopes. Those of IPv4 of one interface
+/// are in the order in which the kernel chooses among them.
 pub(super) fn all_addresses(socket: &mut RouteSocket) -> io::Result<Vec<FullAddress>> {
     let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
     let found = socket.dump(&question, |message| {
@@ -174,11 +171,14 @@ pub(super) fn all_addresses(socket: &mut RouteSocket) -> io::Result<Vec<FullAddr
                 _ => {}
             }
         }
+        let has = |flag| message.header.flags.contains(flag);
         Some(FullAddress {
             address: own.or(far_or_own)?,
             prefix_length: message.header.prefix_len,
             interface: message.header.index,
-            is_secondary: message.header.flags.contains(AddressHeaderFlags::Secondary),
+            is_secondary: has(AddressHeaderFlags::Secondary),
+            is_permanent: has(AddressHeaderFlags::Permanent),
+            is_deprecated: has(AddressHeaderFlags::Deprecated),
         })
     })?;
     Ok(found)

@@ -22,53 +22,104 @@ const LOOPBACK_INDEX: u32 = 1;
 /// since one that is made anew has another index.
 pub fn local_prefixes(fronts: &[String]) -> io::Result<LocalPrefixes> {
     let mut socket = RouteSocket::open()?;
-    let bridges = bridges(&mut socket)?;
-    let mut links = Vec::new();
-    for front in fronts.iter().filter(|front| (1..libc::IFNAMSIZ).contains(&front.len())) {
-        links.extend(link_named(&mut socket, front)?);
-    }
-    let bridges = of_containers(bridges.into_values(), fronts, &links);
-    let mut ways_out = Vec::new();
-    for family in [Family::V4, Family::V6] {
-        let routes = default_routes(&mut socket, family)?;
-        ways_out.extend(routes.iter().map(|route| (family, route.interface, route.source)));
-    }
-    let mut all = all_addresses(&mut socket)?;
-    all.retain(|it| !is_link_local(it.address));
+    let (all, networks) = seen(&mut socket, fronts)?;
+    // Of other nodes there may be routes to all the world.
+    let ways_out =
+        if all.iter().any(may_be_of_a_route) { ways_out(&mut socket)? } else { Vec::new() };
     let primary = primary(&all, &ways_out);
-    let mut local = LocalPrefixes::new();
+    let networks = networks.into_iter().map(|network| (network, LocalKind::Containers));
     // A subnet of one address is that address.
-    for it in all.iter().filter(|it| bridges.contains(&it.interface)) {
-        local.insert(IpPrefix::of(it.address, it.prefix_length), LocalKind::Containers);
-    }
-    for FullAddress { address, .. } in all {
-        let is_primary = primary.contains(&address);
+    let addresses = all.iter().map(|it| {
+        let is_primary = primary.contains(&it.address);
         let kind = if is_primary { LocalKind::Primary } else { LocalKind::Node };
-        local.insert(IpPrefix::host(address), kind);
-    }
-    Ok(local)
+        (IpPrefix::host(it.address), kind)
+    });
+    Ok(networks.chain(addresses).collect())
 }
 
-/// An address that brings a subnet is one that the node uses there, if no older one did so before. Virtual
-/// addresses have a subnet of their own mostly, but so have those of many clouds' machines: there it is the
-/// one that the default route is used with. `ways_out`: interface and source of the default routes.
-fn primary(all: &[FullAddress], ways_out: &[(Family, u32, Option<IpAddr>)]) -> BTreeSet<IpAddr> {
-    let brings_subnet = |it: &&FullAddress| {
-        let is_v4 = it.address.is_ipv4();
-        it.interface != LOOPBACK_INDEX
-            && it.prefix_length < if is_v4 { 32 } else { 128 }
-            && !(is_v4 && it.is_secondary)
-    };
-    let mut primary: BTreeSet<IpAddr> =
-        all.iter().filter(brings_subnet).map(|it| it.address).collect();
-    for (family, interface, source) in ways_out {
-        let is_there =
-            |it: &&FullAddress| it.interface == *interface && Family::of(it.address) == *family;
-        let with_subnet = || all.iter().filter(is_there).any(|it| brings_subnet(&it));
-        match source {
-            Some(source) => primary.extend([*source]),
-            None if with_subnet() => {}
-            None => primary.extend(all.iter().find(is_there).map(|it| it.address)),
+/// The same without what they are, for those who look often.
+pub fn local_networks(fronts: &[String]) -> io::Result<BTreeSet<IpPrefix>> {
+    let (all, networks) = seen(&mut RouteSocket::open()?, fronts)?;
+    Ok(networks.into_iter().chain(all.iter().map(|it| IpPrefix::host(it.address))).collect())
+}
+
+/// All addresses that packets come to, and the subnets of containers.
+fn seen(
+    socket: &mut RouteSocket,
+    fronts: &[String],
+) -> io::Result<(Vec<FullAddress>, Vec<IpPrefix>)> {
+    let bridges = bridges(socket)?;
+    let mut links = Vec::new();
+    for front in fronts.iter().filter(|front| (1..libc::IFNAMSIZ).contains(&front.len())) {
+        links.extend(link_named(socket, front)?);
+    }
+    let bridges = of_containers(bridges.into_values(), fronts, &links);
+    let mut all = all_addresses(socket)?;
+    all.retain(|it| !is_link_local(it.address));
+    let of_bridges = all.iter().filter(|it| bridges.contains(&it.interface));
+    let networks = of_bridges.map(|it| IpPrefix::of(it.address, it.prefix_length)).collect();
+    Ok((all, networks))
+}
+
+/// A default route, reduced to what it says of addresses.
+#[derive(Clone, Copy, Debug)]
+struct WayOut {
+    family: Family,
+    interface: u32,
+    source: Option<IpAddr>,
+}
+
+fn ways_out(socket: &mut RouteSocket) -> io::Result<Vec<WayOut>> {
+    let mut ways_out = Vec::new();
+    for family in [Family::V4, Family::V6] {
+        let routes = default_routes(socket, family)?;
+        ways_out.extend(routes.iter().map(|route| WayOut {
+            family,
+            interface: route.interface,
+            source: route.source,
+        }));
+    }
+    Ok(ways_out)
+}
+
+/// What the node calls from, whatever its routes are. Of IPv4 the first address of each subnet, and what
+/// was leased to it; a subnet of one address is mostly made for an address that moves. Of IPv6 all but those
+/// that are not to be called from, as keepalived's.
+fn is_called_from(it: &FullAddress) -> bool {
+    let brings_subnet = || it.prefix_length < 32 && !it.is_secondary;
+    it.interface != LOOPBACK_INDEX
+        && if it.address.is_ipv4() {
+            !it.is_permanent || brings_subnet()
+        } else {
+            !it.is_deprecated
+        }
+}
+
+/// Whether routes may say that it is called from, which nothing else says.
+fn may_be_of_a_route(it: &FullAddress) -> bool {
+    !it.address.is_loopback() && !is_called_from(it)
+}
+
+/// Beside what is called from anyway: the source of a default route, or what the kernel takes where it names
+/// none (`inet_select_addr`): in many clouds a machine's only address is a subnet of its own, and between
+/// routers that speak BGP it may stand on `lo` alone.
+fn primary(all: &[FullAddress], ways_out: &[WayOut]) -> BTreeSet<IpAddr> {
+    let used = all.iter().filter(|it| is_called_from(it));
+    let mut primary: BTreeSet<IpAddr> = used.map(|it| it.address).collect();
+    for WayOut { family, interface, source } in ways_out {
+        primary.extend(source);
+        if source.is_some() || *family == Family::V6 {
+            continue;
+        }
+        let on = |interface: u32| {
+            let is_there = move |it: &&FullAddress| {
+                it.address.is_ipv4() && it.interface == interface && !it.address.is_loopback()
+            };
+            all.iter().filter(is_there)
+        };
+        if !on(*interface).any(is_called_from) {
+            let first = on(*interface).chain(on(LOOPBACK_INDEX)).next();
+            primary.extend(first.map(|it| it.address));
         }
     }
     primary
@@ -115,54 +166,77 @@ mod tests {
         }
     }
 
+    const FRONT: u32 = 2;
+
+    /// An address as `ip addr` has it, on the front or on the interface behind a `%`. Behind it: `+` if it is a
+    /// secondary one, `~` if it is leased, `-` if it is deprecated.
+    fn address(text: &str) -> FullAddress {
+        let (text, interface) = text.split_once('%').unwrap_or((text, "2"));
+        let (address, rest) = text.split_once('/').expect("address/length");
+        FullAddress {
+            address: address.parse().expect("an address"),
+            prefix_length: rest.trim_end_matches(['+', '~', '-']).parse().expect("a length"),
+            interface: interface.parse().expect("an index"),
+            is_secondary: rest.contains('+'),
+            is_permanent: !rest.contains('~'),
+            is_deprecated: rest.contains('-'),
+        }
+    }
+
     #[test]
-    fn primary_addresses_are_those_that_the_node_uses_itself() {
-        const FRONT: u32 = 2;
-        let check = |what: &str, all: &[(&str, u32)], ways: &[Option<&str>], expected: &[&str]| {
-            let all: Vec<FullAddress> = all
-                .iter()
-                .map(|(text, interface)| {
-                    let is_secondary = text.ends_with('+');
-                    let (address, length) =
-                        text.trim_end_matches('+').split_once('/').expect("address/length");
-                    FullAddress {
-                        address: address.parse().expect("an address"),
-                        prefix_length: length.parse().expect("a length"),
-                        interface: *interface,
-                        is_secondary,
-                    }
-                })
-                .collect();
-            let v6 = all.iter().any(|it| it.address.is_ipv6());
-            let family = if v6 { Family::V6 } else { Family::V4 };
-            let ways: Vec<_> = ways
-                .iter()
-                .map(|source| (family, FRONT, source.map(|it| it.parse().expect("an address"))))
-                .collect();
+    fn primary_addresses_are_those_that_the_node_calls_from() {
+        let check = |what: &str, all: &[&str], ways: &[Option<&str>], expected: &[&str]| {
+            let all: Vec<FullAddress> = all.iter().map(|text| address(text)).collect();
+            let is_v4 = all[0].address.is_ipv4();
+            let family = if is_v4 { Family::V4 } else { Family::V6 };
+            let source = |text: &str| text.parse().expect("an address");
+            let way = |source| WayOut { family, interface: FRONT, source };
+            let ways: Vec<WayOut> = ways.iter().map(|it| way(it.map(source))).collect();
             let found: Vec<String> = primary(&all, &ways).iter().map(ToString::to_string).collect();
             assert_eq!(found, expected, "{what}");
         };
-        let node = ("192.0.2.1/24", FRONT);
+        let (node, moved) = ("192.0.2.1/24", "192.0.2.10/32");
         check("one address", &[node], &[], &["192.0.2.1"]);
-        check("keepalived's", &[node, ("192.0.2.10/32", FRONT)], &[None], &["192.0.2.1"]);
-        check("keepalived's first", &[("192.0.2.10/32", FRONT), node], &[None], &["192.0.2.1"]);
-        check(
-            "a second of the subnet",
-            &[node, ("192.0.2.10/24+", FRONT)],
-            &[None],
-            &["192.0.2.1"],
-        );
-        check("one of `lo`", &[node, ("198.51.100.1/24", 1)], &[None], &["192.0.2.1"]);
-        check("a bridge", &[node, ("172.17.0.1/16", 5)], &[None], &["172.17.0.1", "192.0.2.1"]);
-        let single = ("192.0.2.1/32", FRONT);
-        check("a cloud's", &[single, ("192.0.2.10/32", FRONT)], &[None], &["192.0.2.1"]);
-        let virtual_first = [("192.0.2.10/32", FRONT), single];
-        check("a cloud's, by the route", &virtual_first, &[Some("192.0.2.1")], &["192.0.2.1"]);
+        check("keepalived's", &[node, moved], &[None], &["192.0.2.1"]);
+        check("keepalived's first", &[moved, node], &[None], &["192.0.2.1"]);
+        check("a second of the subnet", &[node, "192.0.2.10/24+"], &[None], &["192.0.2.1"]);
+        check("two leases", &[node, "192.0.2.9/24+~"], &[None], &["192.0.2.1", "192.0.2.9"]);
+        check("of `lo`", &[node, "198.51.100.1/24%1"], &[None], &["192.0.2.1"]);
+        check("a bridge", &[node, "172.17.0.1/16%5"], &[None], &["172.17.0.1", "192.0.2.1"]);
+        let single = "192.0.2.1/32";
+        check("a cloud's", &[single, moved], &[None], &["192.0.2.1"]);
+        check("a cloud's, leased", &[moved, "192.0.2.1/32~"], &[None], &["192.0.2.1"]);
+        check("a cloud's, by the route", &[moved, single], &[Some("192.0.2.1")], &["192.0.2.1"]);
         check("no way out", &[single], &[], &[]);
-        check("a way out elsewhere", &[("192.0.2.1/32", 7)], &[None], &[]);
-        let temporary = [("2001:db8::1/64", FRONT), ("2001:db8::2/64+", FRONT)];
-        check("a temporary one", &temporary, &[None], &["2001:db8::1", "2001:db8::2"]);
-        check("DHCPv6", &[("2001:db8::1/128", FRONT)], &[None], &["2001:db8::1"]);
+        check("a way out elsewhere", &["192.0.2.1/32%7"], &[None], &[]);
+        check("unnumbered", &["127.0.0.1/8%1", "192.0.2.1/32%1", moved], &[], &[]);
+        let on_lo = ["127.0.0.1/8%1", "192.0.2.1/32%1", "192.0.2.10/32%1"];
+        check("unnumbered, by the route", &on_lo, &[None], &["192.0.2.1"]);
+
+        let (slaac, dhcp) = ("2001:db8::1/64~", "2001:db8::2/128~");
+        check("SLAAC and DHCPv6", &[slaac, dhcp], &[None], &["2001:db8::1", "2001:db8::2"]);
+        check("temporary", &["2001:db8::2/64+~", slaac], &[], &["2001:db8::1", "2001:db8::2"]);
+        let moved = ["2001:db8::10/128-", "2001:db8::1/128"];
+        check("keepalived's of IPv6", &moved, &[None], &["2001:db8::1"]);
+        check("of `lo` and IPv6", &["2001:db8::10/128%1", slaac], &[None], &["2001:db8::1"]);
+        check(
+            "by a route of IPv6",
+            &moved,
+            &[Some("2001:db8::10")],
+            &["2001:db8::1", "2001:db8::10"],
+        );
+    }
+
+    /// On most nodes routes say nothing that addresses do not, and to read them may take long.
+    #[test]
+    fn routes_are_asked_where_addresses_do_not_say_it() {
+        let is_asked = |all: &[&str]| all.iter().any(|text| may_be_of_a_route(&address(text)));
+        let loopbacks = ["127.0.0.1/8%1", "::1/128%1"];
+        assert!(!is_asked(&loopbacks));
+        assert!(!is_asked(&["192.0.2.1/24", "172.17.0.1/16%5", "2001:db8::1/64~"]));
+        for odd in ["192.0.2.10/32", "192.0.2.10/32%1", "192.0.2.10/24+", "2001:db8::10/128-"] {
+            assert!(is_asked(&[odd]), "{odd}");
+        }
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub use container::{
 pub use cookie::Cookies;
 pub(crate) use cookie::of_socket as netns_cookie_of;
 pub use diag_parts::{DiagPart, missing_diag_parts};
-pub use local::local_prefixes;
+pub use local::{local_networks, local_prefixes};
 pub use namespace::Namespace;
 pub use node::{default_route_interfaces, forwarding_enabled, link_index, link_name, newest_port};
 pub use process::{BootTicks, Process};

@@ -26,6 +26,7 @@ mod fronts;
 mod hash;
 mod held;
 mod keys;
+mod local;
 mod memo;
 mod numbers;
 mod packed;

@@ -5,9 +5,10 @@ use std::{collections::BTreeSet, mem};
 use lb_common::abi::{FRONTEND_DROPS, affinity_flags};
 
 use super::{Action, KernelState, draft::Draft, planner::Wanted, ring_of};
-use crate::model::{
-    Affinity, FrontendAddress, IpPrefix, LocalKind, LocalPrefixes, Policy, Ports, Unreachable,
-};
+use crate::model::{Affinity, FrontendAddress, IpPrefix, LocalKind, Policy, Unreachable};
+
+/// So many ports of an address are as good as all.
+const MOST_PORTS: u32 = 1 << 15;
 
 /// What the tables say of a frontend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,7 +37,7 @@ impl Draft<'_> {
         let mut wanted = Vec::with_capacity(services.len());
         for Wanted { service, number, .. } in services {
             for frontend in &service.frontends {
-                if self.would_take_the_node(frontend) {
+                if self.would_cut_off_the_node(frontend) {
                     self.refuse(format!("service `{}`", service.name), taken(frontend));
                 } else if self.rings_wanted.contains(&ring_of(*number, frontend)) {
                     let flags = flags_of(&service.policy, frontend);
@@ -66,11 +67,14 @@ impl Draft<'_> {
         self.frontend_pairs = pairs;
     }
 
-    /// Whether the node itself could neither be reached nor call anybody.
-    fn would_take_the_node(&self, frontend: &FrontendAddress) -> bool {
-        let kind = |local: &LocalPrefixes| local.get(&IpPrefix::host(frontend.vip)).copied();
-        frontend.ports == Ports::ALL
-            && self.sight.local.as_ref().and_then(kind) == Some(LocalKind::Primary)
+    /// Whether the node itself could neither be reached nor call anybody. What is served already goes on
+    /// being so: the address may just have come to this node.
+    fn would_cut_off_the_node(&self, frontend: &FrontendAddress) -> bool {
+        let vip = IpPrefix::host(frontend.vip);
+        let seen = self.sight.local.as_ref().and_then(|local| local.get(&vip));
+        frontend.ports.count() >= MOST_PORTS
+            && seen.or_else(|| self.kernel.local.get(&vip)) == Some(&LocalKind::Primary)
+            && !self.kernel.frontends.contains_key(frontend)
     }
 
     /// Puts frontends that are not in the tables as they should be. Flows of all are recorded but those of
@@ -107,8 +111,8 @@ impl Draft<'_> {
 
 fn taken(frontend: &FrontendAddress) -> String {
     format!(
-        "the frontend {frontend} is not served: {} is the node's own address, and all its ports are those \
-         of the node's own programs and of the answers to what they send; name the ports, or give the \
+        "the frontend {frontend} is not served: {} is the node's own address, whose ports are those of \
+         the node's own programs and of the answers to what they send; name fewer ports, or give the \
          service an address of its own",
         frontend.vip
     )

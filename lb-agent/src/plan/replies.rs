@@ -36,7 +36,7 @@
 
 use std::{collections::HashMap, net::SocketAddr};
 
-use lb_common::abi::{BACKEND_NONE, MAX_LOCAL, TICK_NS, ring_number};
+use lb_common::abi::{BACKEND_NONE, TICK_NS, ring_number};
 
 use super::{
     Action, KernelBackend, ReplyDefault, ReplyPort,
@@ -135,33 +135,6 @@ impl Draft<'_> {
                 BackendState::Starting | BackendState::Disabled | BackendState::Gone
             ),
         });
-    }
-
-    /// Addresses for which no default counts. False: they are not known, or too many.
-    fn local(&mut self) -> bool {
-        let Some(wanted) = &self.sight.local else { return false };
-        let kernel = self.kernel;
-        for is_v4 in [true, false] {
-            let count = wanted.keys().filter(|it| it.address().is_ipv4() == is_v4).count();
-            if count > MAX_LOCAL as usize {
-                let message = format!(
-                    "has {count} addresses and container subnets of one family, and the tables have \
-                     room for {MAX_LOCAL}: replies are translated by records only, which costs a \
-                     lookup for each packet; remove addresses that nobody needs"
-                );
-                self.refuse("the node".to_owned(), message);
-                return false;
-            }
-        }
-        for (prefix, kind) in wanted {
-            if kernel.local.get(prefix) != Some(kind) {
-                self.push(Action::PutLocal { prefix: *prefix, kind: *kind });
-            }
-        }
-        for prefix in kernel.local.keys().filter(|prefix| !wanted.contains_key(prefix)) {
-            self.push(Action::DeleteLocal { prefix: *prefix });
-        }
-        true
     }
 }
 

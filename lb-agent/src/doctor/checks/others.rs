@@ -42,8 +42,8 @@ pub(super) fn addresses(facts: &Facts) -> Vec<Finding> {
                     .because(
                         "ports of services hide those of the node's own programs and of its own \
                          connections; what else comes from outside is the node's if it calls from \
-                         this address (one that brings a subnet, or the default route's), and is \
-                         refused if the address is there for others (of keepalived, or on `lo`)",
+                         this address, and is refused if the address is there for others (of \
+                         keepalived, or on `lo`)",
                     )
                     .so("give the service an address of its own, unless that is meant"),
             );

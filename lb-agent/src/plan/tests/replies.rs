@@ -8,7 +8,8 @@ use lb_common::abi::META_REPLY_DEFAULTS;
 use super::{Node, backend, frontend, service, snapshot};
 use crate::{
     model::{
-        Backend, FrontendAddress, IpPrefix, LocalKind, Ports, Protocol, Service, Snapshot, WaysIn,
+        Backend, FrontendAddress, IpPrefix, LocalKind, LocalPrefixes, Ports, Protocol, Service,
+        Snapshot, WaysIn,
     },
     plan::{Plan, Sight},
 };
@@ -349,11 +350,15 @@ fn too_many_addresses_are_said_and_no_default_is_made() {
     let mut node = Node::new(POOL);
     let address = |low: u32| std::net::Ipv4Addr::from(0x0a00_0000 + low).into();
     let address = |low: u32| (IpPrefix::host(address(low)), LocalKind::Node);
-    let sight = Sight { local: Some((0..4097).map(address).collect()), ..node.sight() };
+    let mut local: LocalPrefixes = (0..4097).map(address).collect();
+    // Without this one the node may be cut off.
+    local.extend([(IpPrefix::host([192, 0, 2, 10].into()), LocalKind::Primary)]);
+    let sight = Sight { local: Some(local), ..node.sight() };
     let plan = node.planner.plan(&node.kernel, &snapshot(vec![vip1()]), &sight);
+    assert!(plan.to_string().contains("local 192.0.2.10/32: put, node, primary"), "{plan}");
     assert_snapshot!(about_replies(&plan), @"
     frontend tcp://192.0.2.10:80: put service 0
-    refused: the node: has 4097 addresses and container subnets of one family, and the tables have room for 4096: replies are translated by records only, which costs a lookup for each packet; remove addresses that nobody needs
+    refused: the node: has 4098 addresses and container subnets of one family, and the tables have room for 4096: replies are translated by records only, which costs a lookup for each packet; remove addresses that nobody needs
     ");
 }
 
@@ -364,28 +369,54 @@ fn all_ports_of_the_nodes_own_address_are_refused() {
     let one = frontend(80);
     all.frontends = [one, FrontendAddress { ports: Ports::ALL, ..one }].into();
     let snapshot = snapshot(vec![all]);
-    let mut known_as = |kind| {
-        let local = Some([(IpPrefix::host(one.vip), kind)].into());
-        let sight = Sight { local, ..seen(&node) };
+    let mut known_as = |kind: Option<LocalKind>| {
+        let local = kind.map(|kind| (IpPrefix::host(one.vip), kind)).into_iter().collect();
+        let sight = Sight { local: Some(local), ..seen(&node) };
         let plan = node.planner.plan(&node.kernel, &snapshot, &sight);
         for action in &plan.actions {
             node.kernel.absorb(action.clone());
         }
         about_replies(&plan)
     };
-    assert_snapshot!(known_as(LocalKind::Primary), @"
+    assert_snapshot!(known_as(Some(LocalKind::Primary)), @"
     flags: 0x2
     replies of tcp://10.0.0.1:8080 at veth 1: put 192.0.2.10:80 of backend 1 by front 3
     backend 1: write #f9e0781d 10.0.0.1:8080 by veth 1, service 0, generation 1, takes new and old, replies by default
     frontend tcp://192.0.2.10:80: put service 0
-    refused: service `one`: the frontend tcp://192.0.2.10:* is not served: 192.0.2.10 is the node's own address, and all its ports are those of the node's own programs and of the answers to what they send; name the ports, or give the service an address of its own
+    refused: service `one`: the frontend tcp://192.0.2.10:* is not served: 192.0.2.10 is the node's own address, whose ports are those of the node's own programs and of the answers to what they send; name fewer ports, or give the service an address of its own
     ");
-    assert_snapshot!(known_as(LocalKind::Node), @"
+    // While it is away, too: it may come back.
+    assert_snapshot!(known_as(None), @"refused: service `one`: the frontend tcp://192.0.2.10:* is not served: 192.0.2.10 is the node's own address, whose ports are those of the node's own programs and of the answers to what they send; name fewer ports, or give the service an address of its own");
+    assert_snapshot!(known_as(Some(LocalKind::Node)), @"
     replies of tcp://10.0.0.1:8080 at veth 1: put 192.0.2.10:80 of backend 1 by front 3, ambiguous
     frontend tcp://192.0.2.10:*: put service 0, recorded
     ");
-    assert_snapshot!(known_as(LocalKind::Primary), @"
-    frontend tcp://192.0.2.10:*: delete
-    refused: service `one`: the frontend tcp://192.0.2.10:* is not served: 192.0.2.10 is the node's own address, and all its ports are those of the node's own programs and of the answers to what they send; name the ports, or give the service an address of its own
-    ");
+    // Whoever is served stays so when the address comes to this node.
+    assert_snapshot!(known_as(Some(LocalKind::Primary)), @"");
+}
+
+#[test]
+fn an_address_that_the_node_calls_from_is_kept_while_it_is_virtual() {
+    let mut node = Node::new(POOL);
+    let vip = IpPrefix::host(frontend(80).vip);
+    let mut step = |services: Vec<Service>, local: &[LocalKind]| {
+        let local = Some(local.iter().map(|kind| (vip, *kind)).collect());
+        let sight = Sight { local, ..seen(&node) };
+        let plan = node.planner.plan(&node.kernel, &snapshot(services), &sight);
+        for action in &plan.actions {
+            node.kernel.absorb(action.clone());
+        }
+        let text = plan.to_string();
+        let is_about = |line: &&str| line.starts_with("local") || line.starts_with("VIP");
+        text.lines().filter(is_about).collect::<Vec<_>>().join("; ")
+    };
+    assert_snapshot!(step(vec![vip1()], &[LocalKind::Primary]), @"local 192.0.2.10/32: put, node, primary");
+    assert_snapshot!(step(vec![vip1()], &[]), @"");
+    assert_snapshot!(step(vec![vip1()], &[LocalKind::Primary]), @"");
+    assert_snapshot!(step(vec![vip1()], &[LocalKind::Node]), @"local 192.0.2.10/32: put, node");
+    assert_snapshot!(step(vec![vip1()], &[]), @"local 192.0.2.10/32: delete");
+    assert_snapshot!(step(vec![vip1()], &[LocalKind::Primary]), @"local 192.0.2.10/32: put, node, primary");
+    // With the service it ends.
+    assert_snapshot!(step(vec![], &[]), @"");
+    assert_snapshot!(step(vec![], &[]), @"local 192.0.2.10/32: delete");
 }
