@@ -23,7 +23,7 @@ fn scene_with_two() -> Result<(Scene, SocketAddr)> {
     let world = World::docker()?;
     let second = world.docker_client()?.container("second").compose("shop", "second", 1);
     let address = lb_tests::world::BALANCER;
-    let frontends = format!("tcp://{address}:81,udp://{address}:81");
+    let frontends = format!("tcp://{address}:81,udp://{address}:81,udp://{address}:82");
     let second = second.label("lb.8080.frontend", &frontends).start()?;
     let behind = SocketAddr::new(second.address()?, 8080);
     let scene = Scene::with(world, |_| {})?;
@@ -37,14 +37,14 @@ fn sockets_that_change_their_minds_are_served() -> Result<()> {
     let (scene, behind) = scene_with_two()?;
     let behind = behind.to_string();
     let dial = scene.callers.dial_path()?.display().to_string();
-    let (one, other) = (scene.target().to_string(), vip(81).to_string());
+    let [one, other, twin] = [scene.target(), vip(81), vip(82)].map(|it| it.to_string());
     let commands = [
         scene.callers.on_node(&scene.world, &dial),
         scene.callers.in_container(&scene.client, &dial)?,
     ];
     for mut command in commands {
-        let said = process::run(command.args(["odd", &one, &other, &behind]))?;
-        ensure!(said.lines().count() == 11, "{said}");
+        let said = process::run(command.args(["odd", &one, &other, &behind, &twin]))?;
+        ensure!(said.lines().count() == 13, "{said}");
         ensure!(said.lines().all(|line| line.ends_with(" ok")), "{said}");
     }
     Ok(())

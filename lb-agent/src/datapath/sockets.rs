@@ -184,19 +184,17 @@ impl SocketCalls {
 
     fn attach(&self, wanted: &CgroupOptions) -> anyhow::Result<Cgroup> {
         let cgroup = cgroup::open(wanted.path.as_deref())?;
-        self.links.detach_elsewhere(&cgroup)?;
         let loaded = self.loaded.as_ref().map_err(|error| anyhow::Error::msg(error.clone()))?;
-        for (name, _) in CALLS {
-            if loaded.iter().all(|(it, ..)| *it != name) {
-                self.links.detach(name)?;
-            }
+        let is_there = |name: &str| {
+            let on = self.links.cgroup_of(name).with_context(|| format!("the link of `{name}`"));
+            on.map(|on| on == Some(cgroup.id))
+        };
+        let (mut held, mut missing) = (Vec::new(), Vec::new());
+        for program in loaded {
+            if is_there(program.0)? { held.push(program) } else { missing.push(program) }
         }
-        let (held, missing): (Vec<_>, Vec<_>) =
-            loaded.iter().partition(|(name, ..)| self.links.has(name));
-        for program in held {
-            self.put(program, &cgroup)?;
-        }
-        // All, before one is attached: half of them would lead some calls and not others.
+        // All, before one is attached: half of them would lead some calls and not others. And before one is
+        // taken off another cgroup, where calls are translated so long.
         for (name, attach_type, _) in &missing {
             // As `bpftool` names it.
             let call = name.strip_prefix("lb_").unwrap_or(name);
@@ -205,7 +203,13 @@ impl SocketCalls {
                 bail!("`{name}` cannot be attached to the cgroup `{path}`: {obstacle}");
             }
         }
-        for program in missing {
+        self.links.detach_elsewhere(&cgroup)?;
+        for (name, _) in CALLS {
+            if loaded.iter().all(|(it, ..)| *it != name) {
+                self.links.detach(name)?;
+            }
+        }
+        for program in held.into_iter().chain(missing) {
             self.put(program, &cgroup)?;
         }
         Ok(cgroup)

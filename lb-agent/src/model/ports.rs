@@ -49,10 +49,10 @@ impl Ports {
         self.first != self.last
     }
 
-    /// How many there are.
+    /// Whether they are half of all ports or more, so that not many programs have one beside them.
     #[must_use]
-    pub fn count(self) -> u32 {
-        u32::from(self.last - self.first) + 1
+    pub fn are_most(self) -> bool {
+        self.last - self.first >= u16::MAX / 2
     }
 
     /// Whether some port is in both.

@@ -22,12 +22,10 @@ const LOOPBACK_INDEX: u32 = 1;
 /// since one that is made anew has another index.
 pub fn local_prefixes(fronts: &[String]) -> io::Result<LocalPrefixes> {
     let mut socket = RouteSocket::open()?;
-    let (all, networks) = seen(&mut socket, fronts)?;
-    // Of other nodes there may be routes to all the world.
-    let ways_out =
-        if all.iter().any(may_be_of_a_route) { ways_out(&mut socket)? } else { Vec::new() };
-    let primary = primary(&all, &ways_out);
-    let networks = networks.into_iter().map(|network| (network, LocalKind::Containers));
+    let (all, bridges) = seen(&mut socket, fronts)?;
+    let ways_out = ways_out(&mut socket, &all);
+    let primary = primary(&all, &bridges, &ways_out);
+    let networks = networks(&all, &bridges).map(|network| (network, LocalKind::Containers));
     // A subnet of one address is that address.
     let addresses = all.iter().map(|it| {
         let is_primary = primary.contains(&it.address);
@@ -39,15 +37,15 @@ pub fn local_prefixes(fronts: &[String]) -> io::Result<LocalPrefixes> {
 
 /// The same without what they are, for those who look often.
 pub fn local_networks(fronts: &[String]) -> io::Result<BTreeSet<IpPrefix>> {
-    let (all, networks) = seen(&mut RouteSocket::open()?, fronts)?;
-    Ok(networks.into_iter().chain(all.iter().map(|it| IpPrefix::host(it.address))).collect())
+    let (all, bridges) = seen(&mut RouteSocket::open()?, fronts)?;
+    Ok(networks(&all, &bridges).chain(all.iter().map(|it| IpPrefix::host(it.address))).collect())
 }
 
-/// All addresses that packets come to, and the subnets of containers.
+/// All addresses that packets come to, and the indexes of the bridges of containers.
 fn seen(
     socket: &mut RouteSocket,
     fronts: &[String],
-) -> io::Result<(Vec<FullAddress>, Vec<IpPrefix>)> {
+) -> io::Result<(Vec<FullAddress>, BTreeSet<u32>)> {
     let bridges = bridges(socket)?;
     let mut links = Vec::new();
     for front in fronts.iter().filter(|front| (1..libc::IFNAMSIZ).contains(&front.len())) {
@@ -56,9 +54,13 @@ fn seen(
     let bridges = of_containers(bridges.into_values(), fronts, &links);
     let mut all = all_addresses(socket)?;
     all.retain(|it| !is_link_local(it.address));
+    Ok((all, bridges))
+}
+
+/// The subnets of containers.
+fn networks(all: &[FullAddress], bridges: &BTreeSet<u32>) -> impl Iterator<Item = IpPrefix> {
     let of_bridges = all.iter().filter(|it| bridges.contains(&it.interface));
-    let networks = of_bridges.map(|it| IpPrefix::of(it.address, it.prefix_length)).collect();
-    Ok((all, networks))
+    of_bridges.map(|it| IpPrefix::of(it.address, it.prefix_length))
 }
 
 /// A default route, reduced to what it says of addresses.
@@ -69,29 +71,37 @@ struct WayOut {
     source: Option<IpAddr>,
 }
 
-fn ways_out(socket: &mut RouteSocket) -> io::Result<Vec<WayOut>> {
+/// Of the families of whose addresses they say what nothing else does: there may be routes to all the world.
+fn ways_out(socket: &mut RouteSocket, all: &[FullAddress]) -> Vec<WayOut> {
     let mut ways_out = Vec::new();
-    for family in [Family::V4, Family::V6] {
-        let routes = default_routes(socket, family)?;
-        ways_out.extend(routes.iter().map(|route| WayOut {
-            family,
-            interface: route.interface,
-            source: route.source,
-        }));
+    for (family, is_v4) in [(Family::V4, true), (Family::V6, false)] {
+        let is_of_family = |it: &&FullAddress| it.address.is_ipv4() == is_v4;
+        if !all.iter().filter(is_of_family).any(may_be_of_a_route) {
+            continue;
+        }
+        match default_routes(socket, family) {
+            Ok(routes) => ways_out.extend(routes.iter().map(|route| WayOut {
+                family,
+                interface: route.interface,
+                source: route.source,
+            })),
+            // Addresses say most of it.
+            Err(error) => tracing::warn!("no look at the default routes of the node: {error}"),
+        }
     }
-    Ok(ways_out)
+    ways_out
 }
 
 /// What the node calls from, whatever its routes are. Of IPv4 the first address of each subnet, and what
 /// was leased to it; a subnet of one address is mostly made for an address that moves. Of IPv6 all but those
-/// that are not to be called from, as keepalived's.
+/// that somebody has made not to be called from, as keepalived's; by time alone a last one is called from.
 fn is_called_from(it: &FullAddress) -> bool {
     let brings_subnet = || it.prefix_length < 32 && !it.is_secondary;
     it.interface != LOOPBACK_INDEX
         && if it.address.is_ipv4() {
             !it.is_permanent || brings_subnet()
         } else {
-            !it.is_deprecated
+            !it.is_deprecated || !it.is_permanent
         }
 }
 
@@ -102,10 +112,18 @@ fn may_be_of_a_route(it: &FullAddress) -> bool {
 
 /// Beside what is called from anyway: the source of a default route, or what the kernel takes where it names
 /// none (`inet_select_addr`): in many clouds a machine's only address is a subnet of its own, and between
-/// routers that speak BGP it may stand on `lo` alone.
-fn primary(all: &[FullAddress], ways_out: &[WayOut]) -> BTreeSet<IpAddr> {
-    let used = all.iter().filter(|it| is_called_from(it));
-    let mut primary: BTreeSet<IpAddr> = used.map(|it| it.address).collect();
+/// routers that speak BGP it may stand on `lo` alone, or on an interface of its own.
+///
+/// Where such a route is lost, and no address is left but for containers, it cannot be told which one it was
+/// used with, and it may be what brings the route back: so each of them counts as that.
+fn primary(all: &[FullAddress], bridges: &BTreeSet<u32>, ways_out: &[WayOut]) -> BTreeSet<IpAddr> {
+    let used = || all.iter().filter(|it| is_called_from(it));
+    let mut primary: BTreeSet<IpAddr> = used().map(|it| it.address).collect();
+    let is_outside = |it: &FullAddress| it.address.is_ipv4() && !bridges.contains(&it.interface);
+    if !ways_out.iter().any(|way| way.family == Family::V4) && !used().any(is_outside) {
+        let left = all.iter().filter(|it| is_outside(it) && !it.address.is_loopback());
+        primary.extend(left.map(|it| it.address));
+    }
     for WayOut { family, interface, source } in ways_out {
         primary.extend(source);
         if source.is_some() || *family == Family::V6 {
@@ -118,7 +136,9 @@ fn primary(all: &[FullAddress], ways_out: &[WayOut]) -> BTreeSet<IpAddr> {
             all.iter().filter(is_there)
         };
         if !on(*interface).any(is_called_from) {
-            let first = on(*interface).chain(on(LOOPBACK_INDEX)).next();
+            let elsewhere =
+                all.iter().filter(|it| it.address.is_ipv4() && !it.address.is_loopback());
+            let first = on(*interface).chain(on(LOOPBACK_INDEX)).chain(elsewhere).next();
             primary.extend(first.map(|it| it.address));
         }
     }
@@ -192,7 +212,8 @@ mod tests {
             let source = |text: &str| text.parse().expect("an address");
             let way = |source| WayOut { family, interface: FRONT, source };
             let ways: Vec<WayOut> = ways.iter().map(|it| way(it.map(source))).collect();
-            let found: Vec<String> = primary(&all, &ways).iter().map(ToString::to_string).collect();
+            let found = primary(&all, &[5].into(), &ways);
+            let found: Vec<String> = found.iter().map(ToString::to_string).collect();
             assert_eq!(found, expected, "{what}");
         };
         let (node, moved) = ("192.0.2.1/24", "192.0.2.10/32");
@@ -207,15 +228,18 @@ mod tests {
         check("a cloud's", &[single, moved], &[None], &["192.0.2.1"]);
         check("a cloud's, leased", &[moved, "192.0.2.1/32~"], &[None], &["192.0.2.1"]);
         check("a cloud's, by the route", &[moved, single], &[Some("192.0.2.1")], &["192.0.2.1"]);
-        check("no way out", &[single], &[], &[]);
-        check("a way out elsewhere", &["192.0.2.1/32%7"], &[None], &[]);
-        check("unnumbered", &["127.0.0.1/8%1", "192.0.2.1/32%1", moved], &[], &[]);
+        let lost = [single, moved, "172.17.0.1/16%5"];
+        check("a route that is lost", &lost, &[], &["172.17.0.1", "192.0.2.1", "192.0.2.10"]);
+        check("no way out", &[node, moved], &[], &["192.0.2.1"]);
+        check("of no way out", &["192.0.2.1/32%7", moved], &[None], &["192.0.2.10"]);
+        check("on an interface of its own", &["192.0.2.1/32%7"], &[None], &["192.0.2.1"]);
         let on_lo = ["127.0.0.1/8%1", "192.0.2.1/32%1", "192.0.2.10/32%1"];
-        check("unnumbered, by the route", &on_lo, &[None], &["192.0.2.1"]);
+        check("unnumbered", &on_lo, &[None], &["192.0.2.1"]);
 
         let (slaac, dhcp) = ("2001:db8::1/64~", "2001:db8::2/128~");
         check("SLAAC and DHCPv6", &[slaac, dhcp], &[None], &["2001:db8::1", "2001:db8::2"]);
         check("temporary", &["2001:db8::2/64+~", slaac], &[], &["2001:db8::1", "2001:db8::2"]);
+        check("a late router", &["2001:db8::1/64~-"], &[None], &["2001:db8::1"]);
         let moved = ["2001:db8::10/128-", "2001:db8::1/128"];
         check("keepalived's of IPv6", &moved, &[None], &["2001:db8::1"]);
         check("of `lo` and IPv6", &["2001:db8::10/128%1", slaac], &[None], &["2001:db8::1"]);

@@ -2,7 +2,7 @@
 
 use lb_common::abi::MAX_LOCAL;
 
-use super::{Action, KernelState, draft::Draft};
+use super::{Action, draft::Draft, policy::FrontendPair};
 use crate::model::{IpPrefix, LocalKind, LocalPrefixes};
 
 impl Draft<'_> {
@@ -10,31 +10,29 @@ impl Draft<'_> {
     pub(super) fn local(&mut self) -> bool {
         let Some(wanted) = &self.sight.local else { return false };
         let kernel = self.kernel;
-        // First those without which the node may be cut off, whatever room there is.
-        for want_primary in [true, false] {
-            if !want_primary && !self.has_room_for(wanted) {
-                return false;
-            }
-            for (prefix, kind) in wanted {
-                let is_primary = *kind == LocalKind::Primary;
-                if is_primary == want_primary && kernel.local.get(prefix) != Some(kind) {
-                    self.push(Action::PutLocal { prefix: *prefix, kind: *kind });
-                }
+        let has_room = self.has_room_for(wanted);
+        for (prefix, kind) in wanted {
+            // Without its own addresses the node may be cut off, whatever room there is.
+            let may_put = has_room || *kind == LocalKind::Primary;
+            if may_put && kernel.local.get(prefix) != Some(kind) {
+                self.push(Action::PutLocal { prefix: *prefix, kind: *kind });
             }
         }
-        for prefix in kernel.local.keys().filter(|prefix| !wanted.contains_key(prefix)) {
-            if !self.may_come_back(prefix) {
+        for (prefix, kind) in &kernel.local {
+            let stays = *kind == LocalKind::Primary && self.is_vip(prefix);
+            if !wanted.contains_key(prefix) && !stays {
                 self.push(Action::DeleteLocal { prefix: *prefix });
             }
         }
-        true
+        has_room
     }
 
-    /// A virtual address that the node called from and has no more. While a link is down or a lease is over
-    /// it is nobody's, and what gives it back to the node (DHCP, for one) must reach the node.
-    fn may_come_back(&self, prefix: &IpPrefix) -> bool {
-        let KernelState { local, vips, .. } = self.kernel;
-        local.get(prefix) == Some(&LocalKind::Primary) && vips.contains(&prefix.address())
+    /// A virtual address that the node has called from and has no more stays its own. While a link is down
+    /// or a lease is over it is nobody's, and what gives it back must reach the node.
+    fn is_vip(&self, prefix: &IpPrefix) -> bool {
+        let address = prefix.address();
+        let is_wanted = |pair: &FrontendPair| pair.wanted.is_some() && pair.frontend.vip == address;
+        self.kernel.vips.contains(&address) || self.frontend_pairs.iter().any(is_wanted)
     }
 
     fn has_room_for(&mut self, wanted: &LocalPrefixes) -> bool {

@@ -7,9 +7,6 @@ use lb_common::abi::{FRONTEND_DROPS, affinity_flags};
 use super::{Action, KernelState, draft::Draft, planner::Wanted, ring_of};
 use crate::model::{Affinity, FrontendAddress, IpPrefix, LocalKind, Policy, Unreachable};
 
-/// So many ports of an address are as good as all.
-const MOST_PORTS: u32 = 1 << 15;
-
 /// What the tables say of a frontend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct FrontendEntry {
@@ -37,8 +34,8 @@ impl Draft<'_> {
         let mut wanted = Vec::with_capacity(services.len());
         for Wanted { service, number, .. } in services {
             for frontend in &service.frontends {
-                if self.would_cut_off_the_node(frontend) {
-                    self.refuse(format!("service `{}`", service.name), taken(frontend));
+                if let Some(why) = self.cuts_off_the_node(frontend) {
+                    self.refuse(format!("service `{}`", service.name), why);
                 } else if self.rings_wanted.contains(&ring_of(*number, frontend)) {
                     let flags = flags_of(&service.policy, frontend);
                     wanted.push((*frontend, FrontendEntry { service: *number, flags }));
@@ -67,14 +64,25 @@ impl Draft<'_> {
         self.frontend_pairs = pairs;
     }
 
-    /// Whether the node itself could neither be reached nor call anybody. What is served already goes on
-    /// being so: the address may just have come to this node.
-    fn would_cut_off_the_node(&self, frontend: &FrontendAddress) -> bool {
+    /// Why a frontend is not served by which the node itself could neither be reached nor call anybody. What
+    /// is served already goes on being so: the address may just have come to this node.
+    fn cuts_off_the_node(&self, frontend: &FrontendAddress) -> Option<String> {
+        if !frontend.ports.are_most() || self.kernel.frontends.contains_key(frontend) {
+            return None;
+        }
         let vip = IpPrefix::host(frontend.vip);
-        let seen = self.sight.local.as_ref().and_then(|local| local.get(&vip));
-        frontend.ports.count() >= MOST_PORTS
-            && seen.or_else(|| self.kernel.local.get(&vip)) == Some(&LocalKind::Primary)
-            && !self.kernel.frontends.contains_key(frontend)
+        let was_primary = || self.kernel.local.get(&vip) == Some(&LocalKind::Primary);
+        let why = match self.sight.local.as_ref().map(|local| local.get(&vip)) {
+            None => "it is not known yet whether the address is the node's own",
+            Some(Some(LocalKind::Primary)) => "the address is the node's own",
+            Some(None) if was_primary() => "the address was the node's own, and may be again",
+            Some(_) => return None,
+        };
+        Some(format!(
+            "the frontend {frontend} is not served: {why}, and so many ports are those of the node's own \
+             programs, too, and of the answers to what they send; name fewer ports, or give the service \
+             an address of its own"
+        ))
     }
 
     /// Puts frontends that are not in the tables as they should be. Flows of all are recorded but those of
@@ -107,15 +115,6 @@ impl Draft<'_> {
         let name = service.map_or_else(String::new, |it| it.service.name.to_string());
         self.refuse(format!("service `{name}`"), message);
     }
-}
-
-fn taken(frontend: &FrontendAddress) -> String {
-    format!(
-        "the frontend {frontend} is not served: {} is the node's own address, whose ports are those of \
-         the node's own programs and of the answers to what they send; name fewer ports, or give the \
-         service an address of its own",
-        frontend.vip
-    )
 }
 
 /// What the tables have beside what is wanted, which is sorted; of doubles the last one counts.

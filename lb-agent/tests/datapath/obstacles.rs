@@ -163,6 +163,26 @@ sandboxed! {
         drop((datapath, others, mounted));
     }
 
+    fn what_is_on_another_cgroup_stays_until_there_is_room_for_all(sandbox) {
+        let name = "what_is_on_another_cgroup_stays_until_there_is_room_for_all";
+        let Some(before) = Cgroup::absent(name) else { return };
+        before.make();
+        drop(open(sandbox, &before.0));
+        let cgroup = Cgroup(before.0.with_extension("new"));
+        cgroup.make();
+        let others = Others::attach(&cgroup.0, 20, 0);
+        let mut datapath = open(sandbox, &cgroup.0);
+        for (name, _) in CALLS {
+            assert_eq!(told(sandbox, name, "cgroup_id"), before.id(), "{name}");
+        }
+        let status = datapath.sockets();
+        let trouble = status.trouble.as_deref().unwrap_or_default();
+        assert!(status.is_left && trouble.contains("`lb_recvmsg6` cannot be attached"), "{status:?}");
+        drop(others);
+        datapath.ensure_calls();
+        check_all_on(sandbox, &datapath, &cgroup);
+    }
+
     fn programs_that_allow_others_are_in_nobodys_way(sandbox) {
         let Some(above) = Cgroup::absent("programs_that_allow_others_are_in_nobodys_way") else { return };
         above.make();

@@ -176,7 +176,7 @@ pub fn known<A: SocketFamily>(
     let vip = NetAddr6::from_raw(call.vip.words());
     // SAFETY: as above.
     let place = unsafe { CONNECTED.get_ptr_mut(ctx) };
-    if !place.is_null() {
+    if !place.is_null() && address::is_connected(ctx) {
         // SAFETY: as above.
         let peer: &SocketPeer = unsafe { &*place };
         // The kernel takes answers of that backend alone.
@@ -306,17 +306,19 @@ fn asked_for(
     from: NetAddr6,
     port: NetU16,
 ) -> Option<(NetAddr6, NetU16)> {
-    if let Some(asked) = peer_of(ctx, family, from, port) {
-        return Some(asked);
+    let peer = peer_of(ctx, family, from, port);
+    if peer.is_some() && address::is_connected(ctx) {
+        return peer;
     }
     // SAFETY: as above.
     let place = unsafe { DATAGRAM_PEERS.get_ptr_mut(ctx) };
     if place.is_null() {
-        return None;
+        return peer;
     }
     // SAFETY: as above.
     let peers: &SocketPeers = unsafe { &*place };
-    sender(peers, family, from, port)
+    // What came from a former peer may still wait to be read.
+    sender(peers, family, from, port).or(peer)
 }
 
 #[inline(always)]

@@ -6,20 +6,23 @@ use super::{
     super::{Finding, facts::Facts},
     some_of,
 };
+use crate::api::types::VipView;
 
 pub(super) fn addresses(facts: &Facts) -> Vec<Finding> {
     let check = "vip";
     let Some(running) = facts.agent.running() else { return Vec::new() };
     let mut findings = Vec::new();
-    for vip in running.vips.iter().map(|vip| vip.vip) {
+    for vip in &running.vips {
+        let address = vip.vip;
         let holder = running.callers.callers.iter().find(|caller| {
-            !caller.is_node && caller.networks.values().any(|addresses| addresses.contains(&vip))
+            !caller.is_node
+                && caller.networks.values().any(|addresses| addresses.contains(&address))
         });
         if let Some(holder) = holder {
             findings.push(
                 Finding::error(
                     check,
-                    format!("{vip} is the address of container `{}`", holder.name),
+                    format!("{address} is the address of container `{}`", holder.name),
                 )
                 .because(
                     "at the service's ports calls go to the service and not to the container; packets \
@@ -27,18 +30,32 @@ pub(super) fn addresses(facts: &Facts) -> Vec<Finding> {
                 )
                 .so("give the service another address, or the container's network another subnet"),
             );
-        } else if vip.is_loopback() {
+        } else if address.is_loopback() {
             findings.push(
-                Finding::warning(check, format!("{vip} is a loopback address"))
+                Finding::warning(check, format!("{address} is a loopback address"))
                     .because(
                         "only socket calls reach it, those of containers too, which then do not \
                          reach their own programs at its ports",
                     )
                     .so("give the service an address of its own"),
             );
-        } else if facts.addresses.contains(&vip) {
+        } else if facts.addresses.contains(&address) && has_most_ports(vip) {
             findings.push(
-                Finding::warning(check, format!("{vip} is an address of this node"))
+                Finding::error(
+                    check,
+                    format!(
+                        "{address} is an address of this node, and has a frontend of most ports"
+                    ),
+                )
+                .because(
+                    "what the node's own programs would be asked there, and be answered, goes to \
+                         the service",
+                )
+                .so("name fewer ports, or give the service an address of its own"),
+            );
+        } else if facts.addresses.contains(&address) {
+            findings.push(
+                Finding::warning(check, format!("{address} is an address of this node"))
                     .because(
                         "ports of services hide those of the node's own programs and of its own \
                          connections; what else comes from outside is the node's if it calls from \
@@ -55,6 +72,10 @@ pub(super) fn addresses(facts: &Facts) -> Vec<Finding> {
         findings.push(Finding::ok(check, what));
     }
     findings
+}
+
+fn has_most_ports(vip: &VipView) -> bool {
+    vip.frontends.iter().any(|frontend| frontend.ports.are_most())
 }
 
 pub(super) fn ipvs(facts: &Facts) -> Vec<Finding> {

@@ -369,30 +369,30 @@ fn all_ports_of_the_nodes_own_address_are_refused() {
     let one = frontend(80);
     all.frontends = [one, FrontendAddress { ports: Ports::ALL, ..one }].into();
     let snapshot = snapshot(vec![all]);
-    let mut known_as = |kind: Option<LocalKind>| {
+    let mut look = |is_known: bool, kind: Option<LocalKind>| {
         let local = kind.map(|kind| (IpPrefix::host(one.vip), kind)).into_iter().collect();
-        let sight = Sight { local: Some(local), ..seen(&node) };
+        let sight = Sight { local: is_known.then_some(local), ..seen(&node) };
         let plan = node.planner.plan(&node.kernel, &snapshot, &sight);
         for action in &plan.actions {
             node.kernel.absorb(action.clone());
         }
         about_replies(&plan)
     };
-    assert_snapshot!(known_as(Some(LocalKind::Primary)), @"
-    flags: 0x2
-    replies of tcp://10.0.0.1:8080 at veth 1: put 192.0.2.10:80 of backend 1 by front 3
-    backend 1: write #f9e0781d 10.0.0.1:8080 by veth 1, service 0, generation 1, takes new and old, replies by default
+    assert_snapshot!(look(false, None), @"
     frontend tcp://192.0.2.10:80: put service 0
-    refused: service `one`: the frontend tcp://192.0.2.10:* is not served: 192.0.2.10 is the node's own address, whose ports are those of the node's own programs and of the answers to what they send; name fewer ports, or give the service an address of its own
+    refused: service `one`: the frontend tcp://192.0.2.10:* is not served: it is not known yet whether the address is the node's own, and so many ports are those of the node's own programs, too, and of the answers to what they send; name fewer ports, or give the service an address of its own
+    ");
+    assert_snapshot!(look(true, Some(LocalKind::Primary)), @"
+    flags: 0x2
+    replies of tcp://10.0.0.1:8080 at veth 1: put 192.0.2.10:80 of backend 1 by front 3, ambiguous
+    backend 1: replies by default
+    refused: service `one`: the frontend tcp://192.0.2.10:* is not served: the address is the node's own, and so many ports are those of the node's own programs, too, and of the answers to what they send; name fewer ports, or give the service an address of its own
     ");
     // While it is away, too: it may come back.
-    assert_snapshot!(known_as(None), @"refused: service `one`: the frontend tcp://192.0.2.10:* is not served: 192.0.2.10 is the node's own address, whose ports are those of the node's own programs and of the answers to what they send; name fewer ports, or give the service an address of its own");
-    assert_snapshot!(known_as(Some(LocalKind::Node)), @"
-    replies of tcp://10.0.0.1:8080 at veth 1: put 192.0.2.10:80 of backend 1 by front 3, ambiguous
-    frontend tcp://192.0.2.10:*: put service 0, recorded
-    ");
+    assert_snapshot!(look(true, None), @"refused: service `one`: the frontend tcp://192.0.2.10:* is not served: the address was the node's own, and may be again, and so many ports are those of the node's own programs, too, and of the answers to what they send; name fewer ports, or give the service an address of its own");
+    assert_snapshot!(look(true, Some(LocalKind::Node)), @"frontend tcp://192.0.2.10:*: put service 0, recorded");
     // Whoever is served stays so when the address comes to this node.
-    assert_snapshot!(known_as(Some(LocalKind::Primary)), @"");
+    assert_snapshot!(look(true, Some(LocalKind::Primary)), @"");
 }
 
 #[test]
@@ -410,7 +410,10 @@ fn an_address_that_the_node_calls_from_is_kept_while_it_is_virtual() {
         let is_about = |line: &&str| line.starts_with("local") || line.starts_with("VIP");
         text.lines().filter(is_about).collect::<Vec<_>>().join("; ")
     };
-    assert_snapshot!(step(vec![vip1()], &[LocalKind::Primary]), @"local 192.0.2.10/32: put, node, primary");
+    assert_snapshot!(step(vec![], &[LocalKind::Primary]), @"local 192.0.2.10/32: put, node, primary");
+    assert_snapshot!(step(vec![], &[LocalKind::Node]), @"local 192.0.2.10/32: put, node");
+    assert_snapshot!(step(vec![], &[LocalKind::Primary]), @"local 192.0.2.10/32: put, node, primary");
+    // It goes at the moment in which it becomes virtual.
     assert_snapshot!(step(vec![vip1()], &[]), @"");
     assert_snapshot!(step(vec![vip1()], &[LocalKind::Primary]), @"");
     assert_snapshot!(step(vec![vip1()], &[LocalKind::Node]), @"local 192.0.2.10/32: put, node");

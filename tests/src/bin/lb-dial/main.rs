@@ -16,7 +16,7 @@ use calls::Way;
 const USAGE: &str = "\
 usage: lb-dial WAY ADDRESS:PORT [COUNT]
        lb-dial hold|hold-udp ADDRESS:PORT COUNT
-       lb-dial odd ADDRESS:PORT ADDRESS:PORT ADDRESS:PORT
+       lb-dial odd ADDRESS:PORT ADDRESS:PORT ADDRESS:PORT ADDRESS:PORT
 ways:  tcp tcp-nonblocking tcp-fastopen tcp-bound tcp-mapped udp udp-unconnected udp-mapped
        udp-mapped-unconnected udp-again mptcp short-tcp short-udp short-udp-unconnected old-tcp old-udp
        old-udp-unconnected";
@@ -38,8 +38,11 @@ fn run() -> Result<()> {
     let target: SocketAddr = word(1).context("no address")?.parse()?;
     let number = |index| word(index).map(str::parse::<usize>).transpose();
     if way == "odd" {
-        let other = word(2).context("no second address")?.parse()?;
-        odd::run(target, other, word(3).context("no third address")?.parse()?);
+        let addresses = [1, 2, 3, 4].map(|index| word(index)?.parse().ok());
+        let [Some(one), Some(other), Some(behind), Some(twin)] = addresses else {
+            bail!("not four addresses");
+        };
+        odd::run([one, other, behind, twin]);
         return Ok(());
     }
     let kinds = [("hold", hold::Kind::Stream), ("hold-udp", hold::Kind::Datagrams)];

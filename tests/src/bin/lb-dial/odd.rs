@@ -41,11 +41,19 @@ const BEHIND: [(&str, Case); 3] = [
     ("udp-connected-to-what-is-behind", connected_to_what_is_behind),
 ];
 
-/// All of them, to two addresses that are answered, and one to which the second always leads.
-pub(crate) fn run(one: SocketAddr, other: SocketAddr, behind: SocketAddr) {
+/// With two addresses that always lead to the same one.
+const TWINS: [(&str, Case); 2] = [
+    ("udp-disconnected-to-a-twin", disconnected_to_a_twin),
+    ("udp-read-after-the-end", read_after_the_end),
+];
+
+/// All of them, to two addresses that are answered, one to which the second always leads, and another one
+/// that leads there, too.
+pub(crate) fn run([one, other, behind, twin]: [SocketAddr; 4]) {
     let cases = CASES.map(|(name, case)| (name, case, one, other));
     let direct = BEHIND.map(|(name, case)| (name, case, other, behind));
-    for (name, case, one, other) in cases.into_iter().chain(direct) {
+    let twins = TWINS.map(|(name, case)| (name, case, other, twin));
+    for (name, case, one, other) in cases.into_iter().chain(direct).chain(twins) {
         match case(one, other) {
             Ok(()) => println!("case={name} ok"),
             Err(error) => println!("case={name} failed: {error:#}"),
@@ -134,6 +142,29 @@ fn disconnected_to_what_is_behind(vip: SocketAddr, behind: SocketAddr) -> Result
     disconnect(&socket)?;
     socket.send_to(b"ask", behind)?;
     answered(&socket, behind)
+}
+
+/// Whoever was asked last has answered.
+fn disconnected_to_a_twin(one: SocketAddr, twin: SocketAddr) -> Result<()> {
+    let socket = datagrams()?;
+    socket.connect(one)?;
+    ask(&socket, one)?;
+    disconnect(&socket)?;
+    for target in [twin, one, twin] {
+        socket.send_to(b"ask", target)?;
+        answered(&socket, target)?;
+    }
+    Ok(())
+}
+
+/// An answer that is read when the socket has no peer any more is of whom it had.
+fn read_after_the_end(one: SocketAddr, _: SocketAddr) -> Result<()> {
+    let socket = datagrams()?;
+    socket.connect(one)?;
+    socket.send(b"ask")?;
+    socket.peek(&mut [0; 8]).context("no answer")?;
+    disconnect(&socket)?;
+    answered(&socket, one)
 }
 
 fn connected_to_what_is_behind(vip: SocketAddr, behind: SocketAddr) -> Result<()> {

@@ -16,7 +16,7 @@ pub(super) enum Goal {
 
 /// Of whatever is carried in a second.
 pub(super) const CARRIED: Goal = Goal::RatioAtLeast(0.98);
-/// Of a `connect` of TCP.
+/// Of a `connect`.
 pub(super) const CONNECT: Goal = Goal::AddedAtMost(1.0);
 
 impl Goal {
