@@ -189,9 +189,13 @@ impl SocketCalls {
             let on = self.links.cgroup_of(name).with_context(|| format!("the link of `{name}`"));
             on.map(|on| on == Some(cgroup.id))
         };
-        let (mut held, mut missing) = (Vec::new(), Vec::new());
+        let mut missing = Vec::new();
         for program in loaded {
-            if is_there(program.0)? { held.push(program) } else { missing.push(program) }
+            if is_there(program.0)? {
+                self.put(program, &cgroup)?;
+            } else {
+                missing.push(program);
+            }
         }
         // All, before one is attached: half of them would lead some calls and not others. And before one is
         // taken off another cgroup, where calls are translated so long.
@@ -209,7 +213,7 @@ impl SocketCalls {
                 self.links.detach(name)?;
             }
         }
-        for program in held.into_iter().chain(missing) {
+        for program in missing {
             self.put(program, &cgroup)?;
         }
         Ok(cgroup)

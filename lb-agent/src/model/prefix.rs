@@ -68,6 +68,9 @@ pub enum LocalKind {
     Containers,
     /// An address that the node has beside others, or for others: a virtual one, for example.
     Node,
+    /// An address that only a default route could say the node calls from, where there is none. What it was
+    /// before it stays; it is no kind of the tables.
+    Unclear,
     /// An address that the node calls from, and is reached at. Where it is a virtual address, too, what
     /// no frontend takes is the node's.
     Primary,
@@ -79,7 +82,7 @@ impl LocalKind {
     pub fn to_abi(self) -> u32 {
         match self {
             Self::Containers => LOCAL_CONTAINERS,
-            Self::Node => LOCAL_NODE,
+            Self::Node | Self::Unclear => LOCAL_NODE,
             Self::Primary => LOCAL_PRIMARY,
         }
     }
@@ -100,6 +103,7 @@ impl fmt::Display for LocalKind {
         formatter.write_str(match self {
             Self::Containers => "containers",
             Self::Node => "node",
+            Self::Unclear => "node, unclear",
             Self::Primary => "node, primary",
         })
     }

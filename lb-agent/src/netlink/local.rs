@@ -23,16 +23,10 @@ const LOOPBACK_INDEX: u32 = 1;
 pub fn local_prefixes(fronts: &[String]) -> io::Result<LocalPrefixes> {
     let mut socket = RouteSocket::open()?;
     let (all, bridges) = seen(&mut socket, fronts)?;
-    let ways_out = ways_out(&mut socket, &all);
-    let primary = primary(&all, &bridges, &ways_out);
+    let ways_out = ways_out(&mut socket, &all)?;
     let networks = networks(&all, &bridges).map(|network| (network, LocalKind::Containers));
     // A subnet of one address is that address.
-    let addresses = all.iter().map(|it| {
-        let is_primary = primary.contains(&it.address);
-        let kind = if is_primary { LocalKind::Primary } else { LocalKind::Node };
-        (IpPrefix::host(it.address), kind)
-    });
-    Ok(networks.chain(addresses).collect())
+    Ok(networks.chain(kinds(&all, &ways_out)).collect())
 }
 
 /// The same without what they are, for those who look often.
@@ -72,24 +66,20 @@ struct WayOut {
 }
 
 /// Of the families of whose addresses they say what nothing else does: there may be routes to all the world.
-fn ways_out(socket: &mut RouteSocket, all: &[FullAddress]) -> Vec<WayOut> {
+fn ways_out(socket: &mut RouteSocket, all: &[FullAddress]) -> io::Result<Vec<WayOut>> {
     let mut ways_out = Vec::new();
     for (family, is_v4) in [(Family::V4, true), (Family::V6, false)] {
         let is_of_family = |it: &&FullAddress| it.address.is_ipv4() == is_v4;
         if !all.iter().filter(is_of_family).any(may_be_of_a_route) {
             continue;
         }
-        match default_routes(socket, family) {
-            Ok(routes) => ways_out.extend(routes.iter().map(|route| WayOut {
-                family,
-                interface: route.interface,
-                source: route.source,
-            })),
-            // Addresses say most of it.
-            Err(error) => tracing::warn!("no look at the default routes of the node: {error}"),
-        }
+        ways_out.extend(default_routes(socket, family)?.iter().map(|route| WayOut {
+            family,
+            interface: route.interface,
+            source: route.source,
+        }));
     }
-    ways_out
+    Ok(ways_out)
 }
 
 /// What the node calls from, whatever its routes are. Of IPv4 the first address of each subnet, and what
@@ -110,20 +100,29 @@ fn may_be_of_a_route(it: &FullAddress) -> bool {
     !it.address.is_loopback() && !is_called_from(it)
 }
 
+/// All addresses with what they are. Where the default route of IPv4 is lost, it may have been used with any
+/// that is not called from anyway, and that one may be what brings the route back.
+fn kinds(all: &[FullAddress], ways_out: &[WayOut]) -> impl Iterator<Item = (IpPrefix, LocalKind)> {
+    let primary = primary(all, ways_out);
+    let is_lost = !ways_out.iter().any(|way| way.family == Family::V4);
+    all.iter().map(move |it| {
+        let kind = if primary.contains(&it.address) {
+            LocalKind::Primary
+        } else if is_lost && it.address.is_ipv4() && !it.address.is_loopback() {
+            LocalKind::Unclear
+        } else {
+            LocalKind::Node
+        };
+        (IpPrefix::host(it.address), kind)
+    })
+}
+
 /// Beside what is called from anyway: the source of a default route, or what the kernel takes where it names
 /// none (`inet_select_addr`): in many clouds a machine's only address is a subnet of its own, and between
 /// routers that speak BGP it may stand on `lo` alone, or on an interface of its own.
-///
-/// Where such a route is lost, and no address is left but for containers, it cannot be told which one it was
-/// used with, and it may be what brings the route back: so each of them counts as that.
-fn primary(all: &[FullAddress], bridges: &BTreeSet<u32>, ways_out: &[WayOut]) -> BTreeSet<IpAddr> {
-    let used = || all.iter().filter(|it| is_called_from(it));
-    let mut primary: BTreeSet<IpAddr> = used().map(|it| it.address).collect();
-    let is_outside = |it: &FullAddress| it.address.is_ipv4() && !bridges.contains(&it.interface);
-    if !ways_out.iter().any(|way| way.family == Family::V4) && !used().any(is_outside) {
-        let left = all.iter().filter(|it| is_outside(it) && !it.address.is_loopback());
-        primary.extend(left.map(|it| it.address));
-    }
+fn primary(all: &[FullAddress], ways_out: &[WayOut]) -> BTreeSet<IpAddr> {
+    let used = all.iter().filter(|it| is_called_from(it));
+    let mut primary: BTreeSet<IpAddr> = used.map(|it| it.address).collect();
     for WayOut { family, interface, source } in ways_out {
         primary.extend(source);
         if source.is_some() || *family == Family::V6 {
@@ -212,8 +211,15 @@ mod tests {
             let source = |text: &str| text.parse().expect("an address");
             let way = |source| WayOut { family, interface: FRONT, source };
             let ways: Vec<WayOut> = ways.iter().map(|it| way(it.map(source))).collect();
-            let found = primary(&all, &[5].into(), &ways);
-            let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+            let found: LocalPrefixes = kinds(&all, &ways).collect();
+            let found: Vec<String> = found
+                .into_iter()
+                .filter(|(_, kind)| *kind != LocalKind::Node)
+                .map(|(prefix, kind)| {
+                    let unclear = if kind == LocalKind::Unclear { "?" } else { "" };
+                    format!("{}{unclear}", prefix.address())
+                })
+                .collect();
             assert_eq!(found, expected, "{what}");
         };
         let (node, moved) = ("192.0.2.1/24", "192.0.2.10/32");
@@ -229,8 +235,8 @@ mod tests {
         check("a cloud's, leased", &[moved, "192.0.2.1/32~"], &[None], &["192.0.2.1"]);
         check("a cloud's, by the route", &[moved, single], &[Some("192.0.2.1")], &["192.0.2.1"]);
         let lost = [single, moved, "172.17.0.1/16%5"];
-        check("a route that is lost", &lost, &[], &["172.17.0.1", "192.0.2.1", "192.0.2.10"]);
-        check("no way out", &[node, moved], &[], &["192.0.2.1"]);
+        check("a route that is lost", &lost, &[], &["172.17.0.1", "192.0.2.1?", "192.0.2.10?"]);
+        check("no way out", &[node, moved], &[], &["192.0.2.1", "192.0.2.10?"]);
         check("of no way out", &["192.0.2.1/32%7", moved], &[None], &["192.0.2.10"]);
         check("on an interface of its own", &["192.0.2.1/32%7"], &[None], &["192.0.2.1"]);
         let on_lo = ["127.0.0.1/8%1", "192.0.2.1/32%1", "192.0.2.10/32%1"];

@@ -12,10 +12,16 @@ impl Draft<'_> {
         let kernel = self.kernel;
         let has_room = self.has_room_for(wanted);
         for (prefix, kind) in wanted {
+            let held = kernel.local.get(prefix).copied();
+            let kind = match (*kind, held) {
+                (LocalKind::Unclear, Some(LocalKind::Primary)) => LocalKind::Primary,
+                (LocalKind::Unclear, _) => LocalKind::Node,
+                (kind, _) => kind,
+            };
             // Without its own addresses the node may be cut off, whatever room there is.
-            let may_put = has_room || *kind == LocalKind::Primary;
-            if may_put && kernel.local.get(prefix) != Some(kind) {
-                self.push(Action::PutLocal { prefix: *prefix, kind: *kind });
+            let may_put = has_room || held.is_some() || kind == LocalKind::Primary;
+            if may_put && held != Some(kind) {
+                self.push(Action::PutLocal { prefix: *prefix, kind });
             }
         }
         for (prefix, kind) in &kernel.local {

@@ -75,7 +75,9 @@ impl Draft<'_> {
         let why = match self.sight.local.as_ref().map(|local| local.get(&vip)) {
             None => "it is not known yet whether the address is the node's own",
             Some(Some(LocalKind::Primary)) => "the address is the node's own",
-            Some(None) if was_primary() => "the address was the node's own, and may be again",
+            Some(None | Some(LocalKind::Unclear)) if was_primary() => {
+                "the address was the node's own, and may be again"
+            }
             Some(_) => return None,
         };
         Some(format!(

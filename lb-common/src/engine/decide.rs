@@ -73,7 +73,7 @@ pub fn front_transport<A: Family, T: Tables<A>>(
     decision.reset();
     let frontend = find(tables, headers, headers.destination_port, headers.protocol);
     if frontend.is_vip() {
-        if !frontend.is_served() && (is_primary(tables, headers) || is_lease(headers)) {
+        if !frontend.is_served() && is_primary(tables, headers) {
             return;
         }
         let fault = source_fault(tables, headers);
@@ -230,16 +230,6 @@ fn front_error<A: Family, P: Packet, T: Tables<A>>(
     decision.edit = EditKind::Error;
     decision.error = ErrorTranslation::to_backend(headers, &quoted, backend.address, port);
     go_to(&choice, decision);
-}
-
-/// Whether a packet may give its destination to this node, which has it no more or not yet: DHCP sends to
-/// the address that it offers (RFC 2131, section 4.1).
-#[inline(always)]
-fn is_lease<A: Family>(headers: &Headers<A>) -> bool {
-    const CLIENT_PORT: NetU16 = NetU16::new(68);
-    !A::IS_V6
-        && headers.protocol == PROTOCOL_UDP
-        && headers.destination_port.raw() == CLIENT_PORT.raw()
 }
 
 /// Whether a packet's destination is an address that the node calls from and is reached at.

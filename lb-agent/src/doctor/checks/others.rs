@@ -6,14 +6,12 @@ use super::{
     super::{Finding, facts::Facts},
     some_of,
 };
-use crate::api::types::VipView;
 
 pub(super) fn addresses(facts: &Facts) -> Vec<Finding> {
     let check = "vip";
     let Some(running) = facts.agent.running() else { return Vec::new() };
     let mut findings = Vec::new();
-    for vip in &running.vips {
-        let address = vip.vip;
+    for address in running.vips.iter().map(|vip| vip.vip) {
         let holder = running.callers.callers.iter().find(|caller| {
             !caller.is_node
                 && caller.networks.values().any(|addresses| addresses.contains(&address))
@@ -39,20 +37,6 @@ pub(super) fn addresses(facts: &Facts) -> Vec<Finding> {
                     )
                     .so("give the service an address of its own"),
             );
-        } else if facts.addresses.contains(&address) && has_most_ports(vip) {
-            findings.push(
-                Finding::error(
-                    check,
-                    format!(
-                        "{address} is an address of this node, and has a frontend of most ports"
-                    ),
-                )
-                .because(
-                    "what the node's own programs would be asked there, and be answered, goes to \
-                         the service",
-                )
-                .so("name fewer ports, or give the service an address of its own"),
-            );
         } else if facts.addresses.contains(&address) {
             findings.push(
                 Finding::warning(check, format!("{address} is an address of this node"))
@@ -72,10 +56,6 @@ pub(super) fn addresses(facts: &Facts) -> Vec<Finding> {
         findings.push(Finding::ok(check, what));
     }
     findings
-}
-
-fn has_most_ports(vip: &VipView) -> bool {
-    vip.frontends.iter().any(|frontend| frontend.ports.are_most())
 }
 
 pub(super) fn ipvs(facts: &Facts) -> Vec<Finding> {

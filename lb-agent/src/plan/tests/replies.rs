@@ -416,7 +416,10 @@ fn an_address_that_the_node_calls_from_is_kept_while_it_is_virtual() {
     // It goes at the moment in which it becomes virtual.
     assert_snapshot!(step(vec![vip1()], &[]), @"");
     assert_snapshot!(step(vec![vip1()], &[LocalKind::Primary]), @"");
+    // Its route is lost.
+    assert_snapshot!(step(vec![vip1()], &[LocalKind::Unclear]), @"");
     assert_snapshot!(step(vec![vip1()], &[LocalKind::Node]), @"local 192.0.2.10/32: put, node");
+    assert_snapshot!(step(vec![vip1()], &[LocalKind::Unclear]), @"");
     assert_snapshot!(step(vec![vip1()], &[]), @"local 192.0.2.10/32: delete");
     assert_snapshot!(step(vec![vip1()], &[LocalKind::Primary]), @"local 192.0.2.10/32: put, node, primary");
     // With the service it ends.

@@ -96,20 +96,13 @@ pub(super) fn balanced(net: &Net) -> Vec<Case> {
     // From outside nobody comes from it.
     steps.push(dropped(tcp(at(net.vip, 4000), net.vip, "S").bytes(), DropReason::Land));
     let refused = answered(net, ssh(net).bytes(), AnswerKind::Reset, DropReason::NoFrontend);
-    // What offers the address to the node reaches it, whosever it is at that moment.
-    let lease = udp(at(net.client, 67), at(net.vip, 68)).payload(300).bytes();
-    let lease = if net.is_v6() {
-        answered(net, lease, AnswerKind::PortUnreachable, DropReason::NoFrontend)
-    } else {
-        passed(Program::TcFront, lease)
-    };
     let aside = dropped(error(net, 100).bytes(), DropReason::NoFrontend);
     vec![
         case("own address: its frontend", own(net, LOCAL_PRIMARY), steps, vec![], vec![]),
         case(
             "an address that the node has for others is a VIP in all",
             own(net, LOCAL_NODE),
-            vec![refused, aside, lease],
+            vec![refused, aside],
             vec![],
             vec![],
         ),
