@@ -71,7 +71,6 @@ fn frontends_are_served_and_the_rest_is_the_nodes() -> Result<()> {
     assert_eq!(agent.refusals()?, [""; 0]);
     let at_home = world.node().serve_as("node", SSH)?;
     let outside = world.client().serve_as("client", 9999)?;
-
     for address in [NODE, NODE6] {
         process::wait_for("the frontend", Duration::from_secs(5), || {
             ensure!(name_at(&world, (address, 81).into())? == "web", "somebody else");

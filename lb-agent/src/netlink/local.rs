@@ -10,7 +10,9 @@
 use std::{collections::BTreeSet, io, net::IpAddr};
 
 use super::{
-    link::{Family, FullAddress, Link, all_addresses, bridges, default_routes, link_named},
+    link::{
+        DefaultRoute, Family, FullAddress, Link, all_addresses, bridges, default_routes, link_named,
+    },
     socket::RouteSocket,
 };
 use crate::model::{IpPrefix, LocalKind, LocalPrefixes};
@@ -57,27 +59,18 @@ fn networks(all: &[FullAddress], bridges: &BTreeSet<u32>) -> impl Iterator<Item 
     of_bridges.map(|it| IpPrefix::of(it.address, it.prefix_length))
 }
 
-/// A default route, reduced to what it says of addresses.
-#[derive(Clone, Copy, Debug)]
-struct WayOut {
-    family: Family,
-    interface: u32,
-    source: Option<IpAddr>,
-}
-
-/// Of the families of whose addresses they say what nothing else does: there may be routes to all the world.
-fn ways_out(socket: &mut RouteSocket, all: &[FullAddress]) -> io::Result<Vec<WayOut>> {
+/// Default routes of the families of whose addresses they say what nothing else does: there may be routes to all the world.
+fn ways_out(
+    socket: &mut RouteSocket,
+    all: &[FullAddress],
+) -> io::Result<Vec<(Family, DefaultRoute)>> {
     let mut ways_out = Vec::new();
     for (family, is_v4) in [(Family::V4, true), (Family::V6, false)] {
         let is_of_family = |it: &&FullAddress| it.address.is_ipv4() == is_v4;
-        if !all.iter().filter(is_of_family).any(may_be_of_a_route) {
-            continue;
+        if all.iter().filter(is_of_family).any(may_be_of_a_route) {
+            let routes = default_routes(socket, family)?.into_iter();
+            ways_out.extend(routes.map(|route| (family, route)));
         }
-        ways_out.extend(default_routes(socket, family)?.iter().map(|route| WayOut {
-            family,
-            interface: route.interface,
-            source: route.source,
-        }));
     }
     Ok(ways_out)
 }
@@ -102,13 +95,16 @@ fn may_be_of_a_route(it: &FullAddress) -> bool {
 
 /// All addresses with what they are. Where the default route of IPv4 is lost, it may have been used with any
 /// that is not called from anyway, and that one may be what brings the route back.
-fn kinds(all: &[FullAddress], ways_out: &[WayOut]) -> impl Iterator<Item = (IpPrefix, LocalKind)> {
+fn kinds(
+    all: &[FullAddress],
+    ways_out: &[(Family, DefaultRoute)],
+) -> impl Iterator<Item = (IpPrefix, LocalKind)> {
     let primary = primary(all, ways_out);
-    let is_lost = !ways_out.iter().any(|way| way.family == Family::V4);
+    let is_lost = !ways_out.iter().any(|(family, _)| *family == Family::V4);
     all.iter().map(move |it| {
         let kind = if primary.contains(&it.address) {
             LocalKind::Primary
-        } else if is_lost && it.address.is_ipv4() && !it.address.is_loopback() {
+        } else if is_lost && may_be_chosen(it) {
             LocalKind::Unclear
         } else {
             LocalKind::Node
@@ -117,27 +113,26 @@ fn kinds(all: &[FullAddress], ways_out: &[WayOut]) -> impl Iterator<Item = (IpPr
     })
 }
 
+/// Whether the kernel may choose it for a route of IPv4 that names no source.
+fn may_be_chosen(it: &FullAddress) -> bool {
+    it.address.is_ipv4() && !it.address.is_loopback()
+}
+
 /// Beside what is called from anyway: the source of a default route, or what the kernel takes where it names
 /// none (`inet_select_addr`): in many clouds a machine's only address is a subnet of its own, and between
 /// routers that speak BGP it may stand on `lo` alone, or on an interface of its own.
-fn primary(all: &[FullAddress], ways_out: &[WayOut]) -> BTreeSet<IpAddr> {
+fn primary(all: &[FullAddress], ways_out: &[(Family, DefaultRoute)]) -> BTreeSet<IpAddr> {
     let used = all.iter().filter(|it| is_called_from(it));
     let mut primary: BTreeSet<IpAddr> = used.map(|it| it.address).collect();
-    for WayOut { family, interface, source } in ways_out {
+    for (family, DefaultRoute { interface, source, .. }) in ways_out {
         primary.extend(source);
         if source.is_some() || *family == Family::V6 {
             continue;
         }
-        let on = |interface: u32| {
-            let is_there = move |it: &&FullAddress| {
-                it.address.is_ipv4() && it.interface == interface && !it.address.is_loopback()
-            };
-            all.iter().filter(is_there)
-        };
+        let anywhere = || all.iter().filter(|it| may_be_chosen(it));
+        let on = |interface: u32| anywhere().filter(move |it| it.interface == interface);
         if !on(*interface).any(is_called_from) {
-            let elsewhere =
-                all.iter().filter(|it| it.address.is_ipv4() && !it.address.is_loopback());
-            let first = on(*interface).chain(on(LOOPBACK_INDEX)).chain(elsewhere).next();
+            let first = on(*interface).chain(on(LOOPBACK_INDEX)).chain(anywhere()).next();
             primary.extend(first.map(|it| it.address));
         }
     }
@@ -209,8 +204,8 @@ mod tests {
             let is_v4 = all[0].address.is_ipv4();
             let family = if is_v4 { Family::V4 } else { Family::V6 };
             let source = |text: &str| text.parse().expect("an address");
-            let way = |source| WayOut { family, interface: FRONT, source };
-            let ways: Vec<WayOut> = ways.iter().map(|it| way(it.map(source))).collect();
+            let way = |source| (family, DefaultRoute { metric: 0, interface: FRONT, source });
+            let ways: Vec<_> = ways.iter().map(|it| way(it.map(source))).collect();
             let found: LocalPrefixes = kinds(&all, &ways).collect();
             let found: Vec<String> = found
                 .into_iter()

@@ -165,24 +165,23 @@ pub fn front_other<A: Family, P: Packet, T: Tables<A>>(
     }
     let is_primary = is_primary(tables, headers);
     let fault = source_fault(tables, headers);
+    let has_fault = fault as u32 != DropReason::None as u32;
     match headers.kind {
-        // What may belong to a flow of a frontend is looked at; the rest is the node's.
-        Kind::IcmpError | Kind::LaterFragment if fault as u32 == DropReason::None as u32 => {}
-        _ if is_primary => return,
-        _ => {}
-    }
-    match headers.kind {
-        Kind::Broken => decision.drop(headers.reason, BACKEND_NONE),
-        _ if fault as u32 != DropReason::None as u32 => decision.drop(fault, BACKEND_NONE),
-        Kind::EchoRequest => {
-            decision.answer(AnswerKind::EchoReply, DropReason::None, BACKEND_NONE);
+        // What may belong to a flow of a frontend is looked at; of a primary address the rest is the node's.
+        Kind::IcmpError if !has_fault => {
+            front_error(packet, headers, tables, context, is_primary, decision);
         }
-        Kind::IcmpError => front_error(packet, headers, tables, context, is_primary, decision),
-        Kind::LaterFragment => {
+        Kind::LaterFragment if !has_fault => {
             fragments::follow(headers, tables, context, Side::Destination, 0, decision);
             if decision.verdict as u32 == Verdict::Pass as u32 && !is_primary {
                 decision.drop(DropReason::Fragment, BACKEND_NONE);
             }
+        }
+        _ if is_primary => {}
+        Kind::Broken => decision.drop(headers.reason, BACKEND_NONE),
+        _ if has_fault => decision.drop(fault, BACKEND_NONE),
+        Kind::EchoRequest => {
+            decision.answer(AnswerKind::EchoReply, DropReason::None, BACKEND_NONE);
         }
         // Neighbour discovery is the node's own, also for an address that is a VIP.
         _ if A::IS_V6 && headers.protocol == A::PROTOCOL_ICMP => {}
