@@ -21,6 +21,8 @@ pub use config::AgentConfig;
 
 /// How long an agent may take until it answers.
 const READY: Duration = Duration::from_secs(15);
+/// Age of the counters that it shows, at most, and time for it to see that they are too old.
+const COUNTERS_AGE_MAX: Duration = Duration::from_millis(300);
 
 /// Runs `$@` in a cgroup namespace whose root is `$0`, where no cgroup v2 is mounted. Where one step fails
 /// nothing is run: it would see the machine's root, which is the one without a type.
@@ -302,8 +304,15 @@ impl Agent {
         Ok(rows.iter().map(line).collect())
     }
 
-    /// Packets that were dropped or answered for this reason.
+    /// Waits until counters of before this call are too old for it to show: whoever asked a moment ago, as
+    /// all do who wait for something, may have left an answer of before what is to be counted.
+    pub fn outlast_counters(&self) -> Result<()> {
+        process::sleep(COUNTERS_AGE_MAX)
+    }
+
+    /// Packets that were dropped or answered for this reason until now.
     pub fn drops(&self, reason: &str) -> Result<u64> {
+        self.outlast_counters()?;
         let status = self.json("status")?;
         let rows = status["drops"].as_array().context("no drops in the status")?;
         let row = rows.iter().find(|row| row["reason"] == reason);

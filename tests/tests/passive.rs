@@ -147,6 +147,7 @@ fn who_refuses_connections_is_out_at_once_and_back_when_it_serves() -> Result<()
     ensure!(broken.iter().all(|failure| failure.name == "web-1"), "others: {broken:?}");
     check_events(&agent, &["refused connections", "unhealthy", "healthy"])?;
     ensure!(cases(&agent, "refused")?[0] >= 5, "{:?}", cases(&agent, "refused")?);
+    agent.outlast_counters()?;
     for row in agent.rows("backend")? {
         let has_refused = row["counters"]["refusals"].as_u64().unwrap_or_default() > 0;
         ensure!(has_refused == (row["display_name"] == "web-1"), "{row}");
@@ -217,6 +218,7 @@ fn resets_in_mid_stream_count_for_nothing() -> Result<()> {
     let reset = report.summary()?.failed;
     ensure!(reset > 100, "{reset} of 400 were reset: is it served at all?");
     agent.wait_backends(&["web-1", "web-2"])?;
+    agent.outlast_counters()?;
     let rows = agent.rows("backend")?;
     for row in &rows {
         ensure!(row["counters"]["refusals"] == 0, "{row}");

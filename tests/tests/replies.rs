@@ -45,6 +45,7 @@ fn wait_replies(agent: &Agent, name: &str, by: &str, reason: &str) -> Result<()>
 }
 
 fn replies_recorded(agent: &Agent) -> Result<u64> {
+    agent.outlast_counters()?;
     let status = agent.json("status")?;
     status["records"]["replies_v4"].as_u64().context("no records in the status")
 }
