@@ -1,8 +1,14 @@
 //! Containers that run `lb-testkit serve`.
 
-use std::{fs::File, net::IpAddr, process::Command, thread};
+use std::{
+    fs::{self, File},
+    net::IpAddr,
+    process::Command,
+    thread,
+    time::Duration,
+};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::{
     docker::{Docker, IMAGE},
@@ -115,6 +121,27 @@ impl Container {
             .args(["--name", &self.name]);
         process::run(&mut command)?;
         Ok(self)
+    }
+
+    /// Waits until its server listens on [`PORT`]. Docker says that a container has started when its
+    /// process has, and a balancer leads clients to it then, unless it has a probe.
+    pub fn wait_listening(&self) -> Result<()> {
+        let pid = self.pid()?;
+        let local = format!(":{PORT:04X}");
+        process::wait_for(&format!("the server of {}", self.name), Duration::from_secs(10), || {
+            let listens = |line: &str| {
+                let mut fields = line.split_whitespace().skip(1);
+                let at = fields.next().is_some_and(|it| it.ends_with(&local));
+                at && fields.nth(1) == Some("0A")
+            };
+            for table in ["tcp", "tcp6"] {
+                let sockets = fs::read_to_string(format!("/proc/{pid}/net/{table}"))?;
+                if sockets.lines().any(listens) {
+                    return Ok(());
+                }
+            }
+            bail!("it does not listen yet")
+        })
     }
 
     /// Starts several at the same time. Which address each of them gets is a matter of chance.

@@ -219,6 +219,13 @@ impl Namespace {
         Load::start(self.testkit(&words)?)
     }
 
+    /// The same by clients who wait until their second and third SYN is answered.
+    pub fn patient_requests(&self, target: SocketAddr, rate: u32) -> Result<Load> {
+        let words =
+            format!("fetch --each --until-eof --target {target} --rate {rate} --timeout-ms 10000");
+        Load::start(self.testkit(&words)?)
+    }
+
     /// Such streams that send a frame at each interval only, all connected.
     pub fn slow_streams(
         &self,

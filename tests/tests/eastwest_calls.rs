@@ -144,7 +144,7 @@ fn calls_that_are_too_many_to_tell_are_counted() -> Result<()> {
     let says = shown.iter().find(|line| line.contains("were too many to be shown"));
     println!("{}", says.context("nothing says that some were not told")?);
     // Afterwards there is room again.
-    let trace = Tracing::start(&scene.agent, "--port 81 --seconds 2")?;
+    let trace = Tracing::start(&scene.agent, "--port 81 --seconds 5")?;
     scene.dial(Some(&scene.client), "udp-unconnected", vip(81), 3)?;
     let said = trace.rest();
     let count = said.iter().filter(|line| line.contains("drop, no_frontend")).count();

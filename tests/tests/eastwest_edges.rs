@@ -326,10 +326,9 @@ fn a_program_in_the_way_of_ours_is_told_and_waited_for() -> Result<()> {
     process::wait_for("calls that are balanced", Duration::from_secs(15), || {
         let status = agent.json("status")?;
         ensure!(status["sockets"]["trouble"].is_null(), "{}", status["sockets"]);
-        Ok(())
-    })?;
-    let calls = callers.dial(&world, None, "tcp", world.front(), 4)?;
-    shares(&calls, world.front()).map(drop)
+        let calls = callers.dial(&world, None, "tcp", world.front(), 4)?;
+        shares(&calls, world.front()).map(drop)
+    })
 }
 
 /// The cgroups that an agent's programs of socket calls are attached to, by their numbers.

@@ -199,7 +199,7 @@ fn mistakes_are_explained_with_their_remedy() -> Result<()> {
     let unknown = scene.agent.lbctl("explain --from nobody 203.0.113.10:80").err();
     let unknown = format!("{:#}", unknown.context("nobody is explained")?);
     ensure!(unknown.contains("no container `nobody`") && unknown.contains("client"), "{unknown}");
-    let trace = Tracing::start(&scene.agent, "--seconds 2")?;
+    let trace = Tracing::start(&scene.agent, "--seconds 5")?;
     scene.dial(Some(&scene.client), "tcp", vip(80), 1)?;
     scene.dial(Some(&stranger), "tcp", vip(81), 1)?;
     let said = trace.rest().join("\n");

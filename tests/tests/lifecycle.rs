@@ -51,11 +51,13 @@ fn container_that_is_stopped_keeps_its_connections_until_it_ends() -> Result<()>
     for failure in &report.failures {
         ensure!(failure.name == "web-1", "another's connection: {failure:?}");
     }
-    let told = agent.lbctl("event list")?;
-    for part in ["healthy -> draining", "told to end", "its process has ended"] {
-        ensure!(told.contains(part), "no `{part}` in the events:\n{told}");
-    }
-    Ok(())
+    process::wait_for("the events", Duration::from_secs(5), || {
+        let told = agent.lbctl("event list")?;
+        for part in ["healthy -> draining", "told to end", "its process has ended"] {
+            ensure!(told.contains(part), "no `{part}` in the events:\n{told}");
+        }
+        Ok(())
+    })
 }
 
 #[test]

@@ -60,6 +60,10 @@ impl Followed {
             Ok(())
         })
     }
+
+    fn has_told(&self, part: &str) -> bool {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).contains(part)
+    }
 }
 
 impl Drop for Followed {
@@ -77,8 +81,13 @@ fn operators_take_out_and_weigh_and_are_told_what_happens() -> Result<()> {
     let agent = world.start_agent(&world.config())?;
     agent.wait_backends(&["web-1", "web-2"])?;
     let events = Followed::start(&agent)?;
-    // Until it follows, there is nothing that it could have missed.
-    process::sleep(Duration::from_millis(500))?;
+    // What it was too late for is not told by it.
+    wait_for("that it follows", SOON, || {
+        agent.lbctl("backend weight web-1 200")?;
+        agent.lbctl("backend weight web-1 reset")?;
+        ensure!(events.has_told("weight 100 -> 200"), "not yet");
+        Ok(())
+    })?;
     agent.lbctl("backend disable web-1")?;
     wait_share(&world, world.front(), "web-1", 0.0)?;
     events.wait("healthy -> disabled")?;

@@ -374,7 +374,7 @@ fn the_last_container_may_leave() -> Result<()> {
     // Its death is told by an event: this is not the empty listing that is not to be believed.
     webs[0].act("rm --force")?;
     agent.wait_backends(&[])?;
-    world.web(1)?.start()?;
+    world.web(1)?.start()?.wait_listening()?;
     agent.wait_backends(&["web-1"])?;
     world.client().fetch(world.front(), 20)?.check()?;
     Ok(())

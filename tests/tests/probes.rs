@@ -219,7 +219,7 @@ fn commands_in_containers() -> Result<()> {
     };
     ensure!(is_told, "{absent:?}");
 
-    let endless = run(&format!("{testkit} sleep --seconds 600"), 1000);
+    let endless = run(&format!("{testkit} sleep --seconds 600"), 4000);
     ensure!(endless == Err(RunError::Late), "{endless:?}");
     let processes = docker.run("top probed -o pid,args")?;
     ensure!(!processes.contains("sleep"), "it was ended: {processes}");

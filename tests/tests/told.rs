@@ -165,9 +165,10 @@ fn clients_of_a_container_that_dies_are_reset_at_once() -> Result<()> {
     let agent = world.start_agent(&world.config())?;
     agent.wait_backends(&["web-1"])?;
     let mut streams = world.client().streams(world.front(), 10)?;
-    process::sleep(Duration::from_millis(500))?;
+    streams.wait_until("streams", Duration::from_secs(5), |report| report.connected.len() == 10)?;
+    let pid = webs[0].pid()?;
     let killed_ms = lb_tests::traffic::now_ms();
-    process::kill(webs[0].pid()?, nix::sys::signal::Signal::SIGKILL);
+    process::kill(pid, nix::sys::signal::Signal::SIGKILL);
     streams.wait_until("the streams' ends", Duration::from_secs(5), |report| {
         report.failures.len() == 10
     })?;

@@ -158,8 +158,9 @@ fn check_none_on(datapath: &Datapath, cgroup: &Cgroup) {
     assert!(!is_on && status.routes_across, "{status:?}");
 }
 
-/// Takes a program off, as anybody may who can open its link.
-fn detach(sandbox: &Sandbox, name: &str) {
+/// Takes a program off, as anybody may who can open its link. It is off then, which it is not when its pin
+/// is removed: the kernel ends a link that nobody holds a moment later.
+pub(crate) fn detach(sandbox: &Sandbox, name: &str) {
     const BPF_LINK_DETACH: libc::c_int = 34;
     let link = open_link(sandbox, name);
     bpf(BPF_LINK_DETACH, &[u64::from(link.as_raw_fd().cast_unsigned()), 0]);

@@ -12,7 +12,7 @@ use nix::{
 };
 
 use crate::{
-    cgroups::{CALLS, Cgroup, bpf, check_all_on, open, pin, told},
+    cgroups::{CALLS, Cgroup, bpf, check_all_on, detach, open, pin, told},
     sandbox::{Sandbox, tree},
     sandboxed,
 };
@@ -66,9 +66,10 @@ impl Others {
         let [both, call] = others.attach_words(0);
         // The program comes first here.
         let attributes = [both.rotate_left(32), call];
-        // SAFETY: as above.
-        let link = |_| unsafe { OwnedFd::from_raw_fd(bpf(BPF_LINK_CREATE, &attributes)) };
-        others.links = (0..count).map(link).collect();
+        for _ in 0..count {
+            // SAFETY: as above.
+            others.links.push(unsafe { OwnedFd::from_raw_fd(bpf(BPF_LINK_CREATE, &attributes)) });
+        }
         others
     }
 }
@@ -76,7 +77,7 @@ impl Others {
 impl Drop for Others {
     fn drop(&mut self) {
         const BPF_PROG_DETACH: libc::c_int = 9;
-        if self.links.is_empty() {
+        if self.links.is_empty() && !std::thread::panicking() {
             bpf(BPF_PROG_DETACH, &self.attach_words(0));
         }
     }
@@ -120,6 +121,7 @@ fn check_obstacle(sandbox: &Sandbox, cgroup: &Cgroup, path: &Path, others: Other
     assert_eq!(on.as_deref(), Some(path), "{:?}", datapath.sockets());
     for (name, _) in CALLS {
         assert_eq!(told(sandbox, name, "cgroup_id"), cgroup.id(), "{name}");
+        detach(sandbox, name);
         fs::remove_file(pin(sandbox, name)).unwrap();
     }
 }

@@ -69,9 +69,10 @@ pub(crate) fn play(printer: &mut Printer) -> Result<()> {
     let own = Calls::start(&client, OWN_MS)?;
     let calls = Calls::start(&client, FAST_MS)?;
     process::sleep(Duration::from_secs(3))?;
+    let pid = servers[0].pid()?;
     let killed_ms = now_ms();
     printer.line("restserver-1 is killed");
-    process::kill(servers[0].pid()?, Signal::SIGKILL);
+    process::kill(pid, Signal::SIGKILL);
     process::sleep(Duration::from_secs(2))?;
     servers[0].act("start")?;
     healths[0].end();
