@@ -249,7 +249,8 @@ fn connected_datagrams_are_told_and_others_move_at_once() -> Result<()> {
     let mut command = callers.in_container(client, "sh")?;
     let dial = callers.dial_path()?.display();
     let script = format!(
-        "for i in 1 2 3 4 5 6; do {dial} udp-again {target} 9999999 & all=\"$all $!\"; done; \
+        "for i in 1 2 3 4 5 6; do \
+         setpriv --pdeathsig KILL {dial} udp-again {target} 9999999 & all=\"$all $!\"; done; \
          read line; kill $all; wait; {dial} udp-unconnected {target} 5"
     );
     // Into a file: nobody reads a pipe meanwhile, and a full one would stop the calls.
@@ -268,7 +269,8 @@ fn connected_datagrams_are_told_and_others_move_at_once() -> Result<()> {
     let killed_ms = lb_tests::traffic::now_ms();
     process::kill(pid, Signal::SIGKILL);
     wait_longer(std::fs::metadata(&told)?.len())?;
-    process::sleep(Duration::from_millis(300))?;
+    // Longer than any of them waits for an answer.
+    process::sleep(Duration::from_secs(4))?;
     wait_longer(std::fs::metadata(&told)?.len()).context("after it was killed")?;
     drop(child.stdin.take());
     child.wait()?;

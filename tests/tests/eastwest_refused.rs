@@ -78,14 +78,14 @@ fn a_probe_that_is_refused_is_one_result() -> Result<()> {
     let agent = world.start_agent(&world.config())?;
     agent.wait_backends(&["web-1"])?;
     let pid = web.server_pid()?;
-    process::kill(pid, Signal::SIGKILL);
     let begun = Instant::now();
+    process::kill(pid, Signal::SIGKILL);
     process::wait_for("it is out", Duration::from_secs(20), || {
         ensure!(agent.healthy_backends()?.is_empty());
         Ok(())
     })?;
     let took = begun.elapsed();
-    // Four of them in doubt follow one another faster than in peace, by an eighth of a second each.
+    // Four of them in doubt follow one another faster than in peace, an eighth of a second after one another.
     ensure!(took > Duration::from_millis(300), "out after {took:?}");
     let events = agent.lbctl("event list")?;
     ensure!(!events.contains("as the data path saw"), "{events}");
