@@ -257,24 +257,26 @@ fn connected_datagrams_are_told_and_others_move_at_once() -> Result<()> {
     let told = world.directory().join("told");
     let command = command.args(["-c", &script]).stdin(std::process::Stdio::piped());
     let mut child = command.stdout(std::fs::File::create(&told)?).spawn()?;
-    let wait_longer = |than: u64| {
+    let wait_calls = || {
+        let before = std::fs::metadata(&told)?.len();
         process::wait_for("calls", Duration::from_secs(10), || {
-            let bytes = std::fs::metadata(&told)?.len();
-            ensure!(bytes > than, "{than} bytes of them as before");
-            Ok(bytes)
+            ensure!(std::fs::metadata(&told)?.len() > before, "{before} bytes of them as before");
+            Ok(())
         })
     };
-    wait_longer(0)?;
+    wait_calls()?;
     let pid = webs[0].pid()?;
     let killed_ms = lb_tests::traffic::now_ms();
     process::kill(pid, Signal::SIGKILL);
-    wait_longer(std::fs::metadata(&told)?.len())?;
+    wait_calls()?;
     // Longer than any of them waits for an answer.
     process::sleep(Duration::from_secs(4))?;
-    wait_longer(std::fs::metadata(&told)?.len()).context("after it was killed")?;
+    wait_calls().context("after it was killed")?;
     drop(child.stdin.take());
     child.wait()?;
     let output = std::fs::read_to_string(&told)?;
+    let unconnected: Vec<_> = output.lines().rev().take(5).collect();
+    ensure!(unconnected.iter().all(|it| it.starts_with("name=web-2 ")), "{unconnected:?}");
     let failures: Vec<_> = output.lines().filter(|line| line.starts_with("errno=")).collect();
     // Each of six sockets may hear of it once or twice; none waits for an answer that cannot come.
     ensure!(failures.len() <= 12, "{failures:?}");

@@ -85,7 +85,7 @@ fn a_probe_that_is_refused_is_one_result() -> Result<()> {
         Ok(())
     })?;
     let took = begun.elapsed();
-    // Four of them in doubt follow one another faster than in peace, an eighth of a second after one another.
+    // Four of them in doubt follow one another by an eighth of a second, faster than in peace.
     ensure!(took > Duration::from_millis(300), "out after {took:?}");
     let events = agent.lbctl("event list")?;
     ensure!(!events.contains("as the data path saw"), "{events}");
